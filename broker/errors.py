@@ -1,0 +1,93 @@
+"""What can go wrong, sorted by what to do next.
+
+    MillraceError
+    ├── Rejected          do not send this again as it is           status `invalid`
+    │   ├── InvalidRequest      the bytes, a tensor, a header or an address is wrong
+    │   ├── NotFound            no such endpoint, arm, model or version
+    │   └── TooLarge            over a size limit
+    ├── SlowDown          send it again later                       status `overloaded`
+    │   └── QueueFull           a limit is reached; says when to come back
+    ├── TryAgain          the way is broken, not the request        status `failed`
+    │   ├── Unreachable         no broker answers
+    │   ├── Unavailable         nothing can serve this now
+    │   └── Expired             the time allowed is over            status `expired`
+    ├── Failed            the model could not compute it            status `failed`
+    ├── Gap               a log no longer holds what was asked for
+    └── Misconfigured     a person must change a file or a flag
+"""
+
+from __future__ import annotations
+
+
+class MillraceError(Exception):
+    """Every error of ours; `status` is the word that an answer carries for it."""
+
+    status = "failed"
+
+
+class Rejected(MillraceError):
+    """The request is wrong as it stands; sending it again will not help."""
+
+    status = "invalid"
+
+
+class InvalidRequest(Rejected):
+    """Bytes, tensors, headers or addresses that break the contract."""
+
+
+class NotFound(Rejected):
+    """The request names an endpoint, arm, model or version that does not exist."""
+
+
+class TooLarge(Rejected):
+    """The message is over a limit of bytes; it is never retried."""
+
+
+class SlowDown(MillraceError):
+    """The request is fine, but not now."""
+
+    status = "overloaded"
+
+
+class QueueFull(SlowDown):
+    """A limit is reached. `retry_after_s` says when it is worth coming back, where that is known."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TryAgain(MillraceError):
+    """The way is broken, not the request."""
+
+
+class Unreachable(TryAgain):
+    """No broker answers."""
+
+
+class Unavailable(TryAgain):
+    """Nothing that could serve the request is ready."""
+
+
+class Expired(TryAgain):
+    """The time allowed was over before the answer was there."""
+
+    status = "expired"
+
+
+class Failed(MillraceError):
+    """The model could not compute the request."""
+
+
+class Gap(MillraceError):
+    """A log was read below its first offset: records `start` up to (not including) `end` are gone."""
+
+    def __init__(self, channel: str, start: int, end: int) -> None:
+        super().__init__(f"{channel}: records {start} to {end - 1} are no longer kept; reading can go on at {end}")
+        self.channel = channel
+        self.start = start
+        self.end = end
+
+
+class Misconfigured(MillraceError):
+    """Settings, a declaration or a model folder that a person must mend."""
