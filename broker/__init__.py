@@ -1,0 +1,1 @@
+"""Channels of messages and every contract on them."""

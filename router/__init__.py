@@ -1,0 +1,1 @@
+"""Decides which model answers a request, and learns from what follows."""
