@@ -16,7 +16,6 @@ from broker.outputs import encode, encode_rows
 from broker.tensors import Inputs, assemble, decode
 
 triton = pytest.importorskip("tritonclient.http", reason="the extra with Triton's client is not installed")
-triton_utils = pytest.importorskip("tritonclient.http._utils")
 
 NUMBERS = [dtype for name, dtype in DTYPES.items() if name != "BYTES"]
 shapes = arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
@@ -44,10 +43,9 @@ def sent(tensors: dict[str, Any], *, binary: bool, outputs: list[Any] | None = N
         tensor = triton.InferInput(name, list(values.shape), datatype_of(values.dtype))
         tensor.set_data_from_numpy(values, binary_data=binary)
         inputs.append(tensor)
-    body, length = triton_utils._get_inference_request(
-        inputs=inputs, request_id=request_id, outputs=outputs, sequence_id=0, sequence_start=False,
-        sequence_end=False, priority=0, timeout=None, custom_parameters={"tag": "t"},
-    )  # fmt: skip
+    body, length = triton.InferenceServerClient.generate_request_body(
+        inputs, outputs=outputs, request_id=request_id, parameters={"tag": "t"}
+    )
     return decode(body, length)
 
 
