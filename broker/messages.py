@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +22,7 @@ class Message:
     body: bytes
     header: bytes = b""
     count: int = 1  # requests or answers inside
-    headers: Mapping[str, Any] = NO_HEADERS
+    headers: Mapping[str, Any] = field(default_factory=lambda: NO_HEADERS)
     content_type: str | None = None
     correlation_id: str | None = None
     message_id: str | None = None

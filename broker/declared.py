@@ -1,0 +1,65 @@
+"""Records of the `declared` log: what people and the catalog have decided. Never trimmed, read from its beginning."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from broker.endpoint import Endpoint, read_endpoint
+from broker.errors import Misconfigured
+from broker.ids import now_us
+from broker.messages import Record
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointDeclared:
+    """An endpoint as it shall be from now on; None in `declaration` withdraws it."""
+
+    endpoint: str
+    declaration: Endpoint | None
+    digest: str
+    author: str
+    at_us: int
+
+
+def endpoint_declared(declaration: Endpoint, author: str) -> bytes:
+    """Write that an endpoint is declared."""
+    body = declaration.model_dump(mode="json")
+    body["deadline"] = f"{declaration.deadline}s"
+    return _record("endpoint", {"endpoint": declaration.endpoint, "declaration": body, "digest": digest(declaration), "author": author})
+
+
+def endpoint_withdrawn(endpoint: str, author: str) -> bytes:
+    """Write that an endpoint is no more."""
+    return _record("endpoint", {"endpoint": endpoint, "declaration": None, "digest": "", "author": author})
+
+
+def digest(declaration: Endpoint) -> str:
+    """Return a short hash of what a declaration says, whatever order it was written in."""
+    canonical = orjson.dumps(declaration.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(canonical, digest_size=8).hexdigest()
+
+
+def read_declared(record: Record) -> EndpointDeclared | None:
+    """Read a record; None for one of a kind or version that this process does not know: it is skipped, never a crash."""
+    try:
+        data = orjson.loads(record.body)
+        if data["v"] != VERSION or data["kind"] != "endpoint":
+            return None
+        declared = data["declaration"]
+        return EndpointDeclared(
+            endpoint=data["endpoint"],
+            declaration=read_endpoint(declared, source=f"declared {record.offset}") if declared else None,
+            digest=data["digest"], author=data["author"], at_us=data["at_us"],
+        )  # fmt: skip
+    except (orjson.JSONDecodeError, KeyError, TypeError, Misconfigured):
+        return None
+
+
+def _record(kind: str, data: dict[str, Any]) -> bytes:
+    return orjson.dumps({"v": VERSION, "kind": kind, "at_us": now_us(), **data})

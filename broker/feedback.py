@@ -1,0 +1,90 @@
+"""Feedback: what became true after a prediction, by request id. It travels on the endpoint's event log as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from broker.errors import InvalidRequest
+from broker.ids import now_us, uid_of, uid_text
+from broker.messages import Record
+
+TYPE = "millrace.feedback.v1"
+KNOWN = ("request_id", "values", "truth", "item", "event_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """Numbers by name, or a true label, for one request (and one item of its answer)."""
+
+    uid: bytes
+    values: Mapping[str, float] = field(default_factory=dict)
+    truth: Any = None
+    item: str | None = None
+    event_id: str | None = None
+    at_us: int = 0
+
+
+def parse_feedback(body: bytes) -> Feedback:
+    """Read what a client sent; raises InvalidRequest naming what is wrong."""
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise InvalidRequest(f"feedback: the body is not JSON ({exc})") from exc
+    if not isinstance(data, dict):
+        raise InvalidRequest('feedback: a JSON object is expected, such as {"request_id": "…", "values": {"clicked": 1}}')
+    if unknown := sorted(set(data) - set(KNOWN)):
+        raise InvalidRequest(f"feedback: unknown key {unknown[0]!r}; known keys: {', '.join(KNOWN)}")
+    if ("values" in data) == ("truth" in data):
+        raise InvalidRequest("feedback: give either 'values' or 'truth'")
+    return Feedback(
+        uid=_uid(data.get("request_id")), values=_values(data.get("values", {})), truth=data.get("truth"),
+        item=_text(data, "item"), event_id=_text(data, "event_id"), at_us=now_us(),
+    )  # fmt: skip
+
+
+def write_feedback(feedback: Feedback) -> tuple[bytes, dict[str, Any]]:
+    """Write a log record: its body and its headers."""
+    body = {
+        "request_id": uid_text(feedback.uid), "values": dict(feedback.values), "truth": feedback.truth,
+        "item": feedback.item, "event_id": feedback.event_id, "at_us": feedback.at_us,
+    }  # fmt: skip
+    return orjson.dumps(body), {"cloudEvents_type": TYPE}
+
+
+def read_feedback(record: Record) -> Feedback | None:
+    """Read a record of the event log; None if it is no feedback."""
+    if record.headers.get("cloudEvents_type") != TYPE:
+        return None
+    data = orjson.loads(record.body)
+    return Feedback(
+        uid=uid_of(data["request_id"]), values=data["values"], truth=data["truth"], item=data["item"],
+        event_id=data["event_id"], at_us=data["at_us"],
+    )  # fmt: skip
+
+
+def _uid(value: Any) -> bytes:
+    try:
+        return uid_of(value)
+    except (ValueError, AttributeError) as exc:
+        raise InvalidRequest(f"feedback: request_id {value!r} is not an id from a millrace-request-id header") from exc
+
+
+def _values(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"feedback: values is {type(value).__name__}; a mapping of names to numbers is expected")
+    for name, number in value.items():
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+            raise InvalidRequest(f"feedback: values.{name} is {number!r}; a finite number is expected")
+    return {name: float(number) for name, number in value.items()}
+
+
+def _text(data: dict[str, Any], key: str) -> str | None:
+    value = data.get(key)
+    if value is not None and (not isinstance(value, str) or len(value) > 256):
+        raise InvalidRequest(f"feedback: {key} is not a string of at most 256 characters")
+    return value

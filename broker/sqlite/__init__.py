@@ -1,0 +1,1 @@
+"""The embedded broker: one SQLite file, several processes, nothing to install."""

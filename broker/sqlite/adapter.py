@@ -1,0 +1,203 @@
+"""The embedded broker behind the port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import apsw
+
+from broker.base import NO_LIMITS, Broker, Consumer, Limits, Reader, Since
+from broker.channels import Channels, Kind
+from broker.messages import Delivery, Depth, Message, Outcome
+from broker.sqlite import statements
+from broker.sqlite.consumer import SqliteConsumer
+from broker.sqlite.database import Care, Database
+from broker.sqlite.log import SqliteReader
+from broker.sqlite.ownership import Ownership
+from broker.sqlite.wakeup import Wakeups
+
+WATCH_S = 0.5
+TRIM_EVERY = 60  # watches
+
+FRAGILE = frozenset({Kind.TRANSIENT, Kind.STATUS})
+
+
+class SqliteBroker(Broker):
+    """Queues and logs in one file, for the processes of one machine."""
+
+    def __init__(self, path: Path, channels: Channels) -> None:
+        super().__init__(channels)
+        self.database = Database(path)
+        self._path = path
+        self._ownership = Ownership(path)
+        self._wakeups = Wakeups()
+        self._listening: Counter[str] = Counter()
+        self._watch: asyncio.Task[None] | None = None
+        self._unseen: set[asyncio.Future[None]] = set()
+
+    @property
+    def owner(self) -> int:
+        """This process's number in the file."""
+        return self._ownership.id
+
+    async def open(self) -> None:
+        """See the port."""
+        await self.database.open()
+        await self._wakeups.open()
+        port = self._wakeups.port
+        await self.database.run(lambda connection: self._ownership.claim(connection, port), Care.WRITE)
+        await self._bury_the_dead()
+        self._watch = asyncio.create_task(self._keep_watch(), name="sqlite-watch")
+
+    async def close(self) -> None:
+        """See the port."""
+        if self._watch is None:
+            return
+        self._watch.cancel()
+        await asyncio.gather(self._watch, return_exceptions=True)
+        woken = await self.database.run(self._ownership.leave, Care.WRITE)
+        await self._call(woken)
+        await self.database.close()
+        self._ownership.unlock()
+        self._wakeups.close()
+        self._watch = None
+
+    async def ping(self) -> None:
+        """See the port."""
+        await self.database.run(lambda connection: connection.execute("SELECT 1").fetchone(), Care.READ)
+
+    async def declare(self, channel: str, limits: Limits = NO_LIMITS) -> None:
+        """See the port."""
+        kind, owner = self.channels.kind(channel) if self.channels.is_ours(channel) else Kind.QUEUE, self.owner
+        await self.database.run(lambda c: statements.declare(c, channel, kind, limits, owner), Care.DURABLE)
+
+    async def delete(self, channel: str) -> None:
+        """See the port."""
+        await self.database.run(lambda connection: statements.delete(connection, channel), Care.DURABLE)
+
+    async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
+        """See the port."""
+        return await self.forward((), messages)
+
+    async def forward(self, deliveries: Sequence[Delivery], messages: Sequence[Message]) -> list[Outcome]:
+        """Publish and ack in one transaction; nothing is acked if a message was refused."""
+        ids, owner = [delivery.tag for delivery in deliveries], self.owner
+
+        def work(connection: apsw.Connection) -> tuple[list[Outcome], list[tuple[int, str]]]:
+            outcomes = statements.insert(connection, messages)
+            if ids and all(outcome.safe for outcome in outcomes):
+                statements.settle(connection, ids, owner)
+            return outcomes, statements.listeners(connection, {message.queue for message in messages})
+
+        outcomes, ears = await self.database.run(work, self._care(messages))
+        if all(outcome.safe for outcome in outcomes):
+            _count_settled(deliveries)
+        self._tell(ears)
+        return list(outcomes)
+
+    def consume(self, queue: str, prefetch: int) -> Consumer:
+        """See the port."""
+        return SqliteConsumer(self, queue, prefetch)
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """See the port."""
+        ids, owner = [delivery.tag for delivery in deliveries], self.owner
+        await self.database.run(lambda connection: statements.settle(connection, ids, owner), Care.WRITE)
+        _count_settled(deliveries)
+
+    async def requeue(self, deliveries: Sequence[Delivery]) -> None:
+        """See the port."""
+        ids, owner = [delivery.tag for delivery in deliveries], self.owner
+        await self.database.run(lambda connection: statements.give_back(connection, ids, owner), Care.WRITE)
+        _count_settled(deliveries)
+        await self._call({delivery.message.queue for delivery in deliveries})
+
+    def origin(self, delivery: Delivery) -> bytes | None:
+        """A row's number is never used again."""
+        return f"{self._path.resolve()}\n{delivery.tag}".encode()
+
+    def give_back_unseen(self, ids: list[int]) -> None:
+        """Return messages whose take was cancelled: nobody has seen them, so they did not come back."""
+        owner = self.owner
+        sql = "UPDATE waiting SET owner = 0 WHERE owner = ? AND id = ?"
+        future = self.database.run(lambda c: c.executemany(sql, [(owner, number) for number in ids]) and None, Care.WRITE)
+        self._unseen.add(future)
+        future.add_done_callback(self._unseen.discard)
+
+    def read(self, log: str, start: int | Since) -> Reader:
+        """See the port."""
+        return SqliteReader(self, log, start)
+
+    async def end(self, log: str) -> int:
+        """See the port."""
+        sql = "SELECT next_offset FROM channels WHERE name = ?"
+        row = await self.database.run(lambda connection: connection.execute(sql, (log,)).fetchone(), Care.READ)
+        return row[0] if row else 0
+
+    async def depth(self, queue: str) -> Depth:
+        """See the port."""
+        sql = (
+            "SELECT count(*), total(count) FROM waiting WHERE owner = 0 AND channel = (SELECT id FROM channels WHERE name = ?)"
+        )
+        messages, requests = await self.database.run(lambda c: c.execute(sql, (queue,)).fetchone(), Care.READ)
+        return Depth(messages, int(requests))
+
+    async def listen(self, channel: str) -> asyncio.Event:
+        """Return an event that is set when any process writes to `channel`."""
+        event = self._wakeups.listen(channel)
+        self._listening[channel] += 1
+        if self._listening[channel] == 1:
+            row = (channel, self.owner, self._wakeups.port)
+            sql = "INSERT OR REPLACE INTO listeners VALUES (?, ?, ?)"
+            await self.database.run(lambda connection: connection.execute(sql, row) and None, Care.WRITE)
+        return event
+
+    async def deafen(self, channel: str, event: asyncio.Event) -> None:
+        """Undo `listen`."""
+        self._wakeups.forget(channel, event)
+        self._listening[channel] -= 1
+        if self._listening[channel] == 0:
+            row = (channel, self.owner)
+            sql = "DELETE FROM listeners WHERE channel = ? AND owner = ?"
+            await self.database.run(lambda connection: connection.execute(sql, row) and None, Care.WRITE)
+
+    def _care(self, messages: Sequence[Message]) -> Care:
+        """Power loss matters for durable messages only; it is what a commit pays its fsync for."""
+        ours, kind = self.channels.is_ours, self.channels.kind
+        if all(ours(message.queue) and kind(message.queue) in FRAGILE for message in messages):
+            return Care.WRITE
+        return Care.DURABLE
+
+    def _tell(self, ears: Iterable[tuple[int, str]]) -> None:
+        by_port: defaultdict[int, list[str]] = defaultdict(list)
+        for port, channel in ears:
+            by_port[port].append(channel)
+        for port, channels in by_port.items():
+            self._wakeups.call(port, channels)
+
+    async def _call(self, names: Iterable[str]) -> None:
+        if wanted := list(names):
+            self._tell(await self.database.run(lambda c: statements.listeners(c, wanted), Care.READ))
+
+    async def _bury_the_dead(self) -> None:
+        if await self.database.run(self._ownership.any_dead, Care.READ):
+            await self._call(await self.database.run(self._ownership.bury_the_dead, Care.WRITE))
+
+    async def _keep_watch(self) -> None:
+        """Look for dead processes and trim the status log, for as long as the broker is open."""
+        watches = 0
+        while True:
+            await asyncio.sleep(WATCH_S)
+            await self._bury_the_dead()
+            watches += 1
+            if watches % TRIM_EVERY == 0:
+                await self.database.run(lambda c: statements.trim_status(c, self.channels), Care.WRITE)
+
+
+def _count_settled(deliveries: Sequence[Delivery]) -> None:
+    for consumer, number in Counter(delivery.consumer for delivery in deliveries).items():
+        assert isinstance(consumer, SqliteConsumer)
+        consumer.settled(number)

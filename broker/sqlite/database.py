@@ -1,0 +1,207 @@
+"""One thread that speaks SQLite: what is asked for while it commits is committed together next time.
+
+Writers take the write lock at once (`BEGIN IMMEDIATE`): a lock that is upgraded later can fail in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import apsw
+
+from broker.errors import Misconfigured, Unreachable
+from broker.sqlite.schema import TABLES, VERSION
+
+GROUP = 256
+BUSY_S = 30.0
+BUSY_PAUSE_S = 0.0005
+FIRST_SAFE_SQLITE = 3_051_003  # before it, WAL could corrupt a file that several processes check-point
+
+Work: TypeAlias = Callable[[apsw.Connection], Any]
+
+
+class Care(IntEnum):
+    """What a job needs of its transaction, from least to most."""
+
+    READ = 0
+    WRITE = 1  # survives kill -9
+    DURABLE = 2  # survives power loss
+
+
+@dataclass(slots=True)
+class _Job:
+    work: Work
+    care: Care
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Database:
+    """A SQLite file, spoken to from an event loop."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def open(self) -> None:
+        """Open the file, make its tables, and start the thread."""
+        self._loop = asyncio.get_running_loop()
+        self._connection = await self._loop.run_in_executor(None, _connect, self._path)
+        self._synchronous = "FULL"
+        self._thread = threading.Thread(target=self._serve, name="millrace-sqlite", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Finish what was asked for, then close the file."""
+        if self._thread is None:
+            return
+        self._jobs.put(None)
+        await self._loop.run_in_executor(None, self._thread.join)
+        self._thread = None
+
+    def run(self, work: Work, care: Care) -> asyncio.Future[Any]:
+        """Run `work` on the connection, in a transaction that it may share; it may be run again after a rollback."""
+        future = self._loop.create_future()
+        if self._thread is None:
+            future.set_exception(Unreachable(f"{self._path}: the embedded broker is closed"))
+        else:
+            self._jobs.put(_Job(work, care, future))
+        return future
+
+    def _serve(self) -> None:
+        while True:
+            jobs, last = self._collect()
+            writes = [job for job in jobs if job.care is not Care.READ]
+            if writes:
+                self._commit(writes)
+            for job in jobs:
+                if job.care is Care.READ:
+                    self._attempt(job)
+            self._tell(jobs)
+            if last:
+                self._connection.close()
+                return
+
+    def _collect(self) -> tuple[list[_Job], bool]:
+        job = self._jobs.get()
+        jobs: list[_Job] = []
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) == GROUP:
+                return jobs, False
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return jobs, False
+        return jobs, True
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        """Commit all jobs at once; if one of them fails, each by itself, so that only that one does."""
+        if self._transaction(jobs) or len(jobs) == 1:
+            return
+        for job in jobs:
+            job.error = None
+            self._transaction([job])
+
+    def _transaction(self, jobs: list[_Job]) -> bool:
+        self._care(max(job.care for job in jobs))
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for job in jobs:
+                job.result = job.work(self._connection)
+            self._connection.execute("COMMIT")
+        except Exception as exc:  # noqa: BLE001 - whatever a job raises belongs to its caller, the thread goes on
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            for job in jobs:
+                job.error = _ours(exc, self._path)
+            return False
+        return True
+
+    def _care(self, care: Care) -> None:
+        wanted = "FULL" if care is Care.DURABLE else "NORMAL"
+        if wanted != self._synchronous:
+            self._connection.execute(f"PRAGMA synchronous={wanted}")
+            self._synchronous = wanted
+
+    def _attempt(self, job: _Job) -> None:
+        try:
+            job.result = job.work(self._connection)
+        except Exception as exc:  # noqa: BLE001 - as above
+            job.error = _ours(exc, self._path)
+
+    def _tell(self, jobs: list[_Job]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(_resolve, jobs)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+
+def _resolve(jobs: list[_Job]) -> None:
+    for job in jobs:
+        if job.future.done():
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.result)
+
+
+def _ours(error: Exception, path: Path) -> Exception:
+    if isinstance(error, apsw.Error):
+        translated = Unreachable(f"{path}: SQLite says {type(error).__name__}: {error}")
+        translated.__cause__ = error
+        return translated
+    return error
+
+
+def _connect(path: Path) -> apsw.Connection:
+    if apsw.SQLITE_VERSION_NUMBER < FIRST_SAFE_SQLITE:
+        raise Misconfigured(f"apsw carries SQLite {apsw.sqlite_lib_version()}; 3.51.3 or newer is needed")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = apsw.Connection(str(path))
+        connection.set_busy_handler(_patience())
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA wal_autocheckpoint=4000")
+        connection.execute("PRAGMA cache_size=-32768")
+        connection.execute("PRAGMA temp_store=MEMORY")
+        connection.execute("BEGIN IMMEDIATE")
+        _migrate(connection, path)
+        connection.execute("COMMIT")
+    except (apsw.Error, OSError) as exc:
+        raise Unreachable(f"the embedded broker cannot use {path}: {exc}; is broker.url right?") from exc
+    return connection
+
+
+def _migrate(connection: apsw.Connection, path: Path) -> None:
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found not in (0, VERSION):
+        raise Misconfigured(f"{path} was written by another version of Millrace (schema {found}, this one reads {VERSION})")
+    connection.execute(TABLES)
+    connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def _patience() -> Callable[[int], bool]:
+    """Wait for another process's commit in short steps: SQLite's own steps grow to 100 ms."""
+    began = 0.0
+
+    def wait(tries: int) -> bool:
+        nonlocal began
+        if tries == 0:
+            began = time.monotonic()
+        time.sleep(BUSY_PAUSE_S)
+        return time.monotonic() - began < BUSY_S
+
+    return wait

@@ -1,0 +1,91 @@
+"""Who owns what was taken: a kernel file lock a process. Death frees it at once, whatever killed the process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import apsw
+
+from broker.sqlite.schema import READY
+
+
+class Ownership:
+    """This process's entry in `owners`, and the lock file that proves it alive."""
+
+    def __init__(self, database: Path) -> None:
+        self._folder = database.with_name(database.name + ".owners")
+        self._file: int | None = None
+        self.id = 0
+
+    def claim(self, connection: apsw.Connection, port: int) -> int:
+        """Enter `owners` and lock the file of that number. Runs inside a transaction."""
+        self._folder.mkdir(exist_ok=True)
+        [(self.id,)] = connection.execute("INSERT INTO owners (port) VALUES (?) RETURNING id", (port,))
+        self._file = os.open(self._path(self.id), os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return self.id
+
+    def bury_the_dead(self, connection: apsw.Connection) -> list[str]:
+        """Give back what dead processes held; returns the channels that have something again."""
+        woken: set[str] = set()
+        for (other,) in connection.execute("SELECT id FROM owners WHERE id <> ?", (self.id,)).fetchall():
+            if self._is_dead(other):
+                woken.update(release(connection, other))
+                self._path(other).unlink(missing_ok=True)
+        return sorted(woken)
+
+    def any_dead(self, connection: apsw.Connection) -> bool:
+        """Look for dead owners without taking the write lock."""
+        others = connection.execute("SELECT id FROM owners WHERE id <> ?", (self.id,)).fetchall()
+        return any(self._is_dead(other) for (other,) in others)
+
+    def leave(self, connection: apsw.Connection) -> list[str]:
+        """Give back what this process still holds, and go."""
+        return release(connection, self.id)
+
+    def unlock(self) -> None:
+        """Let the lock file go, once `leave` is committed."""
+        if self._file is not None:
+            self._path(self.id).unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = None
+
+    def _path(self, owner: int) -> Path:
+        return self._folder / f"{owner}.lock"
+
+    def _is_dead(self, owner: int) -> bool:
+        try:
+            file = os.open(self._path(owner), os.O_RDWR)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        else:
+            return True
+        finally:
+            os.close(file)
+
+
+def release(connection: apsw.Connection, owner: int) -> list[str]:
+    """Make everything of `owner` ready again, as messages that came back; drop its transient queues."""
+    names = connection.execute(
+        "SELECT DISTINCT name FROM channels JOIN waiting ON waiting.channel = channels.id WHERE waiting.owner = ?", (owner,)
+    ).fetchall()
+    connection.execute("UPDATE waiting SET owner = ?, came_back = came_back + 1 WHERE owner = ?", (READY, owner))
+    for (channel,) in connection.execute("SELECT id FROM channels WHERE owner = ?", (owner,)).fetchall():
+        drop_channel(connection, channel)
+    connection.execute("DELETE FROM listeners WHERE owner = ?", (owner,))
+    connection.execute("DELETE FROM owners WHERE id = ?", (owner,))
+    return [name for (name,) in names]
+
+
+def drop_channel(connection: apsw.Connection, channel: int) -> None:
+    """Remove a channel and all that is in it."""
+    connection.execute("DELETE FROM payload WHERE id IN (SELECT id FROM waiting WHERE channel = ?)", (channel,))
+    connection.execute("DELETE FROM waiting WHERE channel = ?", (channel,))
+    connection.execute("DELETE FROM records WHERE channel = ?", (channel,))
+    connection.execute("DELETE FROM channels WHERE id = ?", (channel,))

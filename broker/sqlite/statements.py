@@ -1,0 +1,222 @@
+"""What the adapter does inside one transaction, as plain functions of a connection."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import apsw
+import orjson
+
+from broker.base import MESSAGE_LIMIT_BYTES, Limits
+from broker.channels import LOGS, Channels, Kind
+from broker.ids import now_us
+from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, Message, Outcome
+from broker.sqlite import properties
+from broker.sqlite.ownership import drop_channel
+from broker.sqlite.schema import ASLEEP, READY
+
+STATUS_KEEP_US = 10 * 60 * 1_000_000
+LOG_LIMIT_BYTES = 1 << 30
+RESULTS_LIMIT = 10_000
+
+Row = tuple[int, int, int, bytes, bytes, bytes]
+
+
+@dataclass(slots=True)
+class _Channel:
+    id: int
+    kind: Kind
+    limit_messages: int
+    limit_bytes: int
+    requests: int
+    bytes: int
+    next_offset: int
+
+
+def declare(connection: apsw.Connection, name: str, kind: Kind, limits: Limits, owner: int) -> None:
+    """Make sure that a channel is there; limits given later win."""
+    messages, size = limits.messages, limits.bytes
+    if kind is Kind.RESULTS and not messages:
+        messages = RESULTS_LIMIT
+    if kind is Kind.LOG and not size:
+        size = LOG_LIMIT_BYTES
+    connection.execute(
+        "INSERT INTO channels (name, kind, owner, limit_messages, limit_bytes) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET limit_messages = excluded.limit_messages, limit_bytes = excluded.limit_bytes"
+        " WHERE excluded.limit_messages > 0 OR excluded.limit_bytes > 0",
+        (name, kind.value, owner if kind is Kind.TRANSIENT else None, messages, size),
+    )
+
+
+def delete(connection: apsw.Connection, name: str) -> None:
+    """Remove a channel with all that is in it, if it is there."""
+    for (channel,) in connection.execute("SELECT id FROM channels WHERE name = ?", (name,)).fetchall():
+        drop_channel(connection, channel)
+
+
+def insert(connection: apsw.Connection, messages: Sequence[Message]) -> list[Outcome]:
+    """Write messages into their queues and logs; tells what became of each."""
+    outcomes = [NO_QUEUE] * len(messages)
+    by_channel: defaultdict[str, list[int]] = defaultdict(list)
+    for index, message in enumerate(messages):
+        if len(message.body) > MESSAGE_LIMIT_BYTES:
+            outcomes[index] = TOO_LARGE
+        else:
+            by_channel[message.queue].append(index)
+    for name, indexes in by_channel.items():
+        channel = _find(connection, name)
+        if channel is None:
+            continue
+        write = _append if channel.kind in LOGS else _enqueue
+        for index, outcome in zip(indexes, write(connection, channel, [messages[i] for i in indexes]), strict=True):
+            outcomes[index] = outcome
+    return outcomes
+
+
+def take(connection: apsw.Connection, name: str, owner: int, limit: int) -> tuple[list[Row], float]:
+    """Hand up to `limit` ready messages to `owner`; also tells in how many seconds the next sleeper wakes."""
+    pause_s = wake_sleepers(connection)
+    rows = connection.execute(
+        "SELECT w.id, w.came_back, w.count, p.header, p.body, p.properties FROM waiting w JOIN payload p ON p.id = w.id"
+        " WHERE w.owner = 0 AND w.channel = (SELECT id FROM channels WHERE name = ?)"
+        " ORDER BY w.priority DESC, w.id LIMIT ?",
+        (name, limit),
+    ).fetchall()
+    connection.executemany("UPDATE waiting SET owner = ? WHERE id = ?", [(owner, row[0]) for row in rows])
+    return rows, pause_s
+
+
+def wake_sleepers(connection: apsw.Connection) -> float:
+    """Make delayed messages ready whose time has come; returns the seconds until the next one."""
+    now = now_us()
+    first = connection.execute("SELECT min(ready_at_us) FROM waiting WHERE owner = -1").fetchone()[0]
+    if first is not None and first <= now:
+        connection.execute("UPDATE waiting SET owner = ? WHERE owner = -1 AND ready_at_us <= ?", (READY, now))
+        first = connection.execute("SELECT min(ready_at_us) FROM waiting WHERE owner = -1").fetchone()[0]
+    return float("inf") if first is None else max(0.001, (first - now) / 1e6)
+
+
+def settle(connection: apsw.Connection, ids: Sequence[int], owner: int) -> None:
+    """Remove messages for good, as far as `owner` still has them."""
+    gone = connection.execute(
+        "DELETE FROM waiting WHERE owner = ? AND id IN (SELECT value FROM json_each(?)) RETURNING id, channel, count, size",
+        (owner, orjson.dumps(ids).decode()),
+    ).fetchall()
+    _forget(connection, gone)
+
+
+def give_back(connection: apsw.Connection, ids: Sequence[int], owner: int) -> None:
+    """Make messages ready again, as ones that came back, as far as `owner` still has them."""
+    connection.execute(
+        "UPDATE waiting SET owner = 0, came_back = came_back + 1 WHERE owner = ?"
+        " AND id IN (SELECT value FROM json_each(?))",
+        (owner, orjson.dumps(ids).decode()),
+    )
+
+
+def listeners(connection: apsw.Connection, names: Iterable[str]) -> list[tuple[int, str]]:
+    """Return (port, channel) of every process that waits for one of `names`."""
+    return connection.execute(
+        "SELECT port, channel FROM listeners WHERE channel IN (SELECT value FROM json_each(?))",
+        (orjson.dumps(list(names)).decode(),),
+    ).fetchall()
+
+
+def trim_status(connection: apsw.Connection, channels: Channels) -> None:
+    """Drop what is older than minutes from the status log."""
+    connection.execute(
+        "DELETE FROM records WHERE channel = (SELECT id FROM channels WHERE name = ?) AND at_us < ?",
+        (channels.status, now_us() - STATUS_KEEP_US),
+    )
+
+
+def _find(connection: apsw.Connection, name: str) -> _Channel | None:
+    row = connection.execute(
+        "SELECT id, kind, limit_messages, limit_bytes, requests, bytes, next_offset FROM channels WHERE name = ?", (name,)
+    ).fetchone()
+    return _Channel(row[0], Kind(row[1]), *row[2:]) if row else None
+
+
+def _enqueue(connection: apsw.Connection, channel: _Channel, messages: Sequence[Message]) -> list[Outcome]:
+    """Write as many messages as the queue's limits allow, in order; the output queue drops its oldest instead."""
+    now = now_us()
+    outcomes, narrow, wide = [], [], []
+    requests, size = channel.requests, channel.bytes
+    drops = channel.kind is Kind.RESULTS
+    first = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'waiting'").fetchone()
+    number = first[0] if first else 0
+    for message in messages:
+        length = len(message.body) + len(message.header)
+        if not drops and _over(channel, requests + message.count, size + length):
+            outcomes.append(FULL)
+            continue
+        number += 1
+        requests, size = requests + message.count, size + length
+        asleep = message.delay_s > 0
+        narrow.append((number, channel.id, ASLEEP if asleep else READY, now + int(message.delay_s * 1e6) if asleep else now,
+                       message.priority, message.count, length))  # fmt: skip
+        wide.append((number, message.header, message.body, properties.pack(message)))
+        outcomes.append(SAFE)
+    connection.executemany("INSERT INTO waiting VALUES (?, ?, ?, ?, 0, ?, ?, ?)", narrow)
+    connection.executemany("INSERT INTO payload VALUES (?, ?, ?, ?)", wide)
+    connection.execute("UPDATE channels SET requests = ?, bytes = ? WHERE id = ?", (requests, size, channel.id))
+    if drops and _over(channel, requests, size):
+        _drop_oldest(connection, channel, requests - channel.limit_messages)
+    return outcomes
+
+
+def _over(channel: _Channel, requests: int, size: int) -> bool:
+    return bool(channel.limit_messages and requests > channel.limit_messages) or bool(
+        channel.limit_bytes and size > channel.limit_bytes
+    )
+
+
+def _drop_oldest(connection: apsw.Connection, channel: _Channel, number: int) -> None:
+    gone = connection.execute(
+        "DELETE FROM waiting WHERE id IN (SELECT id FROM waiting WHERE channel = ? AND owner = 0 ORDER BY id LIMIT ?)"
+        " RETURNING id, channel, count, size",
+        (channel.id, max(number, 1)),
+    ).fetchall()
+    _forget(connection, gone)
+
+
+def _forget(connection: apsw.Connection, gone: Sequence[tuple[int, int, int, int]]) -> None:
+    connection.executemany("DELETE FROM payload WHERE id = ?", [(row[0],) for row in gone])
+    less: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for _, channel, count, size in gone:
+        less[channel][0] += count
+        less[channel][1] += size
+    connection.executemany(
+        "UPDATE channels SET requests = requests - ?, bytes = bytes - ? WHERE id = ?",
+        [(count, size, channel) for channel, (count, size) in less.items()],
+    )
+
+
+def _append(connection: apsw.Connection, channel: _Channel, messages: Sequence[Message]) -> list[Outcome]:
+    now, first = now_us(), channel.next_offset
+    connection.executemany(
+        "INSERT INTO records VALUES (?, ?, ?, ?, ?)",
+        [(channel.id, first + i, now, m.body, properties.pack_headers(m.headers)) for i, m in enumerate(messages)],
+    )
+    size = channel.bytes + sum(len(message.body) for message in messages)
+    if channel.kind is Kind.LOG and channel.limit_bytes and size > channel.limit_bytes:
+        size -= _trim(connection, channel.id, size - channel.limit_bytes * 9 // 10)
+    connection.execute(
+        "UPDATE channels SET next_offset = ?, bytes = ? WHERE id = ?", (first + len(messages), size, channel.id)
+    )
+    return [SAFE] * len(messages)
+
+
+def _trim(connection: apsw.Connection, channel: int, excess: int) -> int:
+    """Drop a log's oldest records until `excess` bytes are gone; returns how many went."""
+    gone = last = 0
+    for offset, length in connection.execute(
+        "SELECT offset, length(body) FROM records WHERE channel = ? ORDER BY offset", (channel,)
+    ):
+        gone, last = gone + length, offset
+        if gone >= excess:
+            break
+    connection.execute("DELETE FROM records WHERE channel = ? AND offset <= ?", (channel, last))
+    return gone

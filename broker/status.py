@@ -1,0 +1,58 @@
+"""Records of the `status` log: who is there, with the heartbeat inside. A process that is silent for two periods is gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from broker.messages import Record
+
+VERSION = 1
+HEARTBEAT_S = 2.0
+FULL_EVERY_S = 30.0
+SILENT_AFTER_S = 3 * HEARTBEAT_S
+
+Part = Literal["gateway", "router", "catalog", "replica", "monitors"]
+State = Literal["starting", "loading", "ready", "draining", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """What a process says of itself every `HEARTBEAT_S`.
+
+    `full` carries what changes seldom (a model's configuration and tensors); it is sent at a change and every
+    `FULL_EVERY_S`, and is empty in between.
+    """
+
+    instance: str
+    part: Part
+    state: State
+    at_us: int
+    pid: int = 0
+    metrics_port: int = 0
+    model: str = ""
+    version: int = 0
+    in_flight: int = 0
+    error: str = ""
+    full: dict[str, Any] = field(default_factory=dict)
+
+
+def write_announcement(announcement: Announcement) -> bytes:
+    """Write an announcement."""
+    return orjson.dumps({"v": VERSION, "kind": "announcement", **{k: getattr(announcement, k) for k in _FIELDS}})
+
+
+def read_status(record: Record) -> Announcement | None:
+    """Read a record; None for one of a kind or version that this process does not know."""
+    try:
+        data = orjson.loads(record.body)
+        if data.pop("v") != VERSION or data.pop("kind") != "announcement":
+            return None
+        return Announcement(**{name: data[name] for name in _FIELDS if name in data})
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return None
+
+
+_FIELDS = tuple(Announcement.__dataclass_fields__)
