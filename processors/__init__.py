@@ -1,0 +1,1 @@
+"""Models at work: from a queue through a runtime to the answer."""
