@@ -94,7 +94,7 @@ class RabbitBroker(Broker):
         """Read a stream; a log that is not there yet is waited for."""
         subscription = StreamSubscription(self._consuming, log, start, self._timeout_s)
         self._subscriptions.add(subscription)
-        return StreamReader(log, subscription)
+        return StreamReader(log, subscription, self._topology, self._timeout_s)
 
     async def end(self, log: str) -> int:
         """Return the offset that the next record will have."""

@@ -55,7 +55,7 @@ def _body_frames(channel: int, body: bytes, limit: int) -> Iterable[bytes | memo
 
 
 def header_fits(properties: bytes, frame_max: int) -> bool:
-    """Tell whether a header frame stays within `frame_max`: AMQP cannot split it, and the broker closes on a longer one."""
+    """Tell whether a header frame fits: AMQP cannot split it, and the broker closes the connection on a longer one."""
     return OVERHEAD + _CONTENT_SIZE + len(properties) <= frame_max
 
 
@@ -113,7 +113,7 @@ class Contents:
             return True
         return self.on_method(payload)
 
-    def on_method(self, payload: bytes) -> bool:  # noqa: ARG002 - for subclasses
+    def on_method(self, payload: bytes) -> bool:
         """Take a method without content."""
         return False
 

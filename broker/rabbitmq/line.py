@@ -10,7 +10,14 @@ from broker.errors import Unreachable
 from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, UNKNOWN, Outcome
 from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.frames import (
-    ACK, NACK, RETURN, Contents, content_frames, publish_frame, read_confirm, read_return,
+    ACK,
+    NACK,
+    RETURN,
+    Contents,
+    content_frames,
+    publish_frame,
+    read_confirm,
+    read_return,
 )  # fmt: skip
 
 WINDOW = 1000  # unconfirmed messages: fewer cost rate, more cost only memory
@@ -60,11 +67,6 @@ class Line(Contents):
         self._last = 0
         self._confirmed = 0  # all up to here are settled
 
-    @property
-    def idle(self) -> bool:
-        """Tell whether nothing is waiting or unconfirmed."""
-        return not self._pending and not self._waiting
-
     async def start(self) -> None:
         """Switch the channel to confirms."""
         self.channel.take_frames(self)
@@ -88,6 +90,12 @@ class Line(Contents):
         if not batch.wrote and self.channel.closed.done():
             raise Unreachable(str(self.channel.closed.result()))
         return list(batch.outcomes)
+
+    async def flush(self, timeout_s: float) -> None:
+        """Wait until all batches are settled, or the time is over."""
+        waits = {batch.done for batch, _ in self._pending.values()} | {batch.done for batch in self._waiting}
+        if waits:
+            await asyncio.wait(waits, timeout=timeout_s)
 
     def on_method(self, payload: bytes) -> bool:
         """Take confirms."""

@@ -9,6 +9,7 @@ from typing import Any
 from broker.base import Reader, Since
 from broker.errors import Gap, Unreachable
 from broker.messages import Record
+from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.connection import Connection
 from broker.rabbitmq.frames import DELIVER, Contents
 from broker.rabbitmq.properties import unpack_record
@@ -37,104 +38,116 @@ class StreamSubscription(Subscription):
 
 
 class StreamReader(Reader):
-    """Reads records in order, and says so when some are gone."""
+    """Reads records in order, and says so when some are gone.
 
-    def __init__(self, log: str, subscription: StreamSubscription) -> None:
+    Offsets have holes: the broker spends one whenever it begins a new segment. So a jump is a `Gap` only if the stream
+    by now begins behind the offset that was expected.
+    """
+
+    def __init__(self, log: str, subscription: StreamSubscription, topology: Topology, timeout_s: float) -> None:
         self._log = log
         self.subscription = subscription
+        self._topology = topology
+        self._timeout_s = timeout_s
+        self._held: list[Record] = []  # what came behind a gap
 
     async def read(self, limit: int) -> list[Record]:
         """Return the next 1 to `limit` records; after a `Gap` reading goes on behind it."""
-        records: list[Record] = []
+        records, self._held = self._held[:limit], self._held[limit:]
         while not records:
             if not await self.subscription.wait():
                 return []
-            self._take(limit, records)
-        return records
+            records = self._pop(limit)
+        return await self._until_gap(records)
 
     async def close(self) -> None:
         """Let the log go."""
         await self.subscription.close()
 
-    def _take(self, limit: int, records: list[Record]) -> None:
+    def _pop(self, limit: int) -> list[Record]:
         arrivals = self.subscription.pop(limit)
-        try:
-            for at, arrival in enumerate(arrivals):
-                record = self._record(arrival)
-                if self._is_gap(record.offset):
-                    self.subscription.put_back(arrivals[at:])
-                    del arrivals[at:]
-                    self._raise_gap(record.offset, records)
-                elif self._is_next(record.offset):
-                    records.append(record)
-                    self.subscription.start = record.offset + 1
-        finally:
-            _ack(arrivals)
-
-    def _record(self, arrival: Arrival) -> Record:
-        offset, headers = unpack_record(arrival.properties)
-        return Record(offset, arrival.body, headers)
-
-    def _is_gap(self, offset: int) -> bool:
-        return isinstance(self.subscription.start, int) and offset > self.subscription.start
-
-    def _is_next(self, offset: int) -> bool:
+        if arrivals:
+            arrivals[-1].session.ack([arrival.tag for arrival in arrivals])
+        start = self.subscription.start
         # A stream delivers whole chunks: records before the wanted one come too.
-        return isinstance(self.subscription.start, Since) or offset == self.subscription.start
+        return [
+            record for record in map(_record, arrivals) if isinstance(start, Since) or record.offset >= start
+        ]  # fmt: skip
 
-    def _raise_gap(self, offset: int, records: list[Record]) -> None:
-        """Raise, unless there are records to return first: the gap is met again then."""
-        if records or not isinstance(self.subscription.start, int):
-            return
-        start, self.subscription.start = self.subscription.start, offset
-        raise Gap(self._log, start, offset)
+    async def _until_gap(self, records: list[Record]) -> list[Record]:
+        for at, record in enumerate(records):
+            expected = self.subscription.start
+            if isinstance(expected, int) and record.offset > expected and await self._begins_behind(expected):
+                self._held = records[at:] + self._held
+                if at:
+                    return records[:at]
+                self.subscription.start = record.offset
+                raise Gap(self._log, expected, record.offset)
+            self.subscription.start = record.offset + 1
+        return records
+
+    async def _begins_behind(self, offset: int) -> bool:
+        first = await first_of(self._topology, self._log, self._timeout_s)
+        return first is None or first > offset
 
 
-def _ack(arrivals: list[Arrival]) -> None:
-    if arrivals:
-        arrivals[-1].session.ack([arrival.tag for arrival in arrivals])
+def _record(arrival: Arrival) -> Record:
+    offset, headers = unpack_record(arrival.properties)
+    return Record(offset, arrival.body, headers)
 
 
-class _Last(Contents):
-    """Notes the offset of what arrives."""
+async def first_of(topology: Topology, log: str, timeout_s: float) -> int | None:
+    """Return the offset of the oldest record; None if there is none."""
+    edge = _Edge()
+    async with await topology.channel(f"finding the beginning of {log}") as channel:
+        await edge.consume(channel, log, "first", timeout_s)
+    return edge.first
+
+
+async def end_of(topology: Topology, log: str, timeout_s: float) -> int:
+    """Return an offset that lies behind the last record and not behind the next one.
+
+    No call of AMQP tells it, so the last chunk is read. The broker sends a chunk in one go: once the first record of it
+    has arrived, the answer to any later call comes behind the last. A stream from which nothing comes is empty.
+    """
+    edge = _Edge()
+    async with await topology.channel(f"finding the end of {log}") as channel:
+        if await edge.consume(channel, log, "last", timeout_s):
+            await channel.call("basic_qos", prefetch_count=1)
+        # The count lags by seconds, so it cannot be asked first; but it knows whether a slow stream holds anything.
+        elif await topology.ready(log):
+            raise Unreachable(f"finding the end of {log}: the broker has not delivered its last records in time")
+    return 0 if edge.last is None else edge.last + 1
+
+
+class _Edge(Contents):
+    """Notes the offsets of what arrives."""
 
     CONTENT = DELIVER
 
     def __init__(self) -> None:
         super().__init__()
-        self.offset: int | None = None
-        self.arrived = asyncio.Event()
+        self.first: int | None = None
+        self.last: int | None = None
+        self._arrived = asyncio.Event()
 
-    def on_content(self, method: bytes, properties: bytes, body: bytes) -> None:  # noqa: ARG002 - only the offset counts
-        self.offset = unpack_record(properties)[0]
-        self.arrived.set()
-
-
-async def end_of(topology: Topology, log: str, timeout_s: float) -> int:
-    """Return the offset behind the last record.
-
-    No call of AMQP tells it, so the last chunk is read. The broker sends a chunk in one go: once the first record of it
-    has arrived, the answer to any later call comes behind the last. A stream from which nothing comes is empty.
-    """
-    last = _Last()
-    async with await topology.channel(f"finding the end of {log}") as channel:
-        channel.take_frames(last)
-        await channel.call("basic_qos", prefetch_count=_CHUNK_LIMIT)
-        arguments = {"x-stream-offset": "last"}
+    async def consume(self, channel: Channel, log: str, edge: str, timeout_s: float) -> bool:
+        """Begin at an edge of the log, and tell whether something has arrived."""
+        channel.take_frames(self)
+        await channel.call("basic_qos", prefetch_count=_CHUNK_LIMIT if edge == "last" else 1)
+        arguments = {"x-stream-offset": edge}
         await channel.call("basic_consume", queue=log, on_message_callback=_unused, arguments=arguments)
         try:
-            await asyncio.wait_for(last.arrived.wait(), min(_EMPTY_AFTER_S, timeout_s))
+            await asyncio.wait_for(self._arrived.wait(), min(_EMPTY_AFTER_S, timeout_s))
         except TimeoutError:
-            await _check_empty(topology, log)
-            return 0
-        await channel.call("basic_qos", prefetch_count=1)
-    return 0 if last.offset is None else last.offset + 1
+            return False
+        return True
 
-
-async def _check_empty(topology: Topology, log: str) -> None:
-    # The count lags by seconds, so it cannot be the first to ask; but it knows whether a slow stream holds anything.
-    if await topology.ready(log):
-        raise Unreachable(f"finding the end of {log}: the broker has not delivered its last records in time")
+    def on_content(self, method: bytes, properties: bytes, body: bytes) -> None:
+        """Note an offset."""
+        self.last = unpack_record(properties)[0]
+        self.first = self.last if self.first is None else self.first
+        self._arrived.set()
 
 
 def _unused(*_: object) -> None:

@@ -18,7 +18,6 @@ from broker.rabbitmq.topology import Topology
 
 DIRECT_REPLY = "amq.rabbitmq.reply-to"
 _TARGETS_KEPT = 4096  # reply queues come and go
-_POLL_S = 0.01
 
 
 class Publisher:
@@ -43,9 +42,8 @@ class Publisher:
 
     async def flush(self, timeout_s: float) -> None:
         """Wait until all is confirmed, or the time is over."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while self._line is not None and not self._line.idle and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(_POLL_S)
+        if self._line is not None:
+            await self._line.flush(timeout_s)
 
     async def _queues(self, messages: Sequence[Message]) -> Sequence[str]:
         """Return where each message goes: its queue, or the rung of the ladder before it."""

@@ -140,10 +140,6 @@ class Subscription(ABC):
         arrivals = self._arrivals
         return [arrivals.popleft() for _ in range(min(limit, len(arrivals)))]
 
-    def put_back(self, arrivals: list[Arrival]) -> None:
-        """Undo a part of `pop`."""
-        self._arrivals.extendleft(reversed(arrivals))
-
     def resize(self, prefetch: int) -> None:
         """Change the prefetch: on RabbitMQ it belongs to the subscription, so a second one replaces the first."""
         self._prefetch = prefetch

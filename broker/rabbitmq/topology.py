@@ -40,7 +40,7 @@ def arguments(channels: Channels, channel: str, limits: Limits) -> dict[str, Any
 
 
 def delay_arguments(target: str, step_ms: int) -> dict[str, Any]:
-    """Return what a rung of the delay ladder is declared with: it dead-letters to its target, and loses nothing on the way."""
+    """Return what a rung of the delay ladder is declared with: it dead-letters to its target, at least once."""
     return _QUORUM | {"x-message-ttl": step_ms} | _dead_letter_to(target)
 
 

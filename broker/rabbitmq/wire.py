@@ -25,6 +25,7 @@ class Wire(AsyncioConnection):  # type: ignore[misc]  # pika carries no types
         self.closed: asyncio.Future[None] = loop.create_future()
         self._ready: asyncio.Future[BaseException | None] = loop.create_future()
         self._takers: dict[int, Contents] = {}
+        self._frame_buffer = b""
         super().__init__(
             address.parameters(purpose), self._on_open, self._on_open_error, self._on_close, custom_ioloop=loop
         )
@@ -99,7 +100,7 @@ class Wire(AsyncioConnection):  # type: ignore[misc]  # pika carries no types
         self.blocked = False
 
     def _proto_connection_made(self, transport: Any) -> None:
-        transport._MAX_RECV_BYTES = _RECEIVE_BYTES  # noqa: SLF001, N806 - pika has no setting for it
+        transport._MAX_RECV_BYTES = _RECEIVE_BYTES  # noqa: SLF001 - pika has no setting for it
         super()._proto_connection_made(transport)
 
     def _on_data_available(self, data_in: bytes) -> None:
