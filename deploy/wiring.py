@@ -1,0 +1,126 @@
+"""Builds each part from the settings: the only place that knows all packages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker.base import Broker, Limits
+from broker.connect import connect
+from deploy.settings import Settings, assignment_key, load_settings
+from deploy.shell import Context, run_part
+
+if TYPE_CHECKING:  # a process imports the packages that it runs
+    from processors.engine import Engine
+    from processors.replica import ReplicaSpec
+
+PARTS = ("gateway", "router", "processors", "monitors")
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A settings file and what it says."""
+
+    path: Path
+    settings: Settings
+
+    @classmethod
+    def at(cls, path: Path, overrides: dict[str, str] | None = None) -> Installation:
+        """Read the settings at `path`."""
+        return cls(path.resolve(), load_settings(path, overrides))
+
+    def broker(self) -> Broker:
+        """Return the installation's broker, not opened yet."""
+        return connect(self.settings.broker_url, self.settings.channels)
+
+    def run(self, part: str) -> int:
+        """Run one part in this process, until a signal stops it; returns the exit status."""
+        port = self.settings.metrics.port if part == "monitors" else 0
+        mains = {"gateway": self._gateway, "router": self._router, "processors": self._processors, "monitors": self._monitors}
+        return run_part(part, mains[part], host=self.settings.metrics.host, port=port, with_parent=True)
+
+    def run_replica(self, model: str, version: int) -> int:
+        """Run one replica of a model version in this process."""
+
+        async def main(context: Context) -> None:
+            from processors.replica import Replica
+
+            async with self.broker() as broker:
+                spec = self.replica_spec(context.instance, model, version, context.metrics_port)
+                replica = Replica(broker, spec, context.registry)
+                context.ready = True
+                await replica.run(context.stop)
+
+        return run_part(f"replica-{model}-{version}", main, with_parent=True)
+
+    def replica_spec(self, instance: str, model: str, version: int, metrics_port: int) -> ReplicaSpec:
+        """Return how a replica of a model version is run."""
+        from processors.replica import ReplicaSpec
+
+        settings = self.settings
+        return ReplicaSpec(
+            instance=instance, repository=settings.repository_folder, model=model, version=version,
+            device=settings.processors.device, threads=settings.processors.threads, grace_s=settings.processors.grace,
+            metrics_port=metrics_port,
+        )  # fmt: skip
+
+    def part_command(self, *words: str) -> list[str]:
+        """Return the command line that runs a part of this installation."""
+        return [sys.executable, "-m", "deploy.part", str(self.path), *words]
+
+    async def _gateway(self, context: Context) -> None:
+        from gateway.core import GatewaySettings
+        from gateway.run import run
+
+        gateway = self.settings.gateway
+        settings = GatewaySettings(
+            instance=context.instance, host=gateway.host, port=gateway.http_port, body_limit_bytes=gateway.body_limit,
+            pending_limit=gateway.pending_limit, grace_s=gateway.grace,
+        )  # fmt: skip
+        async with self.broker() as broker:
+            await run(broker, settings, assignment_key(self.settings), context.registry, context.stop)
+
+    async def _router(self, context: Context) -> None:
+        from router.service import RouterSettings, run
+
+        settings = RouterSettings(instance=context.instance, metrics_port=context.metrics_port)
+        async with self.broker() as broker:
+            await run(broker, settings, assignment_key(self.settings), context.stop)
+
+    async def _processors(self, context: Context) -> None:
+        from processors.catalog import CatalogSettings, run
+
+        settings, limits = self.settings, self.settings.broker.limits
+        catalog = CatalogSettings(
+            instance=context.instance, repository=settings.repository_folder, poll_s=settings.repository.poll,
+            replicas=settings.processors.replicas.min, limits=Limits(messages=limits.requests, bytes=limits.size),
+            metrics_port=context.metrics_port,
+        )  # fmt: skip
+        async with self.broker() as broker:
+            await run(broker, self._engine(), catalog, context.stop)
+
+    async def _monitors(self, context: Context) -> None:
+        from monitors.run import MonitorSettings, run
+
+        settings = MonitorSettings(
+            instance=context.instance, folder=self.settings.data_folder / "monitors", metrics_port=context.metrics_port,
+            max_series=self.settings.monitors.prometheus.max_series,
+        )  # fmt: skip
+        async with self.broker() as broker:
+            await run(broker, settings, context.registry, context.stop)
+
+    def _engine(self) -> Engine:
+        processors = self.settings.processors
+        if processors.engine == "ray":
+            from processors.engine_ray import RayEngine
+
+            return RayEngine(self.path, grace_s=processors.grace, name=self.settings.prefix.rstrip("."))
+        from processors.engine_process import ProcessEngine
+
+        def command(model: str, version: int, _: int) -> Sequence[str]:
+            return self.part_command("replica", model, str(version))
+
+        return ProcessEngine(command, grace_s=processors.grace)
