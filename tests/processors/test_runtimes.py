@@ -181,7 +181,8 @@ def test_a_missing_file_is_named(tmp_path: Path, backend: str) -> None:
         load(tmp_path, config(backend))
 
 
-def test_a_python_model_lives_from_load_to_unload(tmp_path: Path) -> None:
+def test_a_python_model_lives_from_load_to_unload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     body = """
     class Model:
         def __init__(self, config):
