@@ -138,6 +138,11 @@ class Broker(ABC):
     async def depth(self, queue: str) -> Depth:
         """Return what is ready in a queue; (0, 0) for one that is not there."""
 
+    def origin(self, delivery: Delivery) -> bytes | None:
+        """Return what identifies a delivery at the broker through every redelivery, where the broker has such a thing."""
+        del delivery
+        return None
+
     async def append(self, log: str, bodies: Sequence[bytes], headers: dict[str, Any] | None = None) -> list[Outcome]:
         """Write records at the end of a log, in order."""
         shared = headers or NO_HEADERS

@@ -115,6 +115,10 @@ class SqliteBroker(Broker):
         _count_settled(deliveries)
         await self._call({delivery.message.queue for delivery in deliveries})
 
+    def origin(self, delivery: Delivery) -> bytes | None:
+        """A row's number is never used again."""
+        return f"{self._path.resolve()}\n{delivery.tag}".encode()
+
     def give_back_unseen(self, ids: list[int]) -> None:
         """Return messages whose take was cancelled: nobody has seen them, so they did not come back."""
         owner = self.owner

@@ -1,0 +1,40 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench services services-stop constraints clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/demo.stamp ## train two models, serve them and watch traffic being routed
+	.venv/bin/millrace demo
+
+test: .venv/test.stamp services ## run the tests against real servers; ARGS='-k word' picks some
+	.venv/bin/pytest $(ARGS)
+
+check: .venv/test.stamp ## lint, formatting, types, import direction, file length
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	@git ls-files -z '*.py' | xargs -0 awk 'FNR == 401 { print FILENAME ": more than 400 lines"; long = 1 } END { exit long }'
+
+bench: .venv/test.stamp services ## measure a hop through the broker, and the whole path
+	.venv/bin/python -m loadtests.hop
+	.venv/bin/python -m loadtests.path
+
+services: ## start the servers that tests and benchmarks use
+	@deploy/services/services.sh start
+
+services-stop: ## stop them
+	@deploy/services/services.sh stop
+
+constraints: .venv/test.stamp ## renew constraints.txt: the newest versions that pyproject.toml allows
+	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-emit-index-url \
+		--custom-compile-command 'make constraints' --output-file constraints.txt pyproject.toml
+
+clean: services-stop ## remove everything that the targets above made
+	rm -rf .venv .services .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/%.stamp: pyproject.toml constraints.txt deploy/venv.sh
+	@deploy/venv.sh $*

@@ -1,0 +1,47 @@
+"""Answers as plain messages that any client of the queue can read: plain headers, `message_id` is the uid."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from broker.header import Request, Route, Status
+from broker.ids import uid_text
+from broker.messages import BINARY, JSON, JSON_LENGTH_HEADER, Message
+
+
+def plain(queue: str, request: Request, status: Status, body: bytes, json_length: int | None) -> Message:
+    """Return the answer as any client of the queue reads it: plain headers, `message_id` is the uid."""
+    headers = {**_shared_headers(request.route, status)}
+    if json_length is not None:
+        headers[JSON_LENGTH_HEADER] = json_length
+    if request.extra:
+        headers.update(cloud_attributes(request))
+    return Message(
+        queue=queue, body=bytes(body), headers=headers, content_type=JSON if json_length is None else BINARY,
+        correlation_id=request.correlation or None, message_id=uid_text(request.uid),
+    )  # fmt: skip
+
+
+def error_body(text: str) -> bytes:
+    """Return `{"error": …}`, the form of every error of ours."""
+    return orjson.dumps({"error": text})
+
+
+def cloud_attributes(request: Request) -> dict[str, Any]:
+    """Return the CloudEvents attributes of an answer, if the request had them."""
+    asked = orjson.loads(request.extra).get("cloud_events")
+    if not asked:
+        return {}
+    return {
+        "cloudEvents_specversion": "1.0", "cloudEvents_type": "millrace.answer.v1",
+        "cloudEvents_source": f"/millrace/{request.route.endpoint}", "cloudEvents_id": uid_text(request.uid),
+        "cloudEvents_causationid": asked.get("id", ""),
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _shared_headers(route: Route, status: Status) -> dict[str, Any]:
+    return {"status": status.word, "endpoint": route.endpoint, "arm": route.arm, "model": route.model, "version": str(route.version)}

@@ -1,0 +1,64 @@
+"""Following a log: one task that hands every record to a function, for as long as the process lives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from broker.base import Broker, Reader, Since
+from broker.errors import Gap, TryAgain
+from broker.messages import Record
+
+READ_AT_ONCE = 500
+PAUSE_S = 0.5
+
+
+class Following:
+    """Reads a log from `start` and calls `fold` for each record; `caught_up` is set at the end seen when it began."""
+
+    def __init__(self, broker: Broker, log: str, start: int | Since, fold: Callable[[Record], None]) -> None:
+        self._broker = broker
+        self._log = log
+        self._start = start
+        self._fold = fold
+        self.caught_up = asyncio.Event()
+
+    async def run(self) -> None:
+        """Read for ever; a broker that is away is waited for, a gap is read over (these logs are states, newest wins)."""
+        end = await self._end()
+        if end == 0:
+            self.caught_up.set()
+        reader = self._broker.read(self._log, self._start)
+        catching_up = asyncio.create_task(self._give_up_waiting(), name="catch-up")
+        try:
+            while True:
+                await self._step(reader, end)
+        finally:
+            catching_up.cancel()
+            await reader.close()
+
+    async def _step(self, reader: Reader, end: int) -> None:
+        try:
+            records = await reader.read(READ_AT_ONCE)
+        except Gap:
+            return
+        except TryAgain:
+            await asyncio.sleep(PAUSE_S)
+            return
+        for record in records:
+            self._fold(record)
+        if records[-1].offset + 1 >= end:
+            self.caught_up.set()
+
+    async def _end(self) -> int:
+        while True:
+            try:
+                return await self._broker.end(self._log)
+            except TryAgain:
+                await asyncio.sleep(PAUSE_S)
+
+    async def _give_up_waiting(self) -> None:
+        """A log whose newest records are older than `start` has nothing to say before the end: do not wait for it."""
+        if isinstance(self._start, Since):
+            await asyncio.sleep(1.0)
+            self.caught_up.set()

@@ -1,0 +1,118 @@
+"""Rows: what whoever ends a request writes about it on the endpoint's event log.
+
+Batches of one endpoint that end within `linger_s` share one event; their inputs stay unacked meanwhile, their answers
+are out and their slots are free. When too much would be held, the event leaves at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from broker.base import Broker
+from broker.endpoint import Endpoint
+from broker.events import Ended, Tensors, write_event
+from broker.messages import Message, Outcome
+from broker.outbox import Outbox
+from broker.settling import Hold
+from broker.tasks import Tasks
+
+LINGER_S = 0.02  # of a processor
+DOOR_LINGER_S = 0.1  # of whoever refuses requests at the door
+PATIENCE_S = 3600.0
+
+
+@dataclass(slots=True)
+class _Gathered:
+    endpoint: str
+    ended: list[Ended] = field(default_factory=list)
+    inputs: list[Tensors] = field(default_factory=list)
+    outputs: list[Tensors] = field(default_factory=list)
+    holds: list[Hold] = field(default_factory=list)
+
+
+class Rows:
+    """Gathers rows and writes them as events; settles a hold when its row is safe."""
+
+    def __init__(
+        self, broker: Broker, endpoints: Mapping[str, Endpoint], *, source: str, linger_s: float = LINGER_S,
+        pressed: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        self._broker = broker
+        self._endpoints = endpoints
+        self._source = source
+        self._linger_s = linger_s
+        self._pressed = pressed
+        self._loop = asyncio.get_running_loop()
+        self._gathered: dict[Hashable, _Gathered] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks = Tasks()
+        self._declared: set[str] = set()
+        self._random = random.Random(0)  # noqa: S311 - which tensors are kept is no secret
+        self._outbox: Outbox[list[Hold]] = Outbox(broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S)
+
+    def add(
+        self, endpoint: str, signature: Hashable, ended: Sequence[Ended], holds: Sequence[Hold], inputs: Tensors | None,
+        outputs: Tensors | None,
+    ) -> None:  # fmt: skip
+        """Add the rows of requests that ended together; `inputs` and `outputs` hold their rows in the same order."""
+        keep = inputs is not None and outputs is not None and self._sampled(endpoint)
+        gathered = self._gather((endpoint, signature if keep else None), endpoint)
+        gathered.ended.extend(ended)
+        gathered.holds.extend(holds)
+        if keep and inputs is not None and outputs is not None:
+            drop = self._endpoints[endpoint].log.drop if endpoint in self._endpoints else ()
+            gathered.inputs.append({name: array for name, array in inputs.items() if name not in drop})
+            gathered.outputs.append({name: array for name, array in outputs.items() if name not in drop})
+        if self._pressed():
+            self.flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(self._linger_s, self.flush)
+
+    def flush(self) -> None:
+        """Write what is gathered."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        gathered, self._gathered = self._gathered, {}
+        for part in gathered.values():
+            self._write(part)
+
+    async def drain(self) -> None:
+        """Wait until every row is safe."""
+        self.flush()
+        await self._tasks.drain()
+        await self._outbox.drain()
+
+    def _gather(self, key: Hashable, endpoint: str) -> _Gathered:
+        gathered = self._gathered.get(key)
+        if gathered is None:
+            gathered = self._gathered[key] = _Gathered(endpoint)
+        return gathered
+
+    def _sampled(self, endpoint: str) -> bool:
+        declared = self._endpoints.get(endpoint)
+        return declared is None or declared.log.sample >= 1.0 or self._random.random() < declared.log.sample
+
+    def _write(self, part: _Gathered) -> None:
+        body, headers = write_event(part.ended, part.inputs, part.outputs, source=self._source)
+        log = self._broker.channels.events(part.endpoint)
+        message = Message(queue=log, body=body, headers=headers)
+        if log in self._declared:
+            self._outbox.put_message(message, part.holds)
+        else:
+            self._tasks.spawn(self._declare_and_write(log, message, part.holds), "declare-events")
+
+    async def _declare_and_write(self, log: str, message: Message, holds: list[Hold]) -> None:
+        await self._broker.declare(log)
+        self._declared.add(log)
+        self._outbox.put_message(message, holds)
+
+    def _settled(self, tokens: Sequence[list[Hold]], outcome: Outcome) -> None:
+        if not outcome.safe:  # its inputs stay unacked, so they come back and get their row then
+            return
+        for holds in tokens:
+            for hold in holds:
+                hold.settle()

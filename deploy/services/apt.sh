@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that are missing, and lets none of them start a server: apt.sh PACKAGE...
+# Exit 1, with nothing changed, where that is not possible (no apt, no root).
+set -euo pipefail
+
+missing=()
+for package in "$@"; do
+    [[ $(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
+done
+((${#missing[@]})) || exit 0
+
+if ! command -v apt-get >/dev/null; then
+    exit 1
+elif ((EUID == 0)); then
+    root=()
+elif sudo -n true 2>/dev/null; then
+    root=(sudo)
+else
+    exit 1
+fi
+
+# Debian starts a server as soon as it is installed, on its public default ports, unless this file says no.
+policy=/usr/sbin/policy-rc.d
+if [[ ! -e $policy ]]; then
+    trap '"${root[@]}" rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee "$policy" >/dev/null
+    "${root[@]}" chmod 755 "$policy"
+fi
+
+echo "installing ${missing[*]}"
+log=$(mktemp)
+install() {
+    "${root[@]}" apt-get update -q && "${root[@]}" env DEBIAN_FRONTEND=noninteractive ERL_EPMD_ADDRESS=127.0.0.1 \
+        apt-get install -y -q --no-install-recommends "${missing[@]}"
+}
+install </dev/null >"$log" 2>&1 || { tail -n 20 "$log" >&2; exit 1; }
+rm -f "$log"

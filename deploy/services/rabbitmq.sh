@@ -1,0 +1,219 @@
+#!/usr/bin/env bash
+# One RabbitMQ node of this checkout, for tests, benchmarks and the curious: everything on 127.0.0.1, data in .services/rabbitmq.
+#
+#   rabbitmq.sh start       install where needed, start, return once AMQP answers; nothing to do when it runs
+#   rabbitmq.sh stop        end the node in order, and its epmd
+#   rabbitmq.sh kill        SIGKILL the node; `start` brings it back with its data
+#   rabbitmq.sh restart     end the node in order and start it again
+#   rabbitmq.sh alarm on    raise the memory alarm (the node stops reading from publishers); returns once it is raised
+#   rabbitmq.sh alarm off   clear it
+#   rabbitmq.sh status      running or not; exit status 0 or 3
+#   rabbitmq.sh url         print its AMQP address
+#   rabbitmq.sh ctl ...     rabbitmqctl with the right node and cookie
+#
+# Ports: AMQP $MILLRACE_RABBITMQ_PORT (25672), management +1, Prometheus +20, streams -120, Erlang -2, epmd -3.
+# Without the Debian package, and without the right to install it, Docker runs the same node where there is Docker.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+bin=/usr/lib/rabbitmq/bin # not /usr/sbin: those wrappers change the user
+home=$(cd "$here/../.." && pwd)/.services/rabbitmq
+port=${MILLRACE_RABBITMQ_PORT:-$(cat "$home/port" 2>/dev/null || echo 25672)}
+container=millrace-rabbitmq-$port
+memory_limit=2GB
+
+# Nothing of the caller's environment, and nothing that could meet another node of this machine.
+loopback='-kernel inet_dist_use_interface {127,0,0,1}'
+environment=(
+    env -i HOME="$home" LC_ALL=C.UTF-8 PATH="$bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    ERL_EPMD_PORT=$((port - 3)) ERL_EPMD_ADDRESS=127.0.0.1
+    RABBITMQ_NODENAME="millrace-$port@localhost" RABBITMQ_DIST_PORT=$((port - 2)) RABBITMQ_CONF_ENV_FILE=/dev/null
+    RABBITMQ_MNESIA_BASE="$home/data" RABBITMQ_LOG_BASE="$home/log" RABBITMQ_CONFIG_FILE="$home/rabbitmq.conf"
+    RABBITMQ_ENABLED_PLUGINS_FILE="$home/enabled_plugins"
+    RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="$loopback" RABBITMQ_CTL_ERL_ARGS="$loopback"
+    ERL_CRASH_DUMP="$home/log/erl_crash.dump"
+    RUNNING_UNDER_SYSTEMD=yes # which only says: become the node, with no shell in front of it
+)
+
+main() {
+    case "${1:-}" in
+        start) start ;;
+        stop) stop ;;
+        kill) kill_node ;;
+        restart) stop_node && start ;;
+        alarm) alarm "${2:-}" ;;
+        status) status ;;
+        url) echo "amqp://guest:guest@127.0.0.1:$port/" ;;
+        ctl) shift && ctl "$@" ;;
+        *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit 2 ;;
+    esac
+}
+
+start() {
+    if alive && amqp_answers; then return; fi
+    mkdir -p "$home"
+    echo "$port" >"$home/port"
+    if [[ -x $bin/rabbitmq-server ]] || "$here/apt.sh" rabbitmq-server; then
+        start_package
+    elif command -v docker >/dev/null; then
+        start_container
+    else
+        fail "no RabbitMQ here, and no right to install it: run this as root on Debian, start Docker, or set MILLRACE_TEST_RABBITMQ_URL"
+    fi
+    wait_until 90 ready_or_dead
+    amqp_answers || fail "RabbitMQ does not answer on port $port: see $home/log"
+    # The last steps of the boot come after the port opens.
+    ctl await_startup
+}
+
+start_package() {
+    echo package >"$home/mode"
+    if ! alive && port_open; then
+        fail "another program listens on 127.0.0.1:$port: end it, set MILLRACE_RABBITMQ_PORT, or set MILLRACE_TEST_RABBITMQ_URL"
+    fi
+    write_configuration
+    running epmd || launch epmd epmd -address 127.0.0.1 -port $((port - 3))
+    alive || launch node "$bin/rabbitmq-server"
+}
+
+start_container() {
+    echo docker >"$home/mode"
+    docker start "$container" >/dev/null 2>&1 && return
+    docker run --detach --name "$container" --hostname localhost --publish "127.0.0.1:$port:5672" \
+        --publish "127.0.0.1:$((port + 1)):15672" --publish "127.0.0.1:$((port + 20)):15692" \
+        --publish "127.0.0.1:$((port - 120)):5552" rabbitmq:3-management >"$home/log"
+    wait_until 90 amqp_answers
+    docker exec "$container" rabbitmq-plugins enable --quiet rabbitmq_prometheus rabbitmq_stream
+}
+
+stop() {
+    stop_node
+    if in_docker; then
+        docker rm --volumes "$container" >/dev/null 2>&1 || true
+    elif running epmd; then
+        kill "$(<"$home/epmd.pid")"
+        wait_until 10 not_running epmd
+    fi
+}
+
+stop_node() {
+    alive || return 0
+    if in_docker; then
+        docker stop --time 30 "$container" >/dev/null
+    else
+        kill "$(<"$home/node.pid")"
+        wait_until 30 not_running node || kill_node
+    fi
+}
+
+kill_node() {
+    alive || return 0
+    if in_docker; then
+        docker kill "$container" >/dev/null
+    else
+        kill -9 "$(<"$home/node.pid")"
+        wait_until 10 not_running node
+    fi
+}
+
+# The alarm is checked every 2.5 s; `eval` stays until the check has seen the new limit.
+alarm() {
+    case "$1" in
+        on) ctl set_vm_memory_high_watermark 0 && wait_for_alarm true ;;
+        off) ctl set_vm_memory_high_watermark absolute $memory_limit && wait_for_alarm false ;;
+        *) fail "alarm on or alarm off?" ;;
+    esac
+}
+
+wait_for_alarm() {
+    ctl eval "Raised = fun () -> [] =/= [A || {{resource_limit, memory, _}, _} = A <- rabbit_alarm:get_alarms()] end,
+        Wait = fun W(0) -> exit(timeout); W(N) -> Raised() =:= $1 orelse begin timer:sleep(50), W(N - 1) end end, Wait(400)." >/dev/null
+}
+
+status() {
+    if alive; then
+        echo "rabbitmq runs: $("$0" url), management http://127.0.0.1:$((port + 1))/"
+    else
+        echo "rabbitmq does not run"
+        exit 3
+    fi
+}
+
+ctl() {
+    if in_docker; then
+        docker exec "$container" rabbitmqctl --quiet "$@"
+    else
+        "${environment[@]}" "$bin/rabbitmqctl" --quiet "$@"
+    fi
+}
+
+write_configuration() {
+    echo '[rabbitmq_management,rabbitmq_prometheus,rabbitmq_stream].' >"$home/enabled_plugins"
+    cat >"$home/rabbitmq.conf" <<-END
+	listeners.tcp.1 = 127.0.0.1:$port
+	management.tcp.ip = 127.0.0.1
+	management.tcp.port = $((port + 1))
+	prometheus.tcp.ip = 127.0.0.1
+	prometheus.tcp.port = $((port + 20))
+	stream.listeners.tcp.1 = 127.0.0.1:$((port - 120))
+	vm_memory_high_watermark.absolute = $memory_limit
+	disk_free_limit.absolute = 1GB
+	END
+}
+
+# Starts a program in a session of its own, so that it outlives its caller, and keeps its pid.
+launch() {
+    local name=$1
+    shift
+    mkdir -p "$home/log"
+    (exec "${environment[@]}" setsid "$@" </dev/null >>"$home/log/$name.out" 2>&1) &
+    echo $! >"$home/$name.pid"
+}
+
+# The pid may belong to a stranger by now: its command line has to be ours as well (or, for an instant, this script's).
+running() {
+    local pid words
+    pid=$(cat "$home/$1.pid" 2>/dev/null) || return 1
+    words=$(ps -ww -o args= -p "$pid" 2>/dev/null) || return 1
+    case "$1:$words" in
+        *rabbitmq.sh* | node:*"$home"* | node:*"$bin/rabbitmq-server"* | epmd:*"-port $((port - 3))"*) ;;
+        *) return 1 ;;
+    esac
+}
+not_running() { ! running "$1"; }
+
+alive() {
+    if in_docker; then
+        [[ $(docker inspect --format '{{.State.Running}}' "$container" 2>/dev/null) == true ]]
+    else
+        running node
+    fi
+}
+
+in_docker() { [[ $(cat "$home/mode" 2>/dev/null) == docker ]]; }
+port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
+
+# A node that is ready answers the protocol header with a frame of type 1 (Connection.Start).
+amqp_answers() {
+    local first
+    first=$( (exec 3<>"/dev/tcp/127.0.0.1/$port" && printf 'AMQP\0\0\11\1' >&3 && timeout 2 head -c 1 <&3 | od -An -tu1) 2>/dev/null) || return 1
+    [[ ${first// /} == 1 ]]
+}
+
+ready_or_dead() { amqp_answers || ! alive; }
+
+wait_until() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.1
+    done
+}
+
+fail() {
+    echo "rabbitmq.sh: $1" >&2
+    exit 1
+}
+
+main "$@"

@@ -1,0 +1,1 @@
+"""Baselines that import nothing of ours: what the bare client library does."""

@@ -1,0 +1,1 @@
+"""Readers of the event logs: windows, metrics, drift."""

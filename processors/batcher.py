@@ -1,0 +1,97 @@
+"""Batches form from what waits: requests of one signature, at most so many rows, the oldest group first.
+
+No artificial delay unless the model's configuration asks for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from broker.header import Request
+from broker.settling import Hold
+from broker.tensors import Inputs
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """A decoded request on its way through a processor."""
+
+    request: Request
+    inputs: Inputs
+    rows: int
+    hold: Hold
+    taken_us: int
+    arrived_s: float  # monotonic
+
+
+class Batcher:
+    """What waits for a slot, by signature."""
+
+    def __init__(self, *, max_rows: int, delay_s: float = 0.0) -> None:
+        self._max_rows = max(1, max_rows)
+        self._delay_s = delay_s
+        self._groups: dict[Hashable, deque[Item]] = {}
+        self._rows: dict[Hashable, int] = {}
+        self._stirred = asyncio.Event()
+        self.waiting_rows = 0
+        self.waiting_requests = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether more may be taken: two batches ahead are enough to keep the model busy."""
+        return self.waiting_rows < 2 * self._max_rows
+
+    def put(self, signature: Hashable, item: Item) -> None:
+        """Add one request to its group."""
+        group = self._groups.get(signature)
+        if group is None:
+            group = self._groups[signature] = deque()
+            self._rows[signature] = 0
+        group.append(item)
+        self._rows[signature] += item.rows
+        self.waiting_rows += item.rows
+        self.waiting_requests += 1
+        self._stirred.set()
+
+    def pop(self) -> list[Item]:
+        """Return a batch if one is due, else an empty list."""
+        signature = self._due()
+        if signature is None:
+            return []
+        group, batch, rows = self._groups[signature], [], 0
+        while group and (not batch or rows + group[0].rows <= self._max_rows):
+            item = group.popleft()
+            rows += item.rows
+            batch.append(item)
+        self._rows[signature] -= rows
+        if not group:
+            del self._groups[signature], self._rows[signature]
+        else:  # what is left has its turn after the others
+            self._groups[signature] = self._groups.pop(signature)
+        self.waiting_rows -= rows
+        self.waiting_requests -= len(batch)
+        return batch
+
+    async def next(self) -> list[Item]:
+        """Return the next batch, waiting for it."""
+        while not (batch := self.pop()):
+            self._stirred.clear()
+            try:
+                async with asyncio.timeout(self._delay_s if self._groups else None):
+                    await self._stirred.wait()
+            except TimeoutError:
+                continue
+        return batch
+
+    def _due(self) -> Hashable | None:
+        if not self._delay_s:
+            return next(iter(self._groups), None)
+        now = time.monotonic()
+        for signature, group in self._groups.items():
+            if self._rows[signature] >= self._max_rows or now - group[0].arrived_s >= self._delay_s:
+                return signature
+        return None

@@ -1,0 +1,42 @@
+"""What a processor says of its own work, beside the rows it writes."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class ProcessorMetrics:
+    """The series of one model version's processor; nothing here is touched per request."""
+
+    def __init__(self, registry: CollectorRegistry, model: str, version: int) -> None:
+        labels = {"registry": registry, "labelnames": ("model", "version")}
+        mine = (model, str(version))
+        ended = Counter("millrace_processor_requests", "Requests ended here, by status.", ("model", "version", "status"), registry=registry)
+        buried = Counter("millrace_processor_buried", "Messages buried here.", ("model", "version", "reason"), registry=registry)
+        self.ended = _Bound(ended, mine)
+        self.buried = _Bound(buried, mine)
+        self.came_back = Counter("millrace_processor_came_back", "Deliveries that had been out before.", **labels).labels(*mine)
+        self._ok = ended.labels(*mine, "ok")
+        self._size = Histogram("millrace_processor_batch_rows", "Rows in a batch.", buckets=BATCH_BUCKETS, **labels).labels(*mine)
+        self._compute = Histogram("millrace_processor_compute_seconds", "Time of one call of the model.", buckets=SECONDS_BUCKETS, **labels).labels(*mine)
+
+    def computed(self, requests: int, rows: int, took_us: int) -> None:
+        """Count one batch."""
+        self._ok.inc(requests)
+        self._size.observe(rows)
+        self._compute.observe(took_us / 1e6)
+
+
+class _Bound:
+    """A counter whose first labels are fixed."""
+
+    def __init__(self, counter: Counter, first: tuple[str, ...]) -> None:
+        self._counter = counter
+        self._first = first
+
+    def labels(self, last: str) -> Counter:
+        """Return the child for the last label."""
+        return self._counter.labels(*self._first, last)

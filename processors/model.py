@@ -1,0 +1,103 @@
+"""A loaded model as the pipeline sees it: decode requests for it, compute a batch, encode the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from broker.errors import MillraceError
+from broker.header import Request
+from broker.outputs import Encoded, encode, encode_rows
+from broker.tensors import Inputs, assemble, check, decode, decode_raw
+from processors.batcher import Item
+from processors.config import ModelConfig
+from processors.runtimes.base import Runtime
+from processors.signature import signature
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """One successful call of the model: its items, their inputs and outputs in the same order, and when it ran."""
+
+    items: Sequence[Item]
+    inputs: Arrays
+    outputs: Arrays
+    started_us: int
+    computed_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A request that the model cannot compute."""
+
+    item: Item
+    error: MillraceError
+    started_us: int
+    computed_us: int
+
+
+class Model:
+    """One model version, loaded."""
+
+    def __init__(self, config: ModelConfig, version: int, runtime: Runtime) -> None:
+        self.config = config
+        self.version = version
+        self.runtime = runtime
+        self.batches = config.max_batch_size > 0
+        self.max_rows = max(1, config.max_batch_size)
+
+    def decode(self, request: Request) -> tuple[Inputs, int, Hashable]:
+        """Return a request's tensors, its rows and its signature; raises `Rejected` errors."""
+        if request.json_length == 0:
+            inputs = decode_raw(request.body, self.config.inputs, max_rows=self.max_rows)
+        else:
+            inputs = decode(request.body, request.json_length)
+        rows = check(inputs, self.config.inputs, max_rows=self.max_rows if self.batches else 1)
+        return inputs, rows, signature(inputs)
+
+    def infer(self, items: Sequence[Item]) -> tuple[Arrays, Arrays]:
+        """Compute a batch; raises `Failed` whatever the model's own code raised."""
+        if self.batches:
+            inputs = assemble([item.inputs.tensors for item in items], self.config.inputs)
+        else:
+            inputs = {name: np.array(array) for name, array in items[0].inputs.tensors.items()}
+        return inputs, self.runtime.infer(inputs)
+
+    def encode(self, computed: Computed) -> list[Encoded | MillraceError]:
+        """Return each item's answer body, or the error that stands in its place."""
+        version = str(self.version)
+        if not self.batches:
+            return [self._encode_one(computed, version)]
+        cuts, at = [], 0
+        for item in computed.items:
+            cuts.append((item.inputs.head, at, at + item.rows))
+            at += item.rows
+        return encode_rows(computed.outputs, cuts, model=computed.items[0].request.route.endpoint, version=version)
+
+    def _encode_one(self, computed: Computed, version: str) -> Encoded | MillraceError:
+        item = computed.items[0]
+        try:
+            return encode(computed.outputs, head=item.inputs.head, model=item.request.route.endpoint, version=version)
+        except MillraceError as exc:
+            return exc
+
+
+def describe(config: ModelConfig, versions: Sequence[int]) -> Mapping[str, Any]:
+    """Return what a model says of itself: the Open Inference Protocol's metadata and Triton's configuration."""
+    return {
+        "metadata": {
+            "name": config.name, "versions": [str(version) for version in versions], "platform": config.runtime,
+            "inputs": [_tensor(spec) for spec in config.inputs], "outputs": [_tensor(spec) for spec in config.outputs],
+        },
+        "config": config.json,
+        "max_batch_size": config.max_batch_size,
+    }  # fmt: skip
+
+
+def _tensor(spec: Any) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}

@@ -1,0 +1,342 @@
+"""Take, decode, infer, publish, ack: the life of a request inside a processor.
+
+A slot before a message: nothing is taken that could not be computed soon. While one batch is computed in the
+executor, the next is collected and the last one is being published. A delivery is acked when every request in it has
+its answer and its row confirmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from broker.answers import error_body
+from broker.base import Broker, Consumer
+from broker.bundle import requests_in, single
+from broker.endpoint import Endpoint
+from broker.errors import Expired, Failed, InvalidRequest, MillraceError, TryAgain
+from broker.events import Ended
+from broker.header import BY_WORD, Request, Status
+from broker.ids import now_us
+from broker.messages import Delivery, Outcome
+from broker.rows import Rows
+from broker.settling import Hold, Settling
+from broker.tasks import Tasks
+from broker.answering import Answering
+from processors.batcher import Batcher, Item
+from processors.metrics import ProcessorMetrics
+from processors.model import Broken, Computed, Model
+
+BATCHES_HELD = 4
+DEFAULT_ATTEMPTS = 3
+GIVE_BACK_PAUSE_S = 0.5
+PER_REQUEST = 2  # what a delivery waits for: an answer and a row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineSettings:
+    """How a pipeline runs."""
+
+    instance: str
+    grace_s: float = 20.0
+
+
+class Pipeline:
+    """One model's queue, from take to ack."""
+
+    def __init__(
+        self, broker: Broker, model: Model, endpoints: Mapping[str, Endpoint], settings: PipelineSettings,
+        metrics: ProcessorMetrics,
+    ) -> None:  # fmt: skip
+        self.model = model
+        self.queue = broker.channels.inputs(model.config.name, model.version)
+        self.settling = Settling(broker)
+        self._broker = broker
+        self._endpoints = endpoints
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"infer-{model.config.name}")
+        self._answering = Answering(broker)
+        self._held_limit = BATCHES_HELD * model.max_rows
+        self._rows = Rows(broker, endpoints, source=f"/millrace/{settings.instance}", pressed=self._is_pressed)
+        delay_s = model.config.max_queue_delay_us / 1e6
+        self._batcher = Batcher(max_rows=model.max_rows, delay_s=delay_s)
+        self._computing = 0
+        self._moved = asyncio.Event()
+        self._fill = 1.0
+        self._worker = Tasks()
+        self._side = Tasks()
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests wait or are computed here."""
+        return self._batcher.waiting_requests + self._computing
+
+    @property
+    def prefetch(self) -> int:
+        """How many broker messages may be held: four batches, by the observed fill."""
+        return max(2, round(self._held_limit / self._fill))
+
+    async def run(self, consumer: Consumer) -> None:
+        """Serve from `consumer` until it is stopped and everything held is settled."""
+        self._worker.spawn(self._work(), f"work-{self.queue}")
+        try:
+            while deliveries := await consumer.take(self.prefetch):
+                self._open_all(deliveries, consumer)
+                while not self._batcher.has_room:
+                    await self._movement()
+            await self.drain()
+        finally:
+            await self._worker.cancel()
+
+    async def run_alone(self, delivery: Delivery) -> None:
+        """Serve one request of the retry lane with nothing else in hand; bury it after too many attempts."""
+        request = self._only_request(delivery)
+        if request is None:
+            return
+        attempts = request.attempts + delivery.came_back
+        if attempts >= self._attempts_allowed(request):
+            await self._give_up(delivery, request, attempts)
+            return
+        self._admit(request._replace(attempts=attempts), self.settling.hold(delivery, PER_REQUEST), now_us())
+        while batch := self._batcher.pop():
+            self._finish(await self._compute(batch))
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Wait until all that was taken is computed, answered, recorded and acked."""
+        while self.in_flight:
+            await self._movement()
+        await self._side.drain()
+        await self._answering.outbox.drain()
+        await self._rows.drain()
+        await self.settling.drain()
+
+    def close(self) -> None:
+        """Let the executor go."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    # -- in: from deliveries to items
+
+    def _open_all(self, deliveries: Sequence[Delivery], consumer: Consumer) -> None:
+        taken_us = now_us()
+        back = [delivery for delivery in deliveries if delivery.came_back]
+        for delivery in deliveries:
+            if not delivery.came_back:
+                self._open(delivery, taken_us)
+        if back:
+            self._metrics.came_back.inc(len(back))
+            self._side.spawn(self._send_to_lane(back), "to-lane")
+        self._observe_fill(deliveries, consumer)
+
+    def _open(self, delivery: Delivery, taken_us: int) -> None:
+        try:
+            requests = requests_in(delivery.message)
+        except InvalidRequest as exc:
+            self._side.spawn(self._bury(delivery, "unreadable", 0, exc), "bury")
+            return
+        hold = self.settling.hold(delivery, PER_REQUEST * len(requests))
+        for request in requests:
+            self._admit(request, hold, taken_us)
+
+    def _admit(self, request: Request, hold: Hold, taken_us: int) -> None:
+        if request.deadline_us and taken_us > request.deadline_us:
+            self._end(request, hold, _too_late(request), taken_us)
+            return
+        try:
+            inputs, rows, signature = self.model.decode(request)
+        except MillraceError as exc:
+            self._end(request, hold, exc, taken_us)
+            return
+        self._batcher.put(signature, Item(request, inputs, rows, hold, taken_us, time.monotonic()))
+
+    def _observe_fill(self, deliveries: Sequence[Delivery], consumer: Consumer) -> None:
+        before = self.prefetch
+        mean = sum(delivery.message.count for delivery in deliveries) / len(deliveries)
+        self._fill += 0.1 * (mean - self._fill)
+        if not before / 2 < self.prefetch < before * 2:
+            consumer.resize(self.prefetch)
+
+    # -- the lane of what came back
+
+    async def _send_to_lane(self, deliveries: Sequence[Delivery]) -> None:
+        """Move each request of a delivery that came back, by itself, to the lane: a delivery is not an attempt."""
+        lane = self._broker.channels.retry(self.queue)
+        for delivery in deliveries:
+            try:
+                requests = requests_in(delivery.message)
+            except InvalidRequest as exc:
+                await self._bury(delivery, "unreadable", delivery.came_back, exc)
+                continue
+            await self._or_give_back(delivery, self._broker.forward([delivery], [single(lane, one) for one in requests]))
+
+    async def _or_give_back(self, delivery: Delivery, moving: Awaitable[Sequence[Outcome]]) -> None:
+        """Wait for a delivery's move; if it failed, give the delivery back, so that it is tried again."""
+        try:
+            if all(outcome.safe for outcome in await moving):
+                return
+        except TryAgain:
+            pass
+        await asyncio.sleep(GIVE_BACK_PAUSE_S)
+        await self._broker.requeue([delivery])
+
+    def _only_request(self, delivery: Delivery) -> Request | None:
+        try:
+            return requests_in(delivery.message)[0]
+        except (InvalidRequest, IndexError) as exc:
+            error = exc if isinstance(exc, InvalidRequest) else InvalidRequest("millrace bundle: it is empty")
+            self._side.spawn(self._bury(delivery, "unreadable", delivery.came_back, error), "bury")
+            return None
+
+    async def _give_up(self, delivery: Delivery, request: Request, attempts: int) -> None:
+        """Bury a request that ended its processor too often; its client hears `failed`, its row says so."""
+        error = Failed(
+            f"model {self.model.config.name} version {self.model.version}: the processor died {attempts} times with this"
+            f" request in hand; it is buried in {self._broker.channels.dead(self.queue)}"
+        )
+        hold = self.settling.hold(delivery, PER_REQUEST + 1)  # never acked through the hold: the burial acks it
+        self._end(request._replace(attempts=attempts), hold, error, now_us())
+        await self._answering.outbox.drain()
+        await self._rows.drain()
+        await self._bury(delivery, "attempts", attempts, error)
+        self.settling.held -= 1
+
+    async def _bury(self, delivery: Delivery, reason: str, attempts: int, error: MillraceError) -> None:
+        self._metrics.buried.labels(reason).inc()
+        burial = self._broker.bury(delivery, reason=reason, attempts=attempts, error=str(error))
+        await self._or_give_back(delivery, burial)
+
+    def _attempts_allowed(self, request: Request) -> int:
+        declared = self._endpoints.get(request.route.endpoint)
+        return declared.retry.attempts if declared else DEFAULT_ATTEMPTS
+
+    # -- compute
+
+    async def _work(self) -> None:
+        """Keep the executor busy: start the next batch before the last one is finished."""
+        done: list[Computed | Broken] = []
+        while True:
+            batch = self._batcher.pop() if done else await self._batcher.next()
+            self._computing += len(batch)
+            computing = asyncio.ensure_future(self._compute(batch)) if batch else None
+            if done:
+                if computing:
+                    await asyncio.sleep(0)  # let it reach the executor first
+                self._finish(done)
+                done = []
+            if computing:
+                done = await computing
+                self._computing -= len(batch)
+            self._moved.set()
+
+    async def _movement(self) -> None:
+        """Wait until the worker has taken or finished a batch."""
+        self._moved.clear()
+        await self._moved.wait()
+
+    async def _compute(self, batch: Sequence[Item]) -> list[Computed | Broken]:
+        batch = self._still_wanted(batch)
+        if not batch:
+            return []
+        return await self._loop.run_in_executor(self._executor, self._bisect, batch)
+
+    def _still_wanted(self, batch: Sequence[Item]) -> Sequence[Item]:
+        now = now_us()
+        late = [item for item in batch if item.request.deadline_us and now > item.request.deadline_us]
+        for item in late:
+            self._end(item.request, item.hold, _too_late(item.request), item.taken_us, item.rows)
+        return [item for item in batch if item not in late] if late else batch
+
+    def _bisect(self, batch: Sequence[Item]) -> list[Computed | Broken]:
+        """Compute a batch; if it fails, its halves, so that only the guilty request fails. Runs in the executor."""
+        started_us = now_us()
+        try:
+            inputs, outputs = self.model.infer(batch)
+        except MillraceError as exc:
+            if len(batch) == 1:
+                return [Broken(batch[0], exc, started_us, now_us())]
+            half = len(batch) // 2
+            return self._bisect(batch[:half]) + self._bisect(batch[half:])
+        return [Computed(batch, inputs, outputs, started_us, now_us())]
+
+    # -- out: answers and rows
+
+    def _finish(self, parts: Sequence[Computed | Broken]) -> None:
+        for part in parts:
+            if isinstance(part, Computed):
+                self._finish_computed(part)
+            else:
+                self._finish_broken(part)
+
+    def _finish_computed(self, part: Computed) -> None:
+        published_us, size = now_us(), sum(item.rows for item in part.items)
+        ended, holds, clean = [], [], True
+        for item, encoded in zip(part.items, self.model.encode(part), strict=True):
+            if isinstance(encoded, MillraceError):
+                clean = False
+                self._end(item.request, item.hold, encoded, item.taken_us, item.rows, part.started_us, part.computed_us, size)
+                continue
+            body, json_length = encoded
+            self._answering.answer(item.request, Status.OK, body, json_length, item.hold, _times(item, part))
+            ended.append(
+                Ended(item.request, item.rows, Status.OK, "", item.taken_us, part.started_us, part.computed_us, published_us, size)
+            )
+            holds.append(item.hold)
+        self._metrics.computed(len(ended), size, part.computed_us - part.started_us)
+        self._record(part, ended, holds, clean=clean)
+
+    def _record(self, part: Computed, ended: Sequence[Ended], holds: Sequence[Hold], *, clean: bool) -> None:
+        """Hand rows to the event log, one endpoint at a time; tensors only where they line up with the rows."""
+        endpoints = {end.request.route.endpoint for end in ended}
+        if len(endpoints) == 1 and clean and self.model.batches:
+            signature = tuple((name, array.dtype.str, array.shape[1:]) for name, array in (*part.inputs.items(), *part.outputs.items()))
+            self._rows.add(endpoints.pop(), signature, ended, holds, part.inputs, part.outputs)
+            return
+        for endpoint in endpoints:
+            mine = [i for i, end in enumerate(ended) if end.request.route.endpoint == endpoint]
+            self._rows.add(endpoint, None, [ended[i] for i in mine], [holds[i] for i in mine], None, None)
+
+    def _finish_broken(self, part: Broken) -> None:
+        item = part.item
+        if not self._retry_later(item, part.error):
+            self._end(item.request, item.hold, part.error, item.taken_us, item.rows, part.started_us, part.computed_us, 1)
+
+    def _retry_later(self, item: Item, error: MillraceError) -> bool:
+        """Send a failed request to the lane with one attempt more, if its endpoint wants that: no answer, no row yet."""
+        declared = self._endpoints.get(item.request.route.endpoint)
+        attempts = item.request.attempts + 1
+        if declared is None or error.status not in declared.retry.on or attempts >= declared.retry.attempts:
+            return False
+        again = item.request._replace(attempts=attempts)
+        lane = self._broker.channels.retry(self.queue)
+        item.hold.settle()  # the row is for later; the answer's share is settled when the lane has the request
+        self._answering.outbox.put_message(single(lane, again, delay_s=declared.retry.pause_s(attempts)), item.hold)
+        return True
+
+    def _end(
+        self, request: Request, hold: Hold, error: MillraceError, taken_us: int, rows: int = 1, started_us: int = 0,
+        computed_us: int = 0, batch: int = 0,
+    ) -> None:  # fmt: skip
+        """End a request without a result: its typed answer and its rows."""
+        status = BY_WORD[error.status]
+        times = (max(0, taken_us - request.accepted_us), 0, 0)
+        self._answering.answer(request, status, error_body(str(error)), None, hold, times)
+        ended = Ended(request, rows, status, str(error)[:1000], taken_us, started_us, computed_us, now_us(), batch)
+        self._rows.add(request.route.endpoint, None, [ended], [hold], None, None)
+        self._metrics.ended.labels(status.word).inc()
+
+    def _is_pressed(self) -> bool:
+        return self.settling.held >= max(1, self.prefetch // 2)
+
+
+def _too_late(request: Request) -> Expired:
+    allowed_ms = (request.deadline_us - request.accepted_us) / 1000
+    return Expired(f"the {allowed_ms:.0f} ms allowed were over before it was computed: allow more time or send less")
+
+
+def _times(item: Item, part: Computed) -> tuple[int, int, int]:
+    queued = max(0, item.taken_us - item.request.accepted_us)
+    return min(queued, 0xFFFFFFFF), max(0, part.started_us - item.taken_us), part.computed_us - part.started_us

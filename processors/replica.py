@@ -1,0 +1,154 @@
+"""One process that serves models: it loads them, runs their pipelines, and says how it is."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from broker.announcer import Announcer
+from broker.base import Broker
+from broker.declared import read_declared
+from broker.endpoint import Endpoint
+from broker.errors import MillraceError, TryAgain
+from broker.following import Following
+from broker.messages import Record
+from broker.tasks import Tasks
+from processors.config import read_config
+from processors.metrics import ProcessorMetrics
+from processors.model import Model, describe
+from processors.pipeline import Pipeline, PipelineSettings
+from processors.runtimes.registry import load
+
+LANE_EVERY_S = 1.0
+LANE_WAIT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSpec:
+    """Which model version a replica serves, and with what."""
+
+    instance: str
+    repository: Path
+    model: str
+    version: int
+    device: str = "auto"
+    threads: int = 1
+    grace_s: float = 20.0
+    metrics_port: int = 0
+
+
+class Replica:
+    """Serves one model version (N = 1 for now) until it is stopped."""
+
+    def __init__(self, broker: Broker, spec: ReplicaSpec, registry: CollectorRegistry) -> None:
+        self._broker = broker
+        self._spec = spec
+        self._registry = registry
+        self._endpoints: dict[str, Endpoint] = {}
+        self._stop = asyncio.Event()
+        self._tasks = Tasks()
+        self._pipeline: Pipeline | None = None
+        self._announcer = Announcer(
+            broker, instance=spec.instance, part="replica", model=spec.model, version=spec.version,
+            metrics_port=spec.metrics_port, in_flight=lambda: self._pipeline.in_flight if self._pipeline else 0,
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """Take no more; `run` returns when what is held is finished."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Load, serve, finish. Raises what loading raised, after it was announced."""
+        await self._announcer.say("loading")
+        self._tasks.spawn(self._announcer.beat(), "heartbeat")
+        following = Following(self._broker, self._broker.channels.declared, 0, self._fold)
+        self._tasks.spawn(following.run(), "declared")
+        try:
+            model = await self._load()
+            await following.caught_up.wait()
+            await self._serve(model)
+        except MillraceError as exc:
+            await self._announcer.say("failed", error=str(exc))
+            raise
+        finally:
+            await self._tasks.cancel()
+
+    async def _load(self) -> Model:
+        spec = self._spec
+        config = read_config(spec.repository / spec.model)
+        folder = spec.repository / spec.model / str(spec.version)
+        loop = asyncio.get_running_loop()
+        runtime = await loop.run_in_executor(None, lambda: load(folder, config, device=spec.device, threads=spec.threads))
+        await loop.run_in_executor(None, runtime.warm)
+        return Model(config, spec.version, runtime)
+
+    async def _serve(self, model: Model) -> None:
+        spec = self._spec
+        metrics = ProcessorMetrics(self._registry, spec.model, spec.version)
+        settings = PipelineSettings(instance=spec.instance, grace_s=spec.grace_s)
+        pipeline = self._pipeline = Pipeline(self._broker, model, self._endpoints, settings, metrics)
+        lane = self._broker.channels.retry(pipeline.queue)
+        await self._broker.declare(pipeline.queue)
+        await self._broker.declare(lane)
+        await self._announcer.say("ready", full=dict(describe(model.config, [spec.version])))
+        while not self._stop.is_set():
+            await self._serve_queue(pipeline, lane)
+            if not self._stop.is_set():
+                await self._serve_lane(pipeline, lane)
+        await self._announcer.say("stopped")
+        pipeline.close()
+        model.runtime.unload()
+
+    async def _serve_queue(self, pipeline: Pipeline, lane: str) -> None:
+        """Serve the main queue until the lane has something or the replica is stopped."""
+        consumer = self._broker.consume(pipeline.queue, pipeline.prefetch)
+        watch = self._tasks.spawn(self._wait_for_lane(lane), "lane-watch")
+        stopped = self._tasks.spawn(self._stop.wait(), "stop-watch")
+
+        async def interrupt() -> None:
+            await asyncio.wait((watch, stopped), return_when=asyncio.FIRST_COMPLETED)
+            await consumer.stop()
+
+        interrupting = self._tasks.spawn(interrupt(), "interrupt")
+        try:
+            await pipeline.run(consumer)
+        finally:
+            for task in (watch, stopped, interrupting):
+                task.cancel()
+
+    async def _wait_for_lane(self, lane: str) -> None:
+        while not await self._lane_depth(lane):
+            await asyncio.sleep(LANE_EVERY_S)
+
+    async def _serve_lane(self, pipeline: Pipeline, lane: str) -> None:
+        """Run what came back, each request alone and with nothing else in hand."""
+        consumer = self._broker.consume(lane, 1)
+        try:
+            while not self._stop.is_set() and await self._lane_depth(lane):
+                try:
+                    async with asyncio.timeout(LANE_WAIT_S):
+                        deliveries = await consumer.take(1)
+                except TimeoutError:
+                    continue
+                for delivery in deliveries:
+                    await pipeline.run_alone(delivery)
+        finally:
+            await consumer.stop()
+
+    async def _lane_depth(self, lane: str) -> int:
+        try:
+            return (await self._broker.depth(lane)).messages
+        except TryAgain:
+            return 0
+
+    def _fold(self, record: Record) -> None:
+        declared = read_declared(record)
+        if declared is None:
+            return
+        if declared.declaration is None:
+            self._endpoints.pop(declared.endpoint, None)
+        else:
+            self._endpoints[declared.endpoint] = declared.declaration

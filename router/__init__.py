@@ -1,0 +1,1 @@
+"""Which arm gets a request, and with what probability."""

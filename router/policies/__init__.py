@@ -1,0 +1,1 @@
+"""Policies, one a file, behind the protocol in base.py."""

@@ -1,0 +1,27 @@
+"""A snapshot: the probabilities that decisions are drawn from until the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Weights of the arms, in the order of their declaration; they need not sum to one."""
+
+    number: int
+    weights: tuple[float, ...]
+
+
+def masked(weights: Sequence[float], mask: int) -> list[float]:
+    """Return probabilities over the arms whose bit is set in `mask`.
+
+    If the mask leaves no weight at all, it is ignored: a queue may wait for an arm that is away, a request that
+    could go nowhere may not.
+    """
+    kept = [weight if mask >> arm & 1 else 0.0 for arm, weight in enumerate(weights)]
+    total = sum(kept)
+    if total <= 0.0:
+        kept, total = list(weights), sum(weights)
+    return [weight / total for weight in kept]

@@ -1,0 +1,161 @@
+"""The view of what is served: a fold of the `declared` and `status` logs, the same in every gateway and router."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.declared import read_declared
+from broker.endpoint import Endpoint, Target
+from broker.errors import Misconfigured, NotFound
+from broker.messages import Record
+from broker.status import SILENT_AFTER_S, Announcement, read_status
+from router.policy_config import read_policy
+from router.router import Router
+
+DEFAULT_BATCH = 32
+FRESH_S = 0.25
+
+
+@dataclass(slots=True)
+class Served:
+    """One model version: who serves it, and what it says of itself."""
+
+    model: str
+    version: int
+    heard: dict[str, tuple[str, float]] = field(default_factory=dict)  # instance -> (state, monotonic seconds)
+    full: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+class View:
+    """Endpoints and model versions as the logs tell them. `key` is the secret that decisions are drawn with."""
+
+    def __init__(self, key: bytes, clock: Callable[[], float] = time.monotonic) -> None:
+        self._key = key
+        self._clock = clock
+        self._declared: dict[str, Endpoint] = {}
+        self._routers: dict[str, Router] = {}
+        self._resolved: dict[str, tuple[Router, int, float]] = {}
+        self.versions: dict[str, dict[int, Served]] = {}
+        self.parts: dict[str, tuple[Announcement, float]] = {}
+
+    def fold_declared(self, record: Record) -> None:
+        """Take in a record of the `declared` log."""
+        declared = read_declared(record)
+        if declared is None:
+            return
+        self._routers.pop(declared.endpoint, None)
+        self._resolved.clear()
+        if declared.declaration is None:
+            self._declared.pop(declared.endpoint, None)
+        else:
+            self._declared[declared.endpoint] = declared.declaration
+
+    def fold_status(self, record: Record) -> None:
+        """Take in a record of the `status` log."""
+        said = read_status(record)
+        if said is None:
+            return
+        self.parts[said.instance] = (said, self._clock())
+        if said.part == "replica":
+            self._hear(said)
+
+    def endpoints(self) -> list[str]:
+        """Return the names that clients can address: declared endpoints, and models that none of them claims."""
+        return sorted({*self._declared, *self._unclaimed()})
+
+    def declaration(self, endpoint: str) -> Endpoint | None:
+        """Return what is declared for an endpoint, if it is."""
+        return self._declared.get(endpoint)
+
+    def resolve(self, endpoint: str) -> tuple[Router, int]:
+        """Return the router and the mask of an endpoint, at most `FRESH_S` old; raises NotFound."""
+        now = self._clock()
+        found = self._resolved.get(endpoint)
+        if found is None or found[2] < now:
+            router = self.router(endpoint)
+            found = self._resolved[endpoint] = (router, self.mask(router.endpoint), now + FRESH_S)
+        return found[0], found[1]
+
+    def router(self, endpoint: str) -> Router:
+        """Return the router of an endpoint; raises NotFound naming what there is."""
+        router = self._routers.get(endpoint)
+        if router is not None and (endpoint in self._declared or self._is_newest(router)):
+            return router
+        declaration = self._declared.get(endpoint) or self._implicit(endpoint)
+        try:
+            router = Router(declaration, read_policy(declaration), self._key)
+        except Misconfigured as exc:
+            raise NotFound(f"endpoint {endpoint} is declared wrongly: {exc}") from exc
+        self._routers[endpoint] = router
+        return router
+
+    def mask(self, endpoint: Endpoint) -> int:
+        """Return a bit for each arm that has a ready replica."""
+        bits = 0
+        for arm, target in enumerate(endpoint.arms.values()):
+            if self.is_ready(target.model, target.version):
+                bits |= 1 << arm
+        return bits
+
+    def is_known(self, endpoint: Endpoint) -> bool:
+        """Tell whether any arm's model version was ever announced, so that its queue is there to wait in."""
+        return any(self._find(target) is not None for target in endpoint.arms.values())
+
+    def is_ready(self, model: str, version: int) -> bool:
+        """Tell whether somebody serves a model version now."""
+        served = self.versions.get(model, {}).get(version)
+        if served is None:
+            return False
+        oldest = self._clock() - SILENT_AFTER_S
+        return any(state == "ready" and at >= oldest for state, at in served.heard.values())
+
+    def served(self, endpoint: Endpoint) -> Iterable[tuple[str, Served]]:
+        """Return (arm, model version) for every arm that was ever announced."""
+        for arm, target in endpoint.arms.items():
+            found = self._find(target)
+            if found is not None:
+                yield arm, found
+
+    def max_batch(self, model: str, version: int) -> int:
+        """Return the most requests that one bundle for a model version may hold."""
+        served = self.versions.get(model, {}).get(version)
+        return max(1, served.full.get("max_batch_size", DEFAULT_BATCH)) if served else DEFAULT_BATCH
+
+    def _hear(self, said: Announcement) -> None:
+        served = self.versions.setdefault(said.model, {}).setdefault(said.version, Served(said.model, said.version))
+        served.heard[said.instance] = (said.state, self._clock())
+        if said.full:
+            served.full = said.full
+        served.error = said.error
+        oldest = self._clock() - 10 * SILENT_AFTER_S
+        for instance in [who for who, (_, at) in served.heard.items() if at < oldest]:
+            del served.heard[instance]
+
+    def _find(self, target: Target) -> Served | None:
+        return self.versions.get(target.model, {}).get(target.version)
+
+    def _unclaimed(self) -> list[str]:
+        claimed = {target.model for endpoint in self._declared.values() for target in endpoint.arms.values()}
+        return [model for model in self.versions if model not in claimed]
+
+    def _implicit(self, model: str) -> Endpoint:
+        """An endpoint that nobody declared: a model under its own name, its newest ready version (or the newest)."""
+        if model not in self._unclaimed():
+            known = ", ".join(self.endpoints()) or "none yet"
+            raise NotFound(f"no endpoint or model {model!r}; there is: {known}")
+        version = self._newest(model)
+        return Endpoint(endpoint=model, arms={f"v{version}": f"{model}@{version}"})  # type: ignore[dict-item]
+
+    def _newest(self, model: str) -> int:
+        versions = self.versions[model]
+        ready = [version for version in versions if self.is_ready(model, version)]
+        return max(ready or versions)
+
+    def _is_newest(self, router: Router) -> bool:
+        name = router.endpoint.endpoint
+        (target,) = router.endpoint.arms.values()
+        return name in self.versions and name in self._unclaimed() and target.version == self._newest(name)

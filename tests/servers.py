@@ -1,0 +1,53 @@
+"""Where the real servers of the tests are, and who may kill them.
+
+The environment is asked first, then `.services.env`, which `make services` writes. A server that neither
+names skips the test; in CI it fails the test.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def rabbitmq_url() -> str:
+    """Return the AMQP address of a RabbitMQ that tests may fill with queues of their own prefix."""
+    return _address("MILLRACE_TEST_RABBITMQ_URL")
+
+
+def control_rabbitmq(*command: str) -> None:
+    """Run `start`, `kill`, `restart` or `alarm on|off` on the node, and return once it has happened.
+
+    Only a node that `make services` started is ours to kill: with a lent one the test is skipped.
+    """
+    rabbitmq_url()
+    script = _look_up("MILLRACE_TEST_RABBITMQ_CONTROL")
+    if script is None:
+        pytest.skip("this RabbitMQ is lent: it is not ours to kill")
+    subprocess.run([ROOT / script, *command], check=True, timeout=110, stdin=subprocess.DEVNULL)
+
+
+def _address(name: str) -> str:
+    value = _look_up(name)
+    if value is not None:
+        return value
+    reason = f"no {name} in the environment or .services.env: run `make services`"
+    if os.environ.get("CI"):  # noqa: TID251 - tests are no process of the product: settings do not know CI
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def _look_up(name: str) -> str | None:
+    return os.environ.get(name) or _written_addresses().get(name)  # noqa: TID251 - as above
+
+
+def _written_addresses() -> dict[str, str]:
+    file = ROOT / ".services.env"
+    if not file.exists():
+        return {}
+    return dict(line.split("=", 1) for line in file.read_text().splitlines() if "=" in line)
