@@ -18,7 +18,7 @@ def main(words: list[str]) -> int:
     if part not in PARTS:
         sys.stderr.write(f"part {part!r}: known parts are {', '.join(PARTS)} and replica\n")
         return 2
-    return installation.run(part)
+    return installation.run(part, with_parent=True)
 
 
 if __name__ == "__main__":

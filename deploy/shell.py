@@ -65,7 +65,7 @@ def run_part(
 async def _run(
     part: str, main: Callable[[Context], Awaitable[None]], host: str, port: int, *, with_parent: bool
 ) -> int:
-    context = Context(_instance(part), _registry(), asyncio.Event())
+    context = Context(_instance(part), _registry(), stop_on_signals())
     loop = asyncio.get_running_loop()
     died: list[str] = []
 
@@ -76,8 +76,6 @@ async def _run(
         main_task.cancel()
 
     loop.set_exception_handler(on_error)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, context.stop.set)
     server = _serve_pages(context, host, port)
     context.metrics_port = server.server_port
     parent = asyncio.create_task(_follow_parent(context.stop), name="parent") if with_parent else None
@@ -93,6 +91,14 @@ async def _run(
             parent.cancel()
         server.shutdown()
     return 0
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Return an event that SIGTERM and Ctrl-C set."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
 
 
 async def _follow_parent(stop: asyncio.Event) -> None:

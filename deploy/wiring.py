@@ -36,11 +36,11 @@ class Installation:
         """Return the installation's broker, not opened yet."""
         return connect(self.settings.broker_url, self.settings.channels)
 
-    def run(self, part: str) -> int:
-        """Run one part in this process, until a signal stops it; returns the exit status."""
+    def run(self, part: str, *, with_parent: bool) -> int:
+        """Run one part in this process, until a signal (or its parent's end) stops it; returns the exit status."""
         port = self.settings.metrics.port if part == "monitors" else 0
         mains = {"gateway": self._gateway, "router": self._router, "processors": self._processors, "monitors": self._monitors}
-        return run_part(part, mains[part], host=self.settings.metrics.host, port=port, with_parent=True)
+        return run_part(part, mains[part], host=self.settings.metrics.host, port=port, with_parent=with_parent)
 
     def run_replica(self, model: str, version: int) -> int:
         """Run one replica of a model version in this process."""
