@@ -79,6 +79,7 @@ class Processors(Declared):
     engine: Literal["process", "ray"] = "process"
     replicas: Replicas = Replicas()
     device: str = "auto"
+    gpus: float = Field(default=0.0, ge=0.0)
     threads: int = Field(default=1, ge=1, le=1024)
     grace: Duration = 20.0
 
@@ -186,6 +187,11 @@ def assignment_key(settings: Settings) -> bytes:
 def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment with flags added, for the processes it starts."""
     return {**os.environ, **{PREFIX + key.replace(".", "__").upper(): value for key, value in overrides.items()}}
+
+
+def own_environment() -> dict[str, str]:
+    """Return what in this process's environment is ours, for processes that do not inherit it."""
+    return {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def run_part(
 async def _run(
     part: str, main: Callable[[Context], Awaitable[None]], host: str, port: int, *, with_parent: bool
 ) -> int:
-    context = Context(_instance(part), _registry(), stop_on_signals())
+    context = context_of(part, stop_on_signals())
     loop = asyncio.get_running_loop()
     died: list[str] = []
 
@@ -76,8 +76,7 @@ async def _run(
         main_task.cancel()
 
     loop.set_exception_handler(on_error)
-    server = _serve_pages(context, host, port)
-    context.metrics_port = server.server_port
+    server = serve_pages(context, host, port)
     parent = asyncio.create_task(_follow_parent(context.stop), name="parent") if with_parent else None
     main_task = asyncio.ensure_future(main(context))
     try:
@@ -91,6 +90,11 @@ async def _run(
             parent.cancel()
         server.shutdown()
     return 0
+
+
+def context_of(part: str, stop: asyncio.Event) -> Context:
+    """Return the surroundings of a part in this process."""
+    return Context(_instance(part), _registry(), stop)
 
 
 def stop_on_signals() -> asyncio.Event:
@@ -125,7 +129,9 @@ class _Quiet(WSGIRequestHandler):
         """Scrapes are no news."""
 
 
-def _serve_pages(context: Context, host: str, port: int) -> WSGIServer:
+def serve_pages(context: Context, host: str, port: int) -> WSGIServer:
+    """Serve a process's pages from a thread of their own; notes the port in the context."""
+
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         status, kind, body = _page(context, environ.get("PATH_INFO", ""))
         start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
@@ -135,6 +141,7 @@ def _serve_pages(context: Context, host: str, port: int) -> WSGIServer:
         server = make_server(host, port, app, handler_class=_Quiet)
     except OSError as exc:
         raise Misconfigured(f"{host}:{port} cannot be listened on ({exc.strerror}): set metrics.port to another, or 0") from exc
+    context.metrics_port = server.server_port
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from broker.base import Broker, Limits
 from broker.connect import connect
-from deploy.settings import Settings, assignment_key, load_settings
-from deploy.shell import Context, run_part
+from deploy.settings import Settings, assignment_key, load_settings, own_environment
+from deploy.shell import Context, context_of, run_part, serve_pages
 
 if TYPE_CHECKING:  # a process imports the packages that it runs
     from processors.engine import Engine
-    from processors.replica import ReplicaSpec
+
+# The executor's thread comes back from every torch call to a busy loop: at Python's 5 ms it would wait longer than it works.
+SWITCH_INTERVAL_S = 0.0005
 
 PARTS = ("gateway", "router", "processors", "monitors")
 
@@ -46,26 +50,24 @@ class Installation:
         """Run one replica of a model version in this process."""
 
         async def main(context: Context) -> None:
-            from processors.replica import Replica
-
-            async with self.broker() as broker:
-                spec = self.replica_spec(context.instance, model, version, context.metrics_port)
-                replica = Replica(broker, spec, context.registry)
-                context.ready = True
-                await replica.run(context.stop)
+            await self.serve_replica(context, model, version)
 
         return run_part(f"replica-{model}-{version}", main, with_parent=True)
 
-    def replica_spec(self, instance: str, model: str, version: int, metrics_port: int) -> ReplicaSpec:
-        """Return how a replica of a model version is run."""
-        from processors.replica import ReplicaSpec
+    async def serve_replica(self, context: Context, model: str, version: int) -> None:
+        """Serve a model version until the context says stop."""
+        from processors.replica import Replica, ReplicaSpec
 
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         settings = self.settings
-        return ReplicaSpec(
-            instance=instance, repository=settings.repository_folder, model=model, version=version,
+        spec = ReplicaSpec(
+            instance=context.instance, repository=settings.repository_folder, model=model, version=version,
             device=settings.processors.device, threads=settings.processors.threads, grace_s=settings.processors.grace,
-            metrics_port=metrics_port,
+            metrics_port=context.metrics_port,
         )  # fmt: skip
+        async with self.broker() as broker:
+            context.ready = True
+            await Replica(broker, spec, context.registry).run(context.stop)
 
     def part_command(self, *words: str) -> list[str]:
         """Return the command line that runs a part of this installation."""
@@ -117,10 +119,23 @@ class Installation:
         if processors.engine == "ray":
             from processors.engine_ray import RayEngine
 
-            return RayEngine(self.path, grace_s=processors.grace, name=self.settings.prefix.rstrip("."))
+            work = functools.partial(serve_in_ray, str(self.path))
+            name = self.settings.prefix.rstrip(".").replace(".", "-")
+            return RayEngine(work, name=name, grace_s=processors.grace, environment=own_environment(), gpus=processors.gpus)
         from processors.engine_process import ProcessEngine
 
         def command(model: str, version: int, _: int) -> Sequence[str]:
             return self.part_command("replica", model, str(version))
 
         return ProcessEngine(command, grace_s=processors.grace)
+
+
+async def serve_in_ray(path: str, model: str, version: int, stop: asyncio.Event) -> None:
+    """The work of one replica inside a Ray actor, which has a loop and signals of its own."""
+    installation = Installation.at(Path(path))
+    context = context_of(f"replica-{model}-{version}", stop)
+    server = serve_pages(context, installation.settings.metrics.host, 0)
+    try:
+        await installation.serve_replica(context, model, version)
+    finally:
+        server.shutdown()
