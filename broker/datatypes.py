@@ -34,6 +34,7 @@ FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
 
 def datatype_of(dtype: np.dtype[Any]) -> str | None:
     """Return the protocol's name of a NumPy type, None where it has none."""
-    if dtype.kind in "SU":
+    known = DATATYPES.get(dtype.str)
+    if known is None and dtype.kind in "SU":
         return "BYTES"
-    return DATATYPES.get(dtype.newbyteorder("<").str)
+    return known or DATATYPES.get(dtype.newbyteorder("<").str)

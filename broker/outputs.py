@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from math import prod
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import orjson
 
-from broker.datatypes import FLOATS, Array, datatype_of
+from broker.datatypes import DTYPES, FLOATS, Array, datatype_of
 from broker.errors import Failed, InvalidRequest, MillraceError
 from broker.inference import Head, OutputHead, shown
 
@@ -28,28 +29,21 @@ MAX_TEMPLATES: Final = 1024
 _LENGTH: Final = struct.Struct("<I")
 
 
-class _Column(NamedTuple):
-    """One output: its rows as a contiguous array of two dimensions, and the shape that clients see of a row."""
+class _Field(NamedTuple):
+    """One output as one answer carries it."""
 
     name: str
     datatype: str
-    rows: Array
-    tail: tuple[int, ...]
-
-
-class _Template(NamedTuple):
-    """Text before each tensor's slot, then the end; `text` is the whole head where no slot is left open."""
-
-    wanted: tuple[tuple[str, bool], ...]
-    before: tuple[bytes, ...]
-    after: tuple[bytes, ...]
-    text: bytes | None
     binary: bool
 
 
-class _Plan(NamedTuple):
-    template: _Template
-    cuts: list[Cut]
+class _Template(NamedTuple):
+    """Text before and after each field's slot; `text` is the whole head, but its end, where no slot is left open."""
+
+    fields: tuple[_Field, ...]
+    before: tuple[bytes, ...]
+    after: tuple[bytes, ...]
+    text: bytes | None
 
 
 _templates: dict[tuple[Any, ...], _Template] = {}
@@ -60,8 +54,7 @@ def encode(outputs: Mapping[str, Array], *, head: Head, model: str, version: str
 
     Raises `InvalidRequest` for what was asked and cannot be given, `Failed` for what is no tensor of the protocol.
     """
-    columns = [_column(name, array, whole=True) for name, array in outputs.items()]
-    return _Batch(columns, model, version, whole=True).answer(head, 0, 1)
+    return _Batch(outputs, model, version, whole=True).answer(head, 0, 1)
 
 
 def encode_rows(
@@ -71,27 +64,27 @@ def encode_rows(
 
     The error that one item deserves stands in its place; the others are not touched by it.
     """
-    try:
-        rows = max([stop for _, _, stop in items], default=0)
-        columns = [_column(name, array, rows=rows) for name, array in outputs.items()]
-    except Failed as exc:
-        return [exc] * len(items)
-    batch = _Batch(columns, model, version, whole=False)
+    rows = max([stop for _, _, stop in items], default=0)
+    for name, array in outputs.items():
+        if not array.ndim or len(array) < rows:
+            reason = f"the model's output {name} has shape {list(array.shape)} for a batch of {rows} rows"
+            return [Failed(reason) for _ in items]
+    batch = _Batch(outputs, model, version, whole=False)
     return [batch.attempt(head, start, stop) for head, start, stop in items]
 
 
 class _Batch:
-    """Answers from one set of columns. What several items share is worked out once."""
+    """Answers from one set of outputs. What several items share is worked out once."""
 
-    __slots__ = ("_columns", "_cuts", "_model", "_plans", "_version", "_whole")
+    __slots__ = ("_cuts", "_outputs", "_plans", "_signature", "_whole")
 
-    def __init__(self, columns: Sequence[_Column], model: str, version: str, *, whole: bool) -> None:
-        self._columns = {column.name: column for column in columns}
-        self._model = model
-        self._version = version
+    def __init__(self, outputs: Mapping[str, Array], model: str, version: str, *, whole: bool) -> None:
+        shapes = [(name, array.dtype, array.shape if whole else array.shape[1:]) for name, array in outputs.items()]
+        self._signature = (model, version, tuple(shapes))
+        self._outputs = outputs
         self._whole = whole
-        self._plans: dict[tuple[Any, ...], _Plan] = {}
-        self._cuts: dict[tuple[str, bool], Cut] = {}
+        self._plans: dict[tuple[Any, ...], tuple[_Template, list[Cut]]] = {}
+        self._cuts: dict[_Field, Cut] = {}
 
     def attempt(self, head: Head, start: int, stop: int) -> Encoded | MillraceError:
         try:
@@ -100,10 +93,10 @@ class _Batch:
             return exc
 
     def answer(self, head: Head, start: int, stop: int) -> Encoded:
-        key = (head.outputs, head.binary_output, stop - start)
-        plan = self._plans.get(key)
+        asked = (head.outputs, head.binary_output, stop - start)
+        plan = self._plans.get(asked)
         if plan is None:
-            plan = self._plans[key] = self._plan(*key)
+            plan = self._plans[asked] = self._plan(asked)
         template, cuts = plan
         end = b"]}" if head.id is None else b'],"id":%b}' % orjson.dumps(head.id)
         if template.text is None:
@@ -111,89 +104,91 @@ class _Batch:
         text = template.text + end
         return b"".join([text, *[cut(start, stop) for cut in cuts]]), len(text)
 
-    def _plan(self, outputs: tuple[OutputHead, ...] | None, binary_output: bool, rows: int) -> _Plan:
-        shapes = tuple([(column.name, column.datatype, column.tail) for column in self._columns.values()])
-        key = (self._model, self._version, shapes, outputs, binary_output, None if self._whole else rows)
+    def _plan(self, asked: tuple[tuple[OutputHead, ...] | None, bool, int]) -> tuple[_Template, list[Cut]]:
+        key = (self._signature, self._whole, asked)
         template = _templates.get(key)
         if template is None:
             if len(_templates) >= MAX_TEMPLATES:
                 _templates.clear()
-            template = _templates[key] = self._template(_wanted(self._columns, outputs, binary_output), rows)
-        return _Plan(template, [self._cut(name, binary) for name, binary in template.wanted])
+            template = _templates[key] = self._template(*asked)
+        return template, [self._cut(field) for field in template.fields]
 
-    def _template(self, wanted: tuple[tuple[str, bool], ...], rows: int) -> _Template:
-        opening = b'{"model_name":%b,"model_version":%b,"outputs":[' % (
-            orjson.dumps(self._model),
-            orjson.dumps(self._version),
-        )
-        before: list[bytes] = []
-        after: list[bytes] = []
-        sizes: list[int | None] = []
-        for name, binary in wanted:
-            column = self._columns[name]
-            shape = column.tail if self._whole else (rows, *column.tail)
-            declared = orjson.dumps({"name": name, "datatype": column.datatype, "shape": shape})
-            slot = b',"parameters":{"binary_data_size":' if binary else b',"data":['
-            before.append((b"," if before else opening) + declared[:-1] + slot)
-            after.append(b"}}" if binary else b"]}")
-            fixed = binary and column.datatype != "BYTES"
-            sizes.append(prod(shape) * column.rows.itemsize if fixed else None)
+    def _template(self, outputs: tuple[OutputHead, ...] | None, binary_output: bool, rows: int) -> _Template:
+        fields = _fields(self._outputs, outputs, binary_output)
+        if not fields:
+            raise Failed("the model gave no outputs")
+        shapes = {name: shape if self._whole else (rows, *shape) for name, _, shape in self._signature[2]}
+        before = [_before(field, shapes[field.name]) for field in fields]
+        before[1:] = [b"," + text for text in before[1:]]
+        before[0] = _opening(*self._signature[:2]) + before[0]
+        after = [b"}}" if field.binary else b"]}" for field in fields]
         text = None
-        if all(size is not None for size in sizes):
-            text = b"".join([a + b"%d" % (size or 0) + b for a, size, b in zip(before, sizes, after, strict=True)])
-            text = text or opening
-        return _Template(wanted, tuple(before), tuple(after), text, any(binary for _, binary in wanted))
+        if all(field.binary and field.datatype != "BYTES" for field in fields):
+            sizes = [b"%d" % (prod(shapes[field.name]) * DTYPES[field.datatype].itemsize) for field in fields]
+            text = b"".join(chain.from_iterable(zip(before, sizes, after, strict=True)))
+        return _Template(fields, tuple(before), tuple(after), text)
 
-    def _cut(self, name: str, binary: bool) -> Cut:
-        cut = self._cuts.get((name, binary))
+    def _cut(self, field: _Field) -> Cut:
+        cut = self._cuts.get(field)
         if cut is None:
-            cut = self._cuts[name, binary] = _cut(self._columns[name], binary)
+            array = self._outputs[field.name]
+            rows = 1 if self._whole else len(array)
+            cut = self._cuts[field] = _cut(field, array.reshape(rows, array.size // rows if rows else 0))
         return cut
 
 
-def _wanted(
-    columns: Mapping[str, _Column], outputs: tuple[OutputHead, ...] | None, binary_output: bool
-) -> tuple[tuple[str, bool], ...]:
-    if outputs is None:
-        return tuple([(name, binary_output) for name in columns])
-    for output in outputs:
-        if output.name not in columns:
-            raise InvalidRequest(f"output {shown(output.name)} is not one of the model's: it has {', '.join(columns)}")
-    return tuple([(item.name, binary_output if item.binary is None else item.binary) for item in outputs])
+def _fields(
+    outputs: Mapping[str, Array], asked: tuple[OutputHead, ...] | None, binary_output: bool
+) -> tuple[_Field, ...]:
+    if asked is None:
+        return tuple([_Field(name, _datatype(name, array), binary_output) for name, array in outputs.items()])
+    for item in asked:
+        if item.name not in outputs:
+            raise InvalidRequest(f"output {shown(item.name)} is not one of the model's: it has {', '.join(outputs)}")
+    return tuple(
+        [
+            _Field(name, _datatype(name, outputs[name]), binary_output if binary is None else binary)
+            for name, binary in asked
+        ]
+    )
+
+
+def _datatype(name: str, array: Array) -> str:
+    datatype = datatype_of(array.dtype)
+    if datatype is None:
+        raise Failed(f"the model's output {name} has the type {array.dtype}, which the protocol cannot carry")
+    return datatype
+
+
+def _opening(model: str, version: str) -> bytes:
+    return b'{"model_name":%b,"model_version":%b,"outputs":[' % (orjson.dumps(model), orjson.dumps(version))
+
+
+def _before(field: _Field, shape: tuple[int, ...]) -> bytes:
+    declared = orjson.dumps({"name": field.name, "datatype": field.datatype, "shape": shape})
+    return declared[:-1] + (b',"parameters":{"binary_data_size":' if field.binary else b',"data":[')
 
 
 def _filled(template: _Template, cuts: list[Cut], start: int, stop: int, end: bytes) -> Encoded:
     text: list[bytes | memoryview] = []
     raw: list[bytes | memoryview] = []
-    for (_, binary), cut, before, after in zip(template.wanted, cuts, template.before, template.after, strict=True):
+    for field, cut, before, after in zip(template.fields, cuts, template.before, template.after, strict=True):
         value = cut(start, stop)
-        if binary:
+        if field.binary:
             raw.append(value)
             value = b"%d" % len(value)
         text += (before, value, after)
     text.append(end)
     body = b"".join(text)
-    return (body + b"".join(raw), len(body)) if template.binary else (body, None)
+    return (body + b"".join(raw), len(body)) if raw else (body, None)
 
 
-def _column(name: str, array: Array, *, rows: int = 0, whole: bool = False) -> _Column:
-    datatype = datatype_of(array.dtype)
-    if datatype is None:
-        raise Failed(f"the model's output {name} has the type {array.dtype}, which the protocol cannot carry")
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    if whole:
-        return _Column(name, datatype, array.reshape(1, array.size), array.shape)
-    if not array.ndim or len(array) < rows:
-        raise Failed(f"the model's output {name} has shape {list(array.shape)} for a batch of {rows} rows")
-    tail = array.shape[1:]
-    return _Column(name, datatype, array.reshape(len(array), prod(tail)), tail)
-
-
-def _cut(column: _Column, binary: bool) -> Cut:
-    if column.datatype == "BYTES":
-        return _cut_packed(column) if binary else _cut_strings(column)
-    return _cut_raw(column.rows) if binary else _cut_numbers(column)
+def _cut(field: _Field, rows: Array) -> Cut:
+    if field.datatype == "BYTES":
+        return _cut_packed(field.name, rows) if field.binary else _cut_strings(field.name, rows)
+    if not rows.dtype.isnative:
+        rows = rows.astype(rows.dtype.newbyteorder("="))
+    return _cut_raw(rows) if field.binary else _cut_numbers(field, rows)
 
 
 def _cut_raw(rows: Array) -> Cut:
@@ -202,21 +197,19 @@ def _cut_raw(rows: Array) -> Cut:
     return lambda start, stop: view[start * width : stop * width]
 
 
-def _cut_numbers(column: _Column) -> Cut:
-    if not len(column.rows):
+def _cut_numbers(field: _Field, rows: Array) -> Cut:
+    if not rows.size:
         return lambda start, stop: b""
-    text = orjson.dumps(np.ascontiguousarray(column.rows), option=orjson.OPT_SERIALIZE_NUMPY)
+    text = orjson.dumps(np.ascontiguousarray(rows), option=orjson.OPT_SERIALIZE_NUMPY)
     lines = text[2:-2].split(b"],[")
-    if not column.rows.shape[1]:
-        return lambda start, stop: b""
     # orjson writes NaN and infinity as null, and no other number has an n in it.
-    dirty = column.datatype in FLOATS and b"n" in text
+    dirty = field.datatype in FLOATS and b"n" in text
 
     def cut(start: int, stop: int) -> bytes:
         found = lines[start] if stop == start + 1 else b",".join(lines[start:stop])
         if dirty and b"n" in found:
             raise InvalidRequest(
-                f"output {column.name} holds NaN or infinity, which JSON cannot carry: "
+                f"output {field.name} holds NaN or infinity, which JSON cannot carry: "
                 "ask for it in binary (binary_data or binary_data_output)"
             )
         return found
@@ -224,25 +217,25 @@ def _cut_numbers(column: _Column) -> Cut:
     return cut
 
 
-def _cut_packed(column: _Column) -> Cut:
+def _cut_packed(name: str, rows: Array) -> Cut:
     def cut(start: int, stop: int) -> bytes:
         parts: list[bytes] = []
-        for element in column.rows[start:stop].ravel().tolist():
-            content = _content(column.name, element)
+        for element in rows[start:stop].ravel().tolist():
+            content = _content(name, element)
             parts += (_LENGTH.pack(len(content)), content)
         return b"".join(parts)
 
     return cut
 
 
-def _cut_strings(column: _Column) -> Cut:
+def _cut_strings(name: str, rows: Array) -> Cut:
     def cut(start: int, stop: int) -> bytes:
-        elements = [_content(column.name, element) for element in column.rows[start:stop].ravel().tolist()]
+        elements = [_content(name, element) for element in rows[start:stop].ravel().tolist()]
         try:
             return orjson.dumps([element.decode() for element in elements])[1:-1]
         except UnicodeDecodeError as exc:
             raise InvalidRequest(
-                f"output {column.name} holds bytes that are not UTF-8, which JSON cannot carry: "
+                f"output {name} holds bytes that are not UTF-8, which JSON cannot carry: "
                 "ask for it in binary (binary_data or binary_data_output)"
             ) from exc
 

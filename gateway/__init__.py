@@ -1,1 +1,1 @@
-"""HTTP and gRPC in front of the queues."""
+"""The Open Inference Protocol in front of the queues."""

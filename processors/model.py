@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from broker.errors import Failed, MillraceError
+from broker.errors import MillraceError
 from broker.header import Request
 from broker.outputs import Encoded, encode, encode_rows
 from broker.tensors import Inputs, assemble, check, decode, decode_raw
@@ -16,8 +16,6 @@ from processors.batcher import Item
 from processors.config import ModelConfig
 from processors.runtimes.base import Runtime
 from processors.signature import signature
-
-ERROR_CHARACTERS = 1000
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -64,14 +62,11 @@ class Model:
 
     def infer(self, items: Sequence[Item]) -> tuple[Arrays, Arrays]:
         """Compute a batch; raises `Failed` whatever the model's own code raised."""
-        inputs = assemble([item.inputs.tensors for item in items], self.config.inputs)
-        try:
-            return inputs, self.runtime.infer(inputs)
-        except MillraceError:
-            raise
-        except Exception as exc:
-            text = f"{type(exc).__name__}: {exc}"[:ERROR_CHARACTERS]
-            raise Failed(f"model {self.config.name} version {self.version} failed: {text}") from exc
+        if self.batches:
+            inputs = assemble([item.inputs.tensors for item in items], self.config.inputs)
+        else:
+            inputs = {name: np.array(array) for name, array in items[0].inputs.tensors.items()}
+        return inputs, self.runtime.infer(inputs)
 
     def encode(self, computed: Computed) -> list[Encoded | MillraceError]:
         """Return each item's answer body, or the error that stands in its place."""
@@ -96,7 +91,7 @@ def describe(config: ModelConfig, versions: Sequence[int]) -> Mapping[str, Any]:
     """Return what a model says of itself: the Open Inference Protocol's metadata and Triton's configuration."""
     return {
         "metadata": {
-            "name": config.name, "versions": [str(version) for version in versions], "platform": config.platform,
+            "name": config.name, "versions": [str(version) for version in versions], "platform": config.runtime,
             "inputs": [_tensor(spec) for spec in config.inputs], "outputs": [_tensor(spec) for spec in config.outputs],
         },
         "config": config.json,

@@ -25,7 +25,7 @@ from broker.messages import Delivery, Outcome
 from broker.rows import Rows
 from broker.settling import Hold, Settling
 from broker.tasks import Tasks
-from processors.answering import Answering
+from broker.answering import Answering
 from processors.batcher import Batcher, Item
 from processors.metrics import ProcessorMetrics
 from processors.model import Broken, Computed, Model

@@ -20,7 +20,7 @@ from processors.config import read_config
 from processors.metrics import ProcessorMetrics
 from processors.model import Model, describe
 from processors.pipeline import Pipeline, PipelineSettings
-from processors.runtimes.base import load
+from processors.runtimes.registry import load
 
 LANE_EVERY_S = 1.0
 LANE_WAIT_S = 1.0

@@ -16,6 +16,7 @@ from router.policy_config import read_policy
 from router.router import Router
 
 DEFAULT_BATCH = 32
+FRESH_S = 0.25
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class View:
         self._clock = clock
         self._declared: dict[str, Endpoint] = {}
         self._routers: dict[str, Router] = {}
+        self._resolved: dict[str, tuple[Router, int, float]] = {}
         self.versions: dict[str, dict[int, Served]] = {}
         self.parts: dict[str, tuple[Announcement, float]] = {}
 
@@ -46,6 +48,7 @@ class View:
         if declared is None:
             return
         self._routers.pop(declared.endpoint, None)
+        self._resolved.clear()
         if declared.declaration is None:
             self._declared.pop(declared.endpoint, None)
         else:
@@ -67,6 +70,15 @@ class View:
     def declaration(self, endpoint: str) -> Endpoint | None:
         """Return what is declared for an endpoint, if it is."""
         return self._declared.get(endpoint)
+
+    def resolve(self, endpoint: str) -> tuple[Router, int]:
+        """Return the router and the mask of an endpoint, at most `FRESH_S` old; raises NotFound."""
+        now = self._clock()
+        found = self._resolved.get(endpoint)
+        if found is None or found[2] < now:
+            router = self.router(endpoint)
+            found = self._resolved[endpoint] = (router, self.mask(router.endpoint), now + FRESH_S)
+        return found[0], found[1]
 
     def router(self, endpoint: str) -> Router:
         """Return the router of an endpoint; raises NotFound naming what there is."""

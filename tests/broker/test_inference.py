@@ -70,10 +70,10 @@ def test_heads_that_cannot_come_again_are_not_kept(document: dict[str, Any]) -> 
 
 
 def test_the_heads_kept_are_bounded() -> None:
-    for number in range(inference.MAX_KNOWN_HEADS + 10):
-        text = orjson.dumps({"inputs": [RAW], "parameters": {"n": number}})
-        parse_head(text, len(text))
-    assert len(inference._known_heads) == inference.MAX_KNOWN_HEADS
+    texts = [orjson.dumps({"inputs": [RAW], "parameters": {"n": n}}) for n in range(inference.MAX_KNOWN_HEADS + 1)]
+    heads = [parse_head(text, len(text)) for text in texts]
+    assert parse_head(texts[-1], len(texts[-1])) is heads[-1]
+    assert parse_head(texts[0], len(texts[0])) is not heads[0]
 
 
 def test_an_empty_tensor_needs_no_data() -> None:

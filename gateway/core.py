@@ -1,0 +1,54 @@
+"""What all routes of a gateway share: the broker, the view, the answers that are waited for, the rows of the door."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from broker.base import MESSAGE_LIMIT_BYTES, Broker
+from broker.errors import Unavailable
+from broker.rows import DOOR_LINGER_S, Rows
+from gateway.metrics import GatewayMetrics
+from gateway.pending import Pending
+from router.router import Router
+from router.view import View
+
+HEADER_ROOM_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """How a gateway runs."""
+
+    instance: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    body_limit_bytes: int = MESSAGE_LIMIT_BYTES - HEADER_ROOM_BYTES
+    pending_limit: int = 10_000
+    publish_patience_s: float = 10.0
+    grace_s: float = 15.0
+
+
+class Core:
+    """One gateway's shared parts."""
+
+    def __init__(self, broker: Broker, view: View, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
+        self.broker = broker
+        self.view = view
+        self.settings = settings
+        self.metrics = metrics
+        self.pending = Pending(broker, broker.channels.answers(settings.instance), limit=settings.pending_limit)
+        self.rows = Rows(broker, {}, source=f"/millrace/{settings.instance}", linger_s=DOOR_LINGER_S)
+        self.inputs = lru_cache(maxsize=1024)(broker.channels.inputs)
+
+    def resolve(self, endpoint: str) -> tuple[Router, int]:
+        """Return an endpoint's router and mask; raises NotFound, or Unavailable while none of its models was ever there."""
+        router, mask = self.view.resolve(endpoint)
+        if not mask and not self.view.is_known(router.endpoint):
+            arms = ", ".join(f"{target.model}@{target.version}" for target in router.endpoint.arms.values())
+            raise Unavailable(f"endpoint {endpoint}: no replica of {arms} has come up yet")
+        return router, mask
+
+    def max_batch(self, model: str, version: int) -> int:
+        """Return the most requests in one bundle for a model version."""
+        return self.view.max_batch(model, version)

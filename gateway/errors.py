@@ -1,0 +1,52 @@
+"""Our errors and statuses as HTTP: Triton's map, with `{"error": …}` in every body."""
+
+from __future__ import annotations
+
+import math
+
+from broker.errors import (
+    Expired,
+    Failed,
+    MillraceError,
+    NotFound,
+    QueueFull,
+    Rejected,
+    SlowDown,
+    TooLarge,
+    Unavailable,
+    Unreachable,
+)
+from broker.header import Status
+
+CODES: tuple[tuple[type[MillraceError], int], ...] = (
+    (NotFound, 404),
+    (TooLarge, 413),
+    (Rejected, 400),
+    (SlowDown, 429),
+    (Expired, 504),
+    (Unavailable, 503),
+    (Unreachable, 503),
+    (Failed, 500),
+)
+BY_STATUS = {
+    Status.OK: 200,
+    Status.INVALID: 400,
+    Status.EXPIRED: 504,
+    Status.FAILED: 500,
+    Status.OVERLOADED: 429,
+    Status.CANCELLED: 499,
+}
+RETRY_AFTER_S = 1.0
+
+
+def code_of(error: MillraceError) -> int:
+    """Return the HTTP status code of an error."""
+    return next((code for kind, code in CODES if isinstance(error, kind)), 500)
+
+
+def retry_after(error: MillraceError) -> str | None:
+    """Return what Retry-After says for an error that may be tried again, in whole seconds."""
+    if code_of(error) not in (429, 503):
+        return None
+    seconds = error.retry_after_s if isinstance(error, QueueFull) else None
+    return str(max(1, math.ceil(RETRY_AFTER_S if seconds is None else seconds)))

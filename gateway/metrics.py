@@ -1,0 +1,21 @@
+"""What a gateway says of itself, read when it is scraped: nothing here is touched per request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class GatewayMetrics:
+    """The series of one gateway."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._pending = Gauge("millrace_gateway_pending_requests", "Requests that wait for their answer here.", registry=registry)
+        self._unclaimed = Gauge("millrace_gateway_unclaimed_answers", "Answers that nobody waited for.", registry=registry)
+        self.feedback = Counter("millrace_gateway_feedback", "Feedback taken in.", ("endpoint",), registry=registry)
+
+    def watch(self, pending: Callable[[], float], unclaimed: Callable[[], float]) -> None:
+        """Read these numbers at each scrape."""
+        self._pending.set_function(pending)
+        self._unclaimed.set_function(unclaimed)

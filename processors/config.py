@@ -1,0 +1,221 @@
+"""A model's `config.pbtxt`, Triton's own format, as the part of it that we serve."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from broker.channels import check_name
+from broker.datatypes import DTYPES
+from broker.errors import Misconfigured
+from broker.inference import TensorSpec
+
+CONFIG_FILE: Final = "config.pbtxt"
+_PB2: Final = "tritonclient.grpc.model_config_pb2"
+
+RUNTIMES: Final[Mapping[str, str]] = {"pytorch": "model.pt", "python": "model.py"}
+"""The runtimes there are, and the file that each one loads where the config names no other."""
+
+_DATATYPES: Final[Mapping[str, str]] = {"TYPE_STRING" if name == "BYTES" else f"TYPE_{name}": name for name in DTYPES}
+_REFUSED: Final = ("reshape", "optional", "is_shape_tensor", "allow_ragged_batch", "is_non_linear_format_io")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionPolicy:
+    """Which of the versions in the repository are served: the newest few, the listed ones, or all."""
+
+    latest: int | None = None
+    only: frozenset[int] | None = None
+
+    def choose(self, versions: Iterable[int]) -> tuple[int, ...]:
+        """Return those to serve, oldest first."""
+        found = sorted(versions)
+        if self.only is not None:
+            return tuple([version for version in found if version in self.only])
+        return tuple(found[-self.latest :] if self.latest else found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What a model takes, gives and needs.
+
+    `max_batch_size` 0 means no batch dimension; otherwise it comes first in every shape, as -1. `preferred_batch_sizes`
+    and `max_queue_delay_us` are dynamic batching's. `json` is the whole config under Triton's own field names.
+    """
+
+    name: str
+    runtime: str
+    file: str
+    max_batch_size: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preferred_batch_sizes: tuple[int, ...]
+    max_queue_delay_us: int
+    instance_count: int
+    versions: VersionPolicy
+    parameters: Mapping[str, str]
+    json: Mapping[str, Any]
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Return the config of the model in `folder`. Raises `Misconfigured`, with the line where the text is wrong."""
+    path = folder / CONFIG_FILE
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError as exc:
+        raise Misconfigured(
+            f"{path} is missing: it must declare backend, max_batch_size, input and output, in Triton's format"
+        ) from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Misconfigured(f"{path} cannot be read: {exc}") from exc
+    return parse_config(text, model=folder.name, source=str(path))
+
+
+def parse_config(text: str, *, model: str, source: str) -> ModelConfig:
+    """Return the config in `text` for a model in a folder called `model`; `source` says where it came from."""
+    message = _parse(text, source)
+    check_name(f"{source}: model", model)
+    if message.name not in ("", model):
+        raise Misconfigured(f"{source}: name is {message.name!r}, but the folder is {model!r}: they must be equal")
+    for field in ("sequence_batching", "ensemble_scheduling"):
+        if message.HasField(field):
+            raise Misconfigured(f"{source}: {field} is not served: remove it, or serve this model with Triton")
+    if message.max_batch_size < 0:
+        raise Misconfigured(f"{source}: max_batch_size is {message.max_batch_size}, and must be at least 0")
+    runtime = _runtime(message, source)
+    batched = message.max_batch_size > 0
+    batching = message.dynamic_batching
+    return ModelConfig(
+        name=model,
+        runtime=runtime,
+        file=_file(message, runtime, source),
+        max_batch_size=message.max_batch_size,
+        inputs=_specs("input", message.input, source, batched=batched),
+        outputs=_specs("output", message.output, source, batched=batched),
+        preferred_batch_sizes=_preferred(batching.preferred_batch_size, message.max_batch_size, source),
+        max_queue_delay_us=batching.max_queue_delay_microseconds,
+        instance_count=_instances(message),
+        versions=_version_policy(message, source),
+        parameters={key: message.parameters[key].string_value for key in sorted(message.parameters)},
+        json={"name": model, "max_batch_size": 0, **_plain(message)},
+    )
+
+
+@cache
+def _messages() -> Any:
+    """Return Triton's generated messages without its client, whose package costs a second and 58 MB to import."""
+    if _PB2 in sys.modules:
+        return sys.modules[_PB2]
+    package = importlib.util.find_spec("tritonclient")
+    if package is None or not package.submodule_search_locations:
+        raise Misconfigured(f"{CONFIG_FILE} is read with tritonclient's messages: install millrace[triton]")
+    path = Path(package.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
+    spec = importlib.util.spec_from_file_location("processors._model_config_pb2", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise Misconfigured(f"{path} is missing: install millrace[triton] again")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _parse(text: str, source: str) -> Any:
+    from google.protobuf import text_format  # a hundred modules that only a reader of configs needs
+
+    try:
+        return text_format.Parse(text, _messages().ModelConfig())
+    except text_format.ParseError as exc:
+        raise Misconfigured(f"{source}: {exc} (line:column)") from exc
+
+
+def _runtime(message: Any, source: str) -> str:
+    backend = message.backend or {"pytorch_libtorch": "pytorch"}.get(message.platform, message.platform)
+    if backend in RUNTIMES:
+        return str(backend)
+    wanted = f"backend is {backend!r}" if backend else "backend is missing"
+    raise Misconfigured(f"{source}: {wanted}, and must be one of {', '.join(RUNTIMES)}")
+
+
+def _file(message: Any, runtime: str, source: str) -> str:
+    name = message.default_model_filename or RUNTIMES[runtime]
+    if Path(name).name != name:
+        raise Misconfigured(f"{source}: default_model_filename is {name!r}, and must be a plain file name")
+    return str(name)
+
+
+def _specs(kind: str, entries: Any, source: str, *, batched: bool) -> tuple[TensorSpec, ...]:
+    specs = tuple([_spec(kind, entry, source, batched=batched) for entry in entries])
+    names = [spec.name for spec in specs]
+    if not specs:
+        raise Misconfigured(f"{source}: no {kind} is declared, and a model has at least one")
+    if len(set(names)) < len(names):
+        raise Misconfigured(f"{source}: the {kind}s {', '.join(names)} do not all have names of their own")
+    return specs
+
+
+def _spec(kind: str, entry: Any, source: str, *, batched: bool) -> TensorSpec:
+    where = f"{source}: {kind} {entry.name!r}"
+    if not entry.name:
+        raise Misconfigured(f"{source}: an {kind} has no name")
+    for field, _ in entry.ListFields():
+        if field.name in _REFUSED:
+            raise Misconfigured(f"{where}: {field.name} is not served: remove it, or serve this model with Triton")
+    written = _messages().DataType.Name(entry.data_type)
+    datatype = _DATATYPES.get(written)
+    if datatype is None:
+        raise Misconfigured(f"{where}: data_type is {written}, and must be one of {', '.join(_DATATYPES)}")
+    if any(dimension != -1 and dimension < 1 for dimension in entry.dims):
+        raise Misconfigured(f"{where}: dims are {list(entry.dims)}, and each must be at least 1, or -1 for any size")
+    return TensorSpec(entry.name, datatype, (-1, *entry.dims) if batched else tuple(entry.dims))
+
+
+def _preferred(sizes: Iterable[int], max_batch_size: int, source: str) -> tuple[int, ...]:
+    preferred = tuple(sorted(set(sizes)))
+    if preferred and not 1 <= preferred[0] <= preferred[-1] <= max_batch_size:
+        raise Misconfigured(
+            f"{source}: preferred_batch_size is {list(preferred)}, and each must be from 1 to "
+            f"max_batch_size ({max_batch_size})"
+        )
+    return preferred
+
+
+def _instances(message: Any) -> int:
+    return sum([group.count or 1 for group in message.instance_group]) or 1
+
+
+def _version_policy(message: Any, source: str) -> VersionPolicy:
+    policy = message.version_policy
+    if policy.HasField("latest"):
+        return VersionPolicy(latest=policy.latest.num_versions or 1)
+    if not policy.HasField("specific"):
+        return VersionPolicy()
+    wrong = [version for version in policy.specific.versions if version < 1]
+    if wrong or not policy.specific.versions:
+        raise Misconfigured(f"{source}: version_policy is specific: it must list versions, integers of at least 1")
+    return VersionPolicy(only=frozenset(policy.specific.versions))
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    """Return what is set in a message as JSON values; protobuf's own writer makes strings of 64-bit integers."""
+    return {field.name: _plain_field(field, value) for field, value in message.ListFields()}
+
+
+def _plain_field(field: Any, value: Any) -> Any:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        inner = field.message_type.fields_by_name["value"]
+        return {str(key): _plain_value(inner, value[key]) for key in sorted(value)}
+    if isinstance(value, str | bytes | int | float) or hasattr(value, "ListFields"):
+        return _plain_value(field, value)
+    return [_plain_value(field, item) for item in value]
+
+
+def _plain_value(field: Any, value: Any) -> Any:
+    if field.message_type is not None:
+        return _plain(value)
+    if field.enum_type is not None:
+        return field.enum_type.values_by_number[value].name
+    return value.decode("latin-1") if isinstance(value, bytes) else value

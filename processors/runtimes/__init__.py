@@ -1,0 +1,1 @@
+"""What computes a model: one file for each kind of runtime."""

@@ -1,0 +1,110 @@
+"""What every runtime promises, and the checks that hold for all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from broker.datatypes import DTYPES, Array, datatype_of
+from broker.errors import Failed, MillraceError, Misconfigured
+from broker.inference import TensorSpec
+from processors.config import ModelConfig
+
+_MAX_TEXT: Final = 500
+
+
+class Runtime(ABC):
+    """A loaded version of a model. All of it blocks, and is called from one thread at a time."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, config: ModelConfig, *, device: str, threads: int) -> Runtime:
+        """Return the version in `folder`, ready to infer.
+
+        `device` is `cpu`, `cuda`, `cuda:N`, or `auto` for the first one there is. Raises `Misconfigured` for what
+        a person must mend.
+        """
+
+    @abstractmethod
+    def compute(self, inputs: dict[str, Array]) -> Mapping[str, Array]:
+        """Return the outputs for writable inputs batched along axis 0; may raise anything."""
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Give back what the model holds. Nothing is called after it."""
+
+    def warm(self) -> None:
+        """Compute something, so that the first request does not wait for what is done once. Raises `Failed`."""
+        for _ in range(2):
+            self.infer({spec.name: _zeros(spec) for spec in self.config.inputs})
+
+    def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Return exactly the declared outputs for checked inputs, row for row. Raises `Failed`."""
+        try:
+            outputs = self.compute(inputs)
+        except MillraceError:
+            raise
+        except (Exception, SystemExit) as exc:
+            raise Failed(f"model {self.config.name} failed: {described(exc)}") from exc
+        rows = len(next(iter(inputs.values()))) if self.config.max_batch_size else None
+        return _checked(outputs, self.config, rows)
+
+
+def described(exc: BaseException) -> str:
+    """Return the type and the text of an error, bounded: a model's own can be pages."""
+    text = f"{type(exc).__name__}: {exc}".strip()
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
+
+
+def model_file(folder: Path, config: ModelConfig) -> Path:
+    """Return the file that a runtime loads. Raises `Misconfigured` if it is not there."""
+    path = folder / config.file
+    if not path.is_file():
+        raise Misconfigured(f"{path} is missing: model {config.name} has nothing to load")
+    return path
+
+
+def _zeros(spec: TensorSpec) -> Array:
+    shape = [1 if dimension < 0 else dimension for dimension in spec.shape]
+    if spec.datatype == "BYTES":
+        return np.full(shape, b"", dtype=object)
+    return np.zeros(shape, dtype=DTYPES[spec.datatype])
+
+
+def _checked(outputs: Mapping[str, Array], config: ModelConfig, rows: int | None) -> dict[str, Array]:
+    if not isinstance(outputs, Mapping):
+        raise Failed(f"model {config.name} returned {type(outputs).__name__}: it must be a dict of output arrays")
+    checked: dict[str, Array] = {}
+    for spec in config.outputs:
+        array = outputs.get(spec.name)
+        if array is None:
+            raise Failed(f"model {config.name} returned no output {spec.name}: it returned {_names(outputs)}")
+        _check(array, spec, config.name, rows)
+        checked[spec.name] = array
+    if len(outputs) > len(checked):
+        extra = {name: array for name, array in outputs.items() if name not in checked}
+        raise Failed(f"model {config.name} returned {_names(extra)}: its config declares no such output")
+    return checked
+
+
+def _check(array: Array, spec: TensorSpec, model: str, rows: int | None) -> None:
+    where = f"model {model}: output {spec.name}"
+    if not isinstance(array, np.ndarray):
+        raise Failed(f"{where} is a {type(array).__name__}, and must be a NumPy array")
+    if datatype_of(array.dtype) != spec.datatype:
+        raise Failed(f"{where} is {array.dtype}, and its config declares {spec.datatype}: convert it in the model")
+    shape = spec.shape if rows is None else (rows, *spec.shape[1:])
+    same = zip(shape, array.shape, strict=False)
+    if len(shape) != array.ndim or any(want not in (-1, have) for want, have in same):
+        raise Failed(f"{where} has shape {list(array.shape)}, and must have {list(shape)} (-1 is any size)")
+
+
+def _names(outputs: Mapping[str, Array]) -> str:
+    return ", ".join([str(name)[:100] for name in list(outputs)[:20]]) or "nothing"

@@ -1,0 +1,34 @@
+"""What two requests must have in common to run in one batch."""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from broker.inference import Head
+from broker.tensors import Inputs
+
+Signature: TypeAlias = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""Name, datatype and shape without the batch dimension of each input, by name: equal ones can be joined."""
+
+_MAX_KNOWN: Final = 4096
+_known: dict[Head, Signature] = {}
+
+
+def signature(inputs: Inputs) -> Signature:
+    """Return the signature of a checked request of a model that batches. Remembers shared heads."""
+    head = inputs.head
+    if not head.shared:
+        return _signature(head)
+    known = _known.get(head)
+    if known is None:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        known = _known[head] = _signature(head)
+    return known
+
+
+def _signature(head: Head) -> Signature:
+    entries = [(item.name, item.datatype, item.shape[1:]) for item in head.inputs]
+    if len(entries) > 1:
+        entries.sort()
+    return tuple(entries)

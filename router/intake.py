@@ -1,0 +1,99 @@
+"""A queue client's message read as a request. Everything in it is hostile until it is here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from broker.channels import Channels
+from broker.errors import InvalidRequest
+from broker.header import Reply
+from broker.ids import derived_uid, new_uid
+from broker.messages import JSON_LENGTH_HEADER, Delivery, Message
+
+FIRST_BYTES = 64 * 1024
+KEY_CHARACTERS = 256
+TIMEOUT_LIMIT_MS = 7 * 24 * 3600 * 1000
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+CLOUD = ("cloudEvents_", "cloudEvents:")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a client's headers say."""
+
+    reply: Reply
+    reply_to: str
+    timeout_ms: int | None
+    json_length: int | None
+    key: str
+    trace: str
+    extra: bytes
+
+
+def identity(endpoint: str, delivery: Delivery, origin: bytes | None, now_us: int) -> bytes:
+    """Return the request's uid: the same for every redelivery, as far as the broker lets us tell."""
+    message = delivery.message
+    if origin is not None:
+        return derived_uid(b"origin", endpoint.encode(), origin)
+    if not message.message_id:
+        return new_uid(now_us)
+    texts = (endpoint, message.user_id or "", message.reply_to or "", message.message_id, str(message.timestamp_s or ""))
+    parts = [text.encode("utf-8", "surrogateescape") for text in texts]
+    return derived_uid(*parts, str(len(message.body)).encode(), message.body[:FIRST_BYTES])
+
+
+def where_to_answer(message: Message, channels: Channels) -> tuple[Reply, str]:
+    """Return how a client is answered; a reply address of ours is not one."""
+    if message.reply_to and channels.may_be_answered_at(message.reply_to):
+        return Reply.CLIENT, message.reply_to
+    return Reply.RESULTS, ""
+
+
+def read_headers(message: Message, channels: Channels) -> Asked:
+    """Read a client's headers; raises InvalidRequest naming the header and its value."""
+    headers = message.headers
+    if message.reply_to and not channels.may_be_answered_at(message.reply_to):
+        raise InvalidRequest(f"reply_to {message.reply_to!r} is a channel of ours: name a queue of your own")
+    reply, reply_to = where_to_answer(message, channels)
+    return Asked(
+        reply=reply, reply_to=reply_to,
+        timeout_ms=_number(headers, "timeout_ms", 1, TIMEOUT_LIMIT_MS),
+        json_length=_number(headers, JSON_LENGTH_HEADER, 0, len(message.body)),
+        key=_text(headers, "key")[:KEY_CHARACTERS], trace=_trace(headers), extra=_extra(headers),
+    )  # fmt: skip
+
+
+def _number(headers: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    value = headers.get(name)
+    if value is None:
+        return None
+    text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    if isinstance(value, bool) or not re.fullmatch(r"-?\d{1,18}", text) or not least <= int(text) <= most:
+        raise InvalidRequest(f"header {name}: {text[:100]!r} is not a whole number from {least} to {most}")
+    return int(text)
+
+
+def _text(headers: Mapping[str, Any], name: str) -> str:
+    value = headers.get(name, "")
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text.encode("utf-8", "replace").decode()
+
+
+def _trace(headers: Mapping[str, Any]) -> str:
+    value = _text(headers, "traceparent")
+    return value if TRACEPARENT.fullmatch(value) else ""
+
+
+def _extra(headers: Mapping[str, Any]) -> bytes:
+    extra: dict[str, Any] = {}
+    if "tracestate" in headers:
+        extra["tracestate"] = _text(headers, "tracestate")[:512]
+    cloud = {name[len(CLOUD[0]) :]: _text(headers, name)[:512] for name in headers if name.startswith(CLOUD)}
+    if cloud:
+        extra["cloud_events"] = cloud
+    return orjson.dumps(extra) if extra else b""

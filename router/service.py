@@ -1,0 +1,243 @@
+"""The router for clients of the queue: it takes `requests.<endpoint>`, decides, and forwards to the model's queue.
+
+A source is acked when what was forwarded is safe. Waiting happens here, not in the model's queue: that is kept short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from broker.announcer import Announcer
+from broker.answering import Answering
+from broker.answers import error_body
+from broker.base import Broker, Since
+from broker.bundle import BUNDLE_LIMIT_BYTES, bundle
+from broker.errors import Expired, MillraceError, TryAgain
+from broker.events import Ended
+from broker.following import Following
+from broker.header import BY_WORD, Form, Reply, Request, Route, pack_route, pack_ticket
+from broker.ids import now_us
+from broker.messages import UNKNOWN, Delivery, Outcome
+from broker.rows import DOOR_LINGER_S, Rows
+from broker.settling import Settling
+from broker.status import FULL_EVERY_S
+from broker.tasks import Tasks
+from router.intake import identity, read_headers, where_to_answer
+from router.router import Router
+from router.view import View
+
+TAKE = 256
+PREFETCH = 1024
+LOOK_S = 0.25
+KEEP_REQUESTS = 4096  # in a model's queue; what is more waits in the endpoint's
+PAUSE_FIRST_S = 0.05
+PAUSE_LONGEST_S = 1.0
+PER_REQUEST = 2  # what a refused request waits for: its answer and its row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """How a router service runs."""
+
+    instance: str
+    metrics_port: int = 0
+
+
+async def run(broker: Broker, settings: RouterSettings, key: bytes, stop: asyncio.Event) -> None:
+    """Serve every endpoint that is declared or announced, until `stop` is set."""
+    view, tasks = View(key), Tasks()
+    start = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
+    await broker.declare(broker.channels.declared)
+    await broker.declare(broker.channels.status)
+    declared = Following(broker, broker.channels.declared, 0, view.fold_declared)
+    status = Following(broker, broker.channels.status, start, view.fold_status)
+    tasks.spawn(declared.run(), "declared")
+    tasks.spawn(status.run(), "status")
+    announcer = Announcer(broker, instance=settings.instance, part="router", metrics_port=settings.metrics_port)
+    await declared.caught_up.wait()
+    await status.caught_up.wait()
+    await announcer.say("ready")
+    tasks.spawn(announcer.beat(), "heartbeat")
+    service = Service(broker, view, settings)
+    while not stop.is_set():
+        await service.look()
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await stop.wait()
+        except TimeoutError:
+            continue
+    await service.close()
+    await announcer.say("stopped")
+    await tasks.cancel()
+
+
+class Service:
+    """One consumer for each endpoint."""
+
+    def __init__(self, broker: Broker, view: View, settings: RouterSettings) -> None:
+        self._broker = broker
+        self._view = view
+        self._tasks = Tasks()
+        self._serving: dict[str, EndpointService] = {}
+        self._settings = settings
+
+    async def look(self) -> None:
+        """Start to serve endpoints that are new."""
+        for endpoint in self._view.endpoints():
+            if endpoint not in self._serving:
+                await self._broker.declare(self._broker.channels.requests(endpoint))
+                await self._broker.declare(self._broker.channels.results(endpoint))
+                service = self._serving[endpoint] = EndpointService(self._broker, self._view, endpoint, self._settings.instance)
+                self._tasks.spawn(service.run(), f"endpoint-{endpoint}")
+
+    async def close(self) -> None:
+        """Take no more, finish what is held."""
+        for service in self._serving.values():
+            await service.stop()
+        await self._tasks.drain()
+
+
+class EndpointService:
+    """Takes one endpoint's requests and forwards them by its router's plan."""
+
+    def __init__(self, broker: Broker, view: View, endpoint: str, instance: str) -> None:
+        self._broker = broker
+        self._view = view
+        self._endpoint = endpoint
+        self._consumer = broker.consume(broker.channels.requests(endpoint), PREFETCH)
+        self._settling = Settling(broker)
+        self._answering = Answering(broker)
+        self._rows = Rows(broker, {}, source=f"/millrace/{instance}", linger_s=DOOR_LINGER_S)
+        self._tasks = Tasks()
+        self._looked: dict[str, float] = {}
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Forward until stopped; then wait until all that was taken is safe elsewhere."""
+        while deliveries := await self._consumer.take(TAKE):
+            groups = self._group(deliveries)
+            for queue in {queue for queue, _ in groups}:
+                await self._keep_short(queue)
+            for (queue, route), items in groups.items():
+                for part in _parts(items, self._view.max_batch(route.model, route.version)):
+                    self._tasks.spawn(self._forward(queue, route, part), "forward")
+        await self._tasks.drain()
+        await self._answering.outbox.drain()
+        await self._rows.drain()
+        await self._settling.drain()
+
+    async def stop(self) -> None:
+        """Take no more."""
+        self._stopping = True
+        await self._consumer.stop()
+
+    def _group(self, deliveries: Sequence[Delivery]) -> dict[tuple[str, Route], list[tuple[Delivery, Request]]]:
+        groups: defaultdict[tuple[str, Route], list[tuple[Delivery, Request]]] = defaultdict(list)
+        now = now_us()
+        for delivery in deliveries:
+            uid = identity(self._endpoint, delivery, self._broker.origin(delivery), now)
+            try:
+                request = self._plan(delivery, uid, now)
+            except MillraceError as exc:
+                self._refuse(delivery, uid, exc, now)
+                continue
+            route = request.route
+            groups[self._broker.channels.inputs(route.model, route.version), route].append((delivery, request))
+        return groups
+
+    def _plan(self, delivery: Delivery, uid: bytes, now: int) -> Request:
+        """Decide where a request goes; raises what is wrong with it."""
+        message = delivery.message
+        asked = read_headers(message, self._broker.channels)
+        router, mask = self._view.resolve(self._endpoint)
+        drawn_by = asked.key.encode() if router.sticky and asked.key else uid
+        plan = router.plan(drawn_by, mask)
+        leg = plan.legs[0]
+        reply = Reply.NOWHERE if asked.reply is Reply.RESULTS and router.endpoint.results == "none" else asked.reply
+        route = Route(
+            endpoint=self._endpoint, arm=leg.arm, model=leg.model, version=leg.version, snapshot=plan.snapshot,
+            mask=plan.mask, policy=plan.policy, tenant=message.user_id or "", reply=reply, reply_to=asked.reply_to,
+        )  # fmt: skip
+        allowed_us = int(_allowed_ms(router, asked.timeout_ms) * 1000)
+        return Request(
+            route, uid, now, now + allowed_us, leg.propensity, asked.json_length, 0, asked.key, message.correlation_id or "",
+            asked.trace, asked.extra, message.body,
+        )  # fmt: skip
+
+    def _refuse(self, delivery: Delivery, uid: bytes, error: MillraceError, now: int) -> None:
+        """Answer a request that goes nowhere, and write its row."""
+        reply, reply_to = where_to_answer(delivery.message, self._broker.channels)
+        route = Route(endpoint=self._endpoint, arm="", model="", version=0, reply=reply, reply_to=reply_to)
+        correlation = delivery.message.correlation_id or ""
+        request = Request(route, uid, now, 0, 0.0, None, 0, "", correlation, "", b"", b"")
+        self._end(request, delivery, error)
+
+    def _end(self, request: Request, delivery: Delivery, error: MillraceError) -> None:
+        hold = self._settling.hold(delivery, PER_REQUEST)
+        status = BY_WORD[error.status]
+        self._answering.answer(request, status, error_body(str(error)), None, hold, (0, 0, 0))
+        ended = Ended(request, 1, status, str(error), request.accepted_us, 0, 0, now_us(), 0)
+        self._rows.add(self._endpoint, None, [ended], [hold], None, None)
+
+    async def _keep_short(self, queue: str) -> None:
+        """Wait while a model's queue holds enough: what is not in it can still be cancelled, or go elsewhere."""
+        while not self._stopping and time.monotonic() - self._looked.get(queue, 0.0) > LOOK_S / 2:
+            try:
+                depth = await self._broker.depth(queue)
+            except TryAgain:
+                return
+            if depth.requests < KEEP_REQUESTS:
+                self._looked[queue] = time.monotonic()
+                return
+            await asyncio.sleep(PAUSE_FIRST_S)
+
+    async def _forward(self, queue: str, route: Route, items: list[tuple[Delivery, Request]]) -> None:
+        """Publish a bundle until it is safe, then ack its sources; who waits too long is told so."""
+        pause_s = PAUSE_FIRST_S
+        while items:
+            outcome = await self._attempt(queue, route, items)
+            if outcome.safe:
+                return
+            if self._stopping:  # unacked sources come back to the next router
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_LONGEST_S)
+            now = now_us()
+            for delivery, request in [item for item in items if item[1].deadline_us < now]:
+                self._end(request, delivery, Expired(f"its model's queue took nothing for as long as was allowed ({outcome})"))
+            items = [item for item in items if item[1].deadline_us >= now]
+
+    async def _attempt(self, queue: str, route: Route, items: Sequence[tuple[Delivery, Request]]) -> Outcome:
+        parts: list[bytes | memoryview] = []
+        for _, request in items:
+            parts.append(pack_ticket(request, len(request.body)))
+            parts.append(request.body)
+        message = bundle(queue, Form.BUNDLE, pack_route(route), parts, len(items))
+        try:
+            return (await self._broker.forward([delivery for delivery, _ in items], [message]))[0]
+        except TryAgain:
+            return UNKNOWN
+
+
+def _allowed_ms(router: Router, timeout_ms: int | None) -> float:
+    longest = router.endpoint.deadline * 1000
+    return longest if timeout_ms is None else min(longest, timeout_ms)
+
+
+def _parts(items: Sequence[tuple[Delivery, Request]], limit: int) -> Iterator[list[tuple[Delivery, Request]]]:
+    """Cut items into bundles: at most `limit` requests, and no more bytes than a bundle should have."""
+    part: list[tuple[Delivery, Request]] = []
+    size = 0
+    for item in items:
+        length = len(item[1].body)
+        if part and (len(part) >= limit or size + length > BUNDLE_LIMIT_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += length
+    if part:
+        yield part
