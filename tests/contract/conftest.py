@@ -1,13 +1,13 @@
-"""The broker of a contract test, opened on its site."""
+"""The broker of a contract test, opened on its installation."""
 
 from __future__ import annotations
 
 import pytest
 
 from broker.base import Broker
-from tests.contract.site import Site
+from tests.contract.installation import Installation
 
 
 @pytest.fixture
-async def broker(site: Site) -> Broker:
-    return await site.broker()
+async def broker(installation: Installation) -> Broker:
+    return await installation.broker()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.contract.broker_contract import BrokerContract
-from tests.contract.site import Site
+from tests.contract.installation import Installation
 from tests.servers import rabbitmq_url
 
 
@@ -15,6 +15,6 @@ class TestRabbitmq(BrokerContract):
     """On the node that the tests are given."""
 
     @pytest.fixture
-    async def site(self) -> AsyncIterator[Site]:
-        async with Site(rabbitmq_url(), user="guest") as site:
-            yield site
+    async def installation(self) -> AsyncIterator[Installation]:
+        async with Installation(rabbitmq_url(), user="guest") as installation:
+            yield installation

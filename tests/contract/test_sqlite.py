@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.contract.broker_contract import BrokerContract
-from tests.contract.site import Site
+from tests.contract.installation import Installation
 
 
 class TestSqlite(BrokerContract):
     """In a file of each test's own."""
 
     @pytest.fixture
-    async def site(self, tmp_path: Path) -> AsyncIterator[Site]:
-        async with Site(f"sqlite:///{tmp_path / 'broker.db'}", user="anybody") as site:
-            yield site
+    async def installation(self, tmp_path: Path) -> AsyncIterator[Installation]:
+        async with Installation(f"sqlite:///{tmp_path / 'broker.db'}", user="anybody") as installation:
+            yield installation

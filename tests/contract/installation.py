@@ -15,7 +15,7 @@ from broker.connect import connect
 DEADLINE_S = 30.0
 
 
-class Site:
+class Installation:
     """Hands out brokers on channels of one test's own. `user` is who the broker takes us for."""
 
     def __init__(self, url: str, user: str) -> None:
