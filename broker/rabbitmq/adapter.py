@@ -92,7 +92,7 @@ class RabbitBroker(Broker):
 
     def read(self, log: str, start: int | Since) -> Reader:
         """Read a stream; a log that is not there yet is waited for."""
-        subscription = StreamSubscription(self._consuming, log, start, self._timeout_s)
+        subscription = StreamSubscription(self._consuming, self._topology, log, start, self._timeout_s)
         self._subscriptions.add(subscription)
         return StreamReader(log, subscription, self._topology, self._timeout_s)
 

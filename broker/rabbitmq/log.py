@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime
 from typing import Any
 
 from broker.base import Reader, Since
 from broker.errors import Gap, Unreachable
 from broker.messages import Record
+from broker.rabbitmq.address import NoQueue
 from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.connection import Connection
 from broker.rabbitmq.frames import DELIVER, Contents
@@ -19,17 +21,31 @@ from broker.rabbitmq.topology import Topology
 PREFETCH = 200
 _CHUNK_LIMIT = 60_000  # records: more than a chunk can hold
 _EMPTY_AFTER_S = 1.0
+_SETTLE_S = 0.3
 
 
 class StreamSubscription(Subscription):
     """A subscription that goes on behind the last record that was read."""
 
-    def __init__(self, connection: Connection, log: str, start: int | Since, timeout_s: float) -> None:
+    def __init__(
+        self, connection: Connection, topology: Topology, log: str, start: int | Since, timeout_s: float
+    ) -> None:
         self.start = start
+        self._topology = topology
+        self._was_missing = False
         super().__init__(connection, log, PREFETCH, timeout_s)
 
     async def _prepare(self) -> None:
-        """A log that is not declared yet is waited for."""
+        """Wait for a log that is not declared yet, and for it to settle down.
+
+        RabbitMQ 3.10 ends the whole connection of who consumes from a stream while it is being made.
+        """
+        if not await self._topology.exists(self._queue):
+            self._was_missing = True
+            raise NoQueue(f"the log {self._queue} is not declared yet")
+        if self._was_missing:
+            await asyncio.sleep(_SETTLE_S)
+            self._was_missing = False
 
     def _arguments(self) -> dict[str, Any]:
         if isinstance(self.start, Since):
@@ -137,11 +153,10 @@ class _Edge(Contents):
         await channel.call("basic_qos", prefetch_count=_CHUNK_LIMIT if edge == "last" else 1)
         arguments = {"x-stream-offset": edge}
         await channel.call("basic_consume", queue=log, on_message_callback=_unused, arguments=arguments)
-        try:
-            await asyncio.wait_for(self._arrived.wait(), min(_EMPTY_AFTER_S, timeout_s))
-        except TimeoutError:
-            return False
-        return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(_EMPTY_AFTER_S, timeout_s)):
+                await self._arrived.wait()
+        return self.last is not None
 
     def on_content(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Note an offset."""

@@ -129,6 +129,7 @@ class Subscription(ABC):
 
     async def close(self) -> None:
         """Let go, and give back what is held."""
+        self._stopping = True
         self._task.cancel()
         await asyncio.wait((self._task,))
         self._arrivals.clear()
@@ -168,7 +169,8 @@ class Subscription(ABC):
         self._nudged.clear()
         if not self._stopping:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._nudged.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._nudged.wait()
 
     async def _subscribe(self) -> Session:
         wire = await self._connection.wire()

@@ -131,11 +131,18 @@ class Topology:
         async with await self.channel(f"deleting {queue}") as channel:
             await channel.call("queue_delete", queue=queue)
 
+    async def exists(self, queue: str) -> bool:
+        """Tell whether a queue or stream is there."""
+        return await self._look(queue) is not None
+
     async def ready(self, queue: str) -> int:
         """Return how many messages are ready; none in a queue that is not there."""
+        return await self._look(queue) or 0
+
+    async def _look(self, queue: str) -> int | None:
         async with await self.channel(f"measuring {queue}") as channel:
             try:
                 answer = await channel.call("queue_declare", queue=queue, passive=True)
             except NoQueue:
-                return 0
+                return None
         return int(answer.method.message_count)

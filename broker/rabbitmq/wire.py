@@ -37,7 +37,8 @@ class Wire(AsyncioConnection):  # type: ignore[misc]  # pika carries no types
         """Connect; raises Unreachable, or Misconfigured when the broker refuses the user."""
         wire = cls(address, purpose)
         try:
-            reason = await asyncio.wait_for(asyncio.shield(wire._ready), CONNECT_TIMEOUT_S + 1)
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + 1):
+                reason = await wire._ready
         except TimeoutError:
             raise address.unreachable() from None
         finally:
