@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,8 @@ class Replica:
         self._tasks.spawn(following.run(), "declared")
         try:
             model = await self._load()
+            gc.collect()
+            gc.freeze()  # torch's hundred thousands of objects stay: no collection needs to walk them again
             await following.caught_up.wait()
             await self._serve(model)
         except MillraceError as exc:
