@@ -37,7 +37,6 @@ from deploy.wiring import Installation
 from loadtests.front import closed_loop, open_loop
 from loadtests.report import quantile, report
 from loadtests.rig import (
-    LAYERS,
     MAX_BATCH,
     Cost,
     processes,
@@ -228,7 +227,7 @@ async def _heavy(place: Installation, folder: Path) -> dict[str, Any]:
     for _ in range(3):
         bare.append(await asyncio.to_thread(bare_model_rate, folder))
         ours.append(await bundled(place, "heavy", 5000, 512))
-    return {"rate": median(ours), "bare_rate": median(bare), "ratio": median(ours) / median(bare), "layers": LAYERS["heavy"]}
+    return {"rate": median(ours), "bare_rate": median(bare), "ratio": median(ours) / median(bare)}
 
 
 async def measure_http(place: Installation, options: argparse.Namespace, *, rabbit: bool) -> dict[str, Any]:
