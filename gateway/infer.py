@@ -145,8 +145,8 @@ class Infer:
         """Write the rows of requests that end at the door."""
         status, now = BY_WORD[error.status], now_us()
         for request in requests:
-            ended = Ended(request, 1, status, str(error), 0, 0, 0, now, 0)
-            self._core.rows.add(request.route.endpoint, None, [ended], [], None, None)
+            ended = Ended([request], [1], [0], status, str(error), published_us=now)
+            self._core.rows.add(request.route.endpoint, None, ended, [], None, None)
 
 
 @lru_cache(maxsize=4096)

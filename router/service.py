@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from broker.announcer import Announcer
 from broker.answering import Answering
 from broker.answers import error_body
 from broker.base import Broker, Since
-from broker.bundle import bundle
+from broker.bundle import BUNDLE_LIMIT_BYTES, bundle
 from broker.errors import Expired, MillraceError, TryAgain
 from broker.events import Ended
 from broker.following import Following
@@ -90,6 +90,7 @@ class Service:
         for endpoint in self._view.endpoints():
             if endpoint not in self._serving:
                 await self._broker.declare(self._broker.channels.requests(endpoint))
+                await self._broker.declare(self._broker.channels.results(endpoint))
                 service = self._serving[endpoint] = EndpointService(self._broker, self._view, endpoint, self._settings.instance)
                 self._tasks.spawn(service.run(), f"endpoint-{endpoint}")
 
@@ -122,9 +123,8 @@ class EndpointService:
             for queue in {queue for queue, _ in groups}:
                 await self._keep_short(queue)
             for (queue, route), items in groups.items():
-                limit = self._view.max_batch(route.model, route.version)
-                for start in range(0, len(items), limit):
-                    self._tasks.spawn(self._forward(queue, route, items[start : start + limit]), "forward")
+                for part in _parts(items, self._view.max_batch(route.model, route.version)):
+                    self._tasks.spawn(self._forward(queue, route, part), "forward")
         await self._tasks.drain()
         await self._answering.outbox.drain()
         await self._rows.drain()
@@ -157,14 +157,12 @@ class EndpointService:
         drawn_by = asked.key.encode() if router.sticky and asked.key else uid
         plan = router.plan(drawn_by, mask)
         leg = plan.legs[0]
+        reply = Reply.NOWHERE if asked.reply is Reply.RESULTS and router.endpoint.results == "none" else asked.reply
         route = Route(
             endpoint=self._endpoint, arm=leg.arm, model=leg.model, version=leg.version, snapshot=plan.snapshot,
-            mask=plan.mask, policy=plan.policy, tenant=message.user_id or "", reply=asked.reply, reply_to=asked.reply_to,
+            mask=plan.mask, policy=plan.policy, tenant=message.user_id or "", reply=reply, reply_to=asked.reply_to,
         )  # fmt: skip
         allowed_us = int(_allowed_ms(router, asked.timeout_ms) * 1000)
-        accepted_us = min(now, message.timestamp_s * 1_000_000) if message.timestamp_s else now
-        if accepted_us + allowed_us < now:
-            raise Expired(f"the {allowed_us / 1000:.0f} ms allowed were over before it was taken from the queue")
         return Request(
             route, uid, now, now + allowed_us, leg.propensity, asked.json_length, 0, asked.key, message.correlation_id or "",
             asked.trace, asked.extra, message.body,
@@ -181,11 +179,9 @@ class EndpointService:
     def _end(self, request: Request, delivery: Delivery, error: MillraceError) -> None:
         hold = self._settling.hold(delivery, PER_REQUEST)
         status = BY_WORD[error.status]
-        if request.route.reply is Reply.RESULTS:
-            self._tasks.spawn(self._broker.declare(self._broker.channels.results(self._endpoint)), "declare-results")
-        self._answering.answer(request, status, error_body(str(error)), None, hold, (0, 0, 0))
-        ended = Ended(request, 1, status, str(error), request.accepted_us, 0, 0, now_us(), 0)
-        self._rows.add(self._endpoint, None, [ended], [hold], None, None)
+        self._answering.answer_one(request, status, error_body(str(error)), hold, 0)
+        ended = Ended([request], [1], [request.accepted_us], status, str(error), published_us=now_us())
+        self._rows.add(self._endpoint, None, ended, [hold], None, None)
 
     async def _keep_short(self, queue: str) -> None:
         """Wait while a model's queue holds enough: what is not in it can still be cancelled, or go elsewhere."""
@@ -230,3 +226,18 @@ class EndpointService:
 def _allowed_ms(router: Router, timeout_ms: int | None) -> float:
     longest = router.endpoint.deadline * 1000
     return longest if timeout_ms is None else min(longest, timeout_ms)
+
+
+def _parts(items: Sequence[tuple[Delivery, Request]], limit: int) -> Iterator[list[tuple[Delivery, Request]]]:
+    """Cut items into bundles: at most `limit` requests, and no more bytes than a bundle should have."""
+    part: list[tuple[Delivery, Request]] = []
+    size = 0
+    for item in items:
+        length = len(item[1].body)
+        if part and (len(part) >= limit or size + length > BUNDLE_LIMIT_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += length
+    if part:
+        yield part

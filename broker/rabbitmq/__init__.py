@@ -1,0 +1,1 @@
+"""RabbitMQ behind the port: quorum queues for queues, streams for logs."""

@@ -1,0 +1,114 @@
+"""The port on RabbitMQ."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from broker.base import NO_LIMITS, Broker, Consumer, Limits, Reader, Since
+from broker.channels import Channels
+from broker.messages import Delivery, Depth, Message, Outcome
+from broker.rabbitmq.address import Address
+from broker.rabbitmq.connection import Connection
+from broker.rabbitmq.consumer import QueueConsumer, QueueSubscription
+from broker.rabbitmq.fill import Fill
+from broker.rabbitmq.log import StreamReader, StreamSubscription, end_of
+from broker.rabbitmq.publisher import Publisher
+from broker.rabbitmq.subscription import Session, Subscription
+from broker.rabbitmq.topology import Topology
+
+TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 10.0
+
+
+class RabbitBroker(Broker):
+    """Two connections: one only publishes, because a broker short of memory stops reading publishers.
+
+    Everything else goes over the other one: takes, acks, logs, and also declarations and depths, which are needed most
+    while publishing is blocked.
+    """
+
+    def __init__(self, url: str, channels: Channels, *, timeout_s: float = TIMEOUT_S) -> None:
+        super().__init__(channels)
+        self._address = Address.of(url)
+        self._timeout_s = timeout_s
+        self._publishing = Connection(self._address, "publishes")
+        self._consuming = Connection(self._address, "consumes")
+        self._topology = Topology(self._consuming, channels, timeout_s)
+        self._publisher = Publisher(self._publishing, self._topology, channels, timeout_s)
+        self._subscriptions: set[Subscription] = set()
+        self._fill = Fill()
+
+    def __repr__(self) -> str:
+        return f"RabbitBroker({self._address.shown!r}, prefix={self.channels.prefix!r})"
+
+    async def open(self) -> None:
+        """Reach the broker."""
+        await self.ping()
+
+    async def close(self) -> None:
+        """Wait for outstanding confirms, give back what is held, close both connections."""
+        await self._publisher.flush(CLOSE_TIMEOUT_S)
+        for subscription in list(self._subscriptions):
+            await subscription.close()
+        self._subscriptions.clear()
+        await asyncio.gather(self._publishing.close(CLOSE_TIMEOUT_S), self._consuming.close(CLOSE_TIMEOUT_S))
+
+    async def ping(self) -> None:
+        """Open a channel, and close it."""
+        async with await self._topology.channel("ping"):
+            pass
+
+    async def declare(self, channel: str, limits: Limits = NO_LIMITS) -> None:
+        """Declare a channel; raises Misconfigured where it exists with other arguments."""
+        await self._topology.declare(channel, limits)
+
+    async def delete(self, channel: str) -> None:
+        """Delete a channel."""
+        await self._topology.delete(channel)
+
+    async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Publish and wait for the confirms."""
+        if not messages:
+            return []
+        self._fill.observe(messages)
+        return await self._publisher.publish(messages)
+
+    def consume(self, queue: str, prefetch: int) -> Consumer:
+        """Subscribe; a queue that is not there yet is waited for."""
+        subscription = QueueSubscription(self._consuming, self._topology, queue, prefetch, self._timeout_s)
+        self._subscriptions.add(subscription)
+        return QueueConsumer(queue, subscription, self._fill)
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Settle for good."""
+        for session, tags in _by_session(deliveries).items():
+            session.ack(tags)
+
+    async def requeue(self, deliveries: Sequence[Delivery]) -> None:
+        """Give back."""
+        for session, tags in _by_session(deliveries).items():
+            session.requeue(tags)
+
+    def read(self, log: str, start: int | Since) -> Reader:
+        """Read a stream; a log that is not there yet is waited for."""
+        subscription = StreamSubscription(self._consuming, self._topology, log, start, self._timeout_s)
+        self._subscriptions.add(subscription)
+        return StreamReader(log, subscription, self._topology, self._timeout_s)
+
+    async def end(self, log: str) -> int:
+        """Return the offset that the next record will have."""
+        return await end_of(self._topology, log, self._timeout_s)
+
+    async def depth(self, queue: str) -> Depth:
+        """Ask for the ready messages, and estimate the requests in them."""
+        messages = await self._topology.ready(queue)
+        return Depth(messages, self._fill.requests(queue, messages))
+
+
+def _by_session(deliveries: Sequence[Delivery]) -> dict[Session, list[int]]:
+    sessions: dict[Session, list[int]] = {}
+    for delivery in deliveries:
+        if isinstance(delivery.consumer, Session):
+            sessions.setdefault(delivery.consumer, []).append(delivery.tag)
+    return sessions

@@ -1,0 +1,74 @@
+"""Where the broker is: its URL, read once, and shown without its password."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pika
+
+from broker.errors import MillraceError, Misconfigured, Unavailable, Unreachable
+
+HEARTBEAT_S = 10
+CONNECT_TIMEOUT_S = 10.0
+_REFUSED_CREDENTIALS = (pika.exceptions.ProbableAuthenticationError, pika.exceptions.ProbableAccessDeniedError)
+_CONFIGURED_OTHERWISE = (403, 405, 406)
+_NO_QUEUE = 404
+
+
+class NoQueue(Unavailable):
+    """The queue or log is not there."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Address:
+    """What to connect to."""
+
+    url: str
+    shown: str
+    user: str
+
+    def __repr__(self) -> str:
+        return f"Address({self.shown!r})"
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        """Read a URL; raises Misconfigured."""
+        parameters = _parameters(url)
+        scheme = "amqps" if parameters.ssl_options else "amqp"
+        host = f"[{parameters.host}]" if ":" in parameters.host else parameters.host
+        return cls(url, f"{scheme}://{host}:{parameters.port}", getattr(parameters.credentials, "username", ""))
+
+    def parameters(self, purpose: str) -> pika.connection.Parameters:
+        """Return fresh connection parameters; `purpose` is the name that the broker's own pages show."""
+        parameters = _parameters(self.url)
+        if parameters.heartbeat is None:
+            parameters.heartbeat = HEARTBEAT_S
+        parameters.stack_timeout = CONNECT_TIMEOUT_S
+        parameters.client_properties = {"connection_name": f"millrace {purpose}"}
+        return parameters
+
+    def unreachable(self) -> Unreachable:
+        """Return the error for a broker that does not answer."""
+        return Unreachable(f"no broker answers at {self.shown}: is it running, and is broker.url right?")
+
+    def error(self, reason: BaseException, what: str) -> MillraceError:
+        """Return ours for one of pika's."""
+        if isinstance(reason, _REFUSED_CREDENTIALS):
+            return Misconfigured(
+                f"the broker at {self.shown} refuses the user, the password or the virtual host: is broker.url right?"
+            )
+        if not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            return self.unreachable()
+        if reason.reply_code == _NO_QUEUE:
+            return NoQueue(f"{what}: {reason.reply_text}")
+        if reason.reply_code in _CONFIGURED_OTHERWISE:
+            return Misconfigured(f"{what}: the broker at {self.shown} refuses it ({reason.reply_text})")
+        return Unavailable(f"{what}: the broker at {self.shown} closed the channel ({reason.reply_text})")
+
+
+def _parameters(url: str) -> pika.URLParameters:
+    try:
+        return pika.URLParameters(url)
+    except (ValueError, TypeError, SyntaxError):
+        # The cause may quote the URL, password and all.
+        raise Misconfigured("broker.url cannot be read: it looks like amqp://user:password@host:5672/vhost") from None

@@ -1,0 +1,58 @@
+"""A competing consumer of a queue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.base import Consumer
+from broker.messages import Delivery
+from broker.rabbitmq.connection import Connection
+from broker.rabbitmq.fill import Fill
+from broker.rabbitmq.properties import unpack_message
+from broker.rabbitmq.subscription import Arrival, Subscription
+from broker.rabbitmq.topology import Topology
+
+
+class QueueSubscription(Subscription):
+    """A subscription to a queue."""
+
+    def __init__(self, connection: Connection, topology: Topology, queue: str, prefetch: int, timeout_s: float) -> None:
+        self._topology = topology
+        super().__init__(connection, queue, prefetch, timeout_s)
+
+    async def _prepare(self) -> None:
+        await self._topology.restore(self._queue)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {}
+
+
+class QueueConsumer(Consumer):
+    """Takes what its subscription has buffered."""
+
+    def __init__(self, queue: str, subscription: QueueSubscription, fill: Fill) -> None:
+        self.queue = queue
+        self.subscription = subscription
+        self._fill = fill
+
+    async def take(self, limit: int) -> list[Delivery]:
+        """Return 1 to `limit` messages; raises what ended the subscription."""
+        if not await self.subscription.wait():
+            return []
+        taken = [self._delivery(arrival) for arrival in self.subscription.pop(limit)]
+        self._fill.observe(delivery.message for delivery in taken)
+        return taken
+
+    async def stop(self) -> None:
+        """Ask the broker for no more."""
+        await self.subscription.stop()
+
+    def resize(self, prefetch: int) -> None:
+        """Change the prefetch, soon: until the new subscription stands, what the old one asked for still arrives."""
+        self.subscription.resize(prefetch)
+
+    def _delivery(self, arrival: Arrival) -> Delivery:
+        message, count = unpack_message(self.queue, arrival.properties, arrival.body)
+        # A publisher can forge the count, but not the flag.
+        came_back = max(1, count) if arrival.came_back else 0
+        return Delivery(message, arrival.tag, came_back, arrival.session)

@@ -1,0 +1,148 @@
+"""What every channel is on RabbitMQ. The arguments are constants of the protocol: all who declare say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from broker.base import NO_LIMITS, Limits
+from broker.channels import LOGS, Channels, Kind
+from broker.rabbitmq.address import NoQueue
+from broker.rabbitmq.channel import Channel
+from broker.rabbitmq.connection import Connection
+from broker.rabbitmq.wire import Wire
+
+GIB = 1024**3
+DELIVERY_LIMIT = 1000  # a backstop: our own count of attempts buries long before
+NO_DELIVERY_LIMIT = 1_000_000  # RabbitMQ 4 drops after 20 where nothing is said
+RESULTS_LIMIT = 100_000
+TRANSIENT_LIFE_MS = 60_000
+STATUS_AGE = "10m"
+STATUS_SEGMENT_BYTES = 1024**2
+SEGMENTS_A_LOG = 8  # a stream is trimmed by whole segments
+
+_QUORUM = {"x-queue-type": "quorum"}
+_STREAM = {"x-queue-type": "stream"}
+
+
+def arguments(channels: Channels, channel: str, limits: Limits) -> dict[str, Any]:
+    """Return what a channel is declared with."""
+    kind = channels.kind(channel)
+    if kind in LOGS:
+        return _STREAM | _retention(kind, limits)
+    if kind is Kind.TRANSIENT:
+        # Neither exclusive nor auto-delete: it has to outlive a lost connection of its process, and soon dies after it.
+        return {"x-queue-type": "classic", "x-expires": TRANSIENT_LIFE_MS} | _lengths(limits, "reject-publish")
+    if kind is Kind.RESULTS:
+        bound = limits if limits != NO_LIMITS else Limits(messages=RESULTS_LIMIT)
+        return _QUORUM | {"x-delivery-limit": NO_DELIVERY_LIMIT} | _lengths(bound, "drop-head")
+    return _QUORUM | _lengths(limits, "reject-publish") | _backstop(channels, channel)
+
+
+def delay_arguments(target: str, step_ms: int) -> dict[str, Any]:
+    """Return what a rung of the delay ladder is declared with: it dead-letters to its target, at least once."""
+    return _QUORUM | {"x-message-ttl": step_ms} | _dead_letter_to(target)
+
+
+def _retention(kind: Kind, limits: Limits) -> dict[str, Any]:
+    if kind is Kind.DECLARED:
+        return {}
+    if kind is Kind.STATUS:
+        return {"x-max-age": STATUS_AGE, "x-stream-max-segment-size-bytes": STATUS_SEGMENT_BYTES}
+    size = limits.bytes or GIB
+    return {"x-max-length-bytes": size, "x-stream-max-segment-size-bytes": max(1, size // SEGMENTS_A_LOG)}
+
+
+def _lengths(limits: Limits, overflow: str) -> dict[str, Any]:
+    lengths: dict[str, Any] = {}
+    if limits.messages:
+        lengths["x-max-length"] = limits.messages
+    if limits.bytes:
+        lengths["x-max-length-bytes"] = limits.bytes
+    return lengths | {"x-overflow": overflow} if lengths else lengths
+
+
+def _backstop(channels: Channels, queue: str) -> dict[str, Any]:
+    grave = channels.dead(queue)
+    if queue.startswith(channels.dead("")):
+        return {"x-delivery-limit": NO_DELIVERY_LIMIT}
+    return {"x-delivery-limit": DELIVERY_LIMIT} | _dead_letter_to(grave)
+
+
+def _dead_letter_to(queue: str) -> dict[str, Any]:
+    return {
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": queue,
+        "x-dead-letter-strategy": "at-least-once",  # asks for the overflow below
+        "x-overflow": "reject-publish",
+    }
+
+
+class Topology:
+    """Declares, deletes and measures, each on a channel of its own: a refused declaration closes its channel."""
+
+    def __init__(self, connection: Connection, channels: Channels, timeout_s: float) -> None:
+        self._connection = connection
+        self._channels = channels
+        self._timeout_s = timeout_s
+        self._wire: Wire | None = None
+        self._declared: set[tuple[str, Limits]] = set()
+        self._transient: dict[str, Limits] = {}
+
+    async def channel(self, what: str) -> Channel:
+        """Open a channel to throw away; what was declared is forgotten when the connection is a new one."""
+        wire = await self._connection.wire()
+        if wire is not self._wire:
+            self._wire = wire
+            self._declared.clear()
+        return await Channel.open(wire, what, self._timeout_s)
+
+    async def declare(self, channel: str, limits: Limits) -> None:
+        """Declare a channel, once a connection."""
+        if self._channels.kind(channel) is Kind.TRANSIENT:
+            self._transient[channel] = limits
+        await self._declare(channel, limits, arguments(self._channels, channel, limits))
+
+    async def restore(self, queue: str) -> None:
+        """Declare a transient queue of this process again: it expires when the process was away for too long."""
+        limits = self._transient.get(queue)
+        if limits is not None:
+            self._declared.discard((queue, limits))
+            await self.declare(queue, limits)
+
+    async def declare_delay(self, target: str, step_ms: int) -> str:
+        """Declare a rung of the ladder for `target` and return its name."""
+        queue = self._channels.delay(target, step_ms)
+        await self._declare(queue, NO_LIMITS, delay_arguments(target, step_ms))
+        return queue
+
+    async def _declare(self, queue: str, limits: Limits, wanted: Mapping[str, Any]) -> None:
+        known = (queue, limits)
+        if known in self._declared and self._wire is not None and self._wire.is_open:
+            return
+        async with await self.channel(f"declaring {queue}") as channel:
+            await channel.call("queue_declare", queue=queue, durable=True, arguments=dict(wanted))
+        self._declared.add(known)
+
+    async def delete(self, queue: str) -> None:
+        """Delete a queue or stream with all that is in it."""
+        self._transient.pop(queue, None)
+        self._declared = {known for known in self._declared if known[0] != queue}
+        async with await self.channel(f"deleting {queue}") as channel:
+            await channel.call("queue_delete", queue=queue)
+
+    async def exists(self, queue: str) -> bool:
+        """Tell whether a queue or stream is there."""
+        return await self._look(queue) is not None
+
+    async def ready(self, queue: str) -> int:
+        """Return how many messages are ready; none in a queue that is not there."""
+        return await self._look(queue) or 0
+
+    async def _look(self, queue: str) -> int | None:
+        async with await self.channel(f"measuring {queue}") as channel:
+            try:
+                answer = await channel.call("queue_declare", queue=queue, passive=True)
+            except NoQueue:
+                return None
+        return int(answer.method.message_count)

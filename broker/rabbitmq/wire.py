@@ -1,0 +1,129 @@
+"""One connection of pika's on the running loop, with the hot path's frames taken out of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Self
+
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.exceptions import InvalidFrameError
+from pika.frame import decode_frame
+
+from broker.rabbitmq.address import CONNECT_TIMEOUT_S, Address
+from broker.rabbitmq.frames import END, FRAME, OVERHEAD, Contents
+
+_RECEIVE_BYTES = 256 * 1024  # pika's 4 KiB cost a system call for every dozen messages
+
+
+class Wire(AsyncioConnection):  # type: ignore[misc]  # pika carries no types
+    """An open connection. It never reopens: a lost one is replaced."""
+
+    def __init__(self, address: Address, purpose: str) -> None:
+        loop = asyncio.get_running_loop()
+        self.address = address
+        self.blocked = False
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self._ready: asyncio.Future[BaseException | None] = loop.create_future()
+        self._takers: dict[int, Contents] = {}
+        self._frame_buffer = b""
+        super().__init__(
+            address.parameters(purpose), self._on_open, self._on_open_error, self._on_close, custom_ioloop=loop
+        )
+        self.add_on_connection_blocked_callback(self._on_blocked)
+        self.add_on_connection_unblocked_callback(self._on_unblocked)
+
+    @classmethod
+    async def open(cls, address: Address, purpose: str) -> Self:
+        """Connect; raises Unreachable, or Misconfigured when the broker refuses the user."""
+        wire = cls(address, purpose)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S + 1):
+                reason = await wire._ready
+        except TimeoutError:
+            raise address.unreachable() from None
+        finally:
+            if not wire.is_open:
+                wire.abandon()
+        if reason is not None:
+            raise address.error(reason, "connecting") from reason
+        return wire
+
+    def take_frames(self, channel: int, taker: Contents | None) -> None:
+        """Hand the contents of a channel to `taker` from now on, instead of to pika."""
+        if taker is None:
+            self._takers.pop(channel, None)
+        else:
+            self._takers[channel] = taker
+
+    def send(self, data: bytes) -> None:
+        """Write whole frames."""
+        if self.is_open:
+            # A view, because pika cuts what the socket did not take: slices of bytes would copy megabytes each time.
+            self._output_marshaled_frames([memoryview(data)])
+
+    @property
+    def frame_max(self) -> int:
+        """The longest frame that both sides agreed on."""
+        return int(self.params.frame_max)
+
+    async def shut(self, timeout_s: float) -> None:
+        """Close in order, or abruptly when that takes longer than `timeout_s`."""
+        if self.is_open:
+            self.close()
+        await asyncio.wait([self.closed], timeout=timeout_s)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Drop the connection where it stands."""
+        if not (self.is_closed or self.is_closing):
+            self.close()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _on_open(self, _: Any) -> None:
+        if not self._ready.done():
+            self._ready.set_result(None)
+
+    def _on_open_error(self, _: Any, reason: BaseException) -> None:
+        if not self._ready.done():
+            self._ready.set_result(reason)
+
+    def _on_close(self, _: Any, __: BaseException) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def _on_blocked(self, *_: Any) -> None:
+        self.blocked = True
+        for taker in list(self._takers.values()):
+            taker.on_blocked()
+
+    def _on_unblocked(self, *_: Any) -> None:
+        self.blocked = False
+
+    def _proto_connection_made(self, transport: Any) -> None:
+        transport._MAX_RECV_BYTES = _RECEIVE_BYTES  # noqa: SLF001 - pika has no setting for it
+        super()._proto_connection_made(transport)
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        """Cut the stream into frames. Replaces pika's, which decodes every frame into objects, and into errors."""
+        if self.connection_state < self.CONNECTION_OPEN:
+            super()._on_data_available(data_in)
+            return
+        self.bytes_received += len(data_in)  # what pika's heartbeat looks at
+        buffer = self._frame_buffer + data_in if self._frame_buffer else data_in
+        at, size = 0, len(buffer)
+        while size - at >= OVERHEAD:
+            kind, channel, length = FRAME.unpack_from(buffer, at)
+            end = at + OVERHEAD + length
+            if end > size:
+                break
+            if buffer[end - 1] != END:
+                raise InvalidFrameError("a frame without its end")
+            self._on_frame(kind, channel, buffer, at, end)
+            at = end
+        self._frame_buffer = buffer[at:] if self._transport is not None else b""
+
+    def _on_frame(self, kind: int, channel: int, buffer: bytes, at: int, end: int) -> None:
+        taker = self._takers.get(channel)
+        if taker is None or not taker.on_frame(kind, buffer[at + FRAME.size : end - 1]):
+            self._process_frame(decode_frame(buffer[at:end])[1])

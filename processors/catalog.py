@@ -1,0 +1,119 @@
+"""The catalog watches the model repository, declares the queues of what is there, and tells the engine what to run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.announcer import Announcer
+from broker.base import Broker, Limits
+from broker.errors import Misconfigured, TryAgain
+from broker.tasks import Tasks
+from processors.engine import Engine, Wanted
+from processors.repository import Snapshot, scan
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogSettings:
+    """What a catalog watches, and how much its queues may hold."""
+
+    instance: str
+    repository: Path
+    poll_s: float = 2.0
+    replicas: int = 1
+    limits: Limits = Limits()
+    metrics_port: int = 0
+
+
+async def run(broker: Broker, engine: Engine, settings: CatalogSettings, stop: asyncio.Event) -> None:
+    """Serve what the repository holds until `stop` is set."""
+    tasks = Tasks()
+    await broker.declare(broker.channels.declared)
+    await broker.declare(broker.channels.status)
+    announcer = Announcer(broker, instance=settings.instance, part="catalog", metrics_port=settings.metrics_port)
+    await engine.open()
+    catalog = Catalog(broker, engine, settings, announcer)
+    await catalog.look()
+    tasks.spawn(announcer.beat(), "heartbeat")
+    tasks.spawn(_every(settings.poll_s, catalog), "repository")
+    while not stop.is_set():
+        await engine.watch()
+        try:
+            async with asyncio.timeout(WATCH_S):
+                await stop.wait()
+        except TimeoutError:
+            continue
+    await tasks.cancel()
+    await engine.close()
+    await announcer.say("stopped")
+
+
+async def _every(seconds: float, catalog: Catalog) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await catalog.look()
+
+
+class Catalog:
+    """What is wanted, by the last look at the repository."""
+
+    def __init__(self, broker: Broker, engine: Engine, settings: CatalogSettings, announcer: Announcer) -> None:
+        self._broker = broker
+        self._engine = engine
+        self._settings = settings
+        self._announcer = announcer
+        self._seen: dict[tuple[str, int], str] = {}
+        self._wanted: list[Wanted] = []
+        self._problems: dict[str, str] = {}
+
+    async def look(self) -> None:
+        """Scan the repository; a version is taken up once two scans agree on it, so that nothing half-copied is."""
+        try:
+            snapshot = await asyncio.to_thread(scan, self._settings.repository)
+        except Misconfigured as exc:
+            log.warning("%s", exc)
+            return
+        first = not self._seen
+        settled = [
+            Wanted(model.config.name, version.number, self._settings.replicas, version.fingerprint)
+            for model in snapshot.models.values()
+            for version in model.versions
+            if first or self._seen.get((model.config.name, version.number)) == version.fingerprint
+        ]
+        self._seen = {
+            (model.config.name, version.number): version.fingerprint
+            for model in snapshot.models.values()
+            for version in model.versions
+        }
+        await self._tell(snapshot)
+        if settled != self._wanted:
+            await self._deploy(settled)
+
+    async def _deploy(self, wanted: list[Wanted]) -> None:
+        """Queues first, replicas after: a request may wait for a model that still loads."""
+        try:
+            for one in wanted:
+                queue = self._broker.channels.inputs(one.model, one.version)
+                await self._broker.declare(queue, self._settings.limits)
+                await self._broker.declare(self._broker.channels.retry(queue))
+        except TryAgain as exc:
+            log.warning("%s; the next look tries again", exc)
+            return
+        await self._engine.want(wanted)
+        self._wanted = wanted
+
+    async def _tell(self, snapshot: Snapshot) -> None:
+        """Announce models that cannot be served, with the reason."""
+        problems = {model: str(problem) for model, problem in snapshot.problems.items()}
+        if problems != self._problems or not self._wanted:
+            for model, problem in problems.items():
+                if self._problems.get(model) != problem:
+                    log.warning("model %s is not served: %s", model, problem)
+            self._problems = problems
+            await self._announcer.say("ready", full={"problems": problems})

@@ -1,0 +1,105 @@
+"""The engine that needs nothing: each replica is a process on this machine, restarted when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from processors.engine import Engine, Wanted
+
+log = logging.getLogger(__name__)
+
+PAUSE_FIRST_S = 0.2
+PAUSE_LONGEST_S = 10.0
+HEALTHY_AFTER_S = 30.0
+
+Command = Callable[[str, int, int], Sequence[str]]
+"""(model, version, replica number) to the command line that runs that replica."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One replica that shall run."""
+
+    wanted: Wanted
+    number: int
+    process: asyncio.subprocess.Process | None = None
+    started_s: float = 0.0
+    not_before_s: float = 0.0
+    pause_s: float = PAUSE_FIRST_S
+
+
+class ProcessEngine(Engine):
+    """Runs replicas as child processes. `command` says how one is started; `grace_s` how long it may take to stop."""
+
+    def __init__(self, command: Command, *, grace_s: float) -> None:
+        self._command = command
+        self._grace_s = grace_s
+        self._slots: dict[tuple[str, int, int, str], _Slot] = {}
+
+    async def open(self) -> None:
+        """See the port."""
+
+    async def want(self, wanted: list[Wanted]) -> None:
+        """See the port."""
+        keys = {(one.model, one.version, n, one.fingerprint): one for one in wanted for n in range(one.replicas)}
+        for key in [key for key in self._slots if key not in keys]:
+            await self._end([self._slots.pop(key)])
+        for key, one in keys.items():
+            if key not in self._slots:
+                self._slots[key] = _Slot(one, key[2])
+        await self.watch()
+
+    async def watch(self) -> None:
+        """See the port."""
+        now = time.monotonic()
+        for slot in self._slots.values():
+            if slot.process is not None and slot.process.returncode is not None:
+                self._note_death(slot, now)
+            if slot.process is None and now >= slot.not_before_s:
+                await self._start(slot, now)
+
+    async def close(self) -> None:
+        """See the port."""
+        slots, self._slots = list(self._slots.values()), {}
+        await self._end(slots)
+
+    async def _start(self, slot: _Slot, now: float) -> None:
+        command = self._command(slot.wanted.model, slot.wanted.version, slot.number)
+        slot.process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
+        slot.started_s = now
+
+    def _note_death(self, slot: _Slot, now: float) -> None:
+        code = slot.process.returncode if slot.process else None
+        if now - slot.started_s > HEALTHY_AFTER_S:
+            slot.pause_s = PAUSE_FIRST_S
+        log.warning(
+            "replica %d of %s@%d ended with %s; it starts again in %.1f s",
+            slot.number, slot.wanted.model, slot.wanted.version, _ending(code), slot.pause_s,
+        )  # fmt: skip
+        slot.process = None
+        slot.not_before_s = now + slot.pause_s
+        slot.pause_s = min(2 * slot.pause_s, PAUSE_LONGEST_S)
+
+    async def _end(self, slots: Sequence[_Slot]) -> None:
+        """Ask all at once to stop; who does not within the grace is killed, and its work comes back by itself."""
+        running = [slot.process for slot in slots if slot.process is not None and slot.process.returncode is None]
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        waits = [asyncio.ensure_future(process.wait()) for process in running]
+        if waits:
+            await asyncio.wait(waits, timeout=self._grace_s + 2.0)
+        for process in running:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit status {code}"

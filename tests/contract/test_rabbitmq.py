@@ -1,0 +1,20 @@
+"""RabbitMQ keeps the contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.contract.broker_contract import BrokerContract
+from tests.contract.installation import Installation
+from tests.servers import rabbitmq_url
+
+
+class TestRabbitmq(BrokerContract):
+    """On the node that the tests are given."""
+
+    @pytest.fixture
+    async def installation(self) -> AsyncIterator[Installation]:
+        async with Installation(rabbitmq_url(), user="guest") as installation:
+            yield installation

@@ -1,0 +1,20 @@
+"""The embedded broker keeps the contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.broker_contract import BrokerContract
+from tests.contract.installation import Installation
+
+
+class TestSqlite(BrokerContract):
+    """In a file of each test's own."""
+
+    @pytest.fixture
+    async def installation(self, tmp_path: Path) -> AsyncIterator[Installation]:
+        async with Installation(f"sqlite:///{tmp_path / 'broker.db'}", user="anybody") as installation:
+            yield installation
