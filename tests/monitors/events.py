@@ -31,7 +31,7 @@ def ended(
     request = Request(route, uid or new_uid(AT_US), AT_US, 0, 1.0, None, 0, "", "", "", b"", b"")
     computed = started_us + 3000 if started_us else 0
     published = computed + 1000 if computed else AT_US + 21_000
-    return Ended(request, rows, status, "", AT_US + 20_000, started_us, computed, published, batch)
+    return Ended([request], [rows], [AT_US + 20_000], status, "", started_us, computed, published, batch)
 
 
 async def write(broker: Broker, *events: list[Ended]) -> None:
