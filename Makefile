@@ -5,7 +5,7 @@ SHELL := /bin/bash
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/demo.stamp ## train two models, serve them and watch traffic being routed
+demo: .venv/demo.stamp ## run the demonstration
 	.venv/bin/millrace demo
 
 test: .venv/test.stamp services ## run the tests against real servers; ARGS='-k word' picks some

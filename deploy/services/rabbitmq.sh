@@ -60,8 +60,8 @@ start() {
     else
         fail "no RabbitMQ here, and no right to install it: run this as root on Debian, start Docker, or set MILLRACE_TEST_RABBITMQ_URL"
     fi
-    wait_until 90 ready_or_dead
-    amqp_answers || fail "RabbitMQ does not answer on port $port: see $home/log"
+    wait_until 90 ready_or_dead && amqp_answers ||
+        fail "RabbitMQ does not answer on port $port: see $home/log"
     # The last steps of the boot come after the port opens.
     ctl await_startup
 }
@@ -91,7 +91,7 @@ stop() {
     if in_docker; then
         docker rm --volumes "$container" >/dev/null 2>&1 || true
     elif running epmd; then
-        kill "$(<"$home/epmd.pid")"
+        kill "$(pid epmd)"
         wait_until 10 not_running epmd
     fi
 }
@@ -101,7 +101,7 @@ stop_node() {
     if in_docker; then
         docker stop --time 30 "$container" >/dev/null
     else
-        kill "$(<"$home/node.pid")"
+        kill "$(pid node)"
         wait_until 30 not_running node || kill_node
     fi
 }
@@ -111,7 +111,7 @@ kill_node() {
     if in_docker; then
         docker kill "$container" >/dev/null
     else
-        kill -9 "$(<"$home/node.pid")"
+        kill -9 "$(pid node)"
         wait_until 10 not_running node
     fi
 }
@@ -167,19 +167,23 @@ launch() {
     shift
     mkdir -p "$home/log"
     (exec "${environment[@]}" setsid "$@" </dev/null >>"$home/log/$name.out" 2>&1) &
-    echo $! >"$home/$name.pid"
+    echo "$! $(birth $!)" >"$home/$name.pid"
 }
 
-# The pid may belong to a stranger by now: its command line has to be ours as well (or, for an instant, this script's).
+# A pid may belong to a stranger by now, so its hour of birth is kept beside it.
 running() {
-    local pid words
-    pid=$(cat "$home/$1.pid" 2>/dev/null) || return 1
-    words=$(ps -ww -o args= -p "$pid" 2>/dev/null) || return 1
-    case "$1:$words" in
-        *rabbitmq.sh* | node:*"$home"* | node:*"$bin/rabbitmq-server"* | epmd:*"-port $((port - 3))"*) ;;
-        *) return 1 ;;
-    esac
+    local pid born
+    [[ -s $home/$1.pid ]] && read -r pid born <"$home/$1.pid" && [[ -n $born && $(birth "$pid") == "$born" ]]
 }
+
+birth() {
+    local stat
+    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
+    read -ra stat <<<"${stat##*) }"
+    [[ ${stat[0]} == Z ]] || echo "${stat[19]}"
+}
+
+pid() { cut -d ' ' -f 1 "$home/$1.pid"; }
 not_running() { ! running "$1"; }
 
 alive() {
