@@ -67,7 +67,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_a_hostile_message_is_delivered_once_and_settled(name: str, installation: Installation, broker: Broker) -> None:
+async def test_a_hostile_message_is_delivered_once_and_settled(
+    name: str, installation: Installation, broker: Broker
+) -> None:
     queue = await installation.queue(broker)
     consumer = broker.consume(queue, 10)
     await publish_raw(installation, queue, HOSTILE[name])
@@ -117,6 +119,16 @@ async def test_another_users_id_does_not_close_the_channel(installation: Install
     assert await broker.publish([Message(queue=queue, body=b"x", user_id="somebody")]) == [SAFE]
     (taken,) = await take(broker.consume(queue, 1))
     assert (taken.message.user_id, dict(taken.message.headers)) == (None, {"millrace-user-id": "somebody"})
+
+
+async def test_a_number_that_the_broker_does_not_know_travels_as_text(
+    installation: Installation, broker: Broker
+) -> None:
+    queue = await installation.queue(broker)
+    headers = {"nan": float("nan"), "inf": float("inf")}
+    assert await broker.publish([Message(queue=queue, body=b"x", headers=headers)]) == [SAFE]
+    (taken,) = await take(broker.consume(queue, 1))
+    assert dict(taken.message.headers) == {"nan": "nan", "inf": "inf"}
 
 
 async def test_a_header_longer_than_a_frame_is_too_large(installation: Installation, broker: Broker) -> None:

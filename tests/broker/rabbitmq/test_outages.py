@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from broker.base import Broker
+from broker.base import Broker, Consumer
 from broker.channels import Channels
 from broker.errors import Misconfigured, Unreachable
 from broker.messages import FULL, SAFE, UNKNOWN, Message
 from broker.rabbitmq.adapter import RabbitBroker
 from tests.broker.rabbitmq.proxy import Proxy
 from tests.contract.installation import DEADLINE_S, Installation
-from tests.contract.steps import bodies, read, take
+from tests.contract.steps import bodies, read, take, until
 from tests.servers import control_rabbitmq
 
 NOBODY = "amqp://somebody:secret-word@127.0.0.1:1/"
@@ -30,12 +30,38 @@ async def publish_until_safe(broker: Broker, messages: list[Message]) -> int:
             except Unreachable:
                 await asyncio.sleep(0.1)
                 continue
-            messages = [message for message, outcome in zip(messages, outcomes, strict=True) if outcome is not SAFE]
+            messages = [message for message, outcome in zip(messages, outcomes, strict=True) if outcome != SAFE]
             again += len(messages)
     return again
 
 
-async def test_what_was_called_safe_survives_a_cut_in_mid_publish(installation: Installation, proxy: Proxy, broker: Broker) -> None:
+async def publish_until(over: asyncio.Event, broker: Broker, queue: str) -> tuple[set[bytes], int]:
+    """Publish without a pause; returns what was sent, and how many outcomes were not safe at first."""
+    sent: set[bytes] = set()
+    again = 0
+    while not over.is_set() or len(sent) < 5000:
+        messages = [Message(queue=queue, body=b"%d" % (len(sent) + at)) for at in range(500)]
+        again += await publish_until_safe(broker, messages)
+        sent.update(message.body for message in messages)
+    return sent, again
+
+
+async def consumed(got: set[bytes], sent: set[bytes]) -> bool:
+    """Tell whether all that was sent has arrived."""
+    return got >= sent
+
+
+async def consume_into(got: set[bytes], broker: Broker, consumer: Consumer) -> None:
+    """Take and ack for ever."""
+    while True:
+        deliveries = await consumer.take(100)
+        got.update(bodies(deliveries))
+        await broker.ack(deliveries)
+
+
+async def test_what_was_called_safe_survives_a_cut_in_mid_publish(
+    installation: Installation, proxy: Proxy, broker: Broker
+) -> None:
     queue = await installation.queue(broker)
     messages = [Message(queue=queue, body=b"%05d" % at * 20) for at in range(5000)]
     async with RabbitBroker(proxy.url, installation.channels) as cut_off:
@@ -72,7 +98,9 @@ async def test_a_consumer_goes_on_after_a_cut(installation: Installation, proxy:
     assert (await broker.depth(queue)).messages == 0
 
 
-async def test_a_reader_goes_on_after_a_cut_where_it_was(installation: Installation, proxy: Proxy, broker: Broker) -> None:
+async def test_a_reader_goes_on_after_a_cut_where_it_was(
+    installation: Installation, proxy: Proxy, broker: Broker
+) -> None:
     log = await installation.log(broker)
     wanted = [b"%d" % at for at in range(1000)]
     await broker.append(log, wanted)
@@ -131,30 +159,32 @@ async def test_an_alarm_makes_publishing_full_at_once_and_nothing_else(installat
 
 
 @pytest.mark.timeout(180)
-async def test_a_restart_with_messages_in_flight_loses_nothing(installation: Installation, broker: Broker) -> None:
+@pytest.mark.parametrize("end", ["restart", "kill"])
+async def test_a_restart_with_messages_in_flight_loses_nothing(
+    end: str, installation: Installation, broker: Broker
+) -> None:
     queue = await installation.queue(broker)
     log = await installation.log(broker)
     await broker.append(log, [b"before"])
     reader = broker.read(log, 0)
     await read(reader, 1)
-    got: set[bytes] = set()
+    if end == "kill":
+        # A single node of RabbitMQ 3.10 writes a new queue's election to disk within 3 s: killed before, the queue
+        # has no leader when it is back, and nobody can use it.
+        await asyncio.sleep(5)
     consumer = broker.consume(queue, 500)
-
-    async def consume() -> None:
-        while len(got) < 5000:
-            deliveries = await consumer.take(100)
-            got.update(bodies(deliveries))
-            await broker.ack(deliveries)
-            await asyncio.sleep(0.01)
-
-    consuming = asyncio.create_task(consume())
-    messages = [Message(queue=queue, body=b"%d" % at) for at in range(5000)]
-    publishing = asyncio.create_task(publish_until_safe(broker, messages))
-    await asyncio.to_thread(control_rabbitmq, "kill")
+    got: set[bytes] = set()
+    consuming = asyncio.create_task(consume_into(got, broker, consumer))
+    over = asyncio.Event()
+    publishing = asyncio.create_task(publish_until(over, broker, queue))
+    await asyncio.to_thread(control_rabbitmq, end)
     await asyncio.to_thread(control_rabbitmq, "start")
-    await publishing
-    await asyncio.wait_for(consuming, 60)
-    assert got == {message.body for message in messages}
+    over.set()
+    sent, again = await publishing
+    assert len(sent) >= 5000
+    assert again > 0
+    await until(lambda: consumed(got, sent), wanted=True)
+    consuming.cancel()
     assert await broker.end(log) == 1
     await broker.append(log, [b"after"])
     assert bodies(await read(reader, 1)) == [b"after"]

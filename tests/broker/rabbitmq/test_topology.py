@@ -15,12 +15,14 @@ from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.topology import arguments
 from broker.rabbitmq.wire import Wire
 from tests.contract.installation import DEADLINE_S, Installation
-from tests.contract.steps import bodies, take
+from tests.contract.steps import bodies, take, until
 
 CHANNELS = Channels("p.")
 
 
-async def test_declaring_otherwise_is_a_wrong_setting_and_harms_nobody(installation: Installation, broker: Broker) -> None:
+async def test_declaring_otherwise_is_a_wrong_setting_and_harms_nobody(
+    installation: Installation, broker: Broker
+) -> None:
     queue = await installation.queue(broker)
     consumer = broker.consume(queue, 10)
     with pytest.raises(Misconfigured, match=queue):
@@ -45,9 +47,7 @@ async def test_a_transient_queue_that_expired_is_declared_again(installation: In
     await other.delete(answers)
     consumer = broker.consume(answers, 10)
     waiting = asyncio.create_task(consumer.take(1))
-    async with asyncio.timeout(10):
-        while await other.publish([Message(queue=answers, body=b"x")]) != [SAFE]:
-            await asyncio.sleep(0.02)
+    await until(lambda: other.publish([Message(queue=answers, body=b"x")]), [SAFE])
     assert bodies(await waiting) == [b"x"]
     await broker.delete(answers)
 
