@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 
 from broker.answers import plain
 from broker.base import Broker
 from broker.channels import Channels
-from broker.header import Answer, Form, Reply, Request, Status, pack_answer
+from broker.header import Form, Reply, Request, Status, pack_answer
 from broker.messages import Outcome
 from broker.outbox import Outbox
 from broker.settling import Hold
+
+Result = tuple[Request, tuple[bytes, int | None], Hold, tuple[int, int, int]]
+"""A request, its body with the length of the JSON in it, its hold, and its times in queue, batcher and model (us)."""
 
 ANSWERS_PER_BUNDLE = 256
 PATIENCE_S = 30.0
@@ -27,24 +32,33 @@ class Answering:
         self.dropped = 0
         self.outbox: Outbox[Hold] = Outbox(broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S)
 
-    def answer(
-        self, request: Request, status: Status, body: bytes, json_length: int | None, hold: Hold, times: tuple[int, int, int]
-    ) -> None:
-        """Send one answer; `times` are the microseconds in the queue, in the batcher and in the model."""
-        route = request.route
-        if route.reply is Reply.GATEWAY:
-            answer = Answer(request.uid, status, route.arm, route.version, json_length, *times, body)
-            self.outbox.put(
-                route.reply_to, Form.ANSWERS, b"", pack_answer(answer), body, hold, limit=ANSWERS_PER_BUNDLE
-            )
-        elif route.reply is Reply.NOWHERE:
-            hold.settle()
-        else:
-            queue = route.reply_to if route.reply is Reply.CLIENT else self._channels.results(route.endpoint)
-            self.outbox.put_message(plain(queue, request, status, body, json_length), hold)
+    def answer_one(self, request: Request, status: Status, body: bytes, hold: Hold, queued_us: int) -> None:
+        """Send one answer that is no result."""
+        self.answer([(request, (body, None), hold, (queued_us, 0, 0))], status)
+
+    def answer(self, results: Sequence[Result], status: Status) -> None:
+        """Send many answers of the same status."""
+        bundled: defaultdict[str, list[tuple[bytes, bytes | memoryview, Hold]]] = defaultdict(list)
+        for request, (body, json_length), hold, times in results:
+            route = request.route
+            if route.reply is Reply.GATEWAY:
+                ticket = pack_answer(request.uid, status, _arm(route.arm), route.version, json_length, times, len(body))
+                bundled[route.reply_to].append((ticket, body, hold))
+            elif route.reply is Reply.NOWHERE:
+                hold.settle()
+            else:
+                queue = route.reply_to if route.reply is Reply.CLIENT else self._channels.results(route.endpoint)
+                self.outbox.put_message(plain(queue, request, status, body, json_length), hold)
+        for queue, items in bundled.items():
+            self.outbox.put_all(queue, Form.ANSWERS, b"", items, limit=ANSWERS_PER_BUNDLE)
 
     def _settled(self, holds: Sequence[Hold], outcome: Outcome) -> None:
         if not outcome.safe:
             self.dropped += len(holds)
         for hold in holds:
             hold.settle()
+
+
+@lru_cache(maxsize=1024)
+def _arm(name: str) -> bytes:
+    return name.encode()

@@ -34,17 +34,17 @@ FIELDS = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How one request ended: what its rows say beside the request itself."""
+    """Requests that ended together and the same way: what their rows say beside the requests themselves."""
 
-    request: Request
-    rows: int
+    requests: Sequence[Request]
+    rows: Sequence[int]  # of each request
+    taken_us: Sequence[int]
     status: Status
-    error: str
-    taken_us: int
-    started_us: int
-    computed_us: int
-    published_us: int
-    batch: int
+    error: str = ""
+    started_us: int = 0
+    computed_us: int = 0
+    published_us: int = 0
+    batch: int = 0
 
 
 Tensors = Mapping[str, np.ndarray[Any, Any]]
@@ -81,24 +81,55 @@ def read_event(record: Record) -> pa.RecordBatch | None:
 
 
 def _columns(ended: Sequence[Ended]) -> list[tuple[str, pa.Array]]:
-    per_request = [_values(end) for end in ended]
-    counts = [end.rows for end in ended]
-    if any(count != 1 for count in counts):
-        per_request = [values for values, count in zip(per_request, counts, strict=True) for _ in range(count)]
-    rows = [row for count in counts for row in range(count)]
-    by_column = list(zip(*per_request, strict=True))
-    by_column.insert(2, tuple(rows))
-    return [(field.name, pa.array(values, field.type)) for field, values in zip(FIELDS, by_column, strict=True)]
+    """Return one array a field. Whole columns at a time: a row costs about a microsecond this way."""
+    requests = [request for end in ended for request in end.requests]
+    counts = [count for end in ended for count in end.rows]
+    columns = {**_of_routes(requests), **_of_requests(requests), **_of_ends(ended)}
+    if counts.count(1) != len(counts):
+        spread = pa.array(np.repeat(np.arange(len(counts)), counts))
+        columns = {name: array.take(spread) for name, array in columns.items()}
+    columns["row"] = pa.array(np.concatenate([np.arange(count, dtype=np.uint32) for count in counts]) if
+                              len(columns["uid"]) != len(counts) else np.zeros(len(counts), np.uint32))  # fmt: skip
+    return [(field.name, columns[field.name]) for field in FIELDS]
 
 
-def _values(end: Ended) -> tuple[Any, ...]:
-    request, route = end.request, end.request.route
-    return (
-        request.uid, route.leg, route.arm, route.model, route.version, route.policy, route.snapshot, route.mask,
-        request.propensity, request.accepted_us, end.taken_us, end.started_us, end.computed_us, end.published_us,
-        end.status.word, end.error or None, request.attempts, end.batch, request.key or None, route.tenant or None,
-        request.trace or None,
-    )  # fmt: skip
+def _of_routes(requests: Sequence[Request]) -> dict[str, pa.Array]:
+    routes = [request.route for request in requests]
+    first, number = routes[0], len(routes)
+    names = ("leg", "arm", "model", "version", "policy", "snapshot", "mask", "tenant")
+    if all(route is first for route in routes):
+        return {name: pa.repeat(_scalar(name, getattr(first, name)), number) for name in names}
+    return {name: pa.array([getattr(route, name) for route in routes], FIELDS.field(name).type) for name in names}
+
+
+def _of_requests(requests: Sequence[Request]) -> dict[str, pa.Array]:
+    values = {
+        "uid": [request.uid for request in requests],
+        "propensity": np.array([request.propensity for request in requests]),
+        "accepted_us": np.array([request.accepted_us for request in requests], np.int64),
+        "attempts": np.array([request.attempts for request in requests], np.uint16),
+        "key": [request.key or None for request in requests],
+        "trace": [request.trace or None for request in requests],
+    }
+    return {name: pa.array(column, FIELDS.field(name).type) for name, column in values.items()}
+
+
+def _of_ends(ended: Sequence[Ended]) -> dict[str, pa.Array]:
+    numbers = [len(end.requests) for end in ended]
+    columns = {"taken_us": pa.array(np.concatenate([np.array(end.taken_us, np.int64) for end in ended]))}
+    for name in ("started_us", "computed_us", "published_us"):
+        columns[name] = pa.array(np.repeat(np.array([getattr(end, name) for end in ended], np.int64), numbers))
+    columns["batch"] = pa.array(np.repeat(np.array([end.batch for end in ended], np.uint32), numbers))
+    for name, words in (("status", [end.status.word for end in ended]), ("error", [end.error or None for end in ended])):
+        if len(set(words)) == 1:
+            columns[name] = pa.repeat(pa.scalar(words[0], pa.string()), sum(numbers))
+        else:
+            columns[name] = pa.array([word for word, count in zip(words, numbers, strict=True) for _ in range(count)], pa.string())
+    return columns
+
+
+def _scalar(name: str, value: Any) -> pa.Scalar:
+    return pa.scalar(value, FIELDS.field(name).type)
 
 
 def _tensors(prefix: str, batches: Sequence[Tensors]) -> list[tuple[str, pa.Array]]:

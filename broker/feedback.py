@@ -42,7 +42,7 @@ def parse_feedback(body: bytes) -> Feedback:
     if ("values" in data) == ("truth" in data):
         raise InvalidRequest("feedback: give either 'values' or 'truth'")
     return Feedback(
-        uid=_uid(data.get("request_id")), values=_values(data.get("values", {})), truth=data.get("truth"),
+        uid=_uid(data.get("request_id")), values=_values(data.get("values", {})), truth=_truth(data),
         item=_text(data, "item"), event_id=_text(data, "event_id"), at_us=now_us(),
     )  # fmt: skip
 
@@ -81,6 +81,14 @@ def _values(value: Any) -> dict[str, float]:
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
             raise InvalidRequest(f"feedback: values.{name} is {number!r}; a finite number is expected")
     return {name: float(number) for name, number in value.items()}
+
+
+def _truth(data: dict[str, Any]) -> Any:
+    try:
+        orjson.dumps({"truth": data.get("truth")})
+    except TypeError as exc:  # it reads deeper nesting than it writes
+        raise InvalidRequest(f"feedback: truth cannot be kept ({exc}): nest it less deep") from exc
+    return data.get("truth")
 
 
 def _text(data: dict[str, Any], key: str) -> str | None:

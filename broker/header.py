@@ -207,14 +207,12 @@ def unpack_ticket(route: Route, data: memoryview, at: int, body: bytes | memoryv
     return Request(route, uid, accepted, deadline, propensity, length, attempts, key, correlation, trace, extra, body), at
 
 
-def pack_answer(answer: Answer) -> bytes:
-    """Write an answer's ticket; its body follows it."""
-    arm = answer.arm.encode()
-    json_length = NO_JSON_LENGTH if answer.json_length is None else answer.json_length
-    return _ANSWER.pack(
-        answer.uid, answer.status, answer.version, json_length, answer.queued_us, answer.batched_us,
-        answer.computed_us, len(arm), len(answer.body),
-    ) + arm  # fmt: skip
+def pack_answer(
+    uid: bytes, status: Status, arm: bytes, version: int, json_length: int | None, times: tuple[int, int, int], body_length: int
+) -> bytes:
+    """Write an answer's ticket; its body follows it. `times` are queued, batched and computed, in microseconds."""
+    length = NO_JSON_LENGTH if json_length is None else json_length
+    return _ANSWER.pack(uid, status, version, length, *times, len(arm), body_length) + arm
 
 
 def unpack_answer(data: memoryview, at: int) -> tuple[Answer, int]:

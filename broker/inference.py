@@ -6,6 +6,7 @@ Every byte comes from outside, so whatever breaks the protocol is an `InvalidReq
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -20,8 +21,9 @@ from broker.errors import InvalidRequest
 
 Body: TypeAlias = bytes | memoryview
 
+MAX_TENSORS: Final = 1024
 MAX_DIMENSIONS: Final = 32
-MAX_TENSOR_BYTES: Final = 2**62
+MAX_ELEMENTS: Final = 2**59
 MAX_KNOWN_HEADS: Final = 1024
 MAX_KNOWN_HEAD_BYTES: Final = 4096
 
@@ -61,8 +63,7 @@ class OutputHead(NamedTuple):
 class Head:
     """A request without its raw tensors. `outputs` None asks for all of them.
 
-    Equal only to itself. A `shared` one is handed out again for equal bytes, so what is derived
-    from it may be kept with it as the key; it holds no data.
+    Equal only to itself. A `shared` one comes again for equal bytes and holds no data: it may be a cache's key.
     """
 
     id: str | None
@@ -120,8 +121,8 @@ def _load(text: Body) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError as exc:
         raise InvalidRequest(
-            f"the request is not valid JSON: {exc.msg}, at byte {exc.pos} (if tensors follow the JSON, "
-            "Inference-Header-Content-Length must say where it ends; NaN and infinity can only be sent as raw tensors)"
+            f"the request is not valid JSON: {exc.msg}, at {exc.pos} (is Inference-Header-Content-Length the length of "
+            "the JSON, if tensors follow it? NaN and infinity can only be sent as raw tensors)"
         ) from exc
 
 
@@ -147,11 +148,10 @@ def _read_head(document: Any, *, raw: bool, shareable: bool) -> Head:
 
 
 def _read_inputs(entries: Any, *, raw: bool) -> tuple[InputHead, ...]:
-    if type(entries) is not list or not entries:
-        raise InvalidRequest("inputs is missing or empty: a request carries a list of at least one input tensor")
+    if type(entries) is not list or not 0 < len(entries) <= MAX_TENSORS:
+        raise InvalidRequest(f"inputs is {_kind(entries)}, and must be a list of 1 to {MAX_TENSORS} input tensors")
     inputs = tuple([_read_input(entry, raw=raw) for entry in entries])
-    if len(inputs) > 1:
-        _refuse_repeated("input", [item.name for item in inputs])
+    _refuse_repeated("input", [item.name for item in inputs])
     return inputs
 
 
@@ -181,9 +181,9 @@ def _read_input(entry: Any, *, raw: bool) -> InputHead:
 def _checked_data(name: str, data: Any, elements: int) -> list[Any]:
     if type(data) is list:
         return data
-    if data is None and elements == 0:
-        return []
     if data is None:
+        if elements == 0:
+            return []
         raise InvalidRequest(
             f"input {shown(name)} has no data: send it as a list, or as raw bytes with the parameter binary_data_size "
             "(shared memory is not served)"
@@ -227,7 +227,7 @@ def _read_shape(name: str, shape: Any) -> tuple[int, ...]:
             )
         # An empty dimension hides the others from the product, not from NumPy.
         size *= dimension or 1
-    if size > MAX_TENSOR_BYTES // 8:
+    if size > MAX_ELEMENTS:
         raise InvalidRequest(f"input {shown(name)}: shape {shown(shape)} has more elements than can be addressed")
     return tuple(shape)
 
@@ -235,11 +235,10 @@ def _read_shape(name: str, shape: Any) -> tuple[int, ...]:
 def _read_outputs(entries: Any) -> tuple[OutputHead, ...] | None:
     if entries is None or entries == []:
         return None
-    if type(entries) is not list:
-        raise InvalidRequest(f"outputs is {_kind(entries)}, and must be a list of the outputs asked for")
+    if type(entries) is not list or len(entries) > MAX_TENSORS:
+        raise InvalidRequest(f"outputs is {_kind(entries)}, and must be a list of at most {MAX_TENSORS} outputs")
     outputs = tuple([_read_output(entry) for entry in entries])
-    if len(outputs) > 1:
-        _refuse_repeated("output", [item.name for item in outputs])
+    _refuse_repeated("output", [item.name for item in outputs])
     return outputs
 
 
@@ -289,11 +288,13 @@ def _read_flag(parameters: dict[str, Any], flag: str, where: str) -> bool | None
 
 def _refuse_repeated(what: str, names: list[str]) -> None:
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(names).most_common(1)[0][0]
         raise InvalidRequest(f"{what} {shown(twice)} is given more than once")
 
 
 def _kind(value: object) -> str:
     """Return what JSON calls the type of `value`."""
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    if type(value) is list:
+        return f"a list of {len(value)}"
+    kinds = {dict: "an object", str: "a string", bool: "a boolean", type(None): "null"}
     return kinds.get(type(value), "a number")

@@ -76,17 +76,24 @@ class Outbox(Generic[T]):
         self, queue: str, form: Form, shared: bytes, ticket: bytes, body: bytes | memoryview, token: T, *, limit: int
     ) -> None:
         """Add one request or answer to the bundle for `queue`, at most `limit` in one."""
-        filling = self._filling.get((queue, shared))
-        size = len(ticket) + len(body)
-        if filling is not None and (len(filling.tokens) >= filling.limit or filling.size + size > BUNDLE_LIMIT_BYTES):
-            self._full.append(filling)
-            filling = None
-        if filling is None:
-            filling = self._filling[queue, shared] = _Filling(queue, form, shared, limit)
-        filling.parts.append(ticket)
-        filling.parts.append(body)
-        filling.tokens.append(token)
-        filling.size += size
+        self.put_all(queue, form, shared, [(ticket, body, token)], limit=limit)
+
+    def put_all(
+        self, queue: str, form: Form, shared: bytes, items: Sequence[tuple[bytes, bytes | memoryview, T]], *, limit: int
+    ) -> None:
+        """Add (ticket, body, token) of many requests or answers to the bundles for `queue`."""
+        filling = self._filling.get((queue, shared)) or self._begin(queue, form, shared, limit)
+        parts, tokens = filling.parts, filling.tokens
+        for ticket, body, token in items:
+            size = len(ticket) + len(body)
+            if tokens and (len(tokens) >= filling.limit or filling.size + size > BUNDLE_LIMIT_BYTES):
+                self._full.append(filling)
+                filling = self._begin(queue, form, shared, limit)
+                parts, tokens = filling.parts, filling.tokens
+            parts.append(ticket)
+            parts.append(body)
+            tokens.append(token)
+            filling.size += size
         self._schedule()
 
     def put_message(self, message: Message, token: T) -> None:
@@ -104,6 +111,11 @@ class Outbox(Generic[T]):
         while self.unsent:
             self._flush()
             await self._tasks.drain()
+
+    def _begin(self, queue: str, form: Form, shared: bytes, limit: int) -> _Filling[T]:
+        filling: _Filling[T] = _Filling(queue, form, shared, limit)
+        self._filling[queue, shared] = filling
+        return filling
 
     def _schedule(self) -> None:
         if not self._scheduled:

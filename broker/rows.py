@@ -54,13 +54,13 @@ class Rows:
         self._outbox: Outbox[list[Hold]] = Outbox(broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S)
 
     def add(
-        self, endpoint: str, signature: Hashable, ended: Sequence[Ended], holds: Sequence[Hold], inputs: Tensors | None,
+        self, endpoint: str, signature: Hashable, ended: Ended, holds: Sequence[Hold], inputs: Tensors | None,
         outputs: Tensors | None,
     ) -> None:  # fmt: skip
         """Add the rows of requests that ended together; `inputs` and `outputs` hold their rows in the same order."""
         keep = inputs is not None and outputs is not None and self._sampled(endpoint)
         gathered = self._gather((endpoint, signature if keep else None), endpoint)
-        gathered.ended.extend(ended)
+        gathered.ended.append(ended)
         gathered.holds.extend(holds)
         if keep and inputs is not None and outputs is not None:
             drop = self._endpoints[endpoint].log.drop if endpoint in self._endpoints else ()

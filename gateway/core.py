@@ -10,6 +10,7 @@ from broker.errors import Unavailable
 from broker.rows import DOOR_LINGER_S, Rows
 from gateway.metrics import GatewayMetrics
 from gateway.pending import Pending
+from gateway.readiness import Readiness
 from router.router import Router
 from router.view import View
 
@@ -24,9 +25,11 @@ class GatewaySettings:
     host: str = "127.0.0.1"
     port: int = 8000
     body_limit_bytes: int = MESSAGE_LIMIT_BYTES - HEADER_ROOM_BYTES
+    feedback_limit_bytes: int = 256 * 1024
     pending_limit: int = 10_000
     publish_patience_s: float = 10.0
     grace_s: float = 15.0
+    metrics_port: int = 0
 
 
 class Core:
@@ -37,12 +40,13 @@ class Core:
         self.view = view
         self.settings = settings
         self.metrics = metrics
+        self.readiness = Readiness(broker, view)
         self.pending = Pending(broker, broker.channels.answers(settings.instance), limit=settings.pending_limit)
         self.rows = Rows(broker, {}, source=f"/millrace/{settings.instance}", linger_s=DOOR_LINGER_S)
         self.inputs = lru_cache(maxsize=1024)(broker.channels.inputs)
 
     def resolve(self, endpoint: str) -> tuple[Router, int]:
-        """Return an endpoint's router and mask; raises NotFound, or Unavailable while none of its models was ever there."""
+        """Return an endpoint's router and mask; raises NotFound, or Unavailable while no model of it was ever there."""
         router, mask = self.view.resolve(endpoint)
         if not mask and not self.view.is_known(router.endpoint):
             arms = ", ".join(f"{target.model}@{target.version}" for target in router.endpoint.arms.values())

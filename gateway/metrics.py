@@ -11,8 +11,12 @@ class GatewayMetrics:
     """The series of one gateway."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._pending = Gauge("millrace_gateway_pending_requests", "Requests that wait for their answer here.", registry=registry)
-        self._unclaimed = Gauge("millrace_gateway_unclaimed_answers", "Answers that nobody waited for.", registry=registry)
+        self._pending = Gauge(
+            "millrace_gateway_pending_requests", "Requests that wait for their answer here.", registry=registry
+        )
+        self._unclaimed = Gauge(
+            "millrace_gateway_unclaimed_answers", "Answers that nobody waited for.", registry=registry
+        )
         self.feedback = Counter("millrace_gateway_feedback", "Feedback taken in.", ("endpoint",), registry=registry)
 
     def watch(self, pending: Callable[[], float], unclaimed: Callable[[], float]) -> None:

@@ -6,9 +6,9 @@ import asyncio
 import time
 from typing import NamedTuple
 
-from broker.base import Broker
+from broker.base import Broker, Consumer
 from broker.bundle import answers_in
-from broker.errors import Expired, InvalidRequest, MillraceError, QueueFull
+from broker.errors import Expired, InvalidRequest, MillraceError, QueueFull, Unavailable
 from broker.header import Answer
 from broker.tasks import Tasks
 
@@ -33,6 +33,8 @@ class Pending:
         self._waiting: dict[bytes, _Waiting] = {}
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
+        self._consumer: Consumer | None = None
+        self._stopping = False
         self._answered = 0
         self._rate = 0.0
         self.unclaimed = 0
@@ -41,19 +43,29 @@ class Pending:
         """Declare the queue of answers and start to take from it."""
         await self._broker.declare(self.queue)
         self._consumer = self._broker.consume(self.queue, TAKE)
-        self._tasks.spawn(self._take(), "answers")
+        self._tasks.spawn(self._take(self._consumer), "answers")
         self._tasks.spawn(self._sweep(), "sweep")
 
     async def close(self) -> None:
         """Stop to take; who still waits hears that the gateway stops."""
-        await self._consumer.stop()
+        self.give_up()
+        if self._consumer is not None:
+            await self._consumer.stop()
         await self._tasks.cancel()
+
+    def give_up(self) -> None:
+        """End every wait, and let nobody start one: the gateway stops."""
+        self._stopping = True
+        for uid in list(self._waiting):
+            self.fail(uid, Unavailable("this gateway stops; the request may still run: send it to another one"))
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def expect(self, uid: bytes, allowed_s: float) -> asyncio.Future[Answer]:
         """Return the future of an answer; raises QueueFull when too many wait already."""
+        if self._stopping:
+            raise Unavailable("this gateway stops: send the request to another one")
         if len(self._waiting) >= self._limit:
             raise QueueFull(f"{self._limit} requests wait here already", retry_after_s=self.drain_s())
         future: asyncio.Future[Answer] = self._loop.create_future()
@@ -77,11 +89,11 @@ class Pending:
     async def drained(self, grace_s: float) -> None:
         """Wait until nobody waits, at most `grace_s`."""
         until = time.monotonic() + grace_s
-        while self._waiting and time.monotonic() < until:
+        while self._waiting and time.monotonic() < until:  # noqa: ASYNC110 - an event would cost every request
             await asyncio.sleep(SWEEP_S)
 
-    async def _take(self) -> None:
-        while deliveries := await self._consumer.take(TAKE):
+    async def _take(self, consumer: Consumer) -> None:
+        while deliveries := await consumer.take(TAKE):
             for delivery in deliveries:
                 try:
                     answers = answers_in(delivery.message)

@@ -1,1 +1,1 @@
-"""Models behind queues: what they are, how they load, and how requests run through them."""
+"""Models at work: from a queue through a runtime to the answer."""

@@ -54,10 +54,10 @@ class Model:
     def decode(self, request: Request) -> tuple[Inputs, int, Hashable]:
         """Return a request's tensors, its rows and its signature; raises `Rejected` errors."""
         if request.json_length == 0:
-            inputs = decode_raw(request.body, self.config.inputs, max_rows=self.max_rows)
+            inputs = decode_raw(request.body, self.config.inputs, max_rows=self.config.max_batch_size)
         else:
             inputs = decode(request.body, request.json_length)
-        rows = check(inputs, self.config.inputs, max_rows=self.max_rows if self.batches else 1)
+        rows = check(inputs, self.config.inputs, max_rows=self.config.max_batch_size)
         return inputs, rows, signature(inputs)
 
     def infer(self, items: Sequence[Item]) -> tuple[Arrays, Arrays]:

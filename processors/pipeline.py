@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from processors.batcher import Batcher, Item
 from processors.metrics import ProcessorMetrics
 from processors.model import Broken, Computed, Model
 
-BATCHES_HELD = 4
+BATCHES_HELD = 8  # four that wait or run, four whose answers and rows are on their way
 DEFAULT_ATTEMPTS = 3
 GIVE_BACK_PAUSE_S = 0.5
 PER_REQUEST = 2  # what a delivery waits for: an answer and a row
@@ -272,32 +273,36 @@ class Pipeline:
                 self._finish_broken(part)
 
     def _finish_computed(self, part: Computed) -> None:
-        published_us, size = now_us(), sum(item.rows for item in part.items)
-        ended, holds, clean = [], [], True
-        for item, encoded in zip(part.items, self.model.encode(part), strict=True):
-            if isinstance(encoded, MillraceError):
-                clean = False
-                self._end(item.request, item.hold, encoded, item.taken_us, item.rows, part.started_us, part.computed_us, size)
-                continue
-            body, json_length = encoded
-            self._answering.answer(item.request, Status.OK, body, json_length, item.hold, _times(item, part))
-            ended.append(
-                Ended(item.request, item.rows, Status.OK, "", item.taken_us, part.started_us, part.computed_us, published_us, size)
-            )
-            holds.append(item.hold)
-        self._metrics.computed(len(ended), size, part.computed_us - part.started_us)
-        self._record(part, ended, holds, clean=clean)
+        size = sum([item.rows for item in part.items])
+        encoded = self.model.encode(part)
+        items, results = [], []
+        for item, body in zip(part.items, encoded, strict=True):
+            if isinstance(body, MillraceError):
+                self._end(item.request, item.hold, body, item.taken_us, item.rows, part.started_us, part.computed_us, size)
+            else:
+                items.append(item)
+                results.append((item.request, body, item.hold, _times(item, part)))
+        self._answering.answer(results, Status.OK)
+        self._metrics.computed(len(items), size, part.computed_us - part.started_us)
+        by_endpoint: defaultdict[str, list[Item]] = defaultdict(list)
+        for item in items:
+            by_endpoint[item.request.route.endpoint].append(item)
+        lines_up = len(items) == len(part.items) and len(by_endpoint) == 1 and self.model.batches
+        for endpoint, mine in by_endpoint.items():
+            self._record(endpoint, mine, part, size, with_tensors=lines_up)
 
-    def _record(self, part: Computed, ended: Sequence[Ended], holds: Sequence[Hold], *, clean: bool) -> None:
-        """Hand rows to the event log, one endpoint at a time; tensors only where they line up with the rows."""
-        endpoints = {end.request.route.endpoint for end in ended}
-        if len(endpoints) == 1 and clean and self.model.batches:
-            signature = tuple((name, array.dtype.str, array.shape[1:]) for name, array in (*part.inputs.items(), *part.outputs.items()))
-            self._rows.add(endpoints.pop(), signature, ended, holds, part.inputs, part.outputs)
-            return
-        for endpoint in endpoints:
-            mine = [i for i, end in enumerate(ended) if end.request.route.endpoint == endpoint]
-            self._rows.add(endpoint, None, [ended[i] for i in mine], [holds[i] for i in mine], None, None)
+    def _record(self, endpoint: str, items: Sequence[Item], part: Computed, size: int, *, with_tensors: bool) -> None:
+        """Hand rows to the event log; tensors only where they line up with the rows."""
+        ended = Ended(
+            [item.request for item in items], [item.rows for item in items], [item.taken_us for item in items], Status.OK,
+            started_us=part.started_us, computed_us=part.computed_us, published_us=now_us(), batch=size,
+        )  # fmt: skip
+        holds = [item.hold for item in items]
+        if with_tensors:
+            signature = tuple([(name, array.dtype.str, array.shape[1:]) for name, array in (*part.inputs.items(), *part.outputs.items())])
+            self._rows.add(endpoint, signature, ended, holds, part.inputs, part.outputs)
+        else:
+            self._rows.add(endpoint, None, ended, holds, None, None)
 
     def _finish_broken(self, part: Broken) -> None:
         item = part.item
@@ -322,10 +327,9 @@ class Pipeline:
     ) -> None:  # fmt: skip
         """End a request without a result: its typed answer and its rows."""
         status = BY_WORD[error.status]
-        times = (max(0, taken_us - request.accepted_us), 0, 0)
-        self._answering.answer(request, status, error_body(str(error)), None, hold, times)
-        ended = Ended(request, rows, status, str(error)[:1000], taken_us, started_us, computed_us, now_us(), batch)
-        self._rows.add(request.route.endpoint, None, [ended], [hold], None, None)
+        self._answering.answer_one(request, status, error_body(str(error)), hold, _between(request.accepted_us, taken_us))
+        ended = Ended([request], [rows], [taken_us], status, str(error)[:1000], started_us, computed_us, now_us(), batch)
+        self._rows.add(request.route.endpoint, None, ended, [hold], None, None)
         self._metrics.ended.labels(status.word).inc()
 
     def _is_pressed(self) -> bool:
@@ -338,5 +342,10 @@ def _too_late(request: Request) -> Expired:
 
 
 def _times(item: Item, part: Computed) -> tuple[int, int, int]:
-    queued = max(0, item.taken_us - item.request.accepted_us)
-    return min(queued, 0xFFFFFFFF), max(0, part.started_us - item.taken_us), part.computed_us - part.started_us
+    queued = _between(item.request.accepted_us, item.taken_us)
+    return queued, _between(item.taken_us, part.started_us), _between(part.started_us, part.computed_us)
+
+
+def _between(start_us: int, end_us: int) -> int:
+    """Return a time that fits its field; clocks of two machines may disagree."""
+    return min(max(0, end_us - start_us), 0xFFFFFFFF)

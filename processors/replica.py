@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,6 @@ class Replica:
         self._spec = spec
         self._registry = registry
         self._endpoints: dict[str, Endpoint] = {}
-        self._stop = asyncio.Event()
         self._tasks = Tasks()
         self._pipeline: Pipeline | None = None
         self._announcer = Announcer(
@@ -56,18 +56,19 @@ class Replica:
             metrics_port=spec.metrics_port, in_flight=lambda: self._pipeline.in_flight if self._pipeline else 0,
         )  # fmt: skip
 
-    def stop(self) -> None:
-        """Take no more; `run` returns when what is held is finished."""
-        self._stop.set()
-
-    async def run(self) -> None:
-        """Load, serve, finish. Raises what loading raised, after it was announced."""
+    async def run(self, stop: asyncio.Event) -> None:
+        """Load, serve until `stop`, finish what is held. Raises what loading raised, after it was announced."""
+        self._stop = stop
+        await self._broker.declare(self._broker.channels.declared)
+        await self._broker.declare(self._broker.channels.status)
         await self._announcer.say("loading")
         self._tasks.spawn(self._announcer.beat(), "heartbeat")
         following = Following(self._broker, self._broker.channels.declared, 0, self._fold)
         self._tasks.spawn(following.run(), "declared")
         try:
             model = await self._load()
+            gc.collect()
+            gc.freeze()  # torch's hundred thousands of objects stay: no collection needs to walk them again
             await following.caught_up.wait()
             await self._serve(model)
         except MillraceError as exc:

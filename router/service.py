@@ -179,9 +179,9 @@ class EndpointService:
     def _end(self, request: Request, delivery: Delivery, error: MillraceError) -> None:
         hold = self._settling.hold(delivery, PER_REQUEST)
         status = BY_WORD[error.status]
-        self._answering.answer(request, status, error_body(str(error)), None, hold, (0, 0, 0))
-        ended = Ended(request, 1, status, str(error), request.accepted_us, 0, 0, now_us(), 0)
-        self._rows.add(self._endpoint, None, [ended], [hold], None, None)
+        self._answering.answer_one(request, status, error_body(str(error)), hold, 0)
+        ended = Ended([request], [1], [request.accepted_us], status, str(error), published_us=now_us())
+        self._rows.add(self._endpoint, None, ended, [hold], None, None)
 
     async def _keep_short(self, queue: str) -> None:
         """Wait while a model's queue holds enough: what is not in it can still be cancelled, or go elsewhere."""

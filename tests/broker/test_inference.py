@@ -104,10 +104,12 @@ def test_bytes_that_are_no_request_are_refused(body: bytes) -> None:
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
-    "no inputs": ({}, "inputs is missing"),
-    "empty inputs": ({"inputs": []}, "inputs is missing"),
-    "inputs an object": ({"inputs": {}}, "inputs is missing"),
+    "no inputs": ({}, "inputs is null, and must be a list"),
+    "empty inputs": ({"inputs": []}, "inputs is a list of 0"),
+    "inputs an object": ({"inputs": {}}, "inputs is an object"),
     "an input that is a string": ({"inputs": ["x"]}, "must be a JSON object"),
+    "thousands of inputs": ({"inputs": [X] * 1025}, "inputs is a list of 1025, and must be a list of 1 to 1024"),
+    "thousands of outputs": ({"inputs": [X], "outputs": [{}] * 1025}, "outputs is a list of 1025, and must"),
     "a name twice": ({"inputs": [X, X]}, "'x' is given more than once"),
     "no name": ({"inputs": [{**X, "name": None}]}, "None as its name"),
     "an empty name": ({"inputs": [{**X, "name": ""}]}, "as its name"),

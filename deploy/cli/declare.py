@@ -1,0 +1,72 @@
+"""Commands about what is declared: `init`, `check`, `apply`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from broker.errors import Misconfigured
+from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, SettingsPath, console, installation, overrides
+from deploy.project import write_project
+from deploy.settings import load_settings
+from deploy.watch import Declarations, read_file
+from router.policy_config import read_policy
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(epilog="Example: millrace init shop && cd shop && millrace up")(init)
+    app.command(epilog="Example: millrace check endpoints/fraud.yaml")(check)
+    app.command(epilog="Example: millrace apply endpoints/fraud.yaml")(apply)
+
+
+def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) -> None:
+    """Make a folder with settings and a hello model, ready for `millrace up`."""
+    for path in write_project(folder):
+        console.print(f"wrote {path}")
+    console.print(f"next: cd {folder} && millrace up")
+
+
+def check(
+    files: Annotated[list[Path] | None, typer.Argument(help="Declarations; all of the settings' endpoints if none.")] = None,
+    settings: SettingsPath = DEFAULT_SETTINGS,
+) -> None:
+    """Read the settings and declarations, and explain mistakes; exit status 2 if there are any."""
+    read = load_settings(settings)
+    paths = files or sorted(read.folder.glob(read.endpoints))
+    mistakes = []
+    for path in paths:
+        try:
+            for endpoint in read_file(path):
+                read_policy(endpoint)
+                console.print(f"{path}: endpoint {endpoint.endpoint} is fine ({len(endpoint.arms)} arms)", highlight=False)
+        except Misconfigured as exc:
+            mistakes.append(str(exc))
+    if mistakes:
+        raise Misconfigured("\n".join(mistakes))
+
+
+def apply(
+    files: Annotated[list[Path], typer.Argument(help="Declarations to publish.")],
+    settings: SettingsPath = DEFAULT_SETTINGS,
+    broker: BrokerUrl = "",
+    author: Annotated[str, typer.Option(help="Who declares this; it is logged.")] = "millrace apply",
+) -> None:
+    """Publish declarations; every part follows at once, nothing restarts."""
+    endpoints = [endpoint for path in files for endpoint in read_file(path)]
+    for endpoint in endpoints:
+        read_policy(endpoint)
+    place = installation(settings, overrides(broker__url=broker))
+
+    async def publish() -> None:
+        async with place.broker() as connection:
+            declarations = Declarations(connection)
+            await declarations.read()
+            for endpoint in endpoints:
+                changed = await declarations.apply(endpoint, author)
+                console.print(f"endpoint {endpoint.endpoint}: {'declared' if changed else 'unchanged'}")
+
+    uvloop.run(publish())

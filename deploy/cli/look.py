@@ -1,0 +1,146 @@
+"""Commands that look and ask: `status`, `models`, `predict`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+from typing import Annotated, Any
+
+import orjson
+import typer
+import uvloop
+
+from broker.base import Broker, Since
+from broker.errors import Misconfigured, Unavailable
+from broker.following import Following
+from broker.ids import now_us
+from broker.messages import JSON, Message
+from broker.status import FULL_EVERY_S
+from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, Json, SettingsPath, installation, overrides, show
+from router.view import View
+
+SETTLE_S = 2.5  # a heartbeat and a little
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(epilog="Example: millrace status --json")(status)
+    app.command(epilog="Example: millrace models")(models)
+    app.command(epilog="""Example: millrace predict hello '{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'""")(predict)
+
+
+def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json: Json = False) -> None:
+    """Show which processes are there, and what they say of themselves."""
+
+    async def look(connection: Broker) -> list[dict[str, Any]]:
+        view = await _view(connection)
+        rows = []
+        for said, _ in view.parts.values():
+            age_s = (now_us() - said.at_us) / 1e6
+            model = f"{said.model}@{said.version}" if said.model else ""
+            rows.append(
+                {"part": said.part, "state": said.state if age_s < 3 * SETTLE_S else "silent", "model": model, "pid": said.pid,
+                 "in flight": said.in_flight, "heard s ago": round(age_s, 1), "instance": said.instance, "error": said.error}
+            )  # fmt: skip
+        return sorted(rows, key=lambda row: (row["part"], row["model"], row["instance"]))
+
+    rows = _with_broker(settings, broker, look)
+    show(rows, ("part", "state", "model", "pid", "in flight", "heard s ago", "error"), as_json=as_json)
+
+
+def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json: Json = False) -> None:
+    """Show what can be called: endpoints, their arms, and whether each is ready."""
+
+    async def look(connection: Broker) -> list[dict[str, Any]]:
+        view = await _view(connection)
+        rows = []
+        for name in view.endpoints():
+            router = view.router(name)
+            for arm, target in router.endpoint.arms.items():
+                depth = await connection.depth(connection.channels.inputs(target.model, target.version))
+                ready = view.is_ready(target.model, target.version)
+                rows.append(
+                    {"endpoint": name, "arm": arm, "model": target.model, "version": target.version,
+                     "ready": "yes" if ready else "no", "waiting": depth.requests}
+                )  # fmt: skip
+        return rows
+
+    rows = _with_broker(settings, broker, look)
+    show(rows, ("endpoint", "arm", "model", "version", "ready", "waiting"), as_json=as_json)
+
+
+def predict(
+    endpoint: Annotated[str, typer.Argument(help="What to ask.")],
+    body: Annotated[str, typer.Argument(help="An Open Inference Protocol request as JSON; - reads standard input.")] = "-",
+    settings: SettingsPath = DEFAULT_SETTINGS,
+    broker: BrokerUrl = "",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 30.0,
+) -> None:
+    """Send one request through the queue, as any client of it would, and print the answer."""
+    text = sys.stdin.read() if body == "-" else body
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as exc:
+        raise Misconfigured(f"the request is not JSON: {exc}") from exc
+
+    async def ask(connection: Broker) -> Message:
+        queue = f"predict.{secrets.token_hex(8)}"
+        await connection.declare(queue)
+        try:
+            return await _ask(connection, queue, endpoint, text, timeout)
+        finally:
+            await connection.delete(queue)
+
+    answer = _with_broker(settings, broker, ask)
+    sys.stdout.write(bytes(answer.body).decode() + "\n")
+    if answer.headers.get("status") != "ok":
+        sys.exit(1)
+
+
+async def _ask(connection: Broker, queue: str, endpoint: str, text: str, timeout_s: float) -> Message:
+    request = Message(
+        queue=connection.channels.requests(endpoint), body=text.encode(), content_type=JSON, reply_to=queue,
+        message_id=secrets.token_hex(8), headers={"timeout_ms": int(timeout_s * 1000)},
+    )  # fmt: skip
+    outcome = (await connection.publish([request]))[0]
+    if not outcome.safe:
+        raise Unavailable(f"the request was not taken ({outcome}): is endpoint {endpoint!r} served? see millrace models")
+    consumer = connection.consume(queue, 1)
+    try:
+        async with asyncio.timeout(timeout_s):
+            deliveries = await consumer.take(1)
+    except TimeoutError as exc:
+        raise Unavailable(f"no answer within {timeout_s:.0f} s; see millrace status") from exc
+    await connection.ack(deliveries)
+    await consumer.stop()
+    return deliveries[0].message
+
+
+async def _view(connection: Broker) -> View:
+    """Read both logs, and listen for one heartbeat."""
+    view = View(b"")
+    channels = connection.channels
+    await connection.declare(channels.declared)
+    await connection.declare(channels.status)
+    logs = (
+        Following(connection, channels.declared, 0, view.fold_declared),
+        Following(connection, channels.status, Since(now_us() - int(2 * FULL_EVERY_S * 1e6)), view.fold_status),
+    )
+    tasks = [asyncio.create_task(log.run()) for log in logs]
+    for log in logs:
+        await log.caught_up.wait()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return view
+
+
+def _with_broker(settings: Any, url: str, work: Any) -> Any:
+    place = installation(settings, overrides(broker__url=url))
+
+    async def run() -> Any:
+        async with place.broker() as connection:
+            return await work(connection)
+
+    return uvloop.run(run())

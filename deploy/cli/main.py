@@ -1,0 +1,34 @@
+"""`millrace`: one command for everything. Exit status 0 done, 1 failed, 2 wrong use or settings."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from broker.errors import Misconfigured, MillraceError
+from deploy.cli import declare, demo, look, parts
+from deploy.cli.terminal import errors
+
+app = typer.Typer(
+    name="millrace",
+    help="Serves machine-learning models behind message queues.",
+    epilog="Start with: millrace init shop && cd shop && millrace up",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (parts, declare, look, demo):
+    module.add_to(app)
+
+
+def main() -> None:
+    """Run the command line; our errors are one line each, without a traceback."""
+    try:
+        app()
+    except Misconfigured as exc:
+        errors.print(f"[red]error:[/] {exc}", highlight=False)
+        sys.exit(2)
+    except MillraceError as exc:
+        errors.print(f"[red]error:[/] {exc}", highlight=False)
+        sys.exit(1)

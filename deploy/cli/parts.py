@@ -1,0 +1,74 @@
+"""Commands that run things: `up`, and each part by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+import uvloop
+
+from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, SettingsPath, console, installation, overrides
+from deploy.shell import stop_on_signals, write_logs
+from deploy.supervisor import Supervisor, wait_until_ready
+from deploy.wiring import PARTS, Installation
+
+READY_WITHIN_S = 180.0
+
+HttpPort = Annotated[int, typer.Option("--http-port", help="Where HTTP is served, instead of gateway.http_port.")]
+Engine = Annotated[str, typer.Option("--engine", help="process or ray, instead of processors.engine.")]
+
+DOES = {
+    "gateway": "Serve HTTP (Open Inference Protocol) and put requests into the queues.",
+    "router": "Take requests of queue clients and send each to an arm.",
+    "processors": "Watch the model repository and run replicas of what is there.",
+    "monitors": "Read the event logs: Prometheus' series on metrics.port.",
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(epilog="Example: MILLRACE__BROKER__URL=amqp://localhost millrace up")(up)
+    for part in PARTS:
+        app.command(part, help=DOES[part], epilog=f"Example: millrace {part} --settings millrace.yaml")(_one(part))
+
+
+def up(
+    settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", http_port: HttpPort = 0, engine: Engine = ""
+) -> None:
+    """Run all parts on this machine until Ctrl-C: restart what dies, stop cleanly."""
+    flags = overrides(broker__url=broker, gateway__http_port=http_port, processors__engine=engine)
+    place = installation(settings, flags)
+    write_logs("up")
+    uvloop.run(run_up(place, flags))
+
+
+async def run_up(place: Installation, flags: dict[str, str]) -> None:
+    """Supervise until a signal, and say when everything is ready."""
+    stop = stop_on_signals()
+    supervisor = Supervisor(place, flags)
+    ready = asyncio.create_task(_say_ready(place, supervisor, stop), name="ready")
+    try:
+        await supervisor.run(stop)
+    finally:
+        ready.cancel()
+    console.print("stopped")
+
+
+async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.Event) -> None:
+    gateway, metrics = place.settings.gateway, place.settings.metrics
+    await wait_until_ready(gateway.http_port, gateway.host, READY_WITHIN_S, lambda: not stop.is_set())
+    console.print(f"[green]ready[/]   http://{gateway.host}:{gateway.http_port}   docs at /docs, Ctrl-C stops")
+    console.print(f"metrics  http://{metrics.host}:{metrics.port}/metrics, other processes at /targets")
+    console.print(f"models   {place.settings.repository_folder}")
+    for child in supervisor.children.values():
+        console.print(f"{child.part:11}pid {child.process.pid if child.process else '-'}")
+
+
+def _one(part: str) -> Callable[..., None]:
+    def command(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "") -> None:
+        sys.exit(installation(settings, overrides(broker__url=broker)).run(part, with_parent=False))
+
+    return command

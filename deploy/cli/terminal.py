@@ -1,0 +1,47 @@
+"""What all commands share: consoles, and the options that every command has."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy.settings import FILE
+from deploy.wiring import Installation
+
+console = Console()
+errors = Console(stderr=True)
+
+SettingsPath = Annotated[Path, typer.Option("--settings", "-s", help="The settings file.", envvar="MILLRACE_SETTINGS")]
+BrokerUrl = Annotated[str, typer.Option("--broker", help="Where messages go, instead of broker.url: sqlite:///… or amqp://…")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
+DEFAULT_SETTINGS = Path(FILE)
+
+
+def overrides(**flags: Any) -> dict[str, str]:
+    """Return the flags that were given, by dotted key: `broker__url` stands for broker.url."""
+    return {name.replace("__", "."): str(value) for name, value in flags.items() if value not in (None, "", 0)}
+
+
+def installation(settings: Path, flags: Mapping[str, str]) -> Installation:
+    """Read the settings, with flags over them."""
+    return Installation.at(settings, dict(flags))
+
+
+def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, title: str = "") -> None:
+    """Print rows as a table, or as a JSON array."""
+    if as_json:
+        sys.stdout.write(json.dumps(list(rows), default=str) + "\n")
+        return
+    table = Table(title=title or None, title_justify="left", box=None, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*[str(row.get(column, "")) for column in columns])
+    console.print(table)

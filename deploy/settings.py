@@ -1,0 +1,262 @@
+"""The settings of an installation: `millrace.yaml`, read once. The only reader of the environment.
+
+What wins, from first to last: a flag, `MILLRACE__SECTION__KEY` in the environment, the file, the default.
+In the file `${NAME}` stands for an environment variable, and `key_file: path` gives `key` from a file.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import secrets as random_secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, SecretStr
+
+from broker.channels import Channels
+from broker.endpoint import Declared, Duration, read_model
+from broker.errors import Misconfigured
+
+FILE = "millrace.yaml"
+PREFIX = "MILLRACE__"
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB)?")
+_BYTES = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def size(value: Any) -> int:
+    """Read a number of bytes such as `2GiB`."""
+    match = _SIZE.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError(f"{value!r} is not a size: write a number with B, KiB, MiB or GiB, such as 2GiB")
+    return int(float(match[1]) * _BYTES[match[2]])
+
+
+Size = Annotated[int, BeforeValidator(size)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class QueueLimits(Declared):
+    """How much a queue may hold before it refuses."""
+
+    requests: int = Field(default=100_000, ge=0)
+    size: Size = 2 << 30
+
+
+class BrokerSettings(Declared):
+    """Where messages go. The embedded broker needs nothing installed."""
+
+    url: SecretStr = SecretStr("")
+    limits: QueueLimits = QueueLimits()
+
+
+class Secrets(Declared):
+    """Keys. `assignment` is what decisions are drawn with: mandatory when the gateway leaves loopback."""
+
+    assignment: SecretStr = SecretStr("")
+
+
+class Repository(Declared):
+    """Where models are."""
+
+    url: str = "models"
+    poll: Duration = 2.0
+
+
+class Replicas(Declared):
+    """How many replicas a model version has."""
+
+    min: int = Field(default=1, ge=1, le=64)
+
+
+class Processors(Declared):
+    """How models run."""
+
+    engine: Literal["process", "ray"] = "process"
+    replicas: Replicas = Replicas()
+    device: str = "auto"
+    gpus: float = Field(default=0.0, ge=0.0)
+    threads: int = Field(default=1, ge=1, le=1024)
+    grace: Duration = 20.0
+
+
+class Gateway(Declared):
+    """Where HTTP is served; the ports are Triton's."""
+
+    host: str = "127.0.0.1"
+    http_port: Port = 8000
+    body_limit: Size = 8 * 1024 * 1024 - 64 * 1024
+    pending_limit: int = Field(default=10_000, ge=1)
+    grace: Duration = 15.0
+
+
+class Metrics(Declared):
+    """Where Prometheus finds the installation: `/metrics`, and every other process under `/targets`."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8002
+
+
+class Prometheus(Declared):
+    """The monitor that turns the event logs into series."""
+
+    max_series: int = Field(default=2000, ge=1)
+
+
+class Monitors(Declared):
+    """Who reads the event logs."""
+
+    prometheus: Prometheus = Prometheus()
+
+
+class Settings(Declared):
+    """Everything in `millrace.yaml`. Paths are relative to the file."""
+
+    version: Literal[1] = 1
+    environment: str = "dev"
+    prefix: str = "millrace."
+    data: str = "data"
+    broker: BrokerSettings = BrokerSettings()
+    secrets: Secrets = Secrets()
+    repository: Repository = Repository()
+    processors: Processors = Processors()
+    gateway: Gateway = Gateway()
+    metrics: Metrics = Metrics()
+    monitors: Monitors = Monitors()
+    endpoints: str = "endpoints/*.yaml"
+    folder: Path = Path()
+
+    @property
+    def data_folder(self) -> Path:
+        """Where processes keep their state."""
+        return self.folder / self.data
+
+    @property
+    def repository_folder(self) -> Path:
+        """Where models are."""
+        return self.folder / self.repository.url.removeprefix("file://")
+
+    @property
+    def broker_url(self) -> str:
+        """The broker's address; without one, the embedded broker in the data folder."""
+        url = self.broker.url.get_secret_value()
+        if not url:
+            return f"sqlite:///{self.data_folder / 'broker.db'}"
+        path = url.removeprefix("sqlite:///")
+        return f"sqlite:///{self.folder / path}" if path != url else url
+
+    @property
+    def channels(self) -> Channels:
+        """The names of this installation's channels."""
+        return Channels(self.prefix)
+
+
+def load_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings at `path`; a file that is not there leaves the defaults. Raises Misconfigured.
+
+    `overrides` are flags, by dotted key: `{"broker.url": "amqp://localhost"}`.
+    """
+    data = _read(path) if path.exists() else {}
+    for dotted, value in {**_from_environment(), **(overrides or {})}.items():
+        _put(data, dotted.split("."), value)
+    settings = read_model(Settings, {**data, "folder": str(path.resolve().parent)}, source=path.name)
+    _ = settings.channels
+    _check_key(settings)
+    return settings
+
+
+def assignment_key(settings: Settings) -> bytes:
+    """Return the secret that decisions are drawn with; on loopback one is made once and kept in the data folder."""
+    given = settings.secrets.assignment.get_secret_value()
+    if given:
+        return given.encode()
+    path = settings.data_folder / "assignment.key"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(random_secrets.token_hex(32))
+    except FileExistsError:
+        pass
+    return path.read_text().encode()
+
+
+def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with flags added, for the processes it starts."""
+    return {**os.environ, **{PREFIX + key.replace(".", "__").upper(): value for key, value in overrides.items()}}
+
+
+def own_environment() -> dict[str, str]:
+    """Return what in this process's environment is ours, for processes that do not inherit it."""
+    return {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise Misconfigured(f"{path}: this is not YAML: {exc}") from exc
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise Misconfigured(f"{path}: a mapping of keys is expected, found {type(data).__name__}")
+    return dict(_resolved(data, path.name, path.parent))
+
+
+def _resolved(value: Any, where: str, folder: Path) -> Any:
+    """Put in environment variables and the contents of `…_file` keys."""
+    if isinstance(value, dict):
+        resolved = {}
+        for key, inner in value.items():
+            if isinstance(key, str) and key.endswith("_file"):
+                resolved[key.removesuffix("_file")] = _from_file(inner, f"{where}: {key}", folder)
+            else:
+                resolved[key] = _resolved(inner, f"{where}: {key}", folder)
+        return resolved
+    if isinstance(value, list):
+        return [_resolved(inner, where, folder) for inner in value]
+    return _VARIABLE.sub(lambda match: _variable(match[1], where), value) if isinstance(value, str) else value
+
+
+def _from_file(value: Any, where: str, folder: Path) -> str:
+    try:
+        return (folder / str(value)).read_text("utf-8").strip()
+    except OSError as exc:
+        raise Misconfigured(f"{where}: {value} cannot be read: {exc.strerror}") from exc
+
+
+def _variable(name: str, where: str) -> str:
+    if name not in os.environ:
+        raise Misconfigured(f"{where}: the environment has no variable {name}")
+    return os.environ[name]
+
+
+def _from_environment() -> dict[str, str]:
+    return {
+        name.removeprefix(PREFIX).lower().replace("__", "."): value
+        for name, value in os.environ.items()
+        if name.startswith(PREFIX)
+    }
+
+
+def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = data.get(key)
+        data[key] = dict(inner) if isinstance(inner, dict) else {}
+        data = data[key]
+    data[keys[-1]] = value
+
+
+def _check_key(settings: Settings) -> None:
+    host = settings.gateway.host
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback and not settings.secrets.assignment.get_secret_value():
+        raise Misconfigured(
+            f"gateway.host {host} is not loopback: set secrets.assignment, else clients choose their arm by choosing ids"
+        )

@@ -1,0 +1,193 @@
+"""The shell that every process runs in: the loop, signals, logs, `/metrics` and `/health`."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import uvloop
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import generate_latest
+
+from broker.errors import Misconfigured, MillraceError
+
+log = logging.getLogger("millrace")
+
+FAILED = 1
+DIED = 70
+PARENT_EVERY_S = 1.0
+# Requests are made and gone by the hundred in a batch: Python's 700 would walk them all the time (measured: a third of
+# a processor's CPU).
+GC_THRESHOLD = (50_000, 20, 50)
+
+Page = Callable[[], tuple[str, bytes]]
+"""A page of a process's own HTTP server: its content type and its body."""
+
+
+@dataclass(slots=True)
+class Context:
+    """What a part finds around it."""
+
+    instance: str
+    registry: CollectorRegistry
+    stop: asyncio.Event
+    metrics_port: int = 0
+    pages: dict[str, Page] = field(default_factory=dict)
+    ready: bool = False
+
+
+def run_part(
+    part: str, main: Callable[[Context], Awaitable[None]], *, host: str = "127.0.0.1", port: int = 0, with_parent: bool = False
+) -> int:
+    """Run `main` until it ends or a signal asks it to; returns the exit status.
+
+    With `with_parent` the process stops when the one that started it is gone.
+    """
+    write_logs(part)
+    gc.set_threshold(*GC_THRESHOLD)
+    try:
+        return uvloop.run(_run(part, main, host, port, with_parent=with_parent))
+    except Misconfigured as exc:
+        log.error("%s", exc)  # noqa: TRY400 - a person can mend this: a traceback would only hide it
+        return 2
+    except MillraceError as exc:
+        log.error("%s", exc)  # noqa: TRY400 - as above
+        return FAILED
+
+
+async def _run(
+    part: str, main: Callable[[Context], Awaitable[None]], host: str, port: int, *, with_parent: bool
+) -> int:
+    context = context_of(part, stop_on_signals())
+    loop = asyncio.get_running_loop()
+    died: list[str] = []
+
+    def on_error(_: asyncio.AbstractEventLoop, trouble: dict[str, Any]) -> None:
+        """A background task that dies takes its process down, loudly."""
+        log.error("%s", trouble.get("message", "an error in the event loop"), exc_info=trouble.get("exception"))
+        died.append(str(trouble.get("message")))
+        main_task.cancel()
+
+    loop.set_exception_handler(on_error)
+    server = serve_pages(context, host, port)
+    parent = asyncio.create_task(_follow_parent(context.stop), name="parent") if with_parent else None
+    main_task = asyncio.ensure_future(main(context))
+    try:
+        await main_task
+    except asyncio.CancelledError:
+        if not died:
+            raise
+        return DIED
+    finally:
+        if parent is not None:
+            parent.cancel()
+        server.shutdown()
+    return 0
+
+
+def context_of(part: str, stop: asyncio.Event) -> Context:
+    """Return the surroundings of a part in this process."""
+    return Context(_instance(part), _registry(), stop)
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Return an event that SIGTERM and Ctrl-C set."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _follow_parent(stop: asyncio.Event) -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:
+        await asyncio.sleep(PARENT_EVERY_S)
+    stop.set()
+
+
+def _instance(part: str) -> str:
+    host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:24]
+    return f"{part}-{host}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def _registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    return registry
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
+        """Scrapes are no news."""
+
+
+def serve_pages(context: Context, host: str, port: int) -> WSGIServer:
+    """Serve a process's pages from a thread of their own; notes the port in the context."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        status, kind, body = _page(context, environ.get("PATH_INFO", ""))
+        start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
+        return [body]
+
+    try:
+        server = make_server(host, port, app, handler_class=_Quiet)
+    except OSError as exc:
+        raise Misconfigured(f"{host}:{port} cannot be listened on ({exc.strerror}): set metrics.port to another, or 0") from exc
+    context.metrics_port = server.server_port
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return server
+
+
+def _page(context: Context, path: str) -> tuple[str, str, bytes]:
+    if path == "/metrics":
+        return "200 OK", "text/plain; version=0.0.4; charset=utf-8", generate_latest(context.registry)
+    if path == "/health/live":
+        return "200 OK", "application/json", b'{"live":true}'
+    if path == "/health/ready":
+        word = b"true" if context.ready else b"false"
+        return "200 OK" if context.ready else "503 Service Unavailable", "application/json", b'{"ready":%b}' % word
+    if path in context.pages:
+        kind, body = context.pages[path]()
+        return "200 OK", kind, body
+    return "404 Not Found", "application/json", b'{"error":"known pages: /metrics, /health/live, /health/ready"}'
+
+
+class _Json(logging.Formatter):
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self._part = part
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One JSON object a line."""
+        entry = {
+            "at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
+            "level": record.levelname.lower(), "part": self._part, "logger": record.name, "message": record.getMessage(),
+        }  # fmt: skip
+        if record.exc_info:
+            entry["trace"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def write_logs(part: str) -> None:
+    """Log to standard error: lines for people on a terminal, JSON elsewhere."""
+    handler = logging.StreamHandler(sys.stderr)
+    if sys.stderr.isatty():
+        handler.setFormatter(logging.Formatter(f"%(asctime)s {part:10} %(levelname)s %(message)s", "%H:%M:%S"))
+    else:
+        handler.setFormatter(_Json(part))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for noisy in ("pika", "uvicorn", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,142 @@
+"""`millrace up`: all parts as processes on this machine, restarted when they die, stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from broker.errors import MillraceError, Unavailable
+from broker.tasks import Tasks
+from deploy.settings import child_environment
+from deploy.watch import Watch
+from deploy.wiring import PARTS, Installation
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 0.1
+PAUSE_FIRST_S = 0.5
+PAUSE_LONGEST_S = 10.0
+HEALTHY_AFTER_S = 30.0
+GRACE_S = 25.0
+STOP_ORDER = ("gateway", "router", "processors", "monitors")
+MISCONFIGURED = 2
+
+
+@dataclass(slots=True)
+class Child:
+    """One part as a process."""
+
+    part: str
+    process: asyncio.subprocess.Process | None = None
+    started_s: float = 0.0
+    not_before_s: float = 0.0
+    pause_s: float = PAUSE_FIRST_S
+    restarts: int = -1
+
+
+class Supervisor:
+    """Starts the parts, keeps them running, and stops them: intake first."""
+
+    def __init__(self, installation: Installation, overrides: Mapping[str, str]) -> None:
+        self._installation = installation
+        self._overrides = dict(overrides)
+        self.children = {part: Child(part) for part in PARTS}
+        self._tasks = Tasks()
+
+    async def run(self, stop: asyncio.Event, on_start: Callable[[], None] = lambda: None) -> None:
+        """Run until `stop` is set; raises Unavailable when a part says that its settings are wrong."""
+        settings = self._installation.settings
+        async with self._installation.broker() as broker:
+            await broker.declare(broker.channels.declared)
+            await broker.declare(broker.channels.status)
+            self._tasks.spawn(Watch(broker, settings.folder, settings.endpoints).run(), "endpoints")
+            try:
+                await self._keep(stop, on_start)
+            finally:
+                await self._tasks.cancel()
+                await self._end()
+
+    async def _keep(self, stop: asyncio.Event, on_start: Callable[[], None]) -> None:
+        await self._look()
+        on_start()
+        while not stop.is_set():
+            await self._look()
+            try:
+                async with asyncio.timeout(EVERY_S):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    async def _look(self) -> None:
+        now = time.monotonic()
+        for child in self.children.values():
+            if child.process is not None and child.process.returncode is not None:
+                self._note_death(child, now)
+            if child.process is None and now >= child.not_before_s:
+                await self._start(child, now)
+
+    async def _start(self, child: Child, now: float) -> None:
+        command = self._installation.part_command(child.part)
+        child.process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, env=child_environment(self._overrides)
+        )
+        child.started_s = now
+        child.restarts += 1
+
+    def _note_death(self, child: Child, now: float) -> None:
+        code = child.process.returncode if child.process else None
+        if code == MISCONFIGURED:
+            raise Unavailable(f"{child.part} cannot start: it says why above")
+        if now - child.started_s > HEALTHY_AFTER_S:
+            child.pause_s = PAUSE_FIRST_S
+        log.warning("%s ended with %s; it starts again in %.1f s", child.part, code, child.pause_s)
+        child.process = None
+        child.not_before_s = now + child.pause_s
+        child.pause_s = min(2 * child.pause_s, PAUSE_LONGEST_S)
+
+    async def _end(self) -> None:
+        """Stop in the order of the data's way, so that every part still finds the next one."""
+        for part in STOP_ORDER:
+            process = self.children[part].process
+            if process is None or process.returncode is not None:
+                continue
+            process.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(GRACE_S):
+                    await process.wait()
+            except TimeoutError:
+                log.warning("%s did not stop within %.0f s and is killed; its work comes back by itself", part, GRACE_S)
+                process.kill()
+                await process.wait()
+
+
+async def wait_until_ready(port: int, host: str, limit_s: float, still: Callable[[], bool]) -> None:
+    """Return when the gateway says that it is ready; raises Unavailable with what it waits for."""
+    until = time.monotonic() + limit_s
+    last = "nothing listens there yet"
+    while time.monotonic() < until and still():
+        try:
+            ready, last = await _ask(host, port)
+        except OSError:
+            ready = False
+        if ready:
+            return
+        await asyncio.sleep(EVERY_S)
+    raise Unavailable(f"http://{host}:{port}/v2/health/ready is not ready after {limit_s:.0f} s: {last}")
+
+
+async def _ask(host: str, port: int) -> tuple[bool, str]:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(f"GET /v2/health/ready HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = (await asyncio.wait_for(reader.read(), 5.0)).decode("utf-8", "replace")
+    except TimeoutError as exc:
+        raise MillraceError("the gateway does not answer") from exc
+    finally:
+        writer.close()
+    head, _, body = answer.partition("\r\n\r\n")
+    return " 200 " in head.split("\r\n")[0], body[:500]

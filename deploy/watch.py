@@ -1,0 +1,126 @@
+"""Watches `endpoints/*.yaml` and publishes what is declared there; changing a file restarts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from broker.base import Broker
+from broker.declared import digest, endpoint_declared, endpoint_withdrawn, read_declared
+from broker.endpoint import Endpoint, read_endpoint
+from broker.errors import MillraceError, Misconfigured
+from broker.following import Following
+from broker.messages import Record
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+
+
+def read_file(path: Path) -> list[Endpoint]:
+    """Read the declarations in one file, one a YAML document; raises Misconfigured naming the file."""
+    try:
+        documents = [document for document in yaml.safe_load_all(path.read_text("utf-8")) if document is not None]
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise Misconfigured(f"{path}: this is not YAML: {exc}") from exc
+    except OSError as exc:
+        raise Misconfigured(f"{path} cannot be read: {exc.strerror}") from exc
+    return [read_endpoint(document, source=path.name) for document in documents]
+
+
+class Declarations:
+    """What the `declared` log says of endpoints now, with the hash of each."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.digests: dict[str, str] = {}
+        self.endpoints: dict[str, Endpoint] = {}
+
+    async def read(self) -> None:
+        """Read the log from its beginning to its present end."""
+        await self._broker.declare(self._broker.channels.declared)
+        following = Following(self._broker, self._broker.channels.declared, 0, self._fold)
+        task = asyncio.create_task(following.run(), name="declared")
+        await following.caught_up.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def apply(self, endpoint: Endpoint, author: str) -> bool:
+        """Declare an endpoint, unless that is what is declared already; tells whether anything changed."""
+        if self.digests.get(endpoint.endpoint) == digest(endpoint):
+            return False
+        await self._append(endpoint_declared(endpoint, author))
+        self.digests[endpoint.endpoint] = digest(endpoint)
+        self.endpoints[endpoint.endpoint] = endpoint
+        return True
+
+    async def withdraw(self, endpoint: str, author: str) -> None:
+        """Take an endpoint back."""
+        await self._append(endpoint_withdrawn(endpoint, author))
+        self.digests.pop(endpoint, None)
+        self.endpoints.pop(endpoint, None)
+
+    async def _append(self, record: bytes) -> None:
+        outcomes = await self._broker.append(self._broker.channels.declared, [record])
+        if not outcomes[0].safe:
+            raise MillraceError(f"the declaration was not taken: {outcomes[0]}")
+
+    def _fold(self, record: Record) -> None:
+        declared = read_declared(record)
+        if declared is None:
+            return
+        if declared.declaration is None:
+            self.digests.pop(declared.endpoint, None)
+            self.endpoints.pop(declared.endpoint, None)
+        else:
+            self.digests[declared.endpoint] = declared.digest
+            self.endpoints[declared.endpoint] = declared.declaration
+
+
+class Watch:
+    """Keeps the log at what the files say. Only endpoints that came from files are withdrawn when their file goes."""
+
+    def __init__(self, broker: Broker, folder: Path, pattern: str) -> None:
+        self._declarations = Declarations(broker)
+        self._folder = folder
+        self._pattern = pattern
+        self._seen: dict[Path, float] = {}
+        self._by_file: dict[Path, set[str]] = {}
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        await self._declarations.read()
+        while True:
+            await self.look()
+            await asyncio.sleep(EVERY_S)
+
+    async def look(self) -> None:
+        """Publish what changed since the last look."""
+        files = await asyncio.to_thread(self._files)
+        for path, changed in files.items():
+            if self._seen.get(path) != changed:
+                self._seen[path] = changed
+                await self._publish(path)
+        for path in [path for path in self._seen if path not in files]:
+            del self._seen[path]
+            for endpoint in self._by_file.pop(path, set()):
+                log.info("endpoint %s is withdrawn: %s is gone", endpoint, path.name)
+                await self._declarations.withdraw(endpoint, f"file {path.name}")
+
+    async def _publish(self, path: Path) -> None:
+        try:
+            declared = read_file(path)
+        except Misconfigured as exc:
+            log.error("%s; what was declared before stays", exc)  # noqa: TRY400 - a person mends the file
+            return
+        for endpoint in declared:
+            if await self._declarations.apply(endpoint, f"file {path.name}"):
+                log.info("endpoint %s is declared by %s", endpoint.endpoint, path.name)
+        self._by_file[path] = {endpoint.endpoint for endpoint in declared}
+
+    def _files(self) -> Mapping[Path, float]:
+        return {path: path.stat().st_mtime for path in sorted(self._folder.glob(self._pattern)) if path.is_file()}

@@ -1,0 +1,141 @@
+"""Builds each part from the settings: the only place that knows all packages."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker.base import Broker, Limits
+from broker.connect import connect
+from deploy.settings import Settings, assignment_key, load_settings, own_environment
+from deploy.shell import Context, context_of, run_part, serve_pages
+
+if TYPE_CHECKING:  # a process imports the packages that it runs
+    from processors.engine import Engine
+
+# The executor's thread comes back from every torch call to a busy loop: at Python's 5 ms it would wait longer than it works.
+SWITCH_INTERVAL_S = 0.0005
+
+PARTS = ("gateway", "router", "processors", "monitors")
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A settings file and what it says."""
+
+    path: Path
+    settings: Settings
+
+    @classmethod
+    def at(cls, path: Path, overrides: dict[str, str] | None = None) -> Installation:
+        """Read the settings at `path`."""
+        return cls(path.resolve(), load_settings(path, overrides))
+
+    def broker(self) -> Broker:
+        """Return the installation's broker, not opened yet."""
+        return connect(self.settings.broker_url, self.settings.channels)
+
+    def run(self, part: str, *, with_parent: bool) -> int:
+        """Run one part in this process, until a signal (or its parent's end) stops it; returns the exit status."""
+        port = self.settings.metrics.port if part == "monitors" else 0
+        mains = {"gateway": self._gateway, "router": self._router, "processors": self._processors, "monitors": self._monitors}
+        return run_part(part, mains[part], host=self.settings.metrics.host, port=port, with_parent=with_parent)
+
+    def run_replica(self, model: str, version: int) -> int:
+        """Run one replica of a model version in this process."""
+
+        async def main(context: Context) -> None:
+            await self.serve_replica(context, model, version)
+
+        return run_part(f"replica-{model}-{version}", main, with_parent=True)
+
+    async def serve_replica(self, context: Context, model: str, version: int) -> None:
+        """Serve a model version until the context says stop."""
+        from processors.replica import Replica, ReplicaSpec
+
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        settings = self.settings
+        spec = ReplicaSpec(
+            instance=context.instance, repository=settings.repository_folder, model=model, version=version,
+            device=settings.processors.device, threads=settings.processors.threads, grace_s=settings.processors.grace,
+            metrics_port=context.metrics_port,
+        )  # fmt: skip
+        async with self.broker() as broker:
+            context.ready = True
+            await Replica(broker, spec, context.registry).run(context.stop)
+
+    def part_command(self, *words: str) -> list[str]:
+        """Return the command line that runs a part of this installation."""
+        return [sys.executable, "-m", "deploy.part", str(self.path), *words]
+
+    async def _gateway(self, context: Context) -> None:
+        from gateway.core import GatewaySettings
+        from gateway.run import run
+
+        gateway = self.settings.gateway
+        settings = GatewaySettings(
+            instance=context.instance, host=gateway.host, port=gateway.http_port, body_limit_bytes=gateway.body_limit,
+            pending_limit=gateway.pending_limit, grace_s=gateway.grace,
+        )  # fmt: skip
+        async with self.broker() as broker:
+            await run(broker, settings, assignment_key(self.settings), context.registry, context.stop)
+
+    async def _router(self, context: Context) -> None:
+        from router.service import RouterSettings, run
+
+        settings = RouterSettings(instance=context.instance, metrics_port=context.metrics_port)
+        async with self.broker() as broker:
+            await run(broker, settings, assignment_key(self.settings), context.stop)
+
+    async def _processors(self, context: Context) -> None:
+        from processors.catalog import CatalogSettings, run
+
+        settings, limits = self.settings, self.settings.broker.limits
+        catalog = CatalogSettings(
+            instance=context.instance, repository=settings.repository_folder, poll_s=settings.repository.poll,
+            replicas=settings.processors.replicas.min, limits=Limits(messages=limits.requests, bytes=limits.size),
+            metrics_port=context.metrics_port,
+        )  # fmt: skip
+        async with self.broker() as broker:
+            await run(broker, self._engine(), catalog, context.stop)
+
+    async def _monitors(self, context: Context) -> None:
+        from monitors.run import MonitorSettings, run
+
+        settings = MonitorSettings(
+            instance=context.instance, folder=self.settings.data_folder / "monitors", metrics_port=context.metrics_port,
+            max_series=self.settings.monitors.prometheus.max_series,
+        )  # fmt: skip
+        async with self.broker() as broker:
+            await run(broker, settings, context.registry, context.stop)
+
+    def _engine(self) -> Engine:
+        processors = self.settings.processors
+        if processors.engine == "ray":
+            from processors.engine_ray import RayEngine
+
+            work = functools.partial(serve_in_ray, str(self.path))
+            name = self.settings.prefix.rstrip(".").replace(".", "-")
+            return RayEngine(work, name=name, grace_s=processors.grace, environment=own_environment(), gpus=processors.gpus)
+        from processors.engine_process import ProcessEngine
+
+        def command(model: str, version: int, _: int) -> Sequence[str]:
+            return self.part_command("replica", model, str(version))
+
+        return ProcessEngine(command, grace_s=processors.grace)
+
+
+async def serve_in_ray(path: str, model: str, version: int, stop: asyncio.Event) -> None:
+    """The work of one replica inside a Ray actor, which has a loop and signals of its own."""
+    installation = Installation.at(Path(path))
+    context = context_of(f"replica-{model}-{version}", stop)
+    server = serve_pages(context, installation.settings.metrics.host, 0)
+    try:
+        await installation.serve_replica(context, model, version)
+    finally:
+        server.shutdown()

@@ -1,0 +1,46 @@
+"""What the bare routes and the server share of ASGI: its callables, and answers as JSON with the request's id."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from broker.answers import error_body
+from broker.errors import MillraceError
+from broker.ids import uid_text
+from broker.messages import JSON
+from gateway.errors import code_of, retry_after
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+HeaderList = list[tuple[bytes, bytes]]
+
+REQUEST_ID = b"millrace-request-id"
+
+
+async def send_answer(send: Send, code: int, headers: Iterable[tuple[bytes, bytes]], body: bytes | memoryview) -> None:
+    """Send a whole answer."""
+    await send({"type": "http.response.start", "status": code, "headers": headers})
+    await send({"type": "http.response.body", "body": bytes(body)})
+
+
+async def send_error(send: Send, error: MillraceError, uid: bytes) -> None:
+    """Send an error as every error of ours looks."""
+    body = error_body(str(error))
+    await send_answer(
+        send, code_of(error), [*error_headers(error, len(body)), (REQUEST_ID, uid_text(uid).encode())], body
+    )
+
+
+def error_headers(error: MillraceError, size: int) -> HeaderList:
+    """Return the headers of an error's answer, but its request id."""
+    headers = [
+        (b"content-type", JSON.encode()),
+        (b"content-length", b"%d" % size),
+        (b"millrace-status", error.status.encode()),
+    ]
+    if (wait := retry_after(error)) is not None:
+        headers.append((b"retry-after", wait.encode()))
+    return headers

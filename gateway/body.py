@@ -1,0 +1,79 @@
+"""Reading a body from outside: never more than a limit, compressed or not, and never half of one."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from broker.errors import InvalidRequest, TooLarge
+from gateway.asgi import Receive
+
+READ_S = 60.0
+DIGITS = 18  # of a number in a header; Python refuses to read far longer ones, with an error of its own
+
+
+async def read_body(receive: Receive, *, announced: bytes | None, encoding: bytes | None, limit: int) -> bytes:
+    """Return a request's body, decompressed; raises TooLarge as soon as that is known, InvalidRequest if cut short."""
+    if announced and (size := number(announced)) is not None and size > limit:
+        raise _too_large(size, limit)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise _cut_short()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        body = await _rest(body, receive, limit)
+    if len(body) > limit:
+        raise _too_large(len(body), limit)
+    return _decompress(body, encoding.strip().lower(), limit) if encoding else body
+
+
+def number(text: bytes) -> int | None:
+    """Return the whole number that a header holds, None if it holds something else."""
+    return int(text) if text.isdigit() and len(text) <= DIGITS else None
+
+
+async def _rest(first: bytes, receive: Receive, limit: int) -> bytes:
+    parts, size, more = [first], len(first), True
+    try:
+        async with asyncio.timeout(READ_S):
+            while more and size <= limit:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _cut_short()
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                more = message.get("more_body", False)
+    except TimeoutError as exc:
+        raise InvalidRequest(f"the body was not complete after {READ_S:.0f} seconds") from exc
+    return b"".join(parts)
+
+
+def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
+    """Undo gzip or deflate, never beyond `limit`: a small body can hold a very large one."""
+    if encoding in (b"", b"identity"):
+        return body
+    if encoding not in (b"gzip", b"deflate"):
+        raise InvalidRequest(
+            f"Content-Encoding {encoding.decode('latin-1')!r} is not known: send gzip, deflate or none"
+        )
+    for window in (47, -15):  # zlib or gzip by their header; raw deflate
+        machine = zlib.decompressobj(window)
+        try:
+            data = machine.decompress(body, limit + 1)
+        except zlib.error:
+            continue
+        if len(data) > limit:
+            raise _too_large(len(data), limit)
+        if machine.eof and not machine.unused_data:
+            return data
+    raise InvalidRequest(
+        f"the body is not one whole {encoding.decode()} stream as its Content-Encoding says: it is cut short, or longer"
+    )
+
+
+def _cut_short() -> InvalidRequest:
+    return InvalidRequest("the client left in the middle of its body")
+
+
+def _too_large(size: int, limit: int) -> TooLarge:
+    return TooLarge(f"the body has {size} bytes or more; {limit} are allowed here")

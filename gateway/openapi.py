@@ -1,0 +1,236 @@
+"""The gateway's OpenAPI 3.1 description, by hand; a test holds it against the routes and their real answers."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from gateway.health import product_version
+
+Json = dict[str, Any]
+
+NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
+TENSOR: Json = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "datatype": {"type": "string", "description": "BOOL, UINT8-64, INT8-64, FP16, FP32, FP64 or BYTES"},
+        "parameters": {"type": "object"},
+        "data": {"type": "array", "description": "Row-major, nested or flat; absent when the bytes follow the JSON."},
+    },
+}
+DESCRIBED: Json = {
+    "type": "object",
+    "required": ["name", "datatype", "shape"],
+    "properties": {
+        "name": {"type": "string"},
+        "datatype": {"type": "string"},
+        "shape": {
+            "type": "array",
+            "items": {"type": "integer"},
+            "description": "-1 is any size; the batch comes first.",
+        },
+    },
+}
+
+
+def _object(required: list[str], **properties: Json) -> Json:
+    return {"type": "object", "required": required, "properties": properties}
+
+
+def _list_of(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+_STRING: Json = {"type": "string"}
+_FLAG: Json = {"type": "boolean"}
+
+SCHEMAS: Json = {
+    "Error": _object(["error"], error=_STRING),
+    "Server": _object(["name", "version", "extensions"], name=_STRING, version=_STRING, extensions=_list_of(_STRING)),
+    "Live": _object(["live"], live=_FLAG),
+    "Ready": _object(["ready", "live", "waiting_for"], ready=_FLAG, live=_FLAG, waiting_for=_list_of(_STRING)),
+    "ModelNames": _object(["models"], models=_list_of(_STRING)),
+    "Model": _object(
+        ["name", "versions", "platform", "inputs", "outputs"], name=_STRING, versions=_list_of(_STRING),
+        platform=_STRING, inputs=_list_of(DESCRIBED), outputs=_list_of(DESCRIBED),
+    ),
+    "ModelReady": _object(["name", "ready"], name=_STRING, ready=_FLAG, error=_STRING),
+    "ModelConfig": _object(["name"], name=_STRING, max_batch_size={"type": "integer"}),
+    "InferRequest": _object(
+        ["inputs"], id=_STRING, parameters={"type": "object"}, inputs=_list_of(TENSOR),
+        outputs=_list_of(_object(["name"], name=_STRING, parameters={"type": "object"})),
+    ),
+    "InferResponse": _object(
+        ["model_name", "outputs"], model_name=_STRING, model_version=_STRING, id=_STRING, parameters={"type": "object"},
+        outputs=_list_of(TENSOR),
+    ),
+    "Feedback": {
+        **_object(
+            ["request_id"], request_id={"type": "string", "description": "millrace-request-id of the answer."},
+            values={"type": "object", "additionalProperties": {"type": "number"}},
+            truth={"description": "The true label, any JSON."}, item={"type": "string", "maxLength": 256},
+            event_id={"type": "string", "maxLength": 256},
+        ),
+        "oneOf": [{"required": ["values"]}, {"required": ["truth"]}],
+        "additionalProperties": False,
+    },
+    "Accepted": _object(["accepted"], accepted=_FLAG),
+    "IndexRequest": _object([], ready=_FLAG),
+    "Index": _list_of(
+        _object(["name", "version", "state", "reason"], name=_STRING, version=_STRING, state=_STRING, reason=_STRING)
+    ),
+}  # fmt: skip
+
+ERRORS = {
+    "400": "The request is wrong as it stands.",
+    "404": "No such endpoint, arm or version.",
+    "413": "Over a limit of bytes.",
+    "429": "Too much waits already; Retry-After says when to come back.",
+    "500": "The model could not compute it.",
+    "501": "Not served by this gateway.",
+    "503": "Nothing that could serve it is there; Retry-After says when to come back.",
+    "504": "The time allowed was over.",
+}
+
+INFER_HEADERS: list[Json] = [
+    {
+        "name": "Inference-Header-Content-Length", "in": "header", "schema": {"type": "integer", "minimum": 0},
+        "description": "Bytes of JSON before the raw tensors (binary tensor data extension).",
+    },
+    {
+        "name": "millrace-timeout-ms", "in": "header", "schema": {"type": "integer", "minimum": 1},
+        "description": "Time allowed; at most the endpoint's own deadline.",
+    },
+    {
+        "name": "millrace-key", "in": "header", "schema": {"type": "string", "maxLength": 256},
+        "description": "What a sticky policy keeps together, such as a user's id.",
+    },
+    {"name": "traceparent", "in": "header", "schema": _STRING, "description": "W3C trace context."},
+]  # fmt: skip
+
+INFER_EXAMPLE: Json = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}]}
+FEEDBACK_EXAMPLE: Json = {"request_id": "01890a5d-ac96-774b-bcce-b302099a8057", "values": {"clicked": 1}}
+
+
+@lru_cache(maxsize=1)
+def openapi() -> Json:
+    """Return the document."""
+    model, version = "/v2/models/{endpoint}", "/v2/models/{endpoint}/versions/{version}"
+    paths: Json = {
+        "/v2": {"get": _operation("server", "Name, version and extensions", "Server")},
+        "/v2/health/live": {"get": _operation("live", "Is the process alive?", "Live")},
+        "/v2/health/ready": {"get": _also("503", "Ready", _operation("ready", "Can it serve? If not, why?", "Ready"))},
+        "/v2/models": {"get": _operation("models", "Names of all endpoints", "ModelNames")},
+    }
+    for path, suffix in ((model, ""), (version, "Version")):
+        paths |= _of_model(path, suffix)
+    paths[f"{model}/feedback"] = {"post": _feedback()}
+    paths |= _repository()
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Millrace gateway", "version": product_version(),
+            "description": "Open Inference Protocol v2 in front of queues. Every answer carries millrace-request-id.",
+        },
+        "paths": paths,
+        "components": {"schemas": SCHEMAS},
+    }  # fmt: skip
+
+
+def _of_model(path: str, suffix: str) -> Json:
+    named = _path_parameters(path)
+    metadata = _operation(
+        f"metadata{suffix}", "Inputs, outputs and arms of an endpoint", "Model", errors=("404", "503")
+    )
+    config = _operation(f"config{suffix}", "Triton's model configuration", "ModelConfig", errors=("404", "503"))
+    ready = _operation(f"modelReady{suffix}", "Is a replica ready?", "ModelReady", errors=("404",))
+    return {
+        path: {"get": metadata, "parameters": named},
+        f"{path}/config": {"get": config, "parameters": named},
+        f"{path}/ready": {"get": _also("503", "ModelReady", ready), "parameters": named},
+        f"{path}/infer": {"post": _infer(suffix), "parameters": named},
+    }
+
+
+def _infer(suffix: str) -> Json:
+    operation = _operation(
+        f"infer{suffix}", "Infer, and wait for the answer", "InferResponse",
+        errors=("400", "404", "413", "429", "500", "503", "504"),
+    )  # fmt: skip
+    operation["parameters"] = INFER_HEADERS
+    operation["requestBody"] = {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _ref("InferRequest"), "example": INFER_EXAMPLE},
+            "application/octet-stream": {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}},
+        },
+    }
+    operation["responses"]["200"]["content"]["application/octet-stream"] = {"schema": {"type": "string"}}
+    return operation
+
+
+def _feedback() -> Json:
+    operation = _operation(
+        "feedback", "What became true after a prediction", "Accepted", code="202",
+        errors=("400", "404", "413", "429", "503"),
+    )  # fmt: skip
+    operation["parameters"] = [_path_parameter("endpoint")]
+    operation["requestBody"] = _json_body("Feedback", FEEDBACK_EXAMPLE)
+    return operation
+
+
+def _repository() -> Json:
+    index = _operation("repositoryIndex", "Every arm and its state", "Index", errors=("400", "413"))
+    index["requestBody"] = {**_json_body("IndexRequest", {"ready": True}), "required": False}
+    paths: Json = {"/v2/repository/index": {"post": index}}
+    for verb in ("load", "unload"):
+        operation: Json = {
+            "operationId": verb, "summary": "Not served yet", "responses": {"501": _answer(ERRORS["501"], "Error")},
+            "parameters": [_path_parameter("model")],
+        }  # fmt: skip
+        paths[f"/v2/repository/models/{{model}}/{verb}"] = {"post": operation}
+    return paths
+
+
+def _operation(name: str, summary: str, schema: str, *, code: str = "200", errors: tuple[str, ...] = ()) -> Json:
+    responses = {code: _answer("The answer.", schema), **{error: _answer(ERRORS[error], "Error") for error in errors}}
+    return {"operationId": name, "summary": summary, "responses": responses}
+
+
+def _also(code: str, schema: str, operation: Json) -> Json:
+    operation["responses"][code] = _answer("Not ready.", schema)
+    return operation
+
+
+def _answer(description: str, schema: str) -> Json:
+    header = {"description": "This request's id.", "schema": {"type": "string", "format": "uuid"}}
+    return {
+        "description": description,
+        "headers": {"millrace-request-id": header},
+        "content": {"application/json": {"schema": _ref(schema)}},
+    }
+
+
+def _json_body(schema: str, example: Json) -> Json:
+    return {"required": True, "content": {"application/json": {"schema": _ref(schema), "example": example}}}
+
+
+def _ref(schema: str) -> Json:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
+def _path_parameters(path: str) -> list[Json]:
+    return [_path_parameter(name) for name in ("endpoint", "version") if f"{{{name}}}" in path]
+
+
+def _path_parameter(name: str) -> Json:
+    said = {
+        "endpoint": "What clients address: a declared endpoint, or a model that none claims.",
+        "version": "An arm's name or its model version: pins the arm (logged, never credited).",
+        "model": "A model of the repository.",
+    }
+    schema = {"type": "string", "pattern": NAME_PATTERN}
+    return {"name": name, "in": "path", "required": True, "schema": schema, "description": said[name]}

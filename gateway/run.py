@@ -1,0 +1,76 @@
+"""A whole gateway: what it follows, what it serves, and in which order it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from prometheus_client import CollectorRegistry
+
+from broker.announcer import Announcer
+from broker.base import Broker, Since
+from broker.following import Following
+from broker.ids import now_us
+from broker.status import FULL_EVERY_S
+from broker.tasks import Tasks
+from gateway.app import front
+from gateway.core import Core, GatewaySettings
+from gateway.infer import Infer
+from gateway.metrics import GatewayMetrics
+from gateway.server import serve
+from router.view import View
+
+log = logging.getLogger(__name__)
+
+
+async def run(
+    broker: Broker, settings: GatewaySettings, key: bytes, registry: CollectorRegistry, stop: asyncio.Event, *,
+    on_started: Callable[[int], None] = lambda port: None,
+) -> None:  # fmt: skip
+    """Serve HTTP until `stop`. `key` is the secret that decisions are drawn with; `on_started` hears the port.
+
+    It listens before it is ready: /v2/health/ready says what it still waits for.
+    """
+    view, metrics, tasks = View(key), GatewayMetrics(registry), Tasks()
+    core = Core(broker, view, settings, metrics)
+    metrics.watch(lambda: len(core.pending), lambda: core.pending.unclaimed)
+    await _follow(core, tasks)
+    await core.pending.open()
+    infer = Infer(core)
+    announcer = Announcer(broker, instance=settings.instance, part="gateway", metrics_port=settings.metrics_port)
+    await announcer.say("ready")
+    tasks.spawn(announcer.beat(), "heartbeat")
+    try:
+        await serve(
+            core, front(core, infer), host=settings.host, port=settings.port, stop=stop, on_started=on_started
+        )  # fmt: skip
+    finally:
+        await _within(settings.grace_s, infer.drain(), "requests that were accepted")
+        await _within(settings.grace_s, core.rows.drain(), "rows of refused requests")
+        await core.pending.close()
+        await announcer.say("stopped")
+        await tasks.cancel()
+
+
+async def _follow(core: Core, tasks: Tasks) -> None:
+    broker, view = core.broker, core.view
+    declared, status = broker.channels.declared, broker.channels.status
+    await broker.declare(declared)
+    await broker.declare(status)
+    lately = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
+    for name, following in (
+        ("declared", Following(broker, declared, 0, view.fold_declared)),
+        ("status", Following(broker, status, lately, view.fold_status)),
+    ):
+        core.readiness.follow(name, following)
+        tasks.spawn(following.run(), name)
+
+
+async def _within(grace_s: float, work: Awaitable[None], what: str) -> None:
+    """Wait for the last writes, but not for a broker that does not come back."""
+    try:
+        async with asyncio.timeout(grace_s):
+            await work
+    except TimeoutError:
+        log.warning("stopped without the broker's word on all %s, after %.0f s", what, grace_s)

@@ -1,0 +1,186 @@
+"""A whole gateway over an embedded broker, with a small processor that doubles, and real HTTP in front."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client import CollectorRegistry
+
+from broker.answers import error_body
+from broker.base import Broker, Limits
+from broker.bundle import bundle, requests_in
+from broker.channels import Channels
+from broker.declared import endpoint_declared
+from broker.endpoint import read_endpoint
+from broker.errors import MillraceError
+from broker.header import BY_WORD, Answer, Form, Request, Status, pack_answer
+from broker.ids import now_us
+from broker.outputs import encode
+from broker.sqlite.adapter import SqliteBroker
+from broker.status import Announcement, State, write_announcement
+from broker.tensors import decode
+from gateway.core import GatewaySettings
+from gateway.run import run
+
+PATIENCE_S = 10.0
+FULL: dict[str, Any] = {
+    "metadata": {
+        "name": "double", "versions": ["1"], "platform": "python",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}],
+    },
+    "config": {
+        "name": "double", "max_batch_size": 8,
+        "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [2]}],
+        "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [2]}],
+    },
+    "max_batch_size": 8,
+}  # fmt: skip
+X = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.5, 2.5]}
+
+
+@dataclass
+class Doubling:
+    """Takes from one model version's queue and answers y = 2x; holds its answers back while `go` is not set."""
+
+    broker: Broker
+    model: str
+    version: int
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    seen: list[Request] = field(default_factory=list)
+    status: Status = Status.OK
+
+    async def work(self) -> None:
+        consumer = self.broker.consume(self.broker.channels.inputs(self.model, self.version), 100)
+        while deliveries := await consumer.take(100):
+            requests = [request for delivery in deliveries for request in requests_in(delivery.message)]
+            self.seen += requests
+            await self.go.wait()
+            by_queue: dict[str, list[Answer]] = {}
+            for request in requests:
+                by_queue.setdefault(request.route.reply_to, []).append(self._answer(request))
+            messages = []
+            for queue, answers in by_queue.items():
+                parts = [part for answer in answers for part in (pack_answer(answer), answer.body)]
+                messages.append(bundle(queue, Form.ANSWERS, b"", parts, len(answers)))
+            await self.broker.forward(deliveries, messages)
+
+    def _answer(self, request: Request) -> Answer:
+        route, status = request.route, self.status
+        try:
+            if status is not Status.OK:
+                body, json_length = error_body(f"ended as {status.word}"), None
+            else:
+                inputs = decode(request.body, request.json_length)
+                outputs = {"y": inputs.tensors["x"] * 2}
+                body, json_length = encode(outputs, head=inputs.head, model=route.endpoint, version=str(route.version))
+        except MillraceError as exc:
+            body, json_length, status = error_body(str(exc)), None, BY_WORD[exc.status]
+        return Answer(request.uid, status, route.arm, route.version, json_length, 1, 2, 3, body)
+
+
+@dataclass
+class Gateway:
+    """What a test holds in its hands."""
+
+    broker: Broker
+    port: int
+    client: httpx.AsyncClient
+    doubling: Doubling
+    registry: CollectorRegistry
+    stop: asyncio.Event
+    running: asyncio.Task[None]
+
+    async def announce(self, model: str, version: int, state: State, **more: Any) -> None:
+        """Say that a replica is there, and wait until the gateway has read it."""
+        said = Announcement(
+            instance=f"replica-{model}-{version}",
+            part="replica",
+            state=state,
+            at_us=now_us(),
+            model=model,
+            version=version,
+            **more,
+        )
+        await self.broker.append(self.broker.channels.status, [write_announcement(said)])
+
+    async def declare(self, **declaration: Any) -> None:
+        """Declare an endpoint."""
+        await declare(self.broker, **declaration)
+
+    async def until(self, path: str, code: int) -> httpx.Response:
+        """Ask until an answer has a code: what is written to a log is read a moment later."""
+        answers: list[httpx.Response] = []
+
+        async def asked() -> bool:
+            answers.append(await self.client.get(path))
+            return answers[-1].status_code == code
+
+        await until(asked)
+        return answers[-1]
+
+    async def until_seen(self) -> None:
+        """Wait until the processor has taken a request."""
+
+        async def seen() -> bool:
+            return bool(self.doubling.seen)
+
+        await until(seen)
+
+    async def raw(self, request: bytes) -> bytes:
+        """Send bytes and return all that comes back until the gateway closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(request)
+            async with asyncio.timeout(PATIENCE_S):
+                return await reader.read()
+        finally:
+            writer.close()
+
+
+async def until(what: Callable[[], Awaitable[bool]]) -> None:
+    """Ask again and again until it is so: from outside a process there is no event to wait for."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await what():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.02)
+
+
+async def declare(broker: Broker, **declaration: Any) -> None:
+    """Declare an endpoint."""
+    record = endpoint_declared(read_endpoint(declaration, source="test"), "test")
+    await broker.append(broker.channels.declared, [record])
+
+
+@asynccontextmanager
+async def serving(folder: Path, *, limits: Limits | None = None, **settings: Any) -> AsyncIterator[Gateway]:
+    """Run a gateway with one model, `double` version 1, that is ready and claimed by nobody."""
+    async with SqliteBroker(folder / "broker.db", Channels()) as broker:
+        await broker.declare(broker.channels.inputs("double", 1), limits or Limits())
+        doubling = Doubling(broker, "double", 1)
+        doubling.go.set()
+        started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        stop, registry = asyncio.Event(), CollectorRegistry()
+        configured = GatewaySettings(instance="gateway-test", port=0, **settings)
+        running = asyncio.create_task(
+            run(broker, configured, b"secret", registry, stop, on_started=started.set_result), name="gateway"
+        )
+        await asyncio.wait((running, started), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+        work = asyncio.create_task(doubling.work())
+        port = started.result()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
+            gateway = Gateway(broker, port, client, doubling, registry, stop, running)
+            await gateway.announce("double", 1, "ready", full=FULL)
+            await gateway.until("/v2/models/double/ready", 200)
+            yield gateway
+        stop.set()
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await running
