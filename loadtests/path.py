@@ -237,7 +237,10 @@ async def measure_http(place: Installation, options: argparse.Namespace, *, rabb
     data, json_length = body()
     with processes([place.part_command(part) for part in parts], place.path.parent / "log") as running:
         await wait_until_ready(port, "127.0.0.1", 90.0, lambda: True)
-        await wait_for_model(port)
+        try:
+            await wait_for_model(port)
+        except RuntimeError as exc:
+            raise RuntimeError(f"{exc}; the parts said:\n{(place.path.parent / 'log').read_text()[-3000:]}") from exc
         named = {part: (lambda p=process: [p, *p.children(recursive=True)]) for part, process in zip(parts, running, strict=True)}  # type: ignore[misc]
         named["broker"] = rabbitmq_processes if rabbit else list
         await closed_loop(port, "/v2/models/mlp/infer", data, json_length, connections=64, seconds=2.0)
