@@ -44,7 +44,7 @@ class Supervisor:
     """Starts the parts, keeps them running, and stops them: intake first."""
 
     def __init__(self, installation: Installation, overrides: Mapping[str, str], output: IO[str] | None = None) -> None:
-        """`overrides` are flags that the parts get too; `output` takes what they print, else it goes where ours goes."""
+        """`overrides` are flags that the parts get too; `output` takes what they print, else it goes where ours does."""
         self._installation = installation
         self._output = output
         self._overrides = dict(overrides)
@@ -122,7 +122,7 @@ class Supervisor:
 async def wait_until_ready(
     port: int, host: str, limit_s: float, still: Callable[[], bool] = lambda: True, path: str = READY
 ) -> None:
-    """Return when the gateway says that it (or what `path` asks for) is ready; raises Unavailable with what it waits for."""
+    """Return when the gateway says that it, or what `path` names, is ready; raises Unavailable with what is missing."""
     until = time.monotonic() + limit_s
     last = "nothing listens there yet"
     while time.monotonic() < until and still():

@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 async def ask(
     gateway: Address, digits: Digits, numbers: Iterable[int], tally: Tally, on_answer: Callable[[], None]
 ) -> None:
-    """Send the digits of these numbers on several connections at once: every other one as JSON, the rest as raw tensors."""
+    """Send the digits of these numbers on several connections at once, half of them as JSON and half as raw tensors."""
 
     async def one(connection: Connection, number: int) -> None:
         body, headers = encoded(digits.images[number], number)

@@ -1,4 +1,4 @@
-"""The half that goes through the queue, as any client of the queue sends it: published with a reply address of its own."""
+"""The half that goes through the queue, as any client of it sends: published with a reply address of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SILENCE_S = 60.0
 
 
 class QueueHalf:
-    """A client with one reply queue. It reads answers until it is closed, so that an answer that comes twice is seen."""
+    """A client with one reply queue. It reads until it is closed, so that an answer that comes twice is seen."""
 
     def __init__(self, broker: Broker, digits: Digits, tally: Tally) -> None:
         self._broker = broker
@@ -44,7 +44,7 @@ class QueueHalf:
         self._reading = asyncio.create_task(self._read(self._consumer), name="answers")
 
     async def ask(self, numbers: Sequence[int], on_answer: Callable[[], None]) -> None:
-        """Send these digits, with at most WINDOW on their way; returns when all are answered, or none comes any more."""
+        """Send these digits, with at most WINDOW on their way, until all are answered or none comes any more."""
         self._on_answer = on_answer
         left = list(reversed(numbers))
         while left or self._missing:
@@ -104,7 +104,8 @@ class QueueHalf:
         self._missing.discard(number)
         self._tally.answers.append(
             Answer(
-                number=number, way="queue", request_id=message.message_id or "", arm=str(message.headers.get("arm", "")),
+                number=number, way="queue", request_id=message.message_id or "",
+                arm=str(message.headers.get("arm", "")),
                 status=status if status == "ok" else f"{status} {bytes(message.body[:200]).decode('utf-8', 'replace')}",
                 label=label_of(message.body, None if length is None else str(length)) if status == "ok" else -1,
                 latency_s=time.monotonic() - self._sent_s.get(number, float("nan")),

@@ -77,8 +77,8 @@ async def _run(place: Place, show: Show, *, serve: bool) -> int:
         finally:
             stop.set()
             await asyncio.gather(running, return_exceptions=True)
-    if not serve:
-        await _clean(place.installation)
+            if not serve:
+                await _clean(place.installation)
     return status
 
 

@@ -56,7 +56,7 @@ def train(make: Callable[[], nn.Module], digits: Digits, on_epoch: Callable[[], 
     images, labels = torch.from_numpy(digits.images), torch.from_numpy(digits.labels)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=0.005, weight_decay=1e-4)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(images)).split(ROWS):
+        for rows in torch.split(torch.randperm(len(images)), ROWS):
             loss = nn.functional.cross_entropy(classifier.body(images[rows] / LARGEST), labels[rows])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -70,5 +70,5 @@ def _script(classifier: nn.Module) -> bytes:
     with warnings.catch_warnings():
         # Deprecated in favour of torch.export, whose files Triton's backend cannot serve.
         warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
-        torch.jit.save(torch.jit.script(classifier), file)  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.script(classifier), file)
     return file.getvalue()
