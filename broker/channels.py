@@ -62,8 +62,8 @@ class Channels:
         return f"{self.prefix}retry.{queue.removeprefix(self.prefix)}"
 
     def dead(self, queue: str) -> str:
-        """Where the buried messages of `queue` lie."""
-        return f"{self.prefix}dead.{queue.removeprefix(self.prefix)}"
+        """Where the buried messages of `queue` lie; what dies in its retry lane lies with them."""
+        return f"{self.prefix}dead.{queue.removeprefix(self.prefix).removeprefix('retry.')}"
 
     def delay(self, queue: str, step_ms: int) -> str:
         """Where messages for `queue` wait for `step_ms` on brokers without delays of their own."""

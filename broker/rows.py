@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from broker.base import Broker
 from broker.endpoint import Endpoint
+from broker.errors import TryAgain
 from broker.events import Ended, Tensors, write_event
 from broker.messages import Message, Outcome
 from broker.outbox import Outbox
@@ -22,6 +23,7 @@ from broker.tasks import Tasks
 LINGER_S = 0.02  # of a processor
 DOOR_LINGER_S = 0.1  # of whoever refuses requests at the door
 PATIENCE_S = 3600.0
+PAUSE_S = 0.5
 
 
 @dataclass(slots=True)
@@ -106,8 +108,12 @@ class Rows:
             self._tasks.spawn(self._declare_and_write(log, message, part.holds), "declare-events")
 
     async def _declare_and_write(self, log: str, message: Message, holds: list[Hold]) -> None:
-        await self._broker.declare(log)
-        self._declared.add(log)
+        while log not in self._declared:
+            try:
+                await self._broker.declare(log)
+                self._declared.add(log)
+            except TryAgain:
+                await asyncio.sleep(PAUSE_S)
         self._outbox.put_message(message, holds)
 
     def _settled(self, tokens: Sequence[list[Hold]], outcome: Outcome) -> None:

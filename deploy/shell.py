@@ -190,5 +190,5 @@ def write_logs(part: str, stream: IO[str] | None = None) -> None:
     else:
         handler.setFormatter(_Json(part))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("pika", "uvicorn", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisy, level in (("pika", logging.CRITICAL), ("uvicorn", logging.WARNING), ("asyncio", logging.WARNING)):
+        logging.getLogger(noisy).setLevel(level)  # pika's errors reach us as ours

@@ -63,7 +63,7 @@ class Installation:
         spec = ReplicaSpec(
             instance=context.instance, repository=settings.repository_folder, model=model, version=version,
             device=settings.processors.device, threads=settings.processors.threads, grace_s=settings.processors.grace,
-            metrics_port=context.metrics_port,
+            limits=self._limits(), metrics_port=context.metrics_port,
         )  # fmt: skip
         async with self.broker() as broker:
             context.ready = True
@@ -80,7 +80,7 @@ class Installation:
         gateway = self.settings.gateway
         settings = GatewaySettings(
             instance=context.instance, host=gateway.host, port=gateway.http_port, body_limit_bytes=gateway.body_limit,
-            pending_limit=gateway.pending_limit, grace_s=gateway.grace,
+            pending_limit=gateway.pending_limit, grace_s=gateway.grace, metrics_port=context.metrics_port,
         )  # fmt: skip
         async with self.broker() as broker:
             await run(broker, settings, assignment_key(self.settings), context.registry, context.stop)
@@ -95,10 +95,10 @@ class Installation:
     async def _processors(self, context: Context) -> None:
         from processors.catalog import CatalogSettings, run
 
-        settings, limits = self.settings, self.settings.broker.limits
+        settings = self.settings
         catalog = CatalogSettings(
             instance=context.instance, repository=settings.repository_folder, poll_s=settings.repository.poll,
-            replicas=settings.processors.replicas.min, limits=Limits(messages=limits.requests, bytes=limits.size),
+            replicas=settings.processors.replicas.min, limits=self._limits(),
             metrics_port=context.metrics_port,
         )  # fmt: skip
         async with self.broker() as broker:
@@ -113,6 +113,10 @@ class Installation:
         )  # fmt: skip
         async with self.broker() as broker:
             await run(broker, settings, context.registry, context.stop)
+
+    def _limits(self) -> Limits:
+        limits = self.settings.broker.limits
+        return Limits(messages=limits.requests, bytes=limits.size)
 
     def _engine(self) -> Engine:
         processors = self.settings.processors

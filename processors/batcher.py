@@ -5,7 +5,6 @@ No artificial delay unless the model's configuration asks for one.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Hashable
@@ -36,7 +35,6 @@ class Batcher:
         self._delay_s = delay_s
         self._groups: dict[Hashable, deque[Item]] = {}
         self._rows: dict[Hashable, int] = {}
-        self._stirred = asyncio.Event()
         self.waiting_rows = 0
         self.waiting_requests = 0
 
@@ -55,11 +53,10 @@ class Batcher:
         self._rows[signature] += item.rows
         self.waiting_rows += item.rows
         self.waiting_requests += 1
-        self._stirred.set()
 
-    def pop(self) -> list[Item]:
-        """Return a batch if one is due, else an empty list."""
-        signature = self._due()
+    def pop(self, *, full: bool = False) -> list[Item]:
+        """Return a batch if one is due (or, if so asked, one that is full), else an empty list."""
+        signature = self._due(full=full)
         if signature is None:
             return []
         group, batch, rows = self._groups[signature], [], 0
@@ -76,22 +73,20 @@ class Batcher:
         self.waiting_requests -= len(batch)
         return batch
 
-    async def next(self) -> list[Item]:
-        """Return the next batch, waiting for it."""
-        while not (batch := self.pop()):
-            self._stirred.clear()
-            try:
-                async with asyncio.timeout(self._delay_s if self._groups else None):
-                    await self._stirred.wait()
-            except TimeoutError:
-                continue
-        return batch
+    def due_in_s(self) -> float | None:
+        """Return how long the oldest group may still wait for more; None when nothing waits, 0 when one is due."""
+        if not self._groups:
+            return None
+        if self._due() is not None:
+            return 0.0
+        oldest = min(group[0].arrived_s for group in self._groups.values())
+        return max(0.0, oldest + self._delay_s - time.monotonic())
 
-    def _due(self) -> Hashable | None:
-        if not self._delay_s:
+    def _due(self, *, full: bool = False) -> Hashable | None:
+        if not self._delay_s and not full:
             return next(iter(self._groups), None)
         now = time.monotonic()
         for signature, group in self._groups.items():
-            if self._rows[signature] >= self._max_rows or now - group[0].arrived_s >= self._delay_s:
+            if self._rows[signature] >= self._max_rows or (not full and now - group[0].arrived_s >= self._delay_s):
                 return signature
         return None

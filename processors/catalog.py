@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.announcer import Announcer
-from broker.base import Broker, Limits
+from broker.base import NO_LIMITS, Broker, Limits
 from broker.errors import Misconfigured, TryAgain
 from broker.tasks import Tasks
 from processors.engine import Engine, Wanted
@@ -27,7 +27,7 @@ class CatalogSettings:
     repository: Path
     poll_s: float = 2.0
     replicas: int = 1
-    limits: Limits = Limits()
+    limits: Limits = NO_LIMITS
     metrics_port: int = 0
 
 

@@ -73,11 +73,16 @@ class Model:
         version = str(self.version)
         if not self.batches:
             return [self._encode_one(computed, version)]
-        cuts, at = [], 0
+        cuts, names, at = [], [], 0
         for item in computed.items:
             cuts.append((item.inputs.head, at, at + item.rows))
+            names.append(item.request.route.endpoint)
             at += item.rows
-        return encode_rows(computed.outputs, cuts, model=computed.items[0].request.route.endpoint, version=version)
+        if names.count(names[0]) == len(names):
+            return encode_rows(computed.outputs, cuts, model=names[0], version=version)
+        return [
+            encode_rows(computed.outputs, [cut], model=name, version=version)[0] for cut, name in zip(cuts, names, strict=True)
+        ]
 
     def _encode_one(self, computed: Computed, version: str) -> Encoded | MillraceError:
         item = computed.items[0]

@@ -8,6 +8,7 @@ its answer and its row confirmed.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Mapping, Sequence
@@ -34,6 +35,7 @@ from processors.model import Broken, Computed, Model
 BATCHES_HELD = 8  # four that wait or run, four whose answers and rows are on their way
 DEFAULT_ATTEMPTS = 3
 GIVE_BACK_PAUSE_S = 0.5
+EXECUTOR_DEPTH = 2
 PER_REQUEST = 2  # what a delivery waits for: an answer and a row
 
 
@@ -68,7 +70,7 @@ class Pipeline:
         self._computing = 0
         self._moved = asyncio.Event()
         self._fill = 1.0
-        self._worker = Tasks()
+        self._running = 0
         self._side = Tasks()
 
     @property
@@ -83,15 +85,11 @@ class Pipeline:
 
     async def run(self, consumer: Consumer) -> None:
         """Serve from `consumer` until it is stopped and everything held is settled."""
-        self._worker.spawn(self._work(), f"work-{self.queue}")
-        try:
-            while deliveries := await consumer.take(self.prefetch):
-                self._open_all(deliveries, consumer)
-                while not self._batcher.has_room:
-                    await self._movement()
-            await self.drain()
-        finally:
-            await self._worker.cancel()
+        while deliveries := await consumer.take(self.prefetch):
+            self._open_all(deliveries, consumer)
+            while not self._batcher.has_room:
+                await self._movement()
+        await self.drain()
 
     async def run_alone(self, delivery: Delivery) -> None:
         """Serve one request of the retry lane with nothing else in hand; bury it after too many attempts."""
@@ -103,8 +101,7 @@ class Pipeline:
             await self._give_up(delivery, request, attempts)
             return
         self._admit(request._replace(attempts=attempts), self.settling.hold(delivery, PER_REQUEST), now_us())
-        while batch := self._batcher.pop():
-            self._finish(await self._compute(batch))
+        self._pump()
         await self.drain()
 
     async def drain(self) -> None:
@@ -131,6 +128,7 @@ class Pipeline:
         if back:
             self._metrics.came_back.inc(len(back))
             self._side.spawn(self._send_to_lane(back), "to-lane")
+        self._pump()
         self._observe_fill(deliveries, consumer)
 
     def _open(self, delivery: Delivery, taken_us: int) -> None:
@@ -216,33 +214,36 @@ class Pipeline:
 
     # -- compute
 
-    async def _work(self) -> None:
-        """Keep the executor busy: start the next batch before the last one is finished."""
-        done: list[Computed | Broken] = []
-        while True:
-            batch = self._batcher.pop() if done else await self._batcher.next()
-            self._computing += len(batch)
-            computing = asyncio.ensure_future(self._compute(batch)) if batch else None
-            if done:
-                if computing:
-                    await asyncio.sleep(0)  # let it reach the executor first
-                self._finish(done)
-                done = []
-            if computing:
-                done = await computing
-                self._computing -= len(batch)
-            self._moved.set()
+    def _pump(self) -> None:
+        """Keep the executor busy: one batch runs, and a full one may wait behind it, so that no time is lost between."""
+        while self._running < EXECUTOR_DEPTH:
+            batch = self._batcher.pop(full=self._running > 0)
+            if not batch:
+                break
+            wanted = self._still_wanted(batch)
+            if wanted:
+                self._running += 1
+                self._computing += len(wanted)
+                computing = self._loop.run_in_executor(self._executor, self._bisect, wanted)
+                computing.add_done_callback(functools.partial(self._computed, len(wanted)))
+        self._moved.set()
+        if not self._running and (pause_s := self._batcher.due_in_s()):
+            self._loop.call_later(pause_s, self._pump)
+
+    def _computed(self, requests: int, done: asyncio.Future[list[Computed | Broken]]) -> None:
+        """Start the next batch, then finish this one while it runs."""
+        self._running -= 1
+        if done.cancelled():  # the pipeline is closed
+            return
+        self._pump()
+        self._finish(done.result())
+        self._computing -= requests
+        self._moved.set()
 
     async def _movement(self) -> None:
-        """Wait until the worker has taken or finished a batch."""
+        """Wait until a batch was started or finished."""
         self._moved.clear()
         await self._moved.wait()
-
-    async def _compute(self, batch: Sequence[Item]) -> list[Computed | Broken]:
-        batch = self._still_wanted(batch)
-        if not batch:
-            return []
-        return await self._loop.run_in_executor(self._executor, self._bisect, batch)
 
     def _still_wanted(self, batch: Sequence[Item]) -> Sequence[Item]:
         now = now_us()

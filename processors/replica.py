@@ -10,7 +10,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from broker.announcer import Announcer
-from broker.base import Broker
+from broker.base import NO_LIMITS, Broker, Limits
 from broker.declared import read_declared
 from broker.endpoint import Endpoint
 from broker.errors import MillraceError, TryAgain
@@ -38,6 +38,7 @@ class ReplicaSpec:
     device: str = "auto"
     threads: int = 1
     grace_s: float = 20.0
+    limits: Limits = NO_LIMITS
     metrics_port: int = 0
 
 
@@ -92,7 +93,7 @@ class Replica:
         settings = PipelineSettings(instance=spec.instance, grace_s=spec.grace_s)
         pipeline = self._pipeline = Pipeline(self._broker, model, self._endpoints, settings, metrics)
         lane = self._broker.channels.retry(pipeline.queue)
-        await self._broker.declare(pipeline.queue)
+        await self._broker.declare(pipeline.queue, spec.limits)
         await self._broker.declare(lane)
         await self._announcer.say("ready", full=dict(describe(model.config, [spec.version])))
         while not self._stop.is_set():

@@ -17,6 +17,9 @@ from broker.messages import JSON_LENGTH_HEADER, Delivery, Message
 
 FIRST_BYTES = 64 * 1024
 KEY_CHARACTERS = 256
+ADDRESS_CHARACTERS = 255  # AMQP's own limit for reply_to and correlation_id
+CLOUD_ATTRIBUTES = 32
+CLOUD_CHARACTERS = 256
 TIMEOUT_LIMIT_MS = 7 * 24 * 3600 * 1000
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 CLOUD = ("cloudEvents_", "cloudEvents:")
@@ -59,6 +62,9 @@ def read_headers(message: Message, channels: Channels) -> Asked:
     headers = message.headers
     if message.reply_to and not channels.may_be_answered_at(message.reply_to):
         raise InvalidRequest(f"reply_to {message.reply_to!r} is a channel of ours: name a queue of your own")
+    for what, text in (("reply_to", message.reply_to), ("correlation_id", message.correlation_id)):
+        if text and len(text.encode("utf-8", "surrogateescape")) > ADDRESS_CHARACTERS:
+            raise InvalidRequest(f"{what} {text[:40]!r}… has {len(text)} characters: {ADDRESS_CHARACTERS} bytes are allowed")
     reply, reply_to = where_to_answer(message, channels)
     return Asked(
         reply=reply, reply_to=reply_to,
@@ -93,7 +99,10 @@ def _extra(headers: Mapping[str, Any]) -> bytes:
     extra: dict[str, Any] = {}
     if "tracestate" in headers:
         extra["tracestate"] = _text(headers, "tracestate")[:512]
-    cloud = {name[len(CLOUD[0]) :]: _text(headers, name)[:512] for name in headers if name.startswith(CLOUD)}
+    named = [name for name in headers if name.startswith(CLOUD)]
+    if len(named) > CLOUD_ATTRIBUTES:
+        raise InvalidRequest(f"{len(named)} CloudEvents attributes; {CLOUD_ATTRIBUTES} are allowed")
+    cloud = {name[len(CLOUD[0]) :][:CLOUD_CHARACTERS]: _text(headers, name)[:CLOUD_CHARACTERS] for name in named}
     if cloud:
         extra["cloud_events"] = cloud
     return orjson.dumps(extra) if extra else b""

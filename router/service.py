@@ -16,17 +16,17 @@ from broker.answering import Answering
 from broker.answers import error_body
 from broker.base import Broker, Since
 from broker.bundle import BUNDLE_LIMIT_BYTES, bundle
-from broker.errors import Expired, MillraceError, TryAgain
+from broker.errors import Expired, MillraceError, TooLarge, TryAgain
 from broker.events import Ended
 from broker.following import Following
 from broker.header import BY_WORD, Form, Reply, Request, Route, pack_route, pack_ticket
 from broker.ids import now_us
-from broker.messages import UNKNOWN, Delivery, Outcome
+from broker.messages import UNKNOWN, Delivery, Outcome, Reason
 from broker.rows import DOOR_LINGER_S, Rows
 from broker.settling import Settling
 from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
-from router.intake import identity, read_headers, where_to_answer
+from router.intake import ADDRESS_CHARACTERS, identity, read_headers, where_to_answer
 from router.router import Router
 from router.view import View
 
@@ -172,7 +172,7 @@ class EndpointService:
         """Answer a request that goes nowhere, and write its row."""
         reply, reply_to = where_to_answer(delivery.message, self._broker.channels)
         route = Route(endpoint=self._endpoint, arm="", model="", version=0, reply=reply, reply_to=reply_to)
-        correlation = delivery.message.correlation_id or ""
+        correlation = (delivery.message.correlation_id or "")[:ADDRESS_CHARACTERS]
         request = Request(route, uid, now, 0, 0.0, None, 0, "", correlation, "", b"", b"")
         self._end(request, delivery, error)
 
@@ -201,6 +201,10 @@ class EndpointService:
         while items:
             outcome = await self._attempt(queue, route, items)
             if outcome.safe:
+                return
+            if outcome.reason is Reason.TOO_LARGE:
+                for delivery, request in items:
+                    self._end(request, delivery, TooLarge(f"{len(request.body)} bytes are more than the broker takes"))
                 return
             if self._stopping:  # unacked sources come back to the next router
                 return

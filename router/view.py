@@ -17,6 +17,7 @@ from router.router import Router
 
 DEFAULT_BATCH = 32
 FRESH_S = 0.25
+FORGET_AFTER_S = 600.0
 
 
 @dataclass(slots=True)
@@ -41,6 +42,7 @@ class View:
         self._resolved: dict[str, tuple[Router, int, float]] = {}
         self.versions: dict[str, dict[int, Served]] = {}
         self.parts: dict[str, tuple[Announcement, float]] = {}
+        self._pruned = clock()
 
     def fold_declared(self, record: Record) -> None:
         """Take in a record of the `declared` log."""
@@ -59,7 +61,11 @@ class View:
         said = read_status(record)
         if said is None:
             return
-        self.parts[said.instance] = (said, self._clock())
+        now = self._clock()
+        self.parts[said.instance] = (said, now)
+        if now - self._pruned > FORGET_AFTER_S:
+            self._pruned = now
+            self.parts = {instance: part for instance, part in self.parts.items() if now - part[1] < FORGET_AFTER_S}
         if said.part == "replica":
             self._hear(said)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from weakref import WeakSet
 
 from broker.base import NO_LIMITS, Broker, Consumer, Limits, Reader, Since
 from broker.channels import Channels
@@ -36,7 +37,7 @@ class RabbitBroker(Broker):
         self._consuming = Connection(self._address, "consumes")
         self._topology = Topology(self._consuming, channels, timeout_s)
         self._publisher = Publisher(self._publishing, self._topology, channels, timeout_s)
-        self._subscriptions: set[Subscription] = set()
+        self._subscriptions: WeakSet[Subscription] = WeakSet()  # a running one is held by its task
         self._fill = Fill()
 
     def __repr__(self) -> str:

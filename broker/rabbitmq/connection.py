@@ -12,6 +12,7 @@ from broker.rabbitmq.address import Address
 from broker.rabbitmq.wire import Wire
 
 LOG = logging.getLogger(__name__)
+PIKA_LOG = logging.getLogger("pika")
 
 
 class Backoff:
@@ -46,6 +47,10 @@ class Connection:
         self._not_before = 0.0
         self._was_open = False
         self._closed = False
+        # pika logs every channel that a missing queue closes, and every lost connection with a traceback: all of it
+        # is expected here, mended, and told by us. Whoever wants it sets a level of their own.
+        if PIKA_LOG.level == logging.NOTSET:
+            PIKA_LOG.setLevel(logging.CRITICAL)
 
     async def wire(self) -> Wire:
         """Return the open wire, opening it if needed; raises Unreachable, at once while a failed attempt is recent."""

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 from broker.errors import InvalidRequest, TooLarge
@@ -73,7 +74,8 @@ def _integer(value: int) -> bytes:
 
 def _rare(value: Any) -> bytes:
     if isinstance(value, float):
-        return _FLOAT.pack(b"d", value)
+        # Erlang has neither infinity nor NaN: RabbitMQ would close the connection.
+        return _FLOAT.pack(b"d", value) if isfinite(value) else pack_value(str(value))
     if isinstance(value, datetime):
         return _INT.pack(b"T", int(value.timestamp()))
     if isinstance(value, Decimal):

@@ -38,6 +38,7 @@ class _Channel:
 def declare(connection: apsw.Connection, name: str, kind: Kind, limits: Limits, owner: int) -> None:
     """Make sure that a channel is there; limits given later win."""
     messages, size = limits.messages, limits.bytes
+    given = bool(messages or size)
     if kind is Kind.RESULTS and not messages:
         messages = RESULTS_LIMIT
     if kind is Kind.LOG and not size:
@@ -45,8 +46,8 @@ def declare(connection: apsw.Connection, name: str, kind: Kind, limits: Limits, 
     connection.execute(
         "INSERT INTO channels (name, kind, owner, limit_messages, limit_bytes) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (name) DO UPDATE SET limit_messages = excluded.limit_messages, limit_bytes = excluded.limit_bytes"
-        " WHERE excluded.limit_messages > 0 OR excluded.limit_bytes > 0",
-        (name, kind.value, owner if kind is Kind.TRANSIENT else None, messages, size),
+        " WHERE ?",
+        (name, kind.value, owner if kind is Kind.TRANSIENT else None, messages, size, given),
     )
 
 

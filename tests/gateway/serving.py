@@ -19,7 +19,7 @@ from broker.channels import Channels
 from broker.declared import endpoint_declared
 from broker.endpoint import read_endpoint
 from broker.errors import MillraceError
-from broker.header import BY_WORD, Answer, Form, Request, Status, pack_answer
+from broker.header import BY_WORD, Form, Request, Status, pack_answer
 from broker.ids import now_us
 from broker.outputs import encode
 from broker.sqlite.adapter import SqliteBroker
@@ -62,16 +62,13 @@ class Doubling:
             requests = [request for delivery in deliveries for request in requests_in(delivery.message)]
             self.seen += requests
             await self.go.wait()
-            by_queue: dict[str, list[Answer]] = {}
+            by_queue: dict[str, list[bytes]] = {}
             for request in requests:
-                by_queue.setdefault(request.route.reply_to, []).append(self._answer(request))
-            messages = []
-            for queue, answers in by_queue.items():
-                parts = [part for answer in answers for part in (pack_answer(answer), answer.body)]
-                messages.append(bundle(queue, Form.ANSWERS, b"", parts, len(answers)))
+                by_queue.setdefault(request.route.reply_to, []).extend(self._answer(request))
+            messages = [bundle(it, Form.ANSWERS, b"", parts, len(parts) // 2) for it, parts in by_queue.items()]
             await self.broker.forward(deliveries, messages)
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> tuple[bytes, bytes]:
         route, status = request.route, self.status
         try:
             if status is not Status.OK:
@@ -82,7 +79,8 @@ class Doubling:
                 body, json_length = encode(outputs, head=inputs.head, model=route.endpoint, version=str(route.version))
         except MillraceError as exc:
             body, json_length, status = error_body(str(exc)), None, BY_WORD[exc.status]
-        return Answer(request.uid, status, route.arm, route.version, json_length, 1, 2, 3, body)
+        arm = route.arm.encode()
+        return pack_answer(request.uid, status, arm, route.version, json_length, (1, 2, 3), len(body)), body
 
 
 @dataclass

@@ -1,0 +1,200 @@
+"""The broker's own limit for the path: bare pika around the same model. Imports nothing of ours.
+
+    processor: take from a quorum queue, batch what waits, torch in a thread, publish the answers confirmed, ack multiple
+    client:    keep a window of requests in flight to a queue, count the answers on another
+
+One process each. The client serves both sides of the comparison: it patches a 16-byte id into a header or body.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import sys
+import time
+from base64 import b64decode
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pika
+import uvloop
+from pika.adapters.asyncio_connection import AsyncioConnection
+
+PREFETCH = 1000
+BATCH = 32
+ACK_EVERY = 100
+
+
+async def channel_to(url: str) -> Any:
+    """Return an open channel on a connection of its own."""
+    opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    AsyncioConnection(
+        pika.URLParameters(url), on_open_callback=lambda connection: connection.channel(on_open_callback=opened.set_result)
+    )
+    return await opened
+
+
+async def declare(channel: Any, queue: str) -> None:
+    """Declare a quorum queue."""
+    done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"}, callback=done.set_result)
+    await done
+
+
+class Processor:
+    """Answers every request with the model's output for its 64 floats."""
+
+    def __init__(self, channel: Any, queue: str, model: Any) -> None:
+        self.channel = channel
+        self.model = model
+        self.loop = asyncio.get_running_loop()
+        self.executor = ThreadPoolExecutor(1)
+        self.waiting: deque[tuple[int, str, bytes]] = deque()
+        self.unconfirmed: deque[tuple[int, int]] = deque()
+        self.published = 0
+        self.computing = False
+        channel.confirm_delivery(self.confirmed)
+        channel.basic_qos(prefetch_count=PREFETCH)
+        channel.basic_consume(queue, self.taken)
+
+    def taken(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
+        """Collect while the thread computes."""
+        self.waiting.append((method.delivery_tag, properties.reply_to, body))
+        if not self.computing:
+            self.computing = True
+            self.loop.call_soon(self.start)
+
+    def start(self) -> None:
+        """Compute what waits."""
+        batch = [self.waiting.popleft() for _ in range(min(BATCH, len(self.waiting)))]
+        self.computing = bool(batch)
+        if batch:
+            running = self.loop.run_in_executor(self.executor, self.model, b"".join([body[-256:] for _, _, body in batch]))
+            running.add_done_callback(lambda done: self.finish(batch, done.result()))
+
+    def finish(self, batch: list[tuple[int, str, bytes]], outputs: list[bytes]) -> None:
+        """Publish a batch's answers; the next batch is computed meanwhile."""
+        self.start()
+        for (_, reply_to, _), output in zip(batch, outputs, strict=True):
+            self.channel.basic_publish("", reply_to, output, pika.BasicProperties(delivery_mode=2), mandatory=True)
+        self.published += len(batch)
+        self.unconfirmed.append((self.published, batch[-1][0]))
+
+    def confirmed(self, frame: Any) -> None:
+        """Ack the sources of what is confirmed."""
+        last = 0
+        while self.unconfirmed and self.unconfirmed[0][0] <= frame.method.delivery_tag:
+            last = self.unconfirmed.popleft()[1]
+        if last:
+            self.channel.basic_ack(last, multiple=True)
+
+
+def torch_model(path: str) -> Any:
+    """Return a function from the floats of a batch, as bytes, to each row's output as bytes."""
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(1)
+    module = torch.jit.load(path)
+
+    def infer(data: bytes) -> list[bytes]:
+        rows = torch.from_numpy(np.frombuffer(bytearray(data), np.float32).reshape(-1, 64))
+        with torch.inference_mode():
+            output = module(rows).numpy()
+        raw, width = output.tobytes(), output.shape[1] * 4
+        return [raw[at : at + width] for at in range(0, len(raw), width)]
+
+    infer(bytes(256))
+    return infer
+
+
+class Client:
+    """Keeps `window` requests in flight until `messages` are answered."""
+
+    def __init__(self, channel: Any, options: argparse.Namespace) -> None:
+        self.channel = channel
+        self.options = options
+        self.sent = 0
+        self.answered = 0
+        self.unacked = 0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.header = b64decode(options.header)
+        self.body = b64decode(options.body)
+        channel.confirm_delivery(lambda _: None)
+        channel.basic_qos(prefetch_count=PREFETCH)
+        channel.basic_consume(options.reply, self.answer)
+
+    def send(self, number: int) -> None:
+        """Publish so many requests."""
+        options = self.options
+        for _ in range(min(number, options.messages - self.sent)):
+            self.sent += 1
+            headers = None
+            if self.header:
+                uid = self.sent.to_bytes(16, "big")
+                headers = {"millrace": self.header[: options.uid_at] + uid + self.header[options.uid_at + 16 :]}
+            properties = pika.BasicProperties(
+                delivery_mode=2, reply_to=options.reply, headers=headers, content_type="application/octet-stream"
+            )
+            self.channel.basic_publish("", options.to, self.body, properties, mandatory=True)
+
+    def answer(self, _: Any, method: Any, __: Any, ___: bytes) -> None:
+        """Count an answer, ack now and then, and send the next."""
+        self.answered += 1
+        self.unacked += 1
+        if self.unacked >= ACK_EVERY or self.answered >= self.options.messages:
+            self.channel.basic_ack(method.delivery_tag, multiple=True)
+            self.send(self.unacked)
+            self.unacked = 0
+        if self.answered >= self.options.messages and not self.done.done():
+            self.done.set_result(None)
+
+
+async def client(options: argparse.Namespace) -> None:
+    """Run a client and report the rate."""
+    channel = await channel_to(options.url)
+    await declare(channel, options.reply)
+    sender = Client(channel, options)
+    began = time.perf_counter()
+    sender.send(options.window)
+    await sender.done
+    took = time.perf_counter() - began
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = (usage.ru_utime + usage.ru_stime) / options.messages * 1e6
+    sys.stdout.write(json.dumps({"rate": options.messages / took, "client_cpu_us": cpu}) + "\n")
+    channel.connection.close()
+
+
+async def processor(options: argparse.Namespace) -> None:
+    """Run a processor until it is stopped."""
+    model = torch_model(options.model)
+    channel = await channel_to(options.url)
+    await declare(channel, options.to)
+    Processor(channel, options.to, model)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    """Read the options and run one end."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("role", choices=("client", "processor"))
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--to", required=True)
+    parser.add_argument("--reply", default="")
+    parser.add_argument("--model", default="")
+    parser.add_argument("--messages", type=int, default=10_000)
+    parser.add_argument("--window", type=int, default=1000)
+    parser.add_argument("--header", default="")
+    parser.add_argument("--body", default="")
+    parser.add_argument("--uid-at", type=int, default=0)
+    options = parser.parse_args()
+    uvloop.run(client(options) if options.role == "client" else processor(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""A small HTTP/1.1 load client: keep-alive connections that send one prepared request. Cheap, so that it measures others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Load:
+    """What a run saw: seconds of each good answer, and how many were not good."""
+
+    latencies_s: list[float] = field(default_factory=list)
+    errors: int = 0
+    took_s: float = 0.0
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection; one request at a time."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[bool] | None = None
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        if isinstance(transport, asyncio.Transport):
+            self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """An answer will not come any more."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(False)
+
+    def data_received(self, data: bytes) -> None:
+        """Find the end of the answer by its content-length."""
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0 or self._answer is None:
+            return
+        head = self._buffer[:end].lower()
+        at = head.find(b"content-length:")
+        length = int(head[at + 15 : head.find(b"\r\n", at) if head.find(b"\r\n", at) > 0 else end])
+        if len(self._buffer) >= end + 4 + length:
+            self._buffer = self._buffer[end + 4 + length :]
+            self._answer.set_result(head[9:12] == b"200")
+
+    async def ask(self) -> bool:
+        """Send the request; tells whether the answer was 200."""
+        self._answer = asyncio.get_running_loop().create_future()
+        if self._transport is None or self._transport.is_closing():
+            return False
+        self._transport.write(self._request)
+        return await self._answer
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+def prepared(port: int, path: str, body: bytes, json_length: int | None) -> bytes:
+    """Return the bytes of a POST."""
+    length = f"Inference-Header-Content-Length: {json_length}\r\n" if json_length is not None else ""
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(body)}\r\n{length}\r\n"
+    return head.encode() + body
+
+
+async def connect(port: int, request: bytes) -> Connection:
+    """Open one connection."""
+    _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(request), "127.0.0.1", port)
+    return connection
+
+
+async def closed_loop(port: int, path: str, body: bytes, json_length: int | None, *, connections: int, seconds: float) -> Load:
+    """Keep every connection busy for `seconds`."""
+    request = prepared(port, path, body, json_length)
+    load, began = Load(), time.perf_counter()
+
+    async def worker() -> None:
+        connection = await connect(port, request)
+        while (start := time.perf_counter()) - began < seconds:
+            if await connection.ask():
+                load.latencies_s.append(time.perf_counter() - start)
+            else:
+                load.errors += 1
+                await asyncio.sleep(0.05)
+        connection.close()
+
+    await asyncio.gather(*[worker() for _ in range(connections)])
+    load.took_s = time.perf_counter() - began
+    return load
+
+
+async def open_loop(port: int, path: str, body: bytes, json_length: int | None, *, rate: float, seconds: float) -> Load:
+    """Send at a fixed rate, whatever comes back; latency counts from when a request was due."""
+    request = prepared(port, path, body, json_length)
+    idle = [await connect(port, request) for _ in range(16)]
+    load, began = Load(), time.perf_counter()
+
+    async def one(due: float) -> None:
+        connection = idle.pop() if idle else await connect(port, request)
+        if await connection.ask():
+            load.latencies_s.append(time.perf_counter() - due)
+        else:
+            load.errors += 1
+        idle.append(connection)
+
+    tasks = []
+    for number in range(int(rate * seconds)):
+        due = began + number / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        tasks.append(asyncio.create_task(one(max(due, time.perf_counter() - 0.001))))
+    await asyncio.gather(*tasks)
+    load.took_s = time.perf_counter() - began
+    for connection in idle:
+        connection.close()
+    return load

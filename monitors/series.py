@@ -1,0 +1,114 @@
+"""Counters and histograms that are filled a whole column at a time, with a bound on how many there can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+Labels = tuple[str, ...]
+
+ARM = ("endpoint", "model", "version", "arm")
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a metric is; one with bounds is a histogram."""
+
+    text: str
+    labels: Labels
+    bounds: tuple[float, ...] = ()
+
+
+METRICS: Mapping[str, Described] = {
+    "millrace_predictions_total": Described("Rows by how they ended.", (*ARM, "status")),
+    "millrace_feedback_records_total": Described("Feedback on the event log.", ("endpoint",)),
+    "millrace_queue_wait_seconds": Described("From accepted to taken by a processor.", ARM, SECONDS),
+    "millrace_batch_wait_seconds": Described("From taken to the start of the batch.", ARM, SECONDS),
+    "millrace_compute_seconds": Described("From the start of the batch to its end.", ARM, SECONDS),
+    "millrace_publish_seconds": Described("From the end of the batch to the answer's publishing.", ARM, SECONDS),
+    "millrace_batch_rows": Described("Rows in a batch, counted once a batch.", ARM, ROWS),
+}
+
+
+@dataclass(slots=True)
+class _Histogram:
+    counts: NDArray[np.int64]
+    total: float = 0.0
+
+
+@dataclass(slots=True)
+class _Held:
+    counters: dict[Labels, float] = field(default_factory=dict)
+    histograms: dict[Labels, _Histogram] = field(default_factory=dict)
+
+
+class Series(Collector):
+    """The metrics above. Label sets beyond `limit`, over all metrics, are not kept: what they missed is counted."""
+
+    def __init__(self, registry: CollectorRegistry, limit: int) -> None:
+        self._limit = limit
+        self._kept = 0
+        self._held = {name: _Held() for name in METRICS}
+        self._bounds = {name: np.array(described.bounds) for name, described in METRICS.items()}
+        self.dropped = 0
+        registry.register(self)
+
+    def count(self, name: str, labels: Labels, number: int) -> None:
+        """Add to a counter."""
+        counters = self._held[name].counters
+        if labels in counters or self._may_keep(number):
+            counters[labels] = counters.get(labels, 0.0) + number
+
+    def observe(self, name: str, labels: Labels, values: NDArray[Any]) -> None:
+        """Put every value of a column into its bucket."""
+        if not values.size:
+            return
+        histograms, bounds = self._held[name].histograms, self._bounds[name]
+        found = histograms.get(labels)
+        if found is None:
+            if not self._may_keep(values.size):
+                return
+            found = histograms[labels] = _Histogram(np.zeros(len(bounds) + 1, np.int64))
+        found.counts += np.bincount(np.searchsorted(bounds, values), minlength=len(bounds) + 1)
+        found.total += float(values.sum())
+
+    def collect(self) -> Iterator[Metric]:
+        """Return everything, as of now. A scrape may come from another thread: it copies before it reads."""
+        for name, described in METRICS.items():
+            held = self._held[name]
+            if described.bounds:
+                yield _histogram_family(name, described, list(held.histograms.items()))
+            else:
+                family = CounterMetricFamily(name, described.text, labels=described.labels)
+                for labels, value in list(held.counters.items()):
+                    family.add_metric(labels, value)
+                yield family
+        dropped = "Observations that found no room among the series: raise max_series, or name fewer arms."
+        yield CounterMetricFamily("millrace_monitor_dropped_observations", dropped, value=self.dropped)
+
+    def _may_keep(self, observations: int) -> bool:
+        if self._kept >= self._limit:
+            self.dropped += observations
+            return False
+        self._kept += 1
+        return True
+
+
+def _histogram_family(
+    name: str, described: Described, histograms: list[tuple[Labels, _Histogram]]
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, described.text, labels=described.labels)
+    bounds = [*(f"{bound:g}" for bound in described.bounds), "+Inf"]
+    for labels, histogram in histograms:
+        below = np.cumsum(histogram.counts).tolist()
+        family.add_metric(labels, list(zip(bounds, below, strict=True)), histogram.total)
+    return family

@@ -1,0 +1,117 @@
+"""Queues and streams as RabbitMQ has them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from broker.base import Broker, Limits
+from broker.channels import Channels
+from broker.errors import Misconfigured
+from broker.messages import NO_QUEUE, SAFE, Message
+from broker.rabbitmq.address import Address
+from broker.rabbitmq.channel import Channel
+from broker.rabbitmq.topology import arguments
+from broker.rabbitmq.wire import Wire
+from tests.contract.installation import DEADLINE_S, Installation
+from tests.contract.steps import bodies, take, until
+
+CHANNELS = Channels("p.")
+
+
+async def test_declaring_otherwise_is_a_wrong_setting_and_harms_nobody(
+    installation: Installation, broker: Broker
+) -> None:
+    queue = await installation.queue(broker)
+    consumer = broker.consume(queue, 10)
+    with pytest.raises(Misconfigured, match=queue):
+        await broker.declare(queue, Limits(messages=5))
+    assert await broker.publish([Message(queue=queue, body=b"x")]) == [SAFE]
+    assert bodies(await take(consumer)) == [b"x"]
+
+
+async def test_a_transient_queue_survives_a_lost_connection(installation: Installation, broker: Broker) -> None:
+    answers = installation.channels.answers("i")
+    await broker.declare(answers)
+    other = await installation.broker()
+    assert await other.publish([Message(queue=answers, body=b"x")]) == [SAFE]
+    await broker.delete(answers)
+    assert await other.publish([Message(queue=answers, body=b"x")]) == [NO_QUEUE]
+
+
+async def test_a_transient_queue_that_expired_is_declared_again(installation: Installation, broker: Broker) -> None:
+    answers = installation.channels.answers("i")
+    await broker.declare(answers)
+    other = await installation.broker()
+    await other.delete(answers)
+    consumer = broker.consume(answers, 10)
+    waiting = asyncio.create_task(consumer.take(1))
+    await until(lambda: other.publish([Message(queue=answers, body=b"x")]), [SAFE])
+    assert bodies(await waiting) == [b"x"]
+    await broker.delete(answers)
+
+
+async def test_a_consumer_waits_for_its_queue(installation: Installation, broker: Broker) -> None:
+    consumer = broker.consume(installation.channels.requests("a"), 10)
+    waiting = asyncio.create_task(consumer.take(1))
+    await asyncio.sleep(0.1)
+    queue = await installation.queue(broker)
+    await broker.publish([Message(queue=queue, body=b"x")])
+    assert bodies(await waiting) == [b"x"]
+
+
+async def test_a_consumer_whose_queue_is_deleted_finds_the_next_one(installation: Installation, broker: Broker) -> None:
+    queue = await installation.queue(broker)
+    consumer = broker.consume(queue, 10)
+    await broker.publish([Message(queue=queue, body=b"first")])
+    await take(consumer)
+    await broker.delete(queue)
+    await asyncio.sleep(0.3)  # RabbitMQ 3.10 never tells a consumer when the next queue comes within 50 ms
+    await broker.declare(queue)
+    await broker.publish([Message(queue=queue, body=b"second")])
+    assert bodies(await take(consumer)) == [b"second"]
+
+
+async def test_a_consumer_that_may_not_consume_says_so(installation: Installation, broker: Broker) -> None:
+    wire = await Wire.open(Address.of(installation.url), "owns a queue")
+    channel = await Channel.open(wire, "owning", DEADLINE_S)
+    queue = installation.channels.requests("exclusive")
+    await channel.call("queue_declare", queue=queue, exclusive=True)
+    with pytest.raises(Misconfigured, match=queue):
+        await broker.consume(queue, 10).take(1)
+    await wire.shut(DEADLINE_S)
+
+
+async def test_a_message_returned_is_the_one_that_was_sent(installation: Installation, broker: Broker) -> None:
+    queue = await installation.queue(broker)
+    before = [Message(queue=queue, body=b"x", message_id=str(at), headers={"n": at}) for at in range(50)]
+    deleting = asyncio.create_task(broker.delete(queue))
+    outcomes = [await broker.publish([message]) for message in before]
+    await deleting
+    assert {outcome for (outcome,) in outcomes} <= {SAFE, NO_QUEUE}
+    assert await broker.publish(before) == [NO_QUEUE] * 50
+
+
+async def test_direct_replies_are_handed_over(broker: Broker) -> None:
+    assert await broker.publish([Message(queue="amq.rabbitmq.reply-to.nobody", body=b"x")]) == [SAFE]
+
+
+@pytest.mark.parametrize(
+    ("channel", "wanted"),
+    [
+        (CHANNELS.requests("e"), {"x-queue-type": "quorum", "x-overflow": "reject-publish", "x-delivery-limit": 1000}),
+        (CHANNELS.dead(CHANNELS.requests("e")), {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}),
+        (CHANNELS.results("e"), {"x-queue-type": "quorum", "x-overflow": "drop-head", "x-max-length": 100_000}),
+        (CHANNELS.answers("i"), {"x-queue-type": "classic", "x-expires": 60_000}),
+        (CHANNELS.events("e"), {"x-queue-type": "stream", "x-max-length-bytes": 1024**3}),
+        (CHANNELS.status, {"x-queue-type": "stream", "x-max-age": "10m"}),
+    ],
+)
+def test_every_kind_of_channel_has_its_arguments(channel: str, wanted: dict[str, object]) -> None:
+    declared = arguments(CHANNELS, channel, Limits())
+    assert wanted.items() <= declared.items()
+
+
+def test_declared_state_is_never_trimmed() -> None:
+    assert arguments(CHANNELS, CHANNELS.declared, Limits(bytes=1)) == {"x-queue-type": "stream"}

@@ -1,0 +1,89 @@
+"""Real events, as processors write them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from broker.base import Broker, Since
+from broker.events import Ended, write_event
+from broker.header import Request, Route, Status
+from broker.ids import new_uid
+from monitors.prometheus import MonitorMetrics, PredictionFold
+from monitors.reader import EventReader
+from monitors.series import Series
+
+PATIENCE_S = 10.0
+AT_US = 1_700_000_000_000_000
+
+
+def ended(
+    *, arm: str = "a", version: int = 1, status: Status = Status.OK, rows: int = 1, uid: bytes | None = None,
+    batch: int = 4, started_us: int = AT_US + 30_000, leg: int = 0,
+) -> Ended:  # fmt: skip
+    """Return a request that waited 20 ms in the queue, 10 in the batcher, 3 in the model, and 1 to be published."""
+    route = Route(endpoint="fraud", arm=arm, model="trees", version=version, leg=leg)
+    request = Request(route, uid or new_uid(AT_US), AT_US, 0, 1.0, None, 0, "", "", "", b"", b"")
+    computed = started_us + 3000 if started_us else 0
+    published = computed + 1000 if computed else AT_US + 21_000
+    return Ended([request], [rows], [AT_US + 20_000], status, "", started_us, computed, published, batch)
+
+
+async def write(broker: Broker, *events: list[Ended]) -> None:
+    """Append events to the log of `fraud`."""
+    log = broker.channels.events("fraud")
+    await broker.declare(log)
+    for event in events:
+        body, headers = write_event(event, [], [], source="/test")
+        (outcome,) = await broker.append(log, [body], headers)
+        assert outcome.safe
+
+
+async def until(what: Callable[[], bool]) -> None:
+    """Ask again and again until it is so."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not what():  # noqa: ASYNC110 - the reader has no event for a test to wait for
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class Monitor:
+    """One process's monitor of `fraud`."""
+
+    reader: EventReader
+    registry: CollectorRegistry
+    task: asyncio.Task[None] = field(init=False)
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return a sample; 0 for one that is not there."""
+        return self.registry.get_sample_value(name, {"endpoint": "fraud", **labels}) or 0.0
+
+    def arm(self, name: str, **labels: str) -> float:
+        """Return a sample of arm a."""
+        return self.value(name, model="trees", version="1", arm="a", **labels)
+
+    async def end(self) -> None:
+        """Stop in order: the checkpoint is written."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def monitoring(
+    broker: Broker, folder: Path, *, window_rows: int = 1000, series: int = 2000
+) -> AsyncIterator[Monitor]:
+    """Follow `fraud` in a process of its own, as far as its metrics go."""
+    registry = CollectorRegistry()
+    fold = PredictionFold("fraud", Series(registry, series), MonitorMetrics(registry), window_rows=window_rows)
+    log = broker.channels.events("fraud")
+    monitor = Monitor(EventReader(broker, log, fold, checkpoint=folder / "fraud.json", since=Since(0)), registry)
+    monitor.task = asyncio.create_task(monitor.reader.run())
+    try:
+        yield monitor
+    finally:
+        await monitor.end()
