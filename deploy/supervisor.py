@@ -88,6 +88,7 @@ class Supervisor:
         child.process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=self._output, stderr=self._output,
             env=child_environment(self._overrides),
+            start_new_session=True,  # else a terminal's Ctrl-C stops all parts at once, and not in order
         )  # fmt: skip
         child.started_s = now
         child.restarts += 1
