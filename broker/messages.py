@@ -66,6 +66,9 @@ class Outcome:
     verdict: Verdict
     reason: Reason | None = None
 
+    def __str__(self) -> str:
+        return self.reason.value if self.reason else self.verdict.value
+
     @property
     def safe(self) -> bool:
         """Tell whether the broker has the message."""

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import uvloop
@@ -181,10 +181,11 @@ class _Json(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
-def write_logs(part: str) -> None:
-    """Log to standard error: lines for people on a terminal, JSON elsewhere."""
-    handler = logging.StreamHandler(sys.stderr)
-    if sys.stderr.isatty():
+def write_logs(part: str, stream: IO[str] | None = None) -> None:
+    """Log to standard error, or to `stream`: lines for people on a terminal, JSON elsewhere."""
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    if stream.isatty():
         handler.setFormatter(logging.Formatter(f"%(asctime)s {part:10} %(levelname)s %(message)s", "%H:%M:%S"))
     else:
         handler.setFormatter(_Json(part))

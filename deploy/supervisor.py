@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import IO
 
 from broker.errors import MillraceError, Unavailable
 from broker.tasks import Tasks
@@ -24,6 +25,7 @@ HEALTHY_AFTER_S = 30.0
 GRACE_S = 25.0
 STOP_ORDER = ("gateway", "router", "processors", "monitors")
 MISCONFIGURED = 2
+READY = "/v2/health/ready"
 
 
 @dataclass(slots=True)
@@ -41,8 +43,10 @@ class Child:
 class Supervisor:
     """Starts the parts, keeps them running, and stops them: intake first."""
 
-    def __init__(self, installation: Installation, overrides: Mapping[str, str]) -> None:
+    def __init__(self, installation: Installation, overrides: Mapping[str, str], output: IO[str] | None = None) -> None:
+        """`overrides` are flags that the parts get too; `output` takes what they print, else it goes where ours does."""
         self._installation = installation
+        self._output = output
         self._overrides = dict(overrides)
         self.children = {part: Child(part) for part in PARTS}
         self._tasks = Tasks()
@@ -82,8 +86,10 @@ class Supervisor:
     async def _start(self, child: Child, now: float) -> None:
         command = self._installation.part_command(child.part)
         child.process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, env=child_environment(self._overrides)
-        )
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=self._output, stderr=self._output,
+            env=child_environment(self._overrides),
+            start_new_session=True,  # else a terminal's Ctrl-C stops all parts at once, and not in order
+        )  # fmt: skip
         child.started_s = now
         child.restarts += 1
 
@@ -114,25 +120,27 @@ class Supervisor:
                 await process.wait()
 
 
-async def wait_until_ready(port: int, host: str, limit_s: float, still: Callable[[], bool]) -> None:
-    """Return when the gateway says that it is ready; raises Unavailable with what it waits for."""
+async def wait_until_ready(
+    port: int, host: str, limit_s: float, still: Callable[[], bool] = lambda: True, path: str = READY
+) -> None:
+    """Return when the gateway says that it, or what `path` names, is ready; raises Unavailable with what is missing."""
     until = time.monotonic() + limit_s
     last = "nothing listens there yet"
     while time.monotonic() < until and still():
         try:
-            ready, last = await _ask(host, port)
+            ready, last = await _ask(host, port, path)
         except OSError:
             ready = False
         if ready:
             return
         await asyncio.sleep(EVERY_S)
-    raise Unavailable(f"http://{host}:{port}/v2/health/ready is not ready after {limit_s:.0f} s: {last}")
+    raise Unavailable(f"http://{host}:{port}{path} is not ready after {limit_s:.0f} s: {last}")
 
 
-async def _ask(host: str, port: int) -> tuple[bool, str]:
+async def _ask(host: str, port: int, path: str) -> tuple[bool, str]:
     reader, writer = await asyncio.open_connection(host, port)
     try:
-        writer.write(f"GET /v2/health/ready HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         answer = (await asyncio.wait_for(reader.read(), 5.0)).decode("utf-8", "replace")
     except TimeoutError as exc:
         raise MillraceError("the gateway does not answer") from exc

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.terminal import BrokerUrl
+from deploy.cli.terminal import BrokerUrl, console
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,6 +21,7 @@ def demo(
     requests: Annotated[int, typer.Option(help="How many held-out digits to send.", min=2)] = 898,
 ) -> None:
     """Train two digit classifiers, serve them behind a queue, split traffic between them, and show what happened."""
+    console.print("loading torch and scikit-learn")  # seconds, in which nothing else would be seen
     from deploy.demo.run import run_demo
 
     raise typer.Exit(run_demo(broker=broker, serve=serve, engine=engine, requests=requests))

@@ -57,6 +57,11 @@ async def run_up(place: Installation, flags: dict[str, str]) -> None:
     console.print("stopped")
 
 
+async def _say_stopping(stop: asyncio.Event) -> None:
+    await stop.wait()
+    console.print("stopping: gateway, router, processors, monitors; each finishes what it holds")
+
+
 async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.Event) -> None:
     gateway, metrics = place.settings.gateway, place.settings.metrics
     await wait_until_ready(gateway.http_port, gateway.host, READY_WITHIN_S, lambda: not stop.is_set())

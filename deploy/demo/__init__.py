@@ -1,0 +1,1 @@
+"""The demonstration: two classifiers of handwritten digits behind one endpoint."""

@@ -1,0 +1,55 @@
+"""The working folder of the demonstration: settings, models and the endpoint, as a user's own folder has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from processors.repository import write_version
+
+ENDPOINT = "digits"
+INPUT = "image"
+OUTPUT = "probabilities"
+MAX_BATCH = 32
+
+CONFIG = f"""\
+name: "%s"
+backend: "pytorch"
+max_batch_size: {MAX_BATCH}
+# Pixels from 0 to 16, row by row, as scikit-learn's load_digits() has them.
+input [ {{ name: "{INPUT}" data_type: TYPE_FP32 dims: [ 64 ] }} ]
+output [ {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ 10 ] }} ]
+"""
+
+SETTINGS = """\
+version: 1
+environment: demo
+prefix: %s
+data: data
+repository: {url: models}
+processors: {engine: %s}
+gateway: {host: 127.0.0.1, http_port: %d}
+metrics: {port: %d}
+endpoints: endpoints/*.yaml
+"""
+
+DECLARATION = """\
+endpoint: digits
+arms: {linear: linear@1, cnn: cnn@1}
+policy: {split: {linear: 50, cnn: 50}}
+"""
+
+
+def write_models(folder: Path, models: Mapping[str, bytes]) -> None:
+    """Publish each TorchScript file as version 1 of a model, and declare the endpoint that splits between them."""
+    for name, script in models.items():
+        write_version(folder / "models", name, 1, {"model.pt": script}, config=CONFIG % name)
+    (folder / "endpoints").mkdir()
+    (folder / "endpoints" / f"{ENDPOINT}.yaml").write_text(DECLARATION, "utf-8")
+
+
+def write_settings(folder: Path, *, prefix: str, engine: str, http_port: int, metrics_port: int) -> Path:
+    """Write `millrace.yaml` and return its path."""
+    path = folder / "millrace.yaml"
+    path.write_text(SETTINGS % (prefix, engine, http_port, metrics_port), "utf-8")
+    return path

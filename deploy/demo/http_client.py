@@ -1,0 +1,61 @@
+"""A small HTTP client for the demonstration: connections that are kept, one request at a time on each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from broker.errors import Unavailable
+
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer; the names of its headers are in lower case."""
+
+    code: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Connection:
+    """One connection to the gateway."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._host = host
+
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Response:
+        """Send one request and return its answer; raises Unavailable."""
+        try:
+            return await self._post(path, body, headers)
+        except (OSError, EOFError, TimeoutError) as exc:
+            raise Unavailable(f"the gateway at {self._host} does not answer: {type(exc).__name__}") from exc
+
+    async def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Response:
+        lines = [f"POST {path} HTTP/1.1", f"Host: {self._host}", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        async with asyncio.timeout(TIMEOUT_S):
+            self._writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            status, *fields = head.removesuffix("\r\n\r\n").split("\r\n")
+            answered = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
+            content = await self._reader.readexactly(int(answered.get("content-length", "0")))
+        return Response(int(status.split(" ")[1]), answered, content)
+
+
+@asynccontextmanager
+async def connected(host: str, port: int) -> AsyncIterator[Connection]:
+    """Open a connection, and close it afterwards."""
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+    except OSError as exc:
+        raise Unavailable(f"nothing listens at {host}:{port}") from exc
+    try:
+        yield Connection(reader, writer, f"{host}:{port}")
+    finally:
+        writer.close()
