@@ -32,6 +32,9 @@ FIELDS = pa.schema(
 )  # fmt: skip
 
 
+_TYPES = {field.name: field.type for field in FIELDS}
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """Requests that ended together and the same way: what their rows say beside the requests themselves."""
@@ -90,7 +93,7 @@ def _columns(ended: Sequence[Ended]) -> list[tuple[str, pa.Array]]:
         columns = {name: array.take(spread) for name, array in columns.items()}
     columns["row"] = pa.array(np.concatenate([np.arange(count, dtype=np.uint32) for count in counts]) if
                               len(columns["uid"]) != len(counts) else np.zeros(len(counts), np.uint32))  # fmt: skip
-    return [(field.name, columns[field.name]) for field in FIELDS]
+    return [(name, columns[name]) for name in _TYPES]
 
 
 def _of_routes(requests: Sequence[Request]) -> dict[str, pa.Array]:
@@ -99,7 +102,7 @@ def _of_routes(requests: Sequence[Request]) -> dict[str, pa.Array]:
     names = ("leg", "arm", "model", "version", "policy", "snapshot", "mask", "tenant")
     if all(route is first for route in routes):
         return {name: pa.repeat(_scalar(name, getattr(first, name)), number) for name in names}
-    return {name: pa.array([getattr(route, name) for route in routes], FIELDS.field(name).type) for name in names}
+    return {name: pa.array([getattr(route, name) for route in routes], _TYPES[name]) for name in names}
 
 
 def _of_requests(requests: Sequence[Request]) -> dict[str, pa.Array]:
@@ -111,7 +114,7 @@ def _of_requests(requests: Sequence[Request]) -> dict[str, pa.Array]:
         "key": [request.key or None for request in requests],
         "trace": [request.trace or None for request in requests],
     }
-    return {name: pa.array(column, FIELDS.field(name).type) for name, column in values.items()}
+    return {name: pa.array(column, _TYPES[name]) for name, column in values.items()}
 
 
 def _of_ends(ended: Sequence[Ended]) -> dict[str, pa.Array]:
@@ -129,7 +132,7 @@ def _of_ends(ended: Sequence[Ended]) -> dict[str, pa.Array]:
 
 
 def _scalar(name: str, value: Any) -> pa.Scalar:
-    return pa.scalar(value, FIELDS.field(name).type)
+    return pa.scalar(value, _TYPES[name])
 
 
 def _tensors(prefix: str, batches: Sequence[Tensors]) -> list[tuple[str, pa.Array]]:
