@@ -189,9 +189,9 @@ def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **{PREFIX + key.replace(".", "__").upper(): value for key, value in overrides.items()}}
 
 
-def own_environment() -> dict[str, str]:
-    """Return what in this process's environment is ours, for processes that do not inherit it."""
-    return {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+def own_environment(overrides: Mapping[str, str]) -> dict[str, str]:
+    """Return what is ours in this process's environment and flags, for processes that do not inherit it."""
+    return {name: value for name, value in child_environment(overrides).items() if name.startswith(PREFIX)}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import IO
 
 from broker.errors import MillraceError, Unavailable
-from broker.tasks import Tasks
 from deploy.settings import child_environment
 from deploy.watch import Watch
 from deploy.wiring import PARTS, Installation
@@ -49,25 +48,25 @@ class Supervisor:
         self._output = output
         self._overrides = dict(overrides)
         self.children = {part: Child(part) for part in PARTS}
-        self._tasks = Tasks()
 
-    async def run(self, stop: asyncio.Event, on_start: Callable[[], None] = lambda: None) -> None:
+    async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; raises Unavailable when a part says that its settings are wrong."""
         settings = self._installation.settings
         async with self._installation.broker() as broker:
             await broker.declare(broker.channels.declared)
             await broker.declare(broker.channels.status)
-            self._tasks.spawn(Watch(broker, settings.folder, settings.endpoints).run(), "endpoints")
+            watch = asyncio.create_task(Watch(broker, settings.folder, settings.endpoints).run(), name="endpoints")
             try:
-                await self._keep(stop, on_start)
+                await self._keep(stop, watch)
             finally:
-                await self._tasks.cancel()
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
                 await self._end()
 
-    async def _keep(self, stop: asyncio.Event, on_start: Callable[[], None]) -> None:
-        await self._look()
-        on_start()
+    async def _keep(self, stop: asyncio.Event, watch: asyncio.Task[None]) -> None:
         while not stop.is_set():
+            if watch.done():
+                await watch  # raises what ended it
             await self._look()
             try:
                 async with asyncio.timeout(EVERY_S):

@@ -12,7 +12,7 @@ import yaml
 from broker.base import Broker
 from broker.declared import digest, endpoint_declared, endpoint_withdrawn, read_declared
 from broker.endpoint import Endpoint, read_endpoint
-from broker.errors import MillraceError, Misconfigured
+from broker.errors import Misconfigured, TryAgain, Unavailable
 from broker.following import Following
 from broker.messages import Record
 
@@ -67,7 +67,7 @@ class Declarations:
     async def _append(self, record: bytes) -> None:
         outcomes = await self._broker.append(self._broker.channels.declared, [record])
         if not outcomes[0].safe:
-            raise MillraceError(f"the declaration was not taken: {outcomes[0]}")
+            raise Unavailable(f"the declaration was not taken: {outcomes[0]}")
 
     def _fold(self, record: Record) -> None:
         declared = read_declared(record)
@@ -95,7 +95,10 @@ class Watch:
         """Watch for ever."""
         await self._declarations.read()
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except TryAgain as exc:
+                log.warning("declarations wait for the broker: %s", exc)
             await asyncio.sleep(EVERY_S)
 
     async def look(self) -> None:
@@ -103,13 +106,14 @@ class Watch:
         files = await asyncio.to_thread(self._files)
         for path, changed in files.items():
             if self._seen.get(path) != changed:
-                self._seen[path] = changed
                 await self._publish(path)
+                self._seen[path] = changed
         for path in [path for path in self._seen if path not in files]:
-            del self._seen[path]
-            for endpoint in self._by_file.pop(path, set()):
+            for endpoint in self._by_file.get(path, set()):
                 log.info("endpoint %s is withdrawn: %s is gone", endpoint, path.name)
                 await self._declarations.withdraw(endpoint, f"file {path.name}")
+            self._by_file.pop(path, None)
+            del self._seen[path]
 
     async def _publish(self, path: Path) -> None:
         try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.base import Broker, Limits
 from broker.connect import connect
-from deploy.settings import Settings, assignment_key, load_settings, own_environment
+from deploy.settings import Settings, assignment_key, child_environment, load_settings, own_environment
 from deploy.shell import Context, context_of, run_part, serve_pages
 
 if TYPE_CHECKING:  # a process imports the packages that it runs
@@ -30,11 +30,12 @@ class Installation:
 
     path: Path
     settings: Settings
+    overrides: Mapping[str, str]
 
     @classmethod
     def at(cls, path: Path, overrides: dict[str, str] | None = None) -> Installation:
         """Read the settings at `path`."""
-        return cls(path.resolve(), load_settings(path, overrides))
+        return cls(path.resolve(), load_settings(path, overrides), overrides or {})
 
     def broker(self) -> Broker:
         """Return the installation's broker, not opened yet."""
@@ -125,13 +126,14 @@ class Installation:
 
             work = functools.partial(serve_in_ray, str(self.path))
             name = self.settings.prefix.rstrip(".").replace(".", "-")
-            return RayEngine(work, name=name, grace_s=processors.grace, environment=own_environment(), gpus=processors.gpus)
+            environment = own_environment(self.overrides)
+            return RayEngine(work, name=name, grace_s=processors.grace, environment=environment, gpus=processors.gpus)
         from processors.engine_process import ProcessEngine
 
         def command(model: str, version: int, _: int) -> Sequence[str]:
             return self.part_command("replica", model, str(version))
 
-        return ProcessEngine(command, grace_s=processors.grace)
+        return ProcessEngine(command, grace_s=processors.grace, environment=child_environment(self.overrides))
 
 
 async def serve_in_ray(path: str, model: str, version: int, stop: asyncio.Event) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from processors.engine import Engine, Wanted
@@ -34,10 +34,14 @@ class _Slot:
 
 
 class ProcessEngine(Engine):
-    """Runs replicas as child processes. `command` says how one is started; `grace_s` how long it may take to stop."""
+    """Runs replicas as child processes. `command` says how one is started; `grace_s` how long it may take to stop.
 
-    def __init__(self, command: Command, *, grace_s: float) -> None:
+    Without an `environment` they inherit this process's.
+    """
+
+    def __init__(self, command: Command, *, grace_s: float, environment: Mapping[str, str] | None = None) -> None:
         self._command = command
+        self._environment = environment
         self._grace_s = grace_s
         self._slots: dict[tuple[str, int, int, str], _Slot] = {}
 
@@ -70,7 +74,9 @@ class ProcessEngine(Engine):
 
     async def _start(self, slot: _Slot, now: float) -> None:
         command = self._command(slot.wanted.model, slot.wanted.version, slot.number)
-        slot.process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL)
+        slot.process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, env=self._environment
+        )
         slot.started_s = now
 
     def _note_death(self, slot: _Slot, now: float) -> None:

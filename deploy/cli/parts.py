@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 import uvloop
 
-from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, SettingsPath, console, installation, overrides
+from broker.errors import Unavailable
+from broker.tasks import Tasks
+from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, SettingsPath, console, errors, installation, overrides
 from deploy.shell import stop_on_signals, write_logs
 from deploy.supervisor import Supervisor, wait_until_ready
 from deploy.wiring import PARTS, Installation
@@ -49,11 +51,13 @@ async def run_up(place: Installation, flags: dict[str, str]) -> None:
     """Supervise until a signal, and say when everything is ready."""
     stop = stop_on_signals()
     supervisor = Supervisor(place, flags)
-    ready = asyncio.create_task(_say_ready(place, supervisor, stop), name="ready")
+    saying = Tasks()
+    saying.spawn(_say_ready(place, supervisor, stop), "ready")
+    saying.spawn(_say_stopping(stop), "stopping")
     try:
         await supervisor.run(stop)
     finally:
-        ready.cancel()
+        await saying.cancel()
     console.print("stopped")
 
 
@@ -64,7 +68,13 @@ async def _say_stopping(stop: asyncio.Event) -> None:
 
 async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.Event) -> None:
     gateway, metrics = place.settings.gateway, place.settings.metrics
-    await wait_until_ready(gateway.http_port, gateway.host, READY_WITHIN_S, lambda: not stop.is_set())
+    try:
+        await wait_until_ready(gateway.http_port, gateway.host, READY_WITHIN_S, lambda: not stop.is_set())
+    except Unavailable as exc:  # parts that are up go on: a model may be mended while they run
+        errors.print(f"[yellow]not ready:[/] {exc}", highlight=False)
+        return
+    if stop.is_set():
+        return
     console.print(f"[green]ready[/]   http://{gateway.host}:{gateway.http_port}   docs at /docs, Ctrl-C stops")
     console.print(f"metrics  http://{metrics.host}:{metrics.port}/metrics, other processes at /targets")
     console.print(f"models   {place.settings.repository_folder}")

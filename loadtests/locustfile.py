@@ -1,0 +1,151 @@
+"""Load on an installation that runs: by HTTP as JSON and as raw tensors, and through RabbitMQ with a reply address.
+
+Eight users for ten seconds against `millrace demo --serve` (endpoint `digits`), without a browser:
+
+    locust -f loadtests/locustfile.py --headless -u 8 -r 8 -t 10s --host http://127.0.0.1:8000 HttpUser
+
+and both ways at once, on an installation that runs on RabbitMQ:
+
+    locust -f loadtests/locustfile.py --headless -u 8 -r 8 -t 10s --host http://127.0.0.1:8000 \\
+        --amqp-url amqp://guest:guest@localhost --prefix millrace.demo. HttpUser AmqpUser
+
+Another endpoint: `--endpoint hello --input x --features 2`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from array import array
+from typing import Any, ClassVar
+
+import orjson
+import pika
+from locust import FastHttpUser, User, constant, events, task
+from pika.adapters.blocking_connection import BlockingChannel
+
+JSON_LENGTH = "inference-header-content-length"
+SILENCE_S = 10.0
+
+Encoded = tuple[bytes, dict[str, str]]
+
+
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
+def options(parser: Any) -> None:
+    """Add our options to locust's, and keep pika's every step out of its log."""
+    logging.getLogger("pika").setLevel(logging.WARNING)
+    parser.add_argument("--endpoint", default="digits", help="Which endpoint to ask.")
+    parser.add_argument("--input", default="image", help="The name of its input tensor, FP32.")
+    parser.add_argument("--features", type=int, default=64, help="How many numbers one row has.")
+    parser.add_argument("--amqp-url", default="amqp://guest:guest@localhost", help="Where AmqpUser finds RabbitMQ.")
+    parser.add_argument("--prefix", default="millrace.", help="The installation's prefix.")
+
+
+def row(given: Any) -> array[float]:
+    """Return one row of random numbers."""
+    return array("f", [random.uniform(0, 16) for _ in range(given.features)])
+
+
+def as_json(given: Any) -> Encoded:
+    """Return a request that is all JSON: its body and its headers."""
+    tensor = {"name": given.input, "shape": [1, given.features], "datatype": "FP32", "data": row(given).tolist()}
+    return orjson.dumps({"inputs": [tensor]}), {"content-type": "application/json"}
+
+
+def as_binary(given: Any) -> Encoded:
+    """Return a request whose tensor is raw bytes behind the JSON (little-endian, as these machines are)."""
+    raw = row(given).tobytes()
+    tensor = {"name": given.input, "shape": [1, given.features], "datatype": "FP32"}
+    head = orjson.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": len(raw)}}],
+                         "parameters": {"binary_data_output": True}})  # fmt: skip
+    return head + raw, {"content-type": "application/octet-stream", JSON_LENGTH: str(len(head))}
+
+
+class HttpUser(FastHttpUser):
+    """Sends one request after the other by HTTP, without a pause."""
+
+    wait_time = constant(0)
+
+    @task
+    def ask_in_json(self) -> None:
+        """Ask in JSON."""
+        self._infer(as_json(self.environment.parsed_options), "infer json")
+
+    @task
+    def ask_in_binary(self) -> None:
+        """Ask with raw tensors."""
+        self._infer(as_binary(self.environment.parsed_options), "infer binary")
+
+    def _infer(self, encoded: Encoded, name: str) -> None:
+        body, headers = encoded
+        path = f"/v2/models/{self.environment.parsed_options.endpoint}/infer"
+        with self.client.post(path, data=body, headers=headers, name=name, catch_response=True) as response:  # type: ignore[arg-type]
+            if response.status_code == 200 and response.headers.get("millrace-request-id"):
+                response.success()
+            else:
+                response.failure(f"{response.status_code}: {(response.text or '')[:200]}")
+
+
+class AmqpUser(User):
+    """Publishes one request after the other with a reply queue of its own, and waits for each answer."""
+
+    wait_time = constant(0)
+    channel: BlockingChannel
+    replies: str
+    sent: ClassVar[int] = 0
+
+    def on_start(self) -> None:
+        """Connect, and make the reply queue; it goes when the connection does."""
+        self.connection = pika.BlockingConnection(pika.URLParameters(self.environment.parsed_options.amqp_url))
+        self.channel = self.connection.channel()
+        self.channel.confirm_delivery()
+        self.replies = self.channel.queue_declare("", exclusive=True).method.queue
+        self.answers = self.channel.consume(self.replies, auto_ack=True, inactivity_timeout=SILENCE_S)
+
+    def on_stop(self) -> None:
+        """Let go."""
+        self.connection.close()
+
+    @task
+    def ask_in_json(self) -> None:
+        """Ask in JSON."""
+        self._ask(as_json(self.environment.parsed_options), "requests json")
+
+    @task
+    def ask_in_binary(self) -> None:
+        """Ask with raw tensors."""
+        self._ask(as_binary(self.environment.parsed_options), "requests binary")
+
+    def _ask(self, encoded: Encoded, name: str) -> None:
+        started = time.perf_counter()
+        error, size = None, 0
+        try:
+            size = self._answered(encoded)
+        except (pika.exceptions.AMQPError, RuntimeError) as exc:
+            error = exc
+        self.environment.events.request.fire(
+            request_type="AMQP", name=name, response_time=(time.perf_counter() - started) * 1000, response_length=size,
+            exception=error, context={},
+        )  # fmt: skip
+
+    def _answered(self, encoded: Encoded) -> int:
+        """Publish one request and return the length of its answer; raises RuntimeError for one that is no result."""
+        body, headers = encoded
+        given = self.environment.parsed_options
+        AmqpUser.sent += 1
+        correlation_id = str(AmqpUser.sent)
+        length = {JSON_LENGTH: int(headers[JSON_LENGTH])} if JSON_LENGTH in headers else None
+        properties = pika.BasicProperties(
+            content_type=headers["content-type"], headers=length, reply_to=self.replies, correlation_id=correlation_id
+        )
+        self.channel.basic_publish("", f"{given.prefix}requests.{given.endpoint}", body, properties, mandatory=True)
+        for method, answer, content in self.answers:
+            if method is None:
+                raise RuntimeError(f"no answer within {SILENCE_S:.0f} s")
+            if answer.correlation_id != correlation_id:  # that of a request which was given up before
+                continue
+            if answer.headers["status"] != "ok":
+                raise RuntimeError(f"{answer.headers['status']}: {content[:200].decode('utf-8', 'replace')}")
+            return len(content)
+        raise RuntimeError("the reply queue is gone")
