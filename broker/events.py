@@ -27,7 +27,8 @@ FIELDS = pa.schema(
         ("version", pa.uint32()), ("policy", pa.string()), ("snapshot", pa.uint64()), ("mask", pa.uint64()),
         ("propensity", pa.float64()), ("accepted_us", pa.int64()), ("taken_us", pa.int64()), ("started_us", pa.int64()),
         ("computed_us", pa.int64()), ("published_us", pa.int64()), ("status", pa.string()), ("error", pa.string()),
-        ("attempts", pa.uint16()), ("batch", pa.uint32()), ("key", pa.string()), ("tenant", pa.string()), ("trace", pa.string()),
+        ("attempts", pa.uint16()), ("batch", pa.uint32()), ("key", pa.string()),
+        ("tenant", pa.string()), ("trace", pa.string()),
     ]
 )  # fmt: skip
 
@@ -53,7 +54,9 @@ class Ended:
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 
 
-def write_event(ended: Sequence[Ended], inputs: Sequence[Tensors], outputs: Sequence[Tensors], *, source: str) -> tuple[bytes, dict[str, Any]]:
+def write_event(
+    ended: Sequence[Ended], inputs: Sequence[Tensors], outputs: Sequence[Tensors], *, source: str
+) -> tuple[bytes, dict[str, Any]]:
     """Write rows as one event: its body and its headers.
 
     `inputs` and `outputs` are whole batches whose rows, one after the other, are the rows of `ended` in order; all
@@ -64,7 +67,8 @@ def write_event(ended: Sequence[Ended], inputs: Sequence[Tensors], outputs: Sequ
     body = _write(columns + _tensors("input.", inputs) + _tensors("output.", outputs))
     headers: dict[str, Any] = {
         "cloudEvents_type": TYPE, "cloudEvents_specversion": "1.0", "cloudEvents_source": source,
-        "cloudEvents_id": uid_text(new_uid(now_us())), "cloudEvents_datacontenttype": ARROW, "cloudEvents_dataschema": TYPE,
+        "cloudEvents_id": uid_text(new_uid(now_us())), "cloudEvents_datacontenttype": ARROW,
+        "cloudEvents_dataschema": TYPE,
     }  # fmt: skip
     if len(body) > EVENT_LIMIT_BYTES and (inputs or outputs):
         headers["truncated"] = 1
@@ -123,11 +127,16 @@ def _of_ends(ended: Sequence[Ended]) -> dict[str, pa.Array]:
     for name in ("started_us", "computed_us", "published_us"):
         columns[name] = pa.array(np.repeat(np.array([getattr(end, name) for end in ended], np.int64), numbers))
     columns["batch"] = pa.array(np.repeat(np.array([end.batch for end in ended], np.uint32), numbers))
-    for name, words in (("status", [end.status.word for end in ended]), ("error", [end.error or None for end in ended])):
+    for name, words in (
+        ("status", [end.status.word for end in ended]),
+        ("error", [end.error or None for end in ended]),
+    ):
         if len(set(words)) == 1:
             columns[name] = pa.repeat(pa.scalar(words[0], pa.string()), sum(numbers))
         else:
-            columns[name] = pa.array([word for word, count in zip(words, numbers, strict=True) for _ in range(count)], pa.string())
+            columns[name] = pa.array(
+                [word for word, count in zip(words, numbers, strict=True) for _ in range(count)], pa.string()
+            )
     return columns
 
 
@@ -139,7 +148,10 @@ def _tensors(prefix: str, batches: Sequence[Tensors]) -> list[tuple[str, pa.Arra
     if not batches:
         return []
     return [
-        (prefix + name, _rows(np.concatenate([batch[name] for batch in batches]) if len(batches) > 1 else batches[0][name]))
+        (
+            prefix + name,
+            _rows(np.concatenate([batch[name] for batch in batches]) if len(batches) > 1 else batches[0][name]),
+        )
         for name in batches[0]
     ]
 

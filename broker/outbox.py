@@ -141,7 +141,7 @@ class Outbox(Generic[T]):
             self._tasks.spawn(self._send(batch, bundles, plain), "outbox")
 
     def _next(self, out: int) -> _Filling[T] | None:
-        """Return a bundle that may leave while `out` are unconfirmed: a full one sooner than one that could still fill."""
+        """Return a bundle that may leave while `out` are unconfirmed: a full one sooner than one that could fill."""
         if self._full and out < self._window:
             return self._full.popleft()
         if self._filling and out < min(self._window, WINDOW_PARTIAL):

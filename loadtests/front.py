@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 load client: keep-alive connections that send one prepared request. Cheap, so that it measures others."""
+"""A small HTTP/1.1 load client: keep-alive connections that send one prepared request, cheaply."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ async def connect(port: int, request: bytes) -> Connection:
     return connection
 
 
-async def closed_loop(port: int, path: str, body: bytes, json_length: int | None, *, connections: int, seconds: float) -> Load:
+async def closed_loop(
+    port: int, path: str, body: bytes, json_length: int | None, *, connections: int, seconds: float
+) -> Load:
     """Keep every connection busy for `seconds`."""
     request = prepared(port, path, body, json_length)
     load, began = Load(), time.perf_counter()

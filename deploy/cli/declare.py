@@ -31,7 +31,9 @@ def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) ->
 
 
 def check(
-    files: Annotated[list[Path] | None, typer.Argument(help="Declarations; all of the settings' endpoints if none.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Declarations; all of the settings' endpoints if none.")
+    ] = None,
     settings: SettingsPath = DEFAULT_SETTINGS,
 ) -> None:
     """Read the settings and declarations, and explain mistakes; exit status 2 if there are any."""
@@ -42,7 +44,9 @@ def check(
         try:
             for endpoint in read_file(path):
                 read_policy(endpoint)
-                console.print(f"{path}: endpoint {endpoint.endpoint} is fine ({len(endpoint.arms)} arms)", highlight=False)
+                console.print(
+                    f"{path}: endpoint {endpoint.endpoint} is fine ({len(endpoint.arms)} arms)", highlight=False
+                )
         except Misconfigured as exc:
             mistakes.append(str(exc))
     if mistakes:
