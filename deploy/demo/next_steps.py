@@ -42,10 +42,11 @@ def print_next_steps(console: Console, installation: Installation, broker_url: s
     settings = installation.settings
     request = settings.folder / REQUEST
     label = _write_request(request)
+    # The C tools read a slash at a URL's end as a vhost without a name.
     words = {
         "at": f"{settings.gateway.host}:{settings.gateway.http_port}", "endpoint": ENDPOINT, "input": INPUT,
-        "output": OUTPUT, "request": shlex.quote(str(request)), "label": label, "url": shlex.quote(broker_url.rstrip("/")),  # to the C tools a slash at the end means a vhost without a name
-       
+        "output": OUTPUT, "request": shlex.quote(str(request)), "label": label,
+        "url": shlex.quote(broker_url.rstrip("/")),
         "queue": settings.channels.requests(ENDPOINT), "settings": shlex.quote(str(installation.path)),
         "flag": f" --broker {shlex.quote(broker_url)}" if broker_url else "",
     }  # fmt: skip
