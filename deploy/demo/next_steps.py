@@ -44,8 +44,8 @@ def print_next_steps(console: Console, installation: Installation, broker_url: s
     label = _write_request(request)
     words = {
         "at": f"{settings.gateway.host}:{settings.gateway.http_port}", "endpoint": ENDPOINT, "input": INPUT,
-        "output": OUTPUT, "request": shlex.quote(str(request)), "label": label, "url": shlex.quote(broker_url.rstrip("/")),  # to the C tools a slash at the end means a vhost without a name
-       
+        "output": OUTPUT, "request": shlex.quote(str(request)), "label": label,
+        "url": shlex.quote(broker_url.rstrip("/")),  # a slash at its end names an empty vhost to the C tools
         "queue": settings.channels.requests(ENDPOINT), "settings": shlex.quote(str(installation.path)),
         "flag": f" --broker {shlex.quote(broker_url)}" if broker_url else "",
     }  # fmt: skip
