@@ -24,7 +24,6 @@ backend: "python"
 max_batch_size: 32
 input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ]
 output [ { name: "sum" data_type: TYPE_FP32 dims: [ 1 ] } ]
-version_policy: { all { } }   # without this line the newest version alone is served
 """
 
 MODEL = '''\

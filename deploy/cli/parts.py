@@ -13,8 +13,9 @@ import uvloop
 from broker.errors import Unavailable
 from broker.tasks import Tasks
 from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, SettingsPath, console, errors, installation, overrides
+from deploy.readiness import wait_until_served
 from deploy.shell import stop_on_signals, write_logs
-from deploy.supervisor import Supervisor, wait_until_ready
+from deploy.supervisor import Supervisor
 from deploy.wiring import PARTS, Installation
 
 READY_WITHIN_S = 180.0
@@ -69,12 +70,14 @@ async def _say_stopping(stop: asyncio.Event) -> None:
 async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.Event) -> None:
     gateway, metrics = place.settings.gateway, place.settings.metrics
     try:
-        await wait_until_ready(gateway.http_port, gateway.host, READY_WITHIN_S, lambda: not stop.is_set())
+        problems = await wait_until_served(place, supervisor, READY_WITHIN_S, lambda: not stop.is_set())
     except Unavailable as exc:  # parts that are up go on: a model may be mended while they run
         errors.print(f"[yellow]not ready:[/] {exc}", highlight=False)
         return
     if stop.is_set():
         return
+    for problem in problems:
+        errors.print(f"[yellow]not served:[/] {problem}", highlight=False)
     console.print(f"[green]ready[/]   http://{gateway.host}:{gateway.http_port}   docs at /docs, Ctrl-C stops")
     console.print(f"metrics  http://{metrics.host}:{metrics.port}/metrics, other processes at /targets")
     console.print(f"models   {place.settings.repository_folder}")

@@ -42,11 +42,10 @@ def print_next_steps(console: Console, installation: Installation, broker_url: s
     settings = installation.settings
     request = settings.folder / REQUEST
     label = _write_request(request)
-    # The C tools read a slash at a URL's end as a vhost without a name.
     words = {
         "at": f"{settings.gateway.host}:{settings.gateway.http_port}", "endpoint": ENDPOINT, "input": INPUT,
         "output": OUTPUT, "request": shlex.quote(str(request)), "label": label,
-        "url": shlex.quote(broker_url.rstrip("/")),
+        "url": shlex.quote(broker_url.rstrip("/")),  # a slash at its end names an empty vhost to the C tools
         "queue": settings.channels.requests(ENDPOINT), "settings": shlex.quote(str(installation.path)),
         "flag": f" --broker {shlex.quote(broker_url)}" if broker_url else "",
     }  # fmt: skip

@@ -1,0 +1,105 @@
+"""A real `millrace` in a folder of its own: run for its output, or kept up until it is stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from broker.channels import Channels
+from broker.connect import connect
+
+ROOT = Path(__file__).parent.parent.parent
+BIN = Path(sys.executable).parent
+WITHIN_S = 60.0
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return an environment without settings but these, in which this checkout is what is run."""
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}  # noqa: TID251 - a child's
+    return {**outer, "PATH": f"{BIN}:{outer['PATH']}", "PYTHONPATH": str(ROOT), "COLUMNS": "200", **variables}
+
+
+def millrace(
+    *words: str, folder: Path, env: Mapping[str, str] | None = None, text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.cli", *words], cwd=folder, env=env or environment(), input=text,
+        capture_output=True, text=True, timeout=WITHIN_S, check=False,
+    )  # fmt: skip
+
+
+class Up:
+    """`millrace up` in a folder, on free ports."""
+
+    def __init__(self, folder: Path, *flags: str, **variables: str) -> None:
+        self.folder = folder
+        self.http_port, self.metrics_port = free_port(), free_port()
+        ports = {"MILLRACE__GATEWAY__HTTP_PORT": str(self.http_port), "MILLRACE__METRICS__PORT": str(self.metrics_port)}
+        self.env = environment(**ports, **variables)
+        self._output = folder / "up.txt"
+        with self._output.open("wb") as output:
+            command = [sys.executable, "-m", "deploy.cli", "up", *flags]
+            self.process = subprocess.Popen(command, cwd=folder, env=self.env, stdout=output, stderr=output)
+
+    def wait_for(self, text: str) -> None:
+        """Return once the output holds `text`; fails with the output when it does not come."""
+        until = time.monotonic() + WITHIN_S
+        while text not in self.output():
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise AssertionError(f"no {text!r} in the output of millrace up:\n{self.output()}")
+            time.sleep(0.05)
+
+    def output(self) -> str:
+        """Return what was printed so far."""
+        return self._output.read_text("utf-8", "replace")
+
+    def family(self) -> list[psutil.Process]:
+        """Return all processes that descend from this one."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to stop, and return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(WITHIN_S)
+
+
+def wait_until_gone(processes: Sequence[psutil.Process], limit_s: float) -> list[psutil.Process]:
+    """Wait for the end of processes; returns those that are still there."""
+    _, alive = psutil.wait_procs(processes, timeout=limit_s)
+    return list(alive)
+
+
+async def remove_channels(url: str, prefix: str, models: Mapping[str, int], endpoints: Sequence[str]) -> None:
+    """Remove from a broker what an installation with these models (and newest versions) and endpoints left."""
+    channels = Channels(prefix)
+    inputs = [channels.inputs(model, version) for model, newest in models.items() for version in range(1, newest + 1)]
+    names = [*models, *endpoints]
+    kinds = (channels.requests, channels.results, channels.events)
+    async with connect(url, channels) as broker:
+        for channel in (*inputs, *map(channels.retry, inputs), *[kind(name) for kind in kinds for name in names]):
+            await broker.delete(channel)
+        await broker.delete(channels.declared)
+        await broker.delete(channels.status)
+
+
+def has(program: str) -> bool:
+    """Tell whether a program is installed."""
+    return shutil.which(program) is not None

@@ -1,0 +1,129 @@
+"""The README's commands and snippets, run one after the other as a reader would."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.running import ROOT, Up, has, millrace, remove_channels
+from tests.servers import rabbitmq_url
+
+README = (ROOT / "README.md").read_text("utf-8")
+FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCKS = {match["mark"] or match["code"][:40]: (match["kind"], match["code"]) for match in FENCE.finditer(README)}
+
+PREFIX = f"readme-{secrets.token_hex(4)}."
+
+# What has to be in the output of each snippet, in the README's order.
+EMBEDDED = {
+    "curl": '"data":[3.0]',
+    "tritonclient": "[[3.]\n [7.]]\n[[3.]\n [7.]]",
+    "predict": '"data":[3.0]',
+    "python model": '"data":[10.0,20.0,30.0]',
+    "torch model": "",
+    "ask torch model": '"name":"p"',
+    "split": "millrace-arm: v1",
+    "feedback": '{"accepted":true}{"accepted":true}',
+    "operate": "unchanged",
+}
+RABBITMQ = {"pika": "my 1", "amqp tools": '"name":"sum"', "locust": "0(0.00%)"}
+BY_FIXTURE = ("init", "up on rabbitmq")
+TOOLS = {"amqp tools": "amqp-publish"}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `init` makes."""
+    folder = tmp_path_factory.mktemp("readme")
+    assert BLOCKS["run: init"][1] == "millrace init shop\ncd shop\nmillrace up\n"
+    assert millrace("init", "shop", folder=folder).returncode == 0
+    return folder / "shop"
+
+
+@pytest.fixture(scope="module")
+def embedded(shop: Path) -> Iterator[Up]:
+    up = Up(shop, MILLRACE__PREFIX=PREFIX)
+    try:
+        up.wait_for("ready   http")
+        yield up
+    finally:
+        up.stop()
+
+
+@pytest.fixture(scope="module")
+def on_rabbitmq(embedded: Up) -> Iterator[Up]:
+    url = rabbitmq_url().rstrip("/")
+    embedded.stop()
+    up = Up(embedded.folder, MILLRACE__PREFIX=PREFIX, MILLRACE__BROKER__URL=url)
+    try:
+        up.wait_for("ready   http")
+        yield up
+    finally:
+        up.stop()
+        models = {"hello": 2, "scale": 1, "softmax": 1}
+        asyncio.run(remove_channels(url, PREFIX, models, ["sums"]))
+
+
+def test_every_block_is_run_or_is_a_target_of_make() -> None:
+    marks = {f"run: {name}" for name in (*EMBEDDED, *RABBITMQ, *BY_FIXTURE)} | {"make"}
+    drawings = {mark for mark, (kind, _) in BLOCKS.items() if kind == "text"}
+    assert set(BLOCKS) - drawings == marks
+
+
+def test_the_targets_of_make_are_there() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for line in BLOCKS["make"][1].splitlines():
+        target = line.removeprefix("make ")
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), line
+    assert re.search(r"^bench:", makefile, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_a_snippet_runs_on_the_embedded_broker(name: str, embedded: Up) -> None:
+    assert EMBEDDED[name] in run(name, embedded)
+
+
+@pytest.mark.parametrize("name", RABBITMQ)
+def test_a_snippet_runs_on_rabbitmq(name: str, on_rabbitmq: Up) -> None:
+    if name in TOOLS and not has(TOOLS[name]):
+        pytest.skip(f"{TOOLS[name]} is not installed")
+    assert RABBITMQ[name] in run(name, on_rabbitmq)
+
+
+def run(name: str, up: Up) -> str:
+    """Run a snippet with the test's ports, broker and prefix in place of the README's; returns its output."""
+    kind, code = BLOCKS[f"run: {name}"]
+    for old, new in changes(up).items():
+        code = code.replace(old, new)
+    command = ["bash", "-euo", "pipefail"] if kind == "sh" else [sys.executable]
+    snippet = up.folder / f"snippet.{kind}"
+    snippet.write_text(code, "utf-8")
+    done = subprocess.run(
+        [*command, snippet.name], cwd=up.folder, env=up.env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=100, check=False,
+    )  # fmt: skip
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, f"{code}\n{output}\n{up.output()}"
+    return output
+
+
+def changes(up: Up) -> dict[str, str]:
+    """Return what differs between the README's reader and this test."""
+    url = up.env.get("MILLRACE__BROKER__URL", "")
+    return {
+        "127.0.0.1:8000": f"127.0.0.1:{up.http_port}",
+        "127.0.0.1:8002": f"127.0.0.1:{up.metrics_port}",
+        "amqp://guest:guest@localhost": url,
+        "millrace.requests.": f"{PREFIX}requests.",
+        "loadtests/locustfile.py": f"{ROOT / 'loadtests/locustfile.py'}",
+        " HttpUser AmqpUser": f" --prefix {PREFIX} HttpUser AmqpUser",
+        "-q mine": f"-q mine-{PREFIX}",
+        "-t mine": f"-t mine-{PREFIX}",
+    }
