@@ -24,7 +24,7 @@ import uvloop
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 PREFETCH = 1000
-BATCH = 32
+BATCH = 128
 ACK_EVERY = 100
 
 
