@@ -22,7 +22,7 @@ from broker.status import read_status
 from deploy.wiring import Installation
 
 CHANNELS = 64
-CONVOLUTIONS = 3
+CONVOLUTIONS = 6
 MAX_BATCH = {"mlp": 128, "heavy": 32}
 CONFIG = """\
 name: "{name}"

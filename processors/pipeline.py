@@ -36,6 +36,7 @@ BATCHES_HELD = 8  # four that wait or run, four whose answers and rows are on th
 DEFAULT_ATTEMPTS = 3
 GIVE_BACK_PAUSE_S = 0.5
 EXECUTOR_DEPTH = 2
+FILL_WEIGHT = 0.1
 PER_REQUEST = 2  # what a delivery waits for: an answer and a row
 
 
@@ -70,6 +71,7 @@ class Pipeline:
         self._computing = 0
         self._moved = asyncio.Event()
         self._fill = 1.0
+        self._asked = self.prefetch  # what the consumer was last told
         self._running = 0
         self._side = Tasks()
 
@@ -85,6 +87,7 @@ class Pipeline:
 
     async def run(self, consumer: Consumer) -> None:
         """Serve from `consumer` until it is stopped and everything held is settled."""
+        self._asked = self.prefetch
         while deliveries := await consumer.take(self.prefetch):
             self._open_all(deliveries, consumer)
             while not self._batcher.has_room:
@@ -153,11 +156,11 @@ class Pipeline:
         self._batcher.put(signature, Item(request, inputs, rows, hold, taken_us, time.monotonic()))
 
     def _observe_fill(self, deliveries: Sequence[Delivery], consumer: Consumer) -> None:
-        before = self.prefetch
         mean = sum(delivery.message.count for delivery in deliveries) / len(deliveries)
-        self._fill += 0.1 * (mean - self._fill)
-        if not before / 2 < self.prefetch < before * 2:
-            consumer.resize(self.prefetch)
+        self._fill += FILL_WEIGHT * (mean - self._fill)
+        if not self._asked / 2 < self.prefetch < self._asked * 2:
+            self._asked = self.prefetch
+            consumer.resize(self._asked)
 
     # -- the lane of what came back
 
