@@ -1,0 +1,154 @@
+"""A plain client of the queue: publishes numbers, and notes every answer that comes, by message_id."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+from uuid import uuid4
+
+import orjson
+
+from broker.base import Broker, Consumer
+from broker.errors import TryAgain
+from broker.messages import SAFE, Delivery, Message
+
+AT_ONCE = 250
+PREFETCH = 500
+PAUSE_S = 0.1
+SILENCE_S = 45.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer as it came."""
+
+    number: int
+    status: str
+    message_id: str
+    value: float | None
+    text: str
+
+
+def body_of(number: int) -> bytes:
+    """Return a request for one number."""
+    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [number]}
+    return orjson.dumps({"inputs": [tensor]})
+
+
+class Client:
+    """Sends requests with a reply address of its own; what the broker did not confirm is sent again."""
+
+    def __init__(self, broker: Broker, endpoint: str) -> None:
+        self.broker = broker
+        self.queue = f"kill-answers-{uuid4().hex[:12]}"
+        self.sent: set[int] = set()
+        self.answers: defaultdict[int, list[Answer]] = defaultdict(list)
+        self._requests = broker.channels.requests(endpoint)
+        self._name = uuid4().hex[:12]
+        self._came = asyncio.Event()
+        self._consumer: Consumer | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.broker.declare(self._requests)
+        await self.broker.declare(self.queue)
+        self._consumer = self.broker.consume(self.queue, PREFETCH)
+        self._reading = asyncio.create_task(self._read(self._consumer), name="answers")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._consumer is not None and self._reading is not None:
+            await self._consumer.stop()
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+        await self.broker.delete(self.queue)
+
+    async def send(self, numbers: Iterable[int]) -> None:
+        """Publish requests until the broker has every one of them."""
+        left = list(numbers)
+        self.sent.update(left)
+        while left:
+            now, left = left[:AT_ONCE], left[AT_ONCE:]
+            messages = [self._request(number) for number in now]
+            try:
+                outcomes = await self.broker.publish(messages)
+            except TryAgain:
+                outcomes = []
+            again = [number for number, outcome in zip(now, outcomes, strict=False) if outcome != SAFE] if outcomes else now
+            if again:
+                left = again + left
+                await asyncio.sleep(PAUSE_S)
+
+    def _request(self, number: int) -> Message:
+        return Message(
+            queue=self._requests, body=body_of(number), content_type="application/json", reply_to=self.queue,
+            correlation_id=str(number), message_id=f"{self._name}-{number}",
+        )  # fmt: skip
+
+    async def answered(self, number: int) -> None:
+        """Return when so many requests have an answer; raises AssertionError when none comes for a long time."""
+        while len(self.answers) < number:
+            before = sum(map(len, self.answers.values()))
+            self._came.clear()
+            began_s = time.monotonic()
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    await self._came.wait()
+            except TimeoutError:
+                silent_s = time.monotonic() - began_s
+                raise AssertionError(
+                    f"{before} answers to {len(self.answers)} of {len(self.sent)} requests, then silence for"
+                    f" {silent_s:.0f} s; the first that wait: {sorted(self.sent - set(self.answers))[:10]}"
+                ) from None
+
+    async def all_answered(self) -> None:
+        """Return when every request that was sent has an answer."""
+        await self.answered(len(self.sent))
+
+    @property
+    def lost(self) -> int:
+        """How many requests have no answer."""
+        return len(self.sent - set(self.answers))
+
+    @property
+    def twice(self) -> int:
+        """How many requests have answers that differ in their message_id: what a client cannot dedupe."""
+        return sum(len({answer.message_id for answer in answers}) > 1 for answers in self.answers.values())
+
+    @property
+    def repeated(self) -> int:
+        """How many answers came again with the message_id of an earlier one."""
+        return sum(len(answers) - len({answer.message_id for answer in answers}) for answers in self.answers.values())
+
+    @property
+    def statuses(self) -> Counter[str]:
+        """How the requests ended, by the first answer of each."""
+        return Counter(answers[0].status for answers in self.answers.values())
+
+    def message_id(self, number: int) -> str:
+        """Return the uid that the answer to a request carries."""
+        return self.answers[number][0].message_id
+
+    def wrong(self) -> list[Answer]:
+        """Return the answers that contradict another one or are not what the model gives for the number."""
+        alike = [one for answers in self.answers.values() for one in answers if one.status != answers[0].status]
+        values = [one for answers in self.answers.values() for one in answers if one.status == "ok" and one.value != one.number]
+        return alike + values
+
+    async def _read(self, consumer: Consumer) -> None:
+        while deliveries := await consumer.take(PREFETCH):
+            self._note(deliveries)
+            await self.broker.ack(deliveries)
+            self._came.set()
+
+    def _note(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            message = delivery.message
+            number, status = int(message.correlation_id or -1), str(message.headers.get("status"))
+            body = orjson.loads(message.body)
+            value = float(body["outputs"][0]["data"][0]) if status == "ok" else None
+            self.answers[number].append(Answer(number, status, message.message_id or "", value, str(body.get("error", ""))))

@@ -1,0 +1,201 @@
+"""One installation in a folder of its own: real parts as real processes, which a test may kill."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Self
+from uuid import uuid4
+
+import httpx
+
+from broker.base import DELAY_LADDER_S, Broker
+from broker.declared import endpoint_declared
+from broker.endpoint import read_endpoint
+from broker.following import Following
+from broker.messages import Record
+from broker.status import Announcement, read_status
+from deploy import wiring
+from tests.kill.models import write_model
+
+PATIENCE_S = 60.0
+GRACE_S = 25.0
+LOOK_S = 0.02
+
+SETTINGS = """\
+version: 1
+prefix: %s
+broker: {url: "%s"}
+gateway: {http_port: %d}
+metrics: {port: 0}
+"""
+
+
+class Installation:
+    """Starts, kills and stops parts, and hears what they announce."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        """`url` is a broker's address; an empty one is the embedded broker in `folder`."""
+        self.http_port = _free_port()
+        path = folder / "millrace.yaml"
+        path.write_text(SETTINGS % (f"k{uuid4().hex[:12]}.", url, self.http_port))
+        self.folder = folder
+        self.heard: dict[str, Announcement] = {}
+        self.parts: dict[str, subprocess.Popen[bytes]] = {}
+        self._installation = wiring.Installation.at(path)
+        self.channels = self._installation.settings.channels
+        self.broker: Broker = self._installation.broker()
+        self._names: set[str] = set()
+        self._following: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.broker.open()
+        await self.broker.declare(self.channels.declared)
+        await self.broker.declare(self.channels.status)
+        following = Following(self.broker, self.channels.status, 0, self._hear)
+        self._following = asyncio.create_task(following.run(), name="status")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            for part in ("gateway", "router", "processors"):
+                await self.stop(part)
+        finally:
+            for process in self.parts.values():
+                process.kill()
+                process.wait()
+            if self._following is not None:
+                self._following.cancel()
+                await asyncio.gather(self._following, return_exceptions=True)
+            self._show_logs()
+            for channel in self._channels():
+                await self.broker.delete(channel)
+            await self.broker.close()
+
+    async def serve(
+        self, name: str, source: str, *parts: str, max_batch: int = 32, **declaration: Any
+    ) -> None:  # fmt: skip
+        """Serve a model by an endpoint of the same name, and return once it is ready."""
+        self._names.add(name)
+        write_model(self.folder / "models", name, source, max_batch)
+        declared = read_endpoint({"endpoint": name, "arms": {"v1": f"{name}@1"}, "deadline": "110s", **declaration}, source="test")
+        await self.broker.append(self.channels.declared, [endpoint_declared(declared, "test")])
+        for part in ("processors", "router", *parts):
+            self.start(part)
+        await self.replica()
+        await until(lambda: any(said.part == "router" and said.state == "ready" for said in self.heard.values()))
+
+    def start(self, part: str) -> None:
+        """Start a part as a process."""
+        with (self.folder / f"{part}.log").open("ab") as log:
+            command = self._installation.part_command(part)
+            self.parts[part] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def kill(self, part: str) -> None:
+        """Kill a part's process with SIGKILL, and see that it is gone."""
+        process = self.parts.pop(part)
+        process.kill()
+        process.wait()
+
+    async def stop(self, part: str) -> None:
+        """Ask a part to stop, and wait until it has."""
+        process = self.parts.get(part)
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(process.wait, GRACE_S)
+            del self.parts[part]
+
+    async def replica(self, *, but: int = 0) -> Announcement:
+        """Return a replica that is ready now, another than the process `but`."""
+
+        def ready() -> list[Announcement]:
+            replicas = [said for said in self.heard.values() if said.part == "replica" and said.state == "ready"]
+            return [said for said in replicas if said.pid != but and is_alive(said.pid)]
+
+        await until(lambda: bool(ready()))
+        return ready()[-1]
+
+    def replicas_ever(self) -> int:
+        """Return how many replica processes there have been."""
+        return len({said.pid for said in self.heard.values() if said.part == "replica"})
+
+    async def redelivered(self) -> int:
+        """Return how many deliveries that had been out before the present replica has taken."""
+        replica = await self.replica()
+        async with httpx.AsyncClient(timeout=10.0) as client:
+            page = (await client.get(f"http://127.0.0.1:{replica.metrics_port}/metrics")).text
+        found = re.search(r"^millrace_processor_came_back_total\{.*\} (\S+)$", page, re.MULTILINE)
+        assert found is not None
+        return int(float(found[1]))
+
+    def log(self, part: str) -> str:
+        """Return what a part and its children have printed."""
+        path = self.folder / f"{part}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def _hear(self, record: Record) -> None:
+        said = read_status(record)
+        if said is not None:
+            self.heard[said.instance] = said
+
+    def _show_logs(self) -> None:
+        """Print what the parts complained of: pytest shows it for a test that failed."""
+        for part in ("gateway", "router", "processors"):
+            for line in self.log(part).splitlines()[-60:]:
+                print(f"{part}: {line[:2000]}")  # noqa: T201 - see above
+
+    def _channels(self) -> list[str]:
+        names = [self.channels.declared, self.channels.status]
+        for name in self._names:
+            inputs = self.channels.inputs(name, 1)
+            lane = self.channels.retry(inputs)
+            names += [inputs, lane, self.channels.dead(inputs), self.channels.dead(lane)]
+            names += [self.channels.delay(lane, round(step_s * 1000)) for step_s in DELAY_LADDER_S]
+            names += [self.channels.requests(name), self.channels.dead(self.channels.requests(name))]
+            names += [self.channels.results(name), self.channels.events(name)]
+        return names
+
+
+async def until(what: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    """Look again and again until it is so: from outside a process there is no event to wait for."""
+    async with asyncio.timeout(patience_s):
+        while not what():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(LOOK_S)
+
+
+async def until_it(what: Callable[[], Awaitable[bool]], patience_s: float = PATIENCE_S) -> None:
+    """Ask again and again until it is so."""
+    async with asyncio.timeout(patience_s):
+        while not await what():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(LOOK_S)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs: one that is dead and not yet waited for does not."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def kill_process(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Send a signal to a process that the test did not start itself."""
+    os.kill(pid, number)
+
+
+def seconds_since(began_s: float) -> float:
+    """Return how long ago `began_s` was, by the monotonic clock."""
+    return time.monotonic() - began_s
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

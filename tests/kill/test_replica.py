@@ -1,0 +1,63 @@
+"""A processor that dies, or is asked to stop, in the middle of its work."""
+
+from __future__ import annotations
+
+import signal
+
+from tests.kill.client import Client
+from tests.kill.installation import Installation, kill_process
+from tests.kill.models import STEADY
+from tests.kill.rows import read_rows
+
+REQUESTS = 5000
+BEFORE_THE_KILL = 800
+
+
+async def test_a_killed_replica_loses_nothing_and_each_request_has_one_row(installation: Installation) -> None:
+    await installation.serve("steady", STEADY)
+    async with Client(installation.broker, "steady") as client:
+        await client.send(range(REQUESTS))
+        replica = await installation.replica()
+        await client.answered(BEFORE_THE_KILL)
+        kill_process(replica.pid)
+        left = REQUESTS - len(client.answers)
+        await client.all_answered()
+        await installation.replica(but=replica.pid)
+        redelivered = await installation.redelivered()
+        ids = [client.message_id(number) for number in range(REQUESTS)]
+        rows = await read_rows(installation.broker, "steady", ids)
+    print(
+        f"lost {client.lost} twice {client.twice} redelivered {redelivered} killed with {left} to go,"
+        f" answers repeated {client.repeated}; rows: missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated}"
+    )
+    assert left > 0
+    assert redelivered > 0
+    assert (client.lost, client.twice, client.wrong()) == (0, 0, [])
+    assert client.statuses == {"ok": REQUESTS}
+    assert rows.missing(ids) == 0
+    assert len(rows.first) == REQUESTS
+    assert {row.status for row in rows.first.values()} == {"ok"}
+
+
+async def test_a_replica_that_is_asked_to_stop_finishes_what_it_holds(installation: Installation) -> None:
+    await installation.serve("steady", STEADY)
+    async with Client(installation.broker, "steady") as client:
+        await client.send(range(REQUESTS))
+        replica = await installation.replica()
+        await client.answered(BEFORE_THE_KILL)
+        kill_process(replica.pid, signal.SIGTERM)
+        left = REQUESTS - len(client.answers)
+        await client.all_answered()
+        await installation.replica(but=replica.pid)
+        redelivered = await installation.redelivered()
+        ids = [client.message_id(number) for number in range(REQUESTS)]
+        rows = await read_rows(installation.broker, "steady", ids)
+    print(
+        f"lost {client.lost} twice {client.twice} redelivered {redelivered} stopped with {left} to go,"
+        f" answers repeated {client.repeated}; rows: missing {rows.missing(ids)} repeated {rows.repeated}"
+    )
+    assert left > 0
+    assert (client.lost, client.twice, client.repeated, redelivered) == (0, 0, 0, 0)
+    assert client.statuses == {"ok": REQUESTS}
+    assert (rows.missing(ids), rows.repeated) == (0, 0)
+    assert installation.heard[replica.instance].state == "stopped"
