@@ -23,7 +23,8 @@ class Announcer:
     ) -> None:  # fmt: skip
         self._broker = broker
         self._who: dict[str, Any] = {
-            "instance": instance, "part": part, "pid": os.getpid(), "metrics_port": metrics_port, "model": model, "version": version,
+            "instance": instance, "part": part, "pid": os.getpid(), "metrics_port": metrics_port, "model": model,
+            "version": version,
         }  # fmt: skip
         self._in_flight = in_flight
         self._state: State = "starting"

@@ -44,4 +44,10 @@ def cloud_attributes(request: Request) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _shared_headers(route: Route, status: Status) -> dict[str, Any]:
-    return {"status": status.word, "endpoint": route.endpoint, "arm": route.arm, "model": route.model, "version": str(route.version)}
+    return {
+        "status": status.word,
+        "endpoint": route.endpoint,
+        "arm": route.arm,
+        "model": route.model,
+        "version": str(route.version),
+    }

@@ -47,7 +47,7 @@ class Consumer(ABC):
 
     @abstractmethod
     async def take(self, limit: int) -> list[Delivery]:
-        """Return 1 to `limit` messages, waiting for the first; an empty list once the consumer is stopped and drained."""
+        """Return 1 to `limit` messages, waiting for the first; none once it is stopped and drained."""
 
     @abstractmethod
     async def stop(self) -> None:
@@ -139,7 +139,7 @@ class Broker(ABC):
         """Return what is ready in a queue; (0, 0) for one that is not there."""
 
     def origin(self, delivery: Delivery) -> bytes | None:
-        """Return what identifies a delivery at the broker through every redelivery, where the broker has such a thing."""
+        """Return what identifies a delivery through every redelivery, where the broker has such a thing."""
         del delivery
         return None
 

@@ -31,7 +31,10 @@ def endpoint_declared(declaration: Endpoint, author: str) -> bytes:
     """Write that an endpoint is declared."""
     body = declaration.model_dump(mode="json")
     body["deadline"] = f"{declaration.deadline}s"
-    return _record("endpoint", {"endpoint": declaration.endpoint, "declaration": body, "digest": digest(declaration), "author": author})
+    return _record(
+        "endpoint",
+        {"endpoint": declaration.endpoint, "declaration": body, "digest": digest(declaration), "author": author},
+    )
 
 
 def endpoint_withdrawn(endpoint: str, author: str) -> bytes:
@@ -46,7 +49,7 @@ def digest(declaration: Endpoint) -> str:
 
 
 def read_declared(record: Record) -> EndpointDeclared | None:
-    """Read a record; None for one of a kind or version that this process does not know: it is skipped, never a crash."""
+    """Read a record; None for one of a kind or version that is not known here: it is skipped, never a crash."""
     try:
         data = orjson.loads(record.body)
         if data["v"] != VERSION or data["kind"] != "endpoint":

@@ -114,7 +114,7 @@ class Endpoint(Declared):
 
 
 def read_endpoint(data: Any, *, source: str) -> Endpoint:
-    """Read a declaration from parsed YAML or JSON; raises Misconfigured naming `source`, the key, and the nearest known one."""
+    """Read a declaration from parsed YAML or JSON; raises Misconfigured naming `source` and the key."""
     return read_model(Endpoint, data, source=source)
 
 
@@ -131,7 +131,11 @@ def read_model(kind: type[_M], data: Any, *, source: str) -> _M:
 def _explain(kind: type[BaseModel], error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":
-        return f"{where}: {error['msg'].removeprefix('Value error, ')}" if where else str(error["msg"]).removeprefix("Value error, ")
+        return (
+            f"{where}: {error['msg'].removeprefix('Value error, ')}"
+            if where
+            else str(error["msg"]).removeprefix("Value error, ")
+        )
     owner = _owner(kind, error["loc"][:-1])
     near = difflib.get_close_matches(str(error["loc"][-1]), owner, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(owner)}"

@@ -1,19 +1,19 @@
 """What can go wrong, sorted by what to do next.
 
-    MillraceError
-    ├── Rejected          do not send this again as it is           status `invalid`
-    │   ├── InvalidRequest      the bytes, a tensor, a header or an address is wrong
-    │   ├── NotFound            no such endpoint, arm, model or version
-    │   └── TooLarge            over a size limit
-    ├── SlowDown          send it again later                       status `overloaded`
-    │   └── QueueFull           a limit is reached; says when to come back
-    ├── TryAgain          the way is broken, not the request        status `failed`
-    │   ├── Unreachable         no broker answers
-    │   ├── Unavailable         nothing can serve this now
-    │   └── Expired             the time allowed is over            status `expired`
-    ├── Failed            the model could not compute it            status `failed`
-    ├── Gap               a log no longer holds what was asked for
-    └── Misconfigured     a person must change a file or a flag
+MillraceError
+├── Rejected          do not send this again as it is           status `invalid`
+│   ├── InvalidRequest      the bytes, a tensor, a header or an address is wrong
+│   ├── NotFound            no such endpoint, arm, model or version
+│   └── TooLarge            over a size limit
+├── SlowDown          send it again later                       status `overloaded`
+│   └── QueueFull           a limit is reached; says when to come back
+├── TryAgain          the way is broken, not the request        status `failed`
+│   ├── Unreachable         no broker answers
+│   ├── Unavailable         nothing can serve this now
+│   └── Expired             the time allowed is over            status `expired`
+├── Failed            the model could not compute it            status `failed`
+├── Gap               a log no longer holds what was asked for
+└── Misconfigured     a person must change a file or a flag
 """
 
 from __future__ import annotations

@@ -27,9 +27,13 @@ FIELDS = pa.schema(
         ("version", pa.uint32()), ("policy", pa.string()), ("snapshot", pa.uint64()), ("mask", pa.uint64()),
         ("propensity", pa.float64()), ("accepted_us", pa.int64()), ("taken_us", pa.int64()), ("started_us", pa.int64()),
         ("computed_us", pa.int64()), ("published_us", pa.int64()), ("status", pa.string()), ("error", pa.string()),
-        ("attempts", pa.uint16()), ("batch", pa.uint32()), ("key", pa.string()), ("tenant", pa.string()), ("trace", pa.string()),
+        ("attempts", pa.uint16()), ("batch", pa.uint32()), ("key", pa.string()),
+        ("tenant", pa.string()), ("trace", pa.string()),
     ]
 )  # fmt: skip
+
+
+_TYPES = {field.name: field.type for field in FIELDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,9 @@ class Ended:
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 
 
-def write_event(ended: Sequence[Ended], inputs: Sequence[Tensors], outputs: Sequence[Tensors], *, source: str) -> tuple[bytes, dict[str, Any]]:
+def write_event(
+    ended: Sequence[Ended], inputs: Sequence[Tensors], outputs: Sequence[Tensors], *, source: str
+) -> tuple[bytes, dict[str, Any]]:
     """Write rows as one event: its body and its headers.
 
     `inputs` and `outputs` are whole batches whose rows, one after the other, are the rows of `ended` in order; all
@@ -61,7 +67,8 @@ def write_event(ended: Sequence[Ended], inputs: Sequence[Tensors], outputs: Sequ
     body = _write(columns + _tensors("input.", inputs) + _tensors("output.", outputs))
     headers: dict[str, Any] = {
         "cloudEvents_type": TYPE, "cloudEvents_specversion": "1.0", "cloudEvents_source": source,
-        "cloudEvents_id": uid_text(new_uid(now_us())), "cloudEvents_datacontenttype": ARROW, "cloudEvents_dataschema": TYPE,
+        "cloudEvents_id": uid_text(new_uid(now_us())), "cloudEvents_datacontenttype": ARROW,
+        "cloudEvents_dataschema": TYPE,
     }  # fmt: skip
     if len(body) > EVENT_LIMIT_BYTES and (inputs or outputs):
         headers["truncated"] = 1
@@ -90,7 +97,7 @@ def _columns(ended: Sequence[Ended]) -> list[tuple[str, pa.Array]]:
         columns = {name: array.take(spread) for name, array in columns.items()}
     columns["row"] = pa.array(np.concatenate([np.arange(count, dtype=np.uint32) for count in counts]) if
                               len(columns["uid"]) != len(counts) else np.zeros(len(counts), np.uint32))  # fmt: skip
-    return [(field.name, columns[field.name]) for field in FIELDS]
+    return [(name, columns[name]) for name in _TYPES]
 
 
 def _of_routes(requests: Sequence[Request]) -> dict[str, pa.Array]:
@@ -99,7 +106,7 @@ def _of_routes(requests: Sequence[Request]) -> dict[str, pa.Array]:
     names = ("leg", "arm", "model", "version", "policy", "snapshot", "mask", "tenant")
     if all(route is first for route in routes):
         return {name: pa.repeat(_scalar(name, getattr(first, name)), number) for name in names}
-    return {name: pa.array([getattr(route, name) for route in routes], FIELDS.field(name).type) for name in names}
+    return {name: pa.array([getattr(route, name) for route in routes], _TYPES[name]) for name in names}
 
 
 def _of_requests(requests: Sequence[Request]) -> dict[str, pa.Array]:
@@ -111,7 +118,7 @@ def _of_requests(requests: Sequence[Request]) -> dict[str, pa.Array]:
         "key": [request.key or None for request in requests],
         "trace": [request.trace or None for request in requests],
     }
-    return {name: pa.array(column, FIELDS.field(name).type) for name, column in values.items()}
+    return {name: pa.array(column, _TYPES[name]) for name, column in values.items()}
 
 
 def _of_ends(ended: Sequence[Ended]) -> dict[str, pa.Array]:
@@ -120,23 +127,31 @@ def _of_ends(ended: Sequence[Ended]) -> dict[str, pa.Array]:
     for name in ("started_us", "computed_us", "published_us"):
         columns[name] = pa.array(np.repeat(np.array([getattr(end, name) for end in ended], np.int64), numbers))
     columns["batch"] = pa.array(np.repeat(np.array([end.batch for end in ended], np.uint32), numbers))
-    for name, words in (("status", [end.status.word for end in ended]), ("error", [end.error or None for end in ended])):
+    for name, words in (
+        ("status", [end.status.word for end in ended]),
+        ("error", [end.error or None for end in ended]),
+    ):
         if len(set(words)) == 1:
             columns[name] = pa.repeat(pa.scalar(words[0], pa.string()), sum(numbers))
         else:
-            columns[name] = pa.array([word for word, count in zip(words, numbers, strict=True) for _ in range(count)], pa.string())
+            columns[name] = pa.array(
+                [word for word, count in zip(words, numbers, strict=True) for _ in range(count)], pa.string()
+            )
     return columns
 
 
 def _scalar(name: str, value: Any) -> pa.Scalar:
-    return pa.scalar(value, FIELDS.field(name).type)
+    return pa.scalar(value, _TYPES[name])
 
 
 def _tensors(prefix: str, batches: Sequence[Tensors]) -> list[tuple[str, pa.Array]]:
     if not batches:
         return []
     return [
-        (prefix + name, _rows(np.concatenate([batch[name] for batch in batches]) if len(batches) > 1 else batches[0][name]))
+        (
+            prefix + name,
+            _rows(np.concatenate([batch[name] for batch in batches]) if len(batches) > 1 else batches[0][name]),
+        )
         for name in batches[0]
     ]
 

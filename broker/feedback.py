@@ -36,7 +36,9 @@ def parse_feedback(body: bytes) -> Feedback:
     except orjson.JSONDecodeError as exc:
         raise InvalidRequest(f"feedback: the body is not JSON ({exc})") from exc
     if not isinstance(data, dict):
-        raise InvalidRequest('feedback: a JSON object is expected, such as {"request_id": "…", "values": {"clicked": 1}}')
+        raise InvalidRequest(
+            'feedback: a JSON object is expected, such as {"request_id": "…", "values": {"clicked": 1}}'
+        )
     if unknown := sorted(set(data) - set(KNOWN)):
         raise InvalidRequest(f"feedback: unknown key {unknown[0]!r}; known keys: {', '.join(KNOWN)}")
     if ("values" in data) == ("truth" in data):

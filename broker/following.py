@@ -24,7 +24,7 @@ class Following:
         self.caught_up = asyncio.Event()
 
     async def run(self) -> None:
-        """Read for ever; a broker that is away is waited for, a gap is read over (these logs are states, newest wins)."""
+        """Read for ever; a broker that is away is waited for, a gap is read over: of states the newest wins."""
         end = await self._end()
         if end == 0:
             self.caught_up.set()

@@ -117,8 +117,9 @@ class Answer(NamedTuple):
 @lru_cache(maxsize=4096)
 def pack_route(route: Route) -> bytes:
     """Write a route; the same route gives the same bytes, so equal bytes mean a shared bundle."""
-    texts = [text.encode() for text in
-             (route.endpoint, route.arm, route.model, route.policy, route.tenant, route.reply_to)]
+    texts = [
+        text.encode() for text in (route.endpoint, route.arm, route.model, route.policy, route.tenant, route.reply_to)
+    ]
     numbers = (route.reply, route.version, route.snapshot, route.mask, route.leg)
     return _ROUTE.pack(*numbers, *map(len, texts)) + b"".join(texts)
 
@@ -134,7 +135,7 @@ def unpack_route(data: bytes) -> Route:
             at += length
         endpoint, arm, model, policy, tenant, reply_to = texts
         if at != len(data):
-            raise ValueError(f"{len(data)} bytes where the lengths say {at}")
+            raise ValueError(f"{len(data)} bytes where the lengths say {at}")  # noqa: TRY301 - one place says what is wrong
         return Route(
             endpoint=endpoint, arm=arm, model=model, version=version, snapshot=snapshot, mask=mask, policy=policy,
             tenant=tenant, reply=Reply(reply), reply_to=reply_to, leg=leg,
@@ -153,10 +154,10 @@ def unpack_head(header: bytes) -> tuple[Form, int, bytes, int]:
     try:
         version, form, count, length = _HEAD.unpack_from(header)
         if version != VERSION:
-            raise ValueError(f"version {version}, this process reads {VERSION}")
+            raise ValueError(f"version {version}, {VERSION} is read here")  # noqa: TRY301 - as above
         end = _HEAD.size + length
         if end > len(header):
-            raise ValueError(f"{len(header)} bytes, {end} expected")
+            raise ValueError(f"{len(header)} bytes, {end} expected")  # noqa: TRY301 - as above
         return Form(form), count, header[_HEAD.size : end], end
     except (struct.error, ValueError) as exc:
         raise InvalidRequest(f"millrace header: {exc}") from exc
@@ -204,11 +205,19 @@ def unpack_ticket(route: Route, data: memoryview, at: int, body: bytes | memoryv
     if at > len(data):
         raise ValueError(f"{len(data)} bytes where the lengths say {at}")
     length = None if json_length == NO_JSON_LENGTH else json_length
-    return Request(route, uid, accepted, deadline, propensity, length, attempts, key, correlation, trace, extra, body), at
+    return Request(
+        route, uid, accepted, deadline, propensity, length, attempts, key, correlation, trace, extra, body
+    ), at
 
 
 def pack_answer(
-    uid: bytes, status: Status, arm: bytes, version: int, json_length: int | None, times: tuple[int, int, int], body_length: int
+    uid: bytes,
+    status: Status,
+    arm: bytes,
+    version: int,
+    json_length: int | None,
+    times: tuple[int, int, int],
+    body_length: int,
 ) -> bytes:
     """Write an answer's ticket; its body follows it. `times` are queued, batched and computed, in microseconds."""
     length = NO_JSON_LENGTH if json_length is None else json_length
@@ -217,7 +226,9 @@ def pack_answer(
 
 def unpack_answer(data: memoryview, at: int) -> tuple[Answer, int]:
     """Read one answer and its body at `at`; returns it and where it ends."""
-    (uid, status, version, json_length, queued, batched, computed, arm_length, body_length) = _ANSWER.unpack_from(data, at)
+    (uid, status, version, json_length, queued, batched, computed, arm_length, body_length) = _ANSWER.unpack_from(
+        data, at
+    )
     at += _ANSWER.size
     arm = str(data[at : at + arm_length], "utf-8")
     at += arm_length

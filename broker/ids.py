@@ -53,7 +53,8 @@ def uid_of(text: str) -> bytes:
 def uniform(key: bytes, salt: bytes, identity: bytes) -> float:
     """Draw a number in [0, 1) from a keyed hash of `identity`: blake2b's first 53 bits, exact in a float.
 
-    Without the secret `key` (at most 64 bytes) nobody can choose an identity for its draw; `salt` separates experiments.
+    Without the secret `key` (at most 64 bytes) nobody can choose an identity for its draw.
+    `salt` separates experiments.
     """
     digest = hashlib.blake2b(salt + b"\0" + identity, key=key, digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53

@@ -93,7 +93,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What waits in a queue: broker messages that are ready, and the requests inside them (an estimate from mean fill)."""
+    """What waits in a queue: broker messages that are ready, and the requests inside them (estimated)."""
 
     messages: int
     requests: int

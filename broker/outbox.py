@@ -24,6 +24,7 @@ from broker.tasks import Tasks
 T = TypeVar("T")
 
 WINDOW_BUNDLES = 8
+WINDOW_PARTIAL = 2
 WINDOW_PLAIN = 1000
 PAUSE_FIRST_S = 0.05
 PAUSE_LONGEST_S = 1.0
@@ -126,7 +127,7 @@ class Outbox(Generic[T]):
         self._scheduled = False
         batch: list[tuple[Message, list[T]]] = []
         bundles = 0
-        while self._bundles_out + bundles < self._window and (filling := self._next()):
+        while filling := self._next(self._bundles_out + bundles):
             message = bundle(filling.queue, filling.form, filling.shared, filling.parts, len(filling.tokens))
             batch.append((message, filling.tokens))
             bundles += 1
@@ -139,10 +140,11 @@ class Outbox(Generic[T]):
             self._plain_out += plain
             self._tasks.spawn(self._send(batch, bundles, plain), "outbox")
 
-    def _next(self) -> _Filling[T] | None:
-        if self._full:
+    def _next(self, out: int) -> _Filling[T] | None:
+        """Return a bundle that may leave while `out` are unconfirmed: a full one sooner than one that could fill."""
+        if self._full and out < self._window:
             return self._full.popleft()
-        if self._filling:
+        if self._filling and out < min(self._window, WINDOW_PARTIAL):
             return self._filling.pop(next(iter(self._filling)))
         return None
 

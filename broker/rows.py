@@ -53,7 +53,9 @@ class Rows:
         self._tasks = Tasks()
         self._declared: set[str] = set()
         self._random = random.Random(0)  # noqa: S311 - which tensors are kept is no secret
-        self._outbox: Outbox[list[Hold]] = Outbox(broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S)
+        self._outbox: Outbox[list[Hold]] = Outbox(
+            broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S
+        )
 
     def add(
         self, endpoint: str, signature: Hashable, ended: Ended, holds: Sequence[Hold], inputs: Tensors | None,

@@ -1,4 +1,4 @@
-"""Records of the `status` log: who is there, with the heartbeat inside. A process that is silent for two periods is gone."""
+"""Records of the `status` log: who is there, with the heartbeat inside. Who is silent for three periods is gone."""
 
 from __future__ import annotations
 

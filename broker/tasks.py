@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Tasks:
-    """The background tasks of one owner. An exception in one goes to the loop's exception handler, which ends the process."""
+    """The background tasks of one owner. An exception in one goes to the loop's handler, which ends the process."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()

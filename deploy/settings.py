@@ -269,5 +269,5 @@ def _check_key(settings: Settings) -> None:
         loopback = False
     if not loopback and not settings.secrets.assignment.get_secret_value():
         raise Misconfigured(
-            f"gateway.host {host} is not loopback: set secrets.assignment, else clients choose their arm by choosing ids"
+            f"gateway.host {host} is not loopback: set secrets.assignment, else clients choose arms by choosing ids"
         )

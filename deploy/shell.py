@@ -21,7 +21,7 @@ import uvloop
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import generate_latest
 
-from broker.errors import Misconfigured, MillraceError
+from broker.errors import MillraceError, Misconfigured
 
 log = logging.getLogger("millrace")
 
@@ -49,7 +49,12 @@ class Context:
 
 
 def run_part(
-    part: str, main: Callable[[Context], Awaitable[None]], *, host: str = "127.0.0.1", port: int = 0, with_parent: bool = False
+    part: str,
+    main: Callable[[Context], Awaitable[None]],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    with_parent: bool = False,
 ) -> int:
     """Run `main` until it ends or a signal asks it to; returns the exit status.
 
@@ -112,7 +117,7 @@ def stop_on_signals() -> asyncio.Event:
 
 async def _follow_parent(stop: asyncio.Event) -> None:
     parent = os.getppid()
-    while os.getppid() == parent:
+    while os.getppid() == parent:  # noqa: ASYNC110 - the kernel sets no event
         await asyncio.sleep(PARENT_EVERY_S)
     stop.set()
 
@@ -145,7 +150,9 @@ def serve_pages(context: Context, host: str, port: int) -> WSGIServer:
     try:
         server = make_server(host, port, app, handler_class=_Quiet)
     except OSError as exc:
-        raise Misconfigured(f"{host}:{port} cannot be listened on ({exc.strerror}): set metrics.port to another, or 0") from exc
+        raise Misconfigured(
+            f"{host}:{port} cannot be listened on ({exc.strerror}): set metrics.port to another, or 0"
+        ) from exc
     context.metrics_port = server.server_port
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server
@@ -174,7 +181,8 @@ class _Json(logging.Formatter):
         """One JSON object a line."""
         entry = {
             "at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
-            "level": record.levelname.lower(), "part": self._part, "logger": record.name, "message": record.getMessage(),
+            "level": record.levelname.lower(), "part": self._part, "logger": record.name,
+            "message": record.getMessage(),
         }  # fmt: skip
         if record.exc_info:
             entry["trace"] = self.formatException(record.exc_info)

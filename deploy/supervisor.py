@@ -43,7 +43,7 @@ class Supervisor:
     """Starts the parts, keeps them running, and stops them: intake first."""
 
     def __init__(self, installation: Installation, overrides: Mapping[str, str], output: IO[str] | None = None) -> None:
-        """`overrides` are flags that the parts get too; `output` takes what they print, else it goes where ours does."""
+        """`overrides` are flags that the parts get too; `output` takes what they print, else ours does."""
         self._installation = installation
         self._output = output
         self._overrides = dict(overrides)

@@ -24,7 +24,7 @@ EVERY_S = 1.0
 
 
 def read_file(path: Path) -> list[Endpoint]:
-    """Read the declarations in one file, one a YAML document, with their policies; raises Misconfigured naming the file."""
+    """Read the declarations in one file, one a YAML document; raises Misconfigured for these and for their policies."""
     try:
         documents = [document for document in yaml.safe_load_all(path.read_text("utf-8")) if document is not None]
     except UnicodeDecodeError as exc:

@@ -18,7 +18,7 @@ from deploy.shell import Context, context_of, run_part, serve_pages
 if TYPE_CHECKING:  # a process imports the packages that it runs
     from processors.engine import Engine
 
-# The executor's thread comes back from every torch call to a busy loop: at Python's 5 ms it would wait longer than it works.
+# The executor's thread comes back from every torch call to a busy loop: at Python's 5 ms it would wait more than work.
 SWITCH_INTERVAL_S = 0.0005
 
 PARTS = ("gateway", "router", "processors", "monitors")
@@ -44,7 +44,12 @@ class Installation:
     def run(self, part: str, *, with_parent: bool) -> int:
         """Run one part in this process, until a signal (or its parent's end) stops it; returns the exit status."""
         port = self.settings.metrics.port if part == "monitors" else 0
-        mains = {"gateway": self._gateway, "router": self._router, "processors": self._processors, "monitors": self._monitors}
+        mains = {
+            "gateway": self._gateway,
+            "router": self._router,
+            "processors": self._processors,
+            "monitors": self._monitors,
+        }
         return run_part(part, mains[part], host=self.settings.metrics.host, port=port, with_parent=with_parent)
 
     def run_replica(self, model: str, version: int) -> int:

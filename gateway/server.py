@@ -59,7 +59,7 @@ def listen(host: str, port: int) -> socket.socket:
             ) from exc
         reason = exc.strerror or exc
         raise Misconfigured(
-            f"cannot listen at {host}:{port} ({reason}): are gateway.host and gateway.port right?"
+            f"cannot listen at {host}:{port} ({reason}): are gateway.host and gateway.http_port right?"
         ) from exc
 
 

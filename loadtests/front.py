@@ -1,10 +1,11 @@
-"""A small HTTP/1.1 load client: keep-alive connections that send one prepared request. Cheap, so that it measures others."""
+"""A small HTTP/1.1 load client: keep-alive connections that send one prepared request, cheaply."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import cast
 
 
 @dataclass(slots=True)
@@ -27,8 +28,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own is no subclass
 
     def connection_lost(self, exc: Exception | None) -> None:
         """An answer will not come any more."""
@@ -75,7 +75,9 @@ async def connect(port: int, request: bytes) -> Connection:
     return connection
 
 
-async def closed_loop(port: int, path: str, body: bytes, json_length: int | None, *, connections: int, seconds: float) -> Load:
+async def closed_loop(
+    port: int, path: str, body: bytes, json_length: int | None, *, connections: int, seconds: float
+) -> Load:
     """Keep every connection busy for `seconds`."""
     request = prepared(port, path, body, json_length)
     load, began = Load(), time.perf_counter()

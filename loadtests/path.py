@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import socket
 import sys
 import tempfile
@@ -43,6 +44,7 @@ from loadtests.rig import (
     rabbitmq_processes,
     run_json,
     wait_for_replica,
+    with_children,
     write_models,
     write_settings,
 )
@@ -65,7 +67,9 @@ def body() -> tuple[bytes, int]:
 
 def route_to(model: str, reply: Reply, reply_to: str) -> Route:
     """Return the route of a model under its own name."""
-    return Route(endpoint=model, arm="v1", model=model, version=1, policy="split", mask=1, reply=reply, reply_to=reply_to)
+    return Route(
+        endpoint=model, arm="v1", model=model, version=1, policy="split", mask=1, reply=reply, reply_to=reply_to
+    )
 
 
 def request_on(route: Route, uid: bytes) -> Request:
@@ -103,7 +107,8 @@ class BundledClient:
             many = min(self._limit, requests - sent)
             now = now_us()
             items = [
-                (pack_ticket(template._replace(uid=new_uid(now)), len(template.body)), template.body, None) for _ in range(many)
+                (pack_ticket(template._replace(uid=new_uid(now)), len(template.body)), template.body, None)
+                for _ in range(many)
             ]
             outbox.put_all(self._queue, Form.BUNDLE, shared, items, limit=self._limit)
             sent += many
@@ -145,8 +150,8 @@ def single_ours(place: Installation, url: str, requests: int) -> dict[str, Any]:
     request = request_on(route_to("mlp", Reply.CLIENT, reply), UID_AT_MARK)
     message = single(channels.inputs("mlp", 1), request)
     return run_json(
-        ["-m", "loadtests.bare.pika_path", "client", "--url", url, "--to", message.queue, "--reply", reply, "--messages",
-         str(requests), "--window", str(WINDOW), "--header", b64encode(message.header).decode(), "--body",
+        ["-m", "loadtests.bare.pika_path", "client", "--url", url, "--to", message.queue, "--reply", reply,
+         "--messages", str(requests), "--window", str(WINDOW), "--header", b64encode(message.header).decode(), "--body",
          b64encode(message.body).decode(), "--uid-at", str(message.header.index(UID_AT_MARK))]
     )  # fmt: skip
 
@@ -164,7 +169,8 @@ def single_bare(place: Installation, url: str, requests: int) -> dict[str, Any]:
 def bare_model_rate(folder: Path) -> float:
     """Return the rows a second of the heavy model alone, at batch 32 on one thread."""
     code = (
-        "import sys, time, json, torch; torch.set_num_threads(1); m = torch.jit.load(sys.argv[1]); x = torch.rand(32, 64)\n"
+        "import sys, time, json, torch; torch.set_num_threads(1); m = torch.jit.load(sys.argv[1])\n"
+        "x = torch.rand(32, 64)\n"
         "with torch.inference_mode():\n"
         "    [m(x) for _ in range(20)]; t = time.perf_counter(); n = 0\n"
         "    while time.perf_counter() - t < 4: m(x); n += 1\n"
@@ -237,17 +243,24 @@ async def measure_http(place: Installation, options: argparse.Namespace, *, rabb
     data, json_length = body()
     with processes([place.part_command(part) for part in parts], place.path.parent / "log") as running:
         await wait_until_ready(port, "127.0.0.1", 90.0, lambda: True)
-        await wait_for_model(port)
-        named = {part: (lambda p=process: [p, *p.children(recursive=True)]) for part, process in zip(parts, running, strict=True)}  # type: ignore[misc]
-        named["broker"] = rabbitmq_processes if rabbit else list
+        try:
+            await wait_for_model(port)
+        except RuntimeError as exc:
+            raise RuntimeError(f"{exc}; the parts said:\n{(place.path.parent / 'log').read_text()[-3000:]}") from exc
+        named = {part: functools.partial(with_children, process) for part, process in zip(parts, running, strict=True)}
+        if rabbit:
+            named["broker"] = functools.partial(rabbitmq_processes)
         await closed_loop(port, "/v2/models/mlp/infer", data, json_length, connections=64, seconds=2.0)
         quiet = await open_loop(port, "/v2/models/mlp/infer", data, json_length, rate=50.0, seconds=options.seconds)
         cost = Cost(named)
-        busy = await closed_loop(port, "/v2/models/mlp/infer", data, json_length, connections=64, seconds=options.seconds)
+        busy = await closed_loop(
+            port, "/v2/models/mlp/infer", data, json_length, connections=64, seconds=options.seconds
+        )
         cpu = cost.us_each(len(busy.latencies_s))
         rss = {part: sum(p.memory_info().rss for p in find()) >> 20 for part, find in named.items()}
     return {
-        "rate": len(busy.latencies_s) / busy.took_s, "connections": 64, "cpu_us": cpu, "rss_mib": rss, "errors": busy.errors + quiet.errors,
+        "rate": len(busy.latencies_s) / busy.took_s, "connections": 64, "cpu_us": cpu, "rss_mib": rss,
+        "errors": busy.errors + quiet.errors,
         "saturated_ms": {"p50": 1e3 * quantile(busy.latencies_s, 0.5), "p99": 1e3 * quantile(busy.latencies_s, 0.99)},
         "latency_ms": {"p50": 1e3 * quantile(quiet.latencies_s, 0.5), "p99": 1e3 * quantile(quiet.latencies_s, 0.99)},
     }  # fmt: skip
@@ -269,14 +282,32 @@ def lines(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the figures as people read them."""
     rows = []
     if small := figures.get("small"):
-        rows.append(("single messages", f"{small['rate']:,.0f}/s, bare pika {small['bare_rate']:,.0f}/s, ratio {small['ratio']:.2f}"))
+        rows.append(
+            (
+                "single messages",
+                f"{small['rate']:,.0f}/s, bare pika {small['bare_rate']:,.0f}/s, ratio {small['ratio']:.2f}",
+            )
+        )
     if many := figures.get("bundled"):
         ratio = f", {many['ratio']:.1f} times the single ones" if "ratio" in many else ""
-        rows.append((f"in bundles, {IN_FLIGHT} in flight", f"{many['rate']:,.0f}/s{ratio}; CPU us {_rounded(many['cpu_us'])}"))
+        rows.append(
+            (f"in bundles, {IN_FLIGHT} in flight", f"{many['rate']:,.0f}/s{ratio}; CPU us {_rounded(many['cpu_us'])}")
+        )
     if heavy := figures.get("heavy"):
-        rows.append(("heavy model", f"{heavy['rate']:,.0f}/s, alone {heavy['bare_rate']:,.0f} rows/s, ratio {heavy['ratio']:.2f}"))
+        rows.append(
+            (
+                "heavy model",
+                f"{heavy['rate']:,.0f}/s, alone {heavy['bare_rate']:,.0f} rows/s, ratio {heavy['ratio']:.2f}",
+            )
+        )
     if http := figures.get("http"):
-        rows.append(("HTTP, 64 connections", f"{http['rate']:,.0f}/s, p50 {http['saturated_ms']['p50']:.1f} ms, p99 {http['saturated_ms']['p99']:.1f} ms"))
+        rows.append(
+            (
+                "HTTP, 64 connections",
+                f"{http['rate']:,.0f}/s, p50 {http['saturated_ms']['p50']:.1f} ms,"
+                f" p99 {http['saturated_ms']['p99']:.1f} ms",
+            )
+        )
         rows.append(("  CPU us a request", _rounded(http["cpu_us"])))
         rows.append(("  memory MiB", _rounded(http["rss_mib"])))
         rows.append(("HTTP at 50/s", f"p50 {http['latency_ms']['p50']:.2f} ms, p99 {http['latency_ms']['p99']:.2f} ms"))

@@ -20,7 +20,8 @@ console = Console()
 def machine() -> dict[str, Any]:
     """Return what the figures were measured on."""
     return {
-        "cores": os.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1), "python": platform.python_version(),
+        "cores": os.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
         "versions": {name: version(name) for name in ("millrace", "pika", "apsw", "torch", "uvloop", "numpy")},
     }  # fmt: skip
 

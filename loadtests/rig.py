@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def run_json(command: list[str]) -> dict[str, Any]:
 class Cost:
     """CPU time of processes (with their children) and of the broker's server between two moments."""
 
-    def __init__(self, named: dict[str, Callable[[], list[psutil.Process]]]) -> None:
+    def __init__(self, named: Mapping[str, Callable[[], list[psutil.Process]]]) -> None:
         self._named = named
         self._before = self._read()
         self._began = time.perf_counter()
@@ -119,6 +119,11 @@ class Cost:
 def rabbitmq_processes() -> list[psutil.Process]:
     """Return the Erlang machines on this computer (the broker, if it runs here)."""
     return [process for process in psutil.process_iter(["name"]) if process.info["name"] == "beam.smp"]
+
+
+def with_children(process: psutil.Process) -> list[psutil.Process]:
+    """Return a process and all that it started."""
+    return [process, *process.children(recursive=True)]
 
 
 def _cpu_s(process: psutil.Process) -> float:

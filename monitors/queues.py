@@ -67,7 +67,6 @@ def queues(channels: Channels, known: Known) -> Iterator[tuple[str, str]]:
         yield named(inputs, "inputs")
         yield named(lane, "retry")
         yield named(channels.dead(inputs), "dead")
-        yield named(channels.dead(lane), "dead")
     for endpoint in known.endpoints():
         yield named(channels.requests(endpoint), "requests")
         yield named(channels.results(endpoint), "results")

@@ -59,7 +59,8 @@ class Batcher:
         signature = self._due(full=full)
         if signature is None:
             return []
-        group, batch, rows = self._groups[signature], [], 0
+        group, rows = self._groups[signature], 0
+        batch: list[Item] = []
         while group and (not batch or rows + group[0].rows <= self._max_rows):
             item = group.popleft()
             rows += item.rows

@@ -1,8 +1,8 @@
-"""The engine that scales out: each model version is a Ray Serve application. Only wrapping: replicas pull from the queue.
+"""The engine that scales out: each model version is a Ray Serve application. Only wrapping: replicas pull themselves.
 
-Ray Serve's own request path costs milliseconds of CPU a request, so nothing goes through it; its proxy is off. It places
-replicas, restarts them and stops them. It gives no sign before a stop but `__del__`, so a hard kill has to be safe: what a
-replica held comes back by redelivery.
+Ray Serve's own request path costs milliseconds of CPU a request, so nothing goes through it; its proxy is off. It
+places replicas, restarts them and stops them. It gives no sign before a stop but `__del__`, so a hard kill has to be
+safe: what a replica held comes back by redelivery.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ async def _run(work: Serve, model: str, version: int, stop: asyncio.Event) -> No
 class RayEngine(Engine):
     """Runs replicas as Ray Serve applications named `<name>-<model>-<version>`."""
 
-    def __init__(self, work: Serve, *, name: str, grace_s: float, environment: Mapping[str, str], gpus: float = 0.0) -> None:
+    def __init__(
+        self, work: Serve, *, name: str, grace_s: float, environment: Mapping[str, str], gpus: float = 0.0
+    ) -> None:
         self._work = work
         self._name = name
         self._grace_s = grace_s
@@ -115,5 +117,5 @@ class RayEngine(Engine):
 
 
 def _end_cluster() -> None:
-    serve.shutdown()
+    serve.shutdown()  # type: ignore[no-untyped-call]
     ray.shutdown()

@@ -12,16 +12,33 @@ class ProcessorMetrics:
     """The series of one model version's processor; nothing here is touched per request."""
 
     def __init__(self, registry: CollectorRegistry, model: str, version: int) -> None:
-        labels = {"registry": registry, "labelnames": ("model", "version")}
+        labels = ("model", "version")
         mine = (model, str(version))
-        ended = Counter("millrace_processor_requests", "Requests ended here, by status.", ("model", "version", "status"), registry=registry)
-        buried = Counter("millrace_processor_buried", "Messages buried here.", ("model", "version", "reason"), registry=registry)
+        ended = Counter(
+            "millrace_processor_requests",
+            "Requests ended here, by status.",
+            ("model", "version", "status"),
+            registry=registry,
+        )
+        buried = Counter(
+            "millrace_processor_buried", "Messages buried here.", ("model", "version", "reason"), registry=registry
+        )
         self.ended = _Bound(ended, mine)
         self.buried = _Bound(buried, mine)
-        self.came_back = Counter("millrace_processor_came_back", "Deliveries that had been out before.", **labels).labels(*mine)
+        self.came_back = Counter(
+            "millrace_processor_came_back", "Deliveries that had been out before.", labels, registry=registry
+        ).labels(*mine)
         self._ok = ended.labels(*mine, "ok")
-        self._size = Histogram("millrace_processor_batch_rows", "Rows in a batch.", buckets=BATCH_BUCKETS, **labels).labels(*mine)
-        self._compute = Histogram("millrace_processor_compute_seconds", "Time of one call of the model.", buckets=SECONDS_BUCKETS, **labels).labels(*mine)
+        self._size = Histogram(
+            "millrace_processor_batch_rows", "Rows in a batch.", labels, buckets=BATCH_BUCKETS, registry=registry
+        ).labels(*mine)
+        self._compute = Histogram(
+            "millrace_processor_compute_seconds",
+            "Time of one call of the model.",
+            labels,
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        ).labels(*mine)
 
     def computed(self, requests: int, rows: int, took_us: int) -> None:
         """Count one batch."""

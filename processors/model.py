@@ -81,7 +81,8 @@ class Model:
         if names.count(names[0]) == len(names):
             return encode_rows(computed.outputs, cuts, model=names[0], version=version)
         return [
-            encode_rows(computed.outputs, [cut], model=name, version=version)[0] for cut, name in zip(cuts, names, strict=True)
+            encode_rows(computed.outputs, [cut], model=name, version=version)[0]
+            for cut, name in zip(cuts, names, strict=True)
         ]
 
     def _encode_one(self, computed: Computed, version: str) -> Encoded | MillraceError:

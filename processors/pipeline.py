@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from broker.answering import Answering
 from broker.answers import error_body
 from broker.base import Broker, Consumer
 from broker.bundle import requests_in, single
@@ -27,7 +28,6 @@ from broker.messages import Delivery, Outcome
 from broker.rows import Rows
 from broker.settling import Hold, Settling
 from broker.tasks import Tasks
-from broker.answering import Answering
 from processors.batcher import Batcher, Item
 from processors.metrics import ProcessorMetrics
 from processors.model import Broken, Computed, Model
@@ -170,7 +170,9 @@ class Pipeline:
             except InvalidRequest as exc:
                 await self._bury(delivery, "unreadable", delivery.came_back, exc)
                 continue
-            await self._or_give_back(delivery, self._broker.forward([delivery], [single(lane, one) for one in requests]))
+            await self._or_give_back(
+                delivery, self._broker.forward([delivery], [single(lane, one) for one in requests])
+            )
 
     async def _or_give_back(self, delivery: Delivery, moving: Awaitable[Sequence[Outcome]]) -> None:
         """Wait for a delivery's move; if it failed, give the delivery back, so that it is tried again."""
@@ -193,8 +195,8 @@ class Pipeline:
     async def _give_up(self, delivery: Delivery, request: Request, attempts: int) -> None:
         """Bury a request that ended its processor too often; its client hears `failed`, its row says so."""
         error = Failed(
-            f"model {self.model.config.name} version {self.model.version}: the processor died {attempts} times with this"
-            f" request in hand; it is buried in {self._broker.channels.dead(self.queue)}"
+            f"model {self.model.config.name} version {self.model.version}: the processor died {attempts} times with"
+            f" this request in hand; it is buried in {self._broker.channels.dead(self.queue)}"
         )
         hold = self.settling.hold(delivery, PER_REQUEST + 1)  # never acked through the hold: the burial acks it
         self._end(request._replace(attempts=attempts), hold, error, now_us())
@@ -215,7 +217,7 @@ class Pipeline:
     # -- compute
 
     def _pump(self) -> None:
-        """Keep the executor busy: one batch runs, and a full one may wait behind it, so that no time is lost between."""
+        """Keep the executor busy: one batch runs, a full one may wait behind it: no time is lost between."""
         while self._running < EXECUTOR_DEPTH:
             batch = self._batcher.pop(full=self._running > 0)
             if not batch:
@@ -279,7 +281,9 @@ class Pipeline:
         items, results = [], []
         for item, body in zip(part.items, encoded, strict=True):
             if isinstance(body, MillraceError):
-                self._end(item.request, item.hold, body, item.taken_us, item.rows, part.started_us, part.computed_us, size)
+                self._end(
+                    item.request, item.hold, body, item.taken_us, item.rows, part.started_us, part.computed_us, size
+                )
             else:
                 items.append(item)
                 results.append((item.request, body, item.hold, _times(item, part)))
@@ -295,12 +299,17 @@ class Pipeline:
     def _record(self, endpoint: str, items: Sequence[Item], part: Computed, size: int, *, with_tensors: bool) -> None:
         """Hand rows to the event log; tensors only where they line up with the rows."""
         ended = Ended(
-            [item.request for item in items], [item.rows for item in items], [item.taken_us for item in items], Status.OK,
-            started_us=part.started_us, computed_us=part.computed_us, published_us=now_us(), batch=size,
+            [item.request for item in items], [item.rows for item in items], [item.taken_us for item in items],
+            Status.OK, started_us=part.started_us, computed_us=part.computed_us, published_us=now_us(), batch=size,
         )  # fmt: skip
         holds = [item.hold for item in items]
         if with_tensors:
-            signature = tuple([(name, array.dtype.str, array.shape[1:]) for name, array in (*part.inputs.items(), *part.outputs.items())])
+            signature = tuple(
+                [
+                    (name, array.dtype.str, array.shape[1:])
+                    for name, array in (*part.inputs.items(), *part.outputs.items())
+                ]
+            )
             self._rows.add(endpoint, signature, ended, holds, part.inputs, part.outputs)
         else:
             self._rows.add(endpoint, None, ended, holds, None, None)
@@ -308,10 +317,12 @@ class Pipeline:
     def _finish_broken(self, part: Broken) -> None:
         item = part.item
         if not self._retry_later(item, part.error):
-            self._end(item.request, item.hold, part.error, item.taken_us, item.rows, part.started_us, part.computed_us, 1)
+            self._end(
+                item.request, item.hold, part.error, item.taken_us, item.rows, part.started_us, part.computed_us, 1
+            )
 
     def _retry_later(self, item: Item, error: MillraceError) -> bool:
-        """Send a failed request to the lane with one attempt more, if its endpoint wants that: no answer, no row yet."""
+        """Send a failed request to the lane with one attempt more, if its endpoint wants that: no answer yet."""
         declared = self._endpoints.get(item.request.route.endpoint)
         attempts = item.request.attempts + 1
         if declared is None or error.status not in declared.retry.on or attempts >= declared.retry.attempts:
@@ -328,8 +339,12 @@ class Pipeline:
     ) -> None:  # fmt: skip
         """End a request without a result: its typed answer and its rows."""
         status = BY_WORD[error.status]
-        self._answering.answer_one(request, status, error_body(str(error)), hold, _between(request.accepted_us, taken_us))
-        ended = Ended([request], [rows], [taken_us], status, str(error)[:1000], started_us, computed_us, now_us(), batch)
+        self._answering.answer_one(
+            request, status, error_body(str(error)), hold, _between(request.accepted_us, taken_us)
+        )
+        ended = Ended(
+            [request], [rows], [taken_us], status, str(error)[:1000], started_us, computed_us, now_us(), batch
+        )
         self._rows.add(request.route.endpoint, None, ended, [hold], None, None)
         self._metrics.ended.labels(status.word).inc()
 

@@ -83,7 +83,9 @@ class Replica:
         config = read_config(spec.repository / spec.model)
         folder = spec.repository / spec.model / str(spec.version)
         loop = asyncio.get_running_loop()
-        runtime = await loop.run_in_executor(None, lambda: load(folder, config, device=spec.device, threads=spec.threads))
+        runtime = await loop.run_in_executor(
+            None, lambda: load(folder, config, device=spec.device, threads=spec.threads)
+        )
         await loop.run_in_executor(None, runtime.warm)
         return Model(config, spec.version, runtime)
 
@@ -122,7 +124,7 @@ class Replica:
                 task.cancel()
 
     async def _wait_for_lane(self, lane: str) -> None:
-        while not await self._lane_depth(lane):
+        while not await self._lane_depth(lane):  # noqa: ASYNC110 - brokers tell depth only when asked
             await asyncio.sleep(LANE_EVERY_S)
 
     async def _serve_lane(self, pipeline: Pipeline, lane: str) -> None:

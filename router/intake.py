@@ -45,7 +45,13 @@ def identity(endpoint: str, delivery: Delivery, origin: bytes | None, now_us: in
         return derived_uid(b"origin", endpoint.encode(), origin)
     if not message.message_id:
         return new_uid(now_us)
-    texts = (endpoint, message.user_id or "", message.reply_to or "", message.message_id, str(message.timestamp_s or ""))
+    texts = (
+        endpoint,
+        message.user_id or "",
+        message.reply_to or "",
+        message.message_id,
+        str(message.timestamp_s or ""),
+    )
     parts = [text.encode("utf-8", "surrogateescape") for text in texts]
     return derived_uid(*parts, str(len(message.body)).encode(), message.body[:FIRST_BYTES])
 
@@ -64,7 +70,9 @@ def read_headers(message: Message, channels: Channels) -> Asked:
         raise InvalidRequest(f"reply_to {message.reply_to!r} is a channel of ours: name a queue of your own")
     for what, text in (("reply_to", message.reply_to), ("correlation_id", message.correlation_id)):
         if text and len(text.encode("utf-8", "surrogateescape")) > ADDRESS_CHARACTERS:
-            raise InvalidRequest(f"{what} {text[:40]!r}… has {len(text)} characters: {ADDRESS_CHARACTERS} bytes are allowed")
+            raise InvalidRequest(
+                f"{what} {text[:40]!r}… has {len(text)} characters: {ADDRESS_CHARACTERS} bytes are allowed"
+            )
     reply, reply_to = where_to_answer(message, channels)
     return Asked(
         reply=reply, reply_to=reply_to,

@@ -91,7 +91,9 @@ class Service:
             if endpoint not in self._serving:
                 await self._broker.declare(self._broker.channels.requests(endpoint))
                 await self._broker.declare(self._broker.channels.results(endpoint))
-                service = self._serving[endpoint] = EndpointService(self._broker, self._view, endpoint, self._settings.instance)
+                service = self._serving[endpoint] = EndpointService(
+                    self._broker, self._view, endpoint, self._settings.instance
+                )
                 self._tasks.spawn(service.run(), f"endpoint-{endpoint}")
 
     async def close(self) -> None:
@@ -164,8 +166,8 @@ class EndpointService:
         )  # fmt: skip
         allowed_us = int(_allowed_ms(router, asked.timeout_ms) * 1000)
         return Request(
-            route, uid, now, now + allowed_us, leg.propensity, asked.json_length, 0, asked.key, message.correlation_id or "",
-            asked.trace, asked.extra, message.body,
+            route, uid, now, now + allowed_us, leg.propensity, asked.json_length, 0, asked.key,
+            message.correlation_id or "", asked.trace, asked.extra, message.body,
         )  # fmt: skip
 
     def _refuse(self, delivery: Delivery, uid: bytes, error: MillraceError, now: int) -> None:
@@ -212,7 +214,9 @@ class EndpointService:
             pause_s = min(2 * pause_s, PAUSE_LONGEST_S)
             now = now_us()
             for delivery, request in [item for item in items if item[1].deadline_us < now]:
-                self._end(request, delivery, Expired(f"its model's queue took nothing for as long as was allowed ({outcome})"))
+                self._end(
+                    request, delivery, Expired(f"its model's queue took nothing for as long as was allowed ({outcome})")
+                )
             items = [item for item in items if item[1].deadline_us >= now]
 
     async def _attempt(self, queue: str, route: Route, items: Sequence[tuple[Delivery, Request]]) -> Outcome:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import apsw
+import orjson
 
 from broker.base import NO_LIMITS, Broker, Consumer, Limits, Reader, Since
 from broker.channels import Channels, Kind
@@ -17,6 +18,7 @@ from broker.sqlite.consumer import SqliteConsumer
 from broker.sqlite.database import Care, Database
 from broker.sqlite.log import SqliteReader
 from broker.sqlite.ownership import Ownership
+from broker.sqlite.query import run
 from broker.sqlite.wakeup import Wakeups
 
 WATCH_S = 0.5
@@ -122,8 +124,10 @@ class SqliteBroker(Broker):
     def give_back_unseen(self, ids: list[int]) -> None:
         """Return messages whose take was cancelled: nobody has seen them, so they did not come back."""
         owner = self.owner
-        sql = "UPDATE waiting SET owner = 0 WHERE owner = ? AND id = ?"
-        future = self.database.run(lambda c: c.executemany(sql, [(owner, number) for number in ids]) and None, Care.WRITE)
+        sql = "UPDATE waiting SET owner = 0 WHERE owner = ? AND id IN (SELECT value FROM json_each(?))"
+        future = self.database.run(
+            lambda connection: run(connection, sql, (owner, orjson.dumps(ids).decode())), Care.WRITE
+        )
         self._unseen.add(future)
         future.add_done_callback(self._unseen.discard)
 
@@ -139,9 +143,8 @@ class SqliteBroker(Broker):
 
     async def depth(self, queue: str) -> Depth:
         """See the port."""
-        sql = (
-            "SELECT count(*), total(count) FROM waiting WHERE owner = 0 AND channel = (SELECT id FROM channels WHERE name = ?)"
-        )
+        channel = "(SELECT id FROM channels WHERE name = ?)"
+        sql = f"SELECT count(*), total(count) FROM waiting WHERE owner = 0 AND channel = {channel}"  # noqa: S608 - constants
         messages, requests = await self.database.run(lambda c: c.execute(sql, (queue,)).fetchone(), Care.READ)
         return Depth(messages, int(requests))
 
@@ -150,9 +153,9 @@ class SqliteBroker(Broker):
         event = self._wakeups.listen(channel)
         self._listening[channel] += 1
         if self._listening[channel] == 1:
-            row = (channel, self.owner, self._wakeups.port)
+            mine = (channel, self.owner, self._wakeups.port)
             sql = "INSERT OR REPLACE INTO listeners VALUES (?, ?, ?)"
-            await self.database.run(lambda connection: connection.execute(sql, row) and None, Care.WRITE)
+            await self.database.run(lambda connection: run(connection, sql, mine), Care.WRITE)
         return event
 
     async def deafen(self, channel: str, event: asyncio.Event) -> None:
@@ -160,9 +163,9 @@ class SqliteBroker(Broker):
         self._wakeups.forget(channel, event)
         self._listening[channel] -= 1
         if self._listening[channel] == 0:
-            row = (channel, self.owner)
+            mine = (channel, self.owner)
             sql = "DELETE FROM listeners WHERE channel = ? AND owner = ?"
-            await self.database.run(lambda connection: connection.execute(sql, row) and None, Care.WRITE)
+            await self.database.run(lambda connection: run(connection, sql, mine), Care.WRITE)
 
     def _care(self, messages: Sequence[Message]) -> Care:
         """Power loss matters for durable messages only; it is what a commit pays its fsync for."""
@@ -199,5 +202,5 @@ class SqliteBroker(Broker):
 
 def _count_settled(deliveries: Sequence[Delivery]) -> None:
     for consumer, number in Counter(delivery.consumer for delivery in deliveries).items():
-        assert isinstance(consumer, SqliteConsumer)
-        consumer.settled(number)
+        if isinstance(consumer, SqliteConsumer):
+            consumer.settled(number)

@@ -39,7 +39,7 @@ class SqliteConsumer(Consumer):
                 rows, pause_s = await self._take(room)
                 if rows:
                     return [self._delivery(row) for row in rows]
-            await self._wait(min(pause_s, POLL_S))
+            await _wait(self._wake, min(pause_s, POLL_S))
         return []
 
     async def stop(self) -> None:
@@ -92,10 +92,10 @@ class SqliteConsumer(Consumer):
         number, came_back, count, header, body, packed = row
         return Delivery(properties.unpack(packed, self.queue, header, body, count), number, came_back, self)
 
-    async def _wait(self, seconds: float) -> None:
-        assert self._wake is not None
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+
+async def _wait(wake: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await wake.wait()
+    except TimeoutError:
+        return

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import apsw
 
 from broker.errors import Misconfigured, Unreachable
+from broker.sqlite.query import fetch_one
 from broker.sqlite.schema import TABLES, VERSION
 
 GROUP = 256
@@ -186,9 +187,11 @@ def _connect(path: Path) -> apsw.Connection:
 
 
 def _migrate(connection: apsw.Connection, path: Path) -> None:
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    found = fetch_one(connection, "PRAGMA user_version")[0]
     if found not in (0, VERSION):
-        raise Misconfigured(f"{path} was written by another version of Millrace (schema {found}, this one reads {VERSION})")
+        raise Misconfigured(
+            f"{path} was written by another version of Millrace (schema {found}, this one reads {VERSION})"
+        )
     connection.execute(TABLES)
     connection.execute(f"PRAGMA user_version={VERSION}")
 

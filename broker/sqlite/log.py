@@ -12,6 +12,7 @@ from broker.errors import Gap
 from broker.messages import Record
 from broker.sqlite import properties
 from broker.sqlite.database import Care
+from broker.sqlite.query import fetch_all, fetch_one
 
 if TYPE_CHECKING:
     from broker.sqlite.adapter import SqliteBroker
@@ -54,12 +55,12 @@ class SqliteReader(Reader):
             self._wake = None
 
     def _next(self, connection: apsw.Connection, limit: int) -> list[Record]:
-        found = connection.execute("SELECT id, next_offset FROM channels WHERE name = ?", (self._log,)).fetchone()
+        found = fetch_one(connection, "SELECT id, next_offset FROM channels WHERE name = ?", (self._log,))
         if found is None:
             return []
         channel, end = found
         start = self._offset(connection, channel, end)
-        rows = connection.execute(NEXT, (channel, start, limit)).fetchall()
+        rows = fetch_all(connection, NEXT, (channel, start, limit))
         first = rows[0][0] if rows else end
         if first > start and not isinstance(self._start, Since):
             self._start = first
@@ -69,5 +70,5 @@ class SqliteReader(Reader):
     def _offset(self, connection: apsw.Connection, channel: int, end: int) -> int:
         if not isinstance(self._start, Since):
             return self._start
-        found = connection.execute(SINCE, (channel, self._start.at_us)).fetchone()[0]
+        found = fetch_one(connection, SINCE, (channel, self._start.at_us))[0]
         return end if found is None else int(found)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import apsw
 
+from broker.sqlite.query import fetch_all, fetch_one
 from broker.sqlite.schema import READY
 
 
@@ -22,7 +23,7 @@ class Ownership:
     def claim(self, connection: apsw.Connection, port: int) -> int:
         """Enter `owners` and lock the file of that number. Runs inside a transaction."""
         self._folder.mkdir(exist_ok=True)
-        [(self.id,)] = connection.execute("INSERT INTO owners (port) VALUES (?) RETURNING id", (port,))
+        self.id = fetch_one(connection, "INSERT INTO owners (port) VALUES (?) RETURNING id", (port,))[0]
         self._file = os.open(self._path(self.id), os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self.id
@@ -30,7 +31,7 @@ class Ownership:
     def bury_the_dead(self, connection: apsw.Connection) -> list[str]:
         """Give back what dead processes held; returns the channels that have something again."""
         woken: set[str] = set()
-        for (other,) in connection.execute("SELECT id FROM owners WHERE id <> ?", (self.id,)).fetchall():
+        for (other,) in fetch_all(connection, "SELECT id FROM owners WHERE id <> ?", (self.id,)):
             if self._is_dead(other):
                 woken.update(release(connection, other))
                 self._path(other).unlink(missing_ok=True)
@@ -38,7 +39,7 @@ class Ownership:
 
     def any_dead(self, connection: apsw.Connection) -> bool:
         """Look for dead owners without taking the write lock."""
-        others = connection.execute("SELECT id FROM owners WHERE id <> ?", (self.id,)).fetchall()
+        others = fetch_all(connection, "SELECT id FROM owners WHERE id <> ?", (self.id,))
         return any(self._is_dead(other) for (other,) in others)
 
     def leave(self, connection: apsw.Connection) -> list[str]:
@@ -72,11 +73,13 @@ class Ownership:
 
 def release(connection: apsw.Connection, owner: int) -> list[str]:
     """Make everything of `owner` ready again, as messages that came back; drop its transient queues."""
-    names = connection.execute(
-        "SELECT DISTINCT name FROM channels JOIN waiting ON waiting.channel = channels.id WHERE waiting.owner = ?", (owner,)
-    ).fetchall()
+    names = fetch_all(
+        connection,
+        "SELECT DISTINCT name FROM channels JOIN waiting ON waiting.channel = channels.id WHERE waiting.owner = ?",
+        (owner,),
+    )
     connection.execute("UPDATE waiting SET owner = ?, came_back = came_back + 1 WHERE owner = ?", (READY, owner))
-    for (channel,) in connection.execute("SELECT id FROM channels WHERE owner = ?", (owner,)).fetchall():
+    for (channel,) in fetch_all(connection, "SELECT id FROM channels WHERE owner = ?", (owner,)):
         drop_channel(connection, channel)
     connection.execute("DELETE FROM listeners WHERE owner = ?", (owner,))
     connection.execute("DELETE FROM owners WHERE id = ?", (owner,))

@@ -15,6 +15,7 @@ from broker.ids import now_us
 from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, Message, Outcome
 from broker.sqlite import properties
 from broker.sqlite.ownership import drop_channel
+from broker.sqlite.query import fetch_all, fetch_one
 from broker.sqlite.schema import ASLEEP, READY
 
 STATUS_KEEP_US = 10 * 60 * 1_000_000
@@ -53,7 +54,7 @@ def declare(connection: apsw.Connection, name: str, kind: Kind, limits: Limits, 
 
 def delete(connection: apsw.Connection, name: str) -> None:
     """Remove a channel with all that is in it, if it is there."""
-    for (channel,) in connection.execute("SELECT id FROM channels WHERE name = ?", (name,)).fetchall():
+    for (channel,) in fetch_all(connection, "SELECT id FROM channels WHERE name = ?", (name,)):
         drop_channel(connection, channel)
 
 
@@ -79,12 +80,13 @@ def insert(connection: apsw.Connection, messages: Sequence[Message]) -> list[Out
 def take(connection: apsw.Connection, name: str, owner: int, limit: int) -> tuple[list[Row], float]:
     """Hand up to `limit` ready messages to `owner`; also tells in how many seconds the next sleeper wakes."""
     pause_s = wake_sleepers(connection)
-    rows = connection.execute(
+    rows = fetch_all(
+        connection,
         "SELECT w.id, w.came_back, w.count, p.header, p.body, p.properties FROM waiting w JOIN payload p ON p.id = w.id"
         " WHERE w.owner = 0 AND w.channel = (SELECT id FROM channels WHERE name = ?)"
         " ORDER BY w.priority DESC, w.id LIMIT ?",
         (name, limit),
-    ).fetchall()
+    )
     connection.executemany("UPDATE waiting SET owner = ? WHERE id = ?", [(owner, row[0]) for row in rows])
     return rows, pause_s
 
@@ -92,19 +94,21 @@ def take(connection: apsw.Connection, name: str, owner: int, limit: int) -> tupl
 def wake_sleepers(connection: apsw.Connection) -> float:
     """Make delayed messages ready whose time has come; returns the seconds until the next one."""
     now = now_us()
-    first = connection.execute("SELECT min(ready_at_us) FROM waiting WHERE owner = -1").fetchone()[0]
+    first = fetch_one(connection, "SELECT min(ready_at_us) FROM waiting WHERE owner = -1")[0]
     if first is not None and first <= now:
         connection.execute("UPDATE waiting SET owner = ? WHERE owner = -1 AND ready_at_us <= ?", (READY, now))
-        first = connection.execute("SELECT min(ready_at_us) FROM waiting WHERE owner = -1").fetchone()[0]
+        first = fetch_one(connection, "SELECT min(ready_at_us) FROM waiting WHERE owner = -1")[0]
     return float("inf") if first is None else max(0.001, (first - now) / 1e6)
 
 
 def settle(connection: apsw.Connection, ids: Sequence[int], owner: int) -> None:
     """Remove messages for good, as far as `owner` still has them."""
-    gone = connection.execute(
-        "DELETE FROM waiting WHERE owner = ? AND id IN (SELECT value FROM json_each(?)) RETURNING id, channel, count, size",
+    gone = fetch_all(
+        connection,
+        "DELETE FROM waiting WHERE owner = ? AND id IN (SELECT value FROM json_each(?))"
+        " RETURNING id, channel, count, size",
         (owner, orjson.dumps(ids).decode()),
-    ).fetchall()
+    )
     _forget(connection, gone)
 
 
@@ -119,10 +123,11 @@ def give_back(connection: apsw.Connection, ids: Sequence[int], owner: int) -> No
 
 def listeners(connection: apsw.Connection, names: Iterable[str]) -> list[tuple[int, str]]:
     """Return (port, channel) of every process that waits for one of `names`."""
-    return connection.execute(
+    return fetch_all(
+        connection,
         "SELECT port, channel FROM listeners WHERE channel IN (SELECT value FROM json_each(?))",
         (orjson.dumps(list(names)).decode(),),
-    ).fetchall()
+    )
 
 
 def trim_status(connection: apsw.Connection, channels: Channels) -> None:
@@ -134,9 +139,11 @@ def trim_status(connection: apsw.Connection, channels: Channels) -> None:
 
 
 def _find(connection: apsw.Connection, name: str) -> _Channel | None:
-    row = connection.execute(
-        "SELECT id, kind, limit_messages, limit_bytes, requests, bytes, next_offset FROM channels WHERE name = ?", (name,)
-    ).fetchone()
+    row = fetch_one(
+        connection,
+        "SELECT id, kind, limit_messages, limit_bytes, requests, bytes, next_offset FROM channels WHERE name = ?",
+        (name,),
+    )
     return _Channel(row[0], Kind(row[1]), *row[2:]) if row else None
 
 
@@ -146,7 +153,7 @@ def _enqueue(connection: apsw.Connection, channel: _Channel, messages: Sequence[
     outcomes, narrow, wide = [], [], []
     requests, size = channel.requests, channel.bytes
     drops = channel.kind is Kind.RESULTS
-    first = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'waiting'").fetchone()
+    first = fetch_one(connection, "SELECT seq FROM sqlite_sequence WHERE name = 'waiting'")
     number = first[0] if first else 0
     for message in messages:
         length = len(message.body) + len(message.header)
@@ -156,7 +163,8 @@ def _enqueue(connection: apsw.Connection, channel: _Channel, messages: Sequence[
         number += 1
         requests, size = requests + message.count, size + length
         asleep = message.delay_s > 0
-        narrow.append((number, channel.id, ASLEEP if asleep else READY, now + int(message.delay_s * 1e6) if asleep else now,
+        ready_at = now + int(message.delay_s * 1e6) if asleep else now
+        narrow.append((number, channel.id, ASLEEP if asleep else READY, ready_at,
                        message.priority, message.count, length))  # fmt: skip
         wide.append((number, message.header, message.body, properties.pack(message)))
         outcomes.append(SAFE)
@@ -175,11 +183,12 @@ def _over(channel: _Channel, requests: int, size: int) -> bool:
 
 
 def _drop_oldest(connection: apsw.Connection, channel: _Channel, number: int) -> None:
-    gone = connection.execute(
+    gone = fetch_all(
+        connection,
         "DELETE FROM waiting WHERE id IN (SELECT id FROM waiting WHERE channel = ? AND owner = 0 ORDER BY id LIMIT ?)"
         " RETURNING id, channel, count, size",
         (channel.id, max(number, 1)),
-    ).fetchall()
+    )
     _forget(connection, gone)
 
 

@@ -27,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(epilog="Example: millrace status --json")(status)
     app.command(epilog="Example: millrace models")(models)
-    app.command(epilog="""Example: millrace predict hello '{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'""")(predict)
+    app.command(epilog="Example: millrace predict hello < request.json")(predict)
 
 
 def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json: Json = False) -> None:
@@ -40,8 +40,9 @@ def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
             age_s = (now_us() - said.at_us) / 1e6
             model = f"{said.model}@{said.version}" if said.model else ""
             rows.append(
-                {"part": said.part, "state": said.state if age_s < 3 * SETTLE_S else "silent", "model": model, "pid": said.pid,
-                 "in flight": said.in_flight, "heard s ago": round(age_s, 1), "instance": said.instance, "error": said.error}
+                {"part": said.part, "state": said.state if age_s < 3 * SETTLE_S else "silent", "model": model,
+                 "pid": said.pid, "in flight": said.in_flight, "heard s ago": round(age_s, 1),
+                 "instance": said.instance, "error": said.error}
             )  # fmt: skip
         return sorted(rows, key=lambda row: (row["part"], row["model"], row["instance"]))
 
@@ -72,7 +73,9 @@ def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
 
 def predict(
     endpoint: Annotated[str, typer.Argument(help="What to ask.")],
-    body: Annotated[str, typer.Argument(help="An Open Inference Protocol request as JSON; - reads standard input.")] = "-",
+    body: Annotated[
+        str, typer.Argument(help="An Open Inference Protocol request as JSON; - reads standard input.")
+    ] = "-",
     settings: SettingsPath = DEFAULT_SETTINGS,
     broker: BrokerUrl = "",
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 30.0,
@@ -105,7 +108,9 @@ async def _ask(connection: Broker, queue: str, endpoint: str, text: str, timeout
     )  # fmt: skip
     outcome = (await connection.publish([request]))[0]
     if not outcome.safe:
-        raise Unavailable(f"the request was not taken ({outcome}): is endpoint {endpoint!r} served? see millrace models")
+        raise Unavailable(
+            f"the request was not taken ({outcome}): is endpoint {endpoint!r} served? see millrace models"
+        )
     consumer = connection.consume(queue, 1)
     try:
         async with asyncio.timeout(timeout_s):

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from broker.errors import Misconfigured, MillraceError
+from broker.errors import MillraceError, Misconfigured
 from deploy.cli import declare, demo, look, parts
 from deploy.cli.terminal import errors
 

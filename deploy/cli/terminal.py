@@ -19,7 +19,9 @@ console = Console()
 errors = Console(stderr=True)
 
 SettingsPath = Annotated[Path, typer.Option("--settings", "-s", help="The settings file.", envvar="MILLRACE_SETTINGS")]
-BrokerUrl = Annotated[str, typer.Option("--broker", help="Where messages go, instead of broker.url: sqlite:///… or amqp://…")]
+BrokerUrl = Annotated[
+    str, typer.Option("--broker", help="Where messages go, instead of broker.url: sqlite:///… or amqp://…")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
 DEFAULT_SETTINGS = Path(FILE)
 

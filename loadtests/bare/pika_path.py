@@ -1,6 +1,6 @@
 """The broker's own limit for the path: bare pika around the same model. Imports nothing of ours.
 
-    processor: take from a quorum queue, batch what waits, torch in a thread, publish the answers confirmed, ack multiple
+    processor: take from a quorum queue, batch what waits, torch in a thread, publish answers confirmed, ack multiple
     client:    keep a window of requests in flight to a queue, count the answers on another
 
 One process each. The client serves both sides of the comparison: it patches a 16-byte id into a header or body.
@@ -24,7 +24,7 @@ import uvloop
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 PREFETCH = 1000
-BATCH = 32
+BATCH = 128
 ACK_EVERY = 100
 
 
@@ -32,7 +32,8 @@ async def channel_to(url: str) -> Any:
     """Return an open channel on a connection of its own."""
     opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     AsyncioConnection(
-        pika.URLParameters(url), on_open_callback=lambda connection: connection.channel(on_open_callback=opened.set_result)
+        pika.URLParameters(url),
+        on_open_callback=lambda connection: connection.channel(on_open_callback=opened.set_result),
     )
     return await opened
 
@@ -72,7 +73,9 @@ class Processor:
         batch = [self.waiting.popleft() for _ in range(min(BATCH, len(self.waiting)))]
         self.computing = bool(batch)
         if batch:
-            running = self.loop.run_in_executor(self.executor, self.model, b"".join([body[-256:] for _, _, body in batch]))
+            running = self.loop.run_in_executor(
+                self.executor, self.model, b"".join([body[-256:] for _, _, body in batch])
+            )
             running.add_done_callback(lambda done: self.finish(batch, done.result()))
 
     def finish(self, batch: list[tuple[int, str, bytes]], outputs: list[bytes]) -> None:
@@ -98,7 +101,7 @@ def torch_model(path: str) -> Any:
     import torch
 
     torch.set_num_threads(1)
-    module = torch.jit.load(path)
+    module = torch.jit.load(path)  # type: ignore[no-untyped-call]
 
     def infer(data: bytes) -> list[bytes]:
         rows = torch.from_numpy(np.frombuffer(bytearray(data), np.float32).reshape(-1, 64))

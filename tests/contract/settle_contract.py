@@ -129,7 +129,8 @@ class SettleContract:
         self, installation: Installation, broker: Broker
     ) -> None:
         sent = Message(
-            queue=await installation.queue(broker), body=b"\x00bad", header=pack_head(Form.SINGLE, 1), headers={"own": "header"},
+            queue=await installation.queue(broker), body=b"\x00bad", header=pack_head(Form.SINGLE, 1),
+            headers={"own": "header"},
             correlation_id="c", reply_to="r",
         )  # fmt: skip
         await broker.publish([sent])

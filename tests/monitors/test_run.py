@@ -94,5 +94,5 @@ def test_every_kind_of_queue_is_looked_at() -> None:
     known.fold_declared(Record(0, DECLARED, {}))
     assert set(queues(Channels("mine."), known)) == {
         ("inputs.trees.1", "inputs"), ("retry.inputs.trees.1", "retry"), ("dead.inputs.trees.1", "dead"),
-        ("dead.retry.inputs.trees.1", "dead"), ("requests.fraud", "requests"), ("results.fraud", "results"),
+        ("requests.fraud", "requests"), ("results.fraud", "results"),
     }  # fmt: skip
