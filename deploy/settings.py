@@ -95,7 +95,7 @@ class Gateway(Declared):
 
 
 class Metrics(Declared):
-    """Where Prometheus finds the installation: `/metrics`, and every other process under `/targets`."""
+    """Where Prometheus finds the installation: `/metrics` of the monitors."""
 
     host: str = "127.0.0.1"
     port: Port = 8002
