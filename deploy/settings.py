@@ -95,7 +95,7 @@ class Gateway(Declared):
 
 
 class Metrics(Declared):
-    """Where Prometheus finds the installation: `/metrics`, and every other process under `/targets`."""
+    """Where Prometheus finds the installation: `/metrics` of the monitors."""
 
     host: str = "127.0.0.1"
     port: Port = 8002
@@ -197,8 +197,10 @@ def own_environment(overrides: Mapping[str, str]) -> dict[str, str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise Misconfigured(f"{path}: this is not YAML: {exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise Misconfigured(f"{path}: this is not UTF-8: {exc.reason}") from exc
+    except yaml.YAMLError as exc:
+        raise Misconfigured(f"{path}: this is not YAML: {yaml_problem(exc)}") from None  # it may quote a secret
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -212,6 +214,8 @@ def _resolved(value: Any, where: str, folder: Path) -> Any:
         resolved = {}
         for key, inner in value.items():
             if isinstance(key, str) and key.endswith("_file"):
+                if key.removesuffix("_file") in value:
+                    raise Misconfigured(f"{where}: give {key.removesuffix('_file')} or {key}, not both")
                 resolved[key.removesuffix("_file")] = _from_file(inner, f"{where}: {key}", folder)
             else:
                 resolved[key] = _resolved(inner, f"{where}: {key}", folder)
@@ -219,6 +223,13 @@ def _resolved(value: Any, where: str, folder: Path) -> Any:
     if isinstance(value, list):
         return [_resolved(inner, where, folder) for inner in value]
     return _VARIABLE.sub(lambda match: _variable(match[1], where), value) if isinstance(value, str) else value
+
+
+def yaml_problem(error: yaml.YAMLError) -> str:
+    """Return what is wrong and where, without a quotation of the text."""
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{getattr(error, 'problem', None) or 'it cannot be read'}{where}"
 
 
 def _from_file(value: Any, where: str, folder: Path) -> str:

@@ -15,6 +15,8 @@ from broker.endpoint import Endpoint, read_endpoint
 from broker.errors import Misconfigured, TryAgain, Unavailable
 from broker.following import Following
 from broker.messages import Record
+from deploy.settings import yaml_problem
+from router.policy_config import read_policy
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +24,27 @@ EVERY_S = 1.0
 
 
 def read_file(path: Path) -> list[Endpoint]:
-    """Read the declarations in one file, one a YAML document; raises Misconfigured naming the file."""
+    """Read the declarations in one file, one a YAML document; raises Misconfigured for these and for their policies."""
     try:
         documents = [document for document in yaml.safe_load_all(path.read_text("utf-8")) if document is not None]
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise Misconfigured(f"{path}: this is not YAML: {exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise Misconfigured(f"{path}: this is not UTF-8: {exc.reason}") from exc
+    except yaml.YAMLError as exc:
+        raise Misconfigured(f"{path}: this is not YAML: {yaml_problem(exc)}") from exc
     except OSError as exc:
         raise Misconfigured(f"{path} cannot be read: {exc.strerror}") from exc
-    return [read_endpoint(document, source=path.name) for document in documents]
+    endpoints = [read_endpoint(document, source=path.name) for document in documents]
+    for endpoint in endpoints:
+        _check_policy(endpoint, path)
+    return endpoints
+
+
+def _check_policy(endpoint: Endpoint, path: Path) -> None:
+    """Refuse a policy that routers could not read: they would answer nothing for the endpoint."""
+    try:
+        read_policy(endpoint)
+    except Misconfigured as exc:
+        raise Misconfigured(f"{path.name}: {exc}") from exc
 
 
 class Declarations:
@@ -113,11 +128,12 @@ class Watch:
                 log.info("endpoint %s is withdrawn: %s is gone", endpoint, path.name)
                 await self._declarations.withdraw(endpoint, f"file {path.name}")
             self._by_file.pop(path, None)
-            del self._seen[path]
+            self._seen.clear()  # another file may declare what this one did
 
     async def _publish(self, path: Path) -> None:
         try:
             declared = read_file(path)
+            self._check_owner(path, declared)
         except Misconfigured as exc:
             log.error("%s; what was declared before stays", exc)  # noqa: TRY400 - a person mends the file
             return
@@ -125,6 +141,12 @@ class Watch:
             if await self._declarations.apply(endpoint, f"file {path.name}"):
                 log.info("endpoint %s is declared by %s", endpoint.endpoint, path.name)
         self._by_file[path] = {endpoint.endpoint for endpoint in declared}
+
+    def _check_owner(self, path: Path, declared: list[Endpoint]) -> None:
+        for other, names in self._by_file.items():
+            for endpoint in declared:
+                if other != path and endpoint.endpoint in names:
+                    raise Misconfigured(f"{path}: endpoint {endpoint.endpoint} is declared by {other.name} too")
 
     def _files(self) -> Mapping[Path, float]:
         return {path: path.stat().st_mtime for path in sorted(self._folder.glob(self._pattern)) if path.is_file()}

@@ -55,11 +55,11 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             raise Misconfigured(
-                f"port {port} of {host} is in use: stop what listens there, or set gateway.port to another one (0: any)"
+                f"port {port} of {host} is in use: stop what listens there, or set gateway.http_port to another one"
             ) from exc
         reason = exc.strerror or exc
         raise Misconfigured(
-            f"cannot listen at {host}:{port} ({reason}): are gateway.host and gateway.port right?"
+            f"cannot listen at {host}:{port} ({reason}): are gateway.host and gateway.http_port right?"
         ) from exc
 
 

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 import uvloop
 
+from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
 from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, SettingsPath, console, installation, overrides
 from deploy.project import write_project
 from deploy.settings import load_settings
 from deploy.watch import Declarations, read_file
-from router.policy_config import read_policy
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,26 +31,28 @@ def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) ->
 
 
 def check(
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="Declarations; all of the settings' endpoints if none.")
-    ] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Declarations; all of the settings' if none.")] = None,
     settings: SettingsPath = DEFAULT_SETTINGS,
 ) -> None:
     """Read the settings and declarations, and explain mistakes; exit status 2 if there are any."""
     read = load_settings(settings)
     paths = files or sorted(read.folder.glob(read.endpoints))
-    mistakes = []
+    mistakes, seen = [], dict[str, Path]()
     for path in paths:
         try:
             for endpoint in read_file(path):
-                read_policy(endpoint)
-                console.print(
-                    f"{path}: endpoint {endpoint.endpoint} is fine ({len(endpoint.arms)} arms)", highlight=False
-                )
+                _check_endpoint(endpoint, path, seen)
         except Misconfigured as exc:
             mistakes.append(str(exc))
     if mistakes:
         raise Misconfigured("\n".join(mistakes))
+
+
+def _check_endpoint(endpoint: Endpoint, path: Path, seen: dict[str, Path]) -> None:
+    first = seen.setdefault(endpoint.endpoint, path)
+    if first != path:
+        raise Misconfigured(f"{path}: endpoint {endpoint.endpoint} is declared by {first.name} too")
+    console.print(f"{path}: endpoint {endpoint.endpoint} is fine ({len(endpoint.arms)} arms)", highlight=False)
 
 
 def apply(
@@ -61,8 +63,6 @@ def apply(
 ) -> None:
     """Publish declarations; every part follows at once, nothing restarts."""
     endpoints = [endpoint for path in files for endpoint in read_file(path)]
-    for endpoint in endpoints:
-        read_policy(endpoint)
     place = installation(settings, overrides(broker__url=broker))
 
     async def publish() -> None:

@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
+from broker.errors import Misconfigured
 from deploy.cli.terminal import BrokerUrl, console
+
+ENGINES = ("ray", "process")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,6 +24,8 @@ def demo(
     requests: Annotated[int, typer.Option(help="How many held-out digits to send.", min=2)] = 898,
 ) -> None:
     """Train two digit classifiers, serve them behind a queue, split traffic between them, and show what happened."""
+    if engine not in ENGINES:
+        raise Misconfigured(f"--engine {engine}: known engines are {', '.join(ENGINES)}")
     console.print("loading torch and scikit-learn")  # seconds, in which nothing else would be seen
     from deploy.demo.run import run_demo
 

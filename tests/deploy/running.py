@@ -52,7 +52,7 @@ class Up:
         self.folder = folder
         self.http_port, self.metrics_port = free_port(), free_port()
         ports = {"MILLRACE__GATEWAY__HTTP_PORT": str(self.http_port), "MILLRACE__METRICS__PORT": str(self.metrics_port)}
-        self.env = environment(**ports, **variables)
+        self.env = environment(**{**ports, **variables})
         self._output = folder / "up.txt"
         with self._output.open("wb") as output:
             command = [sys.executable, "-m", "deploy.cli", "up", *flags]

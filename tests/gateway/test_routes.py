@@ -303,7 +303,7 @@ async def test_who_still_waits_when_the_grace_is_over_hears_that_the_gateway_sto
 
 
 async def test_a_port_in_use_is_misconfigured_and_names_the_way_out(gateway: Gateway) -> None:
-    with pytest.raises(Misconfigured, match=rf"port {gateway.port} of 127.0.0.1 is in use.*gateway.port"):
+    with pytest.raises(Misconfigured, match=rf"port {gateway.port} of 127.0.0.1 is in use.*gateway.http_port"):
         listen("127.0.0.1", gateway.port)
 
 

@@ -1,0 +1,135 @@
+"""Commands that need nothing running: help, init, check, and how mistakes end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.running import environment, millrace
+
+COMMANDS = (
+    "up",
+    "gateway",
+    "router",
+    "processors",
+    "monitors",
+    "init",
+    "check",
+    "apply",
+    "status",
+    "models",
+    "predict",
+    "demo",
+)
+
+
+def test_help_lists_the_commands(tmp_path: Path) -> None:
+    said = millrace("--help", folder=tmp_path).stdout
+    for command in COMMANDS:
+        assert command in said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_has_an_example(command: str, tmp_path: Path) -> None:
+    done = millrace(command, "--help", folder=tmp_path)
+    assert done.returncode == 0
+    assert "Example:" in done.stdout
+    assert "millrace" in done.stdout.split("Example:")[1]
+
+
+def test_no_colour_without_a_terminal(tmp_path: Path) -> None:
+    assert "\x1b" not in millrace("--help", folder=tmp_path).stdout
+    assert "\x1b" not in millrace("check", "nothing.yaml", folder=tmp_path).stderr
+
+
+def test_an_unknown_option_is_exit_status_2(tmp_path: Path) -> None:
+    assert millrace("status", "--jsn", folder=tmp_path).returncode == 2
+
+
+def test_init_writes_a_folder_and_never_over_one(tmp_path: Path) -> None:
+    assert millrace("init", "shop", folder=tmp_path).returncode == 0
+    assert (tmp_path / "shop/models/hello/1/model.py").is_file()
+    again = millrace("init", "shop", folder=tmp_path)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+    assert millrace("check", folder=tmp_path / "shop").returncode == 0
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    millrace("init", "shop", folder=tmp_path)
+    return tmp_path / "shop"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("endpoint: a\narm: {v1: hello@1}", "arm: unknown key; did you mean 'arms'?"),
+        ("endpoint: a\narms: {v1: hello}", "'hello' is not a model version: write model@version"),
+        ("endpoint: a b\narms: {v1: hello@1}", "endpoint 'a b': a name is"),
+        ("endpoint: a\narms: {v1: hello@1, v2: hello@2}", "policy: 2 arms need one"),
+        ("endpoint: a\narms: {v1: hello@1}\npolicy: {split: {v2: 1}}", "'v2' is not an arm; declared arms: v1"),
+        ("endpoint: a\narms: {v1: hello@1}\npolicy: {splt: {v1: 1}}", "known policies: split"),
+        ("endpoint: a\narms: {v1: hello@1}\ndeadline: 5", "5 is not a duration"),
+        ("endpoint: [", "this is not YAML"),
+    ],
+)
+def test_check_explains_a_mistake_with_exit_status_2(text: str, said: str, shop: Path) -> None:
+    (shop / "endpoints/a.yaml").write_text(text, "utf-8")
+    done = millrace("check", folder=shop)
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_check_goes_on_after_the_first_mistake(shop: Path) -> None:
+    (shop / "endpoints/a.yaml").write_text("endpoint: a\narm: {}", "utf-8")
+    (shop / "endpoints/b.yaml").write_text("endpoint: b\narms: {v1: hello@1}", "utf-8")
+    (shop / "endpoints/c.yaml").write_text("endpoint: c", "utf-8")
+    done = millrace("check", folder=shop)
+    assert "a.yaml" in done.stderr
+    assert "endpoint b is fine" in done.stdout
+    assert "c.yaml" in done.stderr
+
+
+def test_check_finds_one_endpoint_declared_by_two_files(shop: Path) -> None:
+    for name in ("a", "b"):
+        (shop / f"endpoints/{name}.yaml").write_text("endpoint: same\narms: {v1: hello@1}", "utf-8")
+    done = millrace("check", folder=shop)
+    assert done.returncode == 2
+    assert "endpoint same is declared by a.yaml too" in " ".join(done.stderr.split())
+
+
+def test_wrong_settings_are_exit_status_2(shop: Path) -> None:
+    (shop / "millrace.yaml").write_text("getaway: {}", "utf-8")
+    for command in (["up"], ["status"], ["check"], ["router"]):
+        done = millrace(*command, folder=shop)
+        assert done.returncode == 2, command
+        assert "did you mean 'gateway'" in " ".join(done.stderr.split())
+
+
+def test_a_broker_that_is_away_is_exit_status_1_and_its_password_is_not_shown(shop: Path) -> None:
+    done = millrace("status", "--broker", "amqp://user:hidden-word@127.0.0.1:1/", folder=shop)
+    assert done.returncode == 1
+    assert "hidden-word" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_lists_are_json_for_programs_also_when_nothing_runs(shop: Path) -> None:
+    for command in ("status", "models"):
+        done = millrace(command, "--json", folder=shop)
+        assert json.loads(done.stdout) == [], command
+
+
+def test_a_request_that_is_not_json_is_exit_status_2(shop: Path) -> None:
+    done = millrace("predict", "hello", folder=shop, text="{")
+    assert done.returncode == 2
+    assert "not JSON" in done.stderr
+
+
+def test_the_environment_is_read_by_commands(shop: Path) -> None:
+    done = millrace("check", folder=shop, env=environment(MILLRACE__GATEWAY__HOST="0.0.0.0"))  # noqa: S104 - refused
+    assert done.returncode == 2
+    assert "secrets.assignment" in done.stderr

@@ -1,0 +1,181 @@
+"""`millrace up` on the embedded broker: to an answer, parts that die, and an end that leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.deploy.running import WITHIN_S, Up, millrace, wait_until_gone
+
+REQUEST = '{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One that all tests share which leave it as it was."""
+    yield from started(tmp_path_factory.mktemp("up"))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Up]:
+    """One for a test that ends it."""
+    yield from started(tmp_path)
+
+
+def started(folder: Path) -> Iterator[Up]:
+    millrace("init", "shop", folder=folder)
+    up = Up(folder / "shop")
+    try:
+        up.wait_for("ready   http")
+        yield up
+    finally:
+        up.stop()
+
+
+def ask(up: Up) -> dict[str, Any]:
+    done = millrace("predict", "hello", folder=up.folder, env=up.env, text=REQUEST)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def rows(up: Up, command: str) -> list[dict[str, Any]]:
+    done = millrace(command, "--json", folder=up.folder, env=up.env)
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def part(up: Up, name: str) -> psutil.Process:
+    [found] = [child for child in psutil.Process(up.process.pid).children() if child.cmdline()[-1] == name]
+    return found
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + WITHIN_S
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_ready_means_that_a_request_is_answered(up: Up) -> None:
+    assert ask(up)["outputs"][0]["data"] == [3.0]
+
+
+def test_status_and_models_are_json_for_programs(up: Up) -> None:
+    status = rows(up, "status")
+    assert {row["part"] for row in status} == {"catalog", "gateway", "monitors", "replica", "router"}
+    assert {row["state"] for row in status} == {"ready"}
+    [model] = rows(up, "models")
+    assert (model["endpoint"], model["model"], model["version"], model["ready"]) == ("hello", "hello", 1, "yes")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_all_processes_and_is_exit_status_0(own: Up, number: signal.Signals) -> None:
+    family = own.family()
+    assert len(family) == 5
+    assert own.stop(number) == 0
+    assert wait_until_gone(family, 0.1) == []
+    assert own.output().endswith("stopped\n")
+
+
+def test_a_terminals_ctrl_c_reaches_the_supervisor_alone(up: Up) -> None:
+    assert all(os.getpgid(child.pid) != os.getpgid(up.process.pid) for child in up.family())
+
+
+def test_children_of_a_killed_supervisor_end_by_themselves(own: Up) -> None:
+    family = own.family()
+    own.process.kill()
+    assert wait_until_gone(family, 30.0) == []
+
+
+@pytest.mark.parametrize("name", ["router", "gateway", "processors"])
+def test_a_part_that_was_killed_is_started_again(up: Up, name: str) -> None:
+    before = part(up, name)
+    before.kill()
+    up.wait_for(f"{name} ended with -9")
+    eventually(lambda: any(child.cmdline()[-1] == name for child in psutil.Process(up.process.pid).children()))
+    eventually(lambda: {"router", "gateway", "catalog"} <= ready_pids(up, before.pid))
+    assert ask(up)["outputs"][0]["data"] == [3.0]
+
+
+def ready_pids(up: Up, but: int) -> set[str]:
+    return {row["part"] for row in rows(up, "status") if row["state"] == "ready" and row["pid"] != but}
+
+
+def test_a_replica_that_was_killed_is_started_again(up: Up) -> None:
+    [replica] = part(up, "processors").children()
+    replica.kill()
+    up.wait_for("ended with signal SIGKILL")
+    assert ask(up)["outputs"][0]["data"] == [3.0]
+
+
+def test_a_declaration_is_followed_and_withdrawn_without_a_restart(up: Up) -> None:
+    path = up.folder / "endpoints/sums.yaml"
+    path.write_text("endpoint: sums\narms: {v1: hello@1}\n", "utf-8")
+    eventually(lambda: [row["endpoint"] for row in rows(up, "models")] == ["sums"])
+    path.unlink()
+    eventually(lambda: [row["endpoint"] for row in rows(up, "models")] == ["hello"])
+
+
+def test_an_endpoint_belongs_to_the_first_file_that_declares_it(up: Up) -> None:
+    first, second = up.folder / "endpoints/first.yaml", up.folder / "endpoints/second.yaml"
+    first.write_text("endpoint: sums\narms: {one: hello@1}\n", "utf-8")
+    up.wait_for("is declared by first.yaml")
+    second.write_text("endpoint: sums\narms: {two: hello@1}\n", "utf-8")
+    up.wait_for("endpoint sums is declared by first.yaml too")
+    assert [row["arm"] for row in rows(up, "models")] == ["one"]
+    first.unlink()
+    eventually(lambda: [row["arm"] for row in rows(up, "models")] == ["two"])
+    second.unlink()
+    eventually(lambda: [row["endpoint"] for row in rows(up, "models")] == ["hello"])
+
+
+def test_a_wrong_declaration_is_said_and_changes_nothing(up: Up) -> None:
+    (up.folder / "endpoints/wrong.yaml").write_text(
+        "endpoint: wrong\narms: {v1: hello@1}\npolicy: {split: {v9: 1}}", "utf-8"
+    )
+    up.wait_for("'v9' is not an arm")
+    assert [row["endpoint"] for row in rows(up, "models")] == ["hello"]
+    (up.folder / "endpoints/wrong.yaml").unlink()
+
+
+def test_a_model_that_does_not_load_is_said_and_holds_up_nothing(tmp_path: Path) -> None:
+    millrace("init", "shop", folder=tmp_path)
+    broken = tmp_path / "shop/models/broken/1"
+    broken.mkdir(parents=True)
+    (broken / "model.py").write_text("import nothing_of_this_name", "utf-8")
+    (broken.parent / "config.pbtxt").write_text(
+        'backend: "python" max_batch_size: 1 input [{name: "x" data_type: TYPE_FP32 dims: [1]}] '
+        'output [{name: "y" data_type: TYPE_FP32 dims: [1]}]'
+    )
+    up = Up(tmp_path / "shop")
+    try:
+        up.wait_for("ready   http")
+        assert "not served: model broken@1" in up.output()
+        assert "nothing_of_this_name" in up.output()
+        assert ask(up)["outputs"][0]["data"] == [3.0]
+    finally:
+        up.stop()
+
+
+def test_a_port_that_is_taken_ends_up_with_the_reason(tmp_path: Path) -> None:
+    millrace("init", "shop", folder=tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        up = Up(tmp_path / "shop", "--http-port", str(port))
+        assert up.process.wait(WITHIN_S) == 1
+    assert f"port {port}" in up.output()
+    assert "gateway.http_port" in up.output()
+    assert "Traceback" not in up.output()
