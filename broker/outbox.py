@@ -83,18 +83,17 @@ class Outbox(Generic[T]):
         self, queue: str, form: Form, shared: bytes, items: Sequence[tuple[bytes, bytes | memoryview, T]], *, limit: int
     ) -> None:
         """Add (ticket, body, token) of many requests or answers to the bundles for `queue`."""
-        filling = self._filling.get((queue, shared)) or self._begin(queue, form, shared, limit)
-        parts, tokens = filling.parts, filling.tokens
         for ticket, body, token in items:
             size = len(ticket) + len(body)
-            if tokens and (len(tokens) >= filling.limit or filling.size + size > BUNDLE_LIMIT_BYTES):
-                self._full.append(filling)
-                filling = self._begin(queue, form, shared, limit)
-                parts, tokens = filling.parts, filling.tokens
-            parts.append(ticket)
-            parts.append(body)
-            tokens.append(token)
+            filling = self._filling.get((queue, shared)) or self._begin(queue, form, shared, limit)
+            if filling.tokens and filling.size + size > BUNDLE_LIMIT_BYTES:
+                filling = self._full_now(filling)
+            filling.parts.append(ticket)
+            filling.parts.append(body)
+            filling.tokens.append(token)
             filling.size += size
+            if len(filling.tokens) >= filling.limit:
+                self._full.append(self._filling.pop((queue, shared)))
         self._schedule()
 
     def put_message(self, message: Message, token: T) -> None:
@@ -117,6 +116,10 @@ class Outbox(Generic[T]):
         filling: _Filling[T] = _Filling(queue, form, shared, limit)
         self._filling[queue, shared] = filling
         return filling
+
+    def _full_now(self, filling: _Filling[T]) -> _Filling[T]:
+        self._full.append(filling)
+        return self._begin(filling.queue, filling.form, filling.shared, filling.limit)
 
     def _schedule(self) -> None:
         if not self._scheduled:

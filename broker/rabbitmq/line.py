@@ -76,6 +76,7 @@ class Line(Contents):
     async def publish(self, frames: list[bytes | None], timeout_s: float) -> list[Outcome]:
         """Send, and return the outcomes once all are known, or unknown when the time is over."""
         if self.channel.wire.blocked:
+            await asyncio.sleep(0)  # a caller that tries again at once must not keep the end of it from being read
             return [FULL if frame else TOO_LARGE for frame in frames]
         batch = Batch(frames, asyncio.get_running_loop().create_future())
         self._waiting.append(batch)

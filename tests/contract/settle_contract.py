@@ -129,10 +129,13 @@ class SettleContract:
         self, installation: Installation, broker: Broker
     ) -> None:
         sent = Message(
-            queue=await installation.queue(broker), body=b"\x00bad", header=pack_head(Form.SINGLE, 1),
+            queue=await installation.queue(broker),
+            body=b"\x00bad",
+            header=pack_head(Form.SINGLE, 1),
             headers={"own": "header"},
-            correlation_id="c", reply_to="r",
-        )  # fmt: skip
+            correlation_id="c",
+            reply_to="r",
+        )
         await broker.publish([sent])
         (taken,) = await take(broker.consume(sent.queue, 10))
         assert await broker.bury(taken, reason="failed", attempts=3, error="it broke") == [SAFE]

@@ -78,7 +78,9 @@ class Client:
                 outcomes = await self.broker.publish(messages)
             except TryAgain:
                 outcomes = []
-            again = [number for number, outcome in zip(now, outcomes, strict=False) if outcome != SAFE] if outcomes else now
+            again = (
+                [number for number, outcome in zip(now, outcomes, strict=False) if outcome != SAFE] if outcomes else now
+            )
             if again:
                 left = again + left
                 await asyncio.sleep(PAUSE_S)
@@ -136,7 +138,12 @@ class Client:
     def wrong(self) -> list[Answer]:
         """Return the answers that contradict another one or are not what the model gives for the number."""
         alike = [one for answers in self.answers.values() for one in answers if one.status != answers[0].status]
-        values = [one for answers in self.answers.values() for one in answers if one.status == "ok" and one.value != one.number]
+        values = [
+            one
+            for answers in self.answers.values()
+            for one in answers
+            if one.status == "ok" and one.value != one.number
+        ]
         return alike + values
 
     async def _read(self, consumer: Consumer) -> None:
@@ -151,4 +158,6 @@ class Client:
             number, status = int(message.correlation_id or -1), str(message.headers.get("status"))
             body = orjson.loads(message.body)
             value = float(body["outputs"][0]["data"][0]) if status == "ok" else None
-            self.answers[number].append(Answer(number, status, message.message_id or "", value, str(body.get("error", ""))))
+            self.answers[number].append(
+                Answer(number, status, message.message_id or "", value, str(body.get("error", "")))
+            )

@@ -86,7 +86,9 @@ class Installation:
         """Serve a model by an endpoint of the same name, and return once it is ready."""
         self._names.add(name)
         write_model(self.folder / "models", name, source, max_batch)
-        declared = read_endpoint({"endpoint": name, "arms": {"v1": f"{name}@1"}, "deadline": "110s", **declaration}, source="test")
+        declared = read_endpoint(
+            {"endpoint": name, "arms": {"v1": f"{name}@1"}, "deadline": "110s", **declaration}, source="test"
+        )
         await self.broker.append(self.channels.declared, [endpoint_declared(declared, "test")])
         for part in ("processors", "router", *parts):
             self.start(part)
