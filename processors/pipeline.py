@@ -37,6 +37,7 @@ DEFAULT_ATTEMPTS = 3
 GIVE_BACK_PAUSE_S = 0.5
 EXECUTOR_DEPTH = 2
 FILL_WEIGHT = 0.1
+SHRINK_AT = 8
 PER_REQUEST = 2  # what a delivery waits for: an answer and a row
 
 
@@ -70,7 +71,9 @@ class Pipeline:
         self._batcher = Batcher(max_rows=model.max_rows, delay_s=delay_s)
         self._computing = 0
         self._moved = asyncio.Event()
-        self._fill = 1.0
+        self._fill = float(
+            model.max_rows
+        )  # full bundles, until it is known better: more is easily asked for, less is not
         self._asked = self.prefetch  # what the consumer was last told
         self._running = 0
         self._side = Tasks()
@@ -83,7 +86,7 @@ class Pipeline:
     @property
     def prefetch(self) -> int:
         """How many broker messages may be held: four batches, by the observed fill."""
-        return max(2, round(self._held_limit / self._fill))
+        return max(BATCHES_HELD, round(self._held_limit / self._fill))
 
     async def run(self, consumer: Consumer) -> None:
         """Serve from `consumer` until it is stopped and everything held is settled."""
@@ -158,7 +161,7 @@ class Pipeline:
     def _observe_fill(self, deliveries: Sequence[Delivery], consumer: Consumer) -> None:
         mean = sum(delivery.message.count for delivery in deliveries) / len(deliveries)
         self._fill += FILL_WEIGHT * (mean - self._fill)
-        if not self._asked / 2 < self.prefetch < self._asked * 2:
+        if not self._asked / SHRINK_AT < self.prefetch < self._asked * 2:
             self._asked = self.prefetch
             consumer.resize(self._asked)
 

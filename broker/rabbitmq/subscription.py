@@ -98,7 +98,7 @@ class Subscription(ABC):
         self._cancelled = False
         self._stopping = False
         self._session: Session | None = None
-        self._tag = ""
+        self._tags: list[str] = []
         self._applied = 0
         self._task = asyncio.create_task(self._run(), name=f"subscription to {queue}")
         self._task.add_done_callback(lambda _: self._arrived.set())
@@ -142,7 +142,7 @@ class Subscription(ABC):
         return [arrivals.popleft() for _ in range(min(limit, len(arrivals)))]
 
     def resize(self, prefetch: int) -> None:
-        """Change the prefetch: on RabbitMQ it belongs to the subscription, so a second one replaces the first."""
+        """Change the prefetch, soon."""
         self._prefetch = prefetch
         self._nudged.set()
 
@@ -179,22 +179,29 @@ class Subscription(ABC):
         channel.take_frames(session)
         channel.on_cancel(self._on_cancel)
         self._cancelled = False
-        self._tag = ""
+        self._tags = []
         self._session = session
         await self._consume(channel)
         return session
 
     async def _consume(self, channel: Channel) -> None:
-        """Start a consumer in the place of the one before it, if there is one."""
-        before, self._applied = self._tag, self._prefetch
+        """Bring the subscription to its prefetch: more is a further consumer beside the ones there are.
+
+        Less needs a new one in their place, and what is on its way to a consumer that is cancelled comes back with a
+        delivery counted: callers should ask for less only when it matters.
+        """
+        wanted = max(1, min(self._prefetch, PREFETCH_LIMIT))
+        more = wanted - self._applied if self._tags else wanted
+        before, self._tags = ([], self._tags) if more > 0 else (self._tags, [])
         # Per consumer, not per channel: quorum queues refuse the other kind.
-        await channel.call("basic_qos", prefetch_count=max(1, min(self._applied, PREFETCH_LIMIT)))
+        await channel.call("basic_qos", prefetch_count=more if more > 0 else wanted)
         answer = await channel.call(
             "basic_consume", queue=self._queue, on_message_callback=_unused, arguments=self._arguments()
         )
-        self._tag = answer.method.consumer_tag
-        if before:
-            await channel.call("basic_cancel", consumer_tag=before)
+        self._tags.append(answer.method.consumer_tag)
+        self._applied = wanted
+        for tag in before:
+            await channel.call("basic_cancel", consumer_tag=tag)
 
     def _on_cancel(self) -> None:
         self._cancelled = True
@@ -209,10 +216,11 @@ class Subscription(ABC):
                 channel.close()
                 raise TryAgain(f"{self._queue} was deleted")
             if self._stopping:
-                await channel.call("basic_cancel", consumer_tag=self._tag)
+                for tag in self._tags:
+                    await channel.call("basic_cancel", consumer_tag=tag)
                 session.stop()
                 return
-            if self._applied != self._prefetch:
+            if self._applied != max(1, min(self._prefetch, PREFETCH_LIMIT)):
                 await self._consume(channel)
             await self._nudged.wait()
             self._nudged.clear()
