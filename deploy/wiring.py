@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,14 +112,17 @@ class Installation:
             await run(broker, self._engine(), catalog, context.stop)
 
     async def _monitors(self, context: Context) -> None:
+        from monitors.known import Known
         from monitors.run import MonitorSettings, run
 
+        known = Known()
+        context.pages["/targets"] = lambda: ("application/json", json.dumps(known.targets()).encode())
         settings = MonitorSettings(
             instance=context.instance, folder=self.settings.data_folder / "monitors", metrics_port=context.metrics_port,
             max_series=self.settings.monitors.prometheus.max_series,
         )  # fmt: skip
         async with self.broker() as broker:
-            await run(broker, settings, context.registry, context.stop)
+            await run(broker, settings, context.registry, context.stop, known)
 
     def _limits(self) -> Limits:
         limits = self.settings.broker.limits

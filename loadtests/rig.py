@@ -117,8 +117,10 @@ class Cost:
 
 
 def rabbitmq_processes() -> list[psutil.Process]:
-    """Return the Erlang machines on this computer (the broker, if it runs here)."""
-    return [process for process in psutil.process_iter(["name"]) if process.info["name"] == "beam.smp"]
+    """Return the Erlang machines on this computer that have been up for a while (the broker, if it runs here)."""
+    old = time.time() - 120
+    found = psutil.process_iter(["name", "create_time"])
+    return [process for process in found if process.info["name"] == "beam.smp" and process.info["create_time"] < old]
 
 
 def with_children(process: psutil.Process) -> list[psutil.Process]:

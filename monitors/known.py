@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Any
+
 from broker.declared import read_declared
 from broker.messages import Record
-from broker.status import read_status
+from broker.status import SILENT_AFTER_S, Announcement, read_status
 
 
 class Known:
     """Endpoints that are or may be addressed, and the model versions that were ever announced or declared."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._targets: dict[str, set[tuple[str, int]]] = {}
         self._announced: set[tuple[str, int]] = set()
+        self._parts: dict[str, tuple[Announcement, float]] = {}
 
     def fold_declared(self, record: Record) -> None:
         """Take in a record of the `declared` log."""
@@ -28,8 +34,24 @@ class Known:
     def fold_status(self, record: Record) -> None:
         """Take in a record of the `status` log."""
         said = read_status(record)
-        if said is not None and said.part == "replica":
+        if said is None:
+            return
+        self._parts[said.instance] = (said, self._clock())
+        if said.part == "replica":
             self._announced.add((said.model, said.version))
+
+    def targets(self) -> list[dict[str, Any]]:
+        """Return who serves metrics now, as Prometheus' HTTP service discovery wants it."""
+        oldest = self._clock() - SILENT_AFTER_S
+        self._parts = {instance: part for instance, part in self._parts.items() if part[1] >= oldest}
+        return [
+            {
+                "targets": [f"127.0.0.1:{said.metrics_port}"],
+                "labels": {"part": said.part, "instance": said.instance, "model": said.model},
+            }
+            for said, _ in list(self._parts.values())
+            if said.metrics_port and said.state not in ("stopped", "failed")
+        ]
 
     def endpoints(self) -> set[str]:
         """Return declared endpoints, and models that none of them claims: these are served under their own names."""

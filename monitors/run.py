@@ -33,9 +33,12 @@ class MonitorSettings:
     metrics_port: int = 0
 
 
-async def run(broker: Broker, settings: MonitorSettings, registry: CollectorRegistry, stop: asyncio.Event) -> None:
-    """Monitor until `stop`; then write where every log was left."""
-    known, tasks, readers = Known(), Tasks(), Tasks()
+async def run(
+    broker: Broker, settings: MonitorSettings, registry: CollectorRegistry, stop: asyncio.Event, known: Known | None = None
+) -> None:  # fmt: skip
+    """Monitor until `stop`; then write where every log was left. `known` is filled with what there is."""
+    known = known or Known()
+    tasks, readers = Tasks(), Tasks()
     began = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
     channels = broker.channels
     await broker.declare(channels.declared)

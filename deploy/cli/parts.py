@@ -79,7 +79,7 @@ async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.
     for problem in problems:
         errors.print(f"[yellow]not served:[/] {problem}", highlight=False)
     console.print(f"[green]ready[/]   http://{gateway.host}:{gateway.http_port}   docs at /docs, Ctrl-C stops")
-    console.print(f"metrics  http://{metrics.host}:{metrics.port}/metrics")
+    console.print(f"metrics  http://{metrics.host}:{metrics.port}/metrics, every other process at /targets")
     console.print(f"models   {place.settings.repository_folder}")
     for child in supervisor.children.values():
         console.print(f"{child.part:11}pid {child.process.pid if child.process else '-'}")

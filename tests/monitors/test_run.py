@@ -16,7 +16,7 @@ from broker.endpoint import read_endpoint
 from broker.errors import Unreachable
 from broker.ids import now_us
 from broker.messages import Depth, Message, Record
-from broker.status import Announcement, read_status, write_announcement
+from broker.status import SILENT_AFTER_S, Announcement, read_status, write_announcement
 from monitors.known import Known
 from monitors.queues import QueueDepths, queues
 from monitors.run import MonitorSettings, run
@@ -96,3 +96,17 @@ def test_every_kind_of_queue_is_looked_at() -> None:
         ("inputs.trees.1", "inputs"), ("retry.inputs.trees.1", "retry"), ("dead.inputs.trees.1", "dead"),
         ("requests.fraud", "requests"), ("results.fraud", "results"),
     }  # fmt: skip
+
+
+def test_targets_are_who_serves_metrics_and_was_heard_lately() -> None:
+    now = [100.0]
+    known = Known(lambda: now[0])
+    said = Announcement(
+        instance="r1", part="replica", state="ready", at_us=1, metrics_port=4242, model="trees", version=1
+    )
+    known.fold_status(Record(0, write_announcement(said), {}))
+    assert known.targets() == [
+        {"targets": ["127.0.0.1:4242"], "labels": {"part": "replica", "instance": "r1", "model": "trees"}}
+    ]
+    now[0] += SILENT_AFTER_S + 1
+    assert known.targets() == []
