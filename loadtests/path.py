@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+import gc
 import socket
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from broker.header import Form, Reply, Request, Route, Status, pack_route, pack_
 from broker.ids import new_uid, now_us
 from broker.messages import Outcome
 from broker.outbox import Outbox
+from deploy.shell import GC_THRESHOLD
 from deploy.supervisor import wait_until_ready
 from deploy.wiring import Installation
 from loadtests.front import closed_loop, open_loop
@@ -49,7 +51,7 @@ from loadtests.rig import (
     write_settings,
 )
 
-IN_FLIGHT = 2048
+IN_FLIGHT = 4096
 WINDOW = 1000
 HEAVY_BATCH = 32
 UID_AT_MARK = bytes(range(240, 256))
@@ -345,6 +347,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=("queue", "http"), default=("queue", "http"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    gc.set_threshold(*GC_THRESHOLD)  # as in every process of ours
     figures = uvloop.run(measure(options))
     report(f"path on {figures['broker']}", lines(figures), figures, options.json)
 

@@ -36,7 +36,7 @@ class MonitorSettings:
 async def run(
     broker: Broker, settings: MonitorSettings, registry: CollectorRegistry, stop: asyncio.Event, known: Known | None = None
 ) -> None:  # fmt: skip
-    """Monitor until `stop`; then write where every log was left. `known` is filled with what there is."""
+    """Monitor until `stop`, then write where every log was left; `known` is filled with what there is."""
     known = known or Known()
     tasks, readers = Tasks(), Tasks()
     began = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
