@@ -69,7 +69,9 @@ class Pipeline:
         self._batcher = Batcher(max_rows=model.max_rows, delay_s=delay_s)
         self._computing = 0
         self._moved = asyncio.Event()
-        self._fill = 1.0
+        # Until a message was seen, each may be a whole batch: to hold too little costs a moment, too much a long lane.
+        self._fill = float(model.max_rows)
+        self._asked = 0
         self._running = 0
         self._side = Tasks()
 
@@ -84,7 +86,8 @@ class Pipeline:
         return max(2, round(self._held_limit / self._fill))
 
     async def run(self, consumer: Consumer) -> None:
-        """Serve from `consumer` until it is stopped and everything held is settled."""
+        """Serve from `consumer`, made with our `prefetch`, until it is stopped and everything held is settled."""
+        self._asked = self.prefetch
         while deliveries := await consumer.take(self.prefetch):
             self._open_all(deliveries, consumer)
             while not self._batcher.has_room:
@@ -153,11 +156,12 @@ class Pipeline:
         self._batcher.put(signature, Item(request, inputs, rows, hold, taken_us, time.monotonic()))
 
     def _observe_fill(self, deliveries: Sequence[Delivery], consumer: Consumer) -> None:
-        before = self.prefetch
+        """Follow the mean fill: up at once, because more than was meant is held already; down slowly."""
         mean = sum(delivery.message.count for delivery in deliveries) / len(deliveries)
-        self._fill += 0.1 * (mean - self._fill)
-        if not before / 2 < self.prefetch < before * 2:
-            consumer.resize(self.prefetch)
+        self._fill = max(mean, self._fill + 0.1 * (mean - self._fill))
+        if not self._asked / 2 < self.prefetch < self._asked * 2:
+            self._asked = self.prefetch
+            consumer.resize(self._asked)
 
     # -- the lane of what came back
 
