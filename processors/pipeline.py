@@ -71,10 +71,9 @@ class Pipeline:
         self._batcher = Batcher(max_rows=model.max_rows, delay_s=delay_s)
         self._computing = 0
         self._moved = asyncio.Event()
-        self._fill = float(
-            model.max_rows
-        )  # full bundles, until it is known better: more is easily asked for, less is not
-        self._asked = self.prefetch  # what the consumer was last told
+        # Until a message was seen, each may be a whole batch: to hold too little costs a moment, too much a long lane.
+        self._fill = float(model.max_rows)
+        self._asked = 0
         self._running = 0
         self._side = Tasks()
 
@@ -89,7 +88,7 @@ class Pipeline:
         return max(BATCHES_HELD, round(self._held_limit / self._fill))
 
     async def run(self, consumer: Consumer) -> None:
-        """Serve from `consumer` until it is stopped and everything held is settled."""
+        """Serve from `consumer`, made with our `prefetch`, until it is stopped and everything held is settled."""
         self._asked = self.prefetch
         while deliveries := await consumer.take(self.prefetch):
             self._open_all(deliveries, consumer)
@@ -159,8 +158,12 @@ class Pipeline:
         self._batcher.put(signature, Item(request, inputs, rows, hold, taken_us, time.monotonic()))
 
     def _observe_fill(self, deliveries: Sequence[Delivery], consumer: Consumer) -> None:
+        """Follow the mean fill: up at once, because more than was meant is held already; down slowly.
+
+        Less is asked for only when far too much is held: it makes what is on its way come back (see the adapters).
+        """
         mean = sum(delivery.message.count for delivery in deliveries) / len(deliveries)
-        self._fill += FILL_WEIGHT * (mean - self._fill)
+        self._fill = max(mean, self._fill + FILL_WEIGHT * (mean - self._fill))
         if not self._asked / SHRINK_AT < self.prefetch < self._asked * 2:
             self._asked = self.prefetch
             consumer.resize(self._asked)

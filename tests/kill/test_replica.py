@@ -11,6 +11,7 @@ from tests.kill.rows import read_rows
 
 REQUESTS = 5000
 BEFORE_THE_KILL = 800
+HELD = 16  # broker messages: a replica holds eight batches, more for a moment only
 
 
 async def test_a_killed_replica_loses_nothing_and_each_request_has_one_row(installation: Installation) -> None:
@@ -31,7 +32,7 @@ async def test_a_killed_replica_loses_nothing_and_each_request_has_one_row(insta
         f" answers repeated {client.repeated}; rows: missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated}"
     )
     assert left > 0
-    assert redelivered > 0
+    assert 0 < redelivered <= HELD
     assert (client.lost, client.twice, client.wrong()) == (0, 0, [])
     assert client.statuses == {"ok": REQUESTS}
     assert rows.missing(ids) == 0
