@@ -31,7 +31,7 @@ import uvloop
 from broker.base import Broker
 from broker.bundle import answers_in, single
 from broker.header import Form, Reply, Request, Route, Status, pack_route, pack_ticket
-from broker.ids import new_uid, now_us
+from broker.ids import now_us
 from broker.messages import Outcome
 from broker.outbox import Outbox
 from deploy.shell import GC_THRESHOLD
@@ -101,17 +101,15 @@ class BundledClient:
         outbox: Outbox[None] = Outbox(self._broker, self._settled)
         taking = asyncio.create_task(self._take(consumer, requests))
         template, shared = request_on(self._route, bytes(16)), pack_route(self._route)
+        ticket, data = pack_ticket(template, len(template.body))[16:], template.body
         began, sent = time.perf_counter(), 0
         while sent < requests:
             while sent - self.answered > in_flight - self._limit:
                 self._moved.clear()
                 await self._moved.wait()
             many = min(self._limit, requests - sent)
-            now = now_us()
-            items = [
-                (pack_ticket(template._replace(uid=new_uid(now)), len(template.body)), template.body, None)
-                for _ in range(many)
-            ]
+            uids = [number.to_bytes(16, "big") for number in range(sent, sent + many)]
+            items = [(uid + ticket, data, None) for uid in uids]
             outbox.put_all(self._queue, Form.BUNDLE, shared, items, limit=self._limit)
             sent += many
             await asyncio.sleep(0)

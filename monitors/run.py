@@ -34,7 +34,8 @@ class MonitorSettings:
 
 
 async def run(
-    broker: Broker, settings: MonitorSettings, registry: CollectorRegistry, stop: asyncio.Event, known: Known | None = None
+    broker: Broker, settings: MonitorSettings, registry: CollectorRegistry, stop: asyncio.Event,
+    known: Known | None = None,
 ) -> None:  # fmt: skip
     """Monitor until `stop`, then write where every log was left; `known` is filled with what there is."""
     known = known or Known()
