@@ -287,6 +287,7 @@ class Pipeline:
     def _finish_computed(self, part: Computed) -> None:
         size = sum([item.rows for item in part.items])
         encoded = self.model.encode(part)
+        computing_us = _between(part.started_us, part.computed_us)
         items, results = [], []
         for item, body in zip(part.items, encoded, strict=True):
             if isinstance(body, MillraceError):
@@ -295,7 +296,12 @@ class Pipeline:
                 )
             else:
                 items.append(item)
-                results.append((item.request, body, item.hold, _times(item, part)))
+                times = (
+                    _between(item.request.accepted_us, item.taken_us),
+                    max(0, part.started_us - item.taken_us),
+                    computing_us,
+                )
+                results.append((item.request, body, item.hold, times))
         self._answering.answer(results, Status.OK)
         self._metrics.computed(len(items), size, part.computed_us - part.started_us)
         by_endpoint: defaultdict[str, list[Item]] = defaultdict(list)
@@ -364,11 +370,6 @@ class Pipeline:
 def _too_late(request: Request) -> Expired:
     allowed_ms = (request.deadline_us - request.accepted_us) / 1000
     return Expired(f"the {allowed_ms:.0f} ms allowed were over before it was computed: allow more time or send less")
-
-
-def _times(item: Item, part: Computed) -> tuple[int, int, int]:
-    queued = _between(item.request.accepted_us, item.taken_us)
-    return queued, _between(item.taken_us, part.started_us), _between(part.started_us, part.computed_us)
 
 
 def _between(start_us: int, end_us: int) -> int:

@@ -152,7 +152,7 @@ class Installation:
         """Print what the parts complained of: pytest shows it for a test that failed."""
         for part in ("gateway", "router", "processors"):
             for line in self.log(part).splitlines()[-60:]:
-                print(f"{part}: {line[:2000]}")  # noqa: T201 - see above
+                print(f"{part}: {line[:2000]}")
 
     def _channels(self) -> list[str]:
         names = [self.channels.declared, self.channels.status]

@@ -38,8 +38,10 @@ async def test_poison_is_buried_after_its_attempts_and_nobody_else_is_charged(
     deaths = installation.log("processors").count("exit status 13")
     charged = [rows.of(client.message_id(number)).attempts for number in range(REQUESTS) if number != POISON]
     print(
-        f"lost {client.lost} twice {client.twice} redelivered {deaths} times with a death, answers repeated {client.repeated},"
-        f" buried after {buried.message.headers['millrace-dead-attempts']} attempts, most charged to another {max(charged)};"
+        f"lost {client.lost} twice {client.twice} redelivered {deaths} times with a death,"
+        f" answers repeated {client.repeated},"
+        f" buried after {buried.message.headers['millrace-dead-attempts']} attempts,"
+        f" most charged to another {max(charged)};"
         f" rows: missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated}"
     )
     [request] = requests_in(buried.message)
@@ -76,8 +78,10 @@ async def test_each_request_of_a_bundle_ends_for_itself(installation: Installati
         rows = await read_rows(installation.broker, "poisoned", ids)
     deaths = installation.log("processors").count("exit status 13")
     print(
-        f"lost {client.lost} twice {client.twice} redelivered {deaths} times with a death, answers repeated {client.repeated},"
-        f" ends {dict(client.statuses)}; rows: missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated}"
+        f"lost {client.lost} twice {client.twice} redelivered {deaths} times with a death,"
+        f" answers repeated {client.repeated},"
+        f" ends {dict(client.statuses)};"
+        f" rows: missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated}"
     )
     ends = {MALFORMED: "invalid", EXPIRED: "expired", POISON: "failed"}
     assert (client.lost, client.twice, client.wrong()) == (0, 0, [])

@@ -29,7 +29,8 @@ async def test_a_killed_replica_loses_nothing_and_each_request_has_one_row(insta
         rows = await read_rows(installation.broker, "steady", ids)
     print(
         f"lost {client.lost} twice {client.twice} redelivered {redelivered} killed with {left} to go,"
-        f" answers repeated {client.repeated}; rows: missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated}"
+        f" answers repeated {client.repeated};"
+        f" rows: missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated}"
     )
     assert left > 0
     assert 0 < redelivered <= HELD
