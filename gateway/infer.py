@@ -25,6 +25,7 @@ from gateway.asgi import REQUEST_ID, Receive, Scope, Send, send_answer, send_err
 from gateway.body import number, read_body
 from gateway.core import Core
 from gateway.errors import BY_STATUS
+from router.keys import key_of
 from router.router import Leg, Plan, Router
 
 Headers = dict[bytes, bytes]
@@ -37,7 +38,6 @@ WANTED = frozenset(
     (b"inference-header-content-length", b"content-encoding", b"content-length", b"traceparent", b"tracestate",
      b"timeout_ms", b"millrace-timeout-ms", b"millrace-key", b"upgrade")
 )  # fmt: skip
-KEY_CHARACTERS = 256
 LISTEN_AFTER_S = 1.0  # most answers are there before; to listen for a client that hangs up costs a task
 
 
@@ -84,13 +84,15 @@ class Infer:
             limit=self._core.settings.body_limit_bytes,
         )  # fmt: skip
         accepted_us = now_us()
-        key = headers.get(b"millrace-key", b"").decode("utf-8", "replace")[:KEY_CHARACTERS]
+        json_length = _json_length(headers, len(body))
+        given = headers.get(b"millrace-key", b"").decode("utf-8", "replace")
+        key = key_of(router.endpoint.key, given, body, json_length)
         allowed_s = _allowed_s(headers, router.endpoint.deadline)
         identity = key.encode() if router.sticky and key else uid
         plan = router.plan(identity, mask, pin=arm)
         request = Request(
             self._route(router, plan, plan.legs[0]), uid, accepted_us, accepted_us + int(allowed_s * 1e6),
-            plan.legs[0].propensity, _json_length(headers, len(body)), 0, key, "", _trace(headers), _extra(headers),
+            plan.legs[0].propensity, json_length, 0, key, "", _trace(headers), _extra(headers),
             body,
         )  # fmt: skip
         return await self._send_and_wait(request, allowed_s, receive)

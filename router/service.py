@@ -27,6 +27,7 @@ from broker.settling import Settling
 from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
 from router.intake import ADDRESS_CHARACTERS, identity, read_headers, where_to_answer
+from router.keys import key_of
 from router.router import Router
 from router.view import View
 
@@ -156,7 +157,8 @@ class EndpointService:
         message = delivery.message
         asked = read_headers(message, self._broker.channels)
         router, mask = self._view.resolve(self._endpoint)
-        drawn_by = asked.key.encode() if router.sticky and asked.key else uid
+        key = key_of(router.endpoint.key, asked.key, message.body, asked.json_length)
+        drawn_by = key.encode() if router.sticky and key else uid
         plan = router.plan(drawn_by, mask)
         leg = plan.legs[0]
         reply = Reply.NOWHERE if asked.reply is Reply.RESULTS and router.endpoint.results == "none" else asked.reply
@@ -166,7 +168,7 @@ class EndpointService:
         )  # fmt: skip
         allowed_us = int(_allowed_ms(router, asked.timeout_ms) * 1000)
         return Request(
-            route, uid, now, now + allowed_us, leg.propensity, asked.json_length, 0, asked.key,
+            route, uid, now, now + allowed_us, leg.propensity, asked.json_length, 0, key,
             message.correlation_id or "", asked.trace, asked.extra, message.body,
         )  # fmt: skip
 
