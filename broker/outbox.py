@@ -46,7 +46,8 @@ class Outbox(Generic[T]):
     """Publishes messages in the background; `settled(tokens, outcome)` hears what became of each one's tokens.
 
     An unknown outcome is published again for `patience_s`; so is a refusal because of a full queue, for
-    `patience_full_s`: a queue that stays full holds up nobody else.
+    `patience_full_s`: a queue that stays full holds up nobody else. While the broker as a whole takes nothing, no
+    patience runs out: what would be given up then was accepted, and would be lost.
     """
 
     def __init__(
@@ -162,6 +163,8 @@ class Outbox(Generic[T]):
         while batch:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_LONGEST_S)
+            if self._broker.blocked:
+                began = time.monotonic()
             batch = await self._attempt(batch, last=time.monotonic() - began > longest_s)
 
     async def _attempt(self, batch: list[tuple[Message, list[T]]], *, last: bool) -> list[tuple[Message, list[T]]]:
