@@ -138,6 +138,11 @@ class Broker(ABC):
     async def depth(self, queue: str) -> Depth:
         """Return what is ready in a queue; (0, 0) for one that is not there."""
 
+    @property
+    def blocked(self) -> bool:
+        """Tell whether the broker has said that it takes nothing from anybody now: no fault of one queue."""
+        return False
+
     def origin(self, delivery: Delivery) -> bytes | None:
         """Return what identifies a delivery through every redelivery, where the broker has such a thing."""
         del delivery

@@ -31,6 +31,15 @@ PAUSE_LONGEST_S = 1.0
 
 
 @dataclass(slots=True)
+class _Sending(Generic[T]):
+    """A message on its way. Once an outcome was unknown, the broker may have it: no later refusal can take that back."""
+
+    message: Message
+    tokens: list[T]
+    unsure: bool = False
+
+
+@dataclass(slots=True)
 class _Filling(Generic[T]):
     """The bundle that is being filled for one queue."""
 
@@ -47,7 +56,8 @@ class Outbox(Generic[T]):
     """Publishes messages in the background; `settled(tokens, outcome)` hears what became of each one's tokens.
 
     An unknown outcome is published again for `patience_s`; so is a refusal because of a full queue, for
-    `patience_full_s`: a queue that stays full holds up nobody else.
+    `patience_full_s`: a queue that stays full holds up nobody else. While the broker as a whole takes nothing, no
+    patience runs out: what would be given up then was accepted, and would be lost.
     """
 
     def __init__(
@@ -128,16 +138,16 @@ class Outbox(Generic[T]):
 
     def _flush(self) -> None:
         self._scheduled = False
-        batch: list[tuple[Message, list[T]]] = []
+        batch: list[_Sending[T]] = []
         bundles = 0
         while filling := self._next(self._bundles_out + bundles):
             message = bundle(filling.queue, filling.form, filling.shared, filling.parts, len(filling.tokens))
-            batch.append((message, filling.tokens))
+            batch.append(_Sending(message, filling.tokens))
             bundles += 1
         plain = min(len(self._plain), WINDOW_PLAIN - self._plain_out)
         for _ in range(plain):
             message, token = self._plain.popleft()
-            batch.append((message, [token]))
+            batch.append(_Sending(message, [token]))
         if batch:
             self._bundles_out += bundles
             self._plain_out += plain
@@ -151,7 +161,7 @@ class Outbox(Generic[T]):
             return self._filling.pop(next(iter(self._filling)))
         return None
 
-    async def _send(self, batch: list[tuple[Message, list[T]]], bundles: int, plain: int) -> None:
+    async def _send(self, batch: list[_Sending[T]], bundles: int, plain: int) -> None:
         """Publish a batch; what has to be tried again goes on in a task of its own and frees the window."""
         again = await self._attempt(batch, last=False)
         self._bundles_out -= bundles
@@ -161,25 +171,29 @@ class Outbox(Generic[T]):
         if again:
             await self._insist(again)
 
-    async def _insist(self, batch: list[tuple[Message, list[T]]]) -> None:
+    async def _insist(self, batch: list[_Sending[T]]) -> None:
         began, pause_s = time.monotonic(), PAUSE_FIRST_S
         longest_s = max(self._patience_s, self._patience_full_s)
         while batch:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_LONGEST_S)
+            if self._broker.blocked:
+                began = time.monotonic()
             batch = await self._attempt(batch, last=time.monotonic() - began > longest_s)
 
-    async def _attempt(self, batch: list[tuple[Message, list[T]]], *, last: bool) -> list[tuple[Message, list[T]]]:
+    async def _attempt(self, batch: list[_Sending[T]], *, last: bool) -> list[_Sending[T]]:
         try:
-            outcomes = await self._broker.publish([message for message, _ in batch])
+            outcomes = await self._broker.publish([item.message for item in batch])
         except Unreachable:
             outcomes = [UNKNOWN] * len(batch)
         again = []
-        for item, outcome in zip(batch, outcomes, strict=True):
+        for item, said in zip(batch, outcomes, strict=True):
+            item.unsure |= said.verdict is Verdict.UNKNOWN
+            outcome = UNKNOWN if item.unsure and not said.safe else said
             if not last and self._worth_another(outcome):
                 again.append(item)
             else:
-                self._settled(item[1], outcome)
+                self._settled(item.tokens, outcome)
         return again
 
     def _worth_another(self, outcome: Outcome) -> bool:

@@ -60,6 +60,11 @@ class RabbitBroker(Broker):
         async with await self._topology.channel("ping"):
             pass
 
+    @property
+    def blocked(self) -> bool:
+        """Tell whether an alarm of the broker's keeps our publishes out."""
+        return self._publishing.blocked
+
     async def declare(self, channel: str, limits: Limits = NO_LIMITS) -> None:
         """Declare a channel; raises Misconfigured where it exists with other arguments."""
         await self._topology.declare(channel, limits)

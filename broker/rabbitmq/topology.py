@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ TRANSIENT_LIFE_MS = 60_000
 STATUS_AGE = "10m"
 STATUS_SEGMENT_BYTES = 1024**2
 SEGMENTS_A_LOG = 8  # a stream is trimmed by whole segments
+# RabbitMQ 3.10 says that a stream is declared 2 ms before it has a writer, and closes the connection of whoever
+# publishes to it in between. Nothing in AMQP tells when that is over.
+STREAM_STARTS_S = 0.1
 
 _QUORUM = {"x-queue-type": "quorum"}
 _STREAM = {"x-queue-type": "stream"}
@@ -101,7 +105,10 @@ class Topology:
         """Declare a channel, once a connection."""
         if self._channels.kind(channel) is Kind.TRANSIENT:
             self._transient[channel] = limits
+        known = self._is_declared(channel, limits)
         await self._declare(channel, limits, arguments(self._channels, channel, limits))
+        if not known and self._channels.kind(channel) in LOGS:
+            await asyncio.sleep(STREAM_STARTS_S)
 
     async def restore(self, queue: str) -> None:
         """Declare a transient queue of this process again: it expires when the process was away for too long."""
@@ -117,12 +124,14 @@ class Topology:
         return queue
 
     async def _declare(self, queue: str, limits: Limits, wanted: Mapping[str, Any]) -> None:
-        known = (queue, limits)
-        if known in self._declared and self._wire is not None and self._wire.is_open:
+        if self._is_declared(queue, limits):
             return
         async with await self.channel(f"declaring {queue}") as channel:
             await channel.call("queue_declare", queue=queue, durable=True, arguments=dict(wanted))
-        self._declared.add(known)
+        self._declared.add((queue, limits))
+
+    def _is_declared(self, queue: str, limits: Limits) -> bool:
+        return (queue, limits) in self._declared and self._wire is not None and self._wire.is_open
 
     async def delete(self, queue: str) -> None:
         """Delete a queue or stream with all that is in it."""

@@ -1,0 +1,64 @@
+"""The router for clients of the queue dies in the middle of its work."""
+
+from __future__ import annotations
+
+import signal
+
+from tests.kill.client import Client
+from tests.kill.installation import Installation, until_it
+from tests.kill.models import STEADY
+from tests.kill.rows import read_rows
+
+REQUESTS = 2000
+COMES_BACK_S = 5.0
+
+
+async def test_a_killed_router_loses_nothing(installation: Installation) -> None:
+    await installation.serve("steady", STEADY)
+    requests = installation.channels.requests("steady")
+
+    async def ready() -> int:
+        return (await installation.broker.depth(requests)).messages
+
+    async def is_below(number: int) -> bool:
+        return await ready() < number
+
+    async with Client(installation.broker, "steady") as client:
+        await _warm(client)
+        router = installation.parts["router"]
+        router.send_signal(signal.SIGSTOP)
+        await client.send(range(REQUESTS))
+        full = await ready()
+        router.send_signal(signal.SIGCONT)
+        await until_it(lambda: is_below(full))
+        router.send_signal(signal.SIGSTOP)  # so that what it held at its death can be counted
+        left = REQUESTS - len(client.answers)
+        before = await ready()
+        installation.kill("router")
+        redelivered = 0
+
+        async def came_back() -> bool:
+            nonlocal redelivered
+            redelivered = await ready() - before
+            return redelivered > 0
+
+        await until_it(came_back, COMES_BACK_S)
+        installation.start("router")
+        await client.all_answered()
+        ids = [client.message_id(number) for number in client.sent]
+        rows = await read_rows(installation.broker, "steady", ids)
+    print(
+        f"lost {client.lost} twice {client.twice} redelivered {redelivered} killed with {left} to go,"
+        f" answers repeated {client.repeated}; rows: missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated}"
+    )
+    assert left > 0
+    assert redelivered > 0
+    assert (client.lost, client.twice, client.wrong()) == (0, 0, [])
+    assert client.statuses == {"ok": len(client.sent)}
+    assert (rows.missing(ids), len(rows.first)) == (0, len(client.sent))
+
+
+async def _warm(client: Client) -> None:
+    """Have one request answered, so that every channel is there."""
+    await client.send([REQUESTS])
+    await client.all_answered()
