@@ -121,7 +121,9 @@ async def _let_them_notice(broker: Broker, queue: str, http: httpx.AsyncClient, 
     RabbitMQ tells a connection at its first publish, which it reads when the alarm is over: that one is neither refused
     nor lost.
     """
-    first = asyncio.gather(broker.publish([Message(queue=queue, body=b"z")]), http.post(f"{url}/infer", content=body_of(3)))
+    first = asyncio.gather(
+        broker.publish([Message(queue=queue, body=b"z")]), http.post(f"{url}/infer", content=body_of(3))
+    )
     await until(lambda: broker.blocked)
     return first
 
