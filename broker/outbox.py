@@ -32,7 +32,7 @@ PAUSE_LONGEST_S = 1.0
 
 @dataclass(slots=True)
 class _Sending(Generic[T]):
-    """A message on its way. Once an outcome was unknown, the broker may have it: no later refusal can take that back."""
+    """A message on its way. After one unknown outcome the broker may have it: no later refusal takes that back."""
 
     message: Message
     tokens: list[T]

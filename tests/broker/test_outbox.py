@@ -17,7 +17,7 @@ MESSAGE = Message(queue="q", body=b"x")
 
 
 class Scripted(SqliteBroker):
-    """Answers publishes as the script says, then they are safe; says that it takes nothing from anybody if `blocked`."""
+    """Answers publishes as the script says, then with safe; `blocked`: it says that it takes nothing from anybody."""
 
     def __init__(self, path: Path, script: Sequence[Outcome], *, blocked: bool = False) -> None:
         super().__init__(path, Channels())

@@ -78,11 +78,9 @@ class Client:
                 outcomes = await self.broker.publish(messages)
             except TryAgain:
                 outcomes = []
-            again = (
-                [number for number, outcome in zip(now, outcomes, strict=False) if outcome != SAFE] if outcomes else now
-            )
-            if again:
-                left = again + left
+            safe = {number for number, outcome in zip(now, outcomes, strict=False) if outcome == SAFE}
+            if len(safe) < len(now):
+                left = [number for number in now if number not in safe] + left
                 await asyncio.sleep(PAUSE_S)
 
     def _request(self, number: int) -> Message:
@@ -135,16 +133,18 @@ class Client:
         """Return the uid that the answer to a request carries."""
         return self.answers[number][0].message_id
 
+    def message_ids(self) -> list[str]:
+        """Return the uids of all requests that were answered."""
+        return [self.message_id(number) for number in sorted(self.answers)]
+
     def wrong(self) -> list[Answer]:
         """Return the answers that contradict another one or are not what the model gives for the number."""
-        alike = [one for answers in self.answers.values() for one in answers if one.status != answers[0].status]
-        values = [
+        return [
             one
             for answers in self.answers.values()
             for one in answers
-            if one.status == "ok" and one.value != one.number
+            if one.status != answers[0].status or (one.status == "ok" and one.value != one.number)
         ]
-        return alike + values
 
     async def _read(self, consumer: Consumer) -> None:
         while deliveries := await consumer.take(PREFETCH):
@@ -158,6 +158,5 @@ class Client:
             number, status = int(message.correlation_id or -1), str(message.headers.get("status"))
             body = orjson.loads(message.body)
             value = float(body["outputs"][0]["data"][0]) if status == "ok" else None
-            self.answers[number].append(
-                Answer(number, status, message.message_id or "", value, str(body.get("error", "")))
-            )
+            text = str(body.get("error", ""))
+            self.answers[number].append(Answer(number, status, message.message_id or "", value, text))

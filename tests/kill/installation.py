@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +28,7 @@ from tests.kill.models import write_model
 PATIENCE_S = 60.0
 GRACE_S = 25.0
 LOOK_S = 0.02
+DEADLINE = "110s"  # no request of these tests is late
 
 SETTINGS = """\
 version: 1
@@ -80,16 +80,13 @@ class Installation:
                 await self.broker.delete(channel)
             await self.broker.close()
 
-    async def serve(
-        self, name: str, source: str, *parts: str, max_batch: int = 32, **declaration: Any
-    ) -> None:  # fmt: skip
+    async def serve(self, name: str, source: str, *parts: str, max_batch: int = 32, **declaration: Any) -> None:
         """Serve a model by an endpoint of the same name, and return once it is ready."""
         self._names.add(name)
         write_model(self.folder / "models", name, source, max_batch)
-        declared = read_endpoint(
-            {"endpoint": name, "arms": {"v1": f"{name}@1"}, "deadline": "110s", **declaration}, source="test"
-        )
-        await self.broker.append(self.channels.declared, [endpoint_declared(declared, "test")])
+        said = {"endpoint": name, "arms": {"v1": f"{name}@1"}, "deadline": DEADLINE, **declaration}
+        record = endpoint_declared(read_endpoint(said, source="test"), "test")
+        await self.broker.append(self.channels.declared, [record])
         for part in ("processors", "router", *parts):
             self.start(part)
         await self.replica()
@@ -152,7 +149,7 @@ class Installation:
         """Print what the parts complained of: pytest shows it for a test that failed."""
         for part in ("gateway", "router", "processors"):
             for line in self.log(part).splitlines()[-60:]:
-                print(f"{part}: {line[:2000]}")
+                print(f"{part}: {line[:2000]}")  # noqa: T201 - see above
 
     def _channels(self) -> list[str]:
         names = [self.channels.declared, self.channels.status]
@@ -190,11 +187,6 @@ def is_alive(pid: int) -> bool:
 def kill_process(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
     """Send a signal to a process that the test did not start itself."""
     os.kill(pid, number)
-
-
-def seconds_since(began_s: float) -> float:
-    """Return how long ago `began_s` was, by the monotonic clock."""
-    return time.monotonic() - began_s
 
 
 def _free_port() -> int:

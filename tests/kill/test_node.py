@@ -15,6 +15,7 @@ from broker.messages import FULL, SAFE, Message
 from tests.kill.client import Client, body_of
 from tests.kill.installation import Installation, until, until_it
 from tests.kill.models import SLOW, STEADY
+from tests.kill.report import report
 from tests.kill.rows import read_rows
 from tests.servers import control_rabbitmq
 
@@ -55,12 +56,9 @@ async def test_a_killed_node_loses_nothing(installation: Installation) -> None:
         await sending
         await client.all_answered()
         redelivered = await installation.redelivered()
-        ids = [client.message_id(number) for number in client.sent]
+        ids = client.message_ids()
         rows = await read_rows(installation.broker, "steady", ids)
-    print(
-        f"lost {client.lost} twice {client.twice} redelivered {redelivered} killed with {left} to go,"
-        f" answers repeated {client.repeated}; rows: missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated}"
-    )
+    report(client, redelivered, rows, f"killed with {left} to go")
     assert left > 0
     assert redelivered > 0
     assert (client.lost, client.twice, client.wrong()) == (0, 0, [])
@@ -96,13 +94,13 @@ async def test_an_alarm_refuses_at_once_and_loses_nothing_accepted(installation:
         published, asked = await first
         redelivered = await installation.redelivered()
         await until_it(lambda: _answers(http, url))
-        rows = await read_rows(broker, "slow", [client.message_id(number) for number in range(IN_FLIGHT)])
+        rows = await read_rows(broker, "slow", client.message_ids())
         await broker.delete(side)
-    print(
-        f"lost {client.lost} twice {client.twice} redelivered {redelivered} alarm with {left} to go, answers repeated"
-        f" {client.repeated}; refused in {refused_s * 1000:.0f} ms, over HTTP {answer.status_code} in"
-        f" {answered_s * 1000:.0f} ms, Retry-After {answer.headers.get('retry-after')}; the first after it began: {published[0]}, {asked.status_code}"
+    said = (
+        f"alarm with {left} to go, refused in {refused_s * 1000:.0f} ms, over HTTP {answer.status_code} in"
+        f" {answered_s * 1000:.0f} ms, Retry-After {answer.headers.get('retry-after')}"
     )
+    report(client, redelivered, rows, said)
     assert left > 0
     assert published == [SAFE]
     assert asked.status_code in {200, 429}
@@ -112,7 +110,7 @@ async def test_an_alarm_refuses_at_once_and_loses_nothing_accepted(installation:
     assert int(answer.headers["retry-after"]) >= 1
     assert (client.lost, client.twice, client.wrong()) == (0, 0, [])
     assert client.statuses == {"ok": IN_FLIGHT}
-    assert not rows.missing(client.message_id(number) for number in range(IN_FLIGHT))
+    assert not rows.missing(client.message_ids())
 
 
 async def _let_them_notice(broker: Broker, queue: str, http: httpx.AsyncClient, url: str) -> asyncio.Future[Any]:
@@ -121,9 +119,8 @@ async def _let_them_notice(broker: Broker, queue: str, http: httpx.AsyncClient, 
     RabbitMQ tells a connection at its first publish, which it reads when the alarm is over: that one is neither refused
     nor lost.
     """
-    first = asyncio.gather(
-        broker.publish([Message(queue=queue, body=b"z")]), http.post(f"{url}/infer", content=body_of(3))
-    )
+    asking = http.post(f"{url}/infer", content=body_of(3))
+    first = asyncio.gather(broker.publish([Message(queue=queue, body=b"z")]), asking)
     await until(lambda: broker.blocked)
     return first
 

@@ -13,7 +13,8 @@ from broker.messages import SAFE, Delivery
 from tests.kill.client import Client, body_of
 from tests.kill.installation import Installation
 from tests.kill.models import FLAKY, GUILTY, PICKY, POISON, POISONED
-from tests.kill.rows import read_rows
+from tests.kill.report import report
+from tests.kill.rows import Row, read_rows
 
 REQUESTS = 2000
 PATIENCE_S = 20.0
@@ -33,17 +34,11 @@ async def test_poison_is_buried_after_its_attempts_and_nobody_else_is_charged(
         await client.send(range(REQUESTS))
         await client.all_answered()
         [buried] = await _buried(installation, "poisoned")
-        ids = [client.message_id(number) for number in range(REQUESTS)]
+        ids = client.message_ids()
         rows = await read_rows(installation.broker, "poisoned", ids)
     deaths = installation.log("processors").count("exit status 13")
     charged = [rows.of(client.message_id(number)).attempts for number in range(REQUESTS) if number != POISON]
-    print(
-        f"lost {client.lost} twice {client.twice} redelivered {deaths} times with a death,"
-        f" answers repeated {client.repeated},"
-        f" buried after {buried.message.headers['millrace-dead-attempts']} attempts,"
-        f" most charged to another {max(charged)};"
-        f" rows: missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated}"
-    )
+    report(client, deaths, rows, f"(with a death), most charged to another {max(charged)}")
     [request] = requests_in(buried.message)
     headers = buried.message.headers
     assert deaths == attempts + 1  # once in company, where it came from; then alone
@@ -55,10 +50,7 @@ async def test_poison_is_buried_after_its_attempts_and_nobody_else_is_charged(
     assert client.answers[POISON][0].status == "failed"
     assert max(charged) <= 1
     assert (rows.missing(ids), len(rows.first)) == (0, REQUESTS)
-    assert (rows.of(client.message_id(POISON)).status, rows.of(client.message_id(POISON)).attempts) == (
-        "failed",
-        attempts,
-    )
+    assert rows.of(client.message_id(POISON)) == Row("failed", attempts)
 
 
 async def test_each_request_of_a_bundle_ends_for_itself(installation: Installation) -> None:
@@ -77,12 +69,7 @@ async def test_each_request_of_a_bundle_ends_for_itself(installation: Installati
         ids = [uid_text(one.uid) for one in requests]
         rows = await read_rows(installation.broker, "poisoned", ids)
     deaths = installation.log("processors").count("exit status 13")
-    print(
-        f"lost {client.lost} twice {client.twice} redelivered {deaths} times with a death,"
-        f" answers repeated {client.repeated},"
-        f" ends {dict(client.statuses)};"
-        f" rows: missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated}"
-    )
+    report(client, deaths, rows, f"(with a death), ends {dict(client.statuses)}")
     ends = {MALFORMED: "invalid", EXPIRED: "expired", POISON: "failed"}
     assert (client.lost, client.twice, client.wrong()) == (0, 0, [])
     for one in requests:
@@ -98,13 +85,10 @@ async def test_an_exception_in_a_batch_fails_the_guilty_request_alone(installati
     async with Client(installation.broker, "picky") as client:
         await client.send(range(REQUESTS))
         await client.all_answered()
-        ids = [client.message_id(number) for number in range(REQUESTS)]
+        ids = client.message_ids()
         rows = await read_rows(installation.broker, "picky", ids)
         redelivered = await installation.redelivered()
-    print(
-        f"lost {client.lost} twice {client.twice} redelivered {redelivered} ends {dict(client.statuses)};"
-        f" rows: missing {rows.missing(ids)} repeated {rows.repeated}"
-    )
+    report(client, redelivered, rows, f"ends {dict(client.statuses)}")
     assert (client.lost, client.twice, client.repeated, client.wrong()) == (0, 0, 0, [])
     assert client.statuses == {"ok": REQUESTS - 1, "failed": 1}
     assert client.answers[GUILTY][0].status == "failed"
@@ -118,15 +102,12 @@ async def test_a_request_that_fails_twice_is_tried_a_third_time(installation: In
     async with Client(installation.broker, "flaky") as client:
         await client.send(range(REQUESTS))
         await client.all_answered()
-        ids = [client.message_id(number) for number in range(REQUESTS)]
+        ids = client.message_ids()
         rows = await read_rows(installation.broker, "flaky", ids)
         redelivered = await installation.redelivered()
     row = rows.of(client.message_id(GUILTY))
     others = max(rows.of(client.message_id(number)).attempts for number in range(REQUESTS) if number != GUILTY)
-    print(
-        f"lost {client.lost} twice {client.twice} redelivered {redelivered} ends {dict(client.statuses)},"
-        f" attempts {row.attempts}, of the others {others}; rows: missing {rows.missing(ids)} repeated {rows.repeated}"
-    )
+    report(client, redelivered, rows, f"attempts {row.attempts}, of the others {others}")
     assert (client.lost, client.twice, client.repeated, client.wrong()) == (0, 0, 0, [])
     assert client.statuses == {"ok": REQUESTS}
     assert (row.status, row.attempts, others) == ("ok", 2, 0)

@@ -7,6 +7,7 @@ import signal
 from tests.kill.client import Client
 from tests.kill.installation import Installation, kill_process
 from tests.kill.models import STEADY
+from tests.kill.report import report
 from tests.kill.rows import read_rows
 
 REQUESTS = 5000
@@ -25,13 +26,9 @@ async def test_a_killed_replica_loses_nothing_and_each_request_has_one_row(insta
         await client.all_answered()
         await installation.replica(but=replica.pid)
         redelivered = await installation.redelivered()
-        ids = [client.message_id(number) for number in range(REQUESTS)]
+        ids = client.message_ids()
         rows = await read_rows(installation.broker, "steady", ids)
-    print(
-        f"lost {client.lost} twice {client.twice} redelivered {redelivered} killed with {left} to go,"
-        f" answers repeated {client.repeated};"
-        f" rows: missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated}"
-    )
+    report(client, redelivered, rows, f"killed with {left} to go")
     assert left > 0
     assert 0 < redelivered <= HELD
     assert (client.lost, client.twice, client.wrong()) == (0, 0, [])
@@ -52,12 +49,9 @@ async def test_a_replica_that_is_asked_to_stop_finishes_what_it_holds(installati
         await client.all_answered()
         await installation.replica(but=replica.pid)
         redelivered = await installation.redelivered()
-        ids = [client.message_id(number) for number in range(REQUESTS)]
+        ids = client.message_ids()
         rows = await read_rows(installation.broker, "steady", ids)
-    print(
-        f"lost {client.lost} twice {client.twice} redelivered {redelivered} stopped with {left} to go,"
-        f" answers repeated {client.repeated}; rows: missing {rows.missing(ids)} repeated {rows.repeated}"
-    )
+    report(client, redelivered, rows, f"stopped with {left} to go")
     assert left > 0
     assert (client.lost, client.twice, client.repeated, redelivered) == (0, 0, 0, 0)
     assert client.statuses == {"ok": REQUESTS}

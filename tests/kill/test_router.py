@@ -7,6 +7,7 @@ import signal
 from tests.kill.client import Client
 from tests.kill.installation import Installation, until_it
 from tests.kill.models import STEADY
+from tests.kill.report import report
 from tests.kill.rows import read_rows
 
 REQUESTS = 2000
@@ -45,12 +46,9 @@ async def test_a_killed_router_loses_nothing(installation: Installation) -> None
         await until_it(came_back, COMES_BACK_S)
         installation.start("router")
         await client.all_answered()
-        ids = [client.message_id(number) for number in client.sent]
+        ids = client.message_ids()
         rows = await read_rows(installation.broker, "steady", ids)
-    print(
-        f"lost {client.lost} twice {client.twice} redelivered {redelivered} killed with {left} to go,"
-        f" answers repeated {client.repeated}; rows: missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated}"
-    )
+    report(client, redelivered, rows, f"killed with {left} to go")
     assert left > 0
     assert redelivered > 0
     assert (client.lost, client.twice, client.wrong()) == (0, 0, [])
