@@ -91,7 +91,10 @@ async def test_a_message_returned_is_the_one_that_was_sent(installation: Install
     await deleting
     # A queue that is just being deleted nacks what it gets; a nack has no reason, and reads as full: come back later.
     assert {outcome for (outcome,) in outcomes} <= {SAFE, NO_QUEUE, FULL}
-    assert await broker.publish(before) == [NO_QUEUE] * 50
+    async with asyncio.timeout(DEADLINE_S):
+        while FULL in (found := await broker.publish(before)):
+            assert set(found) <= {NO_QUEUE, FULL}
+    assert found == [NO_QUEUE] * 50
 
 
 async def test_direct_replies_are_handed_over(broker: Broker) -> None:
