@@ -92,6 +92,10 @@ class Installation:
         await self.replica()
         await until(lambda: any(said.part == "router" and said.state == "ready" for said in self.heard.values()))
 
+    def another_broker(self) -> Broker:
+        """Return one more broker, not opened yet, as another process would have it."""
+        return self._installation.broker()
+
     def start(self, part: str) -> None:
         """Start a part as a process."""
         with (self.folder / f"{part}.log").open("ab") as log:
