@@ -27,7 +27,12 @@ def plain(queue: str, request: Request, status: Status, body: bytes, json_length
 
 def error_body(text: str) -> bytes:
     """Return `{"error": …}`, the form of every error of ours."""
-    return orjson.dumps({"error": text})
+    return orjson.dumps({"error": clean(text)})
+
+
+def clean(text: str) -> str:
+    """Return text that can be written as UTF-8, whatever bytes of a client stand in it."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def cloud_attributes(request: Request) -> dict[str, Any]:

@@ -31,24 +31,26 @@ class Following:
         reader = self._broker.read(self._log, self._start)
         catching_up = asyncio.create_task(self._give_up_waiting(), name="catch-up")
         try:
-            while True:
-                await self._step(reader, end)
+            while await self._step(reader, end):
+                pass
         finally:
             catching_up.cancel()
             await reader.close()
 
-    async def _step(self, reader: Reader, end: int) -> None:
+    async def _step(self, reader: Reader, end: int) -> bool:
+        """Read once; tells whether there is more to come: a reader whose broker is closed returns nothing."""
         try:
             records = await reader.read(READ_AT_ONCE)
         except Gap:
-            return
+            return True
         except TryAgain:
             await asyncio.sleep(PAUSE_S)
-            return
+            return True
         for record in records:
             self._fold(record)
-        if records[-1].offset + 1 >= end:
+        if records and records[-1].offset + 1 >= end:
             self.caught_up.set()
+        return bool(records)
 
     async def _end(self) -> int:
         while True:

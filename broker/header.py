@@ -118,7 +118,8 @@ class Answer(NamedTuple):
 def pack_route(route: Route) -> bytes:
     """Write a route; the same route gives the same bytes, so equal bytes mean a shared bundle."""
     texts = [
-        text.encode() for text in (route.endpoint, route.arm, route.model, route.policy, route.tenant, route.reply_to)
+        text.encode("utf-8", "surrogateescape")
+        for text in (route.endpoint, route.arm, route.model, route.policy, route.tenant, route.reply_to)
     ]
     numbers = (route.reply, route.version, route.snapshot, route.mask, route.leg)
     return _ROUTE.pack(*numbers, *map(len, texts)) + b"".join(texts)
@@ -131,7 +132,7 @@ def unpack_route(data: bytes) -> Route:
         reply, version, snapshot, mask, leg, *lengths = _ROUTE.unpack_from(data)
         texts, at = [], _ROUTE.size
         for length in lengths:
-            texts.append(data[at : at + length].decode())
+            texts.append(data[at : at + length].decode("utf-8", "surrogateescape"))
             at += length
         endpoint, arm, model, policy, tenant, reply_to = texts
         if at != len(data):

@@ -51,6 +51,7 @@ class Core:
         if not mask and not self.view.is_known(router.endpoint):
             arms = ", ".join(f"{target.model}@{target.version}" for target in router.endpoint.arms.values())
             raise Unavailable(f"endpoint {endpoint}: no replica of {arms} has come up yet")
+        self.view.check_servable(router.endpoint, mask)
         return router, mask
 
     def max_batch(self, model: str, version: int) -> int:

@@ -69,6 +69,7 @@ class Catalog:
         self._settings = settings
         self._announcer = announcer
         self._seen: dict[tuple[str, int], str] = {}
+        self._looked = False
         self._wanted: list[Wanted] = []
         self._problems: dict[str, str] = {}
 
@@ -79,7 +80,7 @@ class Catalog:
         except Misconfigured as exc:
             log.warning("%s", exc)
             return
-        first = not self._seen
+        first, self._looked = not self._looked, True
         settled = [
             Wanted(model.config.name, version.number, self._settings.replicas, version.fingerprint)
             for model in snapshot.models.values()

@@ -44,6 +44,7 @@ class ProcessEngine(Engine):
         self._environment = environment
         self._grace_s = grace_s
         self._slots: dict[tuple[str, int, int, str], _Slot] = {}
+        self._lock = asyncio.Lock()  # a look and a wish at the same time would start a replica twice
 
     async def open(self) -> None:
         """See the port."""
@@ -51,15 +52,20 @@ class ProcessEngine(Engine):
     async def want(self, wanted: list[Wanted]) -> None:
         """See the port."""
         keys = {(one.model, one.version, n, one.fingerprint): one for one in wanted for n in range(one.replicas)}
-        for key in [key for key in self._slots if key not in keys]:
-            await self._end([self._slots.pop(key)])
-        for key, one in keys.items():
-            if key not in self._slots:
-                self._slots[key] = _Slot(one, key[2])
-        await self.watch()
+        async with self._lock:
+            for key in [key for key in self._slots if key not in keys]:
+                await self._end([self._slots.pop(key)])
+            for key, one in keys.items():
+                if key not in self._slots:
+                    self._slots[key] = _Slot(one, key[2])
+            await self._look()
 
     async def watch(self) -> None:
         """See the port."""
+        async with self._lock:
+            await self._look()
+
+    async def _look(self) -> None:
         now = time.monotonic()
         for slot in self._slots.values():
             if slot.process is not None and slot.process.returncode is not None:
@@ -69,8 +75,9 @@ class ProcessEngine(Engine):
 
     async def close(self) -> None:
         """See the port."""
-        slots, self._slots = list(self._slots.values()), {}
-        await self._end(slots)
+        async with self._lock:
+            slots, self._slots = list(self._slots.values()), {}
+            await self._end(slots)
 
     async def _start(self, slot: _Slot, now: float) -> None:
         command = self._command(slot.wanted.model, slot.wanted.version, slot.number)

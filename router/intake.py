@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from broker.answers import clean
 from broker.channels import Channels
 from broker.errors import InvalidRequest
 from broker.header import Reply
@@ -20,6 +21,7 @@ KEY_CHARACTERS = 256
 ADDRESS_CHARACTERS = 255  # AMQP's own limit for reply_to and correlation_id
 CLOUD_ATTRIBUTES = 32
 CLOUD_CHARACTERS = 256
+EXTRA_BYTES = 16 * 1024
 TIMEOUT_LIMIT_MS = 7 * 24 * 3600 * 1000
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 CLOUD = ("cloudEvents_", "cloudEvents:")
@@ -58,7 +60,7 @@ def identity(endpoint: str, delivery: Delivery, origin: bytes | None, now_us: in
 
 def where_to_answer(message: Message, channels: Channels) -> tuple[Reply, str]:
     """Return how a client is answered; a reply address of ours is not one."""
-    if message.reply_to and channels.may_be_answered_at(message.reply_to):
+    if message.reply_to and _is_text(message.reply_to) and channels.may_be_answered_at(message.reply_to):
         return Reply.CLIENT, message.reply_to
     return Reply.RESULTS, ""
 
@@ -73,6 +75,8 @@ def read_headers(message: Message, channels: Channels) -> Asked:
             raise InvalidRequest(
                 f"{what} {text[:40]!r}… has {len(text)} characters: {ADDRESS_CHARACTERS} bytes are allowed"
             )
+    if message.reply_to and not _is_text(message.reply_to):
+        raise InvalidRequest(f"reply_to {message.reply_to!r} is not UTF-8: no queue can have that name here")
     reply, reply_to = where_to_answer(message, channels)
     return Asked(
         reply=reply, reply_to=reply_to,
@@ -95,7 +99,16 @@ def _number(headers: Mapping[str, Any], name: str, least: int, most: int) -> int
 def _text(headers: Mapping[str, Any], name: str) -> str:
     value = headers.get(name, "")
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return text.encode("utf-8", "replace").decode()
+    return clean(text)
+
+
+def tenant_of(message: Message) -> str:
+    """Return the broker's validated user, as text that can be written anywhere."""
+    return clean(message.user_id or "")
+
+
+def _is_text(text: str) -> bool:
+    return clean(text) == text
 
 
 def _trace(headers: Mapping[str, Any]) -> str:
@@ -110,7 +123,12 @@ def _extra(headers: Mapping[str, Any]) -> bytes:
     named = [name for name in headers if name.startswith(CLOUD)]
     if len(named) > CLOUD_ATTRIBUTES:
         raise InvalidRequest(f"{len(named)} CloudEvents attributes; {CLOUD_ATTRIBUTES} are allowed")
-    cloud = {name[len(CLOUD[0]) :][:CLOUD_CHARACTERS]: _text(headers, name)[:CLOUD_CHARACTERS] for name in named}
+    cloud = {clean(name[len(CLOUD[0]) :])[:CLOUD_CHARACTERS]: _text(headers, name)[:CLOUD_CHARACTERS] for name in named}
     if cloud:
         extra["cloud_events"] = cloud
-    return orjson.dumps(extra) if extra else b""
+    packed = orjson.dumps(extra) if extra else b""
+    if len(packed) > EXTRA_BYTES:
+        raise InvalidRequest(
+            f"tracestate and CloudEvents attributes take {len(packed)} bytes; {EXTRA_BYTES} are allowed"
+        )
+    return packed

@@ -6,17 +6,19 @@ A source is acked when what was forwarded is safe. Waiting happens here, not in 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from broker.announcer import Announcer
 from broker.answering import Answering
-from broker.answers import error_body
+from broker.answers import clean, error_body
 from broker.base import Broker, Since
 from broker.bundle import BUNDLE_LIMIT_BYTES, bundle
-from broker.errors import Expired, MillraceError, TooLarge, TryAgain
+from broker.errors import Expired, InvalidRequest, MillraceError, TooLarge, TryAgain
 from broker.events import Ended
 from broker.following import Following
 from broker.header import BY_WORD, Form, Reply, Request, Route, pack_route, pack_ticket
@@ -26,10 +28,12 @@ from broker.rows import DOOR_LINGER_S, Rows
 from broker.settling import Settling
 from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
-from router.intake import ADDRESS_CHARACTERS, identity, read_headers, where_to_answer
+from router.intake import ADDRESS_CHARACTERS, identity, read_headers, tenant_of, where_to_answer
 from router.keys import key_of
 from router.router import Router
 from router.view import View
+
+log = logging.getLogger(__name__)
 
 TAKE = 256
 PREFETCH = 1024
@@ -104,6 +108,14 @@ class Service:
         await self._tasks.drain()
 
 
+class Taken(NamedTuple):
+    """A client's message, the request that it became, and its ticket, written while it can still be refused."""
+
+    delivery: Delivery
+    request: Request
+    ticket: bytes
+
+
 class EndpointService:
     """Takes one endpoint's requests and forwards them by its router's plan."""
 
@@ -138,18 +150,25 @@ class EndpointService:
         self._stopping = True
         await self._consumer.stop()
 
-    def _group(self, deliveries: Sequence[Delivery]) -> dict[tuple[str, Route], list[tuple[Delivery, Request]]]:
-        groups: defaultdict[tuple[str, Route], list[tuple[Delivery, Request]]] = defaultdict(list)
+    def _group(self, deliveries: Sequence[Delivery]) -> dict[tuple[str, Route], list[Taken]]:
+        groups: defaultdict[tuple[str, Route], list[Taken]] = defaultdict(list)
         now = now_us()
         for delivery in deliveries:
             uid = identity(self._endpoint, delivery, self._broker.origin(delivery), now)
             try:
                 request = self._plan(delivery, uid, now)
+                item = Taken(delivery, request, pack_ticket(request, len(request.body)))
             except MillraceError as exc:
                 self._refuse(delivery, uid, exc, now)
                 continue
+            except Exception:  # whatever a client's message does to us, it must not end the router for the others
+                log.exception("endpoint %s: a message could not be read", self._endpoint)
+                self._refuse(
+                    delivery, uid, InvalidRequest("the message cannot be read: its headers or ids are broken"), now
+                )
+                continue
             route = request.route
-            groups[self._broker.channels.inputs(route.model, route.version), route].append((delivery, request))
+            groups[self._broker.channels.inputs(route.model, route.version), route].append(item)
         return groups
 
     def _plan(self, delivery: Delivery, uid: bytes, now: int) -> Request:
@@ -157,6 +176,7 @@ class EndpointService:
         message = delivery.message
         asked = read_headers(message, self._broker.channels)
         router, mask = self._view.resolve(self._endpoint)
+        self._view.check_servable(router.endpoint, mask)
         key = key_of(router.endpoint.key, asked.key, message.body, asked.json_length)
         drawn_by = key.encode() if router.sticky and key else uid
         plan = router.plan(drawn_by, mask)
@@ -164,7 +184,7 @@ class EndpointService:
         reply = Reply.NOWHERE if asked.reply is Reply.RESULTS and router.endpoint.results == "none" else asked.reply
         route = Route(
             endpoint=self._endpoint, arm=leg.arm, model=leg.model, version=leg.version, snapshot=plan.snapshot,
-            mask=plan.mask, policy=plan.policy, tenant=message.user_id or "", reply=reply, reply_to=asked.reply_to,
+            mask=plan.mask, policy=plan.policy, tenant=tenant_of(message), reply=reply, reply_to=asked.reply_to,
         )  # fmt: skip
         allowed_us = int(_allowed_ms(router, asked.timeout_ms) * 1000)
         return Request(
@@ -175,6 +195,9 @@ class EndpointService:
     def _refuse(self, delivery: Delivery, uid: bytes, error: MillraceError, now: int) -> None:
         """Answer a request that goes nowhere, and write its row."""
         reply, reply_to = where_to_answer(delivery.message, self._broker.channels)
+        declared = self._view.declaration(self._endpoint)
+        if reply is Reply.RESULTS and declared is not None and declared.results == "none":
+            reply = Reply.NOWHERE
         route = Route(endpoint=self._endpoint, arm="", model="", version=0, reply=reply, reply_to=reply_to)
         correlation = (delivery.message.correlation_id or "")[:ADDRESS_CHARACTERS]
         request = Request(route, uid, now, 0, 0.0, None, 0, "", correlation, "", b"", b"")
@@ -184,7 +207,7 @@ class EndpointService:
         hold = self._settling.hold(delivery, PER_REQUEST)
         status = BY_WORD[error.status]
         self._answering.answer_one(request, status, error_body(str(error)), hold, 0)
-        ended = Ended([request], [1], [request.accepted_us], status, str(error), published_us=now_us())
+        ended = Ended([request], [1], [request.accepted_us], status, clean(str(error)), published_us=now_us())
         self._rows.add(self._endpoint, None, ended, [hold], None, None)
 
     async def _keep_short(self, queue: str) -> None:
@@ -199,7 +222,7 @@ class EndpointService:
                 return
             await asyncio.sleep(PAUSE_FIRST_S)
 
-    async def _forward(self, queue: str, route: Route, items: list[tuple[Delivery, Request]]) -> None:
+    async def _forward(self, queue: str, route: Route, items: list[Taken]) -> None:
         """Publish a bundle until it is safe, then ack its sources; who waits too long is told so."""
         pause_s = PAUSE_FIRST_S
         while items:
@@ -207,7 +230,7 @@ class EndpointService:
             if outcome.safe:
                 return
             if outcome.reason is Reason.TOO_LARGE:
-                for delivery, request in items:
+                for delivery, request, _ in items:
                     self._end(request, delivery, TooLarge(f"{len(request.body)} bytes are more than the broker takes"))
                 return
             if self._stopping:  # unacked sources come back to the next router
@@ -215,20 +238,20 @@ class EndpointService:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_LONGEST_S)
             now = now_us()
-            for delivery, request in [item for item in items if item[1].deadline_us < now]:
+            for delivery, request, _ in [item for item in items if item.request.deadline_us < now]:
                 self._end(
                     request, delivery, Expired(f"its model's queue took nothing for as long as was allowed ({outcome})")
                 )
-            items = [item for item in items if item[1].deadline_us >= now]
+            items = [item for item in items if item.request.deadline_us >= now]
 
-    async def _attempt(self, queue: str, route: Route, items: Sequence[tuple[Delivery, Request]]) -> Outcome:
+    async def _attempt(self, queue: str, route: Route, items: Sequence[Taken]) -> Outcome:
         parts: list[bytes | memoryview] = []
-        for _, request in items:
-            parts.append(pack_ticket(request, len(request.body)))
-            parts.append(request.body)
+        for item in items:
+            parts.append(item.ticket)
+            parts.append(item.request.body)
         message = bundle(queue, Form.BUNDLE, pack_route(route), parts, len(items))
         try:
-            return (await self._broker.forward([delivery for delivery, _ in items], [message]))[0]
+            return (await self._broker.forward([item.delivery for item in items], [message]))[0]
         except TryAgain:
             return UNKNOWN
 
@@ -238,12 +261,12 @@ def _allowed_ms(router: Router, timeout_ms: int | None) -> float:
     return longest if timeout_ms is None else min(longest, timeout_ms)
 
 
-def _parts(items: Sequence[tuple[Delivery, Request]], limit: int) -> Iterator[list[tuple[Delivery, Request]]]:
+def _parts(items: Sequence[Taken], limit: int) -> Iterator[list[Taken]]:
     """Cut items into bundles: at most `limit` requests, and no more bytes than a bundle should have."""
-    part: list[tuple[Delivery, Request]] = []
+    part: list[Taken] = []
     size = 0
     for item in items:
-        length = len(item[1].body)
+        length = len(item.request.body)
         if part and (len(part) >= limit or size + length > BUNDLE_LIMIT_BYTES):
             yield part
             part, size = [], 0

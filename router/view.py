@@ -9,7 +9,7 @@ from typing import Any
 
 from broker.declared import read_declared
 from broker.endpoint import Endpoint, Target
-from broker.errors import Misconfigured, NotFound
+from broker.errors import Misconfigured, NotFound, Unavailable
 from broker.messages import Record
 from broker.status import SILENT_AFTER_S, Announcement, read_status
 from router.policy_config import read_policy
@@ -119,6 +119,12 @@ class View:
         oldest = self._clock() - SILENT_AFTER_S
         return any(state == "ready" and at >= oldest for state, at in served.heard.values())
 
+    def check_servable(self, endpoint: Endpoint, mask: int) -> None:
+        """Raise Unavailable, with what they say, if no arm is ready and all that are known have failed."""
+        reasons = [f"{served.model}@{served.version}: {served.error}" for _, served in self.served(endpoint)]
+        if not mask and reasons and all(served.error for _, served in self.served(endpoint)):
+            raise Unavailable(f"endpoint {endpoint.endpoint} has nothing that can serve it now; " + "; ".join(reasons))
+
     def served(self, endpoint: Endpoint) -> Iterable[tuple[str, Served]]:
         """Return (arm, model version) for every arm that was ever announced."""
         for arm, target in endpoint.arms.items():
@@ -136,7 +142,8 @@ class View:
         served.heard[said.instance] = (said.state, self._clock())
         if said.full:
             served.full = said.full
-        served.error = said.error
+        if said.error or said.state == "ready":  # while it starts again, the last reason still holds
+            served.error = said.error
         oldest = self._clock() - 10 * SILENT_AFTER_S
         for instance in [who for who, (_, at) in served.heard.items() if at < oldest]:
             del served.heard[instance]

@@ -17,6 +17,7 @@ from broker.rabbitmq.frames import DELIVER, Contents, ack_frame, read_deliver, r
 
 LOG = logging.getLogger(__name__)
 PREFETCH_LIMIT = 65_535
+QUIET_S = 0.05
 
 
 class Arrival(NamedTuple):
@@ -40,17 +41,23 @@ class Session(Contents):
         self._arrivals = arrivals
         self._arrived = arrived
         self._outstanding: dict[int, None] = {}  # tags that are not settled, in order
+        self.arrived = 0
         self._stopped = False
+        self._holding: list[int] | None = None  # acks that wait until a consumer is cancelled
 
     def on_content(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Buffer a delivery."""
         tag, came_back = read_deliver(method)
         self._outstanding[tag] = None
+        self.arrived += 1
         self._arrivals.append(Arrival(self, tag, came_back, properties, body))
         self._arrived.set()
 
     def ack(self, tags: Iterable[int]) -> None:
         """Settle for good: the oldest together, the others one by one, in a single write."""
+        if self._holding is not None:
+            self._holding.extend(tags)
+            return
         settled = self._settle(tags)
         if not settled or self.channel.closed.done():
             return
@@ -73,6 +80,22 @@ class Session(Contents):
         """Note that no more will come: the channel closes once all is settled."""
         self._stopped = True
         self._close_when_done()
+
+    async def quieten(self) -> None:
+        """Return once nothing is on its way: what a cancelled consumer is being sent comes back, counted.
+
+        An ack makes room for another delivery, so acks are held until `resume`.
+        """
+        self._holding = []
+        seen = -1
+        while seen != self.arrived:
+            seen = self.arrived
+            await asyncio.sleep(QUIET_S)
+
+    def resume(self) -> None:
+        """Send the acks that were held."""
+        held, self._holding = self._holding or [], None
+        self.ack(held)
 
     def _settle(self, tags: Iterable[int]) -> list[int]:
         """Return the tags that were outstanding: settling one twice would make the broker close the channel."""
@@ -216,8 +239,10 @@ class Subscription(ABC):
                 channel.close()
                 raise TryAgain(f"{self._queue} was deleted")
             if self._stopping:
+                await session.quieten()
                 for tag in self._tags:
                     await channel.call("basic_cancel", consumer_tag=tag)
+                session.resume()
                 session.stop()
                 return
             if self._applied != max(1, min(self._prefetch, PREFETCH_LIMIT)):

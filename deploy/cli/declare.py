@@ -35,6 +35,8 @@ def check(
     settings: SettingsPath = DEFAULT_SETTINGS,
 ) -> None:
     """Read the settings and declarations, and explain mistakes; exit status 2 if there are any."""
+    if not files and not settings.exists():
+        raise Misconfigured(f"{settings} is not here: run this in the project's folder, or say --settings PATH")
     read = load_settings(settings)
     paths = files or sorted(read.folder.glob(read.endpoints))
     mistakes, seen = [], dict[str, Path]()

@@ -10,7 +10,7 @@ from broker.channels import Channels
 from broker.errors import InvalidRequest
 from broker.header import Reply
 from broker.messages import Delivery, Message
-from router.intake import identity, read_headers
+from router.intake import identity, read_headers, tenant_of
 from router.keys import key_of
 
 CHANNELS = Channels()
@@ -72,3 +72,22 @@ def test_a_key_comes_from_the_header_or_from_the_parameter_that_is_declared() ->
     assert key_of(None, "", b"never read", None) == ""
     with pytest.raises(InvalidRequest):
         key_of("parameters.user", "", b"{", None)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"reply_to": b"\xff\xfe".decode("utf-8", "surrogateescape")},
+        {"headers": {f"cloudEvents_{chr(1) * 200}{n}": chr(1) * 256 for n in range(32)}},
+    ],
+)
+def test_what_could_not_be_written_into_the_header_is_refused(parts: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        read_headers(message(**parts), CHANNELS)
+
+
+def test_odd_attribute_names_and_users_are_made_writable() -> None:
+    odd = b"\xff".decode("utf-8", "surrogateescape")
+    asked = read_headers(message(headers={f"cloudEvents_{odd}": odd}, user_id=odd), CHANNELS)
+    assert asked.extra == b'{"cloud_events":{"?":"?"}}'
+    assert tenant_of(message(user_id=odd)) == "?"
