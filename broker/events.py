@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from broker.header import Request, Status
+from broker.header import Request, Route, Status
 from broker.ids import new_uid, now_us, uid_text
 from broker.messages import Record
 
@@ -34,6 +35,7 @@ FIELDS = pa.schema(
 
 
 _TYPES = {field.name: field.type for field in FIELDS}
+_OF_ROUTE = ("leg", "arm", "model", "version", "policy", "snapshot", "mask", "tenant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +105,26 @@ def _columns(ended: Sequence[Ended]) -> list[tuple[str, pa.Array]]:
 def _of_routes(requests: Sequence[Request]) -> dict[str, pa.Array]:
     routes = [request.route for request in requests]
     first, number = routes[0], len(routes)
-    names = ("leg", "arm", "model", "version", "policy", "snapshot", "mask", "tenant")
-    if all(route is first for route in routes):
-        return {name: pa.repeat(_scalar(name, getattr(first, name)), number) for name in names}
-    return {name: pa.array([getattr(route, name) for route in routes], _TYPES[name]) for name in names}
+    if routes.count(first) == number:
+        return _of_route(first, number)
+    return {name: pa.array([getattr(route, name) for route in routes], _TYPES[name]) for name in _OF_ROUTE}
+
+
+@lru_cache(maxsize=256)
+def _of_route(route: Route, number: int) -> dict[str, pa.Array]:
+    return {name: pa.repeat(pa.scalar(getattr(route, name), _TYPES[name]), number) for name in _OF_ROUTE}
 
 
 def _of_requests(requests: Sequence[Request]) -> dict[str, pa.Array]:
-    values = {
-        "uid": [request.uid for request in requests],
-        "propensity": np.array([request.propensity for request in requests]),
-        "accepted_us": np.array([request.accepted_us for request in requests], np.int64),
-        "attempts": np.array([request.attempts for request in requests], np.uint16),
-        "key": [request.key or None for request in requests],
-        "trace": [request.trace or None for request in requests],
+    uids = pa.py_buffer(b"".join([request.uid for request in requests]))
+    return {
+        "uid": pa.FixedSizeBinaryArray.from_buffers(_TYPES["uid"], len(requests), [None, uids]),
+        "propensity": pa.array(np.array([request.propensity for request in requests])),
+        "accepted_us": pa.array(np.array([request.accepted_us for request in requests], np.int64)),
+        "attempts": pa.array(np.array([request.attempts for request in requests], np.uint16)),
+        "key": _texts([request.key for request in requests]),
+        "trace": _texts([request.trace for request in requests]),
     }
-    return {name: pa.array(column, _TYPES[name]) for name, column in values.items()}
 
 
 def _of_ends(ended: Sequence[Ended]) -> dict[str, pa.Array]:
@@ -131,8 +137,8 @@ def _of_ends(ended: Sequence[Ended]) -> dict[str, pa.Array]:
         ("status", [end.status.word for end in ended]),
         ("error", [end.error or None for end in ended]),
     ):
-        if len(set(words)) == 1:
-            columns[name] = pa.repeat(pa.scalar(words[0], pa.string()), sum(numbers))
+        if words.count(words[0]) == len(words):
+            columns[name] = _repeated(words[0], sum(numbers))
         else:
             columns[name] = pa.array(
                 [word for word, count in zip(words, numbers, strict=True) for _ in range(count)], pa.string()
@@ -140,8 +146,14 @@ def _of_ends(ended: Sequence[Ended]) -> dict[str, pa.Array]:
     return columns
 
 
-def _scalar(name: str, value: Any) -> pa.Scalar:
-    return pa.scalar(value, _TYPES[name])
+def _texts(texts: list[str]) -> pa.Array:
+    """Return a column of texts, in which an empty one is null."""
+    return pa.array([text or None for text in texts], pa.string()) if any(texts) else _repeated(None, len(texts))
+
+
+@lru_cache(maxsize=256)
+def _repeated(text: str | None, number: int) -> pa.Array:
+    return pa.repeat(pa.scalar(text, pa.string()), number)
 
 
 def _tensors(prefix: str, batches: Sequence[Tensors]) -> list[tuple[str, pa.Array]]:

@@ -43,7 +43,7 @@ from loadtests.rig import (
     MAX_BATCH,
     Cost,
     processes,
-    rabbitmq_processes,
+    server_processes,
     run_json,
     wait_for_replica,
     with_children,
@@ -51,8 +51,9 @@ from loadtests.rig import (
     write_settings,
 )
 
-IN_FLIGHT = 4096
-WINDOW = 1000
+IN_FLIGHT = 8192
+WINDOW = 2048  # of single messages: more gains neither side anything
+HEAVY_IN_FLIGHT = 1024
 HEAVY_BATCH = 32
 UID_AT_MARK = bytes(range(240, 256))
 
@@ -206,7 +207,7 @@ async def measure_queue(place: Installation, url: str, options: argparse.Namespa
     with processes([place.part_command("replica", "heavy", "1")], folder / "log"):
         async with place.broker() as broker:
             await wait_for_replica(broker, "heavy")
-        figures["heavy"] = await _heavy(place, folder)
+        figures["heavy"] = await _heavy(place, folder, options)
     return figures
 
 
@@ -218,7 +219,7 @@ async def _by_turns(
         if rabbit:
             bare.append((await asyncio.to_thread(single_bare, place, url, options.requests))["rate"])
             ours.append((await asyncio.to_thread(single_ours, place, url, options.requests))["rate"])
-        cost = Cost({"processor": lambda: running[:1], "broker": rabbitmq_processes if rabbit else list})
+        cost = Cost({"processor": lambda: running[:1], "broker": lambda: server_processes(url) if rabbit else []})
         many.append(await bundled(place, "mlp", 5 * options.requests, IN_FLIGHT))
         costs.append(cost.us_each(5 * options.requests))
     in_bundles = {"rate": median(many), "cpu_us": costs[-1]}
@@ -228,11 +229,11 @@ async def _by_turns(
     return small, {**in_bundles, "ratio": median(many) / median(ours)}
 
 
-async def _heavy(place: Installation, folder: Path) -> dict[str, Any]:
+async def _heavy(place: Installation, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     ours, bare = [], []
-    for _ in range(3):
+    for _ in range(options.repeat):
         bare.append(await asyncio.to_thread(bare_model_rate, folder))
-        ours.append(await bundled(place, "heavy", 5000, 512))
+        ours.append(await bundled(place, "heavy", options.requests, HEAVY_IN_FLIGHT))
     return {"rate": median(ours), "bare_rate": median(bare), "ratio": median(ours) / median(bare)}
 
 
@@ -249,7 +250,7 @@ async def measure_http(place: Installation, options: argparse.Namespace, *, rabb
             raise RuntimeError(f"{exc}; the parts said:\n{(place.path.parent / 'log').read_text()[-3000:]}") from exc
         named = {part: functools.partial(with_children, process) for part, process in zip(parts, running, strict=True)}
         if rabbit:
-            named["broker"] = functools.partial(rabbitmq_processes)
+            named["broker"] = functools.partial(server_processes, place.settings.broker_url)
         await closed_loop(port, "/v2/models/mlp/infer", data, json_length, connections=64, seconds=2.0)
         quiet = await open_loop(port, "/v2/models/mlp/infer", data, json_length, rate=50.0, seconds=options.seconds)
         cost = Cost(named)
@@ -340,7 +341,7 @@ def main() -> None:
     parser.add_argument("--broker", required=True)
     parser.add_argument("--requests", type=int, default=15_000, help="single messages a turn")
     parser.add_argument("--warm", type=int, default=20_000)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--only", nargs="+", choices=("queue", "http"), default=("queue", "http"))
     parser.add_argument("--json", type=Path)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psutil
@@ -23,7 +24,7 @@ from deploy.wiring import Installation
 
 CHANNELS = 64
 CONVOLUTIONS = 6
-MAX_BATCH = {"mlp": 128, "heavy": 32}
+MAX_BATCH = {"mlp": 256, "heavy": 32}
 CONFIG = """\
 name: "{name}"
 backend: "pytorch"
@@ -116,11 +117,15 @@ class Cost:
         return {name: sum(map(_cpu_s, find())) for name, find in self._named.items()}
 
 
-def rabbitmq_processes() -> list[psutil.Process]:
-    """Return the Erlang machines on this computer that have been up for a while (the broker, if it runs here)."""
-    old = time.time() - 120
-    found = psutil.process_iter(["name", "create_time"])
-    return [process for process in found if process.info["name"] == "beam.smp" and process.info["create_time"] < old]
+def server_processes(url: str) -> list[psutil.Process]:
+    """Return the processes on this computer that listen where `url` points (none for a broker elsewhere)."""
+    port = urlsplit(url).port
+    found = {
+        connection.pid
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid
+    }
+    return [psutil.Process(pid) for pid in found]
 
 
 def with_children(process: psutil.Process) -> list[psutil.Process]:

@@ -202,29 +202,35 @@ class Subscription(ABC):
         channel.take_frames(session)
         channel.on_cancel(self._on_cancel)
         self._cancelled = False
-        self._tags = []
+        self._tags, self._applied = [], 0
         self._session = session
-        await self._consume(channel)
+        await self._consume(session)
         return session
 
-    async def _consume(self, channel: Channel) -> None:
+    async def _consume(self, session: Session) -> None:
         """Bring the subscription to its prefetch: more is a further consumer beside the ones there are.
 
-        Less needs a new one in their place, and what is on its way to a consumer that is cancelled comes back with a
-        delivery counted: callers should ask for less only when it matters.
+        Less needs a new one in their place, once nothing is on its way to them: callers should ask for less only
+        when it matters.
         """
         wanted = max(1, min(self._prefetch, PREFETCH_LIMIT))
-        more = wanted - self._applied if self._tags else wanted
-        before, self._tags = ([], self._tags) if more > 0 else (self._tags, [])
+        if wanted < self._applied:
+            await self._cancel(session)
         # Per consumer, not per channel: quorum queues refuse the other kind.
-        await channel.call("basic_qos", prefetch_count=more if more > 0 else wanted)
-        answer = await channel.call(
+        await session.channel.call("basic_qos", prefetch_count=wanted - self._applied)
+        answer = await session.channel.call(
             "basic_consume", queue=self._queue, on_message_callback=_unused, arguments=self._arguments()
         )
         self._tags.append(answer.method.consumer_tag)
         self._applied = wanted
-        for tag in before:
-            await channel.call("basic_cancel", consumer_tag=tag)
+        session.resume()
+
+    async def _cancel(self, session: Session) -> None:
+        """End all consumers, so that nothing comes back; acks stay held until the session resumes."""
+        await session.quieten()
+        for tag in self._tags:
+            await session.channel.call("basic_cancel", consumer_tag=tag)
+        self._tags, self._applied = [], 0
 
     def _on_cancel(self) -> None:
         self._cancelled = True
@@ -239,14 +245,12 @@ class Subscription(ABC):
                 channel.close()
                 raise TryAgain(f"{self._queue} was deleted")
             if self._stopping:
-                await session.quieten()
-                for tag in self._tags:
-                    await channel.call("basic_cancel", consumer_tag=tag)
+                await self._cancel(session)
                 session.resume()
                 session.stop()
                 return
             if self._applied != max(1, min(self._prefetch, PREFETCH_LIMIT)):
-                await self._consume(channel)
+                await self._consume(session)
             await self._nudged.wait()
             self._nudged.clear()
         # Whatever the reason: this subscription has worked, so it can again.
