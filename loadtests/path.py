@@ -231,9 +231,10 @@ async def _by_turns(
 
 async def _heavy(place: Installation, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     ours, bare = [], []
+    await bundled(place, "heavy", options.warm, HEAVY_IN_FLIGHT)
     for _ in range(options.repeat):
         bare.append(await asyncio.to_thread(bare_model_rate, folder))
-        ours.append(await bundled(place, "heavy", options.requests, HEAVY_IN_FLIGHT))
+        ours.append(await bundled(place, "heavy", 2 * options.requests, HEAVY_IN_FLIGHT))
     return {"rate": median(ours), "bare_rate": median(bare), "ratio": median(ours) / median(bare)}
 
 
