@@ -133,10 +133,10 @@ def _of_ends(ended: Sequence[Ended]) -> dict[str, pa.Array]:
     for name in ("started_us", "computed_us", "published_us"):
         columns[name] = pa.array(np.repeat(np.array([getattr(end, name) for end in ended], np.int64), numbers))
     columns["batch"] = pa.array(np.repeat(np.array([end.batch for end in ended], np.uint32), numbers))
-    for name, words in (
-        ("status", [end.status.word for end in ended]),
-        ("error", [end.error or None for end in ended]),
-    ):
+    texts: dict[str, list[str | None]] = {
+        "status": [end.status.word for end in ended], "error": [end.error or None for end in ended],
+    }  # fmt: skip
+    for name, words in texts.items():
         if words.count(words[0]) == len(words):
             columns[name] = _repeated(words[0], sum(numbers))
         else:

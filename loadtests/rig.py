@@ -123,7 +123,10 @@ def server_processes(url: str) -> list[psutil.Process]:
     found = {
         connection.pid
         for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid
+        if connection.status == psutil.CONN_LISTEN
+        and connection.laddr
+        and connection.laddr.port == port
+        and connection.pid
     }
     return [psutil.Process(pid) for pid in found]
 
