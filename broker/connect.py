@@ -9,7 +9,7 @@ from broker.base import Broker
 from broker.channels import Channels
 from broker.errors import Misconfigured
 
-KNOWN = "sqlite:///path/to/file, amqp://host, amqps://host"
+KNOWN = "sqlite:///path/to/file, amqp://host, amqps://host, kafka://host, kafkas://host"
 
 
 def connect(url: str, channels: Channels) -> Broker:
@@ -19,6 +19,10 @@ def connect(url: str, channels: Channels) -> Broker:
         from broker.rabbitmq.adapter import RabbitBroker
 
         return RabbitBroker(url, channels)
+    if scheme in ("kafka", "kafkas"):
+        from broker.kafka.adapter import KafkaBroker
+
+        return KafkaBroker(url, channels)
     if scheme == "sqlite":
         return _sqlite(rest, channels)
     raise Misconfigured(f"broker.url begins with {scheme[:20]!r}; what can stand there is {KNOWN}")

@@ -20,6 +20,11 @@ def rabbitmq_url() -> str:
     return _address("MILLRACE_TEST_RABBITMQ_URL")
 
 
+def kafka_url() -> str:
+    """Return the address of a Kafka that tests may fill with topics of their own prefix."""
+    return _address("MILLRACE_TEST_KAFKA_URL")
+
+
 def control_rabbitmq(*command: str) -> None:
     """Run `start`, `kill`, `restart` or `alarm on|off` on the node, and return once it has happened.
 

@@ -8,11 +8,11 @@ from weakref import WeakSet
 
 from broker.base import NO_LIMITS, Broker, Consumer, Limits, Reader, Since
 from broker.channels import Channels
+from broker.fill import Fill
 from broker.messages import Delivery, Depth, Message, Outcome
 from broker.rabbitmq.address import Address
 from broker.rabbitmq.connection import Connection
 from broker.rabbitmq.consumer import QueueConsumer, QueueSubscription
-from broker.rabbitmq.fill import Fill
 from broker.rabbitmq.log import StreamReader, StreamSubscription, end_of
 from broker.rabbitmq.publisher import Publisher
 from broker.rabbitmq.subscription import Session, Subscription

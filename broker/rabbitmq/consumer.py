@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from broker.base import Consumer
+from broker.fill import Fill
 from broker.messages import Delivery
 from broker.rabbitmq.connection import Connection
-from broker.rabbitmq.fill import Fill
 from broker.rabbitmq.properties import unpack_message
 from broker.rabbitmq.subscription import Arrival, Subscription
 from broker.rabbitmq.topology import Topology

@@ -18,7 +18,7 @@ DEADLINE_S = 30.0
 class Installation:
     """Hands out brokers on channels of one test's own. `user` is who the broker takes us for."""
 
-    def __init__(self, url: str, user: str) -> None:
+    def __init__(self, url: str, user: str | None) -> None:
         self.url = url
         self.user = user
         self.channels = Channels(f"t{uuid4().hex[:12]}.")

@@ -1,0 +1,176 @@
+"""The port on Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import cast
+from weakref import WeakSet
+
+from aiokafka import TopicPartition
+
+from broker.base import DELAY_LADDER_S, NO_LIMITS, Broker, Consumer, Limits, Reader, Since
+from broker.channels import Channels, Kind
+from broker.fill import Fill
+from broker.kafka.address import Address
+from broker.kafka.claim import Claim
+from broker.kafka.delays import Mover
+from broker.kafka.limits import DeclaredLimits, Levels
+from broker.kafka.log import KafkaReader
+from broker.kafka.properties import unpack_delayed, unpack_message
+from broker.kafka.publisher import Publisher
+from broker.kafka.storms import quieten
+from broker.kafka.subscription import Subscription
+from broker.kafka.topology import Topology
+from broker.kafka.trimming import Trimming
+from broker.messages import Delivery, Depth, Message, Outcome
+
+TIMEOUT_S = 30.0
+
+
+class KafkaConsumer(Consumer):
+    """Takes what its subscription has fetched."""
+
+    def __init__(self, queue: str, subscription: Subscription, fill: Fill) -> None:
+        self.queue = queue
+        self.subscription = subscription
+        self._fill = fill
+
+    async def take(self, limit: int) -> list[Delivery]:
+        """Return 1 to `limit` messages."""
+        taken = await self.subscription.take(limit)
+        self._fill.observe(delivery.message for delivery in taken)
+        return taken
+
+    async def stop(self) -> None:
+        """Fetch no more."""
+        self.subscription.stop()
+
+    def resize(self, prefetch: int) -> None:
+        """Change how much may be held."""
+        self.subscription.resize(prefetch)
+
+
+class KafkaBroker(Broker):
+    """A producer, an admin client, a consumer for each queue and log."""
+
+    def __init__(self, url: str, channels: Channels, *, timeout_s: float = TIMEOUT_S) -> None:
+        super().__init__(channels)
+        quieten()
+        self._address = Address.of(url)
+        self._topology = Topology(self._address, channels)
+        self._limits = DeclaredLimits(self._address, self._topology, f"{channels.prefix}limits")
+        self._levels = Levels(self._topology, self._limits, channels)
+        self._delays = [f"{channels.prefix}delay.{round(step_s * 1000)}" for step_s in DELAY_LADDER_S]
+        self._publisher = Publisher(self._address, self._topology, self._levels, self._delays, timeout_s)
+        self._trimming = Trimming(self._topology, self._limits, channels)
+        self._mover = Mover(self, self._topology, self._delays)
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._readers: set[KafkaReader] = set()  # whose connections nobody else would close
+        self._fill = Fill()
+
+    def __repr__(self) -> str:
+        return f"KafkaBroker({self._address.shown!r}, prefix={self.channels.prefix!r})"
+
+    async def open(self) -> None:
+        """Reach a broker."""
+        await self._topology.open()
+        await self._limits.open()
+
+    async def close(self) -> None:
+        """Flush, give back what is held, let go."""
+        await self._mover.close()
+        await asyncio.gather(
+            *[subscription.close() for subscription in list(self._subscriptions)],
+            *[reader.close() for reader in list(self._readers)],
+        )
+        self._subscriptions.clear()
+        await self._publisher.close()
+        await self._limits.close()
+        await self._topology.close()
+
+    async def ping(self) -> None:
+        """Ask for the brokers."""
+        await self._topology.ping()
+
+    async def declare(self, channel: str, limits: Limits = NO_LIMITS) -> None:
+        """Make a topic, and tell everybody its limits."""
+        await self._topology.declare(channel, limits)
+        if (news := self._limits.note(channel, limits)) is not None:
+            await self._publisher.publish_keyed(self._limits.topic, channel.encode(), news)
+
+    async def delete(self, channel: str) -> None:
+        """Remove a topic."""
+        await self._topology.delete(channel)
+
+    async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
+        """Publish and wait for the confirms."""
+        if not messages:
+            return []
+        if any(message.delay_s > 0 for message in messages):
+            for topic in self._delays:
+                await self._topology.declare(topic, NO_LIMITS)
+            self._mover.hurry()
+        self._fill.observe(messages)
+        outcomes = await self._publisher.publish(messages)
+        await self._trimming.observe(messages)
+        return outcomes
+
+    def consume(self, queue: str, prefetch: int) -> Consumer:
+        """Subscribe; a queue that is not there yet is waited for."""
+        alone = self.channels.is_ours(queue) and self.channels.kind(queue) is Kind.TRANSIENT
+        delayed = queue in self._delays
+        subscription = Subscription(
+            self._address, self._topology, queue, prefetch, shared=not alone,
+            unpack=unpack_delayed if delayed else unpack_message,
+        )  # fmt: skip
+        self._subscriptions.add(subscription)
+        if not alone and not delayed:
+            self._mover.start()
+        return KafkaConsumer(queue, subscription, self._fill)
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Settle for good, with the next commit."""
+        for (subscription, claim), held in _by_claim(deliveries).items():
+            subscription.settle(claim, [delivery.tag for delivery in held])
+
+    async def requeue(self, deliveries: Sequence[Delivery]) -> None:
+        """Give back."""
+        for (subscription, claim), held in _by_claim(deliveries).items():
+            subscription.give_back(claim, held)
+
+    def read(self, log: str, start: int | Since) -> Reader:
+        """Read a log; one that is not there yet is waited for."""
+        reader = KafkaReader(self._address, self._topology, log, start, closed=self._readers.discard)
+        self._readers.add(reader)
+        return reader
+
+    async def end(self, log: str) -> int:
+        """Return the offset that the next record will have."""
+        partition = TopicPartition(log, 0)
+        if await self._topology.partitions(log, fresh=True) is None:
+            return 0
+        return (await self._topology.ends([partition]))[partition]
+
+    async def depth(self, queue: str) -> Depth:
+        """Count what is not settled (Kafka does not tell what is held), and estimate the requests in it."""
+        messages = await self._topology.unsettled(queue)
+        return Depth(messages, self._fill.requests(queue, messages))
+
+    def origin(self, delivery: Delivery) -> bytes | None:
+        """A record's place never changes."""
+        _, claim = _holder(delivery)
+        return f"{claim.partition.topic}\n{claim.partition.partition}\n{delivery.tag}".encode()
+
+
+def _holder(delivery: Delivery) -> tuple[Subscription, Claim]:
+    held: tuple[Subscription, Claim] = cast("tuple[Subscription, Claim]", delivery.consumer)
+    return held
+
+
+def _by_claim(deliveries: Sequence[Delivery]) -> dict[tuple[Subscription, Claim], list[Delivery]]:
+    found: defaultdict[tuple[Subscription, Claim], list[Delivery]] = defaultdict(list)
+    for delivery in deliveries:
+        found[_holder(delivery)].append(delivery)
+    return found

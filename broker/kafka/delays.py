@@ -1,0 +1,93 @@
+"""Moves delayed messages to their queues when they are due.
+
+Kafka holds nothing back, so a delayed message waits in the topic of its rung of the ladder: one topic a rung, in which
+whoever was published first is due first. Every process that takes from a queue joins in the moving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from broker.base import Broker, Consumer
+from broker.errors import TryAgain
+from broker.ids import now_us
+from broker.kafka.properties import DELAYED_UNTIL
+from broker.kafka.topology import Topology
+from broker.messages import Delivery, Reason
+
+LOG = logging.getLogger(__name__)
+LOOK_EVERY_S = 2.0
+HELD = 1000
+RETRY_S = 0.5
+LONGEST_S = 60.0
+
+
+class Mover:
+    """Takes from the delay topics that are there."""
+
+    def __init__(self, broker: Broker, topology: Topology, topics: Sequence[str]) -> None:
+        self._broker = broker
+        self._topology = topology
+        self._topics = topics
+        self._look = asyncio.Event()
+        self._moving: dict[str, asyncio.Task[None]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; again does no harm."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._watch(), name="delays")
+
+    def hurry(self) -> None:
+        """Look at once: a topic was made."""
+        self._look.set()
+
+    async def close(self) -> None:
+        """Stop; what is held comes back to others."""
+        for task in (self._task, *self._moving.values()):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*self._moving.values(), return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while len(self._moving) < len(self._topics):
+            for topic in self._topics:
+                if topic not in self._moving and await self._is_there(topic):
+                    self._moving[topic] = asyncio.create_task(self._move(topic), name=f"moving {topic}")
+            self._look.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._look.wait()
+
+    async def _is_there(self, topic: str) -> bool:
+        try:
+            return await self._topology.partitions(topic, fresh=True) is not None
+        except TryAgain:
+            return False
+
+    async def _move(self, topic: str) -> None:
+        consumer: Consumer = self._broker.consume(topic, HELD)
+        while deliveries := await consumer.take(HELD):
+            for delivery in deliveries:
+                due_us = delivery.message.headers[DELAYED_UNTIL]
+                await asyncio.sleep(min(LONGEST_S, max(0.0, (due_us - now_us()) / 1e6)))
+                await self._hand_on(delivery)
+
+    async def _hand_on(self, delivery: Delivery) -> None:
+        message = delivery.message
+        while True:
+            try:
+                (outcome,) = await self._broker.forward([delivery], [message])
+            except TryAgain:
+                outcome = None
+            if outcome is not None and outcome.safe:
+                return
+            if outcome is not None and outcome.reason in (Reason.NO_QUEUE, Reason.TOO_LARGE):
+                LOG.warning("a delayed message for %s is buried: %s", message.queue, outcome)
+                error = f"after its delay: {outcome}"
+                await self._broker.bury(delivery, reason="undelivered", attempts=0, error=error)
+                return
+            await asyncio.sleep(RETRY_S)

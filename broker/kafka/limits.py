@@ -1,0 +1,145 @@
+"""How much a queue may hold. Kafka has no such limit, so who publishes looks, often enough, at what waits.
+
+The limits that were declared stand in a compacted topic, because those who publish are not those who declare. Between
+two looks a process counts its own messages: others may overshoot by what they publish within `LOOK_EVERY_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from broker.base import NO_LIMITS, Limits
+from broker.channels import Channels, Kind
+from broker.kafka.address import Address
+from broker.kafka.topology import Topology
+from broker.messages import Message
+
+LOOK_EVERY_S = 0.5
+LOOK_WHEN_FULL_S = 0.05
+NEARLY_FULL = 0.5
+REFUSING = (Kind.QUEUE, Kind.TRANSIENT)
+_POLL_MS = 100
+_RETRY_S = 0.5
+
+
+@dataclass(slots=True)
+class _Level:
+    messages: int = 0
+    looked_at: float = 0.0
+    size: float = 0.0  # mean bytes a message, as published here
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class DeclaredLimits:
+    """Follows the topic of limits."""
+
+    def __init__(self, address: Address, topology: Topology, topic: str) -> None:
+        self.topic = topic
+        self._address = address
+        self._topology = topology
+        self._limits: dict[str, Limits] = {}
+        self._following: asyncio.Task[None] | None = None
+        self._caught_up = asyncio.Event()
+        self._closing = False
+
+    def of(self, queue: str) -> Limits:
+        """Return a queue's limits."""
+        return self._limits.get(queue, NO_LIMITS)
+
+    def note(self, queue: str, limits: Limits) -> bytes | None:
+        """Remember limits declared here; returns the record to publish if they are news."""
+        if self.of(queue) == limits:
+            return None
+        self._limits[queue] = limits
+        return orjson.dumps({"messages": limits.messages, "bytes": limits.bytes})
+
+    async def open(self) -> None:
+        """Make the topic where it is not there, and read it to its end."""
+        if await self._topology.partitions(self.topic, fresh=True) is None:
+            await self._topology.create(self.topic, 1, {"cleanup.policy": "compact"})
+        self._following = asyncio.create_task(self._follow(), name="limits of queues")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(10.0):
+                await self._caught_up.wait()
+
+    async def close(self) -> None:
+        """Stop to follow."""
+        self._closing = True
+        if self._following is not None:
+            await asyncio.wait((self._following,), timeout=5.0)
+
+    async def _follow(self) -> None:
+        while not self._closing:
+            try:
+                await self._read()
+            except (KafkaError, OSError):
+                await asyncio.sleep(_RETRY_S)
+
+    async def _read(self) -> None:
+        partition = TopicPartition(self.topic, 0)
+        consumer = AIOKafkaConsumer(**self._address.arguments, group_id=None, fetch_max_wait_ms=_POLL_MS)
+        try:
+            await consumer.start()
+            consumer.assign([partition])
+            await consumer.seek_to_beginning(partition)
+            end = (await self._topology.ends([partition]))[partition]
+            while not self._closing:
+                if await consumer.position(partition) >= end:
+                    self._caught_up.set()
+                for record in (await consumer.getmany(timeout_ms=_POLL_MS)).get(partition, []):
+                    self._learn(record.key, record.value)
+        finally:
+            with contextlib.suppress(TimeoutError, KafkaError, OSError):
+                async with asyncio.timeout(5.0):
+                    await consumer.stop()
+
+    def _learn(self, key: bytes | None, value: bytes | None) -> None:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            said: Any = orjson.loads(value or b"{}")
+            self._limits[(key or b"").decode()] = Limits(messages=int(said["messages"]), bytes=int(said["bytes"]))
+
+
+class Levels:
+    """Tells whether a queue has room. Logs and output queues always have: their oldest goes."""
+
+    def __init__(self, topology: Topology, limits: DeclaredLimits, channels: Channels) -> None:
+        self._channels = channels
+        self._topology = topology
+        self._limits = limits
+        self._levels: dict[str, _Level] = {}
+
+    async def room(self, queue: str, messages: Sequence[Message]) -> int:
+        """Return how many of these messages, from the first on, `queue` has room for, and count them as there."""
+        limits = self._limits.of(queue)
+        if limits == NO_LIMITS or self._channels.kind(queue) not in REFUSING:
+            return len(messages)
+        level = self._levels.setdefault(queue, _Level())
+        mean = sum([len(message.body) for message in messages]) / len(messages)
+        level.size = mean if not level.size else level.size + 0.1 * (mean - level.size)
+        most = limits.messages or 2**62
+        if limits.bytes:
+            most = min(most, int(limits.bytes / max(1.0, level.size)))
+        if self._is_stale(level, most, len(messages)):
+            await self._look(queue, level, most, len(messages))
+        room = max(0, min(len(messages), most - level.messages))
+        level.messages += room
+        return room
+
+    def _is_stale(self, level: _Level, most: int, wanted: int) -> bool:
+        age = time.monotonic() - level.looked_at
+        return age > (LOOK_WHEN_FULL_S if level.messages + wanted > NEARLY_FULL * most else LOOK_EVERY_S)
+
+    async def _look(self, queue: str, level: _Level, most: int, wanted: int) -> None:
+        async with level.looking:
+            if self._is_stale(level, most, wanted):
+                level.messages = await self._topology.unsettled(queue)
+                level.looked_at = time.monotonic()

@@ -1,0 +1,126 @@
+"""Logs: topics of one partition, read at an offset."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from broker.base import Reader, Since
+from broker.errors import Gap
+from broker.kafka.address import Address
+from broker.kafka.properties import unpack_plain
+from broker.kafka.topology import Topology
+from broker.messages import NO_HEADERS, Record
+
+POLL_MS = 100
+RETRY_S = 0.2
+CLOSE_S = 5.0
+_FETCH_BYTES = 9 * 1024 * 1024
+
+
+class KafkaReader(Reader):
+    """Reads records in order, and says so when some are gone. A log that is not there yet is waited for."""
+
+    def __init__(
+        self, address: Address, topology: Topology, log: str, start: int | Since, closed: Callable[[KafkaReader], None]
+    ) -> None:
+        self._address = address
+        self._topology = topology
+        self._log = log
+        self._start = start
+        self._partition = TopicPartition(log, 0)
+        self._consumer: Any = None
+        self._polling: asyncio.Task[list[Record]] | None = None
+        self._tell_closed = closed
+        self._closed = False
+
+    async def read(self, limit: int) -> list[Record]:
+        """Return the next 1 to `limit` records; after a `Gap` reading goes on behind it."""
+        while not self._closed:
+            if self._polling is None:
+                self._polling = asyncio.create_task(self._poll(limit), name=f"reading {self._log}")
+            # aiokafka must not be cancelled in a poll: who stops to wait leaves its records to the next one.
+            polling = self._polling
+            try:
+                records = await asyncio.shield(polling)
+            finally:
+                if polling.done():
+                    self._polling = None
+            if records:
+                return records
+        return []
+
+    async def close(self) -> None:
+        """Let the log go."""
+        self._closed = True
+        if self._polling is not None:
+            await asyncio.wait((self._polling,), timeout=CLOSE_S)
+            if self._polling.done() and not self._polling.cancelled():
+                self._polling.exception()
+        await self._let_go()
+        self._tell_closed(self)
+
+    async def _poll(self, limit: int) -> list[Record]:
+        try:
+            if self._consumer is None and not await self._begin():
+                await asyncio.sleep(RETRY_S)
+                return []
+            fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=limit)
+        except OffsetOutOfRangeError:
+            return await self._begins_later()
+        except (KafkaError, OSError):
+            await self._let_go()
+            await asyncio.sleep(RETRY_S)
+            return []
+        records = [_record(record) for record in fetched.get(self._partition, [])]
+        if records:
+            self._start = records[-1].offset + 1
+        return records
+
+    async def _begin(self) -> bool:
+        if await self._topology.partitions(self._log) is None:
+            return False
+        if isinstance(self._start, Since):
+            found = await self._topology.at_time(self._partition, self._start.at_us // 1000)
+            self._start = (await self._topology.ends([self._partition]))[self._partition] if found is None else found
+        first = (await self._topology.beginnings([self._partition]))[self._partition]
+        if self._start < first:
+            await self._begins_later(first)
+        consumer = AIOKafkaConsumer(
+            **self._address.arguments, group_id=None, enable_auto_commit=False, auto_offset_reset="none",
+            fetch_max_wait_ms=POLL_MS, max_partition_fetch_bytes=_FETCH_BYTES,
+        )  # fmt: skip
+        self._consumer = consumer
+        await consumer.start()
+        consumer.assign([self._partition])
+        consumer.seek(self._partition, self._start)
+        return True
+
+    async def _begins_later(self, first: int | None = None) -> list[Record]:
+        """Raise `Gap` where records are gone; go on from the end where the log is a new one."""
+        await self._let_go()
+        expected = self._start if isinstance(self._start, int) else 0
+        if first is None:
+            first = (await self._topology.beginnings([self._partition]))[self._partition]
+        if first > expected:
+            self._start = first
+            raise Gap(self._log, expected, first)
+        await asyncio.sleep(RETRY_S)
+        return []
+
+    async def _let_go(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with contextlib.suppress(TimeoutError, KafkaError, OSError):
+                async with asyncio.timeout(CLOSE_S):
+                    await consumer.stop()
+
+
+def _record(record: Any) -> Record:
+    raw = {name: value or b"" for name, value in record.headers}
+    return Record(record.offset, record.value or b"", unpack_plain(raw) if raw else NO_HEADERS)

@@ -1,0 +1,132 @@
+"""A message's properties as Kafka's headers, both ways.
+
+Texts stand as they are, for clients in any language; what is no text stands as JSON, or as bytes, and one more header
+says which, so that our own parts read back what they wrote. Kafka validates no user, so none is carried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from broker.header import count_of
+from broker.messages import NO_HEADERS, Message
+
+HEADER = "millrace"
+TYPES = "millrace-types"
+DELAYED_TO = "millrace-delayed-to"
+DELAYED_UNTIL = "millrace-delayed-until-us"
+REPLY_TOPIC = "kafka_replyTopic"
+REPLY_PARTITION = "kafka_replyPartition"
+PARTITION_MARK = "#"  # between topic and partition in a reply address; no topic can have it
+
+Headers = list[tuple[str, bytes]]
+
+_TEXTS = {"content-type": "content_type", "kafka_correlationId": "correlation_id", "message_id": "message_id"}
+_NUMBERS = {"timestamp": "timestamp_s", "priority": "priority"}
+_OURS = frozenset({HEADER, TYPES, REPLY_TOPIC, REPLY_PARTITION, DELAYED_TO, DELAYED_UNTIL, *_TEXTS, *_NUMBERS})
+
+
+def pack_headers(message: Message) -> Headers:
+    """Write all of a message but its queue and its body."""
+    found: Headers = [(HEADER, message.header)] if message.header else []
+    for name, attribute in _TEXTS.items():
+        text = getattr(message, attribute)
+        if text is not None:
+            found.append((name, text.encode("utf-8", "surrogateescape")))
+    if message.reply_to is not None:
+        topic, _, partition = message.reply_to.partition(PARTITION_MARK)
+        found.append((REPLY_TOPIC, topic.encode("utf-8", "surrogateescape")))
+        if partition:
+            found.append((REPLY_PARTITION, int(partition).to_bytes(4, "big")))
+    if message.timestamp_s is not None:
+        found.append(("timestamp", b"%d" % message.timestamp_s))
+    if message.priority:
+        found.append(("priority", b"%d" % message.priority))
+    if message.headers:
+        found += pack_plain({name: value for name, value in message.headers.items() if name not in _OURS})
+    return found
+
+
+def pack_plain(headers: Any) -> Headers:
+    """Write headers of any types."""
+    found: Headers = []
+    types: dict[str, str] = {}
+    for name, value in headers.items():
+        if isinstance(value, str):
+            found.append((name, value.encode("utf-8", "surrogateescape")))
+        elif isinstance(value, (bytes, bytearray, memoryview)):
+            types[name] = "bytes"
+            found.append((name, bytes(value)))
+        else:
+            types[name] = "json"
+            found.append((name, orjson.dumps(value, default=str)))
+    if types:
+        found.append((TYPES, orjson.dumps(types)))
+    return found
+
+
+def unpack_message(queue: str, headers: Sequence[tuple[str, bytes | None]], body: bytes | None) -> Message:
+    """Read a record as a message; a foreign client may have written anything."""
+    if not headers:
+        return Message(queue=queue, body=body or b"")
+    raw = {name: value or b"" for name, value in headers}
+    header = raw.get(HEADER, b"")
+    fields: dict[str, Any] = {attribute: _text(raw[name]) for name, attribute in _TEXTS.items() if name in raw}
+    for name, attribute in _NUMBERS.items():
+        if raw.get(name, b"").isdigit():
+            fields[attribute] = min(int(raw[name][:19]), 2**62)
+    if REPLY_TOPIC in raw:
+        fields["reply_to"] = _text(raw[REPLY_TOPIC]) + _partition(raw.get(REPLY_PARTITION))
+    return Message(
+        queue=queue, body=body or b"", header=header, count=max(1, count_of(header)) if header else 1,
+        headers=unpack_plain(raw), **fields,
+    )  # fmt: skip
+
+
+def unpack_delayed(queue: str, headers: Sequence[tuple[str, bytes | None]], body: bytes | None) -> Message:
+    """Read a record of a delay topic: a message for another queue, with the time when it is due among its headers."""
+    message = unpack_message(queue, headers, body)
+    raw = {name: value or b"" for name, value in headers}
+    until = raw.get(DELAYED_UNTIL, b"")
+    due_us = int(until[:18]) if until.isdigit() else 0
+    return replace(
+        message, queue=_text(raw.get(DELAYED_TO, queue.encode())), headers={**message.headers, DELAYED_UNTIL: due_us}
+    )
+
+
+def unpack_plain(raw: dict[str, bytes]) -> Any:
+    """Read headers that are not ours."""
+    types = _load(raw.get(TYPES, b"{}"))
+    if not isinstance(types, dict):
+        types = {}
+    found = {name: _value(value, types.get(name)) for name, value in raw.items() if name not in _OURS}
+    return found or NO_HEADERS
+
+
+def _value(value: bytes, kind: object) -> Any:
+    if kind == "bytes":
+        return value
+    return _load(value) if kind == "json" else _text(value)
+
+
+def _load(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _text(text)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _partition(value: bytes | None) -> str:
+    """Read a reply partition: four bytes as Spring writes them, or digits."""
+    if value is None:
+        return ""
+    number = int(value) if value.isdigit() and len(value) != 4 else int.from_bytes(value[:4], "big")
+    return f"{PARTITION_MARK}{number}"

@@ -1,0 +1,360 @@
+"""Takes from a topic: a member of its group, or alone.
+
+One task polls and hands over, another commits. `getmany` is never cancelled: aiokafka would lose count of its polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
+
+from broker.errors import TryAgain
+from broker.kafka.address import Address
+from broker.kafka.claim import UNKNOWN, Claim, State, pack_state
+from broker.kafka.properties import unpack_message
+from broker.kafka.topology import Topology
+from broker.messages import Delivery, Message
+
+LOG = logging.getLogger(__name__)
+PREFETCH_LIMIT = 8192
+AHEAD = 32  # offsets that a commit allows for beyond what is delivered: at low load nothing waits for one
+FETCH_WAIT_MS = 100  # more makes a partition with records that wait here miss its turn (notes in docs/brokers.md)
+POLL_MS = 100
+COMMIT_PAUSE_S = 0.02
+REVOKE_S = 8.0
+REBALANCE_MS = 30_000
+SESSION_MS = 10_000
+HEARTBEAT_MS = 500
+RETRY_S = 0.3
+CLOSE_S = 5.0
+TRIM_EVERY_S = 30.0
+REQUEUE_PAUSE_S = 0.05
+_NO_POLL_LIMIT_MS = 24 * 3600 * 1000  # who holds all it may does not poll; the session finds who is dead
+_FETCH_BYTES = 16 * 1024 * 1024
+_PARTITION_BYTES = 9 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """A record that can be taken."""
+
+    claim: Claim
+    offset: int
+    came_back: int
+    message: Message
+
+
+class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka carries no types
+    """Owns a consumer of aiokafka's; starts it when the topic is there."""
+
+    def __init__(
+        self, address: Address, topology: Topology, queue: str, prefetch: int, *, shared: bool,
+        unpack: Callable[..., Message] = unpack_message,
+    ) -> None:  # fmt: skip
+        self._address = address
+        self._topology = topology
+        self._queue = queue
+        self._prefetch = min(max(1, prefetch), PREFETCH_LIMIT)
+        self._unpack = unpack
+        self._shared = shared  # by the members of a group; else all of it is ours, and nothing is committed
+        self._arrivals: deque[Arrival] = deque()
+        self._arrived = asyncio.Event()
+        self._moved = asyncio.Event()  # something was settled, or asked for
+        self._dirty = asyncio.Event()  # something may have to be committed
+        self._stopping = False
+        self._closing = False
+        self._returned: set[tuple[Claim, int]] = set()
+        self._claims: dict[TopicPartition, Claim] = {}
+        self._former: dict[TopicPartition, Claim] = {}
+        self._paused: set[TopicPartition] = set()
+        self._consumer: Any = None
+        self._committing = asyncio.Lock()
+        self._task = asyncio.create_task(self._run(), name=f"subscription to {queue}")
+        self._task.add_done_callback(lambda _: self._arrived.set())
+
+    # -- for the consumer
+
+    async def take(self, limit: int) -> list[Delivery]:
+        """Return 1 to `limit` deliveries; none once stopped and drained."""
+        while not self._arrivals:
+            if self._task.done() and not self._task.cancelled() and (error := self._task.exception()):
+                raise error
+            if self._stopping or self._task.done():
+                return []
+            self._arrived.clear()
+            await self._arrived.wait()
+        taken = [self._arrivals.popleft() for _ in range(min(limit, len(self._arrivals)))]
+        return [Delivery(one.message, one.offset, one.came_back, (self, one.claim)) for one in taken]
+
+    def settle(self, claim: Claim, offsets: Iterable[int]) -> None:
+        """Note deliveries as settled; those of a partition that is no longer ours come back anyhow."""
+        for offset in offsets:
+            claim.settle(offset)
+        self._moved.set()
+        self._dirty.set()
+
+    def give_back(self, claim: Claim, deliveries: Sequence[Delivery]) -> None:
+        """Let deliveries come again: here, unless nothing is taken here any more."""
+        for delivery in deliveries:
+            count = claim.came_back_again(delivery.tag)
+            if count is None or claim.lost:
+                continue
+            if self._stopping:
+                self._returned.add((claim, delivery.tag))
+            else:
+                again = Arrival(claim, delivery.tag, count, delivery.message)
+                asyncio.get_running_loop().call_later(REQUEUE_PAUSE_S, self._put_back, again)
+        self._moved.set()
+
+    def resize(self, prefetch: int) -> None:
+        """Change how much may be held."""
+        self._prefetch = min(max(1, prefetch), PREFETCH_LIMIT)
+        self._moved.set()
+
+    def stop(self) -> None:
+        """Fetch no more; leave the group once all that is held is settled."""
+        self._stopping = True
+        self._moved.set()
+        self._arrived.set()
+
+    async def close(self) -> None:
+        """Give back what is held, and leave."""
+        self._stopping = self._closing = True
+        self._moved.set()
+        await asyncio.wait((self._task,), timeout=2 * CLOSE_S)
+
+    # -- the two tasks
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            if not await self._is_there():
+                await self._wait_moved(RETRY_S)
+                continue
+            committer = None
+            try:
+                await self._start()
+                committer = asyncio.create_task(self._keep_committing(), name=f"commits of {self._queue}")
+                await self._poll()
+                await self._drained()
+            except (KafkaError, TryAgain, OSError) as exc:
+                LOG.info("%s: %s; trying again", self._queue, type(exc).__name__)
+                await self._wait_moved(RETRY_S)
+            finally:
+                if committer is not None:
+                    committer.cancel()
+                await self._leave()
+
+    async def _is_there(self) -> bool:
+        with contextlib.suppress(TryAgain):
+            return await self._topology.partitions(self._queue, fresh=True) is not None
+        return False
+
+    async def _start(self) -> None:
+        consumer = AIOKafkaConsumer(
+            **self._address.arguments, group_id=self._queue if self._shared else None, enable_auto_commit=False,
+            auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS, fetch_max_bytes=_FETCH_BYTES,
+            max_partition_fetch_bytes=_PARTITION_BYTES, max_poll_interval_ms=_NO_POLL_LIMIT_MS,
+            rebalance_timeout_ms=REBALANCE_MS, session_timeout_ms=SESSION_MS, heartbeat_interval_ms=HEARTBEAT_MS,
+            # A class of its own for each: it keeps its state there.
+            partition_assignment_strategy=(type("Sticky", (StickyPartitionAssignor,), {}),),
+        )  # fmt: skip
+        self._consumer = consumer
+        await consumer.start()
+        if self._shared:
+            consumer.subscribe([self._queue], listener=self)
+            return
+        partitions = await self._topology.partitions(self._queue) or 0
+        mine = [TopicPartition(self._queue, number) for number in range(partitions)]
+        consumer.assign(mine)
+        for partition in mine:
+            await consumer.seek_to_beginning(partition)
+        self._claims = {partition: Claim(partition, State()) for partition in mine}
+
+    async def _poll(self) -> None:
+        while not self._stopping:
+            room = self._prefetch - self._held()
+            self._pause_the_wide()
+            if room <= 0:
+                await self._wait_moved(None)
+                continue
+            fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=room)
+            if fetched and not self._stopping:
+                await self._hand_over(fetched)
+
+    async def _hand_over(self, fetched: dict[TopicPartition, list[Any]]) -> None:
+        arrivals: list[Arrival] = []
+        for partition, records in fetched.items():
+            claim = self._claims.get(partition)
+            if claim is not None:
+                arrivals += [
+                    Arrival(claim, record.offset, came_back, self._unpack(self._queue, record.headers, record.value))
+                    for record, came_back in claim.admit(records)
+                ]
+        if self._shared and not await self._cover({arrival.claim for arrival in arrivals}):
+            arrivals = [arrival for arrival in arrivals if not arrival.claim.lost]
+        if arrivals:
+            self._arrivals.extend(arrivals)
+            self._arrived.set()
+
+    async def _cover(self, claims: set[Claim]) -> bool:
+        """Commit that these may have been delivered, before they are; False when one is not ours any more."""
+        ahead = AHEAD if self._prefetch > 1 else 0
+        for claim in claims:
+            if claim.committed_reach < claim.position + ahead // 2:
+                claim.cover(ahead)
+        while late := [claim for claim in claims if claim.committed_reach < claim.position and not claim.lost]:
+            if not await self._commit(self._consumer, late):
+                await asyncio.sleep(COMMIT_PAUSE_S)
+        return not any(claim.lost for claim in claims)
+
+    async def _keep_committing(self) -> None:
+        trimmed = time.monotonic()
+        while self._shared:
+            await self._dirty.wait()
+            self._dirty.clear()
+            if not await self._commit(self._consumer, list(self._claims.values())):
+                self._dirty.set()
+            if time.monotonic() - trimmed > TRIM_EVERY_S:
+                trimmed = time.monotonic()
+                await self._trim()
+            await asyncio.sleep(COMMIT_PAUSE_S)
+
+    async def _trim(self) -> None:
+        """Remove what is settled: Kafka keeps it for ever otherwise."""
+        before = {
+            claim.partition: claim.committed.offset for claim in self._claims.values() if claim.committed.offset > 0
+        }
+        with contextlib.suppress(TryAgain):
+            await self._topology.trim(before)
+
+    async def _commit(self, consumer: Any, claims: Sequence[Claim], *, leaving: bool = False) -> bool:
+        """Commit what changed; False if Kafka did not take it now."""
+        if not self._shared:
+            return True
+        async with self._committing:
+            states = {claim: claim.state(leaving=leaving) for claim in claims if not claim.lost}
+            changed = {
+                claim: state for claim, state in states.items()
+                if state.offset != UNKNOWN and state != claim.committed
+            }  # fmt: skip
+            if not changed:
+                return True
+            offsets = {
+                claim.partition: OffsetAndMetadata(state.offset, pack_state(state)) for claim, state in changed.items()
+            }
+            try:
+                await consumer.commit(offsets)
+            except (CommitFailedError, IllegalStateError):
+                return False
+            except KafkaError as exc:
+                LOG.info("%s: a commit failed (%s)", self._queue, type(exc).__name__)
+                return False
+            for claim, state in changed.items():
+                claim.committed = state
+            return True
+
+    # -- partitions come and go
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        """Finish what is in hand; what is not finished in time comes back to whoever is next."""
+        del revoked
+        self._withdraw_arrivals()
+        claims = list(self._claims.values())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0 if self._closing else REVOKE_S):
+                while any(claim.outstanding for claim in claims):
+                    await self._wait_moved(COMMIT_PAUSE_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._commit(self._consumer, claims, leaving=True)
+        self._former, self._claims = self._claims, {}
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        """Read what was committed; a partition that nobody else had meanwhile is simply gone on with."""
+        states = await self._topology.committed(self._queue, list(assigned))
+        former, self._former = self._former, {}
+        for partition in assigned:
+            state = states[partition]
+            before = former.pop(partition, None)
+            if before is not None and before.outstanding and state.nonce == before.nonce:
+                self._claims[partition] = before
+                self._consumer.seek(partition, before.position)
+            else:
+                if before is not None:
+                    before.lost = True
+                self._claims[partition] = Claim(partition, state)
+        for claim in former.values():
+            claim.lost = True
+        self._paused.clear()
+        self._moved.set()
+
+    def _withdraw_arrivals(self) -> None:
+        """Take back what nobody has seen: it stays fresh. What came back stays outstanding, and comes back again."""
+        unseen: dict[Claim, list[int]] = {}
+        for arrival in self._arrivals:
+            if not arrival.came_back:
+                unseen.setdefault(arrival.claim, []).append(arrival.offset)
+            else:
+                self._returned.add((arrival.claim, arrival.offset))
+        for claim, offsets in unseen.items():
+            claim.withdraw(offsets)
+        self._arrivals.clear()
+
+    # -- the end
+
+    async def _drained(self) -> None:
+        """Wait until all that was handed over is settled."""
+        while not self._closing and self._held() > len(self._returned):
+            await self._wait_moved(1.0)
+
+    async def _leave(self) -> None:
+        if self._closing:
+            self._withdraw_arrivals()
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._commit(consumer, list(self._claims.values()), leaving=True)
+        for claim in self._claims.values():
+            claim.lost = True
+        self._claims = {}
+        with contextlib.suppress(TimeoutError, KafkaError, OSError):
+            async with asyncio.timeout(CLOSE_S):
+                await consumer.stop()
+
+    # -- small steps
+
+    def _held(self) -> int:
+        return sum(claim.outstanding for claim in self._claims.values())
+
+    def _pause_the_wide(self) -> None:
+        for partition, claim in self._claims.items():
+            if claim.is_wide and partition not in self._paused:
+                self._paused.add(partition)
+                self._consumer.pause(partition)
+            elif not claim.is_wide and partition in self._paused:
+                self._paused.discard(partition)
+                self._consumer.resume(partition)
+
+    def _put_back(self, arrival: Arrival) -> None:
+        if not arrival.claim.lost:
+            self._arrivals.append(arrival)
+            self._arrived.set()
+
+    async def _wait_moved(self, timeout_s: float | None) -> None:
+        self._moved.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._moved.wait()

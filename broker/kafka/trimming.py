@@ -1,0 +1,67 @@
+"""Keeps logs and output queues within their limits, where Kafka's own retention is too coarse (a segment, minutes).
+
+Who appends trims: whenever it has written an eighth of what may be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiokafka import TopicPartition
+
+from broker.channels import Channels, Kind
+from broker.kafka.limits import DeclaredLimits
+from broker.kafka.topology import Topology
+from broker.messages import Message
+
+RESULTS_LIMIT = 100_000
+PART = 8
+
+
+@dataclass(slots=True)
+class _Written:
+    messages: int = 0
+    bytes: int = 0
+
+
+class Trimming:
+    """Counts what this process writes."""
+
+    def __init__(self, topology: Topology, limits: DeclaredLimits, channels: Channels) -> None:
+        self._topology = topology
+        self._limits = limits
+        self._channels = channels
+        self._written: dict[str, _Written] = {}
+
+    async def observe(self, messages: Sequence[Message]) -> None:
+        """Count messages that were published, and trim where it is time."""
+        touched: dict[str, Kind] = {}
+        for message in messages:
+            kind = self._kind(message.queue)
+            if kind in (Kind.LOG, Kind.RESULTS):
+                touched[message.queue] = kind
+                written = self._written.setdefault(message.queue, _Written())
+                written.messages += 1
+                written.bytes += len(message.body)
+        for channel, kind in touched.items():
+            kept = self._kept(channel, kind, self._written[channel])
+            if kept is not None and self._written[channel].messages * PART >= kept:
+                del self._written[channel]
+                await self._trim(channel, kept)
+
+    def _kind(self, channel: str) -> Kind | None:
+        return self._channels.kind(channel) if self._channels.is_ours(channel) else None
+
+    def _kept(self, channel: str, kind: Kind, written: _Written) -> int | None:
+        """Return how many messages may stay; None for as many as Kafka keeps."""
+        limits = self._limits.of(channel)
+        if kind is Kind.RESULTS:
+            return limits.messages or RESULTS_LIMIT
+        return max(1, limits.bytes * written.messages // max(1, written.bytes)) if limits.bytes else None
+
+    async def _trim(self, channel: str, kept: int) -> None:
+        partition = TopicPartition(channel, 0)
+        before = (await self._topology.ends([partition]))[partition] - kept
+        if before > 0:
+            await self._topology.trim({partition: before})

@@ -1,0 +1,28 @@
+"""Kafka keeps the contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broker.base import Broker
+from tests.contract.broker_contract import BrokerContract
+from tests.contract.installation import Installation
+from tests.servers import kafka_url
+
+
+class TestKafka(BrokerContract):
+    """On the node that the tests are given."""
+
+    @pytest.fixture
+    async def installation(self) -> AsyncIterator[Installation]:
+        async with Installation(kafka_url(), user=None) as installation:
+            yield installation
+
+    @pytest.mark.xfail(
+        reason="a partition has one owner: what waits in it waits for its owner, not for whoever has room",
+        raises=TimeoutError,
+    )
+    async def test_no_more_than_the_prefetch_is_held(self, installation: Installation, broker: Broker) -> None:
+        await super().test_no_more_than_the_prefetch_is_held(installation, broker)
