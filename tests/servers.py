@@ -26,6 +26,11 @@ def kafka_url() -> str:
     return _address("MILLRACE_TEST_KAFKA_URL")
 
 
+def kafkas_url() -> str:
+    """Return its address over TLS, with a user who has a SCRAM-SHA-512 password: kafkas://user:password@host:port?cafile=..."""
+    return _address("MILLRACE_TEST_KAFKAS_URL")
+
+
 def control_rabbitmq(*command: str) -> None:
     """Run `start`, `kill`, `restart` or `alarm on|off` on the node, and return once it has happened.
 

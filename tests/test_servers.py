@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
 import pika
@@ -93,6 +96,14 @@ async def test_kafka_takes_a_message_of_eight_mebibytes(topic: str) -> None:
     assert await _first_value(topic) == body
 
 
+async def test_kafka_over_tls_knows_its_user_by_the_password(topic: str) -> None:
+    secure = _secure(servers.kafkas_url())
+    await _produce(topic, b"sealed", **secure)
+    assert await _first_value(topic) == b"sealed"
+    with pytest.raises(KafkaConnectionError):
+        await _produce(topic, b"forged", **{**secure, "sasl_plain_password": "guessed"})
+
+
 @pytest.mark.parametrize(
     ("variable", "control"),
     [
@@ -112,7 +123,11 @@ def test_a_lent_server_is_never_killed(
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
 @pytest.mark.parametrize(
     ("variable", "url"),
-    [("MILLRACE_TEST_RABBITMQ_URL", servers.rabbitmq_url), ("MILLRACE_TEST_KAFKA_URL", servers.kafka_url)],
+    [
+        ("MILLRACE_TEST_RABBITMQ_URL", servers.rabbitmq_url),
+        ("MILLRACE_TEST_KAFKA_URL", servers.kafka_url),
+        ("MILLRACE_TEST_KAFKAS_URL", servers.kafkas_url),
+    ],
 )
 def test_a_missing_server_skips_on_a_laptop_and_fails_in_ci(
     monkeypatch: pytest.MonkeyPatch, variable: str, url: Callable[[], str], ci: str, outcome: type[Exception]
@@ -134,13 +149,25 @@ def _channel() -> Iterator[BlockingChannel]:
             connection.close()
 
 
-def _kafka() -> str:
-    return servers.kafka_url().removeprefix("kafka://")
+def _plain() -> dict[str, Any]:
+    return {"bootstrap_servers": servers.kafka_url().removeprefix("kafka://")}
+
+
+def _secure(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    return {
+        "bootstrap_servers": f"{parts.hostname}:{parts.port}",
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": parts.username,
+        "sasl_plain_password": parts.password,
+        "ssl_context": ssl.create_default_context(cafile=dict(parse_qsl(parts.query))["cafile"]),
+    }
 
 
 @asynccontextmanager
 async def _admin() -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=_kafka())
+    admin = AIOKafkaAdminClient(**_plain())
     await admin.start()
     try:
         yield admin
@@ -148,8 +175,8 @@ async def _admin() -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.close()
 
 
-async def _produce(topic: str, body: bytes) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=_kafka(), max_request_size=9 * MEBIBYTE)
+async def _produce(topic: str, body: bytes, **server: Any) -> None:
+    producer = AIOKafkaProducer(**(server or _plain()), max_request_size=9 * MEBIBYTE)
     try:
         await producer.start()
         await producer.send_and_wait(topic, body)
@@ -158,6 +185,6 @@ async def _produce(topic: str, body: bytes) -> None:
 
 
 async def _first_value(topic: str) -> bytes | None:
-    async with AIOKafkaConsumer(topic, bootstrap_servers=_kafka(), auto_offset_reset="earliest") as consumer:
+    async with AIOKafkaConsumer(topic, **_plain(), auto_offset_reset="earliest") as consumer:
         value: bytes | None = (await consumer.getone()).value
     return value

@@ -7,8 +7,9 @@
 #   kafka.sh restart     end the node in order and start it again
 #   kafka.sh status      running or not; exit status 0 or 3
 #   kafka.sh url         print its address
+#   kafka.sh secure-url  print its address over TLS, with a user and a password (SCRAM-SHA-512)
 #
-# Ports: clients $MILLRACE_KAFKA_PORT (29092), controller +1.
+# Ports: clients $MILLRACE_KAFKA_PORT (29092), controller +1, clients over TLS +2.
 # The server (kafka.pom.xml) comes by Maven, once, into .cache/kafka, and needs Java 17 or newer. Without these two, and
 # without the right to install them, Docker runs the same node where there is Docker.
 set -euo pipefail
@@ -40,6 +41,7 @@ main() {
         restart) stop_node && start ;;
         status) status ;;
         url) echo "kafka://127.0.0.1:$port" ;;
+        secure-url) echo "kafkas://app:$(cat "$home/password")@127.0.0.1:$((port + 2))?cafile=$home/tls/ca.pem" ;;
         *) usage ;;
     esac
 }
@@ -83,18 +85,26 @@ fetch() {
 start_process() {
     echo process >"$home/mode"
     alive && return
-    if port_open "$port" || port_open $((port + 1)); then
-        fail "another program listens on 127.0.0.1:$port or the port after it: end it, set MILLRACE_KAFKA_PORT, or set MILLRACE_TEST_KAFKA_URL"
+    if port_open "$port" || port_open $((port + 1)) || port_open $((port + 2)); then
+        fail "another program listens on 127.0.0.1:$port or the two ports after it: end it, set MILLRACE_KAFKA_PORT, or set MILLRACE_TEST_KAFKA_URL"
     fi
     write_configuration 127.0.0.1
-    [[ -e $home/data/meta.properties ]] || format
+    [[ -e $home/data/meta.properties && -e $home/password ]] || format
     launch node "${jvm[@]}" kafka.Kafka "$home/server.properties"
 }
 
 format() {
     rm -rf "$home/data" # what an interrupted one left
+    make_password
+    # Its answer shows the keys that it derives from the password.
     "${environment[@]}" "${jvm[@]}" kafka.tools.StorageTool format -t "$(new_id)" -c "$home/server.properties" \
-        >"$home/log/format.out" 2>&1 || fail "Kafka cannot make its data folder: see $home/log/format.out"
+        --add-scram "SCRAM-SHA-512=[name=app,password=$(cat "$home/password")]" >/dev/null 2>"$home/log/format.out" ||
+        fail "Kafka cannot make its data folder: see $home/log/format.out"
+}
+
+make_password() {
+    rm -f "$home/password"
+    (umask 077 && head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$home/password")
 }
 
 # A UUID as Kafka writes them; one that begins with - would be read as an option.
@@ -110,9 +120,13 @@ start_container() {
     echo docker >"$home/mode"
     docker start "$container" >/dev/null 2>&1 && return
     write_configuration 0.0.0.0
+    rm -rf "$home/data"
+    make_password
     docker run --detach --name "$container" --user "$(id -u):$(id -g)" --env LOG_DIR=/tmp \
-        --publish "127.0.0.1:$port:$port" --volume "$home:$home" --entrypoint /bin/bash "$image" -c "cd /opt/kafka/bin
-            ./kafka-storage.sh format --ignore-formatted -t $(new_id) -c $home/server.properties
+        --publish "127.0.0.1:$port:$port" --publish "127.0.0.1:$((port + 2)):$((port + 2))" --volume "$home:$home" \
+        --entrypoint /bin/bash "$image" -c "cd /opt/kafka/bin
+            ./kafka-storage.sh format --ignore-formatted -t $(new_id) -c $home/server.properties \
+                --add-scram 'SCRAM-SHA-512=[name=app,password=$(cat "$home/password")]' >/dev/null
             exec ./kafka-server-start.sh $home/server.properties" >"$home/log/docker.out"
 }
 
@@ -131,15 +145,20 @@ status() {
 }
 
 write_configuration() {
+    certify
     cat >"$home/server.properties" <<-END
 	process.roles=broker,controller
 	node.id=1
 	controller.quorum.voters=1@127.0.0.1:$((port + 1))
 	controller.listener.names=CONTROLLER
-	listeners=PLAINTEXT://$1:$port,CONTROLLER://127.0.0.1:$((port + 1))
-	advertised.listeners=PLAINTEXT://127.0.0.1:$port
-	listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+	listeners=PLAINTEXT://$1:$port,CONTROLLER://127.0.0.1:$((port + 1)),SECURE://$1:$((port + 2))
+	advertised.listeners=PLAINTEXT://127.0.0.1:$port,SECURE://127.0.0.1:$((port + 2))
+	listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL
 	inter.broker.listener.name=PLAINTEXT
+	listener.name.secure.sasl.enabled.mechanisms=SCRAM-SHA-512
+	listener.name.secure.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+	listener.name.secure.ssl.keystore.type=PEM
+	listener.name.secure.ssl.keystore.location=$home/tls/server.pem
 	log.dirs=$home/data
 	auto.create.topics.enable=false
 	message.max.bytes=$largest_bytes

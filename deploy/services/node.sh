@@ -1,4 +1,4 @@
-# What the scripts of one server each share: sourced by them, with $home, $container and `environment` set, and with
+# What the scripts of one server each share: sourced by them, with $here, $home, $container and `environment` set, and with
 # functions of their own: `start`, and `answers`, which says whether the server answers in its own protocol.
 # shellcheck shell=bash disable=SC2154
 
@@ -74,6 +74,34 @@ wait_until() {
         ((SECONDS < deadline)) || return 1
         sleep 0.1
     done
+}
+
+# A certificate of 127.0.0.1 in $home/tls: ca.pem for clients; cert.pem and key.pem for the server, and both with the CA
+# in server.pem. Made once, and again when it nears its end.
+certify() {
+    local tls=$home/tls
+    openssl x509 -checkend 86400 -noout -in "$tls/server.pem" >/dev/null 2>&1 && return
+    command -v openssl >/dev/null || "$here/apt.sh" openssl || fail "no openssl here, and no right to install it"
+    rm -rf "$tls"
+    mkdir "$tls"
+    chmod 700 "$tls"
+    cat >"$tls/extensions" <<-END
+	basicConstraints = critical, CA:FALSE
+	keyUsage = critical, digitalSignature
+	extendedKeyUsage = serverAuth
+	subjectAltName = IP:127.0.0.1, DNS:localhost
+	authorityKeyIdentifier = keyid
+	END
+    local key=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes)
+    {
+        openssl req -x509 "${key[@]}" -days 3650 -subj "/CN=millrace tests" -addext "keyUsage = critical, keyCertSign, cRLSign" \
+            -keyout "$tls/ca-key.pem" -out "$tls/ca.pem"
+        openssl req "${key[@]}" -subj "/CN=127.0.0.1" -keyout "$tls/key.pem" -out "$tls/request.pem"
+        openssl x509 -req -in "$tls/request.pem" -CA "$tls/ca.pem" -CAkey "$tls/ca-key.pem" -days 3650 \
+            -extfile "$tls/extensions" -out "$tls/cert.pem"
+    } >"$home/log/openssl.out" 2>&1 || fail "openssl cannot make a certificate: see $home/log/openssl.out"
+    rm "$tls/ca-key.pem" "$tls/request.pem" "$tls/extensions"
+    cat "$tls/key.pem" "$tls/cert.pem" "$tls/ca.pem" >"$tls/server.pem" # the last one: it is what is looked for
 }
 
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit 2; }

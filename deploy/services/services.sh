@@ -5,11 +5,13 @@
 #   services.sh stop    end what `start` started, and nothing else
 #
 # MILLRACE_TEST_RABBITMQ_URL or MILLRACE_TEST_KAFKA_URL in the environment names a server of yours: it is used, and
-# nothing is started for it.
+# nothing is started for it; MILLRACE_TEST_KAFKAS_URL names yours over TLS.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 servers=(rabbitmq kafka)
+# A second address of a server: over TLS.
+declare -A secure=([kafka]=MILLRACE_TEST_KAFKAS_URL)
 
 start() {
     local server starting=()
@@ -19,7 +21,8 @@ start() {
         starting+=($!)
     done
     for server in "${starting[@]}"; do wait "$server"; done
-    for server in "${servers[@]}"; do addresses "$server"; done >.services.env
+    rm -f .services.env
+    (umask 077 && for server in "${servers[@]}"; do addresses "$server"; done >.services.env)
     deploy/services/apt.sh amqp-tools || echo "amqp-tools is missing and cannot be installed here: tests that need it are skipped"
     echo "services run; their addresses are in .services.env"
 }
@@ -30,6 +33,12 @@ addresses() {
     echo "${name}_URL=${url:-$("deploy/services/$1.sh" url)}"
     # Only a node of ours may be killed by a test.
     [[ -n $url ]] || echo "${name}_CONTROL=deploy/services/$1.sh"
+    local over_tls=${secure[$1]:-}
+    if [[ -n $over_tls && -n ${!over_tls:-} ]]; then
+        echo "$over_tls=${!over_tls}"
+    elif [[ -n $over_tls && -z $url ]]; then
+        echo "$over_tls=$("deploy/services/$1.sh" secure-url)"
+    fi
 }
 
 lent() {
