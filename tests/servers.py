@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,13 @@ def rabbitmq_url() -> str:
 
 
 def kafka_url() -> str:
-    """Return the address of a Kafka that tests may fill with topics of their own prefix."""
+    """Return the address of a Kafka that tests may fill with topics of their own prefix: kafka://host:port."""
     return _address("MILLRACE_TEST_KAFKA_URL")
+
+
+def kafkas_url() -> str:
+    """Return its address over TLS, with a user who has a SCRAM-SHA-512 password: kafkas://user:password@host:port?cafile=..."""
+    return _address("MILLRACE_TEST_KAFKAS_URL")
 
 
 def control_rabbitmq(*command: str) -> None:
@@ -31,9 +37,19 @@ def control_rabbitmq(*command: str) -> None:
     Only a node that `make services` started is ours to kill: with a lent one the test is skipped.
     """
     rabbitmq_url()
-    script = _look_up("MILLRACE_TEST_RABBITMQ_CONTROL")
+    _control("RABBITMQ", command)
+
+
+def control_kafka(*command: str) -> None:
+    """Run `start`, `kill` or `restart` on the node, as `control_rabbitmq` does."""
+    kafka_url()
+    _control("KAFKA", command)
+
+
+def _control(server: str, command: Sequence[str]) -> None:
+    script = _look_up(f"MILLRACE_TEST_{server}_CONTROL")
     if script is None:
-        pytest.skip("this RabbitMQ is lent: it is not ours to kill")
+        pytest.skip("this server is lent: it is not ours to kill")
     subprocess.run([ROOT / script, *command], check=True, timeout=110, stdin=subprocess.DEVNULL)
 
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+from uuid import uuid4
 
 import pika
 import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaConnectionError
 from pika.adapters.blocking_connection import BlockingChannel
 
 from tests import servers
 
 QUEUE = "tests.servers"
 DURABLE = pika.BasicProperties(delivery_mode=2)
+MEBIBYTE = 1024 * 1024
 
 
 @pytest.fixture
@@ -58,22 +67,76 @@ def test_a_memory_alarm_blocks_publishers_until_it_is_cleared(queue: str) -> Non
     assert seen == ["blocked", "unblocked"]
 
 
-def test_a_lent_server_is_never_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+async def topic() -> AsyncIterator[str]:
+    """An empty topic of one partition; its node runs again afterwards."""
+    name = f"tests.servers.{uuid4().hex}"
+    async with _admin() as admin:
+        await admin.create_topics([NewTopic(name, 1, 1)])
+    yield name
+    await asyncio.to_thread(servers.control_kafka, "start")
+    async with _admin() as admin:
+        await admin.delete_topics([name])
+
+
+@pytest.mark.parametrize("ending", ["kill", "restart"])
+async def test_a_kafka_that_ended_comes_back_with_what_it_confirmed(topic: str, ending: str) -> None:
+    await _produce(topic, b"kept")
+    await asyncio.to_thread(servers.control_kafka, ending)
+    if ending == "kill":
+        with pytest.raises(KafkaConnectionError):
+            await _produce(topic, b"lost")
+        await asyncio.to_thread(servers.control_kafka, "start")
+    assert await _first_value(topic) == b"kept"
+
+
+async def test_kafka_takes_a_message_of_eight_mebibytes(topic: str) -> None:
+    body = bytes(8 * MEBIBYTE)
+    await _produce(topic, body)
+    assert await _first_value(topic) == body
+
+
+async def test_kafka_over_tls_knows_its_user_by_the_password(topic: str) -> None:
+    secure = _secure(servers.kafkas_url())
+    await _produce(topic, b"sealed", **secure)
+    assert await _first_value(topic) == b"sealed"
+    with pytest.raises(KafkaConnectionError):
+        await _produce(topic, b"forged", **{**secure, "sasl_plain_password": "guessed"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "control"),
+    [
+        ("MILLRACE_TEST_RABBITMQ_URL", servers.control_rabbitmq),
+        ("MILLRACE_TEST_KAFKA_URL", servers.control_kafka),
+    ],
+)
+def test_a_lent_server_is_never_killed(
+    monkeypatch: pytest.MonkeyPatch, variable: str, control: Callable[..., None]
+) -> None:
     monkeypatch.setattr(servers, "_written_addresses", dict)
-    monkeypatch.setenv("MILLRACE_TEST_RABBITMQ_URL", "amqp://elsewhere/")
+    monkeypatch.setenv(variable, "scheme://elsewhere/")
     with pytest.raises(pytest.skip.Exception, match="lent"):
-        servers.control_rabbitmq("kill")
+        control("kill")
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("MILLRACE_TEST_RABBITMQ_URL", servers.rabbitmq_url),
+        ("MILLRACE_TEST_KAFKA_URL", servers.kafka_url),
+        ("MILLRACE_TEST_KAFKAS_URL", servers.kafkas_url),
+    ],
+)
 def test_a_missing_server_skips_on_a_laptop_and_fails_in_ci(
-    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[Exception]
+    monkeypatch: pytest.MonkeyPatch, variable: str, url: Callable[[], str], ci: str, outcome: type[Exception]
 ) -> None:
     monkeypatch.setattr(servers, "_written_addresses", dict)
-    monkeypatch.delenv("MILLRACE_TEST_RABBITMQ_URL", raising=False)
+    monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome, match="make services"):
-        servers.rabbitmq_url()
+        url()
 
 
 @contextmanager
@@ -84,3 +147,44 @@ def _channel() -> Iterator[BlockingChannel]:
     finally:
         if connection.is_open:
             connection.close()
+
+
+def _plain() -> dict[str, Any]:
+    return {"bootstrap_servers": servers.kafka_url().removeprefix("kafka://")}
+
+
+def _secure(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    return {
+        "bootstrap_servers": f"{parts.hostname}:{parts.port}",
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": parts.username,
+        "sasl_plain_password": parts.password,
+        "ssl_context": ssl.create_default_context(cafile=dict(parse_qsl(parts.query))["cafile"]),
+    }
+
+
+@asynccontextmanager
+async def _admin() -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(**_plain())
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _produce(topic: str, body: bytes, **server: Any) -> None:
+    producer = AIOKafkaProducer(**(server or _plain()), max_request_size=9 * MEBIBYTE)
+    try:
+        await producer.start()
+        await producer.send_and_wait(topic, body)
+    finally:
+        await producer.stop()
+
+
+async def _first_value(topic: str) -> bytes | None:
+    async with AIOKafkaConsumer(topic, **_plain(), auto_offset_reset="earliest") as consumer:
+        value: bytes | None = (await consumer.getone()).value
+    return value

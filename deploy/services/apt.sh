@@ -19,6 +19,9 @@ else
     exit 1
 fi
 
+# One at a time: two would fight for the packages, and for the file below. The lock is this script; what it starts has it not.
+[[ -n ${MILLRACE_APT_LOCKED:-} ]] || MILLRACE_APT_LOCKED=yes exec flock --close "$0" "$0" "$@"
+
 # Debian starts a server as soon as it is installed, on its public default ports, unless this file says no.
 policy=/usr/sbin/policy-rc.d
 if [[ ! -e $policy ]]; then

@@ -21,6 +21,8 @@ home=$(cd "$here/../.." && pwd)/.services/rabbitmq
 port=${MILLRACE_RABBITMQ_PORT:-$(cat "$home/port" 2>/dev/null || echo 25672)}
 container=millrace-rabbitmq-$port
 memory_limit=2GB
+# shellcheck source=node.sh
+. "$here/node.sh"
 
 # Nothing of the caller's environment, and nothing that could meet another node of this machine.
 loopback='-kernel inet_dist_use_interface {127,0,0,1}'
@@ -45,12 +47,12 @@ main() {
         status) status ;;
         url) echo "amqp://guest:guest@127.0.0.1:$port/" ;;
         ctl) shift && ctl "$@" ;;
-        *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit 2 ;;
+        *) usage ;;
     esac
 }
 
 start() {
-    if alive && amqp_answers; then return; fi
+    if alive && answers; then return; fi
     mkdir -p "$home"
     echo "$port" >"$home/port"
     if [[ -x $bin/rabbitmq-server ]] || "$here/apt.sh" rabbitmq-server; then
@@ -60,7 +62,7 @@ start() {
     else
         fail "no RabbitMQ here, and no right to install it: run this as root on Debian, start Docker, or set MILLRACE_TEST_RABBITMQ_URL"
     fi
-    wait_until 90 ready_or_dead && amqp_answers ||
+    wait_until 90 ready_or_dead && answers ||
         fail "RabbitMQ does not answer on port $port: see $home/log"
     # The last steps of the boot come after the port opens.
     ctl await_startup
@@ -68,7 +70,7 @@ start() {
 
 start_package() {
     echo package >"$home/mode"
-    if ! alive && port_open; then
+    if ! alive && port_open "$port"; then
         fail "another program listens on 127.0.0.1:$port: end it, set MILLRACE_RABBITMQ_PORT, or set MILLRACE_TEST_RABBITMQ_URL"
     fi
     write_configuration
@@ -82,7 +84,7 @@ start_container() {
     docker run --detach --name "$container" --hostname localhost --publish "127.0.0.1:$port:5672" \
         --publish "127.0.0.1:$((port + 1)):15672" --publish "127.0.0.1:$((port + 20)):15692" \
         --publish "127.0.0.1:$((port - 120)):5552" rabbitmq:3-management >"$home/log"
-    wait_until 90 amqp_answers
+    wait_until 90 answers
     docker exec "$container" rabbitmq-plugins enable --quiet rabbitmq_prometheus rabbitmq_stream
 }
 
@@ -93,26 +95,6 @@ stop() {
     elif running epmd; then
         kill "$(pid epmd)"
         wait_until 10 not_running epmd
-    fi
-}
-
-stop_node() {
-    alive || return 0
-    if in_docker; then
-        docker stop --time 30 "$container" >/dev/null
-    else
-        kill "$(pid node)"
-        wait_until 30 not_running node || kill_node
-    fi
-}
-
-kill_node() {
-    alive || return 0
-    if in_docker; then
-        docker kill "$container" >/dev/null
-    else
-        kill -9 "$(pid node)"
-        wait_until 10 not_running node
     fi
 }
 
@@ -161,63 +143,7 @@ write_configuration() {
 	END
 }
 
-# Starts a program in a session of its own, so that it outlives its caller, and keeps its pid.
-launch() {
-    local name=$1
-    shift
-    mkdir -p "$home/log"
-    (exec "${environment[@]}" setsid "$@" </dev/null >>"$home/log/$name.out" 2>&1) &
-    echo "$! $(birth $!)" >"$home/$name.pid"
-}
-
-# A pid may belong to a stranger by now, so its hour of birth is kept beside it.
-running() {
-    local pid born
-    [[ -s $home/$1.pid ]] && read -r pid born <"$home/$1.pid" && [[ -n $born && $(birth "$pid") == "$born" ]]
-}
-
-birth() {
-    local stat
-    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
-    read -ra stat <<<"${stat##*) }"
-    [[ ${stat[0]} == Z ]] || echo "${stat[19]}"
-}
-
-pid() { cut -d ' ' -f 1 "$home/$1.pid"; }
-not_running() { ! running "$1"; }
-
-alive() {
-    if in_docker; then
-        [[ $(docker inspect --format '{{.State.Running}}' "$container" 2>/dev/null) == true ]]
-    else
-        running node
-    fi
-}
-
-in_docker() { [[ $(cat "$home/mode" 2>/dev/null) == docker ]]; }
-port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
-
 # A node that is ready answers the protocol header with a frame of type 1 (Connection.Start).
-amqp_answers() {
-    local first
-    first=$( (exec 3<>"/dev/tcp/127.0.0.1/$port" && printf 'AMQP\0\0\11\1' >&3 && timeout 2 head -c 1 <&3 | od -An -tu1) 2>/dev/null) || return 1
-    [[ ${first// /} == 1 ]]
-}
-
-ready_or_dead() { amqp_answers || ! alive; }
-
-wait_until() {
-    local deadline=$((SECONDS + $1))
-    shift
-    until "$@"; do
-        ((SECONDS < deadline)) || return 1
-        sleep 0.1
-    done
-}
-
-fail() {
-    echo "rabbitmq.sh: $1" >&2
-    exit 1
-}
+answers() { [[ $(reply "$port" 1 'AMQP\0\0\11\1') == 1 ]]; }
 
 main "$@"

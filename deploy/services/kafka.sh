@@ -1,0 +1,193 @@
+#!/usr/bin/env bash
+# One Kafka node of this checkout, for tests, benchmarks and the curious: everything on 127.0.0.1, data in .services/kafka.
+#
+#   kafka.sh start       fetch where needed, start, return once a client is told of the node; nothing to do when it runs
+#   kafka.sh stop        end the node in order
+#   kafka.sh kill        SIGKILL the node; `start` brings it back with its data
+#   kafka.sh restart     end the node in order and start it again
+#   kafka.sh status      running or not; exit status 0 or 3
+#   kafka.sh url         print its address
+#   kafka.sh secure-url  print its address over TLS, with a user and a password (SCRAM-SHA-512)
+#
+# Ports: clients $MILLRACE_KAFKA_PORT (29092), controller +1, clients over TLS +2.
+# The server (kafka.pom.xml) comes by Maven, once, into .cache/kafka, and needs Java 17 or newer. Without these two, and
+# without the right to install them, Docker runs the same node where there is Docker.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+home=$(cd "$here/../.." && pwd)/.services/kafka
+cache=$(cd "$here/../.." && pwd)/.cache/kafka
+port=${MILLRACE_KAFKA_PORT:-$(cat "$home/port" 2>/dev/null || echo 29092)}
+container=millrace-kafka-$port
+image=apache/kafka:4.3.1
+largest_bytes=$((9 * 1024 * 1024)) # a body of 8 MiB with its headers
+# shellcheck source=node.sh
+. "$here/node.sh"
+
+java=${JAVA_HOME:+$JAVA_HOME/bin/}java
+# Nothing of the caller's environment.
+environment=(env -i HOME="$home" LC_ALL=C.UTF-8 PATH="$PATH")
+jvm=(
+    "$java" -Xms64m -Xmx384m
+    -XX:+UseSerialGC -XX:TieredStopAtLevel=1 # one node for tests: a third less CPU
+    -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$cache/lib/*"
+)
+
+main() {
+    case "${1:-}" in
+        start) start ;;
+        stop) stop ;;
+        kill) kill_node ;;
+        restart) stop_node && start ;;
+        status) status ;;
+        url) echo "kafka://127.0.0.1:$port" ;;
+        secure-url) echo "kafkas://app:$(cat "$home/password")@127.0.0.1:$((port + 2))?cafile=$home/tls/ca.pem" ;;
+        *) usage ;;
+    esac
+}
+
+start() {
+    if alive && answers; then return; fi
+    mkdir -p "$home/log"
+    echo "$port" >"$home/port"
+    if have_java && fetch; then
+        start_process
+    elif command -v docker >/dev/null; then
+        start_container
+    else
+        fail "no Java 17 with Maven here, and no right to install them: run this as root on Debian, start Docker, or set MILLRACE_TEST_KAFKA_URL"
+    fi
+    wait_until 90 ready_or_dead && answers ||
+        fail "Kafka does not answer on port $port: see $home/log"
+}
+
+have_java() { java_is_new_enough || { "$here/apt.sh" default-jre-headless && java_is_new_enough; }; }
+
+java_is_new_enough() {
+    local version
+    version=$("$java" -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')
+    ((${version:-0} >= 17))
+}
+
+# The jars are whole where the pom that they were fetched for lies beside them.
+fetch() {
+    cmp -s "$here/kafka.pom.xml" "$cache/kafka.pom.xml" && return
+    command -v mvn >/dev/null || "$here/apt.sh" maven || return 1
+    echo "fetching Kafka"
+    rm -rf "$cache"
+    mkdir -p "$cache"
+    mvn --quiet --batch-mode --file "$here/kafka.pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+        -DoutputDirectory="$cache/lib" </dev/null >"$home/log/maven.out" 2>&1 ||
+        fail "Maven cannot fetch Kafka: see $home/log/maven.out"
+    cp "$here/kafka.pom.xml" "$cache/"
+}
+
+start_process() {
+    echo process >"$home/mode"
+    alive && return
+    if port_open "$port" || port_open $((port + 1)) || port_open $((port + 2)); then
+        fail "another program listens on 127.0.0.1:$port or the two ports after it: end it, set MILLRACE_KAFKA_PORT, or set MILLRACE_TEST_KAFKA_URL"
+    fi
+    write_configuration 127.0.0.1
+    [[ -e $home/data/meta.properties && -e $home/password ]] || format
+    launch node "${jvm[@]}" kafka.Kafka "$home/server.properties"
+}
+
+format() {
+    rm -rf "$home/data" # what an interrupted one left
+    make_password
+    # Its answer shows the keys that it derives from the password.
+    "${environment[@]}" "${jvm[@]}" kafka.tools.StorageTool format -t "$(new_id)" -c "$home/server.properties" \
+        --add-scram "SCRAM-SHA-512=[name=app,password=$(cat "$home/password")]" >/dev/null 2>"$home/log/format.out" ||
+        fail "Kafka cannot make its data folder: see $home/log/format.out"
+}
+
+make_password() {
+    rm -f "$home/password"
+    (umask 077 && head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$home/password")
+}
+
+# A UUID as Kafka writes them; one that begins with - would be read as an option.
+new_id() {
+    local id=-
+    while [[ $id == -* ]]; do
+        id=$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=')
+    done
+    echo "$id"
+}
+
+start_container() {
+    echo docker >"$home/mode"
+    docker start "$container" >/dev/null 2>&1 && return
+    write_configuration 0.0.0.0
+    rm -rf "$home/data"
+    make_password
+    docker run --detach --name "$container" --user "$(id -u):$(id -g)" --env LOG_DIR=/tmp \
+        --publish "127.0.0.1:$port:$port" --publish "127.0.0.1:$((port + 2)):$((port + 2))" --volume "$home:$home" \
+        --entrypoint /bin/bash "$image" -c "cd /opt/kafka/bin
+            ./kafka-storage.sh format --ignore-formatted -t $(new_id) -c $home/server.properties \
+                --add-scram 'SCRAM-SHA-512=[name=app,password=$(cat "$home/password")]' >/dev/null
+            exec ./kafka-server-start.sh $home/server.properties" >"$home/log/docker.out"
+}
+
+stop() {
+    stop_node
+    if in_docker; then docker rm --volumes "$container" >/dev/null 2>&1 || true; fi
+}
+
+status() {
+    if alive; then
+        echo "kafka runs: $("$0" url)"
+    else
+        echo "kafka does not run"
+        exit 3
+    fi
+}
+
+write_configuration() {
+    certify
+    cat >"$home/server.properties" <<-END
+	process.roles=broker,controller
+	node.id=1
+	controller.quorum.voters=1@127.0.0.1:$((port + 1))
+	controller.listener.names=CONTROLLER
+	listeners=PLAINTEXT://$1:$port,CONTROLLER://127.0.0.1:$((port + 1)),SECURE://$1:$((port + 2))
+	advertised.listeners=PLAINTEXT://127.0.0.1:$port,SECURE://127.0.0.1:$((port + 2))
+	listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL
+	inter.broker.listener.name=PLAINTEXT
+	listener.name.secure.sasl.enabled.mechanisms=SCRAM-SHA-512
+	listener.name.secure.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+	listener.name.secure.ssl.keystore.type=PEM
+	listener.name.secure.ssl.keystore.location=$home/tls/server.pem
+	log.dirs=$home/data
+	auto.create.topics.enable=false
+	message.max.bytes=$largest_bytes
+	replica.fetch.max.bytes=$largest_bytes
+
+	# One node is all the replicas there are.
+	offsets.topic.num.partitions=1
+	offsets.topic.replication.factor=1
+	transaction.state.log.num.partitions=1
+	transaction.state.log.replication.factor=1
+	transaction.state.log.min.isr=1
+	share.coordinator.state.topic.num.partitions=1
+	share.coordinator.state.topic.replication.factor=1
+	share.coordinator.state.topic.min.isr=1
+
+	# Tests wait for members that come and go, and for a killed node to come back.
+	group.initial.rebalance.delay.ms=0
+	group.min.session.timeout.ms=2000
+	broker.session.timeout.ms=2000
+	broker.heartbeat.interval.ms=250
+	log.cleaner.dedupe.buffer.size=2097152
+	END
+}
+
+# Metadata, version 1, of no topic: the answer counts the live nodes in its bytes 9 to 12.
+answers() {
+    local nodes
+    nodes=$(reply "$port" 12 '\0\0\0\16\0\3\0\1\0\0\0\1\377\377\0\0\0\0')
+    ((${nodes:-0} > 0))
+}
+
+main "$@"
