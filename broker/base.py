@@ -143,6 +143,9 @@ class Broker(ABC):
         """Tell whether the broker has said that it takes nothing from anybody now: no fault of one queue."""
         return False
 
+    async def flush(self) -> None:  # noqa: B027 - most brokers settle at once
+        """Return when what was acked so far stays acked, whatever dies."""
+
     def origin(self, delivery: Delivery) -> bytes | None:
         """Return what identifies a delivery through every redelivery, where the broker has such a thing."""
         del delivery

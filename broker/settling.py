@@ -49,10 +49,11 @@ class Settling:
         self._ready.append(delivery)
 
     async def drain(self) -> None:
-        """Wait until what is done is acked."""
+        """Wait until what is done is acked, for good."""
         while self._ready:
             self._flush()
         await self._tasks.drain()
+        await self._broker.flush()
 
     def _flush(self) -> None:
         if self._ready:

@@ -59,13 +59,13 @@ class KafkaBroker(Broker):
         super().__init__(channels)
         quieten()
         self._address = Address.of(url)
-        self._topology = Topology(self._address, channels)
-        self._limits = DeclaredLimits(self._address, self._topology, f"{channels.prefix}limits")
-        self._levels = Levels(self._topology, self._limits, channels)
+        self.topology = Topology(self._address, channels)
+        self._limits = DeclaredLimits(self._address, self.topology, f"{channels.prefix}limits")
+        self._levels = Levels(self.topology, self._limits, channels)
         self._delays = [f"{channels.prefix}delay.{round(step_s * 1000)}" for step_s in DELAY_LADDER_S]
-        self._publisher = Publisher(self._address, self._topology, self._levels, self._delays, timeout_s)
-        self._trimming = Trimming(self._topology, self._limits, channels)
-        self._mover = Mover(self, self._topology, self._delays)
+        self._publisher = Publisher(self._address, self.topology, self._levels, self._delays, timeout_s)
+        self._trimming = Trimming(self.topology, self._limits, channels)
+        self._mover = Mover(self, self.topology, self._delays)
         self._subscriptions: WeakSet[Subscription] = WeakSet()
         self._readers: set[KafkaReader] = set()  # whose connections nobody else would close
         self._fill = Fill()
@@ -75,7 +75,7 @@ class KafkaBroker(Broker):
 
     async def open(self) -> None:
         """Reach a broker."""
-        await self._topology.open()
+        await self.topology.open()
         await self._limits.open()
 
     async def close(self) -> None:
@@ -88,21 +88,21 @@ class KafkaBroker(Broker):
         self._subscriptions.clear()
         await self._publisher.close()
         await self._limits.close()
-        await self._topology.close()
+        await self.topology.close()
 
     async def ping(self) -> None:
         """Ask for the brokers."""
-        await self._topology.ping()
+        await self.topology.ping()
 
     async def declare(self, channel: str, limits: Limits = NO_LIMITS) -> None:
         """Make a topic, and tell everybody its limits."""
-        await self._topology.declare(channel, limits)
+        await self.topology.declare(channel, limits)
         if (news := self._limits.note(channel, limits)) is not None:
             await self._publisher.publish_keyed(self._limits.topic, channel.encode(), news)
 
     async def delete(self, channel: str) -> None:
         """Remove a topic."""
-        await self._topology.delete(channel)
+        await self.topology.delete(channel)
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
         """Publish and wait for the confirms."""
@@ -110,7 +110,7 @@ class KafkaBroker(Broker):
             return []
         if any(message.delay_s > 0 for message in messages):
             for topic in self._delays:
-                await self._topology.declare(topic, NO_LIMITS)
+                await self.topology.declare(topic, NO_LIMITS)
             self._mover.hurry()
         self._fill.observe(messages)
         outcomes = await self._publisher.publish(messages)
@@ -122,7 +122,7 @@ class KafkaBroker(Broker):
         alone = self.channels.is_ours(queue) and self.channels.kind(queue) is Kind.TRANSIENT
         delayed = queue in self._delays
         subscription = Subscription(
-            self._address, self._topology, queue, prefetch, shared=not alone,
+            self._address, self.topology, queue, prefetch, shared=not alone,
             unpack=unpack_delayed if delayed else unpack_message,
         )  # fmt: skip
         self._subscriptions.add(subscription)
@@ -135,6 +135,17 @@ class KafkaBroker(Broker):
         for (subscription, claim), held in _by_claim(deliveries).items():
             subscription.settle(claim, [delivery.tag for delivery in held])
 
+    async def flush(self) -> None:
+        """Commit what is settled."""
+        await asyncio.gather(*[subscription.flush() for subscription in list(self._subscriptions)])
+
+    async def forward(self, deliveries: Sequence[Delivery], messages: Sequence[Message]) -> list[Outcome]:
+        """Publish, ack, and commit: what was moved must not be taken again where it was."""
+        outcomes = await super().forward(deliveries, messages)
+        if all(outcome.safe for outcome in outcomes):
+            await asyncio.gather(*[subscription.flush() for subscription, _ in _by_claim(deliveries)])
+        return outcomes
+
     async def requeue(self, deliveries: Sequence[Delivery]) -> None:
         """Give back."""
         for (subscription, claim), held in _by_claim(deliveries).items():
@@ -142,20 +153,20 @@ class KafkaBroker(Broker):
 
     def read(self, log: str, start: int | Since) -> Reader:
         """Read a log; one that is not there yet is waited for."""
-        reader = KafkaReader(self._address, self._topology, log, start, closed=self._readers.discard)
+        reader = KafkaReader(self._address, self.topology, log, start, closed=self._readers.discard)
         self._readers.add(reader)
         return reader
 
     async def end(self, log: str) -> int:
         """Return the offset that the next record will have."""
         partition = TopicPartition(log, 0)
-        if await self._topology.partitions(log, fresh=True) is None:
+        if await self.topology.partitions(log, fresh=True) is None:
             return 0
-        return (await self._topology.ends([partition]))[partition]
+        return (await self.topology.ends([partition]))[partition]
 
     async def depth(self, queue: str) -> Depth:
         """Count what is not settled (Kafka does not tell what is held), and estimate the requests in it."""
-        messages = await self._topology.unsettled(queue)
+        messages = await self.topology.unsettled(queue)
         return Depth(messages, self._fill.requests(queue, messages))
 
     def origin(self, delivery: Delivery) -> bytes | None:

@@ -30,8 +30,9 @@ class Seldom(logging.Filter):
 
 
 def quieten() -> None:
-    """Put the filter where all of aiokafka's loggers are."""
+    """Put the filter where aiokafka's loggers are, and leave out what it tells of every step."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
+        logger.setLevel(logging.WARNING)
         if not any(isinstance(each, Seldom) for each in logger.filters):
             logger.addFilter(Seldom())

@@ -28,7 +28,7 @@ from broker.messages import Delivery, Message
 
 LOG = logging.getLogger(__name__)
 PREFETCH_LIMIT = 8192
-AHEAD = 32  # offsets that a commit allows for beyond what is delivered: at low load nothing waits for one
+AHEAD = 1  # offset that a commit allows for beyond what is delivered: at low load no message waits for a commit
 FETCH_WAIT_MS = 100  # more makes a partition with records that wait here miss its turn (notes in docs/brokers.md)
 POLL_MS = 100
 COMMIT_PAUSE_S = 0.02
@@ -116,6 +116,13 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 again = Arrival(claim, delivery.tag, count, delivery.message)
                 asyncio.get_running_loop().call_later(REQUEUE_PAUSE_S, self._put_back, again)
         self._moved.set()
+
+    async def flush(self) -> None:
+        """Commit what is settled; gives up after a while, when Kafka takes no commits."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                while not await self._commit(self._consumer, list(self._claims.values())):  # noqa: ASYNC110 - Kafka says
+                    await asyncio.sleep(COMMIT_PAUSE_S)
 
     def resize(self, prefetch: int) -> None:
         """Change how much may be held."""
@@ -209,14 +216,17 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
 
     async def _cover(self, claims: set[Claim]) -> bool:
         """Commit that these may have been delivered, before they are; False when one is not ours any more."""
-        ahead = AHEAD if self._prefetch > 1 else 0
         for claim in claims:
-            if claim.committed_reach < claim.position + ahead // 2:
-                claim.cover(ahead)
+            claim.cover(AHEAD if self._prefetch > 1 and not self._lags(claim) else 0)
+        self._dirty.set()
         while late := [claim for claim in claims if claim.committed_reach < claim.position and not claim.lost]:
             if not await self._commit(self._consumer, late):
                 await asyncio.sleep(COMMIT_PAUSE_S)
         return not any(claim.lost for claim in claims)
+
+    def _lags(self, claim: Claim) -> bool:
+        """Tell whether more waits than was fetched: then what a kill brings back is to be exactly what was held."""
+        return int(self._consumer.highwater(claim.partition) or 0) > claim.position
 
     async def _keep_committing(self) -> None:
         trimmed = time.monotonic()
@@ -240,7 +250,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
 
     async def _commit(self, consumer: Any, claims: Sequence[Claim], *, leaving: bool = False) -> bool:
         """Commit what changed; False if Kafka did not take it now."""
-        if not self._shared:
+        if not self._shared or consumer is None:
             return True
         async with self._committing:
             states = {claim: claim.state(leaving=leaving) for claim in claims if not claim.lost}

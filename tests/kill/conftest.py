@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from tests.kill.installation import Installation
-from tests.servers import rabbitmq_url
+from tests.servers import kafka_url, rabbitmq_url
+
+URLS: dict[str, Callable[[], str]] = {"sqlite": lambda: "", "rabbitmq": rabbitmq_url, "kafka": kafka_url}
 
 
-@pytest.fixture(params=["sqlite", "rabbitmq"])
+@pytest.fixture(params=list(URLS))
 def broker_url(request: pytest.FixtureRequest) -> str:
     """The broker's address; the embedded one is in the test's own folder."""
-    return rabbitmq_url() if request.param == "rabbitmq" else ""
+    return URLS[request.param]()
 
 
 @pytest.fixture
