@@ -21,6 +21,11 @@ def rabbitmq_url() -> str:
     return _address("MILLRACE_TEST_RABBITMQ_URL")
 
 
+def amqps_url() -> str:
+    """Return the address of that RabbitMQ over TLS: amqps://user:password@host:port/?cafile=..."""
+    return _address("MILLRACE_TEST_AMQPS_URL")
+
+
 def rabbitmq4_url() -> str:
     """Return the AMQP address of a RabbitMQ of the fourth generation, for tests to use in the same way."""
     return _address("MILLRACE_TEST_RABBITMQ4_URL")

@@ -152,6 +152,7 @@ def test_a_lent_server_is_never_killed(
     [
         ("MILLRACE_TEST_RABBITMQ_URL", servers.rabbitmq_url),
         ("MILLRACE_TEST_RABBITMQ4_URL", servers.rabbitmq4_url),
+        ("MILLRACE_TEST_AMQPS_URL", servers.amqps_url),
         ("MILLRACE_TEST_KAFKA_URL", servers.kafka_url),
         ("MILLRACE_TEST_KAFKAS_URL", servers.kafkas_url),
     ],

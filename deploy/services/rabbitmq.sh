@@ -9,10 +9,11 @@
 #   rabbitmq.sh alarm off   clear it
 #   rabbitmq.sh status      running or not; exit status 0 or 3
 #   rabbitmq.sh url         print its AMQP address
+#   rabbitmq.sh secure-url  print its AMQP address over TLS
 #   rabbitmq.sh ctl ...     rabbitmqctl with the right node and cookie
 #
-# Ports: AMQP $MILLRACE_RABBITMQ_PORT (25672), management +1, Prometheus +20, streams -120, Erlang -2, epmd -3.
-# Without the Debian package, and without the right to install it, Docker runs the same node where there is Docker.
+# Ports: AMQP $MILLRACE_RABBITMQ_PORT (25672), over TLS -1, management +1, Prometheus +20, streams -120, Erlang -2, epmd -3.
+# Without the Debian package, and without the right to install it, Docker runs the same node where there is Docker, but for TLS.
 #
 # rabbitmq4.sh does all of this for a node of RabbitMQ 4: data in .services/rabbitmq4, AMQP on $MILLRACE_RABBITMQ4_PORT
 # (25772). Debian 12 has 3.10, so its server is of a small Debian 13 that debootstrap puts into .cache/rabbitmq4 (as root).
@@ -56,6 +57,7 @@ main() {
         alarm) alarm "${2:-}" ;;
         status) status ;;
         url) url ;;
+        secure-url) secure_url ;;
         ctl) shift && ctl "$@" ;;
         *) usage ;;
     esac
@@ -165,6 +167,10 @@ status() {
 
 url() { echo "amqp://guest:guest@127.0.0.1:$port/"; }
 
+secure_url() {
+    in_docker || echo "amqps://guest:guest@127.0.0.1:$((port - 1))/?cafile=$home/tls/ca.pem"
+}
+
 ctl() {
     if in_docker; then
         docker exec "$container" rabbitmqctl --quiet "$@"
@@ -174,9 +180,14 @@ ctl() {
 }
 
 write_configuration() {
+    certify
     echo '[rabbitmq_management,rabbitmq_prometheus,rabbitmq_stream].' >"$home/enabled_plugins"
     cat >"$home/rabbitmq.conf" <<-END
 	listeners.tcp.1 = 127.0.0.1:$port
+	listeners.ssl.1 = 127.0.0.1:$((port - 1))
+	ssl_options.cacertfile = $home/tls/ca.pem
+	ssl_options.certfile = $home/tls/cert.pem
+	ssl_options.keyfile = $home/tls/key.pem
 	management.tcp.ip = 127.0.0.1
 	management.tcp.port = $((port + 1))
 	prometheus.tcp.ip = 127.0.0.1

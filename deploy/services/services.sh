@@ -5,13 +5,13 @@
 #   services.sh stop    end what `start` started, and nothing else
 #
 # MILLRACE_TEST_RABBITMQ_URL, MILLRACE_TEST_RABBITMQ4_URL or MILLRACE_TEST_KAFKA_URL in the environment names a server of
-# yours: it is used, and nothing is started for it. MILLRACE_TEST_KAFKAS_URL names yours over TLS.
+# yours: it is used, and nothing is started for it. MILLRACE_TEST_AMQPS_URL and MILLRACE_TEST_KAFKAS_URL name yours over TLS.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 # Runs a command for each server: COMMAND..., its script, its name in a variable, and the variable of its address over TLS.
 each() {
-    "$@" rabbitmq RABBITMQ ""
+    "$@" rabbitmq RABBITMQ MILLRACE_TEST_AMQPS_URL
     "$@" rabbitmq4 RABBITMQ4 ""
     "$@" kafka KAFKA MILLRACE_TEST_KAFKAS_URL
 }
@@ -54,7 +54,8 @@ addresses() {
         echo "MILLRACE_TEST_$2_URL=$("deploy/services/$1.sh" url)"
         # Only a node of ours may be killed by a test.
         echo "MILLRACE_TEST_$2_CONTROL=deploy/services/$1.sh"
-        [[ -z $3 ]] || echo "$3=$("deploy/services/$1.sh" secure-url)"
+        [[ -z $3 ]] || url=$("deploy/services/$1.sh" secure-url)
+        [[ -z $url ]] || echo "$3=$url"
     fi
 }
 
