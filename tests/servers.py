@@ -21,6 +21,16 @@ def rabbitmq_url() -> str:
     return _address("MILLRACE_TEST_RABBITMQ_URL")
 
 
+def amqps_url() -> str:
+    """Return the address of that RabbitMQ over TLS: amqps://user:password@host:port/?cafile=..."""
+    return _address("MILLRACE_TEST_AMQPS_URL")
+
+
+def rabbitmq4_url() -> str:
+    """Return the AMQP address of a RabbitMQ of the fourth generation, for tests to use in the same way."""
+    return _address("MILLRACE_TEST_RABBITMQ4_URL")
+
+
 def kafka_url() -> str:
     """Return the address of a Kafka that tests may fill with topics of their own prefix: kafka://host:port."""
     return _address("MILLRACE_TEST_KAFKA_URL")
@@ -38,6 +48,12 @@ def control_rabbitmq(*command: str) -> None:
     """
     rabbitmq_url()
     _control("RABBITMQ", command)
+
+
+def control_rabbitmq4(*command: str) -> None:
+    """Run `start`, `kill`, `restart` or `alarm on|off` on the node, as `control_rabbitmq` does."""
+    rabbitmq4_url()
+    _control("RABBITMQ4", command)
 
 
 def control_kafka(*command: str) -> None:

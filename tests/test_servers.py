@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
@@ -24,45 +25,69 @@ DURABLE = pika.BasicProperties(delivery_mode=2)
 MEBIBYTE = 1024 * 1024
 
 
-@pytest.fixture
-def queue() -> Iterator[str]:
-    """An empty queue on a node that runs without an alarm, before and after.
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A RabbitMQ of the tests."""
+
+    url: Callable[[], str]
+    control: Callable[..., None]
+
+    @contextmanager
+    def channel(self) -> Iterator[BlockingChannel]:
+        connection = pika.BlockingConnection(pika.URLParameters(self.url()))
+        try:
+            yield connection.channel()
+        finally:
+            if connection.is_open:
+                connection.close()
+
+
+NODES = {
+    "rabbitmq": Node(servers.rabbitmq_url, servers.control_rabbitmq),
+    "rabbitmq4": Node(servers.rabbitmq4_url, servers.control_rabbitmq4),
+}
+
+
+@pytest.fixture(params=NODES)
+def node(request: pytest.FixtureRequest) -> Iterator[Node]:
+    """A node that runs without an alarm, before and after, with an empty queue.
 
     A classic one: RabbitMQ 3.10 loses a quorum queue when it is killed in the second after the declaration.
     """
-    with _channel() as channel:
+    node = NODES[request.param]
+    with node.channel() as channel:
         channel.queue_delete(QUEUE)
         channel.queue_declare(QUEUE, durable=True)
-    yield QUEUE
-    servers.control_rabbitmq("start")
-    servers.control_rabbitmq("alarm", "off")
-    with _channel() as channel:
+    yield node
+    node.control("start")
+    node.control("alarm", "off")
+    with node.channel() as channel:
         channel.queue_delete(QUEUE)
 
 
-def test_a_killed_node_comes_back_with_what_it_confirmed(queue: str) -> None:
-    with _channel() as channel:
+def test_a_killed_node_comes_back_with_what_it_confirmed(node: Node) -> None:
+    with node.channel() as channel:
         channel.confirm_delivery()
-        channel.basic_publish("", queue, b"kept", DURABLE)
-    servers.control_rabbitmq("kill")
-    with pytest.raises(pika.exceptions.AMQPConnectionError), _channel():
+        channel.basic_publish("", QUEUE, b"kept", DURABLE)
+    node.control("kill")
+    with pytest.raises(pika.exceptions.AMQPConnectionError), node.channel():
         pass
-    servers.control_rabbitmq("start")
-    with _channel() as channel:
-        _, _, body = channel.basic_get(queue, auto_ack=True)
+    node.control("start")
+    with node.channel() as channel:
+        _, _, body = channel.basic_get(QUEUE, auto_ack=True)
     assert body == b"kept"
 
 
-def test_a_memory_alarm_blocks_publishers_until_it_is_cleared(queue: str) -> None:
+def test_a_memory_alarm_blocks_publishers_until_it_is_cleared(node: Node) -> None:
     seen: list[str] = []
-    with _channel() as channel:
+    with node.channel() as channel:
         connection = channel.connection
         connection.add_on_connection_blocked_callback(lambda *_: seen.append("blocked"))
         connection.add_on_connection_unblocked_callback(lambda *_: seen.append("unblocked"))
-        servers.control_rabbitmq("alarm", "on")
-        channel.basic_publish("", queue, b"held back", DURABLE)
+        node.control("alarm", "on")
+        channel.basic_publish("", QUEUE, b"held back", DURABLE)
         connection.process_data_events(time_limit=5)
-        servers.control_rabbitmq("alarm", "off")
+        node.control("alarm", "off")
         connection.process_data_events(time_limit=5)
     assert seen == ["blocked", "unblocked"]
 
@@ -108,6 +133,7 @@ async def test_kafka_over_tls_knows_its_user_by_the_password(topic: str) -> None
     ("variable", "control"),
     [
         ("MILLRACE_TEST_RABBITMQ_URL", servers.control_rabbitmq),
+        ("MILLRACE_TEST_RABBITMQ4_URL", servers.control_rabbitmq4),
         ("MILLRACE_TEST_KAFKA_URL", servers.control_kafka),
     ],
 )
@@ -125,6 +151,8 @@ def test_a_lent_server_is_never_killed(
     ("variable", "url"),
     [
         ("MILLRACE_TEST_RABBITMQ_URL", servers.rabbitmq_url),
+        ("MILLRACE_TEST_RABBITMQ4_URL", servers.rabbitmq4_url),
+        ("MILLRACE_TEST_AMQPS_URL", servers.amqps_url),
         ("MILLRACE_TEST_KAFKA_URL", servers.kafka_url),
         ("MILLRACE_TEST_KAFKAS_URL", servers.kafkas_url),
     ],
@@ -137,16 +165,6 @@ def test_a_missing_server_skips_on_a_laptop_and_fails_in_ci(
     monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome, match="make services"):
         url()
-
-
-@contextmanager
-def _channel() -> Iterator[BlockingChannel]:
-    connection = pika.BlockingConnection(pika.URLParameters(servers.rabbitmq_url()))
-    try:
-        yield connection.channel()
-    finally:
-        if connection.is_open:
-            connection.close()
 
 
 def _plain() -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed
 
 from broker.errors import MillraceError, Misconfigured, Unavailable, Unreachable
 
@@ -57,6 +60,11 @@ class Address:
             return Misconfigured(
                 f"the broker at {self.shown} refuses the user, the password or the virtual host: is broker.url right?"
             )
+        if _is_distrust(reason):
+            return Misconfigured(
+                f"the certificate of the broker at {self.shown} is not trusted: does broker.url name the host that the "
+                "certificate names, and the CA's file, as in amqps://host?cafile=/path/to/ca.pem?"
+            )
         if not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
             return self.unreachable()
         if reason.reply_code == _NO_QUEUE:
@@ -66,9 +74,39 @@ class Address:
         return Unavailable(f"{what}: the broker at {self.shown} closed the channel ({reason.reply_text})")
 
 
+def _is_distrust(reason: BaseException) -> bool:
+    if not isinstance(reason, AMQPConnectionWorkflowFailed):
+        return False
+    return isinstance(getattr(reason.exceptions[-1], "exception", None), ssl.SSLCertVerificationError)
+
+
 def _parameters(url: str) -> pika.URLParameters:
     try:
-        return pika.URLParameters(url)
+        rest, cafile = _without_cafile(url)
+        parameters = pika.URLParameters(rest)
     except (ValueError, TypeError, SyntaxError):
         # The cause may quote the URL, password and all.
         raise Misconfigured("broker.url cannot be read: it looks like amqp://user:password@host:5672/vhost") from None
+    if cafile is not None:
+        parameters.ssl_options = pika.SSLOptions(_context(parameters, cafile))
+    if parameters.ssl_options and parameters.ssl_options.server_hostname is None:
+        # Without a name to compare the certificate with, Python refuses every one.
+        parameters.ssl_options.server_hostname = parameters.host
+    return parameters
+
+
+def _without_cafile(url: str) -> tuple[str, str | None]:
+    """Return what pika reads, and what it does not know."""
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    rest = urlencode([(name, value) for name, value in query if name != "cafile"])
+    return parts._replace(query=rest).geturl(), dict(query).get("cafile")
+
+
+def _context(parameters: pika.URLParameters, cafile: str) -> ssl.SSLContext:
+    if not parameters.ssl_options:
+        raise Misconfigured("broker.url names a cafile, and no TLS to use it for: it begins with amqps://")
+    try:
+        return ssl.create_default_context(cafile=cafile)
+    except OSError as exc:
+        raise Misconfigured(f"broker.url: no certificates can be read from the cafile {cafile!r} ({exc})") from exc

@@ -89,7 +89,7 @@ certify() {
 	basicConstraints = critical, CA:FALSE
 	keyUsage = critical, digitalSignature
 	extendedKeyUsage = serverAuth
-	subjectAltName = IP:127.0.0.1, DNS:localhost
+	subjectAltName = IP:127.0.0.1
 	authorityKeyIdentifier = keyid
 	END
     local key=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes)

@@ -9,17 +9,27 @@
 #   rabbitmq.sh alarm off   clear it
 #   rabbitmq.sh status      running or not; exit status 0 or 3
 #   rabbitmq.sh url         print its AMQP address
+#   rabbitmq.sh secure-url  print its AMQP address over TLS
 #   rabbitmq.sh ctl ...     rabbitmqctl with the right node and cookie
 #
-# Ports: AMQP $MILLRACE_RABBITMQ_PORT (25672), management +1, Prometheus +20, streams -120, Erlang -2, epmd -3.
-# Without the Debian package, and without the right to install it, Docker runs the same node where there is Docker.
+# Ports: AMQP $MILLRACE_RABBITMQ_PORT (25672), over TLS -1, management +1, Prometheus +20, streams -120, Erlang -2, epmd -3.
+# Without the Debian package, and without the right to install it, Docker runs the same node where there is Docker, but for TLS.
+#
+# rabbitmq4.sh does all of this for a node of RabbitMQ 4: data in .services/rabbitmq4, AMQP on $MILLRACE_RABBITMQ4_PORT
+# (25772). Debian 12 has 3.10, so its server is of a small Debian 13 that debootstrap puts into .cache/rabbitmq4 (as root).
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
+checkout=$(cd "$here/../.." && pwd)
 bin=/usr/lib/rabbitmq/bin # not /usr/sbin: those wrappers change the user
-home=$(cd "$here/../.." && pwd)/.services/rabbitmq
-port=${MILLRACE_RABBITMQ_PORT:-$(cat "$home/port" 2>/dev/null || echo 25672)}
-container=millrace-rabbitmq-$port
+if [[ ${MILLRACE_RABBITMQ_GENERATION:-3} == 4 ]]; then
+    name=rabbitmq4 setting=RABBITMQ4 port=${MILLRACE_RABBITMQ4_PORT:-} default_port=25772 debian=$checkout/.cache/rabbitmq4
+else
+    name=rabbitmq setting=RABBITMQ port=${MILLRACE_RABBITMQ_PORT:-} default_port=25672 debian=
+fi
+home=$checkout/.services/$name
+port=${port:-$(cat "$home/port" 2>/dev/null || echo $default_port)}
+container=millrace-$name-$port
 memory_limit=2GB
 # shellcheck source=node.sh
 . "$here/node.sh"
@@ -36,6 +46,7 @@ environment=(
     ERL_CRASH_DUMP="$home/log/erl_crash.dump"
     RUNNING_UNDER_SYSTEMD=yes # which only says: become the node, with no shell in front of it
 )
+[[ -z $debian ]] || environment+=(chroot "$debian")
 
 main() {
     case "${1:-}" in
@@ -45,7 +56,8 @@ main() {
         restart) stop_node && start ;;
         alarm) alarm "${2:-}" ;;
         status) status ;;
-        url) echo "amqp://guest:guest@127.0.0.1:$port/" ;;
+        url) url ;;
+        secure-url) secure_url ;;
         ctl) shift && ctl "$@" ;;
         *) usage ;;
     esac
@@ -53,14 +65,12 @@ main() {
 
 start() {
     if alive && answers; then return; fi
-    mkdir -p "$home"
-    echo "$port" >"$home/port"
-    if [[ -x $bin/rabbitmq-server ]] || "$here/apt.sh" rabbitmq-server; then
+    if installed; then
         start_package
     elif command -v docker >/dev/null; then
         start_container
     else
-        fail "no RabbitMQ here, and no right to install it: run this as root on Debian, start Docker, or set MILLRACE_TEST_RABBITMQ_URL"
+        fail "no RabbitMQ here, and no right to install it: run this as root on Debian, start Docker, or set MILLRACE_TEST_${setting}_URL"
     fi
     wait_until 90 ready_or_dead && answers ||
         fail "RabbitMQ does not answer on port $port: see $home/log"
@@ -68,10 +78,42 @@ start() {
     ctl await_startup
 }
 
+installed() {
+    if [[ -z $debian ]]; then
+        [[ -x $bin/rabbitmq-server ]] || "$here/apt.sh" rabbitmq-server
+    else
+        [[ -e $debian/complete ]] || install_debian
+    fi
+}
+
+install_debian() {
+    ((EUID == 0)) && "$here/apt.sh" debootstrap || return 1
+    local mirror
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 'Created-By: Packages' | head -n 1)
+    echo "fetching RabbitMQ 4, and a Debian 13 for it"
+    rm -rf --one-file-system "$debian"
+    mkdir -p "$debian"
+    debootstrap --variant=minbase --include=rabbitmq-server trixie "$debian" "$mirror" </dev/null >"$debian.out" 2>&1 ||
+        { tail -n 20 "$debian.out" >&2; return 1; }
+    rm -rf "$debian"/var/cache/apt/archives/*.deb
+    touch "$debian/complete"
+}
+
+# The node in its small Debian and everybody outside know the folder by the same path.
+make_home() {
+    if [[ -n $debian ]]; then
+        mkdir -p "$debian$home" "$(dirname "$home")"
+        [[ -L $home ]] || ln -s "$debian$home" "$home"
+    fi
+    mkdir -p "$home/log"
+    echo "$port" >"$home/port"
+}
+
 start_package() {
+    make_home
     echo package >"$home/mode"
     if ! alive && port_open "$port"; then
-        fail "another program listens on 127.0.0.1:$port: end it, set MILLRACE_RABBITMQ_PORT, or set MILLRACE_TEST_RABBITMQ_URL"
+        fail "another program listens on 127.0.0.1:$port: end it, set MILLRACE_${setting}_PORT, or set MILLRACE_TEST_${setting}_URL"
     fi
     write_configuration
     running epmd || launch epmd epmd -address 127.0.0.1 -port $((port - 3))
@@ -79,11 +121,13 @@ start_package() {
 }
 
 start_container() {
+    mkdir -p "$home"
+    echo "$port" >"$home/port"
     echo docker >"$home/mode"
     docker start "$container" >/dev/null 2>&1 && return
     docker run --detach --name "$container" --hostname localhost --publish "127.0.0.1:$port:5672" \
         --publish "127.0.0.1:$((port + 1)):15672" --publish "127.0.0.1:$((port + 20)):15692" \
-        --publish "127.0.0.1:$((port - 120)):5552" rabbitmq:3-management >"$home/log"
+        --publish "127.0.0.1:$((port - 120)):5552" "rabbitmq:${MILLRACE_RABBITMQ_GENERATION:-3}-management" >"$home/log"
     wait_until 90 answers
     docker exec "$container" rabbitmq-plugins enable --quiet rabbitmq_prometheus rabbitmq_stream
 }
@@ -114,11 +158,17 @@ wait_for_alarm() {
 
 status() {
     if alive; then
-        echo "rabbitmq runs: $("$0" url), management http://127.0.0.1:$((port + 1))/"
+        echo "$name runs: $(url), management http://127.0.0.1:$((port + 1))/"
     else
-        echo "rabbitmq does not run"
+        echo "$name does not run"
         exit 3
     fi
+}
+
+url() { echo "amqp://guest:guest@127.0.0.1:$port/"; }
+
+secure_url() {
+    in_docker || echo "amqps://guest:guest@127.0.0.1:$((port - 1))/?cafile=$home/tls/ca.pem"
 }
 
 ctl() {
@@ -130,9 +180,14 @@ ctl() {
 }
 
 write_configuration() {
+    certify
     echo '[rabbitmq_management,rabbitmq_prometheus,rabbitmq_stream].' >"$home/enabled_plugins"
     cat >"$home/rabbitmq.conf" <<-END
 	listeners.tcp.1 = 127.0.0.1:$port
+	listeners.ssl.1 = 127.0.0.1:$((port - 1))
+	ssl_options.cacertfile = $home/tls/ca.pem
+	ssl_options.certfile = $home/tls/cert.pem
+	ssl_options.keyfile = $home/tls/key.pem
 	management.tcp.ip = 127.0.0.1
 	management.tcp.port = $((port + 1))
 	prometheus.tcp.ip = 127.0.0.1
@@ -141,6 +196,8 @@ write_configuration() {
 	vm_memory_high_watermark.absolute = $memory_limit
 	disk_free_limit.absolute = 1GB
 	END
+    # There is no /proc in there, which is where the node would read how much memory it has.
+    [[ -z $debian ]] || echo "vm_memory_calculation_strategy = allocated" >>"$home/rabbitmq.conf"
 }
 
 # A node that is ready answers the protocol header with a frame of type 1 (Connection.Start).

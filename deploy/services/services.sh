@@ -1,55 +1,75 @@
 #!/usr/bin/env bash
-# The servers that tests and benchmarks use: RabbitMQ and Kafka.
+# The servers that tests and benchmarks use: RabbitMQ, RabbitMQ 4 and Kafka.
 #
-#   services.sh start   have each one running and write its address to .services.env; running ones are used as they are
+#   services.sh start   have each one running and write its addresses to .services.env; running ones are used as they are
 #   services.sh stop    end what `start` started, and nothing else
 #
-# MILLRACE_TEST_RABBITMQ_URL or MILLRACE_TEST_KAFKA_URL in the environment names a server of yours: it is used, and
-# nothing is started for it; MILLRACE_TEST_KAFKAS_URL names yours over TLS.
+# MILLRACE_TEST_RABBITMQ_URL, MILLRACE_TEST_RABBITMQ4_URL or MILLRACE_TEST_KAFKA_URL in the environment names a server of
+# yours: it is used, and nothing is started for it. MILLRACE_TEST_AMQPS_URL and MILLRACE_TEST_KAFKAS_URL name yours over TLS.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-servers=(rabbitmq kafka)
-# A second address of a server: over TLS.
-declare -A secure=([kafka]=MILLRACE_TEST_KAFKAS_URL)
+# Runs a command for each server: COMMAND..., its script, its name in a variable, and the variable of its address over TLS.
+each() {
+    "$@" rabbitmq RABBITMQ MILLRACE_TEST_AMQPS_URL
+    "$@" rabbitmq4 RABBITMQ4 ""
+    "$@" kafka KAFKA MILLRACE_TEST_KAFKAS_URL
+}
 
 start() {
-    local server starting=()
-    for server in "${servers[@]}"; do
-        [[ -n $(lent "$server") ]] && continue
-        "deploy/services/$server.sh" start &
-        starting+=($!)
-    done
-    for server in "${starting[@]}"; do wait "$server"; done
+    each launch
+    wait_for_all
     rm -f .services.env
-    (umask 077 && for server in "${servers[@]}"; do addresses "$server"; done >.services.env)
+    (umask 077 && each addresses >.services.env)
     deploy/services/apt.sh amqp-tools || echo "amqp-tools is missing and cannot be installed here: tests that need it are skipped"
     echo "services run; their addresses are in .services.env"
 }
 
+launch() {
+    [[ -z $(lent "$2") ]] || return 0
+    "deploy/services/$1.sh" start &
+    starting="${starting:-} $1:$!"
+}
+
+wait_for_all() {
+    local server
+    for server in ${starting:-}; do
+        if wait "${server#*:}"; then
+            :
+        elif [[ $server == rabbitmq4:* ]]; then
+            echo "RabbitMQ 4 does not run here: tests that need it are skipped"
+        else
+            exit 1
+        fi
+    done
+}
+
 addresses() {
-    local name=MILLRACE_TEST_${1^^} url
-    url=$(lent "$1")
-    echo "${name}_URL=${url:-$("deploy/services/$1.sh" url)}"
-    # Only a node of ours may be killed by a test.
-    [[ -n $url ]] || echo "${name}_CONTROL=deploy/services/$1.sh"
-    local over_tls=${secure[$1]:-}
-    if [[ -n $over_tls && -n ${!over_tls:-} ]]; then
-        echo "$over_tls=${!over_tls}"
-    elif [[ -n $over_tls && -z $url ]]; then
-        echo "$over_tls=$("deploy/services/$1.sh" secure-url)"
+    local url
+    url=$(lent "$2")
+    if [[ -n $url ]]; then
+        echo "MILLRACE_TEST_$2_URL=$url"
+        [[ -z $3 || -z ${!3:-} ]] || echo "$3=${!3}"
+    elif "deploy/services/$1.sh" status >/dev/null; then
+        echo "MILLRACE_TEST_$2_URL=$("deploy/services/$1.sh" url)"
+        # Only a node of ours may be killed by a test.
+        echo "MILLRACE_TEST_$2_CONTROL=deploy/services/$1.sh"
+        [[ -z $3 ]] || url=$("deploy/services/$1.sh" secure-url)
+        [[ -z $url ]] || echo "$3=$url"
     fi
 }
 
 lent() {
-    local name=MILLRACE_TEST_${1^^}_URL
+    local name=MILLRACE_TEST_$1_URL
     echo "${!name:-}"
 }
 
 stop() {
-    for server in "${servers[@]}"; do "deploy/services/$server.sh" stop; done
+    each stop_one
     rm -f .services.env
 }
+
+stop_one() { "deploy/services/$1.sh" stop; }
 
 case "${1:-}" in
     start | stop) "$1" ;;

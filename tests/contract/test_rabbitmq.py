@@ -8,7 +8,7 @@ import pytest
 
 from tests.contract.broker_contract import BrokerContract
 from tests.contract.installation import Installation
-from tests.servers import rabbitmq_url
+from tests.servers import amqps_url, rabbitmq4_url, rabbitmq_url
 
 
 class TestRabbitmq(BrokerContract):
@@ -17,4 +17,22 @@ class TestRabbitmq(BrokerContract):
     @pytest.fixture
     async def installation(self) -> AsyncIterator[Installation]:
         async with Installation(rabbitmq_url(), user="guest") as installation:
+            yield installation
+
+
+class TestRabbitmq4(BrokerContract):
+    """On a node of the fourth generation."""
+
+    @pytest.fixture
+    async def installation(self) -> AsyncIterator[Installation]:
+        async with Installation(rabbitmq4_url(), user="guest") as installation:
+            yield installation
+
+
+class TestRabbitmqOverTls(BrokerContract):
+    """Through a socket that takes and gives bytes in another way."""
+
+    @pytest.fixture
+    async def installation(self) -> AsyncIterator[Installation]:
+        async with Installation(amqps_url(), user="guest") as installation:
             yield installation
