@@ -142,14 +142,14 @@ def replay_letters(
 ) -> None:
     """Send dead letters back to the queue they came from, to be tried again as if for the first time.
 
-    A request keeps its id and its arm, and its client gets a second answer under the same id (an HTTP client is gone:
-    its row alone tells). What is refused stays buried; exit status 1 then.
+    A request keeps its id and its arm. A client of the queue gets a second answer under that id; an HTTP client had its
+    `failed` and hears no more. What is refused stays buried; exit status 1 then.
     """
     place, choice = _place(settings, broker), _choice(reason, endpoint, uid, older_than)
     allowed_s = _duration("--deadline", deadline) if deadline else 0.0
     ahead = _preview(place, queue, limit, choice, replays=True)
     if dry_run or not _goes_on(ahead, f"replay {ahead.done} of {queue}", yes=yes):
-        _summary("would replay", ahead, limit)
+        _summary("would replay" if dry_run or ahead.done else "replayed", ahead, limit)
         return
 
     async def work(connection: Broker) -> Done:
@@ -178,7 +178,7 @@ def purge_letters(
     place, choice = _place(settings, broker), _choice(reason, endpoint, uid, older_than)
     ahead = _preview(place, queue, limit, choice, replays=False)
     if dry_run or not _goes_on(ahead, f"remove {ahead.done} of {queue} for good", yes=yes):
-        _summary("would purge", ahead, limit)
+        _summary("would purge" if dry_run or ahead.done else "purged", ahead, limit)
         return
 
     async def work(connection: Broker) -> Done:
