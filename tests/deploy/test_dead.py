@@ -14,8 +14,10 @@ import pytest
 from broker.base import Limits
 from broker.bundle import requests_in
 from broker.dead import Choice
+from broker.errors import Unreachable
 from broker.ids import now_us
 from broker.messages import Message
+from deploy import dead
 from deploy.dead import PAGE, look, preview, purge, replay
 from deploy.graves import find_grounds
 from tests.contract.steps import take, until
@@ -63,6 +65,29 @@ async def test_a_look_has_a_limit_and_says_what_it_left(yard: Graveyard) -> None
     looked = await look(yard.broker, yard.grave, PAGE + 3)
     assert (len(looked.letters), looked.more) == (PAGE + 3, 7)
     await until(lambda: depth(yard, yard.grave), PAGE + 10)
+
+
+async def test_a_look_holds_so_many_bytes_and_no_more(yard: Graveyard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dead, "HELD_LIMIT_BYTES", 100)
+    await yard.bury(3 * PAGE)
+    looked = await look(yard.broker, yard.grave, 1000)
+    assert len(looked.letters) <= PAGE
+    assert len(looked.letters) + looked.more == 3 * PAGE
+    await until(lambda: depth(yard, yard.grave), 3 * PAGE)
+
+
+async def test_a_replay_without_its_broker_ends_with_what_it_did(yard: Graveyard) -> None:
+    await yard.bury(5)
+    asked = iter(range(100))
+
+    def allowed_us(_: str) -> int:
+        if next(asked) == 3:
+            raise Unreachable("no broker answers")
+        return FIVE_S
+
+    done = await replay(yard.broker, yard.grave, Choice(), 1000, allowed_us)
+    assert (done.done, done.stopped) == (4, "no broker answers")
+    await until(lambda: depth(yard, yard.grave), 1)
 
 
 async def test_a_replayed_request_is_in_its_queue_with_a_fresh_start(yard: Graveyard) -> None:
