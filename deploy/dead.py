@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from broker.base import Broker, Consumer
@@ -20,6 +21,8 @@ from broker.messages import Delivery, Outcome, Reason, Verdict
 PAGE = 32  # messages taken at once: of the largest size, a quarter of a gigabyte
 HELD_LIMIT_BYTES = 512 * 1024 * 1024
 QUIET_S = 2.0
+BACK_EVERY_S = 0.02
+FIRST_WITHIN_S = 15.0  # a consumer may have to join a group first
 
 Visit = Callable[[list[Delivery]], Awaitable[list[Delivery]]]
 Progress = Callable[[int], None]
@@ -169,23 +172,23 @@ async def _walk(broker: Broker, queue: str, limit: int, visit: Visit) -> int:
     consumer = broker.consume(queue, min(PAGE, limit))
     held: list[Delivery] = []
     try:
-        await _pages(consumer, held, min(limit, ready), visit)
+        seen = await _pages(consumer, held, min(limit, ready), visit)
         await consumer.stop()
-        rest = await _rest(consumer)
-        held += rest
-        return len(rest) + (await broker.depth(queue)).messages
+        held += await _rest(consumer)
     finally:
         await consumer.stop()
         await broker.requeue(held)
+    await _until_back(broker, queue, len(held))
+    return max(0, ready - seen)  # by the depth before: brokers differ in whether it counts what is held
 
 
-async def _pages(consumer: Consumer, held: list[Delivery], wanted: int, visit: Visit) -> None:
-    """Visit up to `wanted` messages; what is not settled is in `held`."""
+async def _pages(consumer: Consumer, held: list[Delivery], wanted: int, visit: Visit) -> int:
+    """Visit up to `wanted` messages; what is not settled is in `held`. Returns how many were visited."""
     seen, size, prefetch = 0, 0, PAGE
     while seen < wanted and size < HELD_LIMIT_BYTES:
-        page = await _take(consumer, min(PAGE, wanted - seen))
+        page = await _take(consumer, min(PAGE, wanted - seen), QUIET_S if seen else FIRST_WITHIN_S)
         if not page:
-            return
+            break
         seen += len(page)
         before = len(held)
         held += page  # while it is visited, too: an error must give it back
@@ -194,6 +197,15 @@ async def _pages(consumer: Consumer, held: list[Delivery], wanted: int, visit: V
         if len(held) + PAGE > prefetch and seen < wanted:
             prefetch = len(held) + PAGE
             consumer.resize(prefetch)
+    return seen
+
+
+async def _until_back(broker: Broker, queue: str, number: int) -> None:
+    """Wait until what was given back is counted again, for whoever looks next; not for long: it may be taken already."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(QUIET_S):
+            while (await broker.depth(queue)).messages < number:  # noqa: ASYNC110 - brokers tell depth only when asked
+                await asyncio.sleep(BACK_EVERY_S)
 
 
 async def _rest(consumer: Consumer) -> list[Delivery]:
@@ -204,10 +216,10 @@ async def _rest(consumer: Consumer) -> list[Delivery]:
     return rest
 
 
-async def _take(consumer: Consumer, number: int) -> list[Delivery]:
+async def _take(consumer: Consumer, number: int, within_s: float = QUIET_S) -> list[Delivery]:
     """Take; nothing when nothing comes: somebody else may have taken what was counted."""
     try:
-        async with asyncio.timeout(QUIET_S):
+        async with asyncio.timeout(within_s):
             return await consumer.take(number)
     except TimeoutError:
         return []
