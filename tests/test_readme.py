@@ -32,6 +32,7 @@ EMBEDDED = {
     "split": "millrace-arm: v1",
     "feedback": '{"accepted":true}{"accepted":true}',
     "operate": "unchanged",
+    "on call": "no dead letters",
 }
 RABBITMQ = {"pika": "my 1", "amqp tools": '"name":"sum"', "locust": "0(0.00%)"}
 BY_FIXTURE = ("init", "up on rabbitmq")

@@ -11,14 +11,12 @@ import orjson
 import typer
 import uvloop
 
-from broker.base import Broker, Since
+from broker.base import Broker
 from broker.errors import Misconfigured, Unavailable
-from broker.following import Following
 from broker.ids import now_us
 from broker.messages import JSON, Message
-from broker.status import FULL_EVERY_S
 from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, Json, SettingsPath, installation, overrides, show
-from router.view import View
+from deploy.looking import read_view
 
 SETTLE_S = 2.5  # a heartbeat and a little
 
@@ -34,7 +32,7 @@ def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
     """Show which processes are there, and what they say of themselves."""
 
     async def look(connection: Broker) -> list[dict[str, Any]]:
-        view = await _view(connection)
+        view = await read_view(connection)
         rows = []
         for said, _ in view.parts.values():
             age_s = (now_us() - said.at_us) / 1e6
@@ -54,7 +52,7 @@ def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
     """Show what can be called: endpoints, their arms, and whether each is ready."""
 
     async def look(connection: Broker) -> list[dict[str, Any]]:
-        view = await _view(connection)
+        view = await read_view(connection)
         rows = []
         for name in view.endpoints():
             router = view.router(name)
@@ -120,25 +118,6 @@ async def _ask(connection: Broker, queue: str, endpoint: str, text: str, timeout
     await connection.ack(deliveries)
     await consumer.stop()
     return deliveries[0].message
-
-
-async def _view(connection: Broker) -> View:
-    """Read both logs, and listen for one heartbeat."""
-    view = View(b"")
-    channels = connection.channels
-    await connection.declare(channels.declared)
-    await connection.declare(channels.status)
-    logs = (
-        Following(connection, channels.declared, 0, view.fold_declared),
-        Following(connection, channels.status, Since(now_us() - int(2 * FULL_EVERY_S * 1e6)), view.fold_status),
-    )
-    tasks = [asyncio.create_task(log.run()) for log in logs]
-    for log in logs:
-        await log.caught_up.wait()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    return view
 
 
 def _with_broker(settings: Any, url: str, work: Any) -> Any:

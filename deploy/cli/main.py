@@ -7,7 +7,7 @@ import sys
 import typer
 
 from broker.errors import MillraceError, Misconfigured
-from deploy.cli import declare, demo, look, parts
+from deploy.cli import dead, declare, demo, look, parts
 from deploy.cli.terminal import errors
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (parts, declare, look, demo):
+for module in (parts, declare, look, dead, demo):
     module.add_to(app)
 
 

@@ -21,8 +21,10 @@ COMMANDS = (
     "status",
     "models",
     "predict",
+    "dead",
     "demo",
 )
+GROUPS = {"dead": ("list", "show", "replay", "purge")}
 
 
 def test_help_lists_the_commands(tmp_path: Path) -> None:
@@ -37,6 +39,13 @@ def test_the_help_of_a_command_has_an_example(command: str, tmp_path: Path) -> N
     assert done.returncode == 0
     assert "Example:" in done.stdout
     assert "millrace" in done.stdout.split("Example:")[1]
+
+
+@pytest.mark.parametrize(("group", "command"), [(group, one) for group, all_ in GROUPS.items() for one in all_])
+def test_the_help_of_a_groups_command_has_an_example(group: str, command: str, tmp_path: Path) -> None:
+    done = millrace(group, command, "--help", folder=tmp_path)
+    assert done.returncode == 0
+    assert f"Example: millrace {group} {command}" in done.stdout
 
 
 def test_no_colour_without_a_terminal(tmp_path: Path) -> None:
@@ -118,8 +127,8 @@ def test_a_broker_that_is_away_is_exit_status_1_and_its_password_is_not_shown(sh
 
 
 def test_lists_are_json_for_programs_also_when_nothing_runs(shop: Path) -> None:
-    for command in ("status", "models"):
-        done = millrace(command, "--json", folder=shop)
+    for command in ("status", "models", "dead list"):
+        done = millrace(*command.split(), "--json", folder=shop)
         assert json.loads(done.stdout) == [], command
 
 

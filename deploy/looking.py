@@ -1,0 +1,41 @@
+"""Looking at what is there: one reading of the `declared` and `status` logs, from outside of every part."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from broker.base import Broker, Since
+from broker.following import Following
+from broker.ids import now_us
+from broker.messages import Record
+from broker.status import FULL_EVERY_S
+from router.view import View
+
+
+def _nothing(_: Record) -> None:
+    """Stand where nobody else wants to see the records of `declared`."""
+
+
+async def read_view(connection: Broker, declared: Callable[[Record], None] = _nothing) -> View:
+    """Read both logs, and listen for one heartbeat; `declared` sees every record of that log, too."""
+    view = View(b"")
+    channels = connection.channels
+    await connection.declare(channels.declared)
+    await connection.declare(channels.status)
+
+    def fold(record: Record) -> None:
+        view.fold_declared(record)
+        declared(record)
+
+    logs = (
+        Following(connection, channels.declared, 0, fold),
+        Following(connection, channels.status, Since(now_us() - int(2 * FULL_EVERY_S * 1e6)), view.fold_status),
+    )
+    tasks = [asyncio.create_task(log.run()) for log in logs]
+    for log in logs:
+        await log.caught_up.wait()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return view

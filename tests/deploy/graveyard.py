@@ -1,0 +1,89 @@
+"""An installation's dead queue on any broker, filled by burying, and emptied at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import uuid4
+
+from broker.base import NO_LIMITS, Broker, Limits, epitaph
+from broker.bundle import requests_in, single
+from broker.declared import endpoint_declared
+from broker.endpoint import read_endpoint
+from broker.header import Request, Route
+from broker.ids import new_uid, now_us, uid_text
+from broker.messages import Message
+from deploy.wiring import Installation
+from tests.contract.steps import take
+
+MODEL = "fraud"
+SETTINGS = """\
+version: 1
+prefix: %s
+broker: {url: "%s"}
+"""
+
+
+class Graveyard:
+    """One model's queues in a folder with settings, so that commands can be run in it."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        path = folder / "millrace.yaml"
+        path.write_text(SETTINGS % (f"d{uuid4().hex[:12]}.", url or f"sqlite:///{folder / 'broker.db'}"), "utf-8")
+        self.place = Installation.at(path)
+        self.broker: Broker = self.place.broker()
+        self.channels = self.broker.channels
+        self.queue = self.channels.inputs(MODEL, 1)
+        self.grave = self.channels.dead(self.queue)
+        self.clients = self.channels.requests("shop")
+
+    async def open(self, limits: Limits = NO_LIMITS) -> None:
+        """Declare the endpoint `shop` with one model, and its queues."""
+        await self.broker.open()
+        await self.broker.declare(self.queue, limits)
+        await self.broker.declare(self.grave)
+        await self.broker.declare(self.channels.declared)
+        said = {"endpoint": "shop", "arms": {"v1": f"{MODEL}@1"}, "deadline": "7s"}
+        record = endpoint_declared(read_endpoint(said, source="test"), "test")
+        assert [one.safe for one in await self.broker.append(self.channels.declared, [record])] == [True]
+
+    async def close(self) -> None:
+        """Remove all of it."""
+        graves = map(self.channels.dead, (self.queue, self.clients))
+        for channel in (self.queue, self.clients, *graves, self.channels.declared, self.channels.status):
+            await self.broker.delete(channel)
+        await self.broker.close()
+
+    async def bury(self, number: int, reason: str = "attempts") -> list[str]:
+        """Bury so many requests; returns their uids."""
+        requests = [self._request(at) for at in range(number)]
+        await self.bury_messages([single(self.queue, request) for request in requests], reason)
+        return [uid_text(request.uid) for request in requests]
+
+    async def bury_messages(self, messages: Sequence[Message], reason: str) -> None:
+        """Bury messages as a processor does."""
+        for queue in {self.channels.dead(message.queue) for message in messages}:
+            await self.broker.declare(queue)
+        dead = [epitaph(one, self.channels.dead(one.queue), reason, 3, "it [/red] died \x1b[2J") for one in messages]
+        assert all(outcome.safe for outcome in await self.broker.publish(dead))
+
+    async def drain(self, queue: str) -> list[Message]:
+        """Take and settle everything that is ready in a queue."""
+        taken: list[Message] = []
+        while number := (await self.broker.depth(queue)).messages:
+            consumer = self.broker.consume(queue, number)
+            deliveries = await take(consumer, number)
+            await self.broker.ack(deliveries)
+            await consumer.stop()
+            taken += [delivery.message for delivery in deliveries]
+        return taken
+
+    async def uids(self, queue: str) -> list[str]:
+        """Take everything of a queue; returns the uids in it."""
+        return [uid_text(one.uid) for message in await self.drain(queue) for one in requests_in(message)]
+
+    def _request(self, number: int) -> Request:
+        route = Route(endpoint="shop", arm="v1", model=MODEL, version=1)
+        now = now_us()
+        return Request(route, new_uid(now), now, now, 1.0, None, 2, "", str(number), "", b"", b'{"inputs":[]}')

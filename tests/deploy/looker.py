@@ -1,0 +1,38 @@
+"""A process that stops in the middle of a look at a dead queue, for a test that kills it there."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+from broker.channels import Channels
+from broker.dead import Letter, read_letter
+from broker.messages import Message
+from deploy import dead
+from deploy.wiring import Installation
+
+STOP_AT = 100
+
+
+async def main(path: str, queue: str) -> None:
+    """Look, and stand still for ever at the hundredth letter, with all before it in hand."""
+    seen = 0
+
+    def stand_still(message: Message, channels: Channels) -> Letter:
+        nonlocal seen
+        seen += 1
+        if seen == STOP_AT:
+            sys.stdout.write("held\n")
+            sys.stdout.flush()
+            sys.stdin.read()
+        return read_letter(message, channels)
+
+    with patch.object(dead, "read_letter", stand_still):  # the only place where a look can be stopped
+        async with Installation.at(Path(path)).broker() as broker:
+            await dead.look(broker, queue, 1000)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2]))
