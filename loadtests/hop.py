@@ -1,10 +1,11 @@
 """One hop through the port, beside what the broker's plain client does with the same messages.
 
     python -m loadtests.hop --broker amqp://guest:guest@127.0.0.1:25672/
+    python -m loadtests.hop --broker kafka://127.0.0.1:29092
     python -m loadtests.hop --broker sqlite:////tmp/hop.db --json hop.json
 
 On RabbitMQ: publish with confirms, take and ack through the port, against bare pika doing the same on the same kind of
-queue with the same window, by turns. On SQLite: against the rate at which SQLite itself commits the same rows.
+queue with the same window, by turns; on Kafka the same against bare aiokafka. On SQLite: against the rate at which SQLite itself commits the same rows.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import uvloop
@@ -43,6 +45,7 @@ LATENCY_PER_S = 50
 LATENCY_MESSAGES = 500
 PATIENCE_S = 300
 LINE_BYTES = 1 << 24
+BROKERS = {"amqp": "rabbitmq", "amqps": "rabbitmq", "kafka": "kafka", "sqlite": "sqlite"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,24 +167,24 @@ class Hop:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.channels = Channels(f"hop{uuid4().hex[:8]}.")
-        self.on_rabbitmq = options.broker.startswith("amqp")
+        self.broker = BROKERS[options.broker.partition(":")[0]]
 
     def measure(self) -> dict[str, Any]:
         """Return all figures."""
         ours, bare = [], []
         for _ in range(self.options.repeat):
-            bare.append(self._on_a_queue(self._bare_pika) if self.on_rabbitmq else self._bare_sqlite())
+            bare.append(self._bare_sqlite() if self.broker == "sqlite" else self._on_a_queue(self._bare))
             ours.append(self._on_a_queue(self._port))
         ages_ms = sorted(self._on_a_queue(self._latency))
         return {
-            "broker": "rabbitmq" if self.on_rabbitmq else "sqlite",
+            "broker": self.broker,
             "messages": self.options.messages,
             "size": self.options.size,
             "port": summary(ours),
             "bare": summary(bare),
             "ratio": median(run.rate for run in ours) / median(run.rate for run in bare),
             "latency_ms": {"p50": percentile(ages_ms, 0.5), "p99": percentile(ages_ms, 0.99)},
-            "versions": {name: version(name) for name in ("pika", "uvloop", "apsw")}
+            "versions": {name: version(name) for name in ("pika", "aiokafka", "uvloop", "apsw")}
             | {"python": platform.python_version(), "server": bare[0].server},
             "machine": {"cores": os.cpu_count(), "system": platform.platform()},
         }
@@ -199,9 +202,12 @@ class Hop:
         finally:
             uvloop.run(prepare(declare=False))
 
-    def _bare_pika(self, queue: str) -> Figures:
-        words = (self.options.broker, queue, self.options.messages, self.options.size)
-        return hop_of("loadtests.bare.pika_hop", ("consume", *words), ("publish", *words))
+    def _bare(self, queue: str) -> Figures:
+        module, address = "loadtests.bare.pika_hop", self.options.broker
+        if self.broker == "kafka":
+            module, address = "loadtests.bare.kafka_hop", urlsplit(address).netloc
+        words = (address, queue, self.options.messages, self.options.size)
+        return hop_of(module, ("consume", *words), ("publish", *words))
 
     def _bare_sqlite(self) -> Figures:
         beside = "/" + self.options.broker.partition(":///")[2].lstrip("/")
@@ -276,7 +282,7 @@ def read_options() -> argparse.Namespace:
     """Read the arguments; `--end` makes a child."""
     description = (__doc__ or "").split("\n\n", 1)[0]
     parser = argparse.ArgumentParser(prog="python -m loadtests.hop", description=description)
-    parser.add_argument("--broker", required=True, help="amqp://..., or sqlite:////path/to/file.db")
+    parser.add_argument("--broker", required=True, help="amqp://..., kafka://... or sqlite:////path/to/file.db")
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--size", type=int, default=256, help="bytes of body")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each way, by turns")
