@@ -201,7 +201,7 @@ async def _pages(consumer: Consumer, held: list[Delivery], wanted: int, visit: V
 
 
 async def _until_back(broker: Broker, queue: str, number: int) -> None:
-    """Wait until what was given back is counted again, for whoever looks next; not for long: it may be taken already."""
+    """Wait until what was given back is counted again, for whoever looks next; not for long: it may be taken by now."""
     with suppress(TimeoutError):
         async with asyncio.timeout(QUIET_S):
             while (await broker.depth(queue)).messages < number:  # noqa: ASYNC110 - brokers tell depth only when asked
