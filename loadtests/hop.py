@@ -5,7 +5,8 @@
     python -m loadtests.hop --broker sqlite:////tmp/hop.db --json hop.json
 
 On RabbitMQ: publish with confirms, take and ack through the port, against bare pika doing the same on the same kind of
-queue with the same window, by turns; on Kafka the same against bare aiokafka. On SQLite: against the rate at which SQLite itself commits the same rows.
+queue with the same window, by turns; on Kafka the same against bare aiokafka. On SQLite: against the rate at which
+SQLite itself commits the same rows.
 """
 
 from __future__ import annotations

@@ -143,8 +143,11 @@ class Claim:
 
     def _done(self, first: int) -> int:
         """Mark what lies between the first and the last delivery and is settled, and what was before us behind that."""
-        done = (1 << (self._position - first)) - 1
-        for offset in self._outstanding:
-            done &= ~(1 << (offset - first))
+        width, done = self._position - first, 0
+        if len(self._outstanding) < width:
+            marks = bytearray(b"1") * width
+            for offset in self._outstanding:
+                marks[width - 1 - offset + first] = ord("0")
+            done = int(marks, 2)
         behind = self._inherited.done >> max(0, self._position - self._inherited.offset)
-        return done | behind << (self._position - first)
+        return done | behind << width

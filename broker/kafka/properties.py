@@ -71,8 +71,10 @@ def pack_plain(headers: Any) -> Headers:
 
 def unpack_message(queue: str, headers: Sequence[tuple[str, bytes | None]], body: bytes | None) -> Message:
     """Read a record as a message; a foreign client may have written anything."""
-    if not headers:
-        return Message(queue=queue, body=body or b"")
+    if len(headers) <= 1:  # as our own parts send
+        header = headers[0][1] or b"" if headers and headers[0][0] == HEADER else b""
+        if header or not headers:
+            return Message(queue=queue, body=body or b"", header=header, count=max(1, count_of(header)))
     raw = {name: value or b"" for name, value in headers}
     header = raw.get(HEADER, b"")
     fields: dict[str, Any] = {attribute: _text(raw[name]) for name, attribute in _TEXTS.items() if name in raw}

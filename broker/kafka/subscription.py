@@ -11,8 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
@@ -45,16 +44,6 @@ _FETCH_BYTES = 16 * 1024 * 1024
 _PARTITION_BYTES = 9 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Arrival:
-    """A record that can be taken."""
-
-    claim: Claim
-    offset: int
-    came_back: int
-    message: Message
-
-
 class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka carries no types
     """Owns a consumer of aiokafka's; starts it when the topic is there."""
 
@@ -68,7 +57,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self._prefetch = min(max(1, prefetch), PREFETCH_LIMIT)
         self._unpack = unpack
         self._shared = shared  # by the members of a group; else all of it is ours, and nothing is committed
-        self._arrivals: deque[Arrival] = deque()
+        self._arrivals: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
         self._moved = asyncio.Event()  # something was settled, or asked for
         self._dirty = asyncio.Event()  # something may have to be committed
@@ -94,8 +83,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 return []
             self._arrived.clear()
             await self._arrived.wait()
-        taken = [self._arrivals.popleft() for _ in range(min(limit, len(self._arrivals)))]
-        return [Delivery(one.message, one.offset, one.came_back, (self, one.claim)) for one in taken]
+        return [self._arrivals.popleft() for _ in range(min(limit, len(self._arrivals)))]
 
     def settle(self, claim: Claim, offsets: Iterable[int]) -> None:
         """Note deliveries as settled; those of a partition that is no longer ours come back anyhow."""
@@ -113,8 +101,8 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             if self._stopping:
                 self._returned.add((claim, delivery.tag))
             else:
-                again = Arrival(claim, delivery.tag, count, delivery.message)
-                asyncio.get_running_loop().call_later(REQUEUE_PAUSE_S, self._put_back, again)
+                again = Delivery(delivery.message, delivery.tag, count, delivery.consumer)
+                asyncio.get_running_loop().call_later(REQUEUE_PAUSE_S, self._put_back, claim, again)
         self._moved.set()
 
     async def flush(self) -> None:
@@ -200,16 +188,20 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 await self._hand_over(fetched)
 
     async def _hand_over(self, fetched: dict[TopicPartition, list[Any]]) -> None:
-        arrivals: list[Arrival] = []
+        claims: set[Claim] = set()
+        arrivals: list[Delivery] = []
         for partition, records in fetched.items():
             claim = self._claims.get(partition)
             if claim is not None:
+                claims.add(claim)
+                holder = (self, claim)
                 arrivals += [
-                    Arrival(claim, record.offset, came_back, self._unpack(self._queue, record.headers, record.value))
+                    Delivery(self._unpack(self._queue, record.headers, record.value), record.offset, came_back, holder)
                     for record, came_back in claim.admit(records)
                 ]
-        if self._shared and not await self._cover({arrival.claim for arrival in arrivals}):
-            arrivals = [arrival for arrival in arrivals if not arrival.claim.lost]
+        if self._shared and not await self._cover(claims):
+            lost = {claim for claim in claims if claim.lost}
+            arrivals = [arrival for arrival in arrivals if claim_of(arrival) not in lost]
         if arrivals:
             self._arrivals.extend(arrivals)
             self._arrived.set()
@@ -314,9 +306,9 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         unseen: dict[Claim, list[int]] = {}
         for arrival in self._arrivals:
             if not arrival.came_back:
-                unseen.setdefault(arrival.claim, []).append(arrival.offset)
+                unseen.setdefault(claim_of(arrival), []).append(arrival.tag)
             else:
-                self._returned.add((arrival.claim, arrival.offset))
+                self._returned.add((claim_of(arrival), arrival.tag))
         for claim, offsets in unseen.items():
             claim.withdraw(offsets)
         self._arrivals.clear()
@@ -358,8 +350,8 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 self._paused.discard(partition)
                 self._consumer.resume(partition)
 
-    def _put_back(self, arrival: Arrival) -> None:
-        if not arrival.claim.lost:
+    def _put_back(self, claim: Claim, arrival: Delivery) -> None:
+        if not claim.lost:
             self._arrivals.append(arrival)
             self._arrived.set()
 
@@ -368,3 +360,8 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._moved.wait()
+
+
+def claim_of(delivery: Delivery) -> Claim:
+    """Return the claim that a delivery was made under."""
+    return cast("tuple[Subscription, Claim]", delivery.consumer)[1]

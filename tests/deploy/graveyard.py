@@ -14,7 +14,7 @@ from broker.header import Request, Route
 from broker.ids import new_uid, now_us, uid_text
 from broker.messages import Message
 from deploy.wiring import Installation
-from tests.contract.steps import take
+from tests.contract.steps import take, until
 
 MODEL = "fraud"
 SETTINGS = """\
@@ -70,14 +70,19 @@ class Graveyard:
 
     async def drain(self, queue: str) -> list[Message]:
         """Take and settle everything that is ready in a queue."""
-        taken: list[Message] = []
-        while number := (await self.broker.depth(queue)).messages:
-            consumer = self.broker.consume(queue, number)
-            deliveries = await take(consumer, number)
-            await self.broker.ack(deliveries)
-            await consumer.stop()
-            taken += [delivery.message for delivery in deliveries]
-        return taken
+        number = (await self.broker.depth(queue)).messages
+        if not number:
+            return []
+        consumer = self.broker.consume(queue, number)
+        deliveries = await take(consumer, number)
+        await self.broker.ack(deliveries)
+        await consumer.stop()
+        await until(lambda: self.depth(queue), 0)  # Kafka commits what was acked a moment later
+        return [delivery.message for delivery in deliveries]
+
+    async def depth(self, queue: str) -> int:
+        """Return how many messages are ready in a queue."""
+        return (await self.broker.depth(queue)).messages
 
     async def uids(self, queue: str) -> list[str]:
         """Take everything of a queue; returns the uids in it."""

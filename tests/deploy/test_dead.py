@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -23,18 +23,19 @@ from deploy.graves import find_grounds
 from tests.contract.steps import take, until
 from tests.deploy.graveyard import Graveyard
 from tests.deploy.running import environment, millrace
-from tests.servers import rabbitmq_url
+from tests.servers import kafka_url, rabbitmq_url
 
 FIVE_S = 5_000_000
+URLS: dict[str, Callable[[], str]] = {"sqlite": str, "rabbitmq": rabbitmq_url, "kafka": kafka_url}
 
 
 def five_seconds(_: str) -> int:
     return FIVE_S
 
 
-@pytest.fixture(params=["sqlite", "rabbitmq"])
+@pytest.fixture(params=["sqlite", "rabbitmq", "kafka"])
 async def yard(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Graveyard]:
-    yard = Graveyard(tmp_path, rabbitmq_url() if request.param == "rabbitmq" else "")
+    yard = Graveyard(tmp_path, URLS[request.param]())
     await yard.open(Limits(messages=5) if "full" in request.node.name else Limits())
     try:
         yield yard
@@ -43,7 +44,7 @@ async def yard(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 async def depth(yard: Graveyard, queue: str) -> int:
-    return (await yard.broker.depth(queue)).messages
+    return await yard.depth(queue)
 
 
 async def whole(yard: Graveyard, number: int) -> bool:
@@ -214,7 +215,7 @@ async def test_a_message_in_another_hand_is_not_seen(yard: Graveyard) -> None:
     other = yard.place.broker()
     async with other:
         held = await take(other.consume(yard.grave, 2), 2)
-        looked = await look(yard.broker, yard.grave, 1000)
-        assert len(looked.letters) == 1
+        if "kafka://" not in yard.place.settings.broker_url:  # there, what another holds moves to who joins
+            assert len((await look(yard.broker, yard.grave, 1000)).letters) == 1
         await other.requeue(held)
     await until(lambda: depth(yard, yard.grave), 3)
