@@ -102,6 +102,11 @@ class SettleContract:
         consumer = broker.consume(queue, 3)
         await take(consumer, 3)
         assert await nothing_comes(consumer)
+
+    async def test_what_a_full_consumer_leaves_is_for_others(self, installation: Installation, broker: Broker) -> None:
+        queue = await installation.queue(broker)
+        await broker.publish([Message(queue=queue, body=b"%d" % at) for at in range(10)])
+        await take(broker.consume(queue, 3), 3)
         assert len(await take(broker.consume(queue, 10), 7)) == 7
 
     async def test_a_resized_consumer_holds_more(self, installation: Installation, broker: Broker) -> None:

@@ -24,5 +24,6 @@ class TestKafka(BrokerContract):
         reason="a partition has one owner: what waits in it waits for its owner, not for whoever has room",
         raises=TimeoutError,
     )
-    async def test_no_more_than_the_prefetch_is_held(self, installation: Installation, broker: Broker) -> None:
-        await super().test_no_more_than_the_prefetch_is_held(installation, broker)
+    async def test_what_a_full_consumer_leaves_is_for_others(self, installation: Installation, broker: Broker) -> None:
+        async with Installation(f"{installation.url}?partitions=1", user=None) as narrow:
+            await super().test_what_a_full_consumer_leaves_is_for_others(narrow, await narrow.broker())
