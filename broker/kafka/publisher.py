@@ -19,6 +19,7 @@ from aiokafka.errors import (
 )
 
 from broker.base import MESSAGE_LIMIT_BYTES, ladder_step_s
+from broker.errors import Unreachable
 from broker.ids import now_us
 from broker.kafka.address import Address
 from broker.kafka.limits import Levels
@@ -50,6 +51,7 @@ class Publisher:
         self._timeout_s = timeout_s
         self._producer: Any = None
         self._opening = asyncio.Lock()
+        self._closed = False
         self._turn = count(random.randrange(1 << 16))  # noqa: S311 - where to begin is no secret
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
@@ -76,11 +78,15 @@ class Publisher:
 
     async def close(self) -> None:
         """Flush, for a while."""
+        async with self._opening:
+            self._closed = True
         await self._drop(self._producer)
         self._producer = None
 
     async def _open(self) -> Any:
         async with self._opening:
+            if self._closed:
+                raise Unreachable("this connection to Kafka is closed")
             if self._producer is None:
                 producer = AIOKafkaProducer(
                     **self._address.arguments, enable_idempotence=True, acks="all", linger_ms=0,

@@ -229,16 +229,13 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 self._dirty.set()
             if time.monotonic() - trimmed > TRIM_EVERY_S:
                 trimmed = time.monotonic()
-                await self._trim()
+                await self._trim({claim.partition: claim.committed.offset for claim in self._claims.values()})
             await asyncio.sleep(COMMIT_PAUSE_S)
 
-    async def _trim(self) -> None:
+    async def _trim(self, before: dict[TopicPartition, int]) -> None:
         """Remove what is settled: Kafka keeps it for ever otherwise."""
-        before = {
-            claim.partition: claim.committed.offset for claim in self._claims.values() if claim.committed.offset > 0
-        }
         with contextlib.suppress(TryAgain):
-            await self._topology.trim(before)
+            await self._topology.trim({partition: offset for partition, offset in before.items() if offset > 0})
 
     async def _commit(self, consumer: Any, claims: Sequence[Claim], *, leaving: bool = False) -> bool:
         """Commit what changed; False if Kafka did not take it now."""
@@ -329,6 +326,8 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await self._commit(consumer, list(self._claims.values()), leaving=True)
+        if not self._shared:  # nothing is committed: what is settled is removed, so that nobody meets it again
+            await self._trim({partition: claim.first for partition, claim in self._claims.items()})
         for claim in self._claims.values():
             claim.lost = True
         self._claims = {}

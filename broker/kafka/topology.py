@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError, for_code
 
 from broker.base import Limits
 from broker.channels import LOGS, Channels, Kind
-from broker.errors import Misconfigured, Unavailable
+from broker.errors import Misconfigured, Unavailable, Unreachable
 from broker.kafka.address import Address
 from broker.kafka.claim import UNKNOWN, State, unpack_state
 
@@ -197,6 +197,8 @@ class Topology:
 
     async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
         """Ask until there is an answer: a broker that has just started, or a partition that moves, says try again."""
+        if self._admin is None:
+            raise Unreachable("this connection to Kafka is not open")
         try:
             async with asyncio.timeout(TIMEOUT_MS / 1000):
                 while True:
