@@ -42,7 +42,7 @@ def kafkas_url() -> str:
 
 
 def control_rabbitmq(*command: str) -> None:
-    """Run `start`, `kill`, `restart` or `alarm on|off` on the node, and return once it has happened.
+    """Run `start`, `kill`, `restart`, `alarm on|off` or `ctl ...` on the node, and return once it has happened.
 
     Only a node that `make services` started is ours to kill: with a lent one the test is skipped.
     """
@@ -51,7 +51,7 @@ def control_rabbitmq(*command: str) -> None:
 
 
 def control_rabbitmq4(*command: str) -> None:
-    """Run `start`, `kill`, `restart` or `alarm on|off` on the node, as `control_rabbitmq` does."""
+    """Run `start`, `kill`, `restart`, `alarm on|off` or `ctl ...` on the node, as `control_rabbitmq` does."""
     rabbitmq4_url()
     _control("RABBITMQ4", command)
 
