@@ -91,6 +91,7 @@ class Topology:
         self._timeout_s = timeout_s
         self._wire: Wire | None = None
         self._declared: set[tuple[str, Limits]] = set()
+        self._starting = asyncio.Lock()
         self._transient: dict[str, Limits] = {}
 
     async def channel(self, what: str) -> Channel:
@@ -105,10 +106,14 @@ class Topology:
         """Declare a channel, once a connection."""
         if self._channels.kind(channel) is Kind.TRANSIENT:
             self._transient[channel] = limits
-        known = self._is_declared(channel, limits)
-        await self._declare(channel, limits, arguments(self._channels, channel, limits))
-        if not known and self._channels.kind(channel) in LOGS:
-            await asyncio.sleep(STREAM_STARTS_S)
+        if self._channels.kind(channel) not in LOGS:
+            await self._declare(channel, limits, arguments(self._channels, channel, limits))
+            return
+        async with self._starting:  # nobody may take a stream for ready while another waits for it
+            known = self._is_declared(channel, limits)
+            await self._declare(channel, limits, arguments(self._channels, channel, limits))
+            if not known:
+                await asyncio.sleep(STREAM_STARTS_S)
 
     async def restore(self, queue: str) -> None:
         """Declare a transient queue of this process again: it expires when the process was away for too long."""
