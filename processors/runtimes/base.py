@@ -87,7 +87,7 @@ def _checked(outputs: Mapping[str, Array], config: ModelConfig, rows: int | None
         if array is None:
             raise Failed(f"model {config.name} returned no output {spec.name}: it returned {_names(outputs)}")
         _check(array, spec, config.name, rows)
-        checked[spec.name] = array
+        checked[spec.name] = np.array(array)  # the next batch runs while this one is read: a model may reuse its buffer
     if len(outputs) > len(checked):
         extra = {name: array for name, array in outputs.items() if name not in checked}
         raise Failed(f"model {config.name} returned {_names(extra)}: its config declares no such output")

@@ -301,3 +301,21 @@ def test_a_model_without_a_batch_dimension_keeps_its_shapes(tmp_path: Path) -> N
     body = 'class Model:\n    def infer(self, inputs):\n        return {"y": inputs["x"].sum(axis=1)}'
     runtime = python(tmp_path, body, parse_config(text, model="m", source="s"))
     assert infer(runtime)["y"].tolist() == [3, 7, 11]
+
+
+def test_a_model_may_use_its_output_buffer_again(tmp_path: Path) -> None:
+    runtime = python(
+        tmp_path,
+        """
+        class Model:
+            buffer = np.zeros((8, 2), np.float32)
+
+            def infer(self, inputs):
+                out = self.buffer[: len(inputs["x"])]
+                out[:] = inputs["x"]
+                return {"y": out}
+        """,
+    )
+    first = infer(runtime)
+    infer(runtime, x=X + 100)
+    np.testing.assert_array_equal(first["y"], X)
