@@ -1,0 +1,50 @@
+"""Headers there and back, ours and anybody's."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.kafka.properties import pack_headers, unpack_message
+from broker.messages import Message
+
+TEXT = st.text(max_size=20)
+NAME = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=12).map("x-{}".format)
+VALUE = st.one_of(
+    TEXT, st.binary(max_size=20), st.booleans(), st.none(), st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False), st.lists(TEXT, max_size=3), st.dictionaries(NAME, TEXT),
+)  # fmt: skip
+
+
+@given(
+    st.dictionaries(NAME, VALUE, max_size=5), st.binary(max_size=40), st.none() | TEXT, st.none() | TEXT,
+    st.integers(0, 9), st.none() | st.integers(0, 2**40),
+)  # fmt: skip
+def test_a_message_is_what_it_was(
+    headers: dict[str, object], body: bytes, correlation: str | None, kind: str | None, priority: int,
+    timestamp_s: int | None,
+) -> None:  # fmt: skip
+    sent = Message(
+        queue="q", body=body, headers=headers, correlation_id=correlation, content_type=kind, priority=priority,
+        timestamp_s=timestamp_s, reply_to="topic#3",
+    )  # fmt: skip
+    read = unpack_message("q", pack_headers(sent), body)
+    assert (dict(read.headers), read.body) == (headers, body)
+    assert (read.correlation_id, read.content_type, read.priority) == (correlation, kind, priority)
+    assert (read.timestamp_s, read.reply_to) == (timestamp_s, "topic#3")
+
+
+@given(st.lists(st.tuples(st.sampled_from([
+    "millrace", "millrace-types", "kafka_replyTopic", "kafka_replyPartition", "priority", "timestamp", "message_id",
+    "content-type", "anything",
+]), st.none() | st.binary(max_size=30)), max_size=8), st.none() | st.binary(max_size=10))  # fmt: skip
+def test_whatever_a_client_sends_is_read(headers: list[tuple[str, bytes | None]], body: bytes | None) -> None:
+    message = unpack_message("q", headers, body)
+    assert message.queue == "q"
+    assert message.count >= 1
+
+
+def test_spring_names_a_partition_in_four_bytes() -> None:
+    headers = [("kafka_replyTopic", b"answers"), ("kafka_replyPartition", (7).to_bytes(4, "big"))]
+    assert unpack_message("q", headers, b"").reply_to == "answers#7"
+    assert unpack_message("q", [headers[0], ("kafka_replyPartition", b"12")], b"").reply_to == "answers#12"
