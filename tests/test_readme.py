@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.running import ROOT, Up, has, millrace, remove_channels
-from tests.servers import rabbitmq_url
+from tests.servers import kafka_url, rabbitmq_url
 
 README = (ROOT / "README.md").read_text("utf-8")
 FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -35,8 +35,9 @@ EMBEDDED = {
     "on call": "no dead letters",
 }
 RABBITMQ = {"pika": "my 1", "amqp tools": '"name":"sum"', "locust": "0(0.00%)"}
+KAFKA = {"aiokafka": "my 1", "kcat": '"name":"sum"'}
 BY_FIXTURE = ("init", "up on rabbitmq")
-TOOLS = {"amqp tools": "amqp-publish"}
+TOOLS = {"amqp tools": "amqp-publish", "kcat": "kcat"}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,16 @@ def embedded(shop: Path) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def on_rabbitmq(embedded: Up) -> Iterator[Up]:
-    url = rabbitmq_url().rstrip("/")
+    yield from on_broker(embedded, rabbitmq_url().rstrip("/"))
+
+
+@pytest.fixture(scope="module")
+def on_kafka(embedded: Up) -> Iterator[Up]:
+    yield from on_broker(embedded, kafka_url())
+
+
+def on_broker(embedded: Up, url: str) -> Iterator[Up]:
+    """Start the same folder on a server, and leave nothing there."""
     embedded.stop()
     up = Up(embedded.folder, MILLRACE__PREFIX=PREFIX, MILLRACE__BROKER__URL=url)
     try:
@@ -73,7 +83,7 @@ def on_rabbitmq(embedded: Up) -> Iterator[Up]:
 
 
 def test_every_block_is_run_or_is_a_target_of_make() -> None:
-    marks = {f"run: {name}" for name in (*EMBEDDED, *RABBITMQ, *BY_FIXTURE)} | {"make"}
+    marks = {f"run: {name}" for name in (*EMBEDDED, *RABBITMQ, *KAFKA, *BY_FIXTURE)} | {"make"}
     drawings = {mark for mark, (kind, _) in BLOCKS.items() if kind == "text"}
     assert set(BLOCKS) - drawings == marks
 
@@ -96,6 +106,13 @@ def test_a_snippet_runs_on_rabbitmq(name: str, on_rabbitmq: Up) -> None:
     if name in TOOLS and not has(TOOLS[name]):
         pytest.skip(f"{TOOLS[name]} is not installed")
     assert RABBITMQ[name] in run(name, on_rabbitmq)
+
+
+@pytest.mark.parametrize("name", KAFKA)
+def test_a_snippet_runs_on_kafka(name: str, on_kafka: Up) -> None:
+    if name in TOOLS and not has(TOOLS[name]):
+        pytest.skip(f"{TOOLS[name]} is not installed")
+    assert KAFKA[name] in run(name, on_kafka)
 
 
 def run(name: str, up: Up) -> str:
@@ -122,7 +139,9 @@ def changes(up: Up) -> dict[str, str]:
         "127.0.0.1:8000": f"127.0.0.1:{up.http_port}",
         "127.0.0.1:8002": f"127.0.0.1:{up.metrics_port}",
         "amqp://guest:guest@localhost": url,
+        "localhost:9092": url.removeprefix("kafka://"),
         "millrace.requests.": f"{PREFIX}requests.",
+        "millrace.results.": f"{PREFIX}results.",
         "loadtests/locustfile.py": f"{ROOT / 'loadtests/locustfile.py'}",
         " HttpUser AmqpUser": f" --prefix {PREFIX} HttpUser AmqpUser",
         "-q mine": f"-q mine-{PREFIX}",

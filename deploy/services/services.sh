@@ -21,7 +21,9 @@ start() {
     wait_for_all
     rm -f .services.env
     (umask 077 && each addresses >.services.env)
-    deploy/services/apt.sh amqp-tools || echo "amqp-tools is missing and cannot be installed here: tests that need it are skipped"
+    for tool in amqp-tools kcat; do
+        deploy/services/apt.sh "$tool" || echo "$tool is missing and cannot be installed here: tests that need it are skipped"
+    done
     echo "services run; their addresses are in .services.env"
 }
 
