@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from broker.answers import error_body
-from broker.errors import MillraceError
+from broker.errors import MillraceError, QueueFull
 from broker.ids import uid_text
 from broker.messages import JSON
 from gateway.errors import code_of, retry_after
@@ -18,6 +18,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 HeaderList = list[tuple[bytes, bytes]]
 
 REQUEST_ID = b"millrace-request-id"
+RETRY_AFTER_MS = b"millrace-retry-after-ms"  # what Retry-After rounds up to seconds
 
 
 async def send_answer(send: Send, code: int, headers: Iterable[tuple[bytes, bytes]], body: bytes | memoryview) -> None:
@@ -43,4 +44,6 @@ def error_headers(error: MillraceError, size: int) -> HeaderList:
     ]
     if (wait := retry_after(error)) is not None:
         headers.append((b"retry-after", wait.encode()))
+    if isinstance(error, QueueFull) and error.retry_after_s is not None:
+        headers.append((RETRY_AFTER_MS, b"%d" % (1000 * error.retry_after_s)))
     return headers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from broker.tasks import Tasks
 
 SWEEP_S = 0.05
 TAKE = 1000
-RATE_WEIGHT = 0.2
+RATE_OVER_S = 3.0  # the rate of answers is that of about the last seconds in which somebody waited
 
 
 class _Waiting(NamedTuple):
@@ -36,7 +37,8 @@ class Pending:
         self._consumer: Consumer | None = None
         self._stopping = False
         self._answered = 0
-        self._rate = 0.0
+        self._recent = 0.0  # answers, the older the less they count
+        self._recent_s = 0.0  # and the time they took
         self.unclaimed = 0
 
     async def open(self) -> None:
@@ -84,7 +86,7 @@ class Pending:
 
     def drain_s(self) -> float:
         """Return how long what waits here takes to be answered, at the measured rate."""
-        return min(60.0, len(self._waiting) / self._rate) if self._rate > 0 else 1.0
+        return min(60.0, len(self._waiting) * self._recent_s / self._recent) if self._recent > 0 else 1.0
 
     async def drained(self, grace_s: float) -> None:
         """Wait until nobody waits, at most `grace_s`."""
@@ -118,7 +120,10 @@ class Pending:
         while True:
             await asyncio.sleep(SWEEP_S)
             now = time.monotonic()
-            self._rate += RATE_WEIGHT * ((self._answered - answered) / (now - before) - self._rate)
+            if self._waiting or self._answered > answered:
+                kept = math.exp((before - now) / RATE_OVER_S)
+                self._recent = kept * self._recent + self._answered - answered
+                self._recent_s = kept * self._recent_s + now - before
             before, answered = now, self._answered
             for uid in [uid for uid, waiting in self._waiting.items() if waiting.until_s <= now]:
                 allowed_ms = self._waiting[uid].allowed_s * 1000

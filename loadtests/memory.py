@@ -17,9 +17,9 @@ import uvloop
 
 from deploy.supervisor import wait_until_ready
 from loadtests.front import closed_loop
-from loadtests.path import body, free_port, wait_for_model
+from loadtests.path import body, wait_for_model
 from loadtests.report import report
-from loadtests.rig import processes, with_children, write_models, write_settings
+from loadtests.rig import free_port, processes, with_children, write_models, write_settings
 
 PARTS = ("gateway", "router", "monitors", "processors")
 CONNECTIONS = 64

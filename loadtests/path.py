@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import functools
 import gc
-import socket
 import sys
 import tempfile
 import time
@@ -42,6 +41,7 @@ from loadtests.report import quantile, report
 from loadtests.rig import (
     MAX_BATCH,
     Cost,
+    free_port,
     processes,
     run_json,
     server_processes,
@@ -178,13 +178,6 @@ def bare_model_rate(folder: Path) -> float:
         "print(json.dumps({'rate': 32 * n / (time.perf_counter() - t), 'ms': (time.perf_counter() - t) / n * 1e3}))"
     )
     return float(run_json(["-W", "ignore", "-c", code, str(folder / "models/heavy/1/model.pt")])["rate"])
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def measure_queue(place: Installation, url: str, options: argparse.Namespace) -> dict[str, Any]:
