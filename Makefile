@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench services services-stop constraints clean
+.PHONY: help demo test check chaos bench services services-stop constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,11 @@ check: .venv/test.stamp ## lint, formatting, types, import direction, file lengt
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	@git ls-files -z '*.py' | xargs -0 awk 'FNR == 401 { print FILENAME ": more than 400 lines"; long = 1 } END { exit long }'
+
+KILLS ?= 200
+SEED ?= 1
+chaos: .venv/test.stamp services ## kill parts and brokers at random under load; KILLS=200 SEED=1
+	.venv/bin/python -m tests.kill.chaos --kills $(KILLS) --seed $(SEED) 2>/dev/null
 
 bench: .venv/test.stamp services ## measure a hop through the broker, and the whole path
 	.venv/bin/python -m loadtests.hop
