@@ -357,9 +357,7 @@ class Pipeline:
         self._answering.answer_one(
             request, status, error_body(str(error)), hold, _between(request.accepted_us, taken_us)
         )
-        ended = Ended(
-            [request], [rows], [taken_us], status, str(error)[:1000], started_us, computed_us, now_us(), batch
-        )
+        ended = Ended([request], [rows], [taken_us], status, str(error), started_us, computed_us, now_us(), batch)
         self._rows.add(request.route.endpoint, None, ended, [hold], None, None)
         self._metrics.ended.labels(status.word).inc()
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from broker.announcer import Announcer
 from broker.answering import Answering
-from broker.answers import clean, error_body
+from broker.answers import error_body
 from broker.base import Broker, Since
 from broker.bundle import BUNDLE_LIMIT_BYTES, bundle
 from broker.errors import Expired, InvalidRequest, MillraceError, TooLarge, TryAgain
@@ -207,7 +207,7 @@ class EndpointService:
         hold = self._settling.hold(delivery, PER_REQUEST)
         status = BY_WORD[error.status]
         self._answering.answer_one(request, status, error_body(str(error)), hold, 0)
-        ended = Ended([request], [1], [request.accepted_us], status, clean(str(error)), published_us=now_us())
+        ended = Ended([request], [1], [request.accepted_us], status, str(error), published_us=now_us())
         self._rows.add(self._endpoint, None, ended, [hold], None, None)
 
     async def _keep_short(self, queue: str) -> None:

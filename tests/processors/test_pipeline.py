@@ -1,0 +1,105 @@
+"""What becomes of requests inside a processor, whatever the model does with them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from broker.datatypes import Array
+from broker.errors import Failed
+from tests.processors.piping import Compute, bundled, piped, request
+
+GUILTY = 666.0
+
+
+class Unprintable(Exception):
+    """An error of a model that does not even have a text."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def raising(error: BaseException) -> Compute:
+    """Return a model that raises for the guilty number, and else gives back what it was given."""
+
+    def compute(inputs: dict[str, Array]) -> Mapping[str, Array]:
+        if (inputs["x"] == GUILTY).any():
+            raise error
+        return {"y": inputs["x"], "z": inputs["x"]}
+
+    return compute
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ValueError("file \udcff.txt"), "model m failed: ValueError: file ?.txt"),
+        (Failed("file \udcff.txt"), "file ?.txt"),
+        (KeyboardInterrupt(), "model m failed: KeyboardInterrupt:"),
+        (GeneratorExit(), "model m failed: GeneratorExit:"),
+        (asyncio.CancelledError(), "model m failed: CancelledError:"),
+        (BaseException("x"), "model m failed: BaseException: x"),
+        (Unprintable(), "model m failed: Unprintable: its text cannot be read"),
+    ],
+)
+async def test_whatever_a_model_raises_only_the_guilty_request_fails(
+    tmp_path: Path, error: BaseException, says: str
+) -> None:
+    async with piped(tmp_path, raising(error)) as pipe:
+        requests = [request(1), request(GUILTY), request(2)]
+        await pipe.put(bundled(pipe.pipeline.queue, requests))
+        await pipe.serve()
+        answers = await pipe.answers()
+        assert [answers[one.uid][0] for one in requests] == ["ok", "failed", "ok"]
+        assert answers[requests[1].uid][1] == {"error": says}
+        rows = {row["uid"]: (row["status"], row["error"]) for row in await pipe.rows()}
+        assert rows == {
+            requests[0].uid: ("ok", None), requests[1].uid: ("failed", says), requests[2].uid: ("ok", None)
+        }  # fmt: skip
+
+
+def texts(guilty: object) -> Compute:
+    """Return a model whose `y` is text, and something else for the guilty number."""
+
+    def compute(inputs: dict[str, Array]) -> Mapping[str, Array]:
+        found = [[guilty if value == GUILTY else "fine"] for value in inputs["x"].ravel().tolist()]
+        return {"y": np.array(found, object), "z": inputs["x"]}
+
+    return compute
+
+
+@pytest.mark.parametrize("guilty", ["\udcff", 7])
+async def test_an_output_that_is_no_text_fails_its_own_request(tmp_path: Path, guilty: object) -> None:
+    async with piped(tmp_path, texts(guilty), output="TYPE_STRING") as pipe:
+        requests = [request(1), request(GUILTY)]
+        await pipe.put(bundled(pipe.pipeline.queue, requests))
+        await pipe.serve()
+        answers = await pipe.answers()
+        assert [answers[one.uid][0] for one in requests] == ["ok", "failed"]
+        assert answers[requests[1].uid][1]["error"].startswith("the model's output y holds ")
+        assert sorted(row["status"] for row in await pipe.rows()) == ["failed", "ok"]
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        texts("\udcff"),
+        texts(7),
+        lambda inputs: {"y": np.array([["\udcff"]]), "z": inputs["x"]},
+        lambda inputs: {"y": np.array([[b"a"]]), "z": inputs.pop("x").astype(">f4")},
+    ],
+)
+async def test_tensors_that_arrow_cannot_hold_cost_the_row_nothing_but_them(
+    tmp_path: Path, compute: Callable[[dict[str, Array]], Mapping[str, Array]]
+) -> None:
+    async with piped(tmp_path, compute, output="TYPE_STRING") as pipe:
+        await pipe.put(bundled(pipe.pipeline.queue, [request(GUILTY, asks="z")]))
+        await pipe.serve()
+        assert [status for status, _ in (await pipe.answers()).values()] == ["ok"]
+        (row,) = await pipe.rows()
+        assert row["status"] == "ok"
+        assert "output.y" not in row
