@@ -29,6 +29,7 @@ from broker.rows import Rows
 from broker.settling import Hold, Settling
 from broker.tasks import Tasks
 from processors.batcher import Batcher, Item
+from processors.lane import Lane
 from processors.metrics import ProcessorMetrics
 from processors.model import Broken, Computed, Model
 
@@ -65,6 +66,7 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"infer-{model.config.name}")
         self._answering = Answering(broker)
+        self._lane = Lane(broker, self.queue, endpoints, went=self._leave, stayed=self._end_broken)
         self._held_limit = BATCHES_HELD * model.max_rows
         self._rows = Rows(broker, endpoints, source=f"/millrace/{settings.instance}", pressed=self._is_pressed)
         delay_s = model.config.max_queue_delay_us / 1e6
@@ -114,6 +116,7 @@ class Pipeline:
         while self.in_flight:
             await self._movement()
         await self._side.drain()
+        await self._lane.drain()
         await self._answering.outbox.drain()
         await self._rows.drain()
         await self.settling.drain()
@@ -330,23 +333,18 @@ class Pipeline:
             self._rows.add(endpoint, None, ended, holds, None, None)
 
     def _finish_broken(self, part: Broken) -> None:
-        item = part.item
-        if not self._retry_later(item, part.error):
-            self._end(
-                item.request, item.hold, part.error, item.taken_us, item.rows, part.started_us, part.computed_us, 1
-            )
+        if not self._lane.takes(part):
+            self._end_broken(part)
 
-    def _retry_later(self, item: Item, error: MillraceError) -> bool:
-        """Send a failed request to the lane with one attempt more, if its endpoint wants that: no answer yet."""
-        declared = self._endpoints.get(item.request.route.endpoint)
-        attempts = item.request.attempts + 1
-        if declared is None or error.status not in declared.retry.on or attempts >= declared.retry.attempts:
-            return False
-        again = item.request._replace(attempts=attempts)
-        lane = self._broker.channels.retry(self.queue)
-        item.hold.settle()  # the row is for later; the answer's share is settled when the lane has the request
-        self._answering.outbox.put_message(single(lane, again, delay_s=declared.retry.pause_s(attempts)), item.hold)
-        return True
+    def _end_broken(self, part: Broken) -> None:
+        item = part.item
+        self._end(item.request, item.hold, part.error, item.taken_us, item.rows, part.started_us, part.computed_us, 1)
+
+    @staticmethod
+    def _leave(part: Broken) -> None:
+        """Let go of a request that is safe in the lane: its answer and its row are for later."""
+        for _ in range(PER_REQUEST):
+            part.item.hold.settle()
 
     def _end(
         self, request: Request, hold: Hold, error: MillraceError, taken_us: int, rows: int = 1, started_us: int = 0,

@@ -13,7 +13,7 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from broker.base import Broker
-from broker.bundle import bundle, single
+from broker.bundle import bundle, requests_in, single
 from broker.channels import Channels
 from broker.datatypes import Array
 from broker.endpoint import Endpoint, read_endpoint
@@ -98,6 +98,16 @@ class Pipe:
             for message in await self.waiting(REPLIES)
         }  # fmt: skip
 
+    async def lane(self, number: int) -> list[Request]:
+        """Return the requests of the retry lane, once there are so many."""
+        lane, requests = self.broker.channels.retry(self.pipeline.queue), []
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                requests += [one for message in await self.waiting(lane) for one in requests_in(message)]
+                if len(requests) >= number:
+                    return requests
+                await asyncio.sleep(0.02)
+
     async def waiting(self, queue: str) -> list[Message]:
         """Take all that waits in a queue."""
         depth = await self.broker.depth(queue)
@@ -143,9 +153,9 @@ def alone(queue: str, one: Request) -> Message:
 @asynccontextmanager
 async def piped(
     folder: Path, compute: Compute, *, output: str = "TYPE_FP32", kind: type[SqliteBroker] = SqliteBroker,
-    **declared: Any,
+    retry: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Pipe]:  # fmt: skip
-    """Run a pipeline for a model from `x` to `y` (and `z`) of one number a row; `declared` is its endpoint's."""
+    """Run a pipeline for a model from `x` to `y` (and `z`) of one number a row; `retry` is its endpoint's."""
     config = parse_config(
         f"""
         backend: "python" max_batch_size: 8
@@ -156,8 +166,8 @@ async def piped(
         model="m", source="test",
     )  # fmt: skip
     endpoints: dict[str, Endpoint] = {}
-    if declared:
-        endpoints["e"] = read_endpoint({"endpoint": "e", "arms": {"v1": "m@1"}, **declared}, source="test")
+    if retry:
+        endpoints["e"] = read_endpoint({"endpoint": "e", "arms": {"v1": "m@1"}, "retry": retry}, source="test")
     died: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, trouble: died.append(repr(trouble)))
     async with kind(folder / "broker.db", Channels()) as broker:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,9 @@ import pytest
 
 from broker.datatypes import Array
 from broker.errors import Failed
+from broker.messages import NO_QUEUE, TOO_LARGE, UNKNOWN, Message, Outcome
+from broker.sqlite.adapter import SqliteBroker
+from processors import lane
 from tests.processors.piping import Compute, bundled, piped, request
 
 GUILTY = 666.0
@@ -103,3 +106,55 @@ async def test_tensors_that_arrow_cannot_hold_cost_the_row_nothing_but_them(
         (row,) = await pipe.rows()
         assert row["status"] == "ok"
         assert "output.y" not in row
+
+
+class LaneSays(SqliteBroker):
+    """Says the same of whatever is published to a retry lane."""
+
+    outcome = TOO_LARGE
+
+    async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
+        if any(".retry." in message.queue for message in messages):
+            return [self.outcome] * len(messages)
+        return await super().publish(messages)
+
+
+class LaneGone(LaneSays):
+    outcome = NO_QUEUE
+
+
+class LaneUnsure(LaneSays):
+    outcome = UNKNOWN
+
+
+AGAIN = {"on": ["failed"], "attempts": 3}
+
+
+async def test_a_failed_request_that_is_wanted_again_waits_in_the_lane_unanswered(tmp_path: Path) -> None:
+    async with piped(tmp_path, raising(ValueError("no")), retry=AGAIN) as pipe:
+        requests = [request(1), request(GUILTY)]
+        await pipe.put(bundled(pipe.pipeline.queue, requests))
+        await pipe.serve()
+        assert set(await pipe.answers()) == {requests[0].uid}
+        assert [row["uid"] for row in await pipe.rows()] == [requests[0].uid]
+        assert pipe.pipeline.settling.held == 0
+        (delayed,) = await pipe.lane(1)
+        assert (delayed.uid, delayed.attempts) == (requests[1].uid, 1)
+
+
+@pytest.mark.parametrize("kind", [LaneSays, LaneGone, LaneUnsure])
+async def test_a_failed_request_that_the_lane_does_not_take_is_answered_and_has_its_row(
+    tmp_path: Path, kind: type[SqliteBroker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "PATIENCE_S", 0.01)
+    async with piped(tmp_path, raising(ValueError("no")), kind=kind, retry=AGAIN) as pipe:
+        guilty = request(GUILTY)
+        await pipe.put(bundled(pipe.pipeline.queue, [guilty]))
+        await pipe.serve()
+        said = "model m failed: ValueError: no"
+        assert await pipe.answers() == {guilty.uid: ("failed", {"error": said})}
+        assert [(row["uid"], row["status"], row["error"]) for row in await pipe.rows()] == [
+            (guilty.uid, "failed", said)
+        ]
+        assert pipe.pipeline.settling.held == 0
+        assert not await pipe.lane(0)
