@@ -35,6 +35,7 @@ from processors.model import Broken, Computed, Model
 
 BATCHES_HELD = 8  # four that wait or run, four whose answers and rows are on their way
 DEFAULT_ATTEMPTS = 3
+ATTEMPTS_LIMIT = 0xFFFF  # what a ticket and a row have room for
 GIVE_BACK_PAUSE_S = 0.5
 EXECUTOR_DEPTH = 2
 FILL_WEIGHT = 0.1
@@ -103,7 +104,7 @@ class Pipeline:
         request = self._only_request(delivery)
         if request is None:
             return
-        attempts = request.attempts + delivery.came_back
+        attempts = min(request.attempts + delivery.came_back, ATTEMPTS_LIMIT)
         if attempts >= self._attempts_allowed(request):
             await self._give_up(delivery, request, attempts)
             return
@@ -165,7 +166,7 @@ class Pipeline:
 
         Less is asked for only when far too much is held: it makes what is on its way come back (see the adapters).
         """
-        mean = sum(delivery.message.count for delivery in deliveries) / len(deliveries)
+        mean = sum(max(1, delivery.message.count) for delivery in deliveries) / len(deliveries)
         self._fill = max(mean, self._fill + FILL_WEIGHT * (mean - self._fill))
         if not self._asked / SHRINK_AT < self.prefetch < self._asked * 2:
             self._asked = self.prefetch
@@ -199,9 +200,8 @@ class Pipeline:
     def _only_request(self, delivery: Delivery) -> Request | None:
         try:
             return requests_in(delivery.message)[0]
-        except (InvalidRequest, IndexError) as exc:
-            error = exc if isinstance(exc, InvalidRequest) else InvalidRequest("millrace bundle: it is empty")
-            self._side.spawn(self._bury(delivery, "unreadable", delivery.came_back, error), "bury")
+        except InvalidRequest as exc:
+            self._side.spawn(self._bury(delivery, "unreadable", delivery.came_back, exc), "bury")
             return None
 
     async def _give_up(self, delivery: Delivery, request: Request, attempts: int) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from broker.bundle import bundle
 from broker.datatypes import Array
 from broker.errors import Failed
+from broker.header import Form, pack_head, pack_route, pack_ticket
 from broker.messages import NO_QUEUE, TOO_LARGE, UNKNOWN, Message, Outcome
 from broker.sqlite.adapter import SqliteBroker
 from processors import lane
-from tests.processors.piping import Compute, bundled, piped, request
+from tests.processors.piping import ROUTE, Compute, alone, bundled, piped, request
 
 GUILTY = 666.0
 
@@ -158,3 +161,88 @@ async def test_a_failed_request_that_the_lane_does_not_take_is_answered_and_has_
         ]
         assert pipe.pipeline.settling.held == 0
         assert not await pipe.lane(0)
+
+
+def routed(route: bytes) -> Message:
+    """Return a message whose route is these bytes."""
+    one = request()
+    header = pack_head(Form.SINGLE, 1, route) + pack_ticket(one, 0)
+    return Message(queue="", body=bytes(one.body), header=header)
+
+
+def patched(**texts: str) -> bytes:
+    """Return the bytes of a route with texts that no part of ours would write."""
+    marks = {name: chr(ord("A") + number) * len(text.encode("utf-8", "surrogateescape")) for number, (name, text) in
+             enumerate(texts.items())}  # fmt: skip
+    data = pack_route(replace(ROUTE, **marks))  # type: ignore[arg-type]  # all of them are texts
+    for name, text in texts.items():
+        data = data.replace(marks[name].encode(), text.encode("utf-8", "surrogateescape"))
+    return data
+
+
+WRONG = {
+    "a leg that no row has room for": routed(pack_route(replace(ROUTE, leg=300))),
+    "a tenant that is no text": routed(patched(tenant="te\udcffnant")),
+    "a reply address that is no text": routed(patched(reply_to="re\udcffply")),
+    "a reply address too long for any queue": routed(pack_route(replace(ROUTE, reply_to="q" * 300))),
+    "a route of many bytes": routed(pack_route(replace(ROUTE, policy="p" * 20_000))),
+    "an endpoint that is no name": routed(pack_route(replace(ROUTE, endpoint="a b/..*"))),
+    "no endpoint": routed(pack_route(replace(ROUTE, endpoint=""))),
+    "extra that is not JSON": alone("", request(extra=b"{not json")),
+    "extra that is no object": alone("", request(extra=b"[1]")),
+    "CloudEvents attributes that are none": alone("", request(extra=b'{"cloud_events": [1]}')),
+    "a CloudEvents id that is no text": alone("", request(extra=b'{"cloud_events": {"id": {}}}')),
+    "a correlation id too long for any broker": alone("", request(correlation="c" * 300)),
+    "texts that fit no header": alone("", request(key="k" * 40_000)),
+    "a bundle of none": bundle("", Form.BUNDLE, pack_route(ROUTE), [], 0),
+    "a bundle with bytes behind it": bundle("", Form.BUNDLE, pack_route(ROUTE), [b"x"], 0),
+    "a header of nothing": Message(queue="", body=b"x", header=b"\x01"),
+    "no header": Message(queue="", body=b"x"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+async def test_a_message_out_of_the_contract_is_buried_and_the_others_are_served(
+    tmp_path: Path, wrong: Message
+) -> None:
+    async with piped(tmp_path, raising(ValueError("no"))) as pipe:
+        queue, good = pipe.pipeline.queue, request(1)
+        await pipe.put(replace(wrong, queue=queue), bundled(queue, [good]))
+        await pipe.serve()
+        (buried,) = await pipe.waiting(pipe.broker.channels.dead(queue))
+        assert (buried.body, buried.header) == (wrong.body, wrong.header)
+        assert buried.headers["millrace-dead-reason"] == "unreadable"
+        assert set(await pipe.answers()) == {good.uid}
+        assert pipe.pipeline.settling.held == 0
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+async def test_a_message_out_of_the_contract_is_buried_from_the_lane_too(tmp_path: Path, wrong: Message) -> None:
+    async with piped(tmp_path, raising(ValueError("no"))) as pipe:
+        lane = pipe.broker.channels.retry(pipe.pipeline.queue)
+        await pipe.put(replace(wrong, queue=lane))
+        await pipe.serve_alone()
+        await pipe.pipeline.drain()
+        assert len(await pipe.waiting(pipe.broker.channels.dead(lane))) == 1
+
+
+async def test_messages_that_say_they_carry_nothing_do_not_widen_what_is_held(tmp_path: Path) -> None:
+    async with piped(tmp_path, raising(ValueError("no"))) as pipe:
+        empty = replace(WRONG["a bundle of none"], queue=pipe.pipeline.queue)
+        for _ in range(30):
+            await pipe.put(empty)
+            await pipe.serve()
+        assert pipe.pipeline.prefetch <= 64
+
+
+async def test_a_count_of_attempts_at_its_limit_is_given_up(tmp_path: Path) -> None:
+    async with piped(tmp_path, raising(ValueError("no"))) as pipe:
+        one = request(attempts=0xFFFF)
+        lane = pipe.broker.channels.retry(pipe.pipeline.queue)
+        await pipe.put(alone(lane, one))
+        consumer = pipe.broker.consume(lane, 1)
+        await pipe.broker.requeue(await consumer.take(1))
+        await consumer.stop()
+        await pipe.serve_alone()
+        assert [status for status, _ in (await pipe.answers()).values()] == ["failed"]
+        assert [row["attempts"] for row in await pipe.rows()] == [0xFFFF]
