@@ -103,7 +103,7 @@ class Installation:
 
         settings = RouterSettings(instance=context.instance, metrics_port=context.metrics_port)
         async with self.broker() as broker:
-            await run(broker, settings, assignment_key(self.settings), context.stop)
+            await run(broker, settings, assignment_key(self.settings), context.registry, context.stop)
 
     async def _processors(self, context: Context) -> None:
         from processors.catalog import CatalogSettings, run

@@ -66,7 +66,7 @@ class Pipeline:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"infer-{model.config.name}")
-        self._answering = Answering(broker)
+        self._answering = Answering(broker, dropped=metrics.dropped)
         self._lane = Lane(broker, self.queue, endpoints, went=self._leave, stayed=self._end_broken)
         self._held_limit = BATCHES_HELD * model.max_rows
         self._rows = Rows(broker, endpoints, source=f"/millrace/{settings.instance}", pressed=self._is_pressed)

@@ -61,6 +61,7 @@ class Pipe:
 
     broker: Broker
     pipeline: Pipeline
+    registry: CollectorRegistry
     died: list[str]
 
     async def put(self, *messages: Message) -> None:
@@ -172,10 +173,11 @@ async def piped(
     asyncio.get_running_loop().set_exception_handler(lambda _, trouble: died.append(repr(trouble)))
     async with kind(folder / "broker.db", Channels()) as broker:
         settings = PipelineSettings(instance="test")
-        metrics = ProcessorMetrics(CollectorRegistry(), "m", 1)
+        registry = CollectorRegistry()
+        metrics = ProcessorMetrics(registry, "m", 1)
         pipeline = Pipeline(broker, Model(config, 1, Function(config, compute)), endpoints, settings, metrics)
         for queue in (pipeline.queue, broker.channels.retry(pipeline.queue), REPLIES):
             await broker.declare(queue)
-        yield Pipe(broker, pipeline, died)
+        yield Pipe(broker, pipeline, registry, died)
         pipeline.close()
         assert not died

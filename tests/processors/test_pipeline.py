@@ -246,3 +246,13 @@ async def test_a_count_of_attempts_at_its_limit_is_given_up(tmp_path: Path) -> N
         await pipe.serve_alone()
         assert [status for status, _ in (await pipe.answers()).values()] == ["failed"]
         assert [row["attempts"] for row in await pipe.rows()] == [0xFFFF]
+
+
+async def test_answers_that_nobody_can_be_given_are_counted_and_hold_up_nothing(tmp_path: Path) -> None:
+    async with piped(tmp_path, raising(ValueError("no"))) as pipe:
+        gone = replace(ROUTE, reply_to="gone")
+        await pipe.put(bundled(pipe.pipeline.queue, [request(1, gone), request(GUILTY, gone)]))
+        await pipe.serve()
+        labels = {"model": "m", "version": "1", "reason": "no such queue"}
+        assert pipe.registry.get_sample_value("millrace_answers_dropped_total", labels) == 2
+        assert pipe.pipeline.settling.held == 0
