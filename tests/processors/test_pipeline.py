@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from broker.bundle import bundle
+from broker.channels import Channels
 from broker.datatypes import Array
 from broker.errors import Failed
 from broker.header import Form, pack_head, pack_route, pack_ticket
-from broker.messages import NO_QUEUE, TOO_LARGE, UNKNOWN, Message, Outcome
+from broker.messages import NO_QUEUE, TOO_LARGE, UNKNOWN, Delivery, Message, Outcome
 from broker.sqlite.adapter import SqliteBroker
 from processors import lane
 from tests.processors.piping import ROUTE, Compute, alone, bundled, piped, request
@@ -255,4 +256,50 @@ async def test_answers_that_nobody_can_be_given_are_counted_and_hold_up_nothing(
         await pipe.serve()
         labels = {"model": "m", "version": "1", "reason": "no such queue"}
         assert pipe.registry.get_sample_value("millrace_answers_dropped_total", labels) == 2
+        assert pipe.pipeline.settling.held == 0
+
+
+class SlowRows(SqliteBroker):
+    """Takes events late; notes whether what was acked or buried had its rows by then."""
+
+    def __init__(self, path: Path, channels: Channels) -> None:
+        super().__init__(path, channels)
+        self.order: list[str] = []
+
+    async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
+        if any(".events." in message.queue for message in messages):
+            await asyncio.sleep(0.1)  # longer than an idle drain would take
+            outcomes = await super().publish(messages)
+            self.order.append("row")
+            return outcomes
+        return await super().publish(messages)
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        self.order.append("ack")
+        await super().ack(deliveries)
+
+    async def bury(self, delivery: Delivery, *, reason: str, attempts: int, error: str) -> list[Outcome]:
+        self.order.append("burial")
+        return await super().bury(delivery, reason=reason, attempts=attempts, error=error)
+
+
+async def test_a_drained_pipeline_has_written_its_rows_and_acked(tmp_path: Path) -> None:
+    async with piped(tmp_path, raising(ValueError("no")), kind=SlowRows) as pipe:
+        await pipe.put(bundled(pipe.pipeline.queue, [request(1), request(2)]))
+        await pipe.serve()
+        assert isinstance(pipe.broker, SlowRows)
+        assert pipe.broker.order == ["row", "ack"]
+        assert len(await pipe.rows()) == 2
+        assert pipe.pipeline.settling.held == 0
+
+
+async def test_a_request_that_is_given_up_has_its_row_before_it_is_buried(tmp_path: Path) -> None:
+    async with piped(tmp_path, raising(ValueError("no")), kind=SlowRows) as pipe:
+        one = request(attempts=3)
+        await pipe.put(alone(pipe.broker.channels.retry(pipe.pipeline.queue), one))
+        await pipe.serve_alone()
+        assert isinstance(pipe.broker, SlowRows)
+        assert pipe.broker.order == ["row", "burial"]
+        assert [(row["uid"], row["status"]) for row in await pipe.rows()] == [(one.uid, "failed")]
+        assert {status for status, _ in (await pipe.answers()).values()} == {"failed"}
         assert pipe.pipeline.settling.held == 0
