@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from broker.answers import plain
@@ -14,22 +16,31 @@ from broker.messages import Outcome
 from broker.outbox import Outbox
 from broker.settling import Hold
 
+log = logging.getLogger(__name__)
+
 Result = tuple[Request, tuple[bytes, int | None], Hold, tuple[int, int, int]]
 """A request, its body with the length of the JSON in it, its hold, and its times in queue, batcher and model (us)."""
 
 ANSWERS_PER_BUNDLE = 256
 PATIENCE_S = 30.0
+WARN_EVERY_S = 30.0
 
 
 class Answering:
     """Sends answers, each with the hold that waits for it.
 
-    An answer whose queue is missing, or stays full, is dropped and counted: it holds up nobody else.
+    An answer whose queue is missing, or stays full, is dropped and counted: it holds up nobody else. `dropped` hears
+    why and how many; the log says it at most every `WARN_EVERY_S`.
     """
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(
+        self, broker: Broker, *, dropped: Callable[[str, int], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._channels: Channels = broker.channels
-        self.dropped = 0
+        self._dropped = dropped
+        self._clock = clock
+        self._unsaid = 0
+        self._warned_s = -WARN_EVERY_S
         self.outbox: Outbox[Hold] = Outbox(broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S)
 
     def answer_one(self, request: Request, status: Status, body: bytes, hold: Hold, queued_us: int) -> None:
@@ -54,9 +65,17 @@ class Answering:
 
     def _settled(self, holds: Sequence[Hold], outcome: Outcome) -> None:
         if not outcome.safe:
-            self.dropped += len(holds)
+            self._drop(str(outcome), len(holds))
         for hold in holds:
             hold.settle()
+
+    def _drop(self, reason: str, number: int) -> None:
+        self._dropped(reason, number)
+        self._unsaid += number
+        now = self._clock()
+        if now - self._warned_s >= WARN_EVERY_S:
+            log.warning("answers dropped: %d, the last for this reason: %s", self._unsaid, reason)
+            self._unsaid, self._warned_s = 0, now
 
 
 @lru_cache(maxsize=1024)

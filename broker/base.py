@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
+from broker.answers import clean
 from broker.channels import Channels, Kind
 from broker.ids import now_us
 from broker.messages import NO_HEADERS, Delivery, Depth, Message, Outcome, Record
@@ -184,7 +185,7 @@ def epitaph(message: Message, grave: str, reason: str, attempts: int, error: str
         "millrace-dead-queue": message.queue,
         "millrace-dead-reason": reason,
         "millrace-dead-attempts": attempts,
-        "millrace-dead-error": error[:1000],
+        "millrace-dead-error": clean(error[:1000]),
         "millrace-dead-at-us": now_us(),
     }
     return replace(message, queue=grave, headers={**message.headers, **why}, delay_s=0.0)

@@ -70,6 +70,8 @@ def answers_in(message: Message) -> list[Answer]:
 
 
 def _bundled(route: Route, count: int, data: memoryview) -> list[Request]:
+    if not count:
+        raise ValueError("it is empty")
     at, requests = 0, []
     for _ in range(count):
         request, at = unpack_ticket(route, data, at, None)

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from broker.answers import clean
 from broker.header import Request, Route, Status
 from broker.ids import new_uid, now_us, uid_text
 from broker.messages import Record
 
 TYPE = "millrace.prediction.v1"
 EVENT_LIMIT_BYTES = 4 * 1024 * 1024
+ERROR_CHARACTERS = 1000
 ARROW = "application/vnd.apache.arrow.stream"
 
 FIELDS = pa.schema(
@@ -63,16 +65,16 @@ def write_event(
 
     `inputs` and `outputs` are whole batches whose rows, one after the other, are the rows of `ended` in order; all
     batches have the same names, types and trailing shapes. Empty sequences leave the tensors out. An event that is
-    too large loses its tensors (header `truncated`), never rows.
+    too large, or whose tensors Arrow cannot hold, loses its tensors (header `truncated`), never rows.
     """
     columns = _columns(ended)
-    body = _write(columns + _tensors("input.", inputs) + _tensors("output.", outputs))
     headers: dict[str, Any] = {
         "cloudEvents_type": TYPE, "cloudEvents_specversion": "1.0", "cloudEvents_source": source,
         "cloudEvents_id": uid_text(new_uid(now_us())), "cloudEvents_datacontenttype": ARROW,
         "cloudEvents_dataschema": TYPE,
     }  # fmt: skip
-    if len(body) > EVENT_LIMIT_BYTES and (inputs or outputs):
+    body = _with_tensors(columns, inputs, outputs) if inputs or outputs else _write(columns)
+    if body is None:
         headers["truncated"] = 1
         body = _write(columns)
     return body, headers
@@ -87,6 +89,17 @@ def read_event(record: Record) -> pa.RecordBatch | None:
             return stream.read_next_batch()
     except (pa.ArrowInvalid, OSError, StopIteration):
         return None
+
+
+def _with_tensors(
+    columns: list[tuple[str, pa.Array]], inputs: Sequence[Tensors], outputs: Sequence[Tensors]
+) -> bytes | None:
+    """Return the event with its tensors; None if it is too large, or a model's arrays hold what Arrow cannot."""
+    try:
+        body = _write(columns + _tensors("input.", inputs) + _tensors("output.", outputs))
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None
+    return body if len(body) <= EVENT_LIMIT_BYTES else None
 
 
 def _columns(ended: Sequence[Ended]) -> list[tuple[str, pa.Array]]:
@@ -134,8 +147,9 @@ def _of_ends(ended: Sequence[Ended]) -> dict[str, pa.Array]:
         columns[name] = pa.array(np.repeat(np.array([getattr(end, name) for end in ended], np.int64), numbers))
     columns["batch"] = pa.array(np.repeat(np.array([end.batch for end in ended], np.uint32), numbers))
     texts: dict[str, list[str | None]] = {
-        "status": [end.status.word for end in ended], "error": [end.error or None for end in ended],
-    }  # fmt: skip
+        "status": [end.status.word for end in ended],
+        "error": [clean(end.error[:ERROR_CHARACTERS]) or None for end in ended],
+    }
     for name, words in texts.items():
         if words.count(words[0]) == len(words):
             columns[name] = _repeated(words[0], sum(numbers))

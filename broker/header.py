@@ -18,10 +18,19 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-from broker.errors import InvalidRequest
+import orjson
+
+from broker.channels import check_name
+from broker.errors import InvalidRequest, Misconfigured
 
 VERSION = 1
 NO_JSON_LENGTH = -1
+
+# What brokers, rows and the framing can carry on: more is no request of ours.
+LEG_LIMIT = 255
+ADDRESS_BYTES = 255  # AMQP's own limit for queues and correlation ids
+ROUTE_BYTES = 16 * 1024
+TEXTS_BYTES = 32 * 1024  # of one ticket: a request that comes back travels with all of it in its header
 
 _HEAD = struct.Struct("<BBHH")
 _ROUTE = struct.Struct("<BIQQIHHHHHH")
@@ -118,8 +127,7 @@ class Answer(NamedTuple):
 def pack_route(route: Route) -> bytes:
     """Write a route; the same route gives the same bytes, so equal bytes mean a shared bundle."""
     texts = [
-        text.encode("utf-8", "surrogateescape")
-        for text in (route.endpoint, route.arm, route.model, route.policy, route.tenant, route.reply_to)
+        text.encode() for text in (route.endpoint, route.arm, route.model, route.policy, route.tenant, route.reply_to)
     ]
     numbers = (route.reply, route.version, route.snapshot, route.mask, route.leg)
     return _ROUTE.pack(*numbers, *map(len, texts)) + b"".join(texts)
@@ -132,16 +140,22 @@ def unpack_route(data: bytes) -> Route:
         reply, version, snapshot, mask, leg, *lengths = _ROUTE.unpack_from(data)
         texts, at = [], _ROUTE.size
         for length in lengths:
-            texts.append(data[at : at + length].decode("utf-8", "surrogateescape"))
+            texts.append(data[at : at + length].decode())
             at += length
         endpoint, arm, model, policy, tenant, reply_to = texts
         if at != len(data):
             raise ValueError(f"{len(data)} bytes where the lengths say {at}")  # noqa: TRY301 - one place says what is wrong
+        if lengths[-1] > ADDRESS_BYTES or len(data) > ROUTE_BYTES or leg > LEG_LIMIT:
+            raise ValueError(  # noqa: TRY301 - as above
+                f"reply_to of {lengths[-1]} bytes, {len(data)} in all, leg {leg}:"
+                f" {ADDRESS_BYTES}, {ROUTE_BYTES} and {LEG_LIMIT} are allowed"
+            )
+        check_name("endpoint", endpoint)
         return Route(
             endpoint=endpoint, arm=arm, model=model, version=version, snapshot=snapshot, mask=mask, policy=policy,
             tenant=tenant, reply=Reply(reply), reply_to=reply_to, leg=leg,
         )  # fmt: skip
-    except (struct.error, ValueError) as exc:
+    except (struct.error, ValueError, Misconfigured) as exc:
         raise InvalidRequest(f"millrace header: the route cannot be read ({exc})") from exc
 
 
@@ -186,6 +200,11 @@ def unpack_ticket(route: Route, data: memoryview, at: int, body: bytes | memoryv
     (uid, accepted, deadline, propensity, json_length, attempts, _, key_length, correlation_length, trace_length,
      extra_length, body_length) = _TICKET.unpack_from(data, at)  # fmt: skip
     at += _TICKET.size
+    if key_length + trace_length + extra_length > TEXTS_BYTES or correlation_length > ADDRESS_BYTES:
+        raise ValueError(
+            f"texts of {key_length + trace_length + extra_length} bytes, a correlation id of {correlation_length}:"
+            f" {TEXTS_BYTES} and {ADDRESS_BYTES} are allowed"
+        )
     key = correlation = trace = ""
     extra = b""
     if key_length:
@@ -198,7 +217,7 @@ def unpack_ticket(route: Route, data: memoryview, at: int, body: bytes | memoryv
         trace = str(data[at : at + trace_length], "utf-8")
         at += trace_length
     if extra_length:
-        extra = bytes(data[at : at + extra_length])
+        extra = _checked_extra(bytes(data[at : at + extra_length]))
         at += extra_length
     if body is None:
         body = data[at : at + body_length]
@@ -209,6 +228,15 @@ def unpack_ticket(route: Route, data: memoryview, at: int, body: bytes | memoryv
     return Request(
         route, uid, accepted, deadline, propensity, length, attempts, key, correlation, trace, extra, body
     ), at
+
+
+def _checked_extra(extra: bytes) -> bytes:
+    """Return the JSON of what is rare, if whoever answers can read it; raises ValueError."""
+    document = orjson.loads(extra)
+    cloud = document.get("cloud_events", {}) if isinstance(document, dict) else None
+    if not isinstance(cloud, dict) or not isinstance(cloud.get("id", ""), str):
+        raise ValueError("extra is no object, or its cloud_events is none with a text as id")  # noqa: TRY004 - wrong bytes, not a wrong call
+    return extra
 
 
 def pack_answer(

@@ -118,6 +118,7 @@ class Outbox(Generic[T]):
 
     async def drain(self) -> None:
         """Wait until everything put is settled."""
+        await self._tasks.drain()  # what is tried again waits in no window
         while self.unsent:
             self._flush()
             await self._tasks.drain()

@@ -246,5 +246,8 @@ def _content(name: str, element: object) -> bytes:
     if isinstance(element, bytes):
         return element
     if isinstance(element, str):
-        return element.encode()
+        try:
+            return element.encode()
+        except UnicodeEncodeError as exc:
+            raise Failed(f"the model's output {name} holds {shown(element)}, which is no text: {exc.reason}") from exc
     raise Failed(f"the model's output {name} holds {shown(element)}, which is neither bytes nor a string")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -12,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -28,6 +30,7 @@ log = logging.getLogger("millrace")
 FAILED = 1
 DIED = 70
 PARENT_EVERY_S = 1.0
+GRACE_S = 25.0
 # Requests are made and gone by the hundred in a batch: Python's 700 would walk them all the time (measured: a third of
 # a processor's CPU).
 GC_THRESHOLD = (50_000, 20, 50)
@@ -55,15 +58,17 @@ def run_part(
     host: str = "127.0.0.1",
     port: int = 0,
     with_parent: bool = False,
+    grace_s: float = GRACE_S,
 ) -> int:
     """Run `main` until it ends or a signal asks it to; returns the exit status.
 
-    With `with_parent` the process stops when the one that started it is gone.
+    With `with_parent` the process stops when the one that started it is gone, and is ended if it has not within
+    `grace_s`, whatever it hangs in.
     """
     write_logs(part)
     gc.set_threshold(*GC_THRESHOLD)
     try:
-        return uvloop.run(_run(part, main, host, port, with_parent=with_parent))
+        return uvloop.run(_run(part, main, host, port, orphan_s=grace_s if with_parent else None))
     except Misconfigured as exc:
         log.error("%s", exc)  # noqa: TRY400 - a person can mend this: a traceback would only hide it
         return 2
@@ -73,7 +78,7 @@ def run_part(
 
 
 async def _run(
-    part: str, main: Callable[[Context], Awaitable[None]], host: str, port: int, *, with_parent: bool
+    part: str, main: Callable[[Context], Awaitable[None]], host: str, port: int, *, orphan_s: float | None
 ) -> int:
     context = context_of(part, stop_on_signals())
     loop = asyncio.get_running_loop()
@@ -87,7 +92,8 @@ async def _run(
 
     loop.set_exception_handler(on_error)
     server = serve_pages(context, host, port)
-    parent = asyncio.create_task(_follow_parent(context.stop), name="parent") if with_parent else None
+    if orphan_s is not None:
+        _follow_parent(loop, context.stop, orphan_s)
     main_task = asyncio.ensure_future(main(context))
     try:
         await main_task
@@ -96,8 +102,6 @@ async def _run(
             raise
         return DIED
     finally:
-        if parent is not None:
-            parent.cancel()
         server.shutdown()
     return 0
 
@@ -115,11 +119,27 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _follow_parent(stop: asyncio.Event) -> None:
+def _follow_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, grace_s: float) -> None:
+    """Stop with the parent; end the process if it has not stopped within the grace.
+
+    From a thread of its own: a model that hangs in the loop, in an executor or at the exit would keep what the
+    process holds of the broker for ever, and nobody is left to kill it.
+    """
     parent = os.getppid()
-    while os.getppid() == parent:  # noqa: ASYNC110 - the kernel sets no event
-        await asyncio.sleep(PARENT_EVERY_S)
-    stop.set()
+
+    def stop_now() -> None:
+        log.warning("the process that started this one is gone: it stops, within %.0f s", grace_s)
+        stop.set()
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_EVERY_S)
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            loop.call_soon_threadsafe(stop_now)
+        time.sleep(grace_s)
+        os._exit(DIED)  # without a word: whoever hangs may hold the lock of the logs
+
+    threading.Thread(target=follow, name="parent", daemon=True).start()
 
 
 def _instance(part: str) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # a process imports the packages that it runs
 # The executor's thread comes back from every torch call to a busy loop: at Python's 5 ms it would wait more than work.
 SWITCH_INTERVAL_S = 0.0005
 
+CLOSING_S = 5.0  # behind a grace: what it takes to end replicas, and to close the broker
+
 PARTS = ("gateway", "router", "processors", "monitors")
 
 
@@ -51,7 +53,10 @@ class Installation:
             "processors": self._processors,
             "monitors": self._monitors,
         }
-        return run_part(part, mains[part], host=self.settings.metrics.host, port=port, with_parent=with_parent)
+        return run_part(
+            part, mains[part], host=self.settings.metrics.host, port=port, with_parent=with_parent,
+            grace_s=max(self.settings.gateway.grace, self.settings.processors.grace) + CLOSING_S,
+        )  # fmt: skip
 
     def run_replica(self, model: str, version: int) -> int:
         """Run one replica of a model version in this process."""
@@ -59,7 +64,8 @@ class Installation:
         async def main(context: Context) -> None:
             await self.serve_replica(context, model, version)
 
-        return run_part(f"replica-{model}-{version}", main, with_parent=True)
+        grace_s = self.settings.processors.grace
+        return run_part(f"replica-{model}-{version}", main, with_parent=True, grace_s=grace_s)
 
     async def serve_replica(self, context: Context, model: str, version: int) -> None:
         """Serve a model version until the context says stop."""
@@ -97,7 +103,7 @@ class Installation:
 
         settings = RouterSettings(instance=context.instance, metrics_port=context.metrics_port)
         async with self.broker() as broker:
-            await run(broker, settings, assignment_key(self.settings), context.stop)
+            await run(broker, settings, assignment_key(self.settings), context.registry, context.stop)
 
     async def _processors(self, context: Context) -> None:
         from processors.catalog import CatalogSettings, run

@@ -28,6 +28,11 @@ class ProcessorMetrics:
         self.came_back = Counter(
             "millrace_processor_came_back", "Deliveries that had been out before.", labels, registry=registry
         ).labels(*mine)
+        dropped = Counter(
+            "millrace_answers_dropped", "Answers that nobody could be given, by reason.", (*labels, "reason"),
+            registry=registry,
+        )  # fmt: skip
+        self._dropped = _Bound(dropped, mine)
         self._ok = ended.labels(*mine, "ok")
         self._size = Histogram(
             "millrace_processor_batch_rows", "Rows in a batch.", labels, buckets=BATCH_BUCKETS, registry=registry
@@ -45,6 +50,10 @@ class ProcessorMetrics:
         self._ok.inc(requests)
         self._size.observe(rows)
         self._compute.observe(took_us / 1e6)
+
+    def dropped(self, reason: str, answers: int) -> None:
+        """Count answers that were dropped."""
+        self._dropped.labels(reason).inc(answers)
 
 
 class _Bound:

@@ -66,7 +66,7 @@ class Model:
             inputs = assemble([item.inputs.tensors for item in items], self.config.inputs)
         else:
             inputs = {name: np.array(array) for name, array in items[0].inputs.tensors.items()}
-        return inputs, self.runtime.infer(inputs)
+        return inputs, self.runtime.infer(dict(inputs))  # a model may change its dict: ours goes into the row
 
     def encode(self, computed: Computed) -> list[Encoded | MillraceError]:
         """Return each item's answer body, or the error that stands in its place."""

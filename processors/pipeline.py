@@ -29,11 +29,13 @@ from broker.rows import Rows
 from broker.settling import Hold, Settling
 from broker.tasks import Tasks
 from processors.batcher import Batcher, Item
+from processors.lane import Lane
 from processors.metrics import ProcessorMetrics
 from processors.model import Broken, Computed, Model
 
 BATCHES_HELD = 8  # four that wait or run, four whose answers and rows are on their way
 DEFAULT_ATTEMPTS = 3
+ATTEMPTS_LIMIT = 0xFFFF  # what a ticket and a row have room for
 GIVE_BACK_PAUSE_S = 0.5
 EXECUTOR_DEPTH = 2
 FILL_WEIGHT = 0.1
@@ -64,7 +66,8 @@ class Pipeline:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"infer-{model.config.name}")
-        self._answering = Answering(broker)
+        self._answering = Answering(broker, dropped=metrics.dropped)
+        self._lane = Lane(broker, self.queue, endpoints, went=self._leave, stayed=self._end_broken)
         self._held_limit = BATCHES_HELD * model.max_rows
         self._rows = Rows(broker, endpoints, source=f"/millrace/{settings.instance}", pressed=self._is_pressed)
         delay_s = model.config.max_queue_delay_us / 1e6
@@ -101,7 +104,7 @@ class Pipeline:
         request = self._only_request(delivery)
         if request is None:
             return
-        attempts = request.attempts + delivery.came_back
+        attempts = min(request.attempts + delivery.came_back, ATTEMPTS_LIMIT)
         if attempts >= self._attempts_allowed(request):
             await self._give_up(delivery, request, attempts)
             return
@@ -114,6 +117,7 @@ class Pipeline:
         while self.in_flight:
             await self._movement()
         await self._side.drain()
+        await self._lane.drain()
         await self._answering.outbox.drain()
         await self._rows.drain()
         await self.settling.drain()
@@ -162,7 +166,7 @@ class Pipeline:
 
         Less is asked for only when far too much is held: it makes what is on its way come back (see the adapters).
         """
-        mean = sum(delivery.message.count for delivery in deliveries) / len(deliveries)
+        mean = sum(max(1, delivery.message.count) for delivery in deliveries) / len(deliveries)
         self._fill = max(mean, self._fill + FILL_WEIGHT * (mean - self._fill))
         if not self._asked / SHRINK_AT < self.prefetch < self._asked * 2:
             self._asked = self.prefetch
@@ -196,9 +200,8 @@ class Pipeline:
     def _only_request(self, delivery: Delivery) -> Request | None:
         try:
             return requests_in(delivery.message)[0]
-        except (InvalidRequest, IndexError) as exc:
-            error = exc if isinstance(exc, InvalidRequest) else InvalidRequest("millrace bundle: it is empty")
-            self._side.spawn(self._bury(delivery, "unreadable", delivery.came_back, error), "bury")
+        except InvalidRequest as exc:
+            self._side.spawn(self._bury(delivery, "unreadable", delivery.came_back, exc), "bury")
             return None
 
     async def _give_up(self, delivery: Delivery, request: Request, attempts: int) -> None:
@@ -330,23 +333,18 @@ class Pipeline:
             self._rows.add(endpoint, None, ended, holds, None, None)
 
     def _finish_broken(self, part: Broken) -> None:
-        item = part.item
-        if not self._retry_later(item, part.error):
-            self._end(
-                item.request, item.hold, part.error, item.taken_us, item.rows, part.started_us, part.computed_us, 1
-            )
+        if not self._lane.takes(part):
+            self._end_broken(part)
 
-    def _retry_later(self, item: Item, error: MillraceError) -> bool:
-        """Send a failed request to the lane with one attempt more, if its endpoint wants that: no answer yet."""
-        declared = self._endpoints.get(item.request.route.endpoint)
-        attempts = item.request.attempts + 1
-        if declared is None or error.status not in declared.retry.on or attempts >= declared.retry.attempts:
-            return False
-        again = item.request._replace(attempts=attempts)
-        lane = self._broker.channels.retry(self.queue)
-        item.hold.settle()  # the row is for later; the answer's share is settled when the lane has the request
-        self._answering.outbox.put_message(single(lane, again, delay_s=declared.retry.pause_s(attempts)), item.hold)
-        return True
+    def _end_broken(self, part: Broken) -> None:
+        item = part.item
+        self._end(item.request, item.hold, part.error, item.taken_us, item.rows, part.started_us, part.computed_us, 1)
+
+    @staticmethod
+    def _leave(part: Broken) -> None:
+        """Let go of a request that is safe in the lane: its answer and its row are for later."""
+        for _ in range(PER_REQUEST):
+            part.item.hold.settle()
 
     def _end(
         self, request: Request, hold: Hold, error: MillraceError, taken_us: int, rows: int = 1, started_us: int = 0,
@@ -357,9 +355,7 @@ class Pipeline:
         self._answering.answer_one(
             request, status, error_body(str(error)), hold, _between(request.accepted_us, taken_us)
         )
-        ended = Ended(
-            [request], [rows], [taken_us], status, str(error)[:1000], started_us, computed_us, now_us(), batch
-        )
+        ended = Ended([request], [rows], [taken_us], status, str(error), started_us, computed_us, now_us(), batch)
         self._rows.add(request.route.endpoint, None, ended, [hold], None, None)
         self._metrics.ended.labels(status.word).inc()
 

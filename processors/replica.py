@@ -10,6 +10,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from broker.announcer import Announcer
+from broker.answers import clean
 from broker.base import NO_LIMITS, Broker, Limits
 from broker.declared import read_declared
 from broker.endpoint import Endpoint
@@ -73,7 +74,7 @@ class Replica:
             await following.caught_up.wait()
             await self._serve(model)
         except MillraceError as exc:
-            await self._announcer.say("failed", error=str(exc))
+            await self._announcer.say("failed", error=clean(str(exc)))
             raise
         finally:
             await self._tasks.cancel()

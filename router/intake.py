@@ -104,7 +104,7 @@ def _text(headers: Mapping[str, Any], name: str) -> str:
 
 def tenant_of(message: Message) -> str:
     """Return the broker's validated user, as text that can be written anywhere."""
-    return clean(message.user_id or "")
+    return clean(message.user_id or "")[:ADDRESS_CHARACTERS]
 
 
 def _is_text(text: str) -> bool:

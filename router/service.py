@@ -13,9 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from prometheus_client import CollectorRegistry
+
 from broker.announcer import Announcer
 from broker.answering import Answering
-from broker.answers import clean, error_body
+from broker.answers import error_body
 from broker.base import Broker, Since
 from broker.bundle import BUNDLE_LIMIT_BYTES, bundle
 from broker.errors import Expired, InvalidRequest, MillraceError, TooLarge, TryAgain
@@ -30,6 +32,7 @@ from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
 from router.intake import ADDRESS_CHARACTERS, identity, read_headers, tenant_of, where_to_answer
 from router.keys import key_of
+from router.metrics import RouterMetrics
 from router.router import Router
 from router.view import View
 
@@ -52,7 +55,9 @@ class RouterSettings:
     metrics_port: int = 0
 
 
-async def run(broker: Broker, settings: RouterSettings, key: bytes, stop: asyncio.Event) -> None:
+async def run(
+    broker: Broker, settings: RouterSettings, key: bytes, registry: CollectorRegistry, stop: asyncio.Event
+) -> None:
     """Serve every endpoint that is declared or announced, until `stop` is set."""
     view, tasks = View(key), Tasks()
     start = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
@@ -67,7 +72,7 @@ async def run(broker: Broker, settings: RouterSettings, key: bytes, stop: asynci
     await status.caught_up.wait()
     await announcer.say("ready")
     tasks.spawn(announcer.beat(), "heartbeat")
-    service = Service(broker, view, settings)
+    service = Service(broker, view, settings, RouterMetrics(registry))
     while not stop.is_set():
         await service.look()
         try:
@@ -83,12 +88,13 @@ async def run(broker: Broker, settings: RouterSettings, key: bytes, stop: asynci
 class Service:
     """One consumer for each endpoint."""
 
-    def __init__(self, broker: Broker, view: View, settings: RouterSettings) -> None:
+    def __init__(self, broker: Broker, view: View, settings: RouterSettings, metrics: RouterMetrics) -> None:
         self._broker = broker
         self._view = view
         self._tasks = Tasks()
         self._serving: dict[str, EndpointService] = {}
         self._settings = settings
+        self._metrics = metrics
 
     async def look(self) -> None:
         """Start to serve endpoints that are new."""
@@ -97,7 +103,7 @@ class Service:
                 await self._broker.declare(self._broker.channels.requests(endpoint))
                 await self._broker.declare(self._broker.channels.results(endpoint))
                 service = self._serving[endpoint] = EndpointService(
-                    self._broker, self._view, endpoint, self._settings.instance
+                    self._broker, self._view, endpoint, self._settings.instance, self._metrics
                 )
                 self._tasks.spawn(service.run(), f"endpoint-{endpoint}")
 
@@ -119,13 +125,13 @@ class Taken(NamedTuple):
 class EndpointService:
     """Takes one endpoint's requests and forwards them by its router's plan."""
 
-    def __init__(self, broker: Broker, view: View, endpoint: str, instance: str) -> None:
+    def __init__(self, broker: Broker, view: View, endpoint: str, instance: str, metrics: RouterMetrics) -> None:
         self._broker = broker
         self._view = view
         self._endpoint = endpoint
         self._consumer = broker.consume(broker.channels.requests(endpoint), PREFETCH)
         self._settling = Settling(broker)
-        self._answering = Answering(broker)
+        self._answering = Answering(broker, dropped=metrics.dropped)
         self._rows = Rows(broker, {}, source=f"/millrace/{instance}", linger_s=DOOR_LINGER_S)
         self._tasks = Tasks()
         self._looked: dict[str, float] = {}
@@ -207,7 +213,7 @@ class EndpointService:
         hold = self._settling.hold(delivery, PER_REQUEST)
         status = BY_WORD[error.status]
         self._answering.answer_one(request, status, error_body(str(error)), hold, 0)
-        ended = Ended([request], [1], [request.accepted_us], status, clean(str(error)), published_us=now_us())
+        ended = Ended([request], [1], [request.accepted_us], status, str(error), published_us=now_us())
         self._rows.add(self._endpoint, None, ended, [hold], None, None)
 
     async def _keep_short(self, queue: str) -> None:

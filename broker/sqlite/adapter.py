@@ -12,6 +12,7 @@ import orjson
 
 from broker.base import NO_LIMITS, Broker, Consumer, Limits, Reader, Since
 from broker.channels import Channels, Kind
+from broker.ids import now_us
 from broker.messages import Delivery, Depth, Message, Outcome
 from broker.sqlite import statements
 from broker.sqlite.consumer import SqliteConsumer
@@ -143,9 +144,12 @@ class SqliteBroker(Broker):
 
     async def depth(self, queue: str) -> Depth:
         """See the port."""
-        channel = "(SELECT id FROM channels WHERE name = ?)"
-        sql = f"SELECT count(*), total(count) FROM waiting WHERE owner = 0 AND channel = {channel}"  # noqa: S608 - constants
-        messages, requests = await self.database.run(lambda c: c.execute(sql, (queue,)).fetchone(), Care.READ)
+        # A delayed message whose time has come is ready, even if nobody has taken since and woken it.
+        sql = (
+            "SELECT count(*), total(count) FROM waiting WHERE (owner = 0 OR (owner = -1 AND ready_at_us <= ?))"
+            " AND channel = (SELECT id FROM channels WHERE name = ?)"
+        )
+        messages, requests = await self.database.run(lambda c: c.execute(sql, (now_us(), queue)).fetchone(), Care.READ)
         return Depth(messages, int(requests))
 
     async def listen(self, channel: str) -> asyncio.Event:

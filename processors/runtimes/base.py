@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from broker.answers import clean
 from broker.datatypes import DTYPES, Array, datatype_of
 from broker.errors import Failed, MillraceError, Misconfigured
 from broker.inference import TensorSpec
@@ -47,19 +48,22 @@ class Runtime(ABC):
 
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """Return exactly the declared outputs for checked inputs, row for row. Raises `Failed`."""
+        rows = len(next(iter(inputs.values()))) if self.config.max_batch_size else None
         try:
-            outputs = self.compute(inputs)
+            return _checked(self.compute(inputs), self.config, rows)
         except MillraceError:
             raise
-        except (Exception, SystemExit) as exc:
+        except BaseException as exc:  # a model's code may raise anything, a CancelledError too: only its request fails
             raise Failed(f"model {self.config.name} failed: {described(exc)}") from exc
-        rows = len(next(iter(inputs.values()))) if self.config.max_batch_size else None
-        return _checked(outputs, self.config, rows)
 
 
 def described(exc: BaseException) -> str:
     """Return the type and the text of an error, bounded: a model's own can be pages."""
-    text = f"{type(exc).__name__}: {exc}".strip()
+    try:
+        said = str(exc)
+    except Exception:  # noqa: BLE001 - a model's own error may not even have a text
+        said = "its text cannot be read"
+    text = clean(f"{type(exc).__name__}: {said}".strip())
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
 
 

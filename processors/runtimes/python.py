@@ -53,7 +53,7 @@ class PythonRuntime(Runtime):
             model = _created(module, config)
             if hasattr(model, "load"):
                 model.load(folder)
-        except (Exception, SystemExit) as exc:
+        except BaseException as exc:
             sys.modules.pop(module.__name__, None)
             raise exc if isinstance(exc, Misconfigured) else _broken(path, exc) from exc
         return cls(config, model, module)
@@ -80,7 +80,7 @@ class PythonRuntime(Runtime):
     def _call(self, name: str) -> None:
         try:
             getattr(self._model, name)()
-        except (Exception, SystemExit) as exc:
+        except BaseException as exc:
             raise Failed(f"model {self.config.name} failed in {name}: {described(exc)}") from exc
 
 
@@ -99,7 +99,7 @@ def _imported(path: Path, name: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look a class's module up there
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
         del sys.modules[name]
         raise _broken(path, exc) from exc
     return module

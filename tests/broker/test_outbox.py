@@ -53,3 +53,16 @@ async def test_what_was_unknown_once_is_never_called_refused(tmp_path: Path) -> 
         async with asyncio.timeout(10):
             await outbox.drain()
     assert heard == [UNKNOWN]
+
+
+async def test_what_is_tried_again_is_waited_for(tmp_path: Path) -> None:
+    heard: list[Outcome] = []
+    async with Scripted(tmp_path / "broker.db", [UNKNOWN, UNKNOWN]) as broker:
+        outbox: Outbox[int] = Outbox(broker, lambda _, said: heard.append(said))
+        outbox.put_message(MESSAGE, 1)
+        while outbox.unsent:  # noqa: ASYNC110 - until the first attempt is over
+            await asyncio.sleep(0)
+        assert heard == []
+        async with asyncio.timeout(10):
+            await outbox.drain()
+    assert heard == [SAFE]

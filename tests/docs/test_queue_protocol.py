@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 import yaml
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from prometheus_client import CollectorRegistry
 
 from broker.answering import Answering
 from broker.answers import plain
@@ -183,7 +184,9 @@ async def test_the_example_runs() -> None:
             instance="r", part="replica", state="ready", at_us=now_us(), model="double", version=1,
         )  # fmt: skip
         await broker.append(broker.channels.status, [write_announcement(said)])
-        router = asyncio.create_task(run(broker, RouterSettings(instance="router-docs"), b"key", stop))
+        router = asyncio.create_task(
+            run(broker, RouterSettings(instance="router-docs"), b"key", CollectorRegistry(), stop)
+        )
         processor = asyncio.create_task(_double(broker))
         try:
             async with asyncio.timeout(30):
@@ -208,7 +211,7 @@ def _run_example(url: str, prefix: str) -> dict[str, Any]:
 
 async def _double(broker: Broker) -> None:
     consumer = broker.consume(broker.channels.inputs("double", 1), 10)
-    answering, settling = Answering(broker), Settling(broker)
+    answering, settling = Answering(broker, dropped=lambda *_: None), Settling(broker)
     while deliveries := await consumer.take(10):
         for delivery in deliveries:
             for request in requests_in(delivery.message):

@@ -1,0 +1,18 @@
+"""What a router says of its own work, beside the rows it writes."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter
+
+
+class RouterMetrics:
+    """The series of one router."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._dropped = Counter(
+            "millrace_answers_dropped", "Answers that nobody could be given, by reason.", ("reason",), registry=registry
+        )
+
+    def dropped(self, reason: str, answers: int) -> None:
+        """Count answers that were dropped."""
+        self._dropped.labels(reason).inc(answers)

@@ -1,0 +1,55 @@
+"""Answers that nobody takes: dropped, counted and said, but not each of them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from broker.answering import WARN_EVERY_S, Answering
+from broker.answers import error_body
+from broker.channels import Channels
+from broker.header import Reply, Request, Route, Status
+from broker.ids import new_uid, now_us
+from broker.settling import Settling
+from broker.sqlite.adapter import SqliteBroker
+from tests.broker.test_settling import Noting, delivery
+
+ROUTE = Route(endpoint="e", arm="v1", model="m", version=1, reply=Reply.CLIENT, reply_to="gone")
+
+
+def request(reply: Reply) -> Request:
+    return Request(replace(ROUTE, reply=reply), new_uid(now_us()), 0, 0, 1.0, None, 0, "", "", "", b"", b"")
+
+
+@pytest.mark.parametrize("reply", [Reply.CLIENT, Reply.GATEWAY, Reply.RESULTS])
+async def test_an_answer_without_a_queue_is_counted_and_settled(tmp_path: Path, reply: Reply) -> None:
+    counted: list[tuple[str, int]] = []
+    async with Noting(tmp_path / "b.db") as broker:
+        answering = Answering(broker, dropped=lambda *what: counted.append(what))
+        settling = Settling(broker)
+        answering.answer_one(request(reply), Status.FAILED, error_body("no"), settling.hold(delivery(1), 1), 0)
+        await answering.outbox.drain()
+        await settling.drain()
+        assert broker.acked == [[1]]
+    assert counted == [("no such queue", 1)]
+
+
+async def test_dropped_answers_are_said_with_their_reason_and_not_each_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s = [1000.0]
+    async with SqliteBroker(tmp_path / "b.db", Channels()) as broker:
+        answering = Answering(broker, dropped=lambda *_: None, clock=lambda: now_s[0])
+        settling = Settling(broker)
+        with caplog.at_level(logging.WARNING, "broker.answering"):
+            for pause_s in (0.0, 1.0, WARN_EVERY_S - 1.5, 1.0):
+                now_s[0] += pause_s
+                hold = settling.hold(delivery(1), 2)  # never acked: this is about answers
+                answering.answer_one(request(Reply.CLIENT), Status.FAILED, error_body("no"), hold, 0)
+                await answering.outbox.drain()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"answers dropped: {number}, the last for this reason: no such queue" for number in (1, 3)
+    ]

@@ -1,0 +1,53 @@
+"""`python -m tests.deploy.orphan KIND`: a process that starts another, which hangs as KIND says once it is alone."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+
+from deploy.shell import Context, run_part
+
+GRACE_S = 0.3
+HANGS_S = 60.0  # for ever, but for a test that fails
+
+
+def _hang() -> None:
+    threading.Event().wait(HANGS_S)
+
+
+async def _main(kind: str, context: Context) -> None:
+    sys.stdout.write("started\n")
+    sys.stdout.flush()
+    if kind == "sleeping-loop":
+        time.sleep(HANGS_S)  # noqa: ASYNC251 - this is what hangs
+    elif kind == "busy-loop":
+        end_s = time.monotonic() + HANGS_S
+        while time.monotonic() < end_s:
+            pass
+    elif kind == "executor":
+        loop = asyncio.get_running_loop()
+        hanging = loop.run_in_executor(None, _hang)
+        await context.stop.wait()
+        assert not hanging.done()
+    else:
+        await context.stop.wait()
+    sys.stdout.write("stopped\n")
+    sys.stdout.flush()
+
+
+def main(words: list[str]) -> int:
+    """Start the other process and wait for it, or be it."""
+    if words[0] != "child":
+        return subprocess.call([sys.executable, "-m", "tests.deploy.orphan", "child", words[0]])
+
+    async def work(context: Context) -> None:
+        await _main(words[1], context)
+
+    return run_part("orphan", work, with_parent=True, grace_s=GRACE_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

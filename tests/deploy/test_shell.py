@@ -1,0 +1,26 @@
+"""What a process does when nobody is left who could stop it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.deploy.running import ROOT
+
+PATIENCE_S = 20.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "last"),
+    [("sleeping-loop", ""), ("busy-loop", ""), ("executor", "stopped\n"), ("nowhere", "stopped\n")],
+)
+def test_a_process_whose_parent_was_killed_ends_wherever_it_hangs(kind: str, last: str) -> None:
+    command = [sys.executable, "-m", "tests.deploy.orphan", kind]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "started\n"
+        parent.kill()
+        # Both write into this pipe: it ends with the last of them.
+        assert parent.communicate(timeout=PATIENCE_S)[0] == last
