@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from broker.channels import check_name
 from broker.endpoint import Endpoint, read_endpoint
 from broker.errors import Misconfigured
 from broker.ids import now_us
@@ -54,11 +55,13 @@ def read_declared(record: Record) -> EndpointDeclared | None:
         data = orjson.loads(record.body)
         if data["v"] != VERSION or data["kind"] != "endpoint":
             return None
-        declared = data["declaration"]
+        name, declared = check_name("endpoint", data["endpoint"]), data["declaration"]
+        declaration = read_endpoint(declared, source=f"declared {record.offset}") if declared else None
+        if declaration is not None and declaration.endpoint != name:
+            return None
         return EndpointDeclared(
-            endpoint=data["endpoint"],
-            declaration=read_endpoint(declared, source=f"declared {record.offset}") if declared else None,
-            digest=data["digest"], author=data["author"], at_us=data["at_us"],
+            endpoint=name, declaration=declaration, digest=data["digest"], author=str(data["author"]),
+            at_us=data["at_us"],
         )  # fmt: skip
     except (orjson.JSONDecodeError, KeyError, TypeError, Misconfigured):
         return None

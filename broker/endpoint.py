@@ -17,6 +17,8 @@ _M = TypeVar("_M", bound=BaseModel)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TARGET = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,62})@([1-9][0-9]{0,8})")
+_VERSION_LIMIT = 999_999_999  # what a version's folder may be called
+_ARMS_LIMIT = 64  # a bit each in the mask that rows and headers carry
 
 
 def seconds(value: Any) -> float:
@@ -49,7 +51,12 @@ class Target(Declared):
     """The model version that an arm stands for."""
 
     model: str
-    version: int
+    version: int = Field(strict=True, ge=1, le=_VERSION_LIMIT)
+
+    @field_validator("model")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return _named("model", value)
 
 
 class Retry(Declared):
@@ -104,6 +111,8 @@ class Endpoint(Declared):
     def _targets(cls, value: Any) -> Any:
         if not isinstance(value, Mapping) or not value:
             raise ValueError("arms: name at least one, such as {v1: fraud@1}")
+        if len(value) > _ARMS_LIMIT:
+            raise ValueError(f"arms: {len(value)} are declared, an endpoint has at most {_ARMS_LIMIT}")
         return {_named("arm", arm): _target(target) for arm, target in value.items()}
 
     @model_validator(mode="after")

@@ -83,6 +83,8 @@ def shop(tmp_path: Path) -> Path:
         ("endpoint: a\narms: {v1: hello@1}\npolicy: {splt: {v1: 1}}", "known policies: split"),
         ("endpoint: a\narms: {v1: hello@1}\ndeadline: 5", "5 is not a duration"),
         ("endpoint: [", "this is not YAML"),
+        ("endpoint: a\narms: {v1: {model: hello, version: 99999999999}}", "arms.v1.version: Input should be less than"),
+        ("endpoint: a\narms: {v1: {model: ../x y, version: 1}}", "arms.v1.model: model '../x y': a name is"),
     ],
 )
 def test_check_explains_a_mistake_with_exit_status_2(text: str, said: str, shop: Path) -> None:
