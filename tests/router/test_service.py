@@ -92,3 +92,19 @@ async def test_an_error_that_nobody_foresaw_ends_its_requests_and_nothing_else(
             assert len(await broker.consume(CHANNELS.inputs("whole", 1), 1).take(1)) == 1
     async with SqliteBroker(tmp_path / "b.db", CHANNELS) as later:
         assert (await later.depth(REQUESTS)).messages == 0
+
+
+async def test_a_request_whose_queue_takes_nothing_expires_once_and_its_bundle_goes_on(tmp_path: Path) -> None:
+    async with SqliteBroker(tmp_path / "b.db", CHANNELS) as broker, serving(broker, "away"):
+        await send(broker, short=150, long=60_000)
+        found = await answers(broker, 1)
+        assert found == {
+            "short": ("expired", "its model's queue took nothing for as long as was allowed (no such queue)")
+        }
+        queue = CHANNELS.inputs("away", 1)
+        await broker.declare(queue)
+        async with asyncio.timeout(PATIENCE_S):
+            [delivery] = await broker.consume(queue, 1).take(1)
+        assert delivery.message.count == 1
+        await broker.ack([delivery])
+        assert (await broker.depth("mine")).messages == 0
