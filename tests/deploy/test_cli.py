@@ -18,6 +18,7 @@ COMMANDS = (
     "init",
     "check",
     "apply",
+    "withdraw",
     "status",
     "models",
     "predict",
@@ -144,3 +145,15 @@ def test_the_environment_is_read_by_commands(shop: Path) -> None:
     done = millrace("check", folder=shop, env=environment(MILLRACE__GATEWAY__HOST="0.0.0.0"))  # noqa: S104 - refused
     assert done.returncode == 2
     assert "secrets.assignment" in done.stderr
+
+
+def test_an_endpoint_is_withdrawn_by_its_name(shop: Path) -> None:
+    (shop / "a.yaml").write_text("endpoint: a\narms: {v1: hello@1}\n---\nendpoint: b\narms: {v1: hello@1}\n", "utf-8")
+    assert millrace("apply", "a.yaml", folder=shop).returncode == 0
+    unasked = millrace("withdraw", "a", folder=shop)
+    assert unasked.returncode == 2
+    assert "say --yes" in " ".join(unasked.stderr.split())
+    assert millrace("withdraw", "a", "--yes", folder=shop).stdout == "endpoint a: withdrawn\n"
+    again = millrace("withdraw", "a", "--yes", folder=shop)
+    assert again.returncode == 1
+    assert "no endpoint 'a' is declared; there is: b" in again.stderr
