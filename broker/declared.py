@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from broker.channels import check_name
-from broker.endpoint import Endpoint, read_endpoint
+from broker.endpoint import Endpoint, duration, read_endpoint
 from broker.errors import Misconfigured
 from broker.ids import now_us
 from broker.messages import Record
@@ -31,7 +31,7 @@ class EndpointDeclared:
 def endpoint_declared(declaration: Endpoint, author: str) -> bytes:
     """Write that an endpoint is declared."""
     body = declaration.model_dump(mode="json")
-    body["deadline"] = f"{declaration.deadline}s"
+    body["deadline"] = duration(declaration.deadline)
     return _record(
         "endpoint",
         {"endpoint": declaration.endpoint, "declaration": body, "digest": digest(declaration), "author": author},

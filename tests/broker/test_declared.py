@@ -6,9 +6,11 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from broker.declared import VERSION, endpoint_declared, read_declared
-from broker.endpoint import read_endpoint
+from broker.endpoint import duration, read_endpoint, seconds
 from broker.errors import Misconfigured
 from broker.messages import NO_HEADERS, Record
 
@@ -56,3 +58,25 @@ def test_more_arms_than_a_mask_has_bits_are_refused() -> None:
 @pytest.mark.parametrize("name", ["other", "../x", "", 7, {"a": 1}, None])
 def test_a_record_under_another_name_than_its_declaration_is_skipped(name: Any) -> None:
     assert read_declared(record_of(name, {"endpoint": "e", "arms": {"v1": "m@1"}})) is None
+
+
+@given(st.floats(min_value=0.0, max_value=1e18))
+@example(seconds("50us"))
+@example(seconds("49us"))
+@example(1e17)
+def test_a_duration_is_read_back_as_it_was_written(value_s: float) -> None:
+    assert seconds(duration(value_s)) == value_s
+
+
+@pytest.mark.parametrize("deadline", ["1us", "50us", "250ms", "30s", "7d"])
+def test_a_deadline_that_can_be_declared_is_heard_by_everybody(deadline: str) -> None:
+    endpoint = read_endpoint({"endpoint": "e", "arms": {"v1": "m@1"}, "deadline": deadline}, source="test")
+    declared = read_declared(record(endpoint_declared(endpoint, "test")))
+    assert declared is not None
+    assert declared.declaration == endpoint
+
+
+@pytest.mark.parametrize("deadline", ["0s", "0.4us", "8d", "9999999999999d", "9" * 400 + "d"])
+def test_a_deadline_that_nobody_means_is_refused(deadline: str) -> None:
+    with pytest.raises(Misconfigured, match=r"deadline: .* seconds are no deadline: write one from 1us to 7d"):
+        read_endpoint({"endpoint": "e", "arms": {"v1": "m@1"}, "deadline": deadline}, source="test")
