@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 import uvloop
 
+from broker.connect import connect
 from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
 from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, SettingsPath, console, errors, installation, overrides
 from deploy.project import write_project
-from deploy.settings import load_settings
+from deploy.settings import Settings, load_settings
 from deploy.watch import Declarations, file_of, read_file
 from deploy.wiring import Installation
 
@@ -42,7 +43,7 @@ def check(
         raise Misconfigured(f"{settings} is not here: run this in the project's folder, or say --settings PATH")
     read = load_settings(settings)
     paths = files or sorted(read.folder.glob(read.endpoints))
-    mistakes, seen = [], dict[str, Path]()
+    mistakes, seen = _broker_mistakes(read), dict[str, Path]()
     for path in paths:
         try:
             for endpoint in read_file(path):
@@ -51,6 +52,15 @@ def check(
             mistakes.append(str(exc))
     if mistakes:
         raise Misconfigured("\n".join(mistakes))
+
+
+def _broker_mistakes(settings: Settings) -> list[str]:
+    """Return what is wrong with the broker's address, as far as can be told without asking there."""
+    try:
+        connect(settings.broker_url, settings.channels)
+    except Misconfigured as exc:
+        return [str(exc)]
+    return []
 
 
 def _check_endpoint(endpoint: Endpoint, path: Path, seen: dict[str, Path]) -> None:

@@ -96,6 +96,35 @@ def test_check_explains_a_mistake_with_exit_status_2(text: str, said: str, shop:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://x", "broker.url begins with 'redis'; what can stand there is"),
+        ("user:hidden@x", "broker.url begins with no scheme"),
+        ("sqlite://x", "sqlite has three slashes before a relative path"),
+        ("amqp://x:port", "it looks like amqp://user:password@host:5672/vhost"),
+        ("kafka://user:hidden@x:port", "a host or port is wrong"),
+        ("kafka://[x", "broker.url cannot be read"),
+        ("kafka://x:65536", "a host or port is wrong"),
+        ("kafka://x,,y", "a host or port is wrong"),
+    ],
+)
+def test_check_reads_the_brokers_address(url: str, said: str, shop: Path) -> None:
+    (shop / "endpoints/c.yaml").write_text("endpoint: c", "utf-8")
+    done = millrace("check", folder=shop, env=environment(MILLRACE__BROKER__URL=url))
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.split())
+    assert "c.yaml" in done.stderr
+    assert "hidden" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["", "sqlite:///b.db", "amqp://x", "kafka://x,y:9093,[::1],[::1]:9092"])
+def test_check_asks_no_broker(url: str, shop: Path) -> None:
+    assert millrace("check", folder=shop, env=environment(MILLRACE__BROKER__URL=url)).returncode == 0
+    assert not (shop / "b.db").exists()
+
+
 def test_check_goes_on_after_the_first_mistake(shop: Path) -> None:
     (shop / "endpoints/a.yaml").write_text("endpoint: a\narm: {}", "utf-8")
     (shop / "endpoints/b.yaml").write_text("endpoint: b\narms: {v1: hello@1}", "utf-8")
