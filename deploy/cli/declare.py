@@ -12,7 +12,17 @@ import uvloop
 from broker.connect import connect
 from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
-from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, SettingsPath, console, errors, installation, overrides
+from deploy.cli.terminal import (
+    DEFAULT_SETTINGS,
+    BrokerUrl,
+    SettingsPath,
+    console,
+    errors,
+    installation,
+    overrides,
+    warn,
+)
+from deploy.looking import left_out
 from deploy.project import write_project
 from deploy.settings import Settings, load_settings
 from deploy.watch import Declarations, file_of, read_file
@@ -50,6 +60,8 @@ def check(
                 _check_endpoint(endpoint, path, seen)
         except Misconfigured as exc:
             mistakes.append(str(exc))
+    if not files:
+        warn(left_out(read.repository_folder))
     if mistakes:
         raise Misconfigured("\n".join(mistakes))
 

@@ -125,6 +125,16 @@ def test_check_asks_no_broker(url: str, shop: Path) -> None:
     assert not (shop / "b.db").exists()
 
 
+@pytest.mark.parametrize("command", ["check", "models"])
+def test_folders_that_are_no_version_are_shown(command: str, shop: Path) -> None:
+    (shop / "models/hello/2").mkdir()
+    (shop / "models/hello/abc").mkdir()
+    done = millrace(command, folder=shop)
+    assert done.returncode == 0
+    assert "models/hello/2 is not served: there is no model.py in it" in done.stderr
+    assert "models/hello/abc is not served: a version's folder is a number" in done.stderr
+
+
 def test_check_goes_on_after_the_first_mistake(shop: Path) -> None:
     (shop / "endpoints/a.yaml").write_text("endpoint: a\narm: {}", "utf-8")
     (shop / "endpoints/b.yaml").write_text("endpoint: b\narms: {v1: hello@1}", "utf-8")
