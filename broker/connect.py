@@ -25,7 +25,8 @@ def connect(url: str, channels: Channels) -> Broker:
         return KafkaBroker(url, channels)
     if scheme == "sqlite":
         return _sqlite(rest, channels)
-    raise Misconfigured(f"broker.url begins with {scheme[:20]!r}; what can stand there is {KNOWN}")
+    begins = f"with {scheme[:20]!r}" if "://" in url else "with no scheme"  # what stands there may be a password
+    raise Misconfigured(f"broker.url begins {begins}; what can stand there is {KNOWN}")
 
 
 def _sqlite(rest: str, channels: Channels) -> Broker:

@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from broker.endpoint import Endpoint, read_endpoint
+from broker.channels import check_name
+from broker.endpoint import Endpoint, duration, read_endpoint
 from broker.errors import Misconfigured
 from broker.ids import now_us
 from broker.messages import Record
@@ -30,7 +31,7 @@ class EndpointDeclared:
 def endpoint_declared(declaration: Endpoint, author: str) -> bytes:
     """Write that an endpoint is declared."""
     body = declaration.model_dump(mode="json")
-    body["deadline"] = f"{declaration.deadline}s"
+    body["deadline"] = duration(declaration.deadline)
     return _record(
         "endpoint",
         {"endpoint": declaration.endpoint, "declaration": body, "digest": digest(declaration), "author": author},
@@ -54,11 +55,13 @@ def read_declared(record: Record) -> EndpointDeclared | None:
         data = orjson.loads(record.body)
         if data["v"] != VERSION or data["kind"] != "endpoint":
             return None
-        declared = data["declaration"]
+        name, declared = check_name("endpoint", data["endpoint"]), data["declaration"]
+        declaration = read_endpoint(declared, source=f"declared {record.offset}") if declared else None
+        if declaration is not None and declaration.endpoint != name:
+            return None
         return EndpointDeclared(
-            endpoint=data["endpoint"],
-            declaration=read_endpoint(declared, source=f"declared {record.offset}") if declared else None,
-            digest=data["digest"], author=data["author"], at_us=data["at_us"],
+            endpoint=name, declaration=declaration, digest=data["digest"], author=str(data["author"]),
+            at_us=data["at_us"],
         )  # fmt: skip
     except (orjson.JSONDecodeError, KeyError, TypeError, Misconfigured):
         return None

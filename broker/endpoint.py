@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,6 +18,10 @@ _M = TypeVar("_M", bound=BaseModel)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TARGET = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,62})@([1-9][0-9]{0,8})")
+_DEADLINE_LEAST_S = 1e-6  # headers count in whole microseconds
+_DEADLINE_MOST_S = 7 * 86400.0  # as much as a client may ask for
+_VERSION_LIMIT = 999_999_999  # what a version's folder may be called
+_ARMS_LIMIT = 64  # a bit each in the mask that rows and headers carry
 
 
 def seconds(value: Any) -> float:
@@ -25,6 +30,11 @@ def seconds(value: Any) -> float:
     if match is None:
         raise ValueError(f"{value!r} is not a duration: write a number with us, ms, s, m, h or d, such as 250ms")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def duration(value_s: float) -> str:
+    """Write a duration so that `seconds` reads exactly the same number: without an exponent."""
+    return f"{Decimal(repr(value_s)):f}s"
 
 
 def fraction(value: Any) -> float:
@@ -49,7 +59,12 @@ class Target(Declared):
     """The model version that an arm stands for."""
 
     model: str
-    version: int
+    version: int = Field(strict=True, ge=1, le=_VERSION_LIMIT)
+
+    @field_validator("model")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return _named("model", value)
 
 
 class Retry(Declared):
@@ -99,11 +114,20 @@ class Endpoint(Declared):
     def _name(cls, value: str) -> str:
         return _named("endpoint", value)
 
+    @field_validator("deadline")
+    @classmethod
+    def _bounded(cls, value: float) -> float:
+        if not _DEADLINE_LEAST_S <= value <= _DEADLINE_MOST_S:
+            raise ValueError(f"{value:g} seconds are no deadline: write one from 1us to 7d")
+        return value
+
     @field_validator("arms", mode="before")
     @classmethod
     def _targets(cls, value: Any) -> Any:
         if not isinstance(value, Mapping) or not value:
             raise ValueError("arms: name at least one, such as {v1: fraud@1}")
+        if len(value) > _ARMS_LIMIT:
+            raise ValueError(f"arms: {len(value)} are declared, an endpoint has at most {_ARMS_LIMIT}")
         return {_named("arm", arm): _target(target) for arm, target in value.items()}
 
     @model_validator(mode="after")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 from broker.base import Broker, Since
+from broker.errors import Misconfigured
 from broker.following import Following
 from broker.ids import now_us
 from broker.messages import Record
 from broker.status import FULL_EVERY_S
+from processors.repository import scan
 from router.view import View
 
 
@@ -39,3 +42,12 @@ async def read_view(connection: Broker, declared: Callable[[Record], None] = _no
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     return view
+
+
+def left_out(repository: Path) -> list[str]:
+    """Return what in a model repository is not served, and why; nothing where the repository is on another machine."""
+    try:
+        snapshot = scan(repository)
+    except Misconfigured:
+        return []
+    return [*map(str, snapshot.problems.values()), *snapshot.left_out()]

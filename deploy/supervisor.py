@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from broker.errors import MillraceError, Unavailable
+from deploy.lock import the_only_one
 from deploy.settings import child_environment
 from deploy.watch import Watch
 from deploy.wiring import PARTS, Installation
@@ -50,7 +51,14 @@ class Supervisor:
         self.children = {part: Child(part) for part in PARTS}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set; raises Unavailable when a part says that its settings are wrong."""
+        """Run until `stop` is set; raises Unavailable when a part says that its settings are wrong.
+
+        Another supervisor of the same data folder is Unavailable too, before anything is started.
+        """
+        with the_only_one(self._installation.settings.data_folder):
+            await self._run(stop)
+
+    async def _run(self, stop: asyncio.Event) -> None:
         settings = self._installation.settings
         async with self._installation.broker() as broker:
             await broker.declare(broker.channels.declared)

@@ -12,7 +12,7 @@ import yaml
 from broker.base import Broker
 from broker.declared import digest, endpoint_declared, endpoint_withdrawn, read_declared
 from broker.endpoint import Endpoint, read_endpoint
-from broker.errors import Misconfigured, TryAgain, Unavailable
+from broker.errors import Misconfigured, NotFound, TryAgain, Unavailable
 from broker.following import Following
 from broker.messages import Record
 from deploy.settings import yaml_problem
@@ -21,6 +21,7 @@ from router.policy_config import read_policy
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
+_FILE = "file "
 
 
 def read_file(path: Path) -> list[Endpoint]:
@@ -47,6 +48,16 @@ def _check_policy(endpoint: Endpoint, path: Path) -> None:
         raise Misconfigured(f"{path.name}: {exc}") from exc
 
 
+def author_of(path: Path) -> str:
+    """Return what a record names as its author when it came from a file."""
+    return f"{_FILE}{path}"
+
+
+def file_of(author: str) -> Path | None:
+    """Return the file that a record came from; None for one that was declared by other means."""
+    return Path(author.removeprefix(_FILE)) if author.startswith(_FILE) else None
+
+
 class Declarations:
     """What the `declared` log says of endpoints now, with the hash of each."""
 
@@ -54,6 +65,7 @@ class Declarations:
         self._broker = broker
         self.digests: dict[str, str] = {}
         self.endpoints: dict[str, Endpoint] = {}
+        self.authors: dict[str, str] = {}
 
     async def read(self) -> None:
         """Read the log from its beginning to its present end."""
@@ -68,16 +80,27 @@ class Declarations:
         """Declare an endpoint, unless that is what is declared already; tells whether anything changed."""
         if self.digests.get(endpoint.endpoint) == digest(endpoint):
             return False
+        await self.declare(endpoint, author)
+        return True
+
+    def author(self, endpoint: str) -> str:
+        """Return who declared an endpoint; raises NotFound with those that there are."""
+        if endpoint not in self.authors:
+            known = ", ".join(sorted(self.authors)) or "none"
+            raise NotFound(f"no endpoint {endpoint!r} is declared; there is: {known}")
+        return self.authors[endpoint]
+
+    async def declare(self, endpoint: Endpoint, author: str) -> None:
+        """Declare an endpoint, whatever is declared already."""
         await self._append(endpoint_declared(endpoint, author))
         self.digests[endpoint.endpoint] = digest(endpoint)
         self.endpoints[endpoint.endpoint] = endpoint
-        return True
+        self.authors[endpoint.endpoint] = author
 
     async def withdraw(self, endpoint: str, author: str) -> None:
         """Take an endpoint back."""
         await self._append(endpoint_withdrawn(endpoint, author))
-        self.digests.pop(endpoint, None)
-        self.endpoints.pop(endpoint, None)
+        self._forget(endpoint)
 
     async def _append(self, record: bytes) -> None:
         outcomes = await self._broker.append(self._broker.channels.declared, [record])
@@ -89,26 +112,35 @@ class Declarations:
         if declared is None:
             return
         if declared.declaration is None:
-            self.digests.pop(declared.endpoint, None)
-            self.endpoints.pop(declared.endpoint, None)
+            self._forget(declared.endpoint)
         else:
             self.digests[declared.endpoint] = declared.digest
             self.endpoints[declared.endpoint] = declared.declaration
+            self.authors[declared.endpoint] = declared.author
+
+    def _forget(self, endpoint: str) -> None:
+        for known in (self.digests, self.endpoints, self.authors):
+            known.pop(endpoint, None)
 
 
 class Watch:
-    """Keeps the log at what the files say. Only endpoints that came from files are withdrawn when their file goes."""
+    """Keeps the log at what the files say. Only endpoints that came from files are withdrawn when they leave theirs.
+
+    A record names its file, so that what left a file while nobody watched is withdrawn at the next start.
+    """
 
     def __init__(self, broker: Broker, folder: Path, pattern: str) -> None:
         self._declarations = Declarations(broker)
-        self._folder = folder
+        self._folder = folder.absolute()
         self._pattern = pattern
-        self._seen: dict[Path, float] = {}
-        self._by_file: dict[Path, set[str]] = {}
+        self._seen: Mapping[Path, float] | None = None
+        self._read: dict[Path, dict[str, Endpoint]] = {}  # what each file said when it last could be read
+        self._owners: dict[str, Path] = {}
+        self._left: dict[str, Path] = {}  # what left its file, until another one declares it or it is withdrawn
 
     async def run(self) -> None:
         """Watch for ever."""
-        await self._declarations.read()
+        await self.start()
         while True:
             try:
                 await self.look()
@@ -116,37 +148,72 @@ class Watch:
                 log.warning("declarations wait for the broker: %s", exc)
             await asyncio.sleep(EVERY_S)
 
+    async def start(self) -> None:
+        """Read what is declared, and which of it came from files of this folder."""
+        await self._declarations.read()
+        for endpoint, author in self._declarations.authors.items():
+            path = file_of(author)
+            if path is not None and path.is_relative_to(self._folder):
+                self._owners[endpoint] = path
+
     async def look(self) -> None:
         """Publish what changed since the last look."""
         files = await asyncio.to_thread(self._files)
-        for path, changed in files.items():
-            if self._seen.get(path) != changed:
-                await self._publish(path)
-                self._seen[path] = changed
-        for path in [path for path in self._seen if path not in files]:
-            for endpoint in self._by_file.get(path, set()):
-                log.info("endpoint %s is withdrawn: %s is gone", endpoint, path.name)
-                await self._declarations.withdraw(endpoint, f"file {path.name}")
-            self._by_file.pop(path, None)
-            self._seen.clear()  # another file may declare what this one did
+        if files == self._seen:
+            return
+        before = self._seen or {}
+        changed = [path for path in files if before.get(path) != files[path]]
+        self._read = {path: said for path, said in self._read.items() if path in files}
+        for path in changed:
+            self._read_again(path)
+        self._leave(files)
+        for path in sorted(self._read):
+            await self._publish(path, is_news=path in changed)
+        for endpoint, path in list(self._left.items()):
+            await self._withdraw(endpoint, path)
+        self._seen = files  # not before all is done: the broker may be away, and the next look does what is left
 
-    async def _publish(self, path: Path) -> None:
+    def _read_again(self, path: Path) -> None:
         try:
-            declared = read_file(path)
-            self._check_owner(path, declared)
+            self._read[path] = {endpoint.endpoint: endpoint for endpoint in read_file(path)}
         except Misconfigured as exc:
             log.error("%s; what was declared before stays", exc)  # noqa: TRY400 - a person mends the file
-            return
-        for endpoint in declared:
-            if await self._declarations.apply(endpoint, f"file {path.name}"):
-                log.info("endpoint %s is declared by %s", endpoint.endpoint, path.name)
-        self._by_file[path] = {endpoint.endpoint for endpoint in declared}
 
-    def _check_owner(self, path: Path, declared: list[Endpoint]) -> None:
-        for other, names in self._by_file.items():
-            for endpoint in declared:
-                if other != path and endpoint.endpoint in names:
-                    raise Misconfigured(f"{path}: endpoint {endpoint.endpoint} is declared by {other.name} too")
+    def _leave(self, files: Mapping[Path, float]) -> None:
+        """Let go of endpoints that left their file, so that another one may declare them.
+
+        A file that cannot be read keeps what it had.
+        """
+        left = {
+            endpoint: path
+            for endpoint, path in self._owners.items()
+            if path not in files or (path in self._read and endpoint not in self._read[path])
+        }
+        for endpoint in left:
+            del self._owners[endpoint]
+        self._left.update(left)
+
+    async def _publish(self, path: Path, *, is_news: bool) -> None:
+        for name, endpoint in self._read[path].items():
+            owner = self._owners.get(name, path)
+            if owner == path:
+                await self._declare(endpoint, path)
+                self._owners[name] = path
+            elif is_news:
+                log.error("%s: endpoint %s is declared by %s too; that one stays", path, name, owner.name)
+
+    async def _declare(self, endpoint: Endpoint, path: Path) -> None:
+        author = author_of(path)
+        if await self._declarations.apply(endpoint, author):
+            log.info("endpoint %s is declared by %s", endpoint.endpoint, path.name)
+        elif self._declarations.authors.get(endpoint.endpoint) != author:
+            await self._declarations.declare(endpoint, author)  # else the next start would not know whose it is
+
+    async def _withdraw(self, endpoint: str, path: Path) -> None:
+        if endpoint not in self._owners:
+            log.info("endpoint %s is withdrawn: %s no longer declares it", endpoint, path.name)
+            await self._declarations.withdraw(endpoint, author_of(path))
+        del self._left[endpoint]
 
     def _files(self) -> Mapping[Path, float]:
         return {path: path.stat().st_mtime for path in sorted(self._folder.glob(self._pattern)) if path.is_file()}

@@ -72,6 +72,7 @@ class Catalog:
         self._looked = False
         self._wanted: list[Wanted] = []
         self._problems: dict[str, str] = {}
+        self._left_out: dict[str, bool] = {}  # what is said of a folder, and whether it was said
 
     async def look(self) -> None:
         """Scan the repository; a version is taken up once two scans agree on it, so that nothing half-copied is."""
@@ -92,6 +93,7 @@ class Catalog:
             for model in snapshot.models.values()
             for version in model.versions
         }
+        self._warn(snapshot.left_out(), at_once=first)
         await self._tell(snapshot)
         if settled != self._wanted:
             await self._deploy(settled)
@@ -108,6 +110,13 @@ class Catalog:
             return
         await self._engine.want(wanted)
         self._wanted = wanted
+
+    def _warn(self, left_out: list[str], *, at_once: bool) -> None:
+        """Log once what is no version; one that is just being copied in becomes one by the next look."""
+        for said in left_out:
+            if not self._left_out.get(said) and (at_once or said in self._left_out):
+                log.warning("%s", said)
+        self._left_out = {said: at_once or said in self._left_out for said in left_out}
 
     async def _tell(self, snapshot: Snapshot) -> None:
         """Announce models that cannot be served, with the reason."""

@@ -39,6 +39,7 @@ class Model:
 
     config: ModelConfig
     versions: tuple[Version, ...]
+    left_out: tuple[str, ...] = ()  # folders that are no version, or not a whole one, and why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,10 @@ class Snapshot:
 
     models: Mapping[str, Model]
     problems: Mapping[str, Misconfigured]
+
+    def left_out(self) -> list[str]:
+        """Return what stands among the versions and is not served, each with the way out."""
+        return [said for model in self.models.values() for said in model.left_out]
 
 
 def scan(root: Path) -> Snapshot:
@@ -116,11 +121,22 @@ def _scan_model(folder: Path) -> Model | Misconfigured:
             )
             for number in config.versions.choose(complete)
         ]
+        left_out = tuple(_left_out(folder, config.file))
     except Misconfigured as exc:
         return exc
     except OSError as exc:
         return Misconfigured(f"{folder} cannot be read: {exc}")
-    return Model(config=config, versions=tuple(versions))
+    return Model(config=config, versions=tuple(versions), left_out=left_out)
+
+
+def _left_out(folder: Path, file: str) -> Iterator[str]:
+    for entry in sorted(folder.iterdir()):
+        if not entry.is_dir() or entry.name.startswith((".", "_")):
+            continue
+        if not _VERSION.fullmatch(entry.name):
+            yield f"{entry} is not served: a version's folder is a number from 1 to 999999999, such as 1"
+        elif not (entry / file).is_file():
+            yield f"{entry} is not served: there is no {file} in it"
 
 
 def _fingerprint(folder: Path, config: Path) -> str:

@@ -20,7 +20,7 @@ from broker.answering import Answering
 from broker.answers import error_body
 from broker.base import Broker, Since
 from broker.bundle import BUNDLE_LIMIT_BYTES, bundle
-from broker.errors import Expired, InvalidRequest, MillraceError, TooLarge, TryAgain
+from broker.errors import Expired, Failed, InvalidRequest, MillraceError, TooLarge, TryAgain
 from broker.events import Ended
 from broker.following import Following
 from broker.header import BY_WORD, Form, Reply, Request, Route, pack_route, pack_ticket
@@ -229,6 +229,17 @@ class EndpointService:
             await asyncio.sleep(PAUSE_FIRST_S)
 
     async def _forward(self, queue: str, route: Route, items: list[Taken]) -> None:
+        """Forward a bundle; an error that nobody foresaw ends its requests as `failed`, never the router."""
+        try:
+            await self._until_safe(queue, route, items)
+        except Exception:  # one endpoint's declaration or one request must not end the router for all others
+            log.exception("endpoint %s: %d requests could not be forwarded to %s", self._endpoint, len(items), queue)
+            for delivery, request, _ in items:
+                self._end(
+                    request, delivery, Failed(f"the router could not forward it to {route.model}@{route.version}")
+                )
+
+    async def _until_safe(self, queue: str, route: Route, items: list[Taken]) -> None:
         """Publish a bundle until it is safe, then ack its sources; who waits too long is told so."""
         pause_s = PAUSE_FIRST_S
         while items:
@@ -248,7 +259,7 @@ class EndpointService:
                 self._end(
                     request, delivery, Expired(f"its model's queue took nothing for as long as was allowed ({outcome})")
                 )
-            items = [item for item in items if item.request.deadline_us >= now]
+            items[:] = [item for item in items if item.request.deadline_us >= now]  # who calls sees what is left
 
     async def _attempt(self, queue: str, route: Route, items: Sequence[Taken]) -> Outcome:
         parts: list[bytes | memoryview] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from broker.errors import Misconfigured, Unreachable
 PARTITIONS = 8
 REQUEST_TIMEOUT_MS = 10_000
 _PORT = 9092
+_PORT_MOST = 65535
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+)(:(?P<port>[0-9]{1,5}))?")
 _MECHANISM = "SCRAM-SHA-512"
 _EXAMPLE = "kafka://host:9092,host2:9092 or kafkas://user:password@host:9093?cafile=ca.pem"
 _OPTIONS = ("cafile", "partitions", "mechanism")
@@ -32,14 +35,17 @@ class Address:
     @classmethod
     def of(cls, url: str) -> Address:
         """Read a URL; raises Misconfigured."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # it may quote the password
+            raise Misconfigured(f"broker.url cannot be read: it looks like {_EXAMPLE}") from None
         credentials, _, hosts = parts.netloc.rpartition("@")
         options = dict(parse_qsl(parts.query))
         unknown = [name for name in options if name not in _OPTIONS]
         if not hosts or parts.path not in ("", "/") or unknown:
             what = f"it has the option {unknown[0]!r}" if unknown else "it has no host, or a path"
             raise Misconfigured(f"broker.url cannot be read ({what}): it looks like {_EXAMPLE}")
-        servers = [host if ":" in host else f"{host}:{_PORT}" for host in hosts.split(",")]
+        servers = [_server(host) for host in hosts.split(",")]
         arguments = {
             "bootstrap_servers": servers, "client_id": "millrace", "request_timeout_ms": REQUEST_TIMEOUT_MS,
             **_security(parts.scheme == "kafkas", credentials, options),
@@ -51,6 +57,14 @@ class Address:
         return Unreachable(
             f"no Kafka broker answers at {self.shown}: is it running, and is broker.url right, user and password too?"
         )
+
+
+def _server(host: str) -> str:
+    """Return a host with its port; the host is not quoted: half of a password may stand there."""
+    match = _HOST.fullmatch(host)
+    if match is None or (match["port"] and not 1 <= int(match["port"]) <= _PORT_MOST):
+        raise Misconfigured(f"broker.url cannot be read (a host or port is wrong): it looks like {_EXAMPLE}")
+    return host if match["port"] else f"{host}:{_PORT}"
 
 
 def _partitions(options: Mapping[str, str]) -> int:

@@ -1,19 +1,32 @@
-"""Commands about what is declared: `init`, `check`, `apply`."""
+"""Commands about what is declared: `init`, `check`, `apply`, `withdraw`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
 
+from broker.connect import connect
 from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
-from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, SettingsPath, console, installation, overrides
+from deploy.cli.terminal import (
+    DEFAULT_SETTINGS,
+    BrokerUrl,
+    SettingsPath,
+    console,
+    errors,
+    installation,
+    overrides,
+    warn,
+)
+from deploy.looking import left_out
 from deploy.project import write_project
-from deploy.settings import load_settings
-from deploy.watch import Declarations, read_file
+from deploy.settings import Settings, load_settings
+from deploy.watch import Declarations, file_of, read_file
+from deploy.wiring import Installation
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,6 +34,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: millrace init shop && cd shop && millrace up")(init)
     app.command(epilog="Example: millrace check endpoints/fraud.yaml")(check)
     app.command(epilog="Example: millrace apply endpoints/fraud.yaml")(apply)
+    app.command(epilog="Example: millrace withdraw fraud")(withdraw)
 
 
 def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) -> None:
@@ -39,15 +53,26 @@ def check(
         raise Misconfigured(f"{settings} is not here: run this in the project's folder, or say --settings PATH")
     read = load_settings(settings)
     paths = files or sorted(read.folder.glob(read.endpoints))
-    mistakes, seen = [], dict[str, Path]()
+    mistakes, seen = _broker_mistakes(read), dict[str, Path]()
     for path in paths:
         try:
             for endpoint in read_file(path):
                 _check_endpoint(endpoint, path, seen)
         except Misconfigured as exc:
             mistakes.append(str(exc))
+    if not files:
+        warn(left_out(read.repository_folder))
     if mistakes:
         raise Misconfigured("\n".join(mistakes))
+
+
+def _broker_mistakes(settings: Settings) -> list[str]:
+    """Return what is wrong with the broker's address, as far as can be told without asking there."""
+    try:
+        connect(settings.broker_url, settings.channels)
+    except Misconfigured as exc:
+        return [str(exc)]
+    return []
 
 
 def _check_endpoint(endpoint: Endpoint, path: Path, seen: dict[str, Path]) -> None:
@@ -76,3 +101,43 @@ def apply(
                 console.print(f"endpoint {endpoint.endpoint}: {'declared' if changed else 'unchanged'}")
 
     uvloop.run(publish())
+
+
+def withdraw(
+    endpoint: Annotated[str, typer.Argument(help="What shall no longer be served.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    settings: SettingsPath = DEFAULT_SETTINGS,
+    broker: BrokerUrl = "",
+    author: Annotated[str, typer.Option(help="Who withdraws this; it is logged.")] = "millrace withdraw",
+) -> None:
+    """Take an endpoint back; requests for it are refused from then on, and its queues stay."""
+    place = installation(settings, overrides(broker__url=broker))
+    found = uvloop.run(_find(place, endpoint))
+    path = file_of(found)
+    if path is not None and path.is_file():
+        errors.print(f"[yellow]note:[/] {path} declares it: remove it there too, or it comes back", highlight=False)
+    if not yes and not _confirmed(f"withdraw endpoint {endpoint}, declared by {found}"):
+        return
+
+    async def publish() -> None:
+        async with place.broker() as connection:
+            declarations = Declarations(connection)
+            await declarations.read()
+            await declarations.withdraw(endpoint, author)
+
+    uvloop.run(publish())
+    console.print(f"endpoint {endpoint}: withdrawn")
+
+
+async def _find(place: Installation, endpoint: str) -> str:
+    """Return who declared an endpoint."""
+    async with place.broker() as connection:
+        declarations = Declarations(connection)
+        await declarations.read()
+        return declarations.author(endpoint)
+
+
+def _confirmed(what: str) -> bool:
+    if not sys.stdin.isatty():
+        raise Misconfigured(f"{what}? nobody is here to ask: say --yes")
+    return typer.confirm(f"{what}?")

@@ -15,8 +15,8 @@ from broker.base import Broker
 from broker.errors import Misconfigured, Unavailable
 from broker.ids import now_us
 from broker.messages import JSON, Message
-from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, Json, SettingsPath, installation, overrides, show
-from deploy.looking import read_view
+from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, Json, SettingsPath, installation, overrides, show, warn
+from deploy.looking import left_out, read_view
 
 SETTLE_S = 2.5  # a heartbeat and a little
 
@@ -67,6 +67,7 @@ def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
 
     rows = _with_broker(settings, broker, look)
     show(rows, ("endpoint", "arm", "model", "version", "ready", "waiting"), as_json=as_json)
+    warn(left_out(installation(settings, {}).settings.repository_folder))
 
 
 def predict(

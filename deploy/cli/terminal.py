@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deploy.settings import FILE
@@ -47,3 +48,9 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: 
     for row in rows:
         table.add_row(*[str(row.get(column, "")) for column in columns])
     console.print(table)
+
+
+def warn(notes: Iterable[str]) -> None:
+    """Print what a person should know, where no program reads it for the result."""
+    for note in notes:
+        errors.print(f"[yellow]warning:[/] {escape(note)}", highlight=False, soft_wrap=True)

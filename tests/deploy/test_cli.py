@@ -18,6 +18,7 @@ COMMANDS = (
     "init",
     "check",
     "apply",
+    "withdraw",
     "status",
     "models",
     "predict",
@@ -83,6 +84,8 @@ def shop(tmp_path: Path) -> Path:
         ("endpoint: a\narms: {v1: hello@1}\npolicy: {splt: {v1: 1}}", "known policies: split"),
         ("endpoint: a\narms: {v1: hello@1}\ndeadline: 5", "5 is not a duration"),
         ("endpoint: [", "this is not YAML"),
+        ("endpoint: a\narms: {v1: {model: hello, version: 99999999999}}", "arms.v1.version: Input should be less than"),
+        ("endpoint: a\narms: {v1: {model: ../x y, version: 1}}", "arms.v1.model: model '../x y': a name is"),
     ],
 )
 def test_check_explains_a_mistake_with_exit_status_2(text: str, said: str, shop: Path) -> None:
@@ -91,6 +94,45 @@ def test_check_explains_a_mistake_with_exit_status_2(text: str, said: str, shop:
     assert done.returncode == 2
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://x", "broker.url begins with 'redis'; what can stand there is"),
+        ("user:hidden@x", "broker.url begins with no scheme"),
+        ("sqlite://x", "sqlite has three slashes before a relative path"),
+        ("amqp://x:port", "it looks like amqp://user:password@host:5672/vhost"),
+        ("kafka://user:hidden@x:port", "a host or port is wrong"),
+        ("kafka://[x", "broker.url cannot be read"),
+        ("kafka://x:65536", "a host or port is wrong"),
+        ("kafka://x,,y", "a host or port is wrong"),
+    ],
+)
+def test_check_reads_the_brokers_address(url: str, said: str, shop: Path) -> None:
+    (shop / "endpoints/c.yaml").write_text("endpoint: c", "utf-8")
+    done = millrace("check", folder=shop, env=environment(MILLRACE__BROKER__URL=url))
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.split())
+    assert "c.yaml" in done.stderr
+    assert "hidden" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["", "sqlite:///b.db", "amqp://x", "kafka://x,y:9093,[::1],[::1]:9092"])
+def test_check_asks_no_broker(url: str, shop: Path) -> None:
+    assert millrace("check", folder=shop, env=environment(MILLRACE__BROKER__URL=url)).returncode == 0
+    assert not (shop / "b.db").exists()
+
+
+@pytest.mark.parametrize("command", ["check", "models"])
+def test_folders_that_are_no_version_are_shown(command: str, shop: Path) -> None:
+    (shop / "models/hello/2").mkdir()
+    (shop / "models/hello/abc").mkdir()
+    done = millrace(command, folder=shop)
+    assert done.returncode == 0
+    assert "models/hello/2 is not served: there is no model.py in it" in done.stderr
+    assert "models/hello/abc is not served: a version's folder is a number" in done.stderr
 
 
 def test_check_goes_on_after_the_first_mistake(shop: Path) -> None:
@@ -142,3 +184,15 @@ def test_the_environment_is_read_by_commands(shop: Path) -> None:
     done = millrace("check", folder=shop, env=environment(MILLRACE__GATEWAY__HOST="0.0.0.0"))  # noqa: S104 - refused
     assert done.returncode == 2
     assert "secrets.assignment" in done.stderr
+
+
+def test_an_endpoint_is_withdrawn_by_its_name(shop: Path) -> None:
+    (shop / "a.yaml").write_text("endpoint: a\narms: {v1: hello@1}\n---\nendpoint: b\narms: {v1: hello@1}\n", "utf-8")
+    assert millrace("apply", "a.yaml", folder=shop).returncode == 0
+    unasked = millrace("withdraw", "a", folder=shop)
+    assert unasked.returncode == 2
+    assert "say --yes" in " ".join(unasked.stderr.split())
+    assert millrace("withdraw", "a", "--yes", folder=shop).stdout == "endpoint a: withdrawn\n"
+    again = millrace("withdraw", "a", "--yes", folder=shop)
+    assert again.returncode == 1
+    assert "no endpoint 'a' is declared; there is: b" in again.stderr

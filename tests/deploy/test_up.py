@@ -179,3 +179,20 @@ def test_a_port_that_is_taken_ends_up_with_the_reason(tmp_path: Path) -> None:
     assert f"port {port}" in up.output()
     assert "gateway.http_port" in up.output()
     assert "Traceback" not in up.output()
+
+
+def test_a_second_one_in_the_same_folder_names_the_first_and_starts_nothing(own: Up) -> None:
+    second = millrace("up", folder=own.folder, env={**own.env, "MILLRACE__GATEWAY__HTTP_PORT": "0"})
+    assert second.returncode == 1
+    said = " ".join(second.stderr.split())
+    assert f"process {own.process.pid} runs millrace up on {own.folder / 'data'} already" in said
+    assert "Traceback" not in second.stderr
+    family = own.family()
+    own.process.kill()
+    own.process.wait()
+    wait_until_gone(family, 30.0)
+    third = Up(own.folder)
+    try:
+        third.wait_for("ready   http")
+    finally:
+        assert third.stop() == 0

@@ -68,6 +68,15 @@ def test_what_is_no_version_and_what_is_not_complete_is_left_out(tmp_path: Path)
     assert not snapshot.problems
 
 
+def test_what_is_left_out_among_the_versions_is_said(tmp_path: Path) -> None:
+    add(tmp_path, "m", 1)
+    for other in ("3", "abc", "__pycache__", ".git"):
+        (tmp_path / "m" / other).mkdir()
+    empty, misnamed = scan(tmp_path).left_out()
+    assert empty == f"{tmp_path}/m/3 is not served: there is no model.py in it"
+    assert misnamed.startswith(f"{tmp_path}/m/abc is not served: a version's folder is a number")
+
+
 def test_a_model_without_a_version_is_there_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.pbtxt").write_text(CONFIG)
