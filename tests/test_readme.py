@@ -65,14 +65,14 @@ def on_rabbitmq(embedded: Up) -> Iterator[Up]:
 
 
 @pytest.fixture(scope="module")
-def on_kafka(embedded: Up) -> Iterator[Up]:
-    yield from on_broker(embedded, kafka_url())
+def on_kafka(on_rabbitmq: Up) -> Iterator[Up]:
+    yield from on_broker(on_rabbitmq, kafka_url())
 
 
-def on_broker(embedded: Up, url: str) -> Iterator[Up]:
+def on_broker(before: Up, url: str) -> Iterator[Up]:
     """Start the same folder on a server, and leave nothing there."""
-    embedded.stop()
-    up = Up(embedded.folder, MILLRACE__PREFIX=PREFIX, MILLRACE__BROKER__URL=url)
+    before.stop()
+    up = Up(before.folder, MILLRACE__PREFIX=PREFIX, MILLRACE__BROKER__URL=url)
     try:
         up.wait_for("ready   http")
         yield up

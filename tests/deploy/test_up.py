@@ -56,7 +56,7 @@ def rows(up: Up, command: str) -> list[dict[str, Any]]:
 
 
 def part(up: Up, name: str) -> psutil.Process:
-    [found] = [child for child in psutil.Process(up.process.pid).children() if child.cmdline()[-1] == name]
+    [found] = [child for child in psutil.Process(up.process.pid).children() if child.cmdline()[-1:] == [name]]
     return found
 
 
@@ -103,7 +103,7 @@ def test_a_part_that_was_killed_is_started_again(up: Up, name: str) -> None:
     before = part(up, name)
     before.kill()
     up.wait_for(f"{name} ended with -9")
-    eventually(lambda: any(child.cmdline()[-1] == name for child in psutil.Process(up.process.pid).children()))
+    eventually(lambda: any(child.cmdline()[-1:] == [name] for child in psutil.Process(up.process.pid).children()))
     eventually(lambda: {"router", "gateway", "catalog"} <= ready_pids(up, before.pid))
     assert ask(up)["outputs"][0]["data"] == [3.0]
 
@@ -113,6 +113,7 @@ def ready_pids(up: Up, but: int) -> set[str]:
 
 
 def test_a_replica_that_was_killed_is_started_again(up: Up) -> None:
+    eventually(lambda: len(part(up, "processors").children()) == 1)
     [replica] = part(up, "processors").children()
     replica.kill()
     up.wait_for("ended with signal SIGKILL")
