@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import cast
 from weakref import WeakSet
 
 from aiokafka import TopicPartition
@@ -21,7 +20,7 @@ from broker.kafka.log import KafkaReader
 from broker.kafka.properties import unpack_delayed, unpack_message
 from broker.kafka.publisher import Publisher
 from broker.kafka.storms import quieten
-from broker.kafka.subscription import Subscription
+from broker.kafka.subscription import Subscription, claim_of, holder_of
 from broker.kafka.topology import Topology
 from broker.kafka.trimming import Trimming
 from broker.messages import Delivery, Depth, Message, Outcome
@@ -171,17 +170,12 @@ class KafkaBroker(Broker):
 
     def origin(self, delivery: Delivery) -> bytes | None:
         """A record's place never changes."""
-        _, claim = _holder(delivery)
+        claim = claim_of(delivery)
         return f"{claim.partition.topic}\n{claim.partition.partition}\n{delivery.tag}".encode()
-
-
-def _holder(delivery: Delivery) -> tuple[Subscription, Claim]:
-    held: tuple[Subscription, Claim] = cast("tuple[Subscription, Claim]", delivery.consumer)
-    return held
 
 
 def _by_claim(deliveries: Sequence[Delivery]) -> dict[tuple[Subscription, Claim], list[Delivery]]:
     found: defaultdict[tuple[Subscription, Claim], list[Delivery]] = defaultdict(list)
     for delivery in deliveries:
-        found[_holder(delivery)].append(delivery)
+        found[holder_of(delivery)].append(delivery)
     return found

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,12 +105,17 @@ class Claim:
                 fresh.append((record, came_back))
         return fresh
 
-    def withdraw(self, offsets: Sequence[int]) -> None:
-        """Undo `admit` for the last records, which nobody has seen."""
-        for offset in offsets:
-            self._outstanding.pop(offset, None)
-        if offsets:
-            self._position = min(offsets)
+    def withdraw(self, offset: int) -> bool:
+        """Undo `admit` for the last record, which nobody has seen; False if it is not the last one."""
+        if next(reversed(self._outstanding), UNKNOWN) != offset:
+            return False
+        del self._outstanding[offset]
+        self._position = offset
+        return True
+
+    def holds(self, offset: int) -> bool:
+        """Tell whether a delivery is not settled."""
+        return offset in self._outstanding
 
     def settle(self, offset: int) -> bool:
         """Note that a delivery is settled; False if it was already."""

@@ -17,6 +17,7 @@ from broker.ids import now_us
 from broker.kafka.properties import DELAYED_UNTIL
 from broker.kafka.topology import Topology
 from broker.messages import Delivery, Reason
+from broker.tasks import Tasks
 
 LOG = logging.getLogger(__name__)
 LOOK_EVERY_S = 2.0
@@ -33,13 +34,15 @@ class Mover:
         self._topology = topology
         self._topics = topics
         self._look = asyncio.Event()
-        self._moving: dict[str, asyncio.Task[None]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._moving: set[str] = set()
+        self._started = False
+        self._tasks = Tasks()
 
     def start(self) -> None:
         """Begin; again does no harm."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._watch(), name="delays")
+        if not self._started:
+            self._started = True
+            self._tasks.spawn(self._watch(), "delays")
 
     def hurry(self) -> None:
         """Look at once: a topic was made."""
@@ -47,16 +50,14 @@ class Mover:
 
     async def close(self) -> None:
         """Stop; what is held comes back to others."""
-        for task in (self._task, *self._moving.values()):
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(*self._moving.values(), return_exceptions=True)
+        await self._tasks.cancel()
 
     async def _watch(self) -> None:
         while len(self._moving) < len(self._topics):
             for topic in self._topics:
                 if topic not in self._moving and await self._is_there(topic):
-                    self._moving[topic] = asyncio.create_task(self._move(topic), name=f"moving {topic}")
+                    self._moving.add(topic)
+                    self._tasks.spawn(self._move(topic), f"moving {topic}")
             self._look.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):

@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 
 from broker.base import NO_LIMITS, Limits
 from broker.channels import Channels, Kind
+from broker.errors import TryAgain
 from broker.kafka.address import Address
 from broker.kafka.topology import Topology
 from broker.messages import Message
@@ -81,7 +82,7 @@ class DeclaredLimits:
         while not self._closing:
             try:
                 await self._read()
-            except (KafkaError, OSError):
+            except (KafkaError, TryAgain, OSError):
                 await asyncio.sleep(_RETRY_S)
 
     async def _read(self) -> None:

@@ -25,6 +25,8 @@ PARTITION_MARK = "#"  # between topic and partition in a reply address; no topic
 
 Headers = list[tuple[str, bytes]]
 
+_DIGITS = 9
+_INT32 = 2**32 - 1
 _TEXTS = {"content-type": "content_type", "kafka_correlationId": "correlation_id", "message_id": "message_id"}
 _NUMBERS = {"timestamp": "timestamp_s", "priority": "priority"}
 _OURS = frozenset({HEADER, TYPES, REPLY_TOPIC, REPLY_PARTITION, DELAYED_TO, DELAYED_UNTIL, *_TEXTS, *_NUMBERS})
@@ -38,10 +40,10 @@ def pack_headers(message: Message) -> Headers:
         if text is not None:
             found.append((name, text.encode("utf-8", "surrogateescape")))
     if message.reply_to is not None:
-        topic, _, partition = message.reply_to.partition(PARTITION_MARK)
+        topic, partition = split_address(message.reply_to)
         found.append((REPLY_TOPIC, topic.encode("utf-8", "surrogateescape")))
-        if partition:
-            found.append((REPLY_PARTITION, int(partition).to_bytes(4, "big")))
+        if partition is not None:
+            found.append((REPLY_PARTITION, partition.to_bytes(4, "big")))
     if message.timestamp_s is not None:
         found.append(("timestamp", b"%d" % message.timestamp_s))
     if message.priority:
@@ -127,8 +129,17 @@ def _text(value: bytes) -> str:
 
 
 def _partition(value: bytes | None) -> str:
-    """Read a reply partition: four bytes as Spring writes them, or digits."""
+    """Read a reply partition: four bytes as Spring writes them, or digits; anything else names none."""
     if value is None:
         return ""
-    number = int(value) if value.isdigit() and len(value) != 4 else int.from_bytes(value[:4], "big")
-    return f"{PARTITION_MARK}{number}"
+    if len(value) == 4:
+        return f"{PARTITION_MARK}{int.from_bytes(value, 'big')}"
+    return f"{PARTITION_MARK}{int(value)}" if value.isdigit() and len(value) <= _DIGITS else ""
+
+
+def split_address(address: str) -> tuple[str, int | None]:
+    """Return topic and partition of a reply address; what is no number behind the mark belongs to the topic."""
+    topic, mark, number = address.rpartition(PARTITION_MARK)
+    if mark and number.isascii() and number.isdigit() and len(number) <= _DIGITS + 1 and int(number) <= _INT32:
+        return topic, int(number)
+    return address, None

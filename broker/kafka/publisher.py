@@ -19,19 +19,20 @@ from aiokafka.errors import (
 )
 
 from broker.base import MESSAGE_LIMIT_BYTES, ladder_step_s
-from broker.errors import Unreachable
+from broker.errors import TryAgain, Unreachable
 from broker.ids import now_us
 from broker.kafka.address import Address
 from broker.kafka.limits import Levels
 from broker.kafka.properties import (
     DELAYED_TO,
     DELAYED_UNTIL,
-    PARTITION_MARK,
     Headers,
     pack_headers,
+    split_address,
 )
 from broker.kafka.topology import MESSAGE_BYTES, Topology
 from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, UNKNOWN, Message, Outcome
+from broker.tasks import Tasks
 
 BATCH_BYTES = 512 * 1024
 HEADERS_LIMIT_BYTES = 512 * 1024
@@ -52,6 +53,7 @@ class Publisher:
         self._producer: Any = None
         self._opening = asyncio.Lock()
         self._closed = False
+        self._tasks = Tasks()
         self._turn = count(random.randrange(1 << 16))  # noqa: S311 - where to begin is no secret
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
@@ -82,6 +84,7 @@ class Publisher:
             self._closed = True
         await self._drop(self._producer)
         self._producer = None
+        await self._tasks.drain()
 
     async def _open(self) -> Any:
         async with self._opening:
@@ -110,18 +113,21 @@ class Publisher:
         self, producer: Any, messages: list[Message], ats: list[int], outcomes: list[Outcome]
     ) -> list[_Sending]:
         """Send the messages for one queue; says at once what is refused."""
-        topic, _, chosen = messages[0].queue.partition(PARTITION_MARK)
-        number = await self._topology.partitions(topic)
-        if not number or (chosen and int(chosen) >= number):
-            for at in ats:
-                outcomes[at] = NO_QUEUE
+        topic, chosen = split_address(messages[0].queue)
+        try:
+            number = await self._topology.partitions(topic)
+            if not number or (chosen or 0) >= number:
+                for at in ats:
+                    outcomes[at] = NO_QUEUE
+                return []
+            room = await self._levels.room(topic, messages)
+        except TryAgain:  # the others may be on their way already: unknown, like what is not confirmed
             return []
-        room = await self._levels.room(topic, messages)
         for at in ats[room:]:
             outcomes[at] = FULL
         if messages[0].delay_s > 0:
             return await self._send_delayed(producer, messages[:room], ats, outcomes)
-        partition = int(chosen) if chosen else next(self._turn) % number
+        partition = next(self._turn) % number if chosen is None else chosen
         return await self._batches(producer, topic, partition, messages[:room], ats, outcomes)
 
     async def _send_delayed(
@@ -191,7 +197,7 @@ class Publisher:
         if not getattr(error, "retriable", False) and not isinstance(error, TimeoutError):
             self._producer, broken = None, self._producer  # an idempotent producer does not come back from these
             if broken is not None:
-                self._dropping = asyncio.ensure_future(self._drop(broken))
+                self._tasks.spawn(self._drop(broken), "broken producer")
         return UNKNOWN
 
 

@@ -28,7 +28,7 @@ from broker.messages import Delivery, Message
 LOG = logging.getLogger(__name__)
 PREFETCH_LIMIT = 8192
 AHEAD = 1  # offset that a commit allows for beyond what is delivered: at low load no message waits for a commit
-FETCH_WAIT_MS = 100  # more makes a partition with records that wait here miss its turn (notes in docs/brokers.md)
+FETCH_WAIT_MS = 100  # a partition with records that wait here misses a fetch, and waits for the next one
 POLL_MS = 100
 COMMIT_PAUSE_S = 0.02
 REVOKE_S = 8.0
@@ -61,6 +61,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self._arrived = asyncio.Event()
         self._moved = asyncio.Event()  # something was settled, or asked for
         self._dirty = asyncio.Event()  # something may have to be committed
+        self._assigned = asyncio.Event()  # the claims are those of the partitions that are read
         self._stopping = False
         self._closing = False
         self._returned: set[tuple[Claim, int]] = set()
@@ -175,6 +176,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         for partition in mine:
             await consumer.seek_to_beginning(partition)
         self._claims = {partition: Claim(partition, State()) for partition in mine}
+        self._assigned.set()
 
     async def _poll(self) -> None:
         while not self._stopping:
@@ -188,6 +190,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 await self._hand_over(fetched)
 
     async def _hand_over(self, fetched: dict[TopicPartition, list[Any]]) -> None:
+        await self._assigned.wait()  # aiokafka reads a new partition while we still ask what is settled in it
         claims: set[Claim] = set()
         arrivals: list[Delivery] = []
         for partition, records in fetched.items():
@@ -268,11 +271,12 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
     async def on_partitions_revoked(self, revoked: Any) -> None:
         """Finish what is in hand; what is not finished in time comes back to whoever is next."""
         del revoked
+        self._assigned.clear()
         self._withdraw_arrivals()
         claims = list(self._claims.values())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0 if self._closing else REVOKE_S):
-                while any(claim.outstanding for claim in claims):
+                while self._awaited():
                     await self._wait_moved(COMMIT_PAUSE_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
@@ -281,7 +285,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
         """Read what was committed; a partition that nobody else had meanwhile is simply gone on with."""
-        states = await self._topology.committed(self._queue, list(assigned))
+        states = await self._committed(list(assigned))
         former, self._former = self._former, {}
         for partition in assigned:
             state = states[partition]
@@ -295,31 +299,40 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 self._claims[partition] = Claim(partition, state)
         for claim in former.values():
             claim.lost = True
+        self._arrivals = deque(arrival for arrival in self._arrivals if not claim_of(arrival).lost)
         self._paused.clear()
+        self._assigned.set()
         self._moved.set()
 
+    async def _committed(self, partitions: list[TopicPartition]) -> dict[TopicPartition, State]:
+        """Ask until Kafka says it: aiokafka goes on after an error here, with partitions that nobody reads."""
+        while not self._closing:
+            try:
+                return await self._topology.committed(self._queue, partitions)
+            except TryAgain:
+                await asyncio.sleep(RETRY_S)
+        return dict.fromkeys(partitions, State())
+
     def _withdraw_arrivals(self) -> None:
-        """Take back what nobody has seen: it stays fresh. What came back stays outstanding, and comes back again."""
-        unseen: dict[Claim, list[int]] = {}
-        for arrival in self._arrivals:
-            if not arrival.came_back:
-                unseen.setdefault(claim_of(arrival), []).append(arrival.tag)
-            else:
-                self._returned.add((claim_of(arrival), arrival.tag))
-        for claim, offsets in unseen.items():
-            claim.withdraw(offsets)
-        self._arrivals.clear()
+        """Take back what nobody has seen, from the last on: it stays fresh. The rest is still here to be taken."""
+        kept: deque[Delivery] = deque()
+        while self._arrivals:
+            arrival = self._arrivals.pop()
+            if arrival.came_back or not claim_of(arrival).withdraw(arrival.tag):
+                kept.appendleft(arrival)
+        self._arrivals = kept
 
     # -- the end
 
     async def _drained(self) -> None:
         """Wait until all that was handed over is settled."""
-        while not self._closing and self._held() > len(self._returned):
+        while not self._closing and self._awaited():
             await self._wait_moved(1.0)
 
     async def _leave(self) -> None:
         if self._closing:
             self._withdraw_arrivals()
+        self._assigned.clear()
         consumer, self._consumer = self._consumer, None
         if consumer is None:
             return
@@ -339,6 +352,11 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
 
     def _held(self) -> int:
         return sum(claim.outstanding for claim in self._claims.values())
+
+    def _awaited(self) -> int:
+        """Count what somebody may still settle: all but what was given back when nothing was taken any more."""
+        returned = sum(claim.holds(offset) for claim, offset in self._returned if not claim.lost)
+        return self._held() - returned
 
     def _pause_the_wide(self) -> None:
         for partition, claim in self._claims.items():
@@ -361,6 +379,11 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 await self._moved.wait()
 
 
+def holder_of(delivery: Delivery) -> tuple[Subscription, Claim]:
+    """Return who took a delivery, and the claim that it was made under."""
+    return cast("tuple[Subscription, Claim]", delivery.consumer)
+
+
 def claim_of(delivery: Delivery) -> Claim:
     """Return the claim that a delivery was made under."""
-    return cast("tuple[Subscription, Claim]", delivery.consumer)[1]
+    return holder_of(delivery)[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ _SMALLEST_SEGMENT = 1024 * 1024
 _NO_TOPIC, _EXISTS = 3, 36
 _DELETED_WITHIN_S = 10.0
 _AGAIN_S = 0.1
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 def settings_of(channels: Channels, channel: str, limits: Limits) -> dict[str, str]:
@@ -89,14 +91,13 @@ class Topology:
 
     async def partitions(self, topic: str, *, fresh: bool = False) -> int | None:
         """Return how many partitions a topic has; None if it is not there. Remembered for a while."""
+        if not _NAME.fullmatch(topic):  # it may be a client's reply address
+            return None
         at, number = self._known.get(topic, (0.0, None))
         age = time.monotonic() - at
         if at and not (fresh and number is None) and age < (_MISSING_S if number is None else _KNOWN_S):
             return number
-        try:
-            (found,) = await self._ask(lambda: self._admin.describe_topics([topic]))
-        except ValueError:  # a name that Kafka does not allow
-            return None
+        (found,) = await self._ask(lambda: self._admin.describe_topics([topic]))
         number = len(found["partitions"]) if found["error_code"] == 0 else None
         self._known[topic] = (time.monotonic(), number)
         return number

@@ -6,11 +6,13 @@ Who appends trims: whenever it has written an eighth of what may be kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from aiokafka import TopicPartition
 
 from broker.channels import Channels, Kind
+from broker.errors import TryAgain
 from broker.kafka.limits import DeclaredLimits
 from broker.kafka.topology import Topology
 from broker.messages import Message
@@ -62,6 +64,7 @@ class Trimming:
 
     async def _trim(self, channel: str, kept: int) -> None:
         partition = TopicPartition(channel, 0)
-        before = (await self._topology.ends([partition]))[partition] - kept
-        if before > 0:
-            await self._topology.trim({partition: before})
+        with suppress(TryAgain):  # the messages are safe; whoever writes next trims
+            before = (await self._topology.ends([partition]))[partition] - kept
+            if before > 0:
+                await self._topology.trim({partition: before})

@@ -48,3 +48,16 @@ def test_spring_names_a_partition_in_four_bytes() -> None:
     headers = [("kafka_replyTopic", b"answers"), ("kafka_replyPartition", (7).to_bytes(4, "big"))]
     assert unpack_message("q", headers, b"").reply_to == "answers#7"
     assert unpack_message("q", [headers[0], ("kafka_replyPartition", b"12")], b"").reply_to == "answers#12"
+
+
+@given(st.text(max_size=12) | st.from_regex(r"t#[0-9a-f]{0,14}", fullmatch=True))
+def test_whatever_stands_as_a_reply_address_travels(address: str) -> None:
+    message = unpack_message("q", [("kafka_replyTopic", address.encode("utf-8", "surrogateescape"))], b"")
+    assert message.reply_to == address
+    assert unpack_message("q", pack_headers(message), b"").reply_to == message.reply_to or "#0" in address
+
+
+def test_a_partition_that_is_no_number_names_none() -> None:
+    for value in (b"x", b"9" * 5000, b"", b"-1"):
+        headers = [("kafka_replyTopic", b"t"), ("kafka_replyPartition", value)]
+        assert unpack_message("q", headers, b"").reply_to == "t"
