@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+from broker.kafka.adapter import KafkaBroker
+from broker.kafka.address import PARTITIONS
 from tests.kill.client import Client
 from tests.kill.installation import Installation, kill_process
 from tests.kill.models import STEADY
@@ -30,7 +32,8 @@ async def test_a_killed_replica_loses_nothing_and_each_request_has_one_row(insta
         rows = await read_rows(installation.broker, "steady", ids)
     report(client, redelivered, rows, f"killed with {left} to go")
     assert left > 0
-    assert 0 < redelivered <= HELD
+    ahead = PARTITIONS if isinstance(installation.broker, KafkaBroker) else 0  # docs/brokers.md says why
+    assert 0 < redelivered <= HELD + ahead
     assert (client.lost, client.twice, client.wrong()) == (0, 0, [])
     assert client.statuses == {"ok": REQUESTS}
     assert rows.missing(ids) == 0
