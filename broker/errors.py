@@ -11,6 +11,7 @@ MillraceError
 │   ├── Unreachable         no broker answers
 │   ├── Unavailable         nothing can serve this now
 │   └── Expired             the time allowed is over            status `expired`
+├── Cancelled         nobody wants it any more                  status `cancelled`
 ├── Failed            the model could not compute it            status `failed`
 ├── Gap               a log no longer holds what was asked for
 └── Misconfigured     a person must change a file or a flag
@@ -73,6 +74,12 @@ class Expired(TryAgain):
     """The time allowed was over before the answer was there."""
 
     status = "expired"
+
+
+class Cancelled(MillraceError):
+    """Nobody wants the answer any more."""
+
+    status = "cancelled"
 
 
 class Failed(MillraceError):

@@ -1,9 +1,13 @@
-"""Records of the `status` log: who is there, with the heartbeat inside. Who is silent for three periods is gone."""
+"""Records of the `status` log: who is there, with the heartbeat inside, and which requests nobody wants any more.
+
+Who is silent for three periods is gone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -53,6 +57,31 @@ def read_status(record: Record) -> Announcement | None:
         return Announcement(**{name: data[name] for name in _FIELDS if name in data})
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return None
+
+
+class Cancel(NamedTuple):
+    """A request that nobody wants any more, and until when that has to be remembered: its deadline."""
+
+    uid: bytes
+    until_us: int
+
+
+def write_cancels(cancels: Iterable[Cancel]) -> bytes:
+    """Write a record of cancels."""
+    return orjson.dumps(
+        {"v": VERSION, "kind": "cancel", "requests": [[cancel.uid.hex(), cancel.until_us] for cancel in cancels]}
+    )
+
+
+def read_cancels(record: Record) -> list[Cancel]:
+    """Read a record; nothing for one of another kind or version."""
+    try:
+        data = orjson.loads(record.body)
+        if data["v"] != VERSION or data["kind"] != "cancel":
+            return []
+        return [Cancel(bytes.fromhex(uid), int(until_us)) for uid, until_us in data["requests"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return []
 
 
 _FIELDS = tuple(Announcement.__dataclass_fields__)

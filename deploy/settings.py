@@ -91,6 +91,8 @@ class Gateway(Declared):
     http_port: Port = 8000
     body_limit: Size = 8 * 1024 * 1024 - 64 * 1024
     pending_limit: int = Field(default=10_000, ge=1)
+    results_ttl: Duration = 3600.0
+    results_limit: Size = 2 << 30
     grace: Duration = 15.0
 
 

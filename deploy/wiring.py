@@ -88,15 +88,18 @@ class Installation:
 
     async def _gateway(self, context: Context) -> None:
         from gateway.core import GatewaySettings
+        from gateway.results_sqlite import SqliteResults
         from gateway.run import run
 
         gateway = self.settings.gateway
         settings = GatewaySettings(
             instance=context.instance, host=gateway.host, port=gateway.http_port, body_limit_bytes=gateway.body_limit,
-            pending_limit=gateway.pending_limit, grace_s=gateway.grace, metrics_port=context.metrics_port,
+            pending_limit=gateway.pending_limit, results_limit_bytes=gateway.results_limit, grace_s=gateway.grace,
+            metrics_port=context.metrics_port,
         )  # fmt: skip
+        results = SqliteResults(self.settings.data_folder / "results.db", ttl_s=gateway.results_ttl)
         async with self.broker() as broker:
-            await run(broker, settings, assignment_key(self.settings), context.registry, context.stop)
+            await run(broker, settings, assignment_key(self.settings), results, context.registry, context.stop)
 
     async def _router(self, context: Context) -> None:
         from router.service import RouterSettings, run

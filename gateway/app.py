@@ -16,6 +16,7 @@ from broker.answers import error_body
 from broker.errors import Failed, MillraceError
 from broker.ids import new_uid, now_us, uid_text
 from gateway.asgi import REQUEST_ID, App, Receive, Scope, Send, error_headers
+from gateway.asynchronous import Asynchronous
 from gateway.core import Core
 from gateway.errors import code_of
 from gateway.feedback import FeedbackIntake
@@ -24,8 +25,10 @@ from gateway.infer import Infer
 from gateway.models import Models
 from gateway.openapi import openapi
 from gateway.page import page
+from gateway.requests import Requests
 
 MODEL = "/v2/models/{endpoint}"
+REQUEST = "/v2/requests/{uid}"
 VERSION = MODEL + "/versions/{version}"
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -48,22 +51,22 @@ class Front:
         await self._app(scope, receive, partial(_named, send, uid_text(new_uid(now_us())).encode()))
 
 
-def front(core: Core, infer: Infer) -> Front:
+def front(core: Core, infer: Infer, asynchronous: Asynchronous) -> Front:
     """Return the whole gateway as one ASGI app."""
-    return Front(infer, application(core))
+    return Front(infer, application(core, asynchronous))
 
 
-def application(core: Core) -> Starlette:
+def application(core: Core, asynchronous: Asynchronous) -> Starlette:
     """Return the routes beside the hot one."""
     handlers: dict[Any, Any] = {HTTPException: _http_error, MillraceError: _our_error, Exception: _bug}
-    app = Starlette(routes=routes(core), exception_handlers=handlers)
+    app = Starlette(routes=routes(core, asynchronous), exception_handlers=handlers)
     app.router.redirect_slashes = False
     return app
 
 
-def routes(core: Core) -> list[Route]:
+def routes(core: Core, asynchronous: Asynchronous) -> list[Route]:
     """Return every route; the infer routes stand here for their 405 alone."""
-    health, models, feedback = Health(core), Models(core), FeedbackIntake(core)
+    health, models, feedback, requests = Health(core), Models(core), FeedbackIntake(core), Requests(asynchronous)
     return [
         _get("/v2", health.server),
         _get("/v2/health/live", health.live),
@@ -74,6 +77,8 @@ def routes(core: Core) -> list[Route]:
         *(_get(base + "/config", models.config) for base in (MODEL, VERSION)),
         *(_post(base + "/infer", _unreached) for base in (MODEL, VERSION)),
         _post(MODEL + "/feedback", feedback.take),
+        _get(REQUEST, requests.fetch),
+        Route(REQUEST, requests.cancel, methods=["DELETE"]),
         _post("/v2/repository/index", models.index),
         _post("/v2/repository/models/{model}/load", models.load_or_unload),
         _post("/v2/repository/models/{model}/unload", models.load_or_unload),
@@ -92,7 +97,9 @@ def _post(path: str, handler: Handler) -> Route:
 
 async def _named(send: Send, uid: bytes, message: MutableMapping[str, Any]) -> None:
     if message["type"] == "http.response.start":
-        message = {**message, "headers": [*message.get("headers", ()), (REQUEST_ID, uid)]}
+        headers = message.get("headers", ())
+        if not any(name == REQUEST_ID for name, _ in headers):
+            message = {**message, "headers": [*headers, (REQUEST_ID, uid)]}
     await send(message)
 
 

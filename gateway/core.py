@@ -8,6 +8,7 @@ from functools import lru_cache
 from broker.base import MESSAGE_LIMIT_BYTES, Broker
 from broker.errors import Unavailable
 from broker.rows import DOOR_LINGER_S, Rows
+from gateway.cancels import Cancels
 from gateway.metrics import GatewayMetrics
 from gateway.pending import Pending
 from gateway.readiness import Readiness
@@ -27,6 +28,7 @@ class GatewaySettings:
     body_limit_bytes: int = MESSAGE_LIMIT_BYTES - HEADER_ROOM_BYTES
     feedback_limit_bytes: int = 256 * 1024
     pending_limit: int = 10_000
+    results_limit_bytes: int = 2 << 30
     publish_patience_s: float = 10.0
     grace_s: float = 15.0
     metrics_port: int = 0
@@ -43,6 +45,7 @@ class Core:
         self.readiness = Readiness(broker, view)
         self.pending = Pending(broker, broker.channels.answers(settings.instance), limit=settings.pending_limit)
         self.rows = Rows(broker, {}, source=f"/millrace/{settings.instance}", linger_s=DOOR_LINGER_S)
+        self.cancels = Cancels(broker)
         self.inputs = lru_cache(maxsize=1024)(broker.channels.inputs)
 
     def resolve(self, endpoint: str) -> tuple[Router, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from broker.errors import (
+    Cancelled,
     Expired,
     Failed,
     MillraceError,
@@ -18,14 +19,31 @@ from broker.errors import (
 )
 from broker.header import Status
 
+
+class Gone(Rejected):
+    """The request was here once; there is nothing to fetch, and there will not be."""
+
+
+class AlreadyEnded(Rejected):
+    """The request has its answer: there is nothing to cancel."""
+
+
+class KeyReused(Rejected):
+    """The idempotency key was given for another request."""
+
+
 CODES: tuple[tuple[type[MillraceError], int], ...] = (
     (NotFound, 404),
     (TooLarge, 413),
+    (Gone, 410),
+    (AlreadyEnded, 409),
+    (KeyReused, 422),
     (Rejected, 400),
     (SlowDown, 429),
     (Expired, 504),
     (Unavailable, 503),
     (Unreachable, 503),
+    (Cancelled, 499),
     (Failed, 500),
 )
 BY_STATUS = {

@@ -8,60 +8,53 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-import orjson
-
 from broker.channels import NAME
-from broker.errors import Failed, InvalidRequest, MillraceError, NotFound, QueueFull, TooLarge, Unavailable
-from broker.events import Ended
-from broker.header import BY_WORD, Answer, Form, Reply, Request, Route, Status, pack_route, pack_ticket
+from broker.errors import Expired, Failed, InvalidRequest, MillraceError, NotFound, QueueFull, Unavailable
+from broker.header import Answer, Reply, Request, Route
 from broker.ids import new_uid, now_us, uid_text
-from broker.messages import BINARY, JSON, Outcome, Reason, Verdict
-from broker.outbox import Outbox
 from broker.tasks import Tasks
-from gateway.asgi import REQUEST_ID, Receive, Scope, Send, send_answer, send_error
-from gateway.body import number, read_body
+from gateway import reply
+from gateway.asgi import Receive, Scope, Send, send_answer, send_error
+from gateway.asked import WANTED, Headers, allowed_s_of, extra_of, json_length_of, trace_of
+from gateway.asynchronous import Asynchronous
+from gateway.body import read_body
 from gateway.core import Core
-from gateway.errors import BY_STATUS
+from gateway.results import claim_of
+from gateway.sending import Sending
+from gateway.wishes import wishes_of
 from router.keys import key_of
-from router.router import Leg, Plan, Router
-
-Headers = dict[bytes, bytes]
+from router.router import Leg, Plan
 
 log = logging.getLogger(__name__)
 
 PATH = re.compile(rf"/v2/models/(?P<endpoint>{NAME.pattern})(?:/versions/(?P<arm>{NAME.pattern}))?/infer")
-TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-WANTED = frozenset(
-    (b"inference-header-content-length", b"content-encoding", b"content-length", b"traceparent", b"tracestate",
-     b"timeout_ms", b"millrace-timeout-ms", b"millrace-key", b"upgrade")
-)  # fmt: skip
 LISTEN_AFTER_S = 1.0  # most answers are there before; to listen for a client that hangs up costs a task
 
 
 class Infer:
     """Turns HTTP requests into queue messages and answers back into HTTP."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, sending: Sending, asynchronous: Asynchronous) -> None:
         self._core = core
+        self._sending = sending
+        self._asynchronous = asynchronous
         self._pending = core.pending
-        self._metrics = core.metrics
+        self._stored_answers = core.broker.channels.stored_answers
         self._loop = asyncio.get_running_loop()
         self._listening = Tasks()
-        self._outbox: Outbox[Request] = Outbox(core.broker, self._settled, patience_s=core.settings.publish_patience_s)
 
     async def drain(self) -> None:
         """Wait until what was accepted is in its queue."""
         await self._listening.cancel()
-        await self._outbox.drain()
+        await self._sending.drain()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
         uid = new_uid(now_us())
         try:
-            answer = await self._infer(scope, receive, uid)
+            said = await self._infer(scope, receive, uid)
         except MillraceError as exc:
             await send_error(send, exc, uid)
             return
@@ -69,9 +62,9 @@ class Infer:
             log.exception("request %s broke the gateway", uid_text(uid))
             await send_error(send, Failed("the gateway failed at this request; its log says why"), uid)
             return
-        await send_answer(send, BY_STATUS[answer.status], _headers(answer, uid), answer.body)
+        await send_answer(send, said.code, said.headers, said.body)
 
-    async def _infer(self, scope: Scope, receive: Receive, uid: bytes) -> Answer:
+    async def _infer(self, scope: Scope, receive: Receive, uid: bytes) -> reply.Reply:
         endpoint, arm = _target(scope["path"])
         headers = {name: value for name, value in scope["headers"] if name in WANTED}
         if b"upgrade" in headers:  # the server's parser drops the body of such a request
@@ -84,71 +77,70 @@ class Infer:
             limit=self._core.settings.body_limit_bytes,
         )  # fmt: skip
         accepted_us = now_us()
-        json_length = _json_length(headers, len(body))
+        json_length = json_length_of(headers, len(body))
         given = headers.get(b"millrace-key", b"").decode("utf-8", "replace")
         key = key_of(router.endpoint.key, given, body, json_length)
-        allowed_s = _allowed_s(headers, router.endpoint.deadline)
+        allowed_s = allowed_s_of(headers, router.endpoint.deadline)
         identity = key.encode() if router.sticky and key else uid
         plan = router.plan(identity, mask, pin=arm)
+        stored = b"prefer" in headers or b"idempotency-key" in headers
+        reply_to = self._stored_answers if stored else self._pending.queue
         request = Request(
-            self._route(router, plan, plan.legs[0]), uid, accepted_us, accepted_us + int(allowed_s * 1e6),
-            plan.legs[0].propensity, json_length, 0, key, "", _trace(headers), _extra(headers),
-            body,
+            _route(router.endpoint.endpoint, plan, plan.legs[0], reply_to), uid, accepted_us,
+            accepted_us + int(allowed_s * 1e6), plan.legs[0].propensity, json_length, 0, key, "", trace_of(headers),
+            extra_of(headers), body,
         )  # fmt: skip
-        return await self._send_and_wait(request, allowed_s, receive)
+        if stored:
+            return await self._store(request, headers, arm or "", allowed_s)
+        return reply.answered(await self._send_and_wait(request, allowed_s, receive), uid)
 
     async def _send_and_wait(self, request: Request, allowed_s: float, receive: Receive) -> Answer:
-        route = request.route
         try:
             future = self._pending.expect(request.uid, allowed_s)
         except QueueFull as exc:
-            self._refused([request], exc)
+            self._sending.refuse([request], exc)
             raise
-        self._outbox.put(
-            self._core.inputs(route.model, route.version), Form.BUNDLE, pack_route(route),
-            pack_ticket(request, len(request.body)), request.body, request,
-            limit=self._core.max_batch(route.model, route.version),
-        )  # fmt: skip
-        listen = self._loop.call_later(LISTEN_AFTER_S, self._listen, request.uid, receive)
+        self._sending.put(request)
+        listen = self._loop.call_later(LISTEN_AFTER_S, self._listen, request, receive)
         try:
             return await future
         finally:
             listen.cancel()
             self._pending.forget(request.uid)
 
-    def _listen(self, uid: bytes, receive: Receive) -> None:
-        self._listening.spawn(self._until_gone(uid, receive), "hang-up")
+    def _listen(self, request: Request, receive: Receive) -> None:
+        self._listening.spawn(self._until_gone(request, receive), "hang-up")
 
-    async def _until_gone(self, uid: bytes, receive: Receive) -> None:
-        """End the wait of a client that hangs up: it would hold a place among the pending ones until its deadline."""
+    async def _until_gone(self, request: Request, receive: Receive) -> None:
+        """End the wait of a client that hangs up: it would hold a place here, and a processor, until its deadline."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._pending.fail(uid, InvalidRequest("the client left before its answer"))
+        self._pending.fail(request.uid, InvalidRequest("the client left before its answer"))
+        self._core.cancels.add(request.uid, request.deadline_us)
 
-    def _route(self, router: Router, plan: Plan, leg: Leg) -> Route:
-        return _cached_route(router.endpoint.endpoint, plan, leg, self._pending.queue)
-
-    def _settled(self, requests: Sequence[Request], outcome: Outcome) -> None:
-        """Hear what became of a publish. A safe one is waited for; an unknown one may have been taken, so it is too."""
-        if outcome.safe or outcome.verdict is Verdict.UNKNOWN:
-            return
-        error: MillraceError
-        if outcome.reason is Reason.FULL:
-            error = QueueFull("the queue of this model is full", retry_after_s=self._pending.drain_s())
-        elif outcome.reason is Reason.NO_QUEUE:
-            error = Unavailable("the queue of this model is not there yet: is its processor starting?")
-        else:
-            error = TooLarge("the request is larger than the broker takes")
-        for request in requests:
-            self._pending.fail(request.uid, error)
-        self._refused(requests, error)
-
-    def _refused(self, requests: Sequence[Request], error: MillraceError) -> None:
-        """Write the rows of requests that end at the door."""
-        status, now = BY_WORD[error.status], now_us()
-        for request in requests:
-            ended = Ended([request], [1], [0], status, str(error), published_us=now)
-            self._core.rows.add(request.route.endpoint, None, ended, [], None, None)
+    async def _store(self, request: Request, headers: Headers, pin: str, allowed_s: float) -> reply.Reply:
+        """Serve a request whose answer outlives this gateway."""
+        wishes = wishes_of(headers.get(b"prefer", b""), headers.get(b"idempotency-key"))
+        claim = claim_of(
+            wishes.key, tenant=request.route.tenant, endpoint=request.route.endpoint, pin=pin,
+            json_length=request.json_length, body=request.body,
+        ) if wishes.key else None  # fmt: skip
+        longest_s = 0.0 if wishes.asynchronous else allowed_s
+        wait_s = longest_s if wishes.wait_s is None else min(wishes.wait_s, allowed_s)
+        try:
+            standing = await self._asynchronous.send(request, claim, wait_s)
+        except QueueFull as exc:
+            self._sending.refuse([request], exc)
+            raise
+        again = [(b"idempotent-replayed", b"true")] if standing.again else []
+        if standing.answer is not None:
+            code, found, body = reply.answered(standing.answer, standing.uid)
+            return reply.Reply(code, [*found, *again], body)
+        if not wishes.asynchronous and self._asynchronous.stopping:
+            raise Unavailable("this gateway stops; the request may still run: send it again with its key")
+        if not wishes.asynchronous:
+            raise Expired(f"no answer within the {allowed_s * 1000:.0f} ms allowed; it may still run")
+        return reply.pending(standing.uid, [(b"preference-applied", wishes.applied), *again])
 
 
 @lru_cache(maxsize=4096)
@@ -162,69 +154,8 @@ def _target(path: str) -> tuple[str, str | None]:
 
 
 @lru_cache(maxsize=4096)
-def _cached_route(endpoint: str, plan: Plan, leg: Leg, reply_to: str) -> Route:
+def _route(endpoint: str, plan: Plan, leg: Leg, reply_to: str) -> Route:
     return Route(
         endpoint=endpoint, arm=leg.arm, model=leg.model, version=leg.version, snapshot=plan.snapshot, mask=plan.mask,
         policy=plan.policy, reply=Reply.GATEWAY, reply_to=reply_to, leg=leg.leg,
     )  # fmt: skip
-
-
-def _json_length(headers: Headers, size: int) -> int | None:
-    text = headers.get(b"inference-header-content-length")
-    if text is None:
-        return None
-    length = number(text)
-    if length is None or length > size:
-        raise InvalidRequest(
-            f"Inference-Header-Content-Length: {_shown(text)} is not a number of bytes up to the body's {size}"
-        )
-    return length
-
-
-def _allowed_s(headers: Headers, longest_s: float) -> float:
-    text = headers.get(b"millrace-timeout-ms") or headers.get(b"timeout_ms")
-    if text is None:
-        return longest_s
-    allowed_ms = number(text)
-    if not allowed_ms:
-        raise InvalidRequest(f"millrace-timeout-ms: {_shown(text)} is not a positive number of milliseconds")
-    return min(longest_s, allowed_ms / 1000)
-
-
-def _shown(text: bytes) -> str:
-    return repr(text[:100].decode("latin-1"))
-
-
-def _trace(headers: Headers) -> str:
-    value = headers.get(b"traceparent", b"")
-    return value.decode() if TRACEPARENT.fullmatch(value) else ""
-
-
-def _extra(headers: Headers) -> bytes:
-    state = headers.get(b"tracestate")
-    return orjson.dumps({"tracestate": state.decode("latin-1")[:512]}) if state else b""
-
-
-def _headers(answer: Answer, uid: bytes) -> list[tuple[bytes, bytes]]:
-    headers = [
-        *_arm_headers(answer.arm, answer.version, answer.status),
-        (b"content-length", b"%d" % len(answer.body)),
-        (REQUEST_ID, uid_text(uid).encode()),
-    ]
-    if answer.json_length is None:
-        headers.append((b"content-type", JSON.encode()))
-    else:
-        headers.append((b"content-type", BINARY.encode()))
-        headers.append((b"inference-header-content-length", b"%d" % answer.json_length))
-    if answer.status is Status.OVERLOADED:
-        headers.append((b"retry-after", b"1"))
-    return headers
-
-
-@lru_cache(maxsize=1024)
-def _arm_headers(arm: str, version: int, status: Status) -> Iterable[tuple[bytes, bytes]]:
-    return (
-        (b"millrace-arm", arm.encode()),
-        (b"millrace-version", b"%d" % version),
-        (b"millrace-status", status.word.encode()),
-    )

@@ -17,9 +17,18 @@ class GatewayMetrics:
         self._unclaimed = Gauge(
             "millrace_gateway_unclaimed_answers", "Answers that nobody waited for.", registry=registry
         )
+        self._stored = Gauge(
+            "millrace_gateway_stored_waits", "Waits for answers of stored requests.", registry=registry
+        )
+        self._used = Gauge("millrace_gateway_results_bytes", "What the results store holds.", registry=registry)
         self.feedback = Counter("millrace_gateway_feedback", "Feedback taken in.", ("endpoint",), registry=registry)
 
-    def watch(self, pending: Callable[[], float], unclaimed: Callable[[], float]) -> None:
+    def watch(
+        self, *, pending: Callable[[], float], unclaimed: Callable[[], float], stored: Callable[[], float],
+        used: Callable[[], float],
+    ) -> None:  # fmt: skip
         """Read these numbers at each scrape."""
         self._pending.set_function(pending)
         self._unclaimed.set_function(unclaimed)
+        self._stored.set_function(stored)
+        self._used.set_function(used)

@@ -78,6 +78,10 @@ SCHEMAS: Json = {
         "additionalProperties": False,
     },
     "Accepted": _object(["accepted"], accepted=_FLAG),
+    "Pending": _object(
+        ["id", "status", "location"], id=_STRING, status={"const": "pending"},
+        location={"type": "string", "description": "Where the answer will be."},
+    ),
     "IndexRequest": _object([], ready=_FLAG),
     "Index": _list_of(
         _object(["name", "version", "state", "reason"], name=_STRING, version=_STRING, state=_STRING, reason=_STRING)
@@ -86,8 +90,11 @@ SCHEMAS: Json = {
 
 ERRORS = {
     "400": "The request is wrong as it stands.",
-    "404": "No such endpoint, arm or version.",
+    "404": "No such endpoint, arm, version or request.",
+    "409": "It has its answer: there is nothing to cancel.",
+    "410": "It expired or was cancelled, or its answer is not kept any more.",
     "413": "Over a limit of bytes.",
+    "422": "The Idempotency-Key was given for another request.",
     "429": "Too much waits already; Retry-After says when to come back.",
     "500": "The model could not compute it.",
     "501": "Not served by this gateway.",
@@ -107,6 +114,14 @@ INFER_HEADERS: list[Json] = [
     {
         "name": "millrace-key", "in": "header", "schema": {"type": "string", "maxLength": 256},
         "description": "What a sticky policy keeps together, such as a user's id.",
+    },
+    {
+        "name": "Prefer", "in": "header", "schema": _STRING,
+        "description": "RFC 7240: respond-async answers 202 at once, wait=N after N seconds without an answer.",
+    },
+    {
+        "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        "description": "The same request sent again with its key is computed once, and answered again.",
     },
     {"name": "traceparent", "in": "header", "schema": _STRING, "description": "W3C trace context."},
 ]  # fmt: skip
@@ -128,6 +143,7 @@ def openapi() -> Json:
     for path, suffix in ((model, ""), (version, "Version")):
         paths |= _of_model(path, suffix)
     paths[f"{model}/feedback"] = {"post": _feedback()}
+    paths["/v2/requests/{uid}"] = _requests()
     paths |= _repository()
     return {
         "openapi": "3.1.0",
@@ -158,8 +174,9 @@ def _of_model(path: str, suffix: str) -> Json:
 def _infer(suffix: str) -> Json:
     operation = _operation(
         f"infer{suffix}", "Infer, and wait for the answer", "InferResponse",
-        errors=("400", "404", "413", "429", "500", "503", "504"),
+        errors=("400", "404", "413", "422", "429", "500", "503", "504"),
     )  # fmt: skip
+    operation["responses"]["202"] = _answer("Stored and in its queue; Location says where to ask.", "Pending")
     operation["parameters"] = INFER_HEADERS
     operation["requestBody"] = {
         "required": True,
@@ -180,6 +197,24 @@ def _feedback() -> Json:
     operation["parameters"] = [_path_parameter("endpoint")]
     operation["requestBody"] = _json_body("Feedback", FEEDBACK_EXAMPLE)
     return operation
+
+
+def _requests() -> Json:
+    fetch = _operation(
+        "fetch", "The answer of an asynchronous request", "InferResponse",
+        errors=("400", "404", "410", "429", "500", "503"),
+    )  # fmt: skip
+    fetch["responses"]["200"]["content"]["application/octet-stream"] = {"schema": {"type": "string"}}
+    fetch["responses"]["202"] = _answer("No answer yet; Retry-After says when to ask again.", "Pending")
+    fetch["parameters"] = [header for header in INFER_HEADERS if header["name"] == "Prefer"]
+    cancel: Json = {
+        "operationId": "cancel", "summary": "Cancel a request that has no answer yet",
+        "responses": {
+            "204": {"description": "Nobody will get an answer."},
+            **{error: _answer(ERRORS[error], "Error") for error in ("404", "409", "410", "503")},
+        },
+    }  # fmt: skip
+    return {"get": fetch, "delete": cancel, "parameters": [_path_parameter("uid")]}
 
 
 def _repository() -> Json:
@@ -231,6 +266,9 @@ def _path_parameter(name: str) -> Json:
         "endpoint": "What clients address: a declared endpoint, or a model that none claims.",
         "version": "An arm's name or its model version: pins the arm (logged, never credited).",
         "model": "A model of the repository.",
+        "uid": "The millrace-request-id of the 202.",
     }
-    schema = {"type": "string", "pattern": NAME_PATTERN}
+    schema: Json = (
+        {"type": "string", "pattern": NAME_PATTERN} if name != "uid" else {"type": "string", "format": "uuid"}
+    )
     return {"name": name, "in": "path", "required": True, "schema": schema, "description": said[name]}

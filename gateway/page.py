@@ -16,7 +16,8 @@ pre { background: #8882; padding: .6rem; overflow-x: auto; border-radius: 4px; }
 h2 { font-size: 1.05rem; margin: 1.6rem 0 .3rem; } code { font-family: ui-monospace, monospace; }
 p { margin: .2rem 0; } :root { color-scheme: light dark; }
 """
-EXAMPLES = {"{endpoint}": "fraud", "{version}": "v1", "{model}": "fraud"}
+UID = "01890a5d-ac96-774b-bcce-b302099a8057"
+EXAMPLES = {"{endpoint}": "fraud", "{version}": "v1", "{model}": "fraud", "{uid}": UID}
 
 
 def page(base: str) -> str:
@@ -51,6 +52,6 @@ def _curl(method: str, path: str, operation: dict[str, Any], base: str) -> str:
     body = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if body is not None:
         words += ["-H", "content-type: application/json", "-d", orjson.dumps(body["example"]).decode()]
-    elif method == "post":
-        words += ["-X", "POST"]
+    elif method != "get":
+        words += ["-X", method.upper()]
     return shlex.join(words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from typing import NamedTuple
 
@@ -12,10 +11,10 @@ from broker.bundle import answers_in
 from broker.errors import Expired, InvalidRequest, MillraceError, QueueFull, Unavailable
 from broker.header import Answer
 from broker.tasks import Tasks
+from gateway.rate import Rate
 
 SWEEP_S = 0.05
 TAKE = 1000
-RATE_OVER_S = 3.0  # the rate of answers is that of about the last seconds in which somebody waited
 
 
 class _Waiting(NamedTuple):
@@ -37,8 +36,7 @@ class Pending:
         self._consumer: Consumer | None = None
         self._stopping = False
         self._answered = 0
-        self._recent = 0.0  # answers, the older the less they count
-        self._recent_s = 0.0  # and the time they took
+        self._rate = Rate()
         self.unclaimed = 0
 
     async def open(self) -> None:
@@ -86,7 +84,7 @@ class Pending:
 
     def drain_s(self) -> float:
         """Return how long what waits here takes to be answered, at the measured rate."""
-        return min(60.0, len(self._waiting) * self._recent_s / self._recent) if self._recent > 0 else 1.0
+        return self._rate.drain_s(len(self._waiting))
 
     async def drained(self, grace_s: float) -> None:
         """Wait until nobody waits, at most `grace_s`."""
@@ -121,9 +119,7 @@ class Pending:
             await asyncio.sleep(SWEEP_S)
             now = time.monotonic()
             if self._waiting or self._answered > answered:
-                kept = math.exp((before - now) / RATE_OVER_S)
-                self._recent = kept * self._recent + self._answered - answered
-                self._recent_s = kept * self._recent_s + now - before
+                self._rate.observe(self._answered - answered, now - before)
             before, answered = now, self._answered
             for uid in [uid for uid, waiting in self._waiting.items() if waiting.until_s <= now]:
                 allowed_ms = self._waiting[uid].allowed_s * 1000

@@ -15,9 +15,12 @@ from broker.ids import now_us
 from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
 from gateway.app import front
+from gateway.asynchronous import Asynchronous
 from gateway.core import Core, GatewaySettings
 from gateway.infer import Infer
 from gateway.metrics import GatewayMetrics
+from gateway.results import Results
+from gateway.sending import Sending
 from gateway.server import serve
 from router.view import View
 
@@ -25,30 +28,43 @@ log = logging.getLogger(__name__)
 
 
 async def run(
-    broker: Broker, settings: GatewaySettings, key: bytes, registry: CollectorRegistry, stop: asyncio.Event, *,
+    broker: Broker, settings: GatewaySettings, key: bytes, results: Results, registry: CollectorRegistry,
+    stop: asyncio.Event, *,
     on_started: Callable[[int], None] = lambda port: None,
 ) -> None:  # fmt: skip
-    """Serve HTTP until `stop`. `key` is the secret that decisions are drawn with; `on_started` hears the port.
+    """Serve HTTP until `stop`. `key` is the secret that decisions are drawn with; `results` keeps what is asynchronous;
+    `on_started` hears the port.
 
     It listens before it is ready: /v2/health/ready says what it still waits for.
     """
     view, metrics, tasks = View(key), GatewayMetrics(registry), Tasks()
     core = Core(broker, view, settings, metrics)
-    metrics.watch(lambda: len(core.pending), lambda: core.pending.unclaimed)
+    sending = Sending(core)
+    asynchronous = Asynchronous(core, results, sending)
+    metrics.watch(
+        pending=lambda: len(core.pending), unclaimed=lambda: core.pending.unclaimed, stored=lambda: len(asynchronous),
+        used=lambda: asynchronous.used_bytes,
+    )  # fmt: skip
     await _follow(core, tasks)
     await core.pending.open()
-    infer = Infer(core)
+    await results.open()
+    await asynchronous.open()
+    infer = Infer(core, sending, asynchronous)
     announcer = Announcer(broker, instance=settings.instance, part="gateway", metrics_port=settings.metrics_port)
     await announcer.say("ready")
     tasks.spawn(announcer.beat(), "heartbeat")
     try:
         await serve(
-            core, front(core, infer), host=settings.host, port=settings.port, stop=stop, on_started=on_started
+            core, front(core, infer, asynchronous), (core.pending, asynchronous), host=settings.host,
+            port=settings.port, stop=stop, on_started=on_started,
         )  # fmt: skip
     finally:
         await _within(settings.grace_s, infer.drain(), "requests that were accepted")
         await _within(settings.grace_s, core.rows.drain(), "rows of refused requests")
+        await _within(settings.grace_s, core.cancels.drain(), "cancels")
         await core.pending.close()
+        await asynchronous.close()
+        await results.close()
         await announcer.say("stopped")
         await tasks.cancel()
 

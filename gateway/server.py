@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,9 +23,20 @@ KEEP_ALIVE_S = 75
 LAST_WORDS_S = 5  # for the answers that say that the gateway stops
 
 
+class Waits(Protocol):
+    """Clients that wait for their answers here."""
+
+    async def drained(self, grace_s: float) -> None:
+        """Wait until nobody waits, at most `grace_s`."""
+
+    def give_up(self) -> None:
+        """End every wait, and let nobody start one."""
+
+
 async def serve(
-    core: Core, app: App, *, host: str, port: int, stop: asyncio.Event, on_started: Callable[[int], None]
-) -> None:
+    core: Core, app: App, waits: Sequence[Waits], *, host: str, port: int, stop: asyncio.Event,
+    on_started: Callable[[int], None],
+) -> None:  # fmt: skip
     """Serve until `stop`, then take no new connection and wait for the pending answers, at most the grace.
 
     `on_started` hears the real port (0 lets the system choose). Raises Misconfigured when the port cannot be had.
@@ -38,8 +50,9 @@ async def serve(
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         core.readiness.stopping = True
         server.should_exit = True
-        await core.pending.drained(core.settings.grace_s)
-        core.pending.give_up()
+        await asyncio.gather(*[wait.drained(core.settings.grace_s) for wait in waits])
+        for wait in waits:
+            wait.give_up()
         await serving
     finally:
         stopping.cancel()

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from broker.answers import error_body
 from broker.base import Broker, Consumer
 from broker.bundle import requests_in, single
 from broker.endpoint import Endpoint
-from broker.errors import Expired, Failed, InvalidRequest, MillraceError, TryAgain
+from broker.errors import Cancelled, Expired, Failed, InvalidRequest, MillraceError, TryAgain
 from broker.events import Ended
 from broker.header import BY_WORD, Request, Status
 from broker.ids import now_us
@@ -56,7 +56,7 @@ class Pipeline:
 
     def __init__(
         self, broker: Broker, model: Model, endpoints: Mapping[str, Endpoint], settings: PipelineSettings,
-        metrics: ProcessorMetrics,
+        metrics: ProcessorMetrics, cancels: Container[bytes] = frozenset(),
     ) -> None:  # fmt: skip
         self.model = model
         self.queue = broker.channels.inputs(model.config.name, model.version)
@@ -64,6 +64,7 @@ class Pipeline:
         self._broker = broker
         self._endpoints = endpoints
         self._metrics = metrics
+        self._cancels = cancels
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"infer-{model.config.name}")
         self._answering = Answering(broker, dropped=metrics.dropped)
@@ -153,6 +154,9 @@ class Pipeline:
     def _admit(self, request: Request, hold: Hold, taken_us: int) -> None:
         if request.deadline_us and taken_us > request.deadline_us:
             self._end(request, hold, _too_late(request), taken_us)
+            return
+        if request.uid in self._cancels:
+            self._end(request, hold, Cancelled("the client cancelled it before it was computed"), taken_us)
             return
         try:
             inputs, rows, signature = self.model.decode(request)

@@ -11,13 +11,15 @@ from prometheus_client import CollectorRegistry
 
 from broker.announcer import Announcer
 from broker.answers import clean
-from broker.base import NO_LIMITS, Broker, Limits
+from broker.base import NO_LIMITS, Broker, Limits, Since
 from broker.declared import read_declared
 from broker.endpoint import Endpoint
 from broker.errors import MillraceError, TryAgain
 from broker.following import Following
+from broker.ids import now_us
 from broker.messages import Record
 from broker.tasks import Tasks
+from processors.cancels import Cancels
 from processors.config import read_config
 from processors.metrics import ProcessorMetrics
 from processors.model import Model, describe
@@ -26,6 +28,7 @@ from processors.runtimes.registry import load
 
 LANE_EVERY_S = 1.0
 LANE_WAIT_S = 1.0
+CANCELS_OVER_US = 300_000_000  # of cancels from before its start a replica reads those of the last minutes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,7 @@ class Replica:
         self._spec = spec
         self._registry = registry
         self._endpoints: dict[str, Endpoint] = {}
+        self._cancels = Cancels()
         self._tasks = Tasks()
         self._pipeline: Pipeline | None = None
         self._announcer = Announcer(
@@ -67,6 +71,9 @@ class Replica:
         self._tasks.spawn(self._announcer.beat(), "heartbeat")
         following = Following(self._broker, self._broker.channels.declared, 0, self._fold)
         self._tasks.spawn(following.run(), "declared")
+        lately = Since(now_us() - CANCELS_OVER_US)
+        cancels = Following(self._broker, self._broker.channels.status, lately, self._cancels.fold)
+        self._tasks.spawn(cancels.run(), "cancels")
         try:
             model = await self._load()
             gc.collect()
@@ -94,7 +101,7 @@ class Replica:
         spec = self._spec
         metrics = ProcessorMetrics(self._registry, spec.model, spec.version)
         settings = PipelineSettings(instance=spec.instance, grace_s=spec.grace_s)
-        pipeline = self._pipeline = Pipeline(self._broker, model, self._endpoints, settings, metrics)
+        pipeline = self._pipeline = Pipeline(self._broker, model, self._endpoints, settings, metrics, self._cancels)
         lane = self._broker.channels.retry(pipeline.queue)
         await self._broker.declare(pipeline.queue, spec.limits)
         await self._broker.declare(lane)

@@ -7,19 +7,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import apsw
 import orjson
 
 from broker.base import NO_LIMITS, Broker, Consumer, Limits, Reader, Since
 from broker.channels import Channels, Kind
+from broker.database import Care, Connection, Database, run
 from broker.ids import now_us
 from broker.messages import Delivery, Depth, Message, Outcome
 from broker.sqlite import statements
 from broker.sqlite.consumer import SqliteConsumer
-from broker.sqlite.database import Care, Database
 from broker.sqlite.log import SqliteReader
 from broker.sqlite.ownership import Ownership
-from broker.sqlite.query import run
+from broker.sqlite.schema import SCHEMA
 from broker.sqlite.wakeup import Wakeups
 
 WATCH_S = 0.5
@@ -33,7 +32,7 @@ class SqliteBroker(Broker):
 
     def __init__(self, path: Path, channels: Channels) -> None:
         super().__init__(channels)
-        self.database = Database(path)
+        self.database = Database(path, SCHEMA)
         self._path = path
         self._ownership = Ownership(path)
         self._wakeups = Wakeups()
@@ -89,7 +88,7 @@ class SqliteBroker(Broker):
         """Publish and ack in one transaction; nothing is acked if a message was refused."""
         ids, owner = [delivery.tag for delivery in deliveries], self.owner
 
-        def work(connection: apsw.Connection) -> tuple[list[Outcome], list[tuple[int, str]]]:
+        def work(connection: Connection) -> tuple[list[Outcome], list[tuple[int, str]]]:
             outcomes = statements.insert(connection, messages)
             if ids and all(outcome.safe for outcome in outcomes):
                 statements.settle(connection, ids, owner)

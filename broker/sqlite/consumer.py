@@ -6,9 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from broker.base import Consumer
+from broker.database import Care
 from broker.messages import Delivery
 from broker.sqlite import properties, statements
-from broker.sqlite.database import Care
 
 if TYPE_CHECKING:
     from broker.sqlite.adapter import SqliteBroker

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import apsw
-
 from broker.base import Reader, Since
+from broker.database import Care, Connection, fetch_all, fetch_one
 from broker.errors import Gap
 from broker.messages import Record
 from broker.sqlite import properties
-from broker.sqlite.database import Care
-from broker.sqlite.query import fetch_all, fetch_one
 
 if TYPE_CHECKING:
     from broker.sqlite.adapter import SqliteBroker
@@ -54,7 +51,7 @@ class SqliteReader(Reader):
             await self._broker.deafen(self._log, self._wake)
             self._wake = None
 
-    def _next(self, connection: apsw.Connection, limit: int) -> list[Record]:
+    def _next(self, connection: Connection, limit: int) -> list[Record]:
         found = fetch_one(connection, "SELECT id, next_offset FROM channels WHERE name = ?", (self._log,))
         if found is None:
             return []
@@ -67,7 +64,7 @@ class SqliteReader(Reader):
             raise Gap(self._log, start, first)
         return [Record(offset, body, properties.unpack_headers(packed)) for offset, body, packed in rows]
 
-    def _offset(self, connection: apsw.Connection, channel: int, end: int) -> int:
+    def _offset(self, connection: Connection, channel: int, end: int) -> int:
         if not isinstance(self._start, Since):
             return self._start
         found = fetch_one(connection, SINCE, (channel, self._start.at_us))[0]

@@ -6,9 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-import apsw
-
-from broker.sqlite.query import fetch_all, fetch_one
+from broker.database import Connection, fetch_all, fetch_one
 from broker.sqlite.schema import READY
 
 
@@ -20,7 +18,7 @@ class Ownership:
         self._file: int | None = None
         self.id = 0
 
-    def claim(self, connection: apsw.Connection, port: int) -> int:
+    def claim(self, connection: Connection, port: int) -> int:
         """Enter `owners` and lock the file of that number. Runs inside a transaction."""
         self._folder.mkdir(exist_ok=True)
         self.id = fetch_one(connection, "INSERT INTO owners (port) VALUES (?) RETURNING id", (port,))[0]
@@ -28,7 +26,7 @@ class Ownership:
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self.id
 
-    def bury_the_dead(self, connection: apsw.Connection) -> list[str]:
+    def bury_the_dead(self, connection: Connection) -> list[str]:
         """Give back what dead processes held; returns the channels that have something again."""
         woken: set[str] = set()
         for (other,) in fetch_all(connection, "SELECT id FROM owners WHERE id <> ?", (self.id,)):
@@ -37,12 +35,12 @@ class Ownership:
                 self._path(other).unlink(missing_ok=True)
         return sorted(woken)
 
-    def any_dead(self, connection: apsw.Connection) -> bool:
+    def any_dead(self, connection: Connection) -> bool:
         """Look for dead owners without taking the write lock."""
         others = fetch_all(connection, "SELECT id FROM owners WHERE id <> ?", (self.id,))
         return any(self._is_dead(other) for (other,) in others)
 
-    def leave(self, connection: apsw.Connection) -> list[str]:
+    def leave(self, connection: Connection) -> list[str]:
         """Give back what this process still holds, and go."""
         return release(connection, self.id)
 
@@ -71,7 +69,7 @@ class Ownership:
             os.close(file)
 
 
-def release(connection: apsw.Connection, owner: int) -> list[str]:
+def release(connection: Connection, owner: int) -> list[str]:
     """Make everything of `owner` ready again, as messages that came back; drop its transient queues."""
     names = fetch_all(
         connection,
@@ -86,7 +84,7 @@ def release(connection: apsw.Connection, owner: int) -> list[str]:
     return [name for (name,) in names]
 
 
-def drop_channel(connection: apsw.Connection, channel: int) -> None:
+def drop_channel(connection: Connection, channel: int) -> None:
     """Remove a channel and all that is in it."""
     connection.execute("DELETE FROM payload WHERE id IN (SELECT id FROM waiting WHERE channel = ?)", (channel,))
     connection.execute("DELETE FROM waiting WHERE channel = ?", (channel,))

@@ -6,11 +6,11 @@ message: 0 nobody, ASLEEP nobody yet, anything else the process in `owners`.
 
 from __future__ import annotations
 
+from broker.database import Schema
+
 READY = 0
 ASLEEP = -1
-VERSION = 1
-
-TABLES = """
+_TABLES = """
 CREATE TABLE IF NOT EXISTS channels (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
     owner INTEGER,                          -- of a transient queue: it goes with its process
@@ -35,3 +35,5 @@ CREATE TABLE IF NOT EXISTS listeners (
     channel TEXT NOT NULL, owner INTEGER NOT NULL, port INTEGER NOT NULL,
     PRIMARY KEY (channel, owner)) WITHOUT ROWID;
 """
+
+SCHEMA = Schema("the embedded broker", "broker.url", version=1, tables=_TABLES)

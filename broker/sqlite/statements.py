@@ -6,16 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import apsw
 import orjson
 
 from broker.base import MESSAGE_LIMIT_BYTES, Limits
 from broker.channels import LOGS, Channels, Kind
+from broker.database import Connection, fetch_all, fetch_one
 from broker.ids import now_us
 from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, Message, Outcome
 from broker.sqlite import properties
 from broker.sqlite.ownership import drop_channel
-from broker.sqlite.query import fetch_all, fetch_one
 from broker.sqlite.schema import ASLEEP, READY
 
 STATUS_KEEP_US = 10 * 60 * 1_000_000
@@ -36,7 +35,7 @@ class _Channel:
     next_offset: int
 
 
-def declare(connection: apsw.Connection, name: str, kind: Kind, limits: Limits, owner: int) -> None:
+def declare(connection: Connection, name: str, kind: Kind, limits: Limits, owner: int) -> None:
     """Make sure that a channel is there; limits given later win."""
     messages, size = limits.messages, limits.bytes
     given = bool(messages or size)
@@ -52,13 +51,13 @@ def declare(connection: apsw.Connection, name: str, kind: Kind, limits: Limits, 
     )
 
 
-def delete(connection: apsw.Connection, name: str) -> None:
+def delete(connection: Connection, name: str) -> None:
     """Remove a channel with all that is in it, if it is there."""
     for (channel,) in fetch_all(connection, "SELECT id FROM channels WHERE name = ?", (name,)):
         drop_channel(connection, channel)
 
 
-def insert(connection: apsw.Connection, messages: Sequence[Message]) -> list[Outcome]:
+def insert(connection: Connection, messages: Sequence[Message]) -> list[Outcome]:
     """Write messages into their queues and logs; tells what became of each."""
     outcomes = [NO_QUEUE] * len(messages)
     by_channel: defaultdict[str, list[int]] = defaultdict(list)
@@ -77,7 +76,7 @@ def insert(connection: apsw.Connection, messages: Sequence[Message]) -> list[Out
     return outcomes
 
 
-def take(connection: apsw.Connection, name: str, owner: int, limit: int) -> tuple[list[Row], float]:
+def take(connection: Connection, name: str, owner: int, limit: int) -> tuple[list[Row], float]:
     """Hand up to `limit` ready messages to `owner`; also tells in how many seconds the next sleeper wakes."""
     pause_s = wake_sleepers(connection)
     rows = fetch_all(
@@ -91,7 +90,7 @@ def take(connection: apsw.Connection, name: str, owner: int, limit: int) -> tupl
     return rows, pause_s
 
 
-def wake_sleepers(connection: apsw.Connection) -> float:
+def wake_sleepers(connection: Connection) -> float:
     """Make delayed messages ready whose time has come; returns the seconds until the next one."""
     now = now_us()
     first = fetch_one(connection, "SELECT min(ready_at_us) FROM waiting WHERE owner = -1")[0]
@@ -101,7 +100,7 @@ def wake_sleepers(connection: apsw.Connection) -> float:
     return float("inf") if first is None else max(0.001, (first - now) / 1e6)
 
 
-def settle(connection: apsw.Connection, ids: Sequence[int], owner: int) -> None:
+def settle(connection: Connection, ids: Sequence[int], owner: int) -> None:
     """Remove messages for good, as far as `owner` still has them."""
     gone = fetch_all(
         connection,
@@ -112,7 +111,7 @@ def settle(connection: apsw.Connection, ids: Sequence[int], owner: int) -> None:
     _forget(connection, gone)
 
 
-def give_back(connection: apsw.Connection, ids: Sequence[int], owner: int) -> None:
+def give_back(connection: Connection, ids: Sequence[int], owner: int) -> None:
     """Make messages ready again, as ones that came back, as far as `owner` still has them."""
     connection.execute(
         "UPDATE waiting SET owner = 0, came_back = came_back + 1 WHERE owner = ?"
@@ -121,7 +120,7 @@ def give_back(connection: apsw.Connection, ids: Sequence[int], owner: int) -> No
     )
 
 
-def listeners(connection: apsw.Connection, names: Iterable[str]) -> list[tuple[int, str]]:
+def listeners(connection: Connection, names: Iterable[str]) -> list[tuple[int, str]]:
     """Return (port, channel) of every process that waits for one of `names`."""
     return fetch_all(
         connection,
@@ -130,7 +129,7 @@ def listeners(connection: apsw.Connection, names: Iterable[str]) -> list[tuple[i
     )
 
 
-def trim_status(connection: apsw.Connection, channels: Channels) -> None:
+def trim_status(connection: Connection, channels: Channels) -> None:
     """Drop what is older than minutes from the status log."""
     connection.execute(
         "DELETE FROM records WHERE channel = (SELECT id FROM channels WHERE name = ?) AND at_us < ?",
@@ -138,7 +137,7 @@ def trim_status(connection: apsw.Connection, channels: Channels) -> None:
     )
 
 
-def _find(connection: apsw.Connection, name: str) -> _Channel | None:
+def _find(connection: Connection, name: str) -> _Channel | None:
     row = fetch_one(
         connection,
         "SELECT id, kind, limit_messages, limit_bytes, requests, bytes, next_offset FROM channels WHERE name = ?",
@@ -147,7 +146,7 @@ def _find(connection: apsw.Connection, name: str) -> _Channel | None:
     return _Channel(row[0], Kind(row[1]), *row[2:]) if row else None
 
 
-def _enqueue(connection: apsw.Connection, channel: _Channel, messages: Sequence[Message]) -> list[Outcome]:
+def _enqueue(connection: Connection, channel: _Channel, messages: Sequence[Message]) -> list[Outcome]:
     """Write as many messages as the queue's limits allow, in order; the output queue drops its oldest instead."""
     now = now_us()
     outcomes, narrow, wide = [], [], []
@@ -182,7 +181,7 @@ def _over(channel: _Channel, requests: int, size: int) -> bool:
     )
 
 
-def _drop_oldest(connection: apsw.Connection, channel: _Channel, number: int) -> None:
+def _drop_oldest(connection: Connection, channel: _Channel, number: int) -> None:
     gone = fetch_all(
         connection,
         "DELETE FROM waiting WHERE id IN (SELECT id FROM waiting WHERE channel = ? AND owner = 0 ORDER BY id LIMIT ?)"
@@ -192,7 +191,7 @@ def _drop_oldest(connection: apsw.Connection, channel: _Channel, number: int) ->
     _forget(connection, gone)
 
 
-def _forget(connection: apsw.Connection, gone: Sequence[tuple[int, int, int, int]]) -> None:
+def _forget(connection: Connection, gone: Sequence[tuple[int, int, int, int]]) -> None:
     connection.executemany("DELETE FROM payload WHERE id = ?", [(row[0],) for row in gone])
     less: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
     for _, channel, count, size in gone:
@@ -204,7 +203,7 @@ def _forget(connection: apsw.Connection, gone: Sequence[tuple[int, int, int, int
     )
 
 
-def _append(connection: apsw.Connection, channel: _Channel, messages: Sequence[Message]) -> list[Outcome]:
+def _append(connection: Connection, channel: _Channel, messages: Sequence[Message]) -> list[Outcome]:
     now, first = now_us(), channel.next_offset
     connection.executemany(
         "INSERT INTO records VALUES (?, ?, ?, ?, ?)",
@@ -219,7 +218,7 @@ def _append(connection: apsw.Connection, channel: _Channel, messages: Sequence[M
     return [SAFE] * len(messages)
 
 
-def _trim(connection: apsw.Connection, channel: int, excess: int) -> int:
+def _trim(connection: Connection, channel: int, excess: int) -> int:
     """Drop a log's oldest records until `excess` bytes are gone; returns how many went."""
     gone = last = 0
     for offset, length in connection.execute(

@@ -26,6 +26,7 @@ from broker.sqlite.adapter import SqliteBroker
 from broker.status import Announcement, State, write_announcement
 from broker.tensors import decode
 from gateway.core import GatewaySettings
+from gateway.results_sqlite import SqliteResults
 from gateway.run import run
 
 PATIENCE_S = 10.0
@@ -156,7 +157,9 @@ async def declare(broker: Broker, **declaration: Any) -> None:
 
 
 @asynccontextmanager
-async def serving(folder: Path, *, limits: Limits | None = None, **settings: Any) -> AsyncIterator[Gateway]:
+async def serving(
+    folder: Path, *, limits: Limits | None = None, ttl_s: float = 60.0, **settings: Any
+) -> AsyncIterator[Gateway]:
     """Run a gateway with one model, `double` version 1, that is ready and claimed by nobody."""
     async with SqliteBroker(folder / "broker.db", Channels()) as broker:
         await broker.declare(broker.channels.inputs("double", 1), limits or Limits())
@@ -165,8 +168,9 @@ async def serving(folder: Path, *, limits: Limits | None = None, **settings: Any
         started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         stop, registry = asyncio.Event(), CollectorRegistry()
         configured = GatewaySettings(instance="gateway-test", port=0, **settings)
+        results = SqliteResults(folder / "results.db", ttl_s=ttl_s)
         running = asyncio.create_task(
-            run(broker, configured, b"secret", registry, stop, on_started=started.set_result), name="gateway"
+            run(broker, configured, b"secret", results, registry, stop, on_started=started.set_result), name="gateway"
         )
         await asyncio.wait((running, started), return_when=asyncio.FIRST_COMPLETED)
         if running.done():

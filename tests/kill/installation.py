@@ -156,7 +156,7 @@ class Installation:
                 print(f"{part}: {line[:2000]}")  # noqa: T201 - see above
 
     def _channels(self) -> list[str]:
-        names = [self.channels.declared, self.channels.status]
+        names = [self.channels.declared, self.channels.status, self.channels.stored_answers]
         for name in self._names:
             inputs = self.channels.inputs(name, 1)
             lane = self.channels.retry(inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +154,7 @@ def alone(queue: str, one: Request) -> Message:
 @asynccontextmanager
 async def piped(
     folder: Path, compute: Compute, *, output: str = "TYPE_FP32", kind: type[SqliteBroker] = SqliteBroker,
-    retry: Mapping[str, Any] | None = None,
+    retry: Mapping[str, Any] | None = None, cancels: Container[bytes] = frozenset(),
 ) -> AsyncIterator[Pipe]:  # fmt: skip
     """Run a pipeline for a model from `x` to `y` (and `z`) of one number a row; `retry` is its endpoint's."""
     config = parse_config(
@@ -175,7 +175,8 @@ async def piped(
         settings = PipelineSettings(instance="test")
         registry = CollectorRegistry()
         metrics = ProcessorMetrics(registry, "m", 1)
-        pipeline = Pipeline(broker, Model(config, 1, Function(config, compute)), endpoints, settings, metrics)
+        model = Model(config, 1, Function(config, compute))
+        pipeline = Pipeline(broker, model, endpoints, settings, metrics, cancels)
         for queue in (pipeline.queue, broker.channels.retry(pipeline.queue), REPLIES):
             await broker.declare(queue)
         yield Pipe(broker, pipeline, registry, died)

@@ -1,4 +1,4 @@
-"""One thread that speaks SQLite: what is asked for while it commits is committed together next time.
+"""A SQLite file with one thread that speaks to it: what is asked for while it commits is committed together next time.
 
 Writers take the write lock at once (`BEGIN IMMEDIATE`): a lock that is upgraded later can fail in the middle.
 """
@@ -18,15 +18,24 @@ from typing import Any, TypeAlias
 import apsw
 
 from broker.errors import Misconfigured, Unreachable
-from broker.sqlite.query import fetch_one
-from broker.sqlite.schema import TABLES, VERSION
 
 GROUP = 256
 BUSY_S = 30.0
 BUSY_PAUSE_S = 0.0005
 FIRST_SAFE_SQLITE = 3_051_003  # before it, WAL could corrupt a file that several processes check-point
 
-Work: TypeAlias = Callable[[apsw.Connection], Any]
+Connection: TypeAlias = apsw.Connection
+Work: TypeAlias = Callable[[Connection], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What a file holds: `whose` it is and which `setting` names it (for people), its tables and their version."""
+
+    whose: str
+    setting: str
+    version: int
+    tables: str
 
 
 class Care(IntEnum):
@@ -49,15 +58,16 @@ class _Job:
 class Database:
     """A SQLite file, spoken to from an event loop."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, schema: Schema) -> None:
         self._path = path
+        self._schema = schema
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     async def open(self) -> None:
         """Open the file, make its tables, and start the thread."""
         self._loop = asyncio.get_running_loop()
-        self._connection = await self._loop.run_in_executor(None, _connect, self._path)
+        self._connection = await self._loop.run_in_executor(None, _connect, self._path, self._schema)
         self._synchronous = "FULL"
         self._thread = threading.Thread(target=self._serve, name="millrace-sqlite", daemon=True)
         self._thread.start()
@@ -74,7 +84,7 @@ class Database:
         """Run `work` on the connection, in a transaction that it may share; it may be run again after a rollback."""
         future = self._loop.create_future()
         if self._thread is None:
-            future.set_exception(Unreachable(f"{self._path}: the embedded broker is closed"))
+            future.set_exception(Unreachable(f"{self._path}: {self._schema.whose} is closed"))
         else:
             self._jobs.put(_Job(work, care, future))
         return future
@@ -148,6 +158,21 @@ class Database:
             return
 
 
+def fetch_all(connection: Connection, sql: str, bindings: tuple[Any, ...] = ()) -> list[Any]:
+    """Return all rows of a statement: what a column holds is known from the schema, not by a type checker."""
+    return connection.execute(sql, bindings).fetchall()
+
+
+def fetch_one(connection: Connection, sql: str, bindings: tuple[Any, ...] = ()) -> Any:
+    """Return the first row of a statement, or None."""
+    return connection.execute(sql, bindings).fetchone()
+
+
+def run(connection: Connection, sql: str, bindings: tuple[Any, ...] = ()) -> None:
+    """Run a statement for its effect."""
+    connection.execute(sql, bindings)
+
+
 def _resolve(jobs: list[_Job]) -> None:
     for job in jobs:
         if job.future.done():
@@ -166,7 +191,7 @@ def _ours(error: Exception, path: Path) -> Exception:
     return error
 
 
-def _connect(path: Path) -> apsw.Connection:
+def _connect(path: Path, schema: Schema) -> Connection:
     if apsw.SQLITE_VERSION_NUMBER < FIRST_SAFE_SQLITE:
         raise Misconfigured(f"apsw carries SQLite {apsw.sqlite_lib_version()}; 3.51.3 or newer is needed")
     try:
@@ -179,21 +204,21 @@ def _connect(path: Path) -> apsw.Connection:
         connection.execute("PRAGMA cache_size=-32768")
         connection.execute("PRAGMA temp_store=MEMORY")
         connection.execute("BEGIN IMMEDIATE")
-        _migrate(connection, path)
+        _migrate(connection, path, schema)
         connection.execute("COMMIT")
     except (apsw.Error, OSError) as exc:
-        raise Unreachable(f"the embedded broker cannot use {path}: {exc}; is broker.url right?") from exc
+        raise Unreachable(f"{schema.whose} cannot use {path}: {exc}; is {schema.setting} right?") from exc
     return connection
 
 
-def _migrate(connection: apsw.Connection, path: Path) -> None:
+def _migrate(connection: Connection, path: Path, schema: Schema) -> None:
     found = fetch_one(connection, "PRAGMA user_version")[0]
-    if found not in (0, VERSION):
+    if found not in (0, schema.version):
         raise Misconfigured(
-            f"{path} was written by another version of Millrace (schema {found}, this one reads {VERSION})"
+            f"{path} was written by another version of Millrace (schema {found}, this one reads {schema.version})"
         )
-    connection.execute(TABLES)
-    connection.execute(f"PRAGMA user_version={VERSION}")
+    connection.execute(schema.tables)
+    connection.execute(f"PRAGMA user_version={schema.version}")
 
 
 def _patience() -> Callable[[int], bool]:

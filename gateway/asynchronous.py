@@ -1,0 +1,259 @@
+"""Requests that are stored: asynchronous ones, those that may become so, and those with an idempotency key.
+
+Their answers come by the `answers` queue, from which any gateway takes into the results store; the first one wins.
+So they survive the gateway that took them in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from broker.answers import error_body
+from broker.base import Consumer
+from broker.bundle import answers_in
+from broker.errors import InvalidRequest, NotFound, QueueFull, TryAgain, Unavailable, Unreachable
+from broker.header import Answer, Request, Status
+from broker.ids import now_us, uid_text
+from broker.tasks import Tasks
+from gateway.core import Core
+from gateway.errors import AlreadyEnded, Gone, KeyReused
+from gateway.rate import Rate
+from gateway.results import Claim, Held, Results
+from gateway.sending import Sending
+
+TAKE = 1000
+POLL_S = 0.1  # another gateway may have stored the answer
+ASK_AT_ONCE = 500
+SWEEP_S = 5.0
+MEASURE_S = 1.0
+PAUSE_S = 0.5
+
+_Answered: TypeAlias = Callable[[], Awaitable[Answer | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a stored request stands: `answer` None says that it is pending; `again` that it had been sent before."""
+
+    uid: bytes
+    answer: Answer | None
+    again: bool = False
+
+
+class Asynchronous:
+    """Stores requests, sends them, and waits for their answers as long as a client wishes."""
+
+    def __init__(self, core: Core, results: Results, sending: Sending) -> None:
+        self._core = core
+        self._results = results
+        self._sending = sending
+        self._waiting: dict[bytes, set[asyncio.Future[Answer]]] = {}
+        self._tasks = Tasks()
+        self._consumer: Consumer | None = None
+        self._rate = Rate()
+        self._answered = 0
+        self.stopping = False
+        self.used_bytes = 0
+
+    async def open(self) -> None:
+        """Declare the queue of answers and start to take from it."""
+        broker, queue = self._core.broker, self._core.broker.channels.stored_answers
+        self.used_bytes = await self._results.sweep()
+        await broker.declare(queue)
+        self._consumer = broker.consume(queue, TAKE)
+        self._tasks.spawn(self._take(self._consumer), "stored answers")
+        self._tasks.spawn(self._poll(), "answers that others stored")
+        self._tasks.spawn(self._sweep(), "results sweep")
+        self._tasks.spawn(self._measure(), "rate of stored answers")
+
+    async def close(self) -> None:
+        """Stop to take; what is not stored yet comes back, to another gateway or later."""
+        self.give_up()
+        if self._consumer is not None:
+            await self._consumer.stop()
+        await self._tasks.cancel()
+
+    async def drained(self, grace_s: float) -> None:
+        """Wait until nobody waits, at most `grace_s`."""
+        until = time.monotonic() + grace_s
+        while self._waiting and time.monotonic() < until:  # noqa: ASYNC110 - as for the plain waits
+            await asyncio.sleep(POLL_S)
+
+    def give_up(self) -> None:
+        """End every wait: the gateway stops, the requests go on."""
+        self.stopping = True
+        for futures in self._waiting.values():
+            for future in futures:
+                future.cancel()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    async def send(self, request: Request, claim: Claim | None, wait_s: float) -> Standing:
+        """Store a request and send it, unless its claim is held by one that was sent before; wait for the answer.
+
+        Raises KeyReused, QueueFull, and what the broker refused it with.
+        """
+        self._check_room()
+        async with self._expecting(request.uid, wait_s) as answered:
+            held = await self._results.begin(request.uid, request.deadline_us, claim)
+            if held is None:
+                await self._publish(request)
+                return Standing(request.uid, await answered())
+        if claim is not None and held.digest != claim.digest:
+            raise KeyReused("this Idempotency-Key was given for another request: take a new key for a new request")
+        async with self._expecting(held.uid, 0 if held.answer else wait_s) as answered:
+            return Standing(held.uid, held.answer or await answered(), again=True)
+
+    async def fetch(self, uid: bytes, wait_s: float) -> Standing:
+        """Return how a request stands, after waiting for its answer. Raises NotFound and Gone."""
+        held = await self._known(uid)
+        left_s = (held.deadline_us - now_us()) / 1e6
+        async with self._expecting(uid, 0 if held.answer else min(wait_s, left_s)) as answered:
+            answer = held.answer or await answered()
+        if answer is None and held.deadline_us < now_us():
+            raise Gone(f"request {uid_text(uid)}: the time allowed was over before its answer was there")
+        if answer is not None and answer.status in (Status.EXPIRED, Status.CANCELLED):
+            raise Gone(f"request {uid_text(uid)} was {answer.status.word}")
+        return Standing(uid, answer)
+
+    async def cancel(self, uid: bytes) -> None:
+        """Cancel a request that has no answer yet; again does no harm. Raises NotFound, Gone and AlreadyEnded."""
+        deadline_us = (await self._known(uid)).deadline_us
+        answer = Answer(uid, Status.CANCELLED, "", 0, None, 0, 0, 0, error_body("the client cancelled it"))
+        if (await self._results.end([answer]))[0]:
+            self._core.cancels.add(uid, deadline_us)
+            self._resolve(answer)
+            return
+        now = await self._known(uid)
+        if now.answer is None or now.answer.status is not Status.CANCELLED:
+            raise AlreadyEnded(f"request {uid_text(uid)} has its answer: there is nothing to cancel")
+
+    # -- on the way
+
+    def _check_room(self) -> None:
+        settings = self._core.settings
+        if self.stopping:
+            raise Unavailable("this gateway stops: send the request to another one")
+        if self.used_bytes > settings.results_limit_bytes:
+            raise QueueFull(f"the results store holds {self.used_bytes} bytes", retry_after_s=SWEEP_S)
+        if len(self) >= settings.pending_limit:
+            raise QueueFull(f"{settings.pending_limit} requests wait here already", retry_after_s=MEASURE_S)
+
+    async def _publish(self, request: Request) -> None:
+        """Return when the request is in its queue. One that may be there stays stored, for its answer."""
+        try:
+            await self._sending.put_safely(request)
+        except Unreachable:
+            raise
+        except QueueFull as exc:
+            await self._results.withdraw(request.uid)
+            raise QueueFull(str(exc), retry_after_s=await self._drain_s(request)) from exc
+        except Exception:
+            await self._results.withdraw(request.uid)
+            raise
+
+    async def _drain_s(self, request: Request) -> float:
+        """Return how long the queue of a request takes to drain, at the measured rate of stored answers."""
+        try:
+            depth = await self._core.broker.depth(self._core.inputs(request.route.model, request.route.version))
+        except TryAgain:
+            return MEASURE_S
+        return self._rate.drain_s(depth.requests)
+
+    async def _known(self, uid: bytes) -> Held:
+        held = (await self._results.find([uid])).get(uid)
+        if held is None:
+            raise NotFound(f"no request {uid_text(uid)} is known here: only asynchronous ones are, and not for ever")
+        if held.dropped:
+            raise Gone(f"request {uid_text(uid)}: its answer was here, and is not kept any more")
+        return held
+
+    # -- answers come
+
+    @asynccontextmanager
+    async def _expecting(self, uid: bytes, wait_s: float) -> AsyncIterator[_Answered]:
+        """Listen for an answer from here on; the yielded function waits for it, at most `wait_s`."""
+        if wait_s <= 0:
+            yield _at_once
+            return
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(uid, set()).add(future)
+
+        async def answered() -> Answer | None:
+            await asyncio.wait((future,), timeout=wait_s)
+            return future.result() if future.done() and not future.cancelled() else None
+
+        try:
+            yield answered
+        finally:
+            future.cancel()
+            self._waiting[uid].discard(future)
+            if not self._waiting[uid]:
+                del self._waiting[uid]
+
+    def _resolve(self, answer: Answer) -> None:
+        for future in self._waiting.get(answer.uid, ()):
+            if not future.done():
+                future.set_result(answer)
+
+    async def _take(self, consumer: Consumer) -> None:
+        while deliveries := await consumer.take(TAKE):
+            answers: list[Answer] = []
+            for delivery in deliveries:
+                try:
+                    answers += answers_in(delivery.message)
+                except InvalidRequest:  # nobody but us may write here: what cannot be read is nobody's answer
+                    self._core.pending.unclaimed += 1
+            first = await self._store(answers)
+            await self._core.broker.ack(deliveries)
+            self._answered += sum(first)
+            self._core.pending.unclaimed += len(first) - sum(first)
+            for answer, is_first in zip(answers, first, strict=True):
+                if is_first:
+                    self._resolve(answer)
+
+    async def _store(self, answers: Sequence[Answer]) -> list[bool]:
+        """Store answers, however long that takes: until then they are not acked."""
+        while True:
+            try:
+                return await self._results.end(answers)
+            except Unreachable:
+                await asyncio.sleep(PAUSE_S)
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_S)
+            uids = list(self._waiting)
+            for at in range(0, len(uids), ASK_AT_ONCE):
+                try:
+                    found = await self._results.find(uids[at : at + ASK_AT_ONCE])
+                except Unreachable:
+                    break
+                for held in found.values():
+                    if held.answer is not None:
+                        self._resolve(held.answer)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            try:
+                self.used_bytes = await self._results.sweep()
+            except Unreachable:
+                continue
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(MEASURE_S)
+            if self._answered:
+                self._rate.observe(self._answered, MEASURE_S)
+                self._answered = 0
+
+
+async def _at_once() -> Answer | None:
+    return None

@@ -1,0 +1,212 @@
+"""Requests whose answers are fetched later, over real HTTP and a real results store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+
+from broker.base import Limits
+from broker.header import Status
+from broker.ids import new_uid, now_us, uid_text
+from tests.gateway.serving import Gateway, X, serving, until
+
+URL = "/v2/models/double/infer"
+BODY = json.dumps({"id": "mine", "inputs": [X]}).encode()
+OTHER = json.dumps({"inputs": [{**X, "data": [1, 1]}]}).encode()
+ASYNC = {"prefer": "respond-async"}
+
+
+async def fetched(gateway: Gateway, location: str, code: int = 200) -> httpx.Response:
+    answer = await gateway.client.get(location, headers={"prefer": "wait=5"})
+    assert answer.status_code == code, answer.text
+    return answer
+
+
+async def test_respond_async_is_202_and_its_answer_is_fetched_as_often_as_wished(gateway: Gateway) -> None:
+    accepted = await gateway.client.post(URL, content=BODY, headers=ASYNC)
+    uid = accepted.headers["millrace-request-id"]
+    assert (accepted.status_code, accepted.headers["preference-applied"]) == (202, "respond-async")
+    assert accepted.json() == {"id": uid, "status": "pending", "location": f"/v2/requests/{uid}"}
+    assert (accepted.headers["location"], UUID(uid).version) == (f"/v2/requests/{uid}", 7)
+    for _ in range(2):
+        answer = await fetched(gateway, accepted.headers["location"])
+        assert answer.json()["outputs"][0]["data"] == [3.0, 5.0]
+        assert (answer.headers["millrace-request-id"], answer.headers["millrace-arm"]) == (uid, "v1")
+        assert answer.headers["millrace-status"] == "ok"
+
+
+async def test_pending_says_when_to_ask_again(gateway: Gateway) -> None:
+    gateway.doubling.go.clear()
+    accepted = await gateway.client.post(URL, content=BODY, headers=ASYNC)
+    pending = await gateway.client.get(accepted.headers["location"])
+    assert (pending.status_code, pending.headers["retry-after"]) == (202, "1")
+    assert pending.headers.get_list("millrace-request-id") == [accepted.headers["millrace-request-id"]]
+    gateway.doubling.go.set()
+    await fetched(gateway, accepted.headers["location"])
+
+
+async def test_wait_answers_in_time_or_with_202(gateway: Gateway) -> None:
+    soon = await gateway.client.post(URL, content=BODY, headers={"prefer": "respond-async, wait=5"})
+    assert (soon.status_code, soon.json()["outputs"][0]["data"]) == (200, [3.0, 5.0])
+    gateway.doubling.go.clear()
+    late = await gateway.client.post(URL, content=BODY, headers={"prefer": "wait=0"})
+    assert (late.status_code, late.headers["preference-applied"]) == (202, "wait=0")
+    later = await gateway.client.post(URL, content=BODY, headers={"prefer": "wait=1"})
+    assert later.status_code == 202
+    gateway.doubling.go.set()
+    for accepted in (late, later):
+        await fetched(gateway, accepted.headers["location"])
+
+
+@pytest.mark.parametrize("prefer", ["", "return=minimal", ";;,=,", "wait=x", "wait=-1", "waits=3", "wait=" + "9" * 400])
+async def test_an_unknown_preference_is_a_plain_wait(gateway: Gateway, prefer: str) -> None:
+    assert (await gateway.client.post(URL, content=BODY, headers={"prefer": prefer})).status_code == 200
+
+
+@pytest.mark.parametrize("prefer", ['respond-async, wait="2"', "foo; a=b, RESPOND-ASYNC; x", "wait = 2"])
+async def test_a_preference_may_look_as_rfc_7240_allows(gateway: Gateway, prefer: str) -> None:
+    gateway.doubling.go.clear()
+    assert (await gateway.client.post(URL, content=BODY, headers={"prefer": prefer})).status_code == 202
+
+
+async def test_an_error_is_fetched_as_it_would_have_been_answered(gateway: Gateway) -> None:
+    accepted = await gateway.client.post(URL, content=b"{", headers=ASYNC)
+    answer = await fetched(gateway, accepted.headers["location"], 400)
+    assert (set(answer.json()), answer.headers["millrace-status"]) == ({"error"}, "invalid")
+
+
+@pytest.mark.parametrize(
+    "uid", [uid_text(new_uid(now_us())), "x", "%00", "1" * 5000, "00000000-0000-0000-0000-000000000000"]
+)
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_what_was_never_seen_is_404(gateway: Gateway, method: str, uid: str) -> None:
+    answer = await gateway.client.request(method, f"/v2/requests/{uid}")
+    assert (answer.status_code, set(answer.json())) == (404, {"error"})
+
+
+async def test_an_expired_one_is_410(gateway: Gateway) -> None:
+    gateway.doubling.go.clear()
+    accepted = await gateway.client.post(URL, content=BODY, headers={**ASYNC, "millrace-timeout-ms": "50"})
+    await asyncio.sleep(0.06)
+    answer = await fetched(gateway, accepted.headers["location"], 410)
+    assert "time allowed" in answer.json()["error"]
+
+
+async def test_an_answer_that_says_expired_is_410(gateway: Gateway) -> None:
+    gateway.doubling.status = Status.EXPIRED
+    accepted = await gateway.client.post(URL, content=BODY, headers=ASYNC)
+    await fetched(gateway, accepted.headers["location"], 410)
+
+
+async def test_an_answer_is_kept_for_a_while_then_410_then_404(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.asynchronous.SWEEP_S", 0.05)
+    async with serving(tmp_path, ttl_s=0.5) as gateway:
+        answer = await gateway.client.post(URL, content=BODY, headers={"prefer": "wait=5"})
+        location = f"/v2/requests/{answer.headers['millrace-request-id']}"
+        assert (await gateway.client.get(location)).status_code == 200
+        gone = await gateway.until(location, 410)
+        assert "not kept" in gone.json()["error"]
+        await gateway.until(location, 404)
+
+
+async def test_a_cancelled_one_is_answered_to_nobody_and_said_to_processors(gateway: Gateway) -> None:
+    gateway.doubling.go.clear()
+    accepted = await gateway.client.post(URL, content=BODY, headers=ASYNC)
+    location = accepted.headers["location"]
+    waiting = asyncio.create_task(gateway.client.get(location, headers={"prefer": "wait=5"}))
+    await asyncio.sleep(0.1)
+    assert [(await gateway.client.delete(location)).status_code for _ in range(2)] == [204, 204]
+    assert (await waiting).status_code == 410
+    gateway.doubling.go.set()
+    await gateway.until_seen()
+    answer = await fetched(gateway, location, 410)
+    assert "cancelled" in answer.json()["error"]
+
+    async def said() -> bool:
+        reader = gateway.broker.read(gateway.broker.channels.status, 0)
+        records = await reader.read(1000)
+        await reader.close()
+        uid = UUID(accepted.headers["millrace-request-id"]).hex
+        return any(json.loads(record.body).get("requests", [[""]])[0][0] == uid for record in records)
+
+    await until(said)
+
+
+async def test_what_has_its_answer_cannot_be_cancelled(gateway: Gateway) -> None:
+    answer = await gateway.client.post(URL, content=BODY, headers={"prefer": "wait=5"})
+    location = f"/v2/requests/{answer.headers['millrace-request-id']}"
+    assert (await gateway.client.delete(location)).status_code == 409
+    assert (await gateway.client.get(location)).status_code == 200
+
+
+async def test_a_refused_one_is_forgotten(tmp_path: Path) -> None:
+    async with serving(tmp_path, limits=Limits(messages=1)) as gateway:
+        gateway.doubling.go.clear()
+        codes, uids = [], []
+        for _ in range(6):
+            answer = await gateway.client.post(URL, content=BODY, headers=ASYNC)
+            codes.append(answer.status_code)
+            if answer.status_code == 429:
+                assert int(answer.headers["retry-after"]) >= 1
+                uids.append(answer.headers["millrace-request-id"])
+        assert codes[0] == 202
+        assert uids
+        assert (await gateway.client.get(f"/v2/requests/{uids[0]}")).status_code == 404
+        gateway.doubling.go.set()
+
+
+async def test_a_full_store_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.asynchronous.SWEEP_S", 0.05)
+    async with serving(tmp_path, results_limit_bytes=1) as gateway:
+        answer = await gateway.client.post(URL, content=BODY, headers=ASYNC)
+        assert answer.status_code == 429
+        assert "results store" in answer.json()["error"]
+        assert (await gateway.client.post(URL, content=BODY)).status_code == 200
+
+
+async def test_answers_survive_the_gateway(tmp_path: Path) -> None:
+    async with serving(tmp_path) as gateway:
+        gateway.doubling.go.clear()
+        accepted = [await gateway.client.post(URL, content=BODY, headers=ASYNC) for _ in range(5)]
+        keyed = asyncio.create_task(gateway.client.post(URL, content=BODY, headers={"idempotency-key": "a"}))
+        wait = asyncio.create_task(gateway.client.post(URL, content=BODY, headers={"prefer": "wait=9"}))
+        await asyncio.sleep(0.3)
+        gateway.stop.set()
+        await asyncio.sleep(0.1)
+        gateway.doubling.go.set()
+        assert [(await task).status_code for task in (keyed, wait)] == [200, 200]
+    async with serving(tmp_path) as gateway:
+        for one in accepted:
+            assert (await fetched(gateway, one.headers["location"])).json()["outputs"][0]["data"] == [3.0, 5.0]
+
+
+async def test_a_wait_ends_with_202_when_the_grace_of_a_stop_is_over(tmp_path: Path) -> None:
+    async with serving(tmp_path, grace_s=0.3) as gateway:
+        gateway.doubling.go.clear()
+        wait = asyncio.create_task(gateway.client.post(URL, content=BODY, headers={"prefer": "wait=9"}))
+        keyed = asyncio.create_task(gateway.client.post(URL, content=BODY, headers={"idempotency-key": "a"}))
+        await asyncio.sleep(0.3)
+        gateway.stop.set()
+        assert [(await task).status_code for task in (wait, keyed)] == [202, 503]
+        gateway.doubling.go.set()
+
+
+async def test_a_client_that_leaves_cancels_its_request(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.infer.LISTEN_AFTER_S", 0.01)
+    gateway.doubling.go.clear()
+    with pytest.raises(httpx.ReadTimeout):
+        await gateway.client.post(URL, content=BODY, timeout=0.3)
+
+    async def said() -> bool:
+        reader = gateway.broker.read(gateway.broker.channels.status, 0)
+        records = await reader.read(1000)
+        await reader.close()
+        return any(json.loads(record.body)["kind"] == "cancel" for record in records)
+
+    await until(said)
+    gateway.doubling.go.set()

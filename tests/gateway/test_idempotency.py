@@ -1,0 +1,116 @@
+"""The same request with the same Idempotency-Key is computed once and answered as often as it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from broker.base import Limits
+from broker.header import Status
+from tests.gateway.serving import Gateway, X, serving
+
+URL = "/v2/models/double/infer"
+BODY = json.dumps({"id": "mine", "inputs": [X]}).encode()
+OTHER = json.dumps({"inputs": [{**X, "data": [1, 1]}]}).encode()
+KEY = {"idempotency-key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
+
+
+async def test_computed_once_answered_twice(gateway: Gateway) -> None:
+    first, second = [await gateway.client.post(URL, content=BODY, headers=KEY) for _ in range(2)]
+    assert (first.status_code, first.content) == (200, second.content)
+    assert first.headers["millrace-request-id"] == second.headers["millrace-request-id"]
+    assert ("idempotent-replayed" in first.headers, second.headers["idempotent-replayed"]) == (False, "true")
+    assert len(gateway.doubling.seen) == 1
+
+
+async def test_at_the_same_time_too(gateway: Gateway) -> None:
+    answers = await asyncio.gather(*[gateway.client.post(URL, content=BODY, headers=KEY) for _ in range(20)])
+    assert {(answer.status_code, answer.content) for answer in answers} == {(200, answers[0].content)}
+    assert len(gateway.doubling.seen) == 1
+
+
+async def test_another_body_is_422(gateway: Gateway) -> None:
+    await gateway.client.post(URL, content=BODY, headers=KEY)
+    answer = await gateway.client.post(URL, content=OTHER, headers=KEY)
+    assert (answer.status_code, set(answer.json())) == (422, {"error"})
+    pinned = await gateway.client.post("/v2/models/double/versions/1/infer", content=BODY, headers=KEY)
+    assert pinned.status_code == 422
+    assert len(gateway.doubling.seen) == 1
+
+
+async def test_another_endpoint_is_another_scope(gateway: Gateway) -> None:
+    await gateway.declare(endpoint="twice", arms={"a": "double@1"})
+    await gateway.until("/v2/models/twice/ready", 200)
+    await gateway.client.post(URL, content=BODY, headers=KEY)
+    answer = await gateway.client.post("/v2/models/twice/infer", content=OTHER, headers=KEY)
+    assert (answer.status_code, answer.json()["outputs"][0]["data"]) == (200, [2.0, 2.0])
+
+
+async def test_no_key_is_no_identity(gateway: Gateway) -> None:
+    for _ in range(2):
+        await gateway.client.post(URL, content=BODY)
+    assert len(gateway.doubling.seen) == 2
+
+
+async def test_a_claim_lapses_with_the_deadline_of_what_was_not_answered(gateway: Gateway) -> None:
+    gateway.doubling.go.clear()
+    lapsed = await gateway.client.post(URL, content=BODY, headers={**KEY, "millrace-timeout-ms": "200"})
+    assert lapsed.status_code == 504
+    gateway.doubling.go.set()
+    answer = await gateway.client.post(URL, content=OTHER, headers=KEY)
+    assert (answer.status_code, answer.json()["outputs"][0]["data"]) == (200, [2.0, 2.0])
+    assert answer.headers["millrace-request-id"] != lapsed.headers["millrace-request-id"]
+
+
+async def test_while_it_runs_a_repeat_waits_for_the_same_answer_or_is_202(gateway: Gateway) -> None:
+    gateway.doubling.go.clear()
+    accepted = await gateway.client.post(URL, content=BODY, headers={**KEY, "prefer": "respond-async"})
+    again = await gateway.client.post(URL, content=BODY, headers={**KEY, "prefer": "respond-async"})
+    waiting = asyncio.create_task(gateway.client.post(URL, content=BODY, headers=KEY))
+    await asyncio.sleep(0.3)
+    gateway.doubling.go.set()
+    assert (accepted.status_code, again.status_code) == (202, 202)
+    assert accepted.headers["location"] == again.headers["location"]
+    assert (await waiting).headers["millrace-request-id"] == accepted.headers["millrace-request-id"]
+    assert len(gateway.doubling.seen) == 1
+
+
+@pytest.mark.parametrize("status", [Status.OVERLOADED, Status.EXPIRED, Status.CANCELLED])
+async def test_what_was_not_computed_frees_its_key(gateway: Gateway, status: Status) -> None:
+    gateway.doubling.status = status
+    refused = await gateway.client.post(URL, content=BODY, headers=KEY)
+    assert refused.headers["millrace-status"] == status.word
+    gateway.doubling.status = Status.OK
+    assert (await gateway.client.post(URL, content=OTHER, headers=KEY)).status_code == 200
+
+
+async def test_a_cancel_frees_its_key(gateway: Gateway) -> None:
+    gateway.doubling.go.clear()
+    accepted = await gateway.client.post(URL, content=BODY, headers={**KEY, "prefer": "respond-async"})
+    assert (await gateway.client.delete(accepted.headers["location"])).status_code == 204
+    gateway.doubling.go.set()
+    assert (await gateway.client.post(URL, content=OTHER, headers=KEY)).status_code == 200
+
+
+async def test_a_refusal_at_the_door_frees_its_key(tmp_path: Path) -> None:
+    async with serving(tmp_path, limits=Limits(messages=1)) as gateway:
+        gateway.doubling.go.clear()
+        codes = []
+        for number in range(6):
+            key = {"idempotency-key": str(number), "prefer": "respond-async"}
+            codes.append((await gateway.client.post(URL, content=BODY, headers=key)).status_code)
+        refused = codes.index(429)
+        gateway.doubling.go.set()
+        await gateway.until_seen()
+        answer = await gateway.client.post(URL, content=OTHER, headers={"idempotency-key": str(refused)})
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+async def test_a_key_that_is_none_is_400(gateway: Gateway, key: str) -> None:
+    answer = await gateway.client.post(URL, content=BODY, headers={"idempotency-key": key})
+    assert answer.status_code == 400
+    assert "Idempotency-Key" in answer.json()["error"]

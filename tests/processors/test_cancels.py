@@ -1,0 +1,71 @@
+"""Cancelled requests are answered without being computed, and are forgotten when their time is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from broker.ids import new_uid, now_us
+from broker.messages import Record
+from broker.status import Cancel, write_cancels
+from processors import cancels
+from processors.cancels import Cancels
+from tests.processors.piping import bundled, piped, request
+
+
+def record(body: bytes) -> Record:
+    return Record(0, body, {})
+
+
+async def test_only_the_others_are_computed(tmp_path: Path) -> None:
+    requests = [request(float(number)) for number in range(4)]
+    cancelled = {requests[1].uid, requests[2].uid}
+    computed: list[float] = []
+
+    def compute(inputs):  # type: ignore[no-untyped-def]
+        computed.extend(inputs["x"].ravel().tolist())
+        return {"y": inputs["x"], "z": inputs["x"]}
+
+    async with piped(tmp_path, compute, cancels=cancelled) as pipe:
+        await pipe.put(bundled(pipe.pipeline.queue, requests))
+        await pipe.serve()
+        answers, rows = await pipe.answers(), await pipe.rows()
+    assert [answers[one.uid][0] for one in requests] == ["ok", "cancelled", "cancelled", "ok"]
+    assert computed == [0.0, 3.0]
+    assert sorted(row["status"] for row in rows) == ["cancelled", "cancelled", "ok", "ok"]
+
+
+def test_cancels_are_read_from_the_log_and_forgotten_with_their_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancels, "PRUNE_AT", 2)
+    now = now_us()
+    old, live, later = new_uid(now), new_uid(now), new_uid(now)
+    known = Cancels()
+    known.fold(record(write_cancels([Cancel(old, now - 1), Cancel(live, now + 10**9)])))
+    assert old not in known
+    assert live in known
+    known.fold(record(write_cancels([Cancel(later, now + 10**9)])))
+    assert later in known
+    assert b"" not in known
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"[]", b"3", b'{"v": 1}', b'{"v": 2, "kind": "cancel", "requests": [["00", 1]]}',
+        b'{"v": 1, "kind": "cancel", "requests": 3}', b'{"v": 1, "kind": "cancel", "requests": [["x", 1]]}',
+        b'{"v": 1, "kind": "cancel", "requests": [[1, 1]]}', b'{"v": 1, "kind": "cancel", "requests": [["00"]]}',
+        b'{"v": 1, "kind": "announcement"}',
+    ],
+)  # fmt: skip
+def test_what_is_no_cancel_is_nothing(body: bytes) -> None:
+    known = Cancels()
+    known.fold(record(body))
+    assert len(known) == 0
+
+
+def test_they_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancels, "LIMIT", 10)
+    known = Cancels()
+    known.fold(record(write_cancels([Cancel(new_uid(now_us()), now_us() + 10**9) for _ in range(20)])))
+    assert len(known) == 10
