@@ -25,6 +25,7 @@ PREFIX = f"readme-{secrets.token_hex(4)}."
 EMBEDDED = {
     "curl": '"data":[3.0]',
     "tritonclient": "[[3.]\n [7.]]\n[[3.]\n [7.]]",
+    "later": "idempotent-replayed: true",
     "predict": '"data":[3.0]',
     "python model": '"data":[10.0,20.0,30.0]',
     "torch model": "",
