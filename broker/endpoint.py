@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -82,10 +83,14 @@ class Retry(Declared):
             raise ValueError(f"{value!r}: the first pause is longer than the last")
         return value
 
-    def pause_s(self, attempts: int) -> float:
-        """Return the pause after so many attempts: doubled each time, within the range."""
+    def pause_s(self, attempts: int, draw: Callable[[], float] = random.random) -> float:
+        """Return the pause after so many attempts: doubled each time within the range, less up to half of it by lot.
+
+        So what failed together is not tried again together. Brokers without delays of their own round it up.
+        """
         first, _, last = self.backoff.partition("..")
-        return min(seconds(first) * 2.0 ** max(0, attempts - 1), seconds(last or first))
+        longest = min(seconds(first) * 2.0 ** max(0, attempts - 1), seconds(last or first))
+        return longest * (1.0 - draw() / 2.0)
 
 
 class Log(Declared):
