@@ -99,7 +99,7 @@ class Asynchronous:
 
         Raises KeyReused, QueueFull, and what the broker refused it with.
         """
-        self._check_room()
+        self._check_room(request)
         async with self._expecting(request.uid, wait_s) as answered:
             held = await self._results.begin(request.uid, request.deadline_us, claim)
             if held is None:
@@ -114,7 +114,8 @@ class Asynchronous:
         """Return how a request stands, after waiting for its answer. Raises NotFound and Gone."""
         held = await self._known(uid)
         left_s = (held.deadline_us - now_us()) / 1e6
-        async with self._expecting(uid, 0 if held.answer else min(wait_s, left_s)) as answered:
+        waits = held.answer is None and self._has_room
+        async with self._expecting(uid, min(wait_s, left_s) if waits else 0.0) as answered:
             answer = held.answer or await answered()
         if answer is None and held.deadline_us < now_us():
             raise Gone(f"request {uid_text(uid)}: the time allowed was over before its answer was there")
@@ -136,14 +137,22 @@ class Asynchronous:
 
     # -- on the way
 
-    def _check_room(self) -> None:
-        settings = self._core.settings
+    def _check_room(self, request: Request) -> None:
         if self.stopping:
             raise Unavailable("this gateway stops: send the request to another one")
-        if self.used_bytes > settings.results_limit_bytes:
-            raise QueueFull(f"the results store holds {self.used_bytes} bytes", retry_after_s=SWEEP_S)
-        if len(self) >= settings.pending_limit:
-            raise QueueFull(f"{settings.pending_limit} requests wait here already", retry_after_s=MEASURE_S)
+        full = ""
+        if self.used_bytes > self._core.settings.results_limit_bytes:
+            full = f"the results store is full: it holds {self.used_bytes} bytes"
+        elif not self._has_room:
+            full = f"{self._core.settings.pending_limit} requests wait here already"
+        if full:
+            error = QueueFull(full, retry_after_s=SWEEP_S)
+            self._sending.refuse([request], error)
+            raise error
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self) < self._core.settings.pending_limit
 
     async def _publish(self, request: Request) -> None:
         """Return when the request is in its queue. One that may be there stays stored, for its answer."""

@@ -127,11 +127,7 @@ class Infer:
         ) if wishes.key else None  # fmt: skip
         longest_s = 0.0 if wishes.asynchronous else allowed_s
         wait_s = longest_s if wishes.wait_s is None else min(wishes.wait_s, allowed_s)
-        try:
-            standing = await self._asynchronous.send(request, claim, wait_s)
-        except QueueFull as exc:
-            self._sending.refuse([request], exc)
-            raise
+        standing = await self._asynchronous.send(request, claim, wait_s)
         again = [(b"idempotent-replayed", b"true")] if standing.again else []
         if standing.answer is not None:
             code, found, body = reply.answered(standing.answer, standing.uid)

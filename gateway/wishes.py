@@ -9,6 +9,8 @@ from broker.errors import InvalidRequest
 from gateway.body import number
 
 KEY_LIMIT = 255
+PREFER_LIMIT = 500  # bytes that are looked at
+WAIT_LIMIT_S = 60.0  # a client that hung up meanwhile is noticed no sooner
 _PREFERENCE = re.compile(rb'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*"?([^",;]*?)"?)?\s*(?:;[^,]*)?')
 
 
@@ -28,10 +30,11 @@ class Wishes(NamedTuple):
 def wishes_of(prefer: bytes, key: bytes | None) -> Wishes:
     """Read the headers; what is unknown in Prefer is ignored, as RFC 7240 says. Raises InvalidRequest for a bad key."""
     found: dict[bytes, bytes] = {}
-    for part in prefer.split(b","):
+    for part in prefer[:PREFER_LIMIT].split(b","):
         if match := _PREFERENCE.fullmatch(part):
             found.setdefault(match[1].lower(), match[2] or b"")
     wait = number(found[b"wait"]) if b"wait" in found else None
     if key is not None and not 0 < len(key) <= KEY_LIMIT:
         raise InvalidRequest(f"Idempotency-Key: {len(key)} bytes; 1 to {KEY_LIMIT} are a key")
-    return Wishes(b"respond-async" in found or wait is not None, None if wait is None else float(wait), key or b"")
+    wait_s = None if wait is None else min(float(wait), WAIT_LIMIT_S)
+    return Wishes(b"respond-async" in found or wait is not None, wait_s, key or b"")

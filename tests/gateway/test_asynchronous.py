@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from broker.base import Limits
+from broker.events import read_event
 from broker.header import Status
 from broker.ids import new_uid, now_us, uid_text
 from tests.gateway.serving import Gateway, X, serving, until
@@ -63,7 +64,10 @@ async def test_wait_answers_in_time_or_with_202(gateway: Gateway) -> None:
         await fetched(gateway, accepted.headers["location"])
 
 
-@pytest.mark.parametrize("prefer", ["", "return=minimal", ";;,=,", "wait=x", "wait=-1", "waits=3", "wait=" + "9" * 400])
+@pytest.mark.parametrize(
+    "prefer",
+    ["", "return=minimal", ";;,=,", "wait=x", "wait=-1", "waits=3", "wait=" + "9" * 400, "a=" + " " * 50_000 + '"x'],
+)
 async def test_an_unknown_preference_is_a_plain_wait(gateway: Gateway, prefer: str) -> None:
     assert (await gateway.client.post(URL, content=BODY, headers={"prefer": prefer})).status_code == 200
 
@@ -157,6 +161,25 @@ async def test_a_refused_one_is_forgotten(tmp_path: Path) -> None:
         assert codes[0] == 202
         assert uids
         assert (await gateway.client.get(f"/v2/requests/{uids[0]}")).status_code == 404
+        gateway.doubling.go.set()
+
+
+async def test_a_refused_one_has_one_row(tmp_path: Path) -> None:
+    async with serving(tmp_path, limits=Limits(messages=1)) as gateway:
+        gateway.doubling.go.clear()
+        answers = [await gateway.client.post(URL, content=BODY, headers=ASYNC) for _ in range(6)]
+        refused = {answer.headers["millrace-request-id"] for answer in answers if answer.status_code == 429}
+        rows: list[str] = []
+
+        async def written() -> bool:
+            reader = gateway.broker.read(gateway.broker.channels.events("double"), 0)
+            tables = [read_event(record) for record in await reader.read(100)]
+            rows[:] = [str(UUID(bytes=uid)) for table in tables if table for uid in table.column("uid").to_pylist()]
+            await reader.close()
+            return len(rows) >= len(refused)
+
+        await until(written)
+        assert sorted(rows) == sorted(refused)
         gateway.doubling.go.set()
 
 
