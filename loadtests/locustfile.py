@@ -1,4 +1,4 @@
-"""Load on an installation that runs: by HTTP as JSON and as raw tensors, and through RabbitMQ with a reply address.
+"""Load on an installation that runs: by HTTP as JSON and as raw tensors, and through RabbitMQ or Kafka.
 
 Eight users for ten seconds against `millrace demo --serve` (endpoint `digits`), without a browser:
 
@@ -9,6 +9,7 @@ and both ways at once, on an installation that runs on RabbitMQ:
     locust -f loadtests/locustfile.py --headless -u 8 -r 8 -t 10s --host http://127.0.0.1:8000 \\
         --amqp-url amqp://guest:guest@localhost --prefix millrace.demo. HttpUser AmqpUser
 
+On Kafka it is `--kafka-url kafka://localhost` and `KafkaUser`.
 Another endpoint: `--endpoint hello --input x --features 2`.
 """
 
@@ -18,27 +19,32 @@ import logging
 import random
 import time
 from array import array
+from concurrent.futures import CancelledError
 from typing import Any, ClassVar
 
 import orjson
 import pika
+from aiokafka.errors import KafkaError
 from locust import FastHttpUser, User, constant, events, task
 from pika.adapters.blocking_connection import BlockingChannel
 
+from loadtests.kafka_client import SILENCE_S, KafkaClient
+
 JSON_LENGTH = "inference-header-content-length"
-SILENCE_S = 10.0
 
 Encoded = tuple[bytes, dict[str, str]]
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def options(parser: Any) -> None:
-    """Add our options to locust's, and keep pika's every step out of its log."""
-    logging.getLogger("pika").setLevel(logging.WARNING)
+    """Add our options to locust's, and keep the clients' every step out of its log."""
+    for client in ("pika", "aiokafka"):
+        logging.getLogger(client).setLevel(logging.WARNING)
     parser.add_argument("--endpoint", default="digits", help="Which endpoint to ask.")
     parser.add_argument("--input", default="image", help="The name of its input tensor, FP32.")
     parser.add_argument("--features", type=int, default=64, help="How many numbers one row has.")
     parser.add_argument("--amqp-url", default="amqp://guest:guest@localhost", help="Where AmqpUser finds RabbitMQ.")
+    parser.add_argument("--kafka-url", default="kafka://localhost", help="Where KafkaUser finds Kafka.")
     parser.add_argument("--prefix", default="millrace.", help="The installation's prefix.")
 
 
@@ -87,10 +93,59 @@ class HttpUser(FastHttpUser):
                 response.failure(f"{response.status_code}: {(response.text or '')[:200]}")
 
 
-class AmqpUser(User):
-    """Publishes one request after the other with a reply queue of its own, and waits for each answer."""
+def result_of(status: str, content: bytes) -> bytes:
+    """Return what an answer holds; raises RuntimeError for one that is no result."""
+    if status != "ok":
+        raise RuntimeError(f"{status}: {content[:200].decode('utf-8', 'replace')}")
+    return content
 
+
+class QueueUser(User):
+    """Publishes one request after the other with a reply address of its own, and waits for each answer."""
+
+    abstract = True
     wait_time = constant(0)
+    protocol: ClassVar[str]
+    errors: ClassVar[tuple[type[Exception], ...]]
+
+    @property
+    def queue(self) -> str:
+        """Where the endpoint's requests go."""
+        given = self.environment.parsed_options
+        return f"{given.prefix}requests.{given.endpoint}"
+
+    @task
+    def ask_in_json(self) -> None:
+        """Ask in JSON."""
+        self._ask(as_json(self.environment.parsed_options), "requests json")
+
+    @task
+    def ask_in_binary(self) -> None:
+        """Ask with raw tensors."""
+        self._ask(as_binary(self.environment.parsed_options), "requests binary")
+
+    def _ask(self, encoded: Encoded, name: str) -> None:
+        started = time.perf_counter()
+        error, size = None, 0
+        try:
+            size = len(result_of(*self._answered(*encoded)))
+        except self.errors as exc:
+            error = exc
+        self.environment.events.request.fire(
+            request_type=self.protocol, name=name, response_time=(time.perf_counter() - started) * 1000,
+            response_length=size, exception=error, context={},
+        )  # fmt: skip
+
+    def _answered(self, body: bytes, headers: dict[str, str]) -> tuple[str, bytes]:
+        """Publish one request and return its answer's status and body; raises RuntimeError when there is none."""
+        raise NotImplementedError
+
+
+class AmqpUser(QueueUser):
+    """Asks through RabbitMQ, with a connection and a reply queue of its own."""
+
+    protocol = "AMQP"
+    errors = (pika.exceptions.AMQPError, RuntimeError)
     channel: BlockingChannel
     replies: str
     sent: ClassVar[int] = 0
@@ -107,45 +162,45 @@ class AmqpUser(User):
         """Let go."""
         self.connection.close()
 
-    @task
-    def ask_in_json(self) -> None:
-        """Ask in JSON."""
-        self._ask(as_json(self.environment.parsed_options), "requests json")
-
-    @task
-    def ask_in_binary(self) -> None:
-        """Ask with raw tensors."""
-        self._ask(as_binary(self.environment.parsed_options), "requests binary")
-
-    def _ask(self, encoded: Encoded, name: str) -> None:
-        started = time.perf_counter()
-        error, size = None, 0
-        try:
-            size = self._answered(encoded)
-        except (pika.exceptions.AMQPError, RuntimeError) as exc:
-            error = exc
-        self.environment.events.request.fire(
-            request_type="AMQP", name=name, response_time=(time.perf_counter() - started) * 1000, response_length=size,
-            exception=error, context={},
-        )  # fmt: skip
-
-    def _answered(self, encoded: Encoded) -> int:
-        """Publish one request and return the length of its answer; raises RuntimeError for one that is no result."""
-        body, headers = encoded
-        given = self.environment.parsed_options
+    def _answered(self, body: bytes, headers: dict[str, str]) -> tuple[str, bytes]:
         AmqpUser.sent += 1
         correlation_id = str(AmqpUser.sent)
         length = {JSON_LENGTH: int(headers[JSON_LENGTH])} if JSON_LENGTH in headers else None
         properties = pika.BasicProperties(
             content_type=headers["content-type"], headers=length, reply_to=self.replies, correlation_id=correlation_id
         )
-        self.channel.basic_publish("", f"{given.prefix}requests.{given.endpoint}", body, properties, mandatory=True)
+        self.channel.basic_publish("", self.queue, body, properties, mandatory=True)
         for method, answer, content in self.answers:
             if method is None:
                 raise RuntimeError(f"no answer within {SILENCE_S:.0f} s")
-            if answer.correlation_id != correlation_id:  # that of a request which was given up before
-                continue
-            if answer.headers["status"] != "ok":
-                raise RuntimeError(f"{answer.headers['status']}: {content[:200].decode('utf-8', 'replace')}")
-            return len(content)
+            if answer.correlation_id == correlation_id:  # another is that of a request which was given up before
+                return answer.headers["status"], content
         raise RuntimeError("the reply queue is gone")
+
+
+class KafkaUser(QueueUser):
+    """Asks through Kafka, by the client that its process has."""
+
+    protocol = "Kafka"
+    errors = (KafkaError, CancelledError, RuntimeError)
+    client: ClassVar[KafkaClient | None] = None
+
+    def on_start(self) -> None:
+        """Have the client; the first user makes it."""
+        if KafkaUser.client is None:
+            KafkaUser.client = KafkaClient(self.environment.parsed_options.kafka_url, self.queue)
+        KafkaUser.client.open()
+
+    def _answered(self, body: bytes, headers: dict[str, str]) -> tuple[str, bytes]:
+        if KafkaUser.client is None:
+            raise RuntimeError("the client is closed")
+        record = KafkaUser.client.ask(body, headers)
+        return dict(record.headers)["status"].decode(), record.value
+
+
+@events.test_stop.add_listener  # type: ignore[untyped-decorator]
+def close_kafka(**_: Any) -> None:
+    """Let go when all users have stopped."""
+    client, KafkaUser.client = KafkaUser.client, None
+    if client is not None:
+        client.close()

@@ -1,11 +1,13 @@
 """The whole path: queue, batch, model, reply queue, beside the broker's own limit; then HTTP in front of it.
 
     python -m loadtests.path --broker amqp://guest:guest@127.0.0.1:25672/ [--json path.json]
+    python -m loadtests.path --broker kafka://127.0.0.1:29092
     python -m loadtests.path --broker sqlite:////tmp/path.db
 
-In one run, by turns. `small`: single messages through the real processor against bare pika around the same model
-(RabbitMQ only). `bundled`: the same requests in bundles, against the single ones. `heavy`: a model of about 5 ms a call
-against the bare model at batch 32. `http`: 64 connections, then 50 requests a second. One torch thread everywhere.
+In one run, by turns. `small`: single messages through the real processor against the broker's bare client around the
+same model: pika on RabbitMQ, aiokafka on Kafka, none on SQLite and over TLS on Kafka. `bundled`: the same requests in
+bundles, against the single ones. `heavy`: a model of about 5 ms a call against the bare model at batch 32. `http`: 64
+connections, then 50 requests a second. One torch thread everywhere.
 """
 
 from __future__ import annotations
@@ -56,6 +58,13 @@ WINDOW = 2048  # of single messages: more gains neither side anything
 HEAVY_IN_FLIGHT = 1024
 HEAVY_BATCH = 32
 UID_AT_MARK = bytes(range(240, 256))
+BARE = {"amqp": "pika", "amqps": "pika", "kafka": "aiokafka"}
+BARE_MODULES = {"pika": "loadtests.bare.pika_path", "aiokafka": "loadtests.bare.kafka_path"}
+
+
+def bare_client(url: str) -> str | None:
+    """Return the library that the broker's limit is measured with."""
+    return BARE.get(url.partition(":")[0])
 
 
 def body() -> tuple[bytes, int]:
@@ -80,6 +89,21 @@ def request_on(route: Route, uid: bytes) -> Request:
     data, json_length = body()
     now = now_us()
     return Request(route, uid, now, now + 600_000_000, 1.0, json_length, 0, "", "", "", b"", data)
+
+
+class Plain:
+    """The queues of the plain clients, which are no channels of the installation."""
+
+    def __init__(self, place: Installation) -> None:
+        prefix = place.settings.channels.prefix
+        self.replies = f"bench.replies.{prefix}"
+        self.bare = f"bench.bare.{prefix}"
+        self.bare_replies = f"bench.bare-replies.{prefix}"
+
+    async def remove(self, broker: Broker) -> None:
+        """Delete them."""
+        for queue in (self.replies, self.bare, self.bare_replies):
+            await broker.delete(queue)
 
 
 class BundledClient:
@@ -144,26 +168,24 @@ async def bundled(place: Installation, model: str, requests: int, in_flight: int
         return rate
 
 
-def single_ours(place: Installation, url: str, requests: int) -> dict[str, Any]:
-    """Single messages of a plain pika client through the real processor."""
-    channels = place.settings.channels
-    reply = f"bench.replies.{channels.prefix}"
+def single_ours(place: Installation, url: str, bare: str, requests: int) -> dict[str, Any]:
+    """Single messages of a plain client through the real processor."""
+    reply = Plain(place).replies
     request = request_on(route_to("mlp", Reply.CLIENT, reply), UID_AT_MARK)
-    message = single(channels.inputs("mlp", 1), request)
+    message = single(place.settings.channels.inputs("mlp", 1), request)
     return run_json(
-        ["-m", "loadtests.bare.pika_path", "client", "--url", url, "--to", message.queue, "--reply", reply,
+        ["-m", BARE_MODULES[bare], "client", "--url", url, "--to", message.queue, "--reply", reply,
          "--messages", str(requests), "--window", str(WINDOW), "--header", b64encode(message.header).decode(), "--body",
          b64encode(message.body).decode(), "--uid-at", str(message.header.index(UID_AT_MARK))]
     )  # fmt: skip
 
 
-def single_bare(place: Installation, url: str, requests: int) -> dict[str, Any]:
-    """The same from bare pika's processor."""
-    prefix = place.settings.channels.prefix
+def single_bare(place: Installation, url: str, bare: str, requests: int) -> dict[str, Any]:
+    """The same from the bare processor."""
+    plain = Plain(place)
     return run_json(
-        ["-m", "loadtests.bare.pika_path", "client", "--url", url, "--to", f"bench.bare.{prefix}", "--reply",
-         f"bench.bare-replies.{prefix}", "--messages", str(requests), "--window", str(WINDOW), "--body",
-         b64encode(body()[0]).decode()]
+        ["-m", BARE_MODULES[bare], "client", "--url", url, "--to", plain.bare, "--reply", plain.bare_replies,
+         "--messages", str(requests), "--window", str(WINDOW), "--body", b64encode(body()[0]).decode()]
     )  # fmt: skip
 
 
@@ -183,40 +205,42 @@ def bare_model_rate(folder: Path) -> float:
 async def measure_queue(place: Installation, url: str, options: argparse.Namespace) -> dict[str, Any]:
     """Measure small, bundled and heavy against one replica each."""
     figures: dict[str, Any] = {}
-    folder, rabbit = place.path.parent, url.startswith("amqp")
+    folder, bare = place.path.parent, bare_client(url)
     commands = [place.part_command("replica", "mlp", "1")]
-    if rabbit:
+    if bare:
         commands.append(
-            [sys.executable, "-W", "ignore", "-m", "loadtests.bare.pika_path", "processor", "--url", url, "--to",
-             f"bench.bare.{place.settings.channels.prefix}", "--model", str(folder / "models/mlp/1/model.pt")]
+            [sys.executable, "-W", "ignore", "-m", BARE_MODULES[bare], "processor", "--url", url, "--to",
+             Plain(place).bare, "--model", str(folder / "models/mlp/1/model.pt")]
         )  # fmt: skip
     with processes(commands, folder / "log") as running:
         async with place.broker() as broker:
             await wait_for_replica(broker, "mlp")
         await bundled(place, "mlp", options.warm, IN_FLIGHT)
         rss = running[0].memory_info().rss
-        figures["small"], figures["bundled"] = await _by_turns(place, url, options, running, rabbit=rabbit)
+        figures["small"], figures["bundled"] = await _by_turns(place, url, options, running)
         figures["processor_rss_mib"] = {"before": rss >> 20, "after": running[0].memory_info().rss >> 20}
     with processes([place.part_command("replica", "heavy", "1")], folder / "log"):
         async with place.broker() as broker:
             await wait_for_replica(broker, "heavy")
+            await Plain(place).remove(broker)
         figures["heavy"] = await _heavy(place, folder, options)
     return figures
 
 
 async def _by_turns(
-    place: Installation, url: str, options: argparse.Namespace, running: list[psutil.Process], *, rabbit: bool
+    place: Installation, url: str, options: argparse.Namespace, running: list[psutil.Process]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
+    client, server = bare_client(url), not url.startswith("sqlite")
     ours, bare, many, costs = [], [], [], []
     for _ in range(options.repeat):
-        if rabbit:
-            bare.append((await asyncio.to_thread(single_bare, place, url, options.requests))["rate"])
-            ours.append((await asyncio.to_thread(single_ours, place, url, options.requests))["rate"])
-        cost = Cost({"processor": lambda: running[:1], "broker": lambda: server_processes(url) if rabbit else []})
+        if client:
+            bare.append((await asyncio.to_thread(single_bare, place, url, client, options.requests))["rate"])
+            ours.append((await asyncio.to_thread(single_ours, place, url, client, options.requests))["rate"])
+        cost = Cost({"processor": lambda: running[:1], "broker": lambda: server_processes(url) if server else []})
         many.append(await bundled(place, "mlp", 5 * options.requests, IN_FLIGHT))
         costs.append(cost.us_each(5 * options.requests))
     in_bundles = {"rate": median(many), "cpu_us": costs[-1]}
-    if not rabbit:
+    if not client:
         return {}, in_bundles
     small = {"rate": median(ours), "bare_rate": median(bare), "ratio": median(ours) / median(bare)}
     return small, {**in_bundles, "ratio": median(many) / median(ours)}
@@ -231,7 +255,7 @@ async def _heavy(place: Installation, folder: Path, options: argparse.Namespace)
     return {"rate": median(ours), "bare_rate": median(bare), "ratio": median(ours) / median(bare)}
 
 
-async def measure_http(place: Installation, options: argparse.Namespace, *, rabbit: bool) -> dict[str, Any]:
+async def measure_http(place: Installation, options: argparse.Namespace, *, server: bool) -> dict[str, Any]:
     """Measure the whole installation from HTTP: saturated by 64 connections, then at 50 requests a second."""
     port, parts = place.settings.gateway.http_port, ("gateway", "processors", "router", "monitors")
     (place.path.parent / "models" / "heavy").rename(place.path.parent / "heavy-away")
@@ -243,7 +267,7 @@ async def measure_http(place: Installation, options: argparse.Namespace, *, rabb
         except RuntimeError as exc:
             raise RuntimeError(f"{exc}; the parts said:\n{(place.path.parent / 'log').read_text()[-3000:]}") from exc
         named = {part: functools.partial(with_children, process) for part, process in zip(parts, running, strict=True)}
-        if rabbit:
+        if server:
             named["broker"] = functools.partial(server_processes, place.settings.broker_url)
         await closed_loop(port, "/v2/models/mlp/infer", data, json_length, connections=64, seconds=2.0)
         quiet = await open_loop(port, "/v2/models/mlp/infer", data, json_length, rate=50.0, seconds=options.seconds)
@@ -273,14 +297,14 @@ async def wait_for_model(port: int) -> None:
     raise RuntimeError("the model does not answer over HTTP")
 
 
-def lines(figures: dict[str, Any]) -> list[tuple[str, str]]:
+def lines(figures: dict[str, Any], bare: str | None) -> list[tuple[str, str]]:
     """Return the figures as people read them."""
     rows = []
     if small := figures.get("small"):
         rows.append(
             (
                 "single messages",
-                f"{small['rate']:,.0f}/s, bare pika {small['bare_rate']:,.0f}/s, ratio {small['ratio']:.2f}",
+                f"{small['rate']:,.0f}/s, bare {bare} {small['bare_rate']:,.0f}/s, ratio {small['ratio']:.2f}",
             )
         )
     if many := figures.get("bundled"):
@@ -324,7 +348,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             figures.update(await measure_queue(write_settings(folder, url, 0), options.broker, options))
         if "http" in options.only:
             place = write_settings(folder, url, free_port())
-            figures["http"] = await measure_http(place, options, rabbit=bool(url))
+            figures["http"] = await measure_http(place, options, server=bool(url))
             figures["latency_ms"] = figures["http"]["latency_ms"]
     return figures
 
@@ -342,7 +366,7 @@ def main() -> None:
     options = parser.parse_args()
     gc.set_threshold(*GC_THRESHOLD)  # as in every process of ours
     figures = uvloop.run(measure(options))
-    report(f"path on {figures['broker']}", lines(figures), figures, options.json)
+    report(f"path on {figures['broker']}", lines(figures, bare_client(options.broker)), figures, options.json)
 
 
 if __name__ == "__main__":

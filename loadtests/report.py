@@ -14,6 +14,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+LIBRARIES = ("millrace", "pika", "aiokafka", "apsw", "torch", "uvloop", "numpy")
+
 console = Console()
 
 
@@ -22,7 +24,7 @@ def machine() -> dict[str, Any]:
     return {
         "cores": os.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("millrace", "pika", "apsw", "torch", "uvloop", "numpy")},
+        "versions": {name: version(name) for name in LIBRARIES},
     }  # fmt: skip
 
 

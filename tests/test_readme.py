@@ -35,8 +35,8 @@ EMBEDDED = {
     "operate": "unchanged",
     "on call": "no dead letters",
 }
-RABBITMQ = {"pika": "my 1", "amqp tools": '"name":"sum"', "locust": "0(0.00%)"}
-KAFKA = {"aiokafka": "my 1", "kcat": '"name":"sum"'}
+RABBITMQ = {"pika": "my 1", "amqp tools": '"name":"sum"', "locust": "AMQP     requests json"}
+KAFKA = {"aiokafka": "my 1", "kcat": '"name":"sum"', "locust on kafka": "Kafka    requests json"}
 BY_FIXTURE = ("init", "up on rabbitmq")
 TOOLS = {"amqp tools": "amqp-publish", "kcat": "kcat"}
 
@@ -144,7 +144,7 @@ def changes(up: Up) -> dict[str, str]:
         "millrace.requests.": f"{PREFIX}requests.",
         "millrace.results.": f"{PREFIX}results.",
         "loadtests/locustfile.py": f"{ROOT / 'loadtests/locustfile.py'}",
-        " HttpUser AmqpUser": f" --prefix {PREFIX} HttpUser AmqpUser",
+        " HttpUser ": f" --prefix {PREFIX} HttpUser ",
         "-q mine": f"-q mine-{PREFIX}",
         "-t mine": f"-t mine-{PREFIX}",
     }

@@ -1,0 +1,234 @@
+"""The broker's own limit for the path: bare aiokafka around the same model. Imports nothing of ours.
+
+    processor: a member of a group, batch what is fetched, torch in a thread, send answers, commit what is answered
+    client:    keep a window of requests in flight to a topic, count the answers on another
+
+One process each. The client serves both sides of the comparison: it patches a 16-byte id into a header or body.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import sys
+import time
+from base64 import b64decode
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvloop
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+PARTITIONS = 8  # as many as the topic on the other side of the comparison has
+BATCH = 256
+SEND_EVERY = 100
+BATCH_BYTES = 512 * 1024
+FETCH_MS = 100
+REPLY_TOPIC = "kafka_replyTopic"
+
+Headers = list[tuple[str, bytes]]
+
+
+async def declare(servers: str, topic: str, partitions: int) -> None:
+    """Make a topic where there is none."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, partitions, 1)])  # says in its answer that it is there already
+    finally:
+        await admin.close()
+
+
+def producer_to(servers: str) -> Any:
+    """Return a producer that loses nothing."""
+    return AIOKafkaProducer(
+        bootstrap_servers=servers, acks="all", enable_idempotence=True, max_batch_size=BATCH_BYTES
+    )  # fmt: skip
+
+
+async def send(producer: Any, topic: str, partition: int, messages: list[tuple[bytes, Headers]]) -> Any:
+    """Hand messages to the producer in one batch, which costs it far less than each alone; returns their future."""
+    batch = producer.create_batch()
+    for body, headers in messages:
+        if batch.append(key=None, value=body, timestamp=None, headers=headers) is None:
+            raise RuntimeError(f"{len(messages)} messages do not fit into {BATCH_BYTES} bytes")
+    batch.close()
+    return await producer.send_batch(batch, topic, partition=partition)
+
+
+class Processor:
+    """Answers every request with the model's output for its 64 floats."""
+
+    def __init__(self, consumer: Any, producer: Any, model: Any) -> None:
+        self.consumer = consumer
+        self.producer = producer
+        self.model = model
+        self.executor = ThreadPoolExecutor(1)
+        self.unconfirmed: asyncio.Queue[tuple[dict[Any, int], list[Any]]] = asyncio.Queue(8)
+
+    async def run(self) -> None:
+        """Answer until something fails."""
+        await asyncio.gather(self.answer(), self.commit())
+
+    async def answer(self) -> None:
+        """Compute what was fetched; the next fetch, sends and commits go on meanwhile."""
+        loop = asyncio.get_running_loop()
+        while True:
+            fetched = await self.consumer.getmany(timeout_ms=FETCH_MS, max_records=BATCH)
+            if not fetched:
+                continue
+            records = [record for each in fetched.values() for record in each]
+            data = b"".join([record.value[-256:] for record in records])
+            outputs = await loop.run_in_executor(self.executor, self.model, data)
+            ends = {partition: each[-1].offset + 1 for partition, each in fetched.items()}
+            await self.unconfirmed.put((ends, await self.reply(records, outputs)))
+
+    async def reply(self, records: list[Any], outputs: list[bytes]) -> list[Any]:
+        """Send each answer to where its request says; returns the futures of the sends."""
+        answers: dict[bytes, list[tuple[bytes, Headers]]] = defaultdict(list)
+        for record, output in zip(records, outputs, strict=True):
+            answers[dict(record.headers)[REPLY_TOPIC]].append((output, []))
+        return [await send(self.producer, topic.decode(), 0, each) for topic, each in answers.items()]
+
+    async def commit(self) -> None:
+        """Commit the sources of what is confirmed, as many batches at once as there are."""
+        while True:
+            waiting = [await self.unconfirmed.get()]
+            while not self.unconfirmed.empty():
+                waiting.append(self.unconfirmed.get_nowait())
+            offsets: dict[Any, int] = {}
+            for ends, sent in waiting:
+                await asyncio.gather(*sent)
+                offsets |= ends
+            await self.consumer.commit(offsets)
+
+
+def torch_model(path: str) -> Any:
+    """Return a function from the floats of a batch, as bytes, to each row's output as bytes."""
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(1)
+    module = torch.jit.load(path)  # type: ignore[no-untyped-call]
+
+    def infer(data: bytes) -> list[bytes]:
+        rows = torch.from_numpy(np.frombuffer(bytearray(data), np.float32).reshape(-1, 64))
+        with torch.inference_mode():
+            output = module(rows).numpy()
+        raw, width = output.tobytes(), output.shape[1] * 4
+        return [raw[at : at + width] for at in range(0, len(raw), width)]
+
+    infer(bytes(256))
+    return infer
+
+
+class Client:
+    """Keeps `window` requests in flight until `messages` are answered."""
+
+    def __init__(self, consumer: Any, producer: Any, options: argparse.Namespace) -> None:
+        self.consumer = consumer
+        self.producer = producer
+        self.options = options
+        self.sent = 0
+        self.turn = 0
+        self.header = b64decode(options.header)
+        self.body = b64decode(options.body)
+        self.headers = [("content-type", b"application/octet-stream"), (REPLY_TOPIC, options.reply.encode())]
+
+    async def run(self, messages: int) -> None:
+        """Send so many, and return when all are answered."""
+        last = self.sent + messages
+        answered, unanswered = 0, await self.send(min(self.options.window, messages), last)
+        while unanswered > 0:
+            fetched = await self.consumer.getmany(timeout_ms=FETCH_MS)
+            count = sum(map(len, fetched.values()))
+            unanswered -= count
+            answered += count
+            if answered >= SEND_EVERY or unanswered <= 0:
+                unanswered += await self.send(answered, last)
+                answered = 0
+
+    async def send(self, number: int, last: int) -> int:
+        """Send so many, a batch to each partition in its turn; returns how many it were."""
+        number = min(number, last - self.sent)
+        for at in range(0, number, SEND_EVERY):
+            messages = [self.request() for _ in range(min(SEND_EVERY, number - at))]
+            await send(self.producer, self.options.to, self.turn % PARTITIONS, messages)
+            self.turn += 1
+        return number
+
+    def request(self) -> tuple[bytes, Headers]:
+        """Return the next request."""
+        self.sent += 1
+        if not self.header:
+            return self.body, self.headers
+        uid_at, uid = self.options.uid_at, self.sent.to_bytes(16, "big")
+        header = self.header[:uid_at] + uid + self.header[uid_at + 16 :]
+        return self.body, [("millrace", header), *self.headers]
+
+
+async def client(options: argparse.Namespace) -> None:
+    """Run a client and report the rate."""
+    servers = urlsplit(options.url).netloc
+    await declare(servers, options.reply, 1)
+    replies = TopicPartition(options.reply, 0)
+    async with producer_to(servers) as producer:
+        consumer = AIOKafkaConsumer(bootstrap_servers=servers, fetch_max_wait_ms=FETCH_MS)
+        consumer.assign([replies])
+        await consumer.start()
+        try:
+            await consumer.seek_to_end(replies)
+            await consumer.position(replies)
+            sender = Client(consumer, producer, options)
+            await sender.run(PARTITIONS * SEND_EVERY)  # to every partition: whoever is behind them has joined by then
+            before = resource.getrusage(resource.RUSAGE_SELF)
+            began = time.perf_counter()
+            await sender.run(options.messages)
+            took = time.perf_counter() - began
+        finally:
+            await consumer.stop()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cpu_us = cpu_s / options.messages * 1e6
+    sys.stdout.write(json.dumps({"rate": options.messages / took, "client_cpu_us": cpu_us}) + "\n")
+
+
+async def processor(options: argparse.Namespace) -> None:
+    """Run a processor until it is stopped."""
+    servers = urlsplit(options.url).netloc
+    model = torch_model(options.model)
+    await declare(servers, options.to, PARTITIONS)
+    consumer = AIOKafkaConsumer(
+        options.to, bootstrap_servers=servers, group_id=options.to, enable_auto_commit=False,
+        auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_MS,
+    )  # fmt: skip
+    async with producer_to(servers) as producer, consumer:
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        await Processor(consumer, producer, model).run()
+
+
+def main() -> None:
+    """Read the options and run one end."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("role", choices=("client", "processor"))
+    parser.add_argument("--url", required=True, help="kafka://host:port")
+    parser.add_argument("--to", required=True)
+    parser.add_argument("--reply", default="")
+    parser.add_argument("--model", default="")
+    parser.add_argument("--messages", type=int, default=10_000)
+    parser.add_argument("--window", type=int, default=1000)
+    parser.add_argument("--header", default="")
+    parser.add_argument("--body", default="")
+    parser.add_argument("--uid-at", type=int, default=0)
+    options = parser.parse_args()
+    uvloop.run(client(options) if options.role == "client" else processor(options))
+
+
+if __name__ == "__main__":
+    main()
