@@ -23,9 +23,13 @@ SEED ?= 1
 chaos: .venv/test.stamp services ## kill parts and brokers at random under load; KILLS=200 SEED=1
 	.venv/bin/python -m tests.kill.chaos --kills $(KILLS) --seed $(SEED) 2>/dev/null
 
-bench: .venv/test.stamp services ## measure a hop through the broker, and the whole path
-	.venv/bin/python -m loadtests.hop
-	.venv/bin/python -m loadtests.path
+bench: .venv/test.stamp services ## measure a hop through RabbitMQ and Kafka, and the whole path on every broker
+	set -e; . ./.services.env; folder=$$(mktemp -d); \
+	for broker in "$$MILLRACE_TEST_RABBITMQ_URL" "$$MILLRACE_TEST_KAFKA_URL"; do \
+		.venv/bin/python -m loadtests.hop --broker "$$broker"; \
+		.venv/bin/python -m loadtests.path --broker "$$broker"; \
+	done; \
+	.venv/bin/python -m loadtests.path --broker "sqlite:///$$folder/bench.db"
 
 services: ## start the servers that tests and benchmarks use
 	@deploy/services/services.sh start
