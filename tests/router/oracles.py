@@ -3,8 +3,11 @@
 Their trees are large (mabwiser 2.7.4 pulls pandas, seaborn and scikit-learn; savvi 0.3.1 pulls cvxpy and its solvers;
 pybandits 8.4.1 pulls jax and numpyro), and one value of each kind is all that is asked of them. Recorded with
 numpy 2.4.6 and scipy 1.17.1. To record again: install the three (pybandits with --no-deps, beside loguru and pydantic)
-and run `MAB(arms, policy).fit(ARMS, REWARDS).predict_expectations()`, `Multinomial(alpha, shares, k).update(counts).odds`
-and `estimate_policy_value_with_confidence_interval` over the same inputs.
+and ask over the same inputs for
+
+- `MAB([0, 1, 2], policy)`: `fit(ARMS, REWARDS)`, with `contexts=FEATURES` for LinUCB, then `predict_expectations()`,
+- `Multinomial(alpha, shares, k)`: `update(counts)`, then the logarithm of `odds`,
+- the estimators' `estimate_policy_value_with_confidence_interval`.
 """
 
 from __future__ import annotations

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.integrate import quad
 from scipy.stats import beta, norm, t
 
 from router.arrays import Floats
@@ -26,7 +25,7 @@ def betas() -> list[tuple[list[float], list[float]]]:
 
 
 @pytest.mark.parametrize(("successes", "failures"), betas())
-def test_betas_agree_with_adaptive_integration(successes: list[float], failures: list[float]) -> None:
+def test_betas_agree_with_integration_by_pieces(successes: list[float], failures: list[float]) -> None:
     arms = [beta(a, b) for a, b in zip(successes, failures, strict=True)]
     found = best_of_betas(np.array([successes]), np.array([failures]))[0]
     assert found == pytest.approx(integrated(arms, 0.0, 1.0), abs=TOLERANCE)
@@ -34,7 +33,7 @@ def test_betas_agree_with_adaptive_integration(successes: list[float], failures:
 
 
 @pytest.mark.parametrize("deviations", [[1.0, 1.0, 1.0], [1.0, 0.01, 3.0], [0.001, 2.0, 0.05]])
-def test_normals_and_students_agree_with_adaptive_integration(deviations: list[float]) -> None:
+def test_normals_and_students_agree_with_integration_by_pieces(deviations: list[float]) -> None:
     means, freedom = [0.0, 0.3, 0.25], [3.0, 30.0, 300.0]
     pairs = list(zip(means, deviations, strict=True))
     normals = best_of_normals(np.array([means]), np.array([deviations]))[0]
@@ -44,19 +43,21 @@ def test_normals_and_students_agree_with_adaptive_integration(deviations: list[f
     assert students == pytest.approx(exact, abs=TOLERANCE)
 
 
-def integrated(arms: list[object], low: float, high: float) -> list[float]:
-    """Return each arm's probability by adaptive integration, piece by piece between all arms' quantiles."""
+def integrated(arms: list[Any], low: float, high: float) -> list[float]:
+    """Return each arm's probability: density times the others' distribution functions, by Gauss and Legendre's rule.
+
+    64 nodes in each piece between neighbouring quantiles of all arms.
+    """
     levels = [1e-12, 1e-9, 1e-6, 1e-3, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1 - 1e-6, 1 - 1e-9]
-    cuts = np.unique(np.clip([low, high, *(float(arm.ppf(q)) for arm in arms for q in levels)], low, high))  # type: ignore[attr-defined]
-    found = []
-    for arm in arms:
-        others = [other for other in arms if other is not arm]
-
-        def density(x: float, arm: object = arm, others: list[object] = others) -> float:
-            return float(arm.pdf(x) * np.prod([other.cdf(x) for other in others]))  # type: ignore[attr-defined]
-
-        found.append(sum(quad(density, a, b, epsabs=1e-6, epsrel=1e-3)[0] for a, b in pairwise(cuts)))
-    return found
+    cuts = np.unique(np.clip([low, high, *(float(arm.ppf(level)) for arm in arms for level in levels)], low, high))
+    node, weight = np.polynomial.legendre.leggauss(64)
+    x = cuts[:-1, None] + (node + 1.0) / 2.0 * np.diff(cuts)[:, None]
+    scale = weight / 2.0 * np.diff(cuts)[:, None]
+    below = [arm.cdf(x) for arm in arms]
+    return [
+        float((arm.pdf(x) * np.prod(below[:place] + below[place + 1 :], axis=0) * scale).sum())
+        for place, arm in enumerate(arms)
+    ]
 
 
 @pytest.mark.parametrize(
