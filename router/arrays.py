@@ -49,6 +49,13 @@ def argmax_shares(scores: Floats) -> Floats:
     return shares
 
 
+def log_mean_exp(logarithms: Floats) -> Floats:
+    """Return ln(mean(exp(x))) over the last axis, without overflow."""
+    top = logarithms.max(axis=-1, keepdims=True)
+    mean: Floats = top[..., 0] + np.log(np.exp(logarithms - top).mean(axis=-1))
+    return mean
+
+
 def choose(probabilities: Floats, uniform: Floats) -> Ints:
     """Return the arms (runs, draws) that numbers in [0, 1) of that shape draw from (runs, arms) probabilities."""
     sums = np.cumsum(probabilities, axis=-1)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.special import logsumexp
 
-from router.arrays import Bools, Floats, Ints, rounds
+from router.arrays import Bools, Floats, Ints, log_mean_exp, rounds
 
 _LOG_UNIT = float(1 << 32)
 _ALTERNATIVES = 24
@@ -54,8 +53,7 @@ class EventTest:
 
     def log_wealth(self, state: Ints) -> Floats:
         """Return the natural logarithm of the wealth (runs,): reject the hypothesis at log(1 / alpha)."""
-        wealth: Floats = logsumexp(state / _LOG_UNIT, axis=-1) - np.log(len(self.alternatives))
-        return wealth
+        return log_mean_exp(state / _LOG_UNIT)
 
 
 def worse_than(ratio: float) -> EventTest:
@@ -68,6 +66,17 @@ def better_than(ratio: float) -> EventTest:
     """Return the test against "the canary's bad events are at least `ratio` times the others'" (non-inferiority)."""
     grid = np.geomspace(ratio / _FURTHEST, ratio / _NEAREST, _ALTERNATIVES)
     return EventTest(ratio, tuple(float(alternative) for alternative in grid))
+
+
+def rarer_than(rate: float, bad: Ints, requests: Ints) -> Floats:
+    """Return the log wealth (runs,) of bets that less than `rate` of `requests` are bad; `bad` of them were.
+
+    The mean of likelihood ratios of lower rates against `rate`: valid for independent requests whose rate may change,
+    but is never below `rate`. It depends on the two counts alone.
+    """
+    lower = np.geomspace(rate / _FURTHEST, rate / _NEAREST, _ALTERNATIVES)
+    good = (requests - bad)[:, None] * np.log1p((rate - lower) / (1.0 - rate))
+    return log_mean_exp(bad[:, None] * np.log(lower / rate) + good)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 
-from router.arrays import Floats, Ints
+from router.arrays import Floats, Ints, log_mean_exp
 
 ALARM = 1000.0
 _LOG_UNIT = float(1 << 32)
@@ -64,6 +64,4 @@ class RatioTest:
 
     def log_wealth(self, state: Ints) -> Floats:
         """Return the log wealth (runs,): the mean over arms and ratios."""
-        flat = state.reshape(len(state), -1)
-        wealth: Floats = logsumexp(flat / _LOG_UNIT, axis=-1) - np.log(flat.shape[-1])
-        return wealth
+        return log_mean_exp(state.reshape(len(state), -1) / _LOG_UNIT)

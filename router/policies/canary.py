@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from router.arrays import Bools, Floats, Ints
-from router.eprocess import EventTest, Pairs, PairTest, better_than, worse_than
+from router.arrays import Bools, Floats, Ints, log_mean_exp
+from router.eprocess import EventTest, Pairs, PairTest, better_than, rarer_than, worse_than
 from router.snapshot import Snapshot
 
 
@@ -31,10 +31,13 @@ class Phase(IntEnum):
 class BadEvents:
     """A guardrail on events that are bad or not; promotion needs the proof of less than `max_ratio` times as many.
 
-    Aborted when the canary is shown to have more than the others at all.
+    Aborted when the canary is shown to have more than the others at all. Where almost nothing goes wrong a ratio cannot
+    be proven: with `max_rate` the proof that less than that share of the canary's requests is bad does as well (the
+    mean of both proofs' wealth is one against "too many by either measure").
     """
 
     max_ratio: float = 1.5
+    max_rate: float | None = None
 
     @property
     def harm(self) -> EventTest:
@@ -68,7 +71,8 @@ class RewardDrop:
 class CanaryState:
     """Per run (runs,): phase, step and its `requests` to the canary; ticks since the start, and at the step's begin.
 
-    `tripped` is the guardrail that aborted, or -1. `harm` and `proof` hold each guardrail's two tests.
+    `tripped` is the guardrail that aborted, or -1; `served` are the canary's requests at all steps. `harm` and `proof`
+    hold each guardrail's two tests, `bad` the canary's bad events by guardrail.
     """
 
     phase: Ints
@@ -77,6 +81,8 @@ class CanaryState:
     ticks: Ints
     entered: Ints
     tripped: Ints
+    served: Ints
+    bad: tuple[Ints, ...]
     harm: tuple[Ints | Pairs, ...]
     proof: tuple[Ints | Pairs, ...]
 
@@ -107,6 +113,8 @@ class Canary:
             raise ValueError(f"stable {self.stable}: weights of the other arms are expected, and 0 for the canary")
         if not self.guardrails or not all(0.0 < share < 1.0 for share in self.steps):
             raise ValueError("a canary needs guardrails, and steps above 0 % and below 100 %")
+        if self.sticky and any(isinstance(rail, BadEvents) and rail.max_rate for rail in self.guardrails):
+            raise ValueError("max_rate needs independent requests: on a sticky endpoint those of a key are not")
 
     @property
     def name(self) -> str:
@@ -122,6 +130,7 @@ class Canary:
         return CanaryState(
             phase=np.full(runs, Phase.RUNNING), step=np.zeros(runs, np.int64), requests=np.zeros(runs, np.int64),
             ticks=np.zeros(runs, np.int64), entered=np.zeros(runs, np.int64), tripped=np.full(runs, -1),
+            served=np.zeros(runs, np.int64), bad=tuple(np.zeros(runs, np.int64) for _ in self.guardrails),
             harm=tuple(rail.harm.start(runs) for rail in self.guardrails),
             proof=tuple(rail.proof.start(runs) for rail in self.guardrails),
         )  # fmt: skip
@@ -140,7 +149,8 @@ class Canary:
 
     def fold_requests(self, state: CanaryState, requests: Ints) -> CanaryState:
         """Return the state after some more requests to the canary (runs,)."""
-        return replace(state, requests=state.requests + requests * (state.phase == Phase.RUNNING))
+        new = requests * (state.phase == Phase.RUNNING)
+        return replace(state, requests=state.requests + new, served=state.served + new)
 
     def fold_bad(
         self, state: CanaryState, guardrail: int, run: Ints, canary: Bools, share: Floats, counted: Bools | None = None
@@ -156,6 +166,8 @@ class Canary:
         kept = self._kept(state, run, counted)
         run, canary, share = run[kept], canary[kept], share[kept]
         harm, proof = rail.harm.fold(harm, run, canary, share), rail.proof.fold(proof, run, canary, share)
+        bad = state.bad[guardrail] + np.bincount(run[canary], minlength=len(state.phase))
+        state = replace(state, bad=(*state.bad[:guardrail], bad, *state.bad[guardrail + 1 :]))
         return self._tested(state, guardrail, harm, proof)
 
     def fold_rewards(
@@ -191,9 +203,16 @@ class Canary:
     def proven(self, state: CanaryState) -> Bools:
         """Return for which runs every guardrail has its proof."""
         level = np.log(1.0 / self.alpha)
-        pairs = zip(self.guardrails, state.proof, strict=True)
-        proven: Bools = np.all([_log_wealth(rail.proof, proof) >= level for rail, proof in pairs], axis=0)
+        proven: Bools = np.all([self._proof(state, place) >= level for place in range(len(self.guardrails))], axis=0)
         return proven
+
+    def _proof(self, state: CanaryState, guardrail: int) -> Floats:
+        """Return the log wealth of a guardrail's proof (runs,)."""
+        rail = self.guardrails[guardrail]
+        wealth = _log_wealth(rail.proof, state.proof[guardrail])
+        if not isinstance(rail, BadEvents) or rail.max_rate is None:
+            return wealth
+        return log_mean_exp(np.stack([wealth, rarer_than(rail.max_rate, state.bad[guardrail], state.served)], axis=-1))
 
     def _kept(self, state: CanaryState, run: Ints, counted: Bools | None) -> Bools:
         kept: Bools = state.phase[run] == Phase.RUNNING

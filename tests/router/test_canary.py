@@ -118,6 +118,17 @@ def test_promotion_needs_the_proof_of_every_guardrail() -> None:
     assert phases == [Phase.RUNNING, Phase.RUNNING, Phase.PROMOTED]
 
 
+def test_where_nothing_ever_goes_wrong_a_rate_can_be_proven_instead_of_a_ratio() -> None:
+    policy = canary(guardrails=(BadEvents(1.5, max_rate=0.001),), steps=(0.5,))
+    enough = policy.tick(served(policy, policy.start(1), 6000), 10)
+    assert enough.phase[0] == Phase.PROMOTED
+    assert policy.tick(served(policy, policy.start(1), 3000), 10).phase[0] == Phase.RUNNING
+    failing = bad(policy, served(policy, policy.start(1), 6000), ours=3, others=3)
+    assert policy.tick(failing, 10).phase[0] == Phase.RUNNING
+    with pytest.raises(ValueError, match="independent requests"):
+        canary(guardrails=(BadEvents(1.5, max_rate=0.001),), sticky=True)
+
+
 def test_events_that_are_not_to_count_change_nothing() -> None:
     policy = canary()
     whose, share = np.ones(5, np.bool_), np.full(5, 0.01)
@@ -172,7 +183,7 @@ def flat(state: CanaryState, run: int = 0) -> list[bytes]:
     parts: list[bytes] = []
     for field in fields(CanaryState):
         value = getattr(state, field.name)
-        tests = value if isinstance(value, tuple) else (value,)
+        tests: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
         for test in tests:
             arrays = test if isinstance(test, np.ndarray) else astuple(test)
             parts += [array[run].tobytes() for array in ([arrays] if isinstance(arrays, np.ndarray) else arrays)]

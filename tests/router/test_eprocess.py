@@ -7,9 +7,10 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from router.arrays import Bools, Floats
-from router.eprocess import EventTest, PairTest, better_than, worse_than
+from router.eprocess import EventTest, PairTest, better_than, rarer_than, worse_than
 
 RATIOS = (1.1, 1.5, 3.0, 8.0)
 
@@ -36,6 +37,16 @@ def test_the_wealth_is_the_mean_of_the_likelihood_ratios() -> None:
     state = test.fold(test.start(1), np.zeros(len(share), np.int64), canary, share)
     exact = np.mean([np.prod(np.where(canary, r, 1.0) / (1.0 + share * (r - 1.0))) for r in RATIOS])
     assert test.log_wealth(state)[0] == pytest.approx(math.log(exact), abs=1e-6)
+
+
+def test_a_rate_that_is_the_limit_is_proven_rarer_as_seldom_as_it_should() -> None:
+    """The expected wealth after 200 requests is 1; of 2000 runs at most 5 % + 3 standard errors ever cross."""
+    bad = np.arange(201)
+    wealth = np.exp(rarer_than(0.02, bad, np.full(201, 200)))
+    assert (binom.pmf(bad, 200, 0.02) * wealth).sum() == pytest.approx(1.0, abs=1e-9)
+    seen = np.cumsum(np.random.default_rng(5).binomial(50, 0.02, (200, 2000)), axis=0)
+    crossed = [rarer_than(0.02, row, np.full(2000, 50 * look)) >= math.log(20.0) for look, row in enumerate(seen, 1)]
+    assert np.any(crossed, axis=0).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
 
 
 def test_any_order_any_batches_and_any_number_of_runs_give_the_same_bytes() -> None:
