@@ -184,7 +184,10 @@ class Canary:
         return self._tested(state, guardrail, harm, proof)
 
     def tick(self, state: CanaryState, ticks: Ints | int = 1) -> CanaryState:
-        """Return the state after `ticks` of the log's clock: promoted, out of time, at the next step, or as it was."""
+        """Return the state after `ticks` of the log's clock: promoted, out of time, at the next step, or as it was.
+
+        At most one of these happens in a call: the product calls it tick by tick.
+        """
         running = state.phase == Phase.RUNNING
         now = state.ticks + np.where(running, ticks, 0)
         over = running & (now - state.entered >= self.hold_ticks)

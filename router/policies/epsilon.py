@@ -16,6 +16,11 @@ class EpsilonGreedy(Counting):
 
     epsilon: float = 0.05
 
+    def __post_init__(self) -> None:
+        Counting.__post_init__(self)
+        if not 0.0 <= self.epsilon <= 1.0:
+            raise ValueError(f"epsilon {self.epsilon!r}: a share from 0 to 1 is expected")
+
     @property
     def name(self) -> str:
         """See the protocol."""

@@ -40,6 +40,8 @@ class Exp3:
 
     def __post_init__(self) -> None:
         check_floor(self.floor, self.arms)
+        if self.half_life is not None and not self.half_life > 0:
+            raise ValueError(f"half_life {self.half_life!r}: a number of ticks above 0 is expected")
 
     @property
     def name(self) -> str:

@@ -21,6 +21,11 @@ class Thompson(Counting):
 
     prior: tuple[float, float] = (1.0, 1.0)
 
+    def __post_init__(self) -> None:
+        Counting.__post_init__(self)
+        if not all(count > 0.0 for count in self.prior):
+            raise ValueError(f"prior {self.prior}: numbers of successes and failures above 0 are expected")
+
     @property
     def name(self) -> str:
         """See the protocol."""
@@ -58,6 +63,12 @@ class GaussianThompson(Counting):
 
     lowest: ClassVar[float] = -256.0
     highest: ClassVar[float] = 256.0
+
+    def __post_init__(self) -> None:
+        Counting.__post_init__(self)
+        widths = (self.prior_deviation, self.prior_pulls, 1.0 if self.noise is None else self.noise)
+        if not all(width > 0.0 for width in widths):
+            raise ValueError("prior_deviation, prior_pulls and noise: numbers above 0 are expected")
 
     @property
     def name(self) -> str:

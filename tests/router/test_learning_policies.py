@@ -123,8 +123,19 @@ def test_a_floor_that_the_arms_cannot_all_have_is_refused(floor: float) -> None:
     for kind in (Thompson, Exp3):
         with pytest.raises(ValueError, match=r"4 arms can have at most 0\.25 each"):
             kind(arms=4, floor=floor)
-    with pytest.raises(ValueError, match="half_life"):
-        Thompson(arms=4, half_life=0.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (Thompson, {"half_life": 0.0}), (Exp3, {"half_life": -1.0}), (Thompson, {"prior": (0.0, 1.0)}),
+        (EpsilonGreedy, {"epsilon": 1.1}), (GaussianThompson, {"noise": 0.0}),
+        (GaussianThompson, {"prior_deviation": -1.0}),
+    ],
+)  # fmt: skip
+def test_a_wrong_number_is_refused(kind: Any, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        kind(arms=4, **wrong)
 
 
 def test_epsilon_is_shared_by_all_arms_and_the_rest_by_the_best() -> None:
