@@ -8,6 +8,7 @@ inference"). Shares and bets must be known before the outcome: the propensity of
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 
@@ -56,12 +57,14 @@ class EventTest:
         return log_mean_exp(state / _LOG_UNIT)
 
 
+@lru_cache
 def worse_than(ratio: float) -> EventTest:
     """Return the test against "the canary's bad events are at most `ratio` times the others'"."""
     grid = np.geomspace(_NEAREST * ratio, _FURTHEST * ratio, _ALTERNATIVES)
     return EventTest(ratio, tuple(float(alternative) for alternative in grid))
 
 
+@lru_cache
 def better_than(ratio: float) -> EventTest:
     """Return the test against "the canary's bad events are at least `ratio` times the others'" (non-inferiority)."""
     grid = np.geomspace(ratio / _FURTHEST, ratio / _NEAREST, _ALTERNATIVES)
