@@ -1,6 +1,6 @@
 """Regret: of each policy on known instances, where items come and go, and with stale, late and lost rewards.
 
-`C` is the constant of Lai and Robbins, the sum over worse arms of gap / kl: no policy can do with less than C ln T for long.
+`C` is the constant of Lai and Robbins, the sum over worse arms of gap / kl: no policy stays below C ln T for long.
 What is known was measured with other code, or published by Chapelle and Li (2011).
 """
 
