@@ -131,7 +131,7 @@ class _Connection:
         """End both halves at once, as a machine does that has forgotten them."""
         self._was_reset = True
         for writer in self._writers:
-            with contextlib.suppress(OSError):  # it is closed already
+            if not writer.is_closing():
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             writer.transport.abort()
 
