@@ -23,6 +23,7 @@ from broker.kafka.storms import quieten
 from broker.kafka.subscription import Subscription, claim_of, holder_of
 from broker.kafka.topology import Topology
 from broker.kafka.trimming import Trimming
+from broker.kafka.wire import translate_closed
 from broker.messages import Delivery, Depth, Message, Outcome
 
 TIMEOUT_S = 30.0
@@ -57,6 +58,7 @@ class KafkaBroker(Broker):
     def __init__(self, url: str, channels: Channels, *, timeout_s: float = TIMEOUT_S) -> None:
         super().__init__(channels)
         quieten()
+        translate_closed()
         self._address = Address.of(url)
         self.topology = Topology(self._address, channels)
         self._limits = DeclaredLimits(self._address, self.topology, f"{channels.prefix}limits")

@@ -58,10 +58,11 @@ class KafkaReader(Reader):
     async def close(self) -> None:
         """Let the log go."""
         self._closed = True
-        if self._polling is not None:
-            await asyncio.wait((self._polling,), timeout=CLOSE_S)
-            if self._polling.done() and not self._polling.cancelled():
-                self._polling.exception()
+        polling = self._polling  # who reads meanwhile lets go of it as soon as it is done
+        if polling is not None:
+            await asyncio.wait((polling,), timeout=CLOSE_S)
+            if polling.done() and not polling.cancelled():
+                polling.exception()
         await self._let_go()
         self._tell_closed(self)
 

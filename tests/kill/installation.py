@@ -17,6 +17,7 @@ from uuid import uuid4
 import httpx
 
 from broker.base import DELAY_LADDER_S, Broker
+from broker.connect import connect
 from broker.declared import endpoint_declared
 from broker.endpoint import read_endpoint
 from broker.following import Following
@@ -42,17 +43,20 @@ metrics: {port: 0}
 class Installation:
     """Starts, kills and stops parts, and hears what they announce."""
 
-    def __init__(self, folder: Path, url: str) -> None:
-        """`url` is a broker's address; an empty one is the embedded broker in `folder`."""
+    def __init__(self, folder: Path, url: str, link_url: str = "") -> None:
+        """`url` is a broker's address; an empty one is the embedded broker in `folder`.
+
+        The parts connect to `link_url` where there is one: the same broker, by way of what a test can cut.
+        """
         self.http_port = _free_port()
         path = folder / "millrace.yaml"
-        path.write_text(SETTINGS % (f"k{uuid4().hex[:12]}.", url, self.http_port))
+        path.write_text(SETTINGS % (f"k{uuid4().hex[:12]}.", link_url or url, self.http_port))
         self.folder = folder
         self.heard: dict[str, Announcement] = {}
         self.parts: dict[str, subprocess.Popen[bytes]] = {}
         self._installation = wiring.Installation.at(path)
         self.channels = self._installation.settings.channels
-        self.broker: Broker = self._installation.broker()
+        self.broker: Broker = connect(url, self.channels) if link_url else self._installation.broker()
         self._names: set[str] = set()
         self._following: asyncio.Task[None] | None = None
 

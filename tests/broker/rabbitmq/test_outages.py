@@ -12,9 +12,9 @@ from broker.channels import Channels
 from broker.errors import Misconfigured, Unreachable
 from broker.messages import FULL, SAFE, UNKNOWN, Message
 from broker.rabbitmq.adapter import RabbitBroker
-from tests.broker.rabbitmq.proxy import Proxy
 from tests.contract.installation import DEADLINE_S, Installation
 from tests.contract.steps import bodies, read, take, until
+from tests.proxy import Proxy
 from tests.servers import control_rabbitmq
 
 NOBODY = "amqp://somebody:secret-word@127.0.0.1:1/"
