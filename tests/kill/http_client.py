@@ -22,7 +22,8 @@ HUNG_S = TRY_S + 2.0  # a gateway that is silent for so long says nothing any mo
 BACKOFF_S = (0.05, 2.0)
 DEADLINE_S = 90.0
 FIRST = 1_000_000  # no client of the queue sends these numbers
-SEND_AGAIN = (429, 503, 504)
+SEND_AGAIN = (410, 429, 503, 504)  # 410: it was accepted, and its time was over before it was computed
+LATER = 3  # each so many-th request asks for its answer later
 
 
 class HttpClient:
@@ -37,7 +38,8 @@ class HttpClient:
         self.answers: dict[int, Answer] = {}
         self.tries: Counter[str] = Counter()
         """How all the tries ended: by status code, or by the name of what broke."""
-        self._url = f"http://127.0.0.1:{port}/v2/models/{endpoint}/infer"
+        self._base = f"http://127.0.0.1:{port}"
+        self._url = f"{self._base}/v2/models/{endpoint}/infer"
         self._name = uuid4().hex[:12]
         self._numbers = itertools.count(FIRST)
         self._wrong: list[Answer] = []
@@ -101,10 +103,14 @@ class HttpClient:
     async def _ask(self, number: int) -> Answer | None:
         """Try once; returns None when the request is to be sent again.
 
-        The one place that knows how a request is asked: it waits for the answer on the connection that it posted on.
+        The one place that knows how a request is asked: it waits on the connection that it posted on, or, if it was
+        accepted for later, asks for its answer wherever there is a gateway.
         """
         try:
             response = await self._http.post(self._url, content=self._body(number), headers=self._headers(number))
+            while response.status_code == httpx.codes.ACCEPTED:
+                location = self._base + response.headers["location"]
+                response = await self._http.get(location, headers={"prefer": "wait=2"})
         except httpx.TransportError as exc:
             self.tries[type(exc).__name__] += 1
             return None
@@ -113,7 +119,7 @@ class HttpClient:
 
     def _headers(self, number: int) -> Mapping[str, str]:
         """Return the headers of a request, the same ones for each of its tries."""
-        return {
+        return ({"prefer": "respond-async"} if number % LATER == 0 else {}) | {
             "content-type": "application/json",
             "millrace-timeout-ms": str(round(1000 * TRY_S)),
             "idempotency-key": self._id(number),
