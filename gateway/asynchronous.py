@@ -157,7 +157,10 @@ class Asynchronous:
     async def _publish(self, request: Request) -> None:
         """Return when the request is in its queue. One that may be there stays stored, for its answer."""
         try:
-            await self._sending.put_safely(request)
+            async with asyncio.timeout((request.deadline_us - now_us()) / 1e6):
+                await self._sending.put_safely(request)
+        except TimeoutError as exc:
+            raise Unreachable("the broker did not say in time that it has the request; it may still run") from exc
         except Unreachable:
             raise
         except QueueFull as exc:

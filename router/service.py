@@ -109,8 +109,7 @@ class Service:
 
     async def close(self) -> None:
         """Take no more, finish what is held."""
-        for service in self._serving.values():
-            await service.stop()
+        await asyncio.gather(*[service.stop() for service in self._serving.values()])
         await self._tasks.drain()
 
 

@@ -14,6 +14,7 @@ from broker.base import Limits
 from broker.events import read_event
 from broker.header import Status
 from broker.ids import new_uid, now_us, uid_text
+from broker.messages import Outcome
 from tests.gateway.serving import Gateway, X, serving, until
 
 URL = "/v2/models/double/infer"
@@ -233,3 +234,17 @@ async def test_a_client_that_leaves_cancels_its_request(gateway: Gateway, monkey
 
     await until(said)
     gateway.doubling.go.set()
+
+
+async def test_a_broker_that_says_nothing_is_waited_for_no_longer_than_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(*_: object) -> list[Outcome]:
+        await asyncio.Event().wait()
+        return []
+
+    async with serving(tmp_path, grace_s=0.3) as gateway:
+        with monkeypatch.context() as patched:
+            patched.setattr(gateway.broker, "publish", silent)
+            answer = await gateway.client.post(URL, content=BODY, headers={**ASYNC, "millrace-timeout-ms": "200"})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
