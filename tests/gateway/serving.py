@@ -187,3 +187,23 @@ async def serving(
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         await running
+
+
+@asynccontextmanager
+async def beside(gateway: Gateway, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Run one more gateway on the same broker, with the results store in `folder`; yields a client of it."""
+    started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    stop, results = asyncio.Event(), SqliteResults(folder / "results.db", ttl_s=60.0)
+    configured = GatewaySettings(instance="gateway-beside", port=0)
+    running = asyncio.create_task(
+        run(gateway.broker, configured, b"secret", results, CollectorRegistry(), stop, on_started=started.set_result)
+    )
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{await started}", timeout=PATIENCE_S) as client:
+
+        async def ready() -> bool:
+            return (await client.get("/v2/models/double/ready")).status_code == 200
+
+        await until(ready)
+        yield client
+    stop.set()
+    await running

@@ -8,8 +8,10 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -159,8 +161,16 @@ class Installation:
             for line in self.log(part).splitlines()[-60:]:
                 print(f"{part}: {line[:2000]}")  # noqa: T201 - see above
 
+    def _stored(self) -> list[str]:
+        """Return the queue of the results store, once a gateway has made one."""
+        path = self._installation.settings.data_folder / "results.db"
+        if not path.exists():
+            return []
+        with closing(sqlite3.connect(path)) as store:
+            return [self.channels.stored(identity) for (identity,) in store.execute("SELECT identity FROM store")]
+
     def _channels(self) -> list[str]:
-        names = [self.channels.declared, self.channels.status, self.channels.stored_answers]
+        names = [self.channels.declared, self.channels.status, *self._stored()]
         for name in self._names:
             inputs = self.channels.inputs(name, 1)
             lane = self.channels.retry(inputs)
