@@ -24,11 +24,13 @@ from pathlib import Path
 from typing import Protocol
 
 from broker.base import Broker
+from broker.ids import uid_of
 from tests.kill.client import Answer, Client
 from tests.kill.faults import PATIENCE_S, Faults, Step, schedule
 from tests.kill.http_client import HttpClient
 from tests.kill.installation import Installation, until
 from tests.kill.models import STEADY
+from tests.kill.rows import read_rows
 from tests.proxy import Proxy
 from tests.servers import control_kafka, control_rabbitmq, kafka_url, rabbitmq_url
 
@@ -77,9 +79,15 @@ class Ended:
         return self.queue, self.http
 
     @property
+    def wrong(self) -> list[Answer]:
+        """Return the answers that are not what the model gives: a fault is no reason for another status, either."""
+        firsts = [answers[0] for answers in self.queue.answers.values()]
+        return [*self.queue.wrong(), *[answer for answer in firsts if answer.status != "ok"], *self.http.wrong()]
+
+    @property
     def bad(self) -> bool:
         """Whether anything was lost, twice or wrong."""
-        return any(client.lost or client.twice or client.wrong() for client in self.clients)
+        return any(client.lost or client.twice for client in self.clients) or bool(self.wrong)
 
 
 class Chaos:
@@ -140,7 +148,16 @@ async def chaos(broker: str, kills: int, seed: int) -> Ended:
                 HttpClient(it.http_port, "steady") as http,
             ):
                 await Chaos(faults, queue, http).run(steps, SETTLED_S if broker in CONTROLS else 0)
+                await _find_withheld(it.broker, http)
                 return Ended(steps, queue, http, faults.redelivered)
+
+
+async def _find_withheld(broker: Broker, http: HttpClient) -> None:
+    """Find what was accepted for later and computed, as its row says, and is not given to whoever asks."""
+    if unanswered := await http.unanswered():
+        rows = (await read_rows(broker, "steady", ())).first
+        ends = {uid: rows.get((uid_of(uid), 0, 0)) for uid in unanswered}
+        http.withheld.update(uid for uid, row in ends.items() if row is not None and row.status == "ok")
 
 
 @asynccontextmanager
@@ -174,14 +191,14 @@ def line(seed: int, kills: int, ended: Iterable[Ended]) -> str:
     return (
         f"chaos: seed {seed} kills {kills} sent {sum(len(client.sent) for client in clients)}"
         f" answered {sum(len(client.answers) for client in clients)} lost {sum(client.lost for client in clients)}"
-        f" twice {sum(client.twice for client in clients)} wrong {sum(len(client.wrong()) for client in clients)}"
+        f" twice {sum(client.twice for client in clients)} wrong {sum(len(one.wrong) for one in ended)}"
         f" redelivered {sum(one.redelivered for one in ended)}"
     )
 
 
 def _details(one: Ended) -> str:
     """Return what a person wants to know of a share: the faults, the tries by HTTP, the first wrong answers."""
-    wrong = [f"wrong: {answer}\n" for client in one.clients for answer in client.wrong()[:10]]
+    wrong = [f"wrong: {answer}\n" for answer in one.wrong[:10]]
     return f"{', '.join(map(str, one.steps))}\nby HTTP: {dict(one.http.tries)}\n" + "".join(wrong)
 
 

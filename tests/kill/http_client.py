@@ -38,6 +38,10 @@ class HttpClient:
         self.answers: dict[int, Answer] = {}
         self.tries: Counter[str] = Counter()
         """How all the tries ended: by status code, or by the name of what broke."""
+        self.accepted: set[str] = set()
+        """The ids of all requests that were accepted for later."""
+        self.withheld: set[str] = set()
+        """Those of them that were computed, and whose answers cannot be had."""
         self._base = f"http://127.0.0.1:{port}"
         self._url = f"{self._base}/v2/models/{endpoint}/infer"
         self._name = uuid4().hex[:12]
@@ -69,7 +73,20 @@ class HttpClient:
     @property
     def lost(self) -> int:
         """How many requests have no answer."""
-        return len(self.sent - set(self.answers))
+        return len(self.sent - set(self.answers)) + len(self.withheld)
+
+    async def unanswered(self) -> list[str]:
+        """Return the ids of requests that were accepted for later, and have no answer to fetch."""
+        left, found = iter(sorted(self.accepted)), []
+
+        async def ask() -> None:
+            for uid in left:
+                said = await self._http.get(f"{self._base}/v2/requests/{uid}")
+                if said.status_code != httpx.codes.OK:
+                    found.append(uid)
+
+        await asyncio.gather(*[ask() for _ in range(self._number_of_callers)])
+        return found
 
     @property
     def twice(self) -> int:
@@ -109,6 +126,7 @@ class HttpClient:
         try:
             response = await self._http.post(self._url, content=self._body(number), headers=self._headers(number))
             while response.status_code == httpx.codes.ACCEPTED:
+                self.accepted.add(response.headers["millrace-request-id"])
                 location = self._base + response.headers["location"]
                 response = await self._http.get(location, headers={"prefer": "wait=2"})
         except httpx.TransportError as exc:

@@ -18,8 +18,9 @@ async def test_nothing_is_lost_twice_or_wrong_under_random_kills(broker: str, ki
     ended = await chaos(broker, kills, SEED)
     print(line(SEED, kills, [ended]), *map(str, ended.steps), ended.http.tries)  # noqa: T201 - the line is what the test is for
     for client in ended.clients:
-        assert (client.lost, client.twice, client.wrong()) == (0, 0, [])
-    assert ended.queue.statuses == {"ok": len(ended.queue.sent)}
+        assert (client.lost, client.twice) == (0, 0)
+    assert ended.wrong == []
+    assert ended.http.accepted
 
 
 def test_a_seed_always_gives_the_same_schedule_and_in_time_every_fault() -> None:
