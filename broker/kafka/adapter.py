@@ -13,12 +13,14 @@ from broker.base import DELAY_LADDER_S, NO_LIMITS, Broker, Consumer, Limits, Rea
 from broker.channels import Channels, Kind
 from broker.fill import Fill
 from broker.kafka.address import Address
+from broker.kafka.burials import Burials
 from broker.kafka.claim import Claim
 from broker.kafka.delays import Mover
 from broker.kafka.limits import DeclaredLimits, Levels
 from broker.kafka.log import KafkaReader
 from broker.kafka.properties import unpack_delayed, unpack_message
 from broker.kafka.publisher import Publisher
+from broker.kafka.records import read_leniently
 from broker.kafka.storms import quieten
 from broker.kafka.subscription import Subscription, claim_of, holder_of
 from broker.kafka.topology import Topology
@@ -59,6 +61,7 @@ class KafkaBroker(Broker):
         super().__init__(channels)
         quieten()
         translate_closed()
+        read_leniently()
         self._address = Address.of(url)
         self.topology = Topology(self._address, channels)
         self._limits = DeclaredLimits(self._address, self.topology, f"{channels.prefix}limits")
@@ -67,6 +70,7 @@ class KafkaBroker(Broker):
         self._publisher = Publisher(self._address, self.topology, self._levels, self._delays, timeout_s)
         self._trimming = Trimming(self.topology, self._limits, channels)
         self._mover = Mover(self, self.topology, self._delays)
+        self._burials = Burials(self)
         self._subscriptions: WeakSet[Subscription] = WeakSet()
         self._readers: set[KafkaReader] = set()  # whose connections nobody else would close
         self._fill = Fill()
@@ -81,7 +85,7 @@ class KafkaBroker(Broker):
 
     async def close(self) -> None:
         """Flush, give back what is held, let go."""
-        await self._mover.close()
+        await asyncio.gather(self._mover.close(), self._burials.close())
         await asyncio.gather(
             *[subscription.close() for subscription in list(self._subscriptions)],
             *[reader.close() for reader in list(self._readers)],
@@ -124,7 +128,7 @@ class KafkaBroker(Broker):
         delayed = queue in self._delays
         subscription = Subscription(
             self._address, self.topology, queue, prefetch, shared=not alone,
-            unpack=unpack_delayed if delayed else unpack_message,
+            bury=self._burials.take, unpack=unpack_delayed if delayed else unpack_message,
         )  # fmt: skip
         self._subscriptions.add(subscription)
         if not alone and not delayed:
