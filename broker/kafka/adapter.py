@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from weakref import WeakSet
@@ -11,6 +12,7 @@ from aiokafka import TopicPartition
 
 from broker.base import DELAY_LADDER_S, NO_LIMITS, Broker, Consumer, Limits, Reader, Since
 from broker.channels import Channels, Kind
+from broker.errors import TryAgain
 from broker.fill import Fill
 from broker.kafka.address import Address
 from broker.kafka.burials import Burials
@@ -29,6 +31,7 @@ from broker.kafka.wire import translate_closed
 from broker.messages import Delivery, Depth, Message, Outcome
 
 TIMEOUT_S = 30.0
+DELETE_S = 5.0
 
 
 class KafkaConsumer(Consumer):
@@ -73,6 +76,7 @@ class KafkaBroker(Broker):
         self._burials = Burials(self)
         self._subscriptions: WeakSet[Subscription] = WeakSet()
         self._readers: set[KafkaReader] = set()  # whose connections nobody else would close
+        self._transient: set[str] = set()  # topics that die with us
         self._fill = Fill()
 
     def __repr__(self) -> str:
@@ -91,6 +95,7 @@ class KafkaBroker(Broker):
             *[reader.close() for reader in list(self._readers)],
         )
         self._subscriptions.clear()
+        await self._delete_transient()
         await self._publisher.close()
         await self._limits.close()
         await self.topology.close()
@@ -102,11 +107,14 @@ class KafkaBroker(Broker):
     async def declare(self, channel: str, limits: Limits = NO_LIMITS) -> None:
         """Make a topic, and tell everybody its limits."""
         await self.topology.declare(channel, limits)
+        if self._is_transient(channel):
+            self._transient.add(channel)
         if (news := self._limits.note(channel, limits)) is not None:
             await self._publisher.publish_keyed(self._limits.topic, channel.encode(), news)
 
     async def delete(self, channel: str) -> None:
         """Remove a topic."""
+        self._transient.discard(channel)
         await self.topology.delete(channel)
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
@@ -124,7 +132,7 @@ class KafkaBroker(Broker):
 
     def consume(self, queue: str, prefetch: int) -> Consumer:
         """Subscribe; a queue that is not there yet is waited for."""
-        alone = self.channels.is_ours(queue) and self.channels.kind(queue) is Kind.TRANSIENT
+        alone = self._is_transient(queue)
         delayed = queue in self._delays
         subscription = Subscription(
             self._address, self.topology, queue, prefetch, shared=not alone,
@@ -178,6 +186,16 @@ class KafkaBroker(Broker):
         """A record's place never changes."""
         claim = claim_of(delivery)
         return f"{claim.partition.topic}\n{claim.partition.partition}\n{delivery.tag}".encode()
+
+    def _is_transient(self, channel: str) -> bool:
+        return self.channels.is_ours(channel) and self.channels.kind(channel) is Kind.TRANSIENT
+
+    async def _delete_transient(self) -> None:
+        """Remove what was declared for this process alone; Kafka that is away keeps the topic, and empties it."""
+        with contextlib.suppress(TryAgain, TimeoutError):
+            async with asyncio.timeout(DELETE_S):
+                while self._transient:
+                    await self.topology.delete(self._transient.pop())
 
 
 def _by_claim(deliveries: Sequence[Delivery]) -> dict[tuple[Subscription, Claim], list[Delivery]]:
