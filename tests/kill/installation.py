@@ -171,6 +171,8 @@ class Installation:
 
     def _channels(self) -> list[str]:
         names = [self.channels.declared, self.channels.status, *self._stored()]
+        names += [f"{self.channels.prefix}delay.{round(step_s * 1000)}" for step_s in DELAY_LADDER_S]  # as on Kafka
+        names.append(f"{self.channels.prefix}limits")
         for name in self._names:
             inputs = self.channels.inputs(name, 1)
             lane = self.channels.retry(inputs)
