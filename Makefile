@@ -20,7 +20,7 @@ check: .venv/test.stamp ## lint, formatting, types, import direction, file lengt
 
 KILLS ?= 200
 SEED ?= 1
-chaos: .venv/test.stamp services ## kill parts and brokers at random under load; KILLS=200 SEED=1
+chaos: .venv/test.stamp services ## kill, pause and cut off parts and brokers at random under load; KILLS=200 SEED=1
 	.venv/bin/python -m tests.kill.chaos --kills $(KILLS) --seed $(SEED) 2>/dev/null
 
 science: .venv/test.stamp ## measure regret, error rates and delays of policies and canaries against their gates; PARTS='canary'

@@ -77,10 +77,9 @@ class Channels:
         """Answers for the plain waits of one process; it dies with it."""
         return f"{self.prefix}answers.{instance}"
 
-    @property
-    def stored_answers(self) -> str:
-        """Answers that any gateway takes into the results store."""
-        return f"{self.prefix}answers"
+    def stored(self, store: str) -> str:
+        """Answers that go into one results store: any gateway that shares it takes them."""
+        return f"{self.prefix}stored.{store}"
 
     def events(self, endpoint: str) -> str:
         """The log of an endpoint's rows and feedback."""
@@ -106,8 +105,6 @@ class Channels:
 
     def kind(self, channel: str) -> Kind:
         """Tell what a channel is from its name."""
-        if channel == self.stored_answers:
-            return Kind.QUEUE
         first = channel.removeprefix(self.prefix).split(".", 1)[0]
         return _KINDS.get(first, Kind.QUEUE)
 

@@ -6,6 +6,7 @@ Writers take the write lock at once (`BEGIN IMMEDIATE`): a lock that is upgraded
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
@@ -125,15 +126,16 @@ class Database:
             self._transaction([job])
 
     def _transaction(self, jobs: list[_Job]) -> bool:
-        self._care(max(job.care for job in jobs))
         try:
+            self._care(max(job.care for job in jobs))
             self._connection.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 job.result = job.work(self._connection)
             self._connection.execute("COMMIT")
         except Exception as exc:  # noqa: BLE001 - whatever a job raises belongs to its caller, the thread goes on
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            with contextlib.suppress(apsw.Error):
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
             for job in jobs:
                 job.error = _ours(exc, self._path)
             return False

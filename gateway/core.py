@@ -50,12 +50,22 @@ class Core:
 
     def resolve(self, endpoint: str) -> tuple[Router, int]:
         """Return an endpoint's router and mask; raises NotFound, or Unavailable while no model of it was ever there."""
+        self._check_read()
         router, mask = self.view.resolve(endpoint)
         if not mask and not self.view.is_known(router.endpoint):
             arms = ", ".join(f"{target.model}@{target.version}" for target in router.endpoint.arms.values())
             raise Unavailable(f"endpoint {endpoint}: no replica of {arms} has come up yet")
         self.view.check_servable(router.endpoint, mask)
         return router, mask
+
+    def router(self, endpoint: str) -> Router:
+        """Return an endpoint's router; raises NotFound, or Unavailable while it is not known what there is."""
+        self._check_read()
+        return self.view.router(endpoint)
+
+    def _check_read(self) -> None:
+        if not self.readiness.has_read:
+            raise Unavailable("this gateway has just started, and still reads what is declared")
 
     def max_batch(self, model: str, version: int) -> int:
         """Return the most requests in one bundle for a model version."""

@@ -21,7 +21,7 @@ class FeedbackIntake:
 
     async def take(self, request: Request) -> JSONResponse:
         """Answer 202 once the broker has the record."""
-        endpoint = self._core.view.router(request.path_params["endpoint"]).endpoint.endpoint
+        endpoint = self._core.router(request.path_params["endpoint"]).endpoint.endpoint
         headers = request.headers
         body = await read_body(
             request.receive,

@@ -17,19 +17,20 @@ from broker.ids import new_uid, now_us, uid_text
 from broker.tasks import Tasks
 from gateway import reply
 from gateway.asgi import Receive, Scope, Send, send_answer, send_error
-from gateway.asked import WANTED, Headers, allowed_s_of, extra_of, json_length_of, trace_of
+from gateway.asked import WANTED, allowed_s_of, extra_of, json_length_of, trace_of
 from gateway.asynchronous import Asynchronous
 from gateway.body import read_body
 from gateway.core import Core
 from gateway.results import claim_of
 from gateway.sending import Sending
-from gateway.wishes import wishes_of
+from gateway.wishes import Wishes, wishes_of
 from router.keys import key_of
 from router.router import Leg, Plan
 
 log = logging.getLogger(__name__)
 
 PATH = re.compile(rf"/v2/models/(?P<endpoint>{NAME.pattern})(?:/versions/(?P<arm>{NAME.pattern}))?/infer")
+PLAIN = wishes_of(())
 LISTEN_AFTER_S = 1.0  # most answers are there before; to listen for a client that hangs up costs a task
 
 
@@ -41,7 +42,6 @@ class Infer:
         self._sending = sending
         self._asynchronous = asynchronous
         self._pending = core.pending
-        self._stored_answers = core.broker.channels.stored_answers
         self._loop = asyncio.get_running_loop()
         self._listening = Tasks()
 
@@ -83,15 +83,15 @@ class Infer:
         allowed_s = allowed_s_of(headers, router.endpoint.deadline)
         identity = key.encode() if router.sticky and key else uid
         plan = router.plan(identity, mask, pin=arm)
-        stored = b"prefer" in headers or b"idempotency-key" in headers
-        reply_to = self._stored_answers if stored else self._pending.queue
+        wishes = _wishes(scope) if b"prefer" in headers or b"idempotency-key" in headers else PLAIN
+        reply_to = self._asynchronous.queue if wishes.stored else self._pending.queue
         request = Request(
             _route(router.endpoint.endpoint, plan, plan.legs[0], reply_to), uid, accepted_us,
             accepted_us + int(allowed_s * 1e6), plan.legs[0].propensity, json_length, 0, key, "", trace_of(headers),
             extra_of(headers), body,
         )  # fmt: skip
-        if stored:
-            return await self._store(request, headers, arm or "", allowed_s)
+        if wishes.stored:
+            return await self._store(request, wishes, arm or "", allowed_s, receive)
         return reply.answered(await self._send_and_wait(request, allowed_s, receive), uid)
 
     async def _send_and_wait(self, request: Request, allowed_s: float, receive: Receive) -> Answer:
@@ -118,16 +118,25 @@ class Infer:
         self._pending.fail(request.uid, InvalidRequest("the client left before its answer"))
         self._core.cancels.add(request.uid, request.deadline_us)
 
-    async def _store(self, request: Request, headers: Headers, pin: str, allowed_s: float) -> reply.Reply:
+    async def _store(
+        self, request: Request, wishes: Wishes, pin: str, allowed_s: float, receive: Receive
+    ) -> reply.Reply:
         """Serve a request whose answer outlives this gateway."""
-        wishes = wishes_of(headers.get(b"prefer", b""), headers.get(b"idempotency-key"))
         claim = claim_of(
             wishes.key, tenant=request.route.tenant, endpoint=request.route.endpoint, pin=pin,
             json_length=request.json_length, body=request.body,
         ) if wishes.key else None  # fmt: skip
         longest_s = 0.0 if wishes.asynchronous else allowed_s
         wait_s = longest_s if wishes.wait_s is None else min(wishes.wait_s, allowed_s)
-        standing = await self._asynchronous.send(request, claim, wait_s)
+        gone = self._loop.create_future()
+        listen = self._loop.call_later(
+            LISTEN_AFTER_S, lambda: self._listening.spawn(_tell_gone(receive, gone), "hang-up")
+        )  # fmt: skip
+        try:
+            standing = await self._asynchronous.send(request, claim, wait_s, gone)
+        finally:
+            listen.cancel()
+            gone.cancel()
         again = [(b"idempotent-replayed", b"true")] if standing.again else []
         if standing.answer is not None:
             code, found, body = reply.answered(standing.answer, standing.uid)
@@ -137,6 +146,19 @@ class Infer:
         if not wishes.asynchronous:
             raise Expired(f"no answer within the {allowed_s * 1000:.0f} ms allowed; it may still run")
         return reply.pending(standing.uid, [(b"preference-applied", wishes.applied), *again])
+
+
+async def _tell_gone(receive: Receive, gone: asyncio.Future[None]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    if not gone.done():
+        gone.set_result(None)
+
+
+def _wishes(scope: Scope) -> Wishes:
+    prefer = [value for name, value in scope["headers"] if name == b"prefer"]
+    keys = [value for name, value in scope["headers"] if name == b"idempotency-key"]
+    return wishes_of(prefer, keys)
 
 
 @lru_cache(maxsize=4096)

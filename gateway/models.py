@@ -69,7 +69,7 @@ class Models:
 
     def _asked(self, request: Request) -> tuple[Endpoint, str | None]:
         """Return the endpoint and the arm that a path names; raises NotFound. A plain version names its arm."""
-        router = self._view.router(request.path_params["endpoint"])
+        router = self._core.router(request.path_params["endpoint"])
         version = request.path_params.get("version")
         if version is None:
             return router.endpoint, None

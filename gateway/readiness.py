@@ -24,11 +24,18 @@ class Readiness:
         self._pinging = asyncio.Lock()
         self._pinged_at = float("-inf")
         self._ping_failed = ""
+        self._has_read = False
         self.stopping = False
 
     def follow(self, log: str, following: Following) -> None:
         """Wait until a log has been read to the end that was seen at the start."""
         self._following[log] = following
+
+    @property
+    def has_read(self) -> bool:
+        """Tell whether the logs have been read: what is not known before may exist all the same."""
+        self._has_read = self._has_read or all(it.caught_up.is_set() for it in self._following.values())
+        return self._has_read
 
     async def waiting_for(self) -> list[str]:
         """Return what is missing; an empty list says that this gateway is ready."""

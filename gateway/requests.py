@@ -18,10 +18,14 @@ class Requests:
     def __init__(self, asynchronous: Asynchronous) -> None:
         self._asynchronous = asynchronous
 
+    async def serve(self, request: Request) -> Response:
+        """GET and DELETE."""
+        return await (self.cancel if request.method == "DELETE" else self.fetch)(request)
+
     async def fetch(self, request: Request) -> Response:
         """Answer as the infer route would have, or 202 while there is no answer; `Prefer: wait=N` waits for it."""
         uid = _uid(request)
-        wishes = wishes_of(request.headers.get("prefer", "").encode("latin-1"), None)
+        wishes = wishes_of([value.encode("latin-1") for value in request.headers.getlist("prefer")])
         standing = await self._asynchronous.fetch(uid, wishes.wait_s or 0.0)
         if standing.answer is None:
             return _response(reply.pending(uid))

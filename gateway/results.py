@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from broker.header import Answer, Status
 
-FREEING = frozenset({Status.OVERLOADED, Status.EXPIRED, Status.CANCELLED})  # nothing was computed: the key is free
+FREEING = frozenset({Status.OVERLOADED, Status.EXPIRED, Status.CANCELLED})  # no result: the key is free again
 
 
 class Claim(NamedTuple):
@@ -31,13 +31,10 @@ class Held:
     uid: bytes
     deadline_us: int
     digest: bytes = b""
-    answer: Answer | None = None
-    dropped: bool = False  # the answer was there, and is not kept any more
-
-    @property
-    def pending(self) -> bool:
-        """Tell whether no answer has come."""
-        return self.answer is None and not self.dropped
+    published: bool = False  # the broker has said that it has the request
+    status: Status | None = None  # none: there is no answer
+    answer: Answer | None = None  # none: there is none, or it is not kept any more
+    dropped: bool = False
 
 
 class Results(ABC):
@@ -54,12 +51,25 @@ class Results(ABC):
     async def close(self) -> None:
         """Let go of it."""
 
+    @property
     @abstractmethod
-    async def begin(self, uid: bytes, deadline_us: int, claim: Claim | None) -> Held | None:
+    def identity(self) -> str:
+        """The name of this store, the same for all who share it; known once it is open."""
+
+    @abstractmethod
+    async def begin(self, uid: bytes, deadline_us: int, claim: Claim | None, *, lapsed_us: int) -> Held | None:
         """Store a request as pending. Where another one holds the claim, return that one and store nothing.
 
-        A claim lapses with the deadline of a request that was not answered.
+        The claim of a request that has no answer and whose deadline was before `lapsed_us` has lapsed.
         """
+
+    @abstractmethod
+    async def claimed(self, claim: Claim) -> Held | None:
+        """Return the request that holds a claim."""
+
+    @abstractmethod
+    async def publish(self, uid: bytes) -> None:
+        """Note that the broker has a request."""
 
     @abstractmethod
     async def withdraw(self, uid: bytes) -> None:

@@ -12,6 +12,7 @@ from broker.ids import now_us
 from gateway.results import FREEING, Claim, Held, Results
 
 SWEEP_LIMIT = 1000  # rows in one transaction: answers of others wait meanwhile
+SWEEP_ROUNDS = 1000
 
 SCHEMA = Schema(
     "the results store",
@@ -22,18 +23,23 @@ CREATE TABLE IF NOT EXISTS requests (
     id INTEGER PRIMARY KEY, uid BLOB NOT NULL UNIQUE, deadline_us INTEGER NOT NULL,
     scope BLOB UNIQUE, digest BLOB NOT NULL,       -- of an idempotency key
     until_us INTEGER NOT NULL,                     -- when the answer is dropped, then when the row is
-    dropped INTEGER NOT NULL DEFAULT 0,
+    published INTEGER NOT NULL DEFAULT 0, dropped INTEGER NOT NULL DEFAULT 0,
     status INTEGER, arm TEXT, version INTEGER, json_length INTEGER, body BLOB);
 CREATE INDEX IF NOT EXISTS kept ON requests (dropped, until_us);
+CREATE TABLE IF NOT EXISTS store (identity TEXT NOT NULL);
+INSERT INTO store SELECT lower(hex(randomblob(6))) WHERE NOT EXISTS (SELECT 1 FROM store);
 """,
 )
 
 _FREE_LAPSED = "UPDATE requests SET scope = NULL WHERE scope = ? AND status IS NULL AND deadline_us < ?"
 _BY_SCOPE = """
-SELECT uid, deadline_us, digest, dropped, status, arm, version, json_length, body FROM requests WHERE scope = ?"""
+SELECT uid, deadline_us, digest, published, dropped, status, arm, version, json_length, body
+FROM requests WHERE scope = ?"""
 _BY_UID = """
-SELECT uid, deadline_us, digest, dropped, status, arm, version, json_length, body FROM requests WHERE uid = ?"""
+SELECT uid, deadline_us, digest, published, dropped, status, arm, version, json_length, body
+FROM requests WHERE uid = ?"""
 _INSERT = "INSERT INTO requests (uid, deadline_us, scope, digest, until_us) VALUES (?, ?, ?, ?, ?)"
+_PUBLISH = "UPDATE requests SET published = 1 WHERE uid = ?"
 _WITHDRAW = "DELETE FROM requests WHERE uid = ? AND status IS NULL"
 _END = """
 UPDATE requests SET status = ?, arm = ?, version = ?, json_length = ?, body = ?, until_us = ?
@@ -51,22 +57,30 @@ class SqliteResults(Results):
     def __init__(self, path: Path, *, ttl_s: float) -> None:
         self._database = Database(path, SCHEMA)
         self._ttl_us = int(ttl_s * 1e6)
+        self._identity = ""
+
+    @property
+    def identity(self) -> str:
+        """See the port."""
+        return self._identity
 
     async def open(self) -> None:
         """Open the file, or make it."""
         await self._database.open()
+        statement = "SELECT identity FROM store"
+        self._identity = (await self._database.run(lambda connection: fetch_one(connection, statement), Care.READ))[0]
 
     async def close(self) -> None:
         """Finish what was asked for."""
         await self._database.close()
 
-    async def begin(self, uid: bytes, deadline_us: int, claim: Claim | None) -> Held | None:
+    async def begin(self, uid: bytes, deadline_us: int, claim: Claim | None, *, lapsed_us: int) -> Held | None:
         """See the port."""
         until_us = deadline_us + self._ttl_us
 
         def work(connection: Connection) -> Held | None:
             if claim is not None:
-                run(connection, _FREE_LAPSED, (claim.scope, now_us()))
+                run(connection, _FREE_LAPSED, (claim.scope, lapsed_us))
                 row = fetch_one(connection, _BY_SCOPE, (claim.scope,))
                 if row is not None:
                     return _held(row)
@@ -76,6 +90,17 @@ class SqliteResults(Results):
 
         held: Held | None = await self._database.run(work, Care.DURABLE)
         return held
+
+    async def claimed(self, claim: Claim) -> Held | None:
+        """See the port."""
+        row = await self._database.run(
+            lambda connection: fetch_one(connection, _BY_SCOPE, (claim.scope,)), Care.READ
+        )  # fmt: skip
+        return None if row is None else _held(row)
+
+    async def publish(self, uid: bytes) -> None:
+        """See the port."""
+        await self._database.run(lambda connection: run(connection, _PUBLISH, (uid,)), Care.WRITE)
 
     async def withdraw(self, uid: bytes) -> None:
         """See the port."""
@@ -102,19 +127,26 @@ class SqliteResults(Results):
 
     async def sweep(self) -> int:
         """See the port."""
-        ttl_us = self._ttl_us
-
-        def work(connection: Connection) -> int:
-            now = now_us()
-            run(connection, _REMOVE, (now, SWEEP_LIMIT))
-            run(connection, _DROP, (ttl_us, now, SWEEP_LIMIT))
-            pages, free, size = (
-                fetch_one(connection, f"PRAGMA {name}")[0] for name in ("page_count", "freelist_count", "page_size")
-            )
-            return int((pages - free) * size)
-
-        used: int = await self._database.run(work, Care.WRITE)
+        for _ in range(SWEEP_ROUNDS):
+            if not await self._database.run(self._drop_some, Care.WRITE):
+                break
+        used: int = await self._database.run(_used_bytes, Care.READ)
         return used
+
+    def _drop_some(self, connection: Connection) -> bool:
+        """Drop and remove some of what was kept long enough; tells whether there may be more."""
+        now = now_us()
+        run(connection, _REMOVE, (now, SWEEP_LIMIT))
+        removed = connection.changes()
+        run(connection, _DROP, (self._ttl_us, now, SWEEP_LIMIT))
+        return max(removed, connection.changes()) == SWEEP_LIMIT
+
+
+def _used_bytes(connection: Connection) -> int:
+    pages, free, size = (
+        fetch_one(connection, f"PRAGMA {name}")[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
 
 
 def _end(connection: Connection, answer: Answer, until_us: int) -> bool:
@@ -128,8 +160,12 @@ def _end(connection: Connection, answer: Answer, until_us: int) -> bool:
 
 
 def _held(row: Sequence[Any]) -> Held:
-    uid, deadline_us, digest, dropped, status, arm, version, json_length, body = row
+    uid, deadline_us, digest, published, dropped, number, arm, version, json_length, body = row
+    status = None if number is None else Status(number)
     answer = None
     if status is not None and not dropped:
-        answer = Answer(uid, Status(status), arm, version, json_length, 0, 0, 0, body)
-    return Held(uid=uid, deadline_us=deadline_us, digest=digest, answer=answer, dropped=bool(dropped))
+        answer = Answer(uid, status, arm, version, json_length, 0, 0, 0, body)
+    return Held(
+        uid=uid, deadline_us=deadline_us, digest=digest, published=bool(published), status=status, answer=answer,
+        dropped=bool(dropped),
+    )  # fmt: skip

@@ -47,7 +47,6 @@ async def run(
     )  # fmt: skip
     await _follow(core, tasks)
     await core.pending.open()
-    await results.open()
     await asynchronous.open()
     infer = Infer(core, sending, asynchronous)
     announcer = Announcer(broker, instance=settings.instance, part="gateway", metrics_port=settings.metrics_port)

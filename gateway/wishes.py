@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from broker.errors import InvalidRequest
@@ -11,7 +11,6 @@ from gateway.body import number
 KEY_LIMIT = 255
 PREFER_LIMIT = 500  # bytes that are looked at
 WAIT_LIMIT_S = 60.0  # a client that hung up meanwhile is noticed no sooner
-_PREFERENCE = re.compile(rb'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*"?([^",;]*?)"?)?\s*(?:;[^,]*)?')
 
 
 class Wishes(NamedTuple):
@@ -22,19 +21,35 @@ class Wishes(NamedTuple):
     key: bytes  # empty: none
 
     @property
+    def stored(self) -> bool:
+        """Tell whether the answer has to outlive the gateway."""
+        return self.asynchronous or bool(self.key)
+
+    @property
     def applied(self) -> bytes:
         """What Preference-Applied says."""
         return b"respond-async" if self.wait_s is None else b"wait=%d" % self.wait_s
 
 
-def wishes_of(prefer: bytes, key: bytes | None) -> Wishes:
-    """Read the headers; what is unknown in Prefer is ignored, as RFC 7240 says. Raises InvalidRequest for a bad key."""
-    found: dict[bytes, bytes] = {}
-    for part in prefer[:PREFER_LIMIT].split(b","):
-        if match := _PREFERENCE.fullmatch(part):
-            found.setdefault(match[1].lower(), match[2] or b"")
+def wishes_of(prefer: Sequence[bytes], keys: Sequence[bytes] = ()) -> Wishes:
+    """Read the headers, each as often as it was sent; what is unknown in Prefer is ignored, as RFC 7240 says.
+
+    Raises InvalidRequest for a bad key.
+    """
+    found = _preferences(b",".join(prefer)[:PREFER_LIMIT])
     wait = number(found[b"wait"]) if b"wait" in found else None
-    if key is not None and not 0 < len(key) <= KEY_LIMIT:
-        raise InvalidRequest(f"Idempotency-Key: {len(key)} bytes; 1 to {KEY_LIMIT} are a key")
+    if len(keys) > 1:
+        raise InvalidRequest(f"Idempotency-Key: {len(keys)} of them; send one")
+    if keys and not 0 < len(keys[0]) <= KEY_LIMIT:
+        raise InvalidRequest(f"Idempotency-Key: {len(keys[0])} bytes; 1 to {KEY_LIMIT} are a key")
     wait_s = None if wait is None else min(float(wait), WAIT_LIMIT_S)
-    return Wishes(b"respond-async" in found or wait is not None, wait_s, key or b"")
+    return Wishes(b"respond-async" in found or wait is not None, wait_s, keys[0] if keys else b"")
+
+
+def _preferences(text: bytes) -> dict[bytes, bytes]:
+    """Return names and values; of one that comes twice the first counts. Parameters behind a `;` mean nothing to us."""
+    found: dict[bytes, bytes] = {}
+    for part in text.split(b","):
+        name, _, value = part.partition(b";")[0].partition(b"=")
+        found.setdefault(name.strip().lower(), value.strip().strip(b'"'))
+    return found

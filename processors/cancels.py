@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+import time
+from collections.abc import Callable, Container
 
 from broker.ids import now_us
 from broker.messages import Record
 from broker.status import read_cancels
 
 LIMIT = 100_000  # remembered at once; more than that is computed, and its answer dropped
-PRUNE_AT = 1000
+PRUNE_S = 1.0
 
 
 class Cancels(Container[bytes]):
     """uids, each until its deadline: after that it is answered `expired` anyhow."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._until_us: dict[bytes, int] = {}
-        self._prune_at = PRUNE_AT
+        self._pruned_s = clock()
 
     def __contains__(self, uid: object) -> bool:
         return uid in self._until_us
@@ -27,10 +29,10 @@ class Cancels(Container[bytes]):
 
     def fold(self, record: Record) -> None:
         """Read a record of the status log."""
-        for uid, until_us in read_cancels(record):
+        cancels = read_cancels(record)
+        if cancels and self._clock() - self._pruned_s > PRUNE_S:
+            self._pruned_s, now = self._clock(), now_us()
+            self._until_us = {uid: until_us for uid, until_us in self._until_us.items() if until_us > now}
+        for uid, until_us in cancels:
             if len(self._until_us) < LIMIT:
                 self._until_us[uid] = until_us
-        if len(self._until_us) >= self._prune_at:
-            now = now_us()
-            self._until_us = {uid: until_us for uid, until_us in self._until_us.items() if until_us > now}
-            self._prune_at = max(PRUNE_AT, 2 * len(self._until_us))

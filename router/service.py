@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from broker.rows import DOOR_LINGER_S, Rows
 from broker.settling import Settling
 from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
+from router.admission import Admission
 from router.intake import ADDRESS_CHARACTERS, identity, read_headers, tenant_of, where_to_answer
 from router.keys import key_of
 from router.metrics import RouterMetrics
@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 TAKE = 256
 PREFETCH = 1024
 LOOK_S = 0.25
-KEEP_REQUESTS = 4096  # in a model's queue; what is more waits in the endpoint's
 PAUSE_FIRST_S = 0.05
 PAUSE_LONGEST_S = 1.0
 PER_REQUEST = 2  # what a refused request waits for: its answer and its row
@@ -109,8 +108,7 @@ class Service:
 
     async def close(self) -> None:
         """Take no more, finish what is held."""
-        for service in self._serving.values():
-            await service.stop()
+        await asyncio.gather(*[service.stop() for service in self._serving.values()])
         await self._tasks.drain()
 
 
@@ -134,17 +132,15 @@ class EndpointService:
         self._answering = Answering(broker, dropped=metrics.dropped)
         self._rows = Rows(broker, {}, source=f"/millrace/{instance}", linger_s=DOOR_LINGER_S)
         self._tasks = Tasks()
-        self._looked: dict[str, float] = {}
+        self._admissions: defaultdict[str, Admission] = defaultdict(Admission)
         self._stopping = False
 
     async def run(self) -> None:
         """Forward until stopped; then wait until all that was taken is safe elsewhere."""
         while deliveries := await self._consumer.take(TAKE):
-            groups = self._group(deliveries)
-            for queue in {queue for queue, _ in groups}:
-                await self._keep_short(queue)
-            for (queue, route), items in groups.items():
+            for (queue, route), items in self._group(deliveries).items():
                 for part in _parts(items, self._view.max_batch(route.model, route.version)):
+                    await self._admit(queue, len(part))
                     self._tasks.spawn(self._forward(queue, route, part), "forward")
         await self._tasks.drain()
         await self._answering.outbox.drain()
@@ -216,17 +212,19 @@ class EndpointService:
         ended = Ended([request], [1], [request.accepted_us], status, str(error), published_us=now_us())
         self._rows.add(self._endpoint, None, ended, [hold], None, None)
 
-    async def _keep_short(self, queue: str) -> None:
-        """Wait while a model's queue holds enough: what is not in it can still be cancelled, or go elsewhere."""
-        while not self._stopping and time.monotonic() - self._looked.get(queue, 0.0) > LOOK_S / 2:
+    async def _admit(self, queue: str, requests: int) -> None:
+        """Wait while a model's queue holds enough."""
+        admission = self._admissions[queue]
+        while admission.stale and not self._stopping:
             try:
                 depth = await self._broker.depth(queue)
             except TryAgain:
-                return
-            if depth.requests < KEEP_REQUESTS:
-                self._looked[queue] = time.monotonic()
-                return
+                break
+            admission.look(depth.requests)
+            if admission.room > 0:
+                break
             await asyncio.sleep(PAUSE_FIRST_S)
+        admission.put(requests)
 
     async def _forward(self, queue: str, route: Route, items: list[Taken]) -> None:
         """Forward a bundle; an error that nobody foresaw ends its requests as `failed`, never the router."""

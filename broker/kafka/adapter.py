@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from weakref import WeakSet
@@ -11,21 +12,26 @@ from aiokafka import TopicPartition
 
 from broker.base import DELAY_LADDER_S, NO_LIMITS, Broker, Consumer, Limits, Reader, Since
 from broker.channels import Channels, Kind
+from broker.errors import TryAgain
 from broker.fill import Fill
 from broker.kafka.address import Address
+from broker.kafka.burials import Burials
 from broker.kafka.claim import Claim
 from broker.kafka.delays import Mover
 from broker.kafka.limits import DeclaredLimits, Levels
 from broker.kafka.log import KafkaReader
 from broker.kafka.properties import unpack_delayed, unpack_message
 from broker.kafka.publisher import Publisher
+from broker.kafka.records import read_leniently
 from broker.kafka.storms import quieten
 from broker.kafka.subscription import Subscription, claim_of, holder_of
 from broker.kafka.topology import Topology
 from broker.kafka.trimming import Trimming
+from broker.kafka.wire import translate_closed
 from broker.messages import Delivery, Depth, Message, Outcome
 
 TIMEOUT_S = 30.0
+DELETE_S = 5.0
 
 
 class KafkaConsumer(Consumer):
@@ -57,6 +63,8 @@ class KafkaBroker(Broker):
     def __init__(self, url: str, channels: Channels, *, timeout_s: float = TIMEOUT_S) -> None:
         super().__init__(channels)
         quieten()
+        translate_closed()
+        read_leniently()
         self._address = Address.of(url)
         self.topology = Topology(self._address, channels)
         self._limits = DeclaredLimits(self._address, self.topology, f"{channels.prefix}limits")
@@ -65,8 +73,10 @@ class KafkaBroker(Broker):
         self._publisher = Publisher(self._address, self.topology, self._levels, self._delays, timeout_s)
         self._trimming = Trimming(self.topology, self._limits, channels)
         self._mover = Mover(self, self.topology, self._delays)
+        self._burials = Burials(self)
         self._subscriptions: WeakSet[Subscription] = WeakSet()
         self._readers: set[KafkaReader] = set()  # whose connections nobody else would close
+        self._transient: set[str] = set()  # topics that die with us
         self._fill = Fill()
 
     def __repr__(self) -> str:
@@ -79,12 +89,13 @@ class KafkaBroker(Broker):
 
     async def close(self) -> None:
         """Flush, give back what is held, let go."""
-        await self._mover.close()
+        await asyncio.gather(self._mover.close(), self._burials.close())
         await asyncio.gather(
             *[subscription.close() for subscription in list(self._subscriptions)],
             *[reader.close() for reader in list(self._readers)],
         )
         self._subscriptions.clear()
+        await self._delete_transient()
         await self._publisher.close()
         await self._limits.close()
         await self.topology.close()
@@ -96,11 +107,14 @@ class KafkaBroker(Broker):
     async def declare(self, channel: str, limits: Limits = NO_LIMITS) -> None:
         """Make a topic, and tell everybody its limits."""
         await self.topology.declare(channel, limits)
+        if self._is_transient(channel):
+            self._transient.add(channel)
         if (news := self._limits.note(channel, limits)) is not None:
             await self._publisher.publish_keyed(self._limits.topic, channel.encode(), news)
 
     async def delete(self, channel: str) -> None:
         """Remove a topic."""
+        self._transient.discard(channel)
         await self.topology.delete(channel)
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
@@ -118,11 +132,11 @@ class KafkaBroker(Broker):
 
     def consume(self, queue: str, prefetch: int) -> Consumer:
         """Subscribe; a queue that is not there yet is waited for."""
-        alone = self.channels.is_ours(queue) and self.channels.kind(queue) is Kind.TRANSIENT
+        alone = self._is_transient(queue)
         delayed = queue in self._delays
         subscription = Subscription(
             self._address, self.topology, queue, prefetch, shared=not alone,
-            unpack=unpack_delayed if delayed else unpack_message,
+            bury=self._burials.take, unpack=unpack_delayed if delayed else unpack_message,
         )  # fmt: skip
         self._subscriptions.add(subscription)
         if not alone and not delayed:
@@ -172,6 +186,16 @@ class KafkaBroker(Broker):
         """A record's place never changes."""
         claim = claim_of(delivery)
         return f"{claim.partition.topic}\n{claim.partition.partition}\n{delivery.tag}".encode()
+
+    def _is_transient(self, channel: str) -> bool:
+        return self.channels.is_ours(channel) and self.channels.kind(channel) is Kind.TRANSIENT
+
+    async def _delete_transient(self) -> None:
+        """Remove what was declared for this process alone; Kafka that is away keeps the topic, and empties it."""
+        with contextlib.suppress(TryAgain, TimeoutError):
+            async with asyncio.timeout(DELETE_S):
+                while self._transient:
+                    await self.topology.delete(self._transient.pop())
 
 
 def _by_claim(deliveries: Sequence[Delivery]) -> dict[tuple[Subscription, Claim], list[Delivery]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,11 @@ from broker.base import Reader, Since
 from broker.errors import Gap
 from broker.kafka.address import Address
 from broker.kafka.properties import unpack_plain
+from broker.kafka.records import Unreadable
 from broker.kafka.topology import Topology
 from broker.messages import NO_HEADERS, Record
 
+LOG = logging.getLogger(__name__)
 POLL_MS = 100
 RETRY_S = 0.2
 CLOSE_S = 5.0
@@ -58,10 +61,11 @@ class KafkaReader(Reader):
     async def close(self) -> None:
         """Let the log go."""
         self._closed = True
-        if self._polling is not None:
-            await asyncio.wait((self._polling,), timeout=CLOSE_S)
-            if self._polling.done() and not self._polling.cancelled():
-                self._polling.exception()
+        polling = self._polling  # who reads meanwhile lets go of it as soon as it is done
+        if polling is not None:
+            await asyncio.wait((polling,), timeout=CLOSE_S)
+            if polling.done() and not polling.cancelled():
+                polling.exception()
         await self._let_go()
         self._tell_closed(self)
 
@@ -77,10 +81,16 @@ class KafkaReader(Reader):
             await self._let_go()
             await asyncio.sleep(RETRY_S)
             return []
-        records = [_record(record) for record in fetched.get(self._partition, [])]
-        if records:
-            self._start = records[-1].offset + 1
-        return records
+        found = fetched.get(self._partition, [])
+        if found:
+            self._start = found[-1].offset + 1
+        return [_record(record) for record in found if not self._is_passed_over(record)]
+
+    def _is_passed_over(self, record: Any) -> bool:
+        if not isinstance(record.value, Unreadable):
+            return False
+        LOG.warning("%s: the record at offset %d cannot be read: %s", self._log, record.offset, record.value.why)
+        return True
 
     async def _begin(self) -> bool:
         if await self._topology.partitions(self._log) is None:

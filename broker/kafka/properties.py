@@ -129,12 +129,15 @@ def _text(value: bytes) -> str:
 
 
 def _partition(value: bytes | None) -> str:
-    """Read a reply partition: four bytes as Spring writes them, or digits; anything else names none."""
+    """Read a reply partition: digits, or four bytes as Spring writes them; anything else names none.
+
+    Four digits are digits: as bytes they would be a partition beyond 800 million, which no topic has.
+    """
     if value is None:
         return ""
-    if len(value) == 4:
-        return f"{PARTITION_MARK}{int.from_bytes(value, 'big')}"
-    return f"{PARTITION_MARK}{int(value)}" if value.isdigit() and len(value) <= _DIGITS else ""
+    if value.isdigit() and len(value) <= _DIGITS:
+        return f"{PARTITION_MARK}{int(value)}"
+    return f"{PARTITION_MARK}{int.from_bytes(value, 'big')}" if len(value) == 4 else ""
 
 
 def split_address(address: str) -> tuple[str, int | None]:

@@ -22,6 +22,7 @@ from broker.errors import TryAgain
 from broker.kafka.address import Address
 from broker.kafka.claim import UNKNOWN, Claim, State, pack_state
 from broker.kafka.properties import unpack_message
+from broker.kafka.records import Unreadable
 from broker.kafka.topology import Topology
 from broker.messages import Delivery, Message
 
@@ -49,12 +50,13 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
 
     def __init__(
         self, address: Address, topology: Topology, queue: str, prefetch: int, *, shared: bool,
-        unpack: Callable[..., Message] = unpack_message,
+        bury: Callable[[str, list[tuple[Delivery, Claim]]], None], unpack: Callable[..., Message] = unpack_message,
     ) -> None:  # fmt: skip
         self._address = address
         self._topology = topology
         self._queue = queue
         self._prefetch = min(max(1, prefetch), PREFETCH_LIMIT)
+        self._bury = bury  # what cannot be read
         self._unpack = unpack
         self._shared = shared  # by the members of a group; else all of it is ours, and nothing is committed
         self._arrivals: deque[Delivery] = deque()
@@ -205,6 +207,10 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         if self._shared and not await self._cover(claims):
             lost = {claim for claim in claims if claim.lost}
             arrivals = [arrival for arrival in arrivals if claim_of(arrival) not in lost]
+        unreadable = [arrival for arrival in arrivals if type(arrival.message.body) is Unreadable]
+        if unreadable:
+            arrivals = [arrival for arrival in arrivals if type(arrival.message.body) is not Unreadable]
+            self._bury(self._queue, [(arrival, claim_of(arrival)) for arrival in unreadable])
         if arrivals:
             self._arrivals.extend(arrivals)
             self._arrived.set()

@@ -26,6 +26,7 @@ TRANSIENT_MS = 600_000
 RESULTS_MS = 7 * 24 * 3600 * 1000
 REPLICAS = 3
 TIMEOUT_MS = 10_000
+KNOWN_LIMIT = 10_000  # topics: clients name them in their reply addresses
 _KNOWN_S = 30.0
 _MISSING_S = 0.2
 _SMALLEST_SEGMENT = 1024 * 1024
@@ -99,8 +100,14 @@ class Topology:
             return number
         (found,) = await self._ask(lambda: self._admin.describe_topics([topic]))
         number = len(found["partitions"]) if found["error_code"] == 0 else None
-        self._known[topic] = (time.monotonic(), number)
+        self._remember(topic, number)
         return number
+
+    def _remember(self, topic: str, number: int | None) -> None:
+        self.forget(topic)
+        self._known[topic] = (time.monotonic(), number)  # the last one: the first one is the oldest
+        if len(self._known) > KNOWN_LIMIT:
+            del self._known[next(iter(self._known))]
 
     def forget(self, topic: str) -> None:
         """Look again the next time."""

@@ -11,6 +11,7 @@ from pika.frame import decode_frame
 
 from broker.rabbitmq.address import CONNECT_TIMEOUT_S, Address
 from broker.rabbitmq.frames import END, FRAME, OVERHEAD, Contents
+from broker.rabbitmq.services import Services
 
 _RECEIVE_BYTES = 256 * 1024  # pika's 4 KiB cost a system call for every dozen messages
 
@@ -27,8 +28,9 @@ class Wire(AsyncioConnection):  # type: ignore[misc]  # pika carries no types
         self._takers: dict[int, Contents] = {}
         self._frame_buffer = b""
         super().__init__(
-            address.parameters(purpose), self._on_open, self._on_open_error, self._on_close, custom_ioloop=loop
-        )
+            address.parameters(purpose), self._on_open, self._on_open_error, self._on_close,
+            custom_ioloop=Services(loop),
+        )  # fmt: skip
         self.add_on_connection_blocked_callback(self._on_blocked)
         self.add_on_connection_unblocked_callback(self._on_unblocked)
 

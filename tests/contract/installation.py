@@ -35,7 +35,8 @@ class Installation:
             child.communicate()
         await self._open.aclose()
         async with connect(self.url, self.channels) as broker:
-            for channel in self._declared:
+            around = {f"{self.channels.prefix}delay.{round(step_s * 1000)}" for step_s in DELAY_LADDER_S}
+            for channel in self._declared | around | {f"{self.channels.prefix}limits"}:  # these two are Kafka's
                 await broker.delete(channel)
 
     async def broker(self) -> Broker:

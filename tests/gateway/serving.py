@@ -158,7 +158,7 @@ async def declare(broker: Broker, **declaration: Any) -> None:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *, limits: Limits | None = None, ttl_s: float = 60.0, **settings: Any
+    folder: Path, *, limits: Limits | None = None, ttl_s: float = 60.0, is_ready: bool = True, **settings: Any
 ) -> AsyncIterator[Gateway]:
     """Run a gateway with one model, `double` version 1, that is ready and claimed by nobody."""
     async with SqliteBroker(folder / "broker.db", Channels()) as broker:
@@ -180,9 +180,30 @@ async def serving(
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
             gateway = Gateway(broker, port, client, doubling, registry, stop, running)
             await gateway.announce("double", 1, "ready", full=FULL)
-            await gateway.until("/v2/models/double/ready", 200)
+            if is_ready:
+                await gateway.until("/v2/models/double/ready", 200)
             yield gateway
         stop.set()
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         await running
+
+
+@asynccontextmanager
+async def beside(gateway: Gateway, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Run one more gateway on the same broker, with the results store in `folder`; yields a client of it."""
+    started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    stop, results = asyncio.Event(), SqliteResults(folder / "results.db", ttl_s=60.0)
+    configured = GatewaySettings(instance="gateway-beside", port=0)
+    running = asyncio.create_task(
+        run(gateway.broker, configured, b"secret", results, CollectorRegistry(), stop, on_started=started.set_result)
+    )
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{await started}", timeout=PATIENCE_S) as client:
+
+        async def ready() -> bool:
+            return (await client.get("/v2/models/double/ready")).status_code == 200
+
+        await until(ready)
+        yield client
+    stop.set()
+    await running

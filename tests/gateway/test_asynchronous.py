@@ -11,10 +11,13 @@ import httpx
 import pytest
 
 from broker.base import Limits
+from broker.errors import Unreachable
 from broker.events import read_event
 from broker.header import Status
 from broker.ids import new_uid, now_us, uid_text
-from tests.gateway.serving import Gateway, X, serving, until
+from broker.messages import Outcome
+from gateway.results_sqlite import SqliteResults
+from tests.gateway.serving import Gateway, X, beside, serving, until
 
 URL = "/v2/models/double/infer"
 BODY = json.dumps({"id": "mine", "inputs": [X]}).encode()
@@ -72,10 +75,14 @@ async def test_an_unknown_preference_is_a_plain_wait(gateway: Gateway, prefer: s
     assert (await gateway.client.post(URL, content=BODY, headers={"prefer": prefer})).status_code == 200
 
 
-@pytest.mark.parametrize("prefer", ['respond-async, wait="2"', "foo; a=b, RESPOND-ASYNC; x", "wait = 2"])
-async def test_a_preference_may_look_as_rfc_7240_allows(gateway: Gateway, prefer: str) -> None:
+@pytest.mark.parametrize(
+    "prefer",
+    ['respond-async, wait="0"', "foo; a=b, RESPOND-ASYNC; x", "wait = 0", ["respond-async", "return=minimal"]],
+)
+async def test_a_preference_may_look_as_rfc_7240_allows(gateway: Gateway, prefer: str | list[str]) -> None:
     gateway.doubling.go.clear()
-    assert (await gateway.client.post(URL, content=BODY, headers={"prefer": prefer})).status_code == 202
+    headers = [("prefer", value) for value in ([prefer] if isinstance(prefer, str) else prefer)]
+    assert (await gateway.client.post(URL, content=BODY, headers=headers)).status_code == 202
 
 
 async def test_an_error_is_fetched_as_it_would_have_been_answered(gateway: Gateway) -> None:
@@ -93,10 +100,11 @@ async def test_what_was_never_seen_is_404(gateway: Gateway, method: str, uid: st
     assert (answer.status_code, set(answer.json())) == (404, {"error"})
 
 
-async def test_an_expired_one_is_410(gateway: Gateway) -> None:
+async def test_an_expired_one_is_410(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.asynchronous.LATE_S", 0.1)
     gateway.doubling.go.clear()
     accepted = await gateway.client.post(URL, content=BODY, headers={**ASYNC, "millrace-timeout-ms": "50"})
-    await asyncio.sleep(0.06)
+    assert (await gateway.client.get(accepted.headers["location"])).status_code == 202
     answer = await fetched(gateway, accepted.headers["location"], 410)
     assert "time allowed" in answer.json()["error"]
 
@@ -233,3 +241,95 @@ async def test_a_client_that_leaves_cancels_its_request(gateway: Gateway, monkey
 
     await until(said)
     gateway.doubling.go.set()
+
+
+async def test_a_broker_that_says_nothing_is_waited_for_no_longer_than_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(*_: object) -> list[Outcome]:
+        await asyncio.Event().wait()
+        return []
+
+    async with serving(tmp_path, grace_s=0.3) as gateway:
+        with monkeypatch.context() as patched:
+            patched.setattr(gateway.broker, "publish", silent)
+            answer = await gateway.client.post(URL, content=BODY, headers={**ASYNC, "millrace-timeout-ms": "200"})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+async def test_answers_wait_for_a_store_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> list[bool]:
+        raise Unreachable("the disk is full")
+
+    async with serving(tmp_path) as gateway:
+        gateway.doubling.go.clear()
+        accepted = await gateway.client.post(URL, content=BODY, headers=ASYNC)
+        with monkeypatch.context() as patched:
+            patched.setattr(SqliteResults, "end", broken)
+            gateway.doubling.go.set()
+            await gateway.until_seen()
+            answer = await gateway.client.get(accepted.headers["location"], headers={"prefer": "wait=1"})
+            assert answer.status_code == 202
+            assert (await gateway.client.post(URL, content=BODY)).status_code == 200
+            gateway.stop.set()
+            await gateway.running
+    async with serving(tmp_path) as gateway:
+        assert (await fetched(gateway, accepted.headers["location"])).json()["outputs"][0]["data"] == [3.0, 5.0]
+
+
+async def test_a_store_that_cannot_be_opened_stops_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "results.db").write_bytes(b"no database at all" * 1000)
+    async with serving(tmp_path) as gateway:
+        assert (await gateway.client.post(URL, content=BODY)).status_code == 200
+        refused = await gateway.client.post(URL, content=BODY, headers=ASYNC)
+        assert (refused.status_code, "results.db" in refused.json()["error"]) == (503, True)
+        assert (await gateway.client.get(f"/v2/requests/{uid_text(new_uid(now_us()))}")).status_code == 503
+        (tmp_path / "results.db").unlink()
+
+        async def served() -> bool:
+            return (await gateway.client.post(URL, content=BODY, headers={"prefer": "wait=5"})).status_code == 200
+
+        await until(served)
+
+
+async def test_two_stores_on_one_broker_do_not_take_each_others_answers(tmp_path: Path) -> None:
+    async with serving(tmp_path) as gateway, beside(gateway, tmp_path / "other") as other:
+        locations = {
+            client: [
+                (await client.post(URL, content=BODY, headers=ASYNC)).headers["location"] for _ in range(20)
+            ]
+            for client in (gateway.client, other)
+        }  # fmt: skip
+        codes = [
+            (await client.get(location, headers={"prefer": "wait=5"})).status_code
+            for client, mine in locations.items() for location in mine
+        ]  # fmt: skip
+    assert codes == [200] * 40
+
+
+async def test_gateways_that_share_a_store_serve_each_others_answers(tmp_path: Path) -> None:
+    async with serving(tmp_path) as gateway, beside(gateway, tmp_path) as other:
+        gateway.doubling.go.clear()
+        accepted = [await gateway.client.post(URL, content=BODY, headers=ASYNC) for _ in range(20)]
+        keyed = asyncio.create_task(other.post(URL, content=BODY, headers={"idempotency-key": "a"}))
+        waits = [
+            asyncio.create_task(other.get(one.headers["location"], headers={"prefer": "wait=5"})) for one in accepted
+        ]
+        await asyncio.sleep(0.2)
+        gateway.doubling.go.set()
+        assert {(await wait).status_code for wait in waits} == {200}
+        again = await gateway.client.post(URL, content=BODY, headers={"idempotency-key": "a"})
+        assert (again.content, again.headers["idempotent-replayed"]) == ((await keyed).content, "true")
+
+
+async def test_more_than_one_transaction_is_swept_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.results_sqlite.SWEEP_LIMIT", 3)
+    results = SqliteResults(tmp_path / "results.db", ttl_s=0.0)
+    await results.open()
+    uids = [new_uid(now_us()) for _ in range(20)]
+    for uid in uids:
+        await results.begin(uid, now_us() - 1, None, lapsed_us=0)
+    await results.sweep()
+    await results.sweep()
+    assert await results.find(uids) == {}
+    await results.close()

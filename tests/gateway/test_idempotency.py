@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from uuid import uuid4
 
+import httpx
 import pytest
 
 from broker.base import Limits
 from broker.header import Status
-from tests.gateway.serving import Gateway, X, serving
+from tests.gateway.serving import Gateway, X, serving, until
 
 URL = "/v2/models/double/infer"
 BODY = json.dumps({"id": "mine", "inputs": [X]}).encode()
@@ -55,10 +57,15 @@ async def test_no_key_is_no_identity(gateway: Gateway) -> None:
     assert len(gateway.doubling.seen) == 2
 
 
-async def test_a_claim_lapses_with_the_deadline_of_what_was_not_answered(gateway: Gateway) -> None:
+async def test_a_claim_lapses_with_the_deadline_of_what_was_not_answered(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gateway.doubling.go.clear()
     lapsed = await gateway.client.post(URL, content=BODY, headers={**KEY, "millrace-timeout-ms": "200"})
     assert lapsed.status_code == 504
+    held = await gateway.client.post(URL, content=OTHER, headers=KEY)  # its answer may just be on its way
+    assert held.status_code == 422
+    monkeypatch.setattr("gateway.asynchronous.LATE_S", 0.0)
     gateway.doubling.go.set()
     answer = await gateway.client.post(URL, content=OTHER, headers=KEY)
     assert (answer.status_code, answer.json()["outputs"][0]["data"]) == (200, [2.0, 2.0])
@@ -114,3 +121,54 @@ async def test_a_key_that_is_none_is_400(gateway: Gateway, key: str) -> None:
     answer = await gateway.client.post(URL, content=BODY, headers={"idempotency-key": key})
     assert answer.status_code == 400
     assert "Idempotency-Key" in answer.json()["error"]
+
+
+async def test_two_keys_are_400(gateway: Gateway) -> None:
+    headers = [("idempotency-key", "a"), ("idempotency-key", "b")]
+    assert (await gateway.client.post(URL, content=BODY, headers=headers)).status_code == 400
+
+
+async def test_what_was_stored_and_not_published_is_published_by_its_repeat(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed(*_: object) -> None:
+        raise RuntimeError("as if it had died here")
+
+    monkeypatch.setattr("gateway.asynchronous.OTHERS_S", 0.1)
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.asynchronous.Asynchronous._publish", killed)
+        lost = await gateway.client.post(URL, content=BODY, headers={**KEY, "prefer": "respond-async"})
+    assert lost.status_code == 500
+    assert gateway.doubling.seen == []
+    again = await gateway.client.post(URL, content=BODY, headers={**KEY, "prefer": "respond-async"})
+    assert again.status_code == 202
+    answer = await gateway.client.get(again.headers["location"], headers={"prefer": "wait=5"})
+    assert (answer.status_code, answer.json()["outputs"][0]["data"]) == (200, [3.0, 5.0])
+
+
+async def test_a_full_store_still_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(tmp_path) as gateway:
+        first = await gateway.client.post(URL, content=BODY, headers=KEY)
+        monkeypatch.setattr("gateway.asynchronous.Asynchronous._full", lambda _: "it is full")
+        again = await gateway.client.post(URL, content=BODY, headers=KEY)
+        other = await gateway.client.post(URL, content=BODY, headers={"idempotency-key": "other"})
+    assert (again.content, other.status_code) == (first.content, 429)
+
+
+async def test_a_client_that_leaves_gives_its_place_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.infer.LISTEN_AFTER_S", 0.05)
+    async with serving(tmp_path, pending_limit=1) as gateway:
+        gateway.doubling.go.clear()
+        with pytest.raises(httpx.ReadTimeout):
+            await gateway.client.post(URL, content=BODY, headers=KEY, timeout=0.3)
+
+        async def free() -> bool:
+            answer = await gateway.client.post(
+                URL, content=BODY, headers={"idempotency-key": str(uuid4()), "prefer": "respond-async"}
+            )
+            return answer.status_code == 202
+
+        await until(free)
+        gateway.doubling.go.set()
+        assert (await gateway.client.post(URL, content=BODY, headers=KEY)).status_code == 200
+    assert len([one for one in gateway.doubling.seen if one.route.endpoint == "double"]) == 2

@@ -16,12 +16,15 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from starlette.routing import Route
 
 from broker.base import Broker
+from broker.channels import Channels
 from broker.errors import Misconfigured, Unreachable
 from broker.feedback import read_feedback
+from broker.following import Following
+from broker.sqlite.adapter import SqliteBroker
 from gateway.app import routes
 from gateway.openapi import openapi
 from gateway.server import listen
-from tests.gateway.serving import FULL, PATIENCE_S, Gateway, serving, until
+from tests.gateway.serving import FULL, PATIENCE_S, Gateway, declare, serving, until
 from tests.gateway.test_infer import BODY, URL, said
 
 
@@ -319,3 +322,24 @@ async def _connects(port: int) -> bool:
     except httpx.TransportError:
         return False
     return True
+
+
+async def test_what_may_be_declared_is_503_until_that_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = asyncio.Event()
+    run = Following.run
+
+    async def late(following: Following) -> None:
+        await read.wait()
+        await run(following)
+
+    async with SqliteBroker(tmp_path / "broker.db", Channels()) as broker:
+        await broker.declare(broker.channels.declared)
+        await declare(broker, endpoint="twice", arms={"a": "double@1"})
+    monkeypatch.setattr(Following, "run", late)
+    asking = ("GET", "/v2/models/twice"), ("POST", "/v2/models/twice/infer"), ("POST", "/v2/models/twice/feedback")
+    async with serving(tmp_path, is_ready=False) as gateway:
+        for method, path in asking:
+            answer = await gateway.client.request(method, path, json={})
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        read.set()
+        await gateway.until("/v2/models/nobody", 404)

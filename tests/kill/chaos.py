@@ -1,10 +1,12 @@
-"""Kills at random under steady load, by a seed: every request is answered, once, with its own number.
+"""Faults at random under steady load, by a seed: every request is answered, once, with its own number.
 
     make chaos KILLS=200 SEED=1                     over all three brokers
     python -m tests.kill.chaos --kills 20 --seed 1 --broker kafka
 
-Replicas, the router and the catalog get SIGKILL, SIGTERM or a pause of SIGSTOP; RabbitMQ and Kafka are killed and
-started again. Ends with one line, and status 1 unless nothing was lost, twice or wrong.
+Replicas, the router, the gateway and the catalog get SIGKILL, SIGTERM or a pause of SIGSTOP; RabbitMQ and Kafka are
+killed and started again, and the parts' connections to them are cut, or held so that neither side hears anything.
+Clients of the queue and HTTP clients ask all the while. Ends with one line, and status 1 unless nothing was lost,
+twice or wrong.
 """
 
 from __future__ import annotations
@@ -13,137 +15,191 @@ import argparse
 import asyncio
 import contextlib
 import random
-import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-import httpx
-
-from tests.kill.client import Client
-from tests.kill.installation import Installation, is_alive, kill_process, until
+from broker.base import Broker
+from broker.ids import uid_of
+from tests.kill.client import Answer, Client
+from tests.kill.faults import PATIENCE_S, Faults, Step, schedule
+from tests.kill.http_client import HttpClient
+from tests.kill.installation import Installation, until
 from tests.kill.models import STEADY
+from tests.kill.rows import read_rows
+from tests.proxy import Proxy
 from tests.servers import control_kafka, control_rabbitmq, kafka_url, rabbitmq_url
 
 EVERY_S = 0.2
 AT_A_TIME = 40
-PAUSE_S = 5.0  # of SIGSTOP
-CALM_S = (0.5, 2.5)  # before each kill
-PROGRESS = 200  # answers between two kills
-PATIENCE_S = 120.0
-ATTEMPTS = 50  # the kills of this test are no fault of any request's
+PROGRESS = 200  # answers from the queue between two faults
+HTTP_PROGRESS = 20  # and by HTTP
+ATTEMPTS = 50  # the faults of this test are none of any request's
 SETTLED_S = 10.0  # a new quorum queue that is killed at once can lose its leader
 URLS: dict[str, Callable[[], str]] = {"sqlite": lambda: "", "rabbitmq": rabbitmq_url, "kafka": kafka_url}
-CONTROLS: dict[str, Callable[..., None]] = {"rabbitmq": control_rabbitmq, "kafka": control_kafka}
+CONTROLS: dict[str, Callable[[str], None]] = {"rabbitmq": control_rabbitmq, "kafka": control_kafka}
+HEARTBEATS = {"rabbitmq": "?heartbeat=5"}
+KINDS = (
+    "replica killed", "replica stopped", "replica paused", "router killed", "router stopped", "router paused",
+    "gateway killed", "gateway stopped", "gateway paused", "catalog killed",
+)  # fmt: skip
+KINDS_OF_SERVER = ("broker killed", "link cut", "link held")
+
+
+class Seen(Protocol):
+    """What a client saw: of the queue, or of HTTP."""
+
+    @property
+    def sent(self) -> Collection[int]: ...
+    @property
+    def answers(self) -> Collection[int]: ...
+    @property
+    def lost(self) -> int: ...
+    @property
+    def twice(self) -> int: ...
+    def wrong(self) -> list[Answer]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One broker's share: what was done, and what the clients saw of it."""
+
+    steps: Sequence[Step]
+    queue: Client
+    http: HttpClient
+    redelivered: int
+
+    @property
+    def clients(self) -> tuple[Seen, Seen]:
+        """Both clients, for what is counted in the same way."""
+        return self.queue, self.http
+
+    @property
+    def wrong(self) -> list[Answer]:
+        """Return the answers that are not what the model gives: a fault is no reason for another status, either."""
+        firsts = [answers[0] for answers in self.queue.answers.values()]
+        return [*self.queue.wrong(), *[answer for answer in firsts if answer.status != "ok"], *self.http.wrong()]
+
+    @property
+    def bad(self) -> bool:
+        """Whether anything was lost, twice or wrong."""
+        return any(client.lost or client.twice for client in self.clients) or bool(self.wrong)
 
 
 class Chaos:
-    """One installation, one client, one schedule."""
+    """One installation, its clients, one schedule."""
 
-    def __init__(self, installation: Installation, client: Client, broker: str, draw: random.Random) -> None:
-        self._installation = installation
-        self._client = client
-        self._broker = broker
-        self._draw = draw
+    def __init__(self, faults: Faults, queue: Client, http: HttpClient) -> None:
+        self._faults = faults
+        self._queue = queue
+        self._http = http
         self._sending = True
-        self.redelivered = 0
-        self.done: list[str] = []
-        self._kinds: dict[str, Callable[[], Awaitable[None]]] = {
-            "replica killed": lambda: self._signal_replica(signal.SIGKILL),
-            "replica stopped": lambda: self._signal_replica(signal.SIGTERM),
-            "replica paused": self._pause_replica,
-            "router killed": lambda: self._kill_part("router"),
-            "router stopped": lambda: self._stop_part("router"),
-            "catalog killed": lambda: self._kill_part("processors"),
-        }
-        if broker in CONTROLS:
-            self._kinds["broker killed"] = self._kill_broker
 
-    async def run(self, kills: int) -> None:
-        """Send all the while, kill so many times, and wait for every answer."""
+    async def run(self, steps: Iterable[Step], settled_s: float) -> None:
+        """Send all the while, do what the schedule says, and wait for every answer."""
         sending = asyncio.create_task(self._send())
-        await asyncio.sleep(SETTLED_S if self._broker in CONTROLS else 0)
-        for _ in range(kills):
-            await self._calm()
-            kind = self._draw.choice(list(self._kinds))
-            self.done.append(kind)
-            await self._kinds[kind]()
+        await asyncio.sleep(settled_s)
+        after = "the start"
+        for step in steps:
+            await self._calm(after)
+            await asyncio.sleep(step.calm_s)
+            await self._faults.do(step)
+            after = str(step)
         self._sending = False
         await sending
-        await self._client.all_answered()
-        self.redelivered += await self._came_back()
+        await self._queue.all_answered()
+        await self._http.finish()
+        await self._faults.count()
 
     async def _send(self) -> None:
         number = 0
         while self._sending:
-            await self._client.send(range(number, number + AT_A_TIME))
+            await self._queue.send(range(number, number + AT_A_TIME))
             number += AT_A_TIME
             await asyncio.sleep(EVERY_S)
 
-    async def _calm(self) -> None:
-        """Wait until things move again, and a moment."""
-        wanted = len(self._client.answers) + PROGRESS
-        await until(lambda: len(self._client.answers) >= wanted, PATIENCE_S)
-        await asyncio.sleep(self._draw.uniform(*CALM_S))
-
-    async def _replica(self) -> int:
-        return (await self._installation.replica()).pid
-
-    async def _signal_replica(self, number: signal.Signals) -> None:
-        self.redelivered += await self._came_back()
-        pid = await self._replica()
-        kill_process(pid, number)
-        await until(lambda: not is_alive(pid), PATIENCE_S)
-
-    async def _pause_replica(self) -> None:
-        pid = await self._replica()
-        kill_process(pid, signal.SIGSTOP)
-        await asyncio.sleep(PAUSE_S)
-        with contextlib.suppress(ProcessLookupError):
-            kill_process(pid, signal.SIGCONT)
-
-    async def _kill_part(self, part: str) -> None:
-        if part == "processors":
-            self.redelivered += await self._came_back()
-        self._installation.kill(part)
-        self._installation.start(part)
-
-    async def _stop_part(self, part: str) -> None:
-        await self._installation.stop(part)
-        self._installation.start(part)
-
-    async def _kill_broker(self) -> None:
-        await asyncio.to_thread(CONTROLS[self._broker], "kill")
-        await asyncio.sleep(self._draw.uniform(0.0, 1.0))
-        await asyncio.to_thread(CONTROLS[self._broker], "start")
-
-    async def _came_back(self) -> int:
-        with contextlib.suppress(httpx.HTTPError, AssertionError, TimeoutError):
-            return await self._installation.redelivered()
-        return 0
+    async def _calm(self, after: str) -> None:
+        """Wait until things move again."""
+        wanted, by_http = len(self._queue.answers) + PROGRESS, len(self._http.answers) + HTTP_PROGRESS
+        try:
+            await until(lambda: len(self._queue.answers) >= wanted and len(self._http.answers) >= by_http, PATIENCE_S)
+        except TimeoutError:
+            raise AssertionError(
+                f"{PATIENCE_S:.0f} s after {after}, {len(self._queue.answers)} of {wanted} answers from the queue, and"
+                f" {len(self._http.answers)} of {by_http} by HTTP: {self._http.tries}"
+            ) from None
 
 
-async def chaos(broker: str, kills: int, seed: int) -> tuple[Client, Chaos]:
-    """Run one broker's share; returns what the client saw and what was done."""
+async def chaos(broker: str, kills: int, seed: int) -> Ended:
+    """Run one broker's share; returns what was done, and what the clients saw."""
+    kinds = KINDS + (KINDS_OF_SERVER if broker in CONTROLS else ())
+    steps = schedule(kinds, kills, random.Random(f"{seed} {broker}"))  # noqa: S311 - a schedule is no secret
     with tempfile.TemporaryDirectory(prefix="millrace-chaos-") as folder:
-        async with Installation(Path(folder), URLS[broker]()) as installation:
-            await installation.serve("steady", STEADY, retry={"attempts": ATTEMPTS})
-            async with Client(installation.broker, "steady") as client:
-                run = Chaos(installation, client, broker, random.Random(f"{seed} {broker}"))  # noqa: S311 - a schedule is no secret
-                await run.run(kills)
-                return client, run
+        async with _link(broker) as link, Installation(Path(folder), URLS[broker](), link.url if link else "") as it:
+            await it.serve("steady", STEADY, "gateway", retry={"attempts": ATTEMPTS})
+            faults = Faults(it, link, CONTROLS.get(broker))
+            async with (
+                _way_of_the_queue(it, broker) as way,
+                Client(way, "steady") as queue,
+                HttpClient(it.http_port, "steady") as http,
+            ):
+                await Chaos(faults, queue, http).run(steps, SETTLED_S if broker in CONTROLS else 0)
+                await _find_withheld(it.broker, http)
+                return Ended(steps, queue, http, faults.redelivered)
 
 
-def line(seed: int, kills: int, ended: Iterable[tuple[Client, Chaos]]) -> str:
+async def _find_withheld(broker: Broker, http: HttpClient) -> None:
+    """Find what was accepted for later and computed, as its row says, and is not given to whoever asks."""
+    if unanswered := await http.unanswered():
+        rows = (await read_rows(broker, "steady", ())).first
+        ends = {uid: rows.get((uid_of(uid), 0, 0)) for uid in unanswered}
+        http.withheld.update(uid for uid, row in ends.items() if row is not None and row.status == "ok")
+
+
+@asynccontextmanager
+async def _link(broker: str) -> AsyncIterator[Proxy | None]:
+    """Stand between a server and who uses the link; the embedded broker has none."""
+    if broker not in CONTROLS:
+        yield None
+        return
+    async with Proxy(URLS[broker]() + HEARTBEATS.get(broker, "")) as proxy:
+        yield proxy
+
+
+@asynccontextmanager
+async def _way_of_the_queue(installation: Installation, broker: str) -> AsyncIterator[Broker]:
+    """Return the broker as the client of the queue has it.
+
+    On RabbitMQ it uses the link, too: what it publishes again with the same message_id is the same request. On Kafka
+    that would be another request, with an id of its own.
+    """
+    if broker != "rabbitmq":
+        yield installation.broker
+        return
+    async with installation.another_broker() as way:
+        yield way
+
+
+def line(seed: int, kills: int, ended: Iterable[Ended]) -> str:
     """Return the one line that says it all; `twice` is after dedupe by message_id."""
-    clients = [client for client, _ in ended]
+    ended = list(ended)
+    clients = [client for one in ended for client in one.clients]
     return (
         f"chaos: seed {seed} kills {kills} sent {sum(len(client.sent) for client in clients)}"
         f" answered {sum(len(client.answers) for client in clients)} lost {sum(client.lost for client in clients)}"
-        f" twice {sum(client.twice for client in clients)} wrong {sum(len(client.wrong()) for client in clients)}"
-        f" redelivered {sum(run.redelivered for _, run in ended)}"
+        f" twice {sum(client.twice for client in clients)} wrong {sum(len(one.wrong) for one in ended)}"
+        f" redelivered {sum(one.redelivered for one in ended)}"
     )
+
+
+def _details(one: Ended) -> str:
+    """Return what a person wants to know of a share: the faults, the tries by HTTP, the first wrong answers."""
+    wrong = [f"wrong: {answer}\n" for answer in one.wrong[:10]]
+    return f"{', '.join(map(str, one.steps))}\nby HTTP: {dict(one.http.tries)}\n" + "".join(wrong)
 
 
 def main() -> None:
@@ -159,11 +215,11 @@ def main() -> None:
         share = options.kills // len(brokers) + (at < options.kills % len(brokers))
         with contextlib.redirect_stdout(sys.stderr):
             ended.append(asyncio.run(chaos(broker, share, options.seed)))
+        sys.stderr.write(_details(ended[-1]))
         sys.stdout.write(line(options.seed, share, ended[-1:]).replace("chaos:", f"{broker}:") + "\n")
         sys.stdout.flush()
     sys.stdout.write(line(options.seed, options.kills, ended) + "\n")
-    bad = any(client.lost or client.twice or client.wrong() for client, _ in ended)
-    sys.exit(1 if bad else 0)
+    sys.exit(1 if any(one.bad for one in ended) else 0)
 
 
 if __name__ == "__main__":

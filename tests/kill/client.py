@@ -7,7 +7,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
 import orjson
@@ -33,10 +33,14 @@ class Answer:
     text: str
 
 
+def tensor_of(number: int) -> dict[str, Any]:
+    """Return the input that carries one number."""
+    return {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [number]}
+
+
 def body_of(number: int) -> bytes:
     """Return a request for one number."""
-    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [number]}
-    return orjson.dumps({"inputs": [tensor]})
+    return orjson.dumps({"inputs": [tensor_of(number)]})
 
 
 class Client:

@@ -8,8 +8,10 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -17,6 +19,7 @@ from uuid import uuid4
 import httpx
 
 from broker.base import DELAY_LADDER_S, Broker
+from broker.connect import connect
 from broker.declared import endpoint_declared
 from broker.endpoint import read_endpoint
 from broker.following import Following
@@ -42,17 +45,20 @@ metrics: {port: 0}
 class Installation:
     """Starts, kills and stops parts, and hears what they announce."""
 
-    def __init__(self, folder: Path, url: str) -> None:
-        """`url` is a broker's address; an empty one is the embedded broker in `folder`."""
+    def __init__(self, folder: Path, url: str, link_url: str = "") -> None:
+        """`url` is a broker's address; an empty one is the embedded broker in `folder`.
+
+        The parts connect to `link_url` where there is one: the same broker, by way of what a test can cut.
+        """
         self.http_port = _free_port()
         path = folder / "millrace.yaml"
-        path.write_text(SETTINGS % (f"k{uuid4().hex[:12]}.", url, self.http_port))
+        path.write_text(SETTINGS % (f"k{uuid4().hex[:12]}.", link_url or url, self.http_port))
         self.folder = folder
         self.heard: dict[str, Announcement] = {}
         self.parts: dict[str, subprocess.Popen[bytes]] = {}
         self._installation = wiring.Installation.at(path)
         self.channels = self._installation.settings.channels
-        self.broker: Broker = self._installation.broker()
+        self.broker: Broker = connect(url, self.channels) if link_url else self._installation.broker()
         self._names: set[str] = set()
         self._following: asyncio.Task[None] | None = None
 
@@ -155,8 +161,18 @@ class Installation:
             for line in self.log(part).splitlines()[-60:]:
                 print(f"{part}: {line[:2000]}")  # noqa: T201 - see above
 
+    def _stored(self) -> list[str]:
+        """Return the queue of the results store, once a gateway has made one."""
+        path = self._installation.settings.data_folder / "results.db"
+        if not path.exists():
+            return []
+        with closing(sqlite3.connect(path)) as store:
+            return [self.channels.stored(identity) for (identity,) in store.execute("SELECT identity FROM store")]
+
     def _channels(self) -> list[str]:
-        names = [self.channels.declared, self.channels.status, self.channels.stored_answers]
+        names = [self.channels.declared, self.channels.status, *self._stored()]
+        names += [f"{self.channels.prefix}delay.{round(step_s * 1000)}" for step_s in DELAY_LADDER_S]  # as on Kafka
+        names.append(f"{self.channels.prefix}limits")
         for name in self._names:
             inputs = self.channels.inputs(name, 1)
             lane = self.channels.retry(inputs)

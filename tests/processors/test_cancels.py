@@ -36,17 +36,14 @@ async def test_only_the_others_are_computed(tmp_path: Path) -> None:
     assert sorted(row["status"] for row in rows) == ["cancelled", "cancelled", "ok", "ok"]
 
 
-def test_cancels_are_read_from_the_log_and_forgotten_with_their_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancels, "PRUNE_AT", 2)
-    now = now_us()
+def test_cancels_are_read_from_the_log_and_forgotten_with_their_deadline() -> None:
+    now, clock = now_us(), [0.0]
     old, live, later = new_uid(now), new_uid(now), new_uid(now)
-    known = Cancels()
+    known = Cancels(lambda: clock[0])
     known.fold(record(write_cancels([Cancel(old, now - 1), Cancel(live, now + 10**9)])))
-    assert old not in known
-    assert live in known
+    clock[0] += 2 * cancels.PRUNE_S
     known.fold(record(write_cancels([Cancel(later, now + 10**9)])))
-    assert later in known
-    assert b"" not in known
+    assert [uid in known for uid in (old, live, later, b"")] == [False, True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -64,8 +61,14 @@ def test_what_is_no_cancel_is_nothing(body: bytes) -> None:
     assert len(known) == 0
 
 
-def test_they_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_are_bounded_and_there_is_room_again_when_they_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cancels, "LIMIT", 10)
-    known = Cancels()
-    known.fold(record(write_cancels([Cancel(new_uid(now_us()), now_us() + 10**9) for _ in range(20)])))
+    clock = [0.0]
+    known = Cancels(lambda: clock[0])
+    known.fold(record(write_cancels([Cancel(new_uid(now_us()), now_us() - 1) for _ in range(20)])))
     assert len(known) == 10
+    clock[0] += 2 * cancels.PRUNE_S
+    new = new_uid(now_us())
+    known.fold(record(write_cancels([Cancel(new, now_us() + 10**9)])))
+    assert new in known
+    assert len(known) == 1

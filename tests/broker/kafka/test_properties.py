@@ -50,6 +50,11 @@ def test_spring_names_a_partition_in_four_bytes() -> None:
     assert unpack_message("q", [headers[0], ("kafka_replyPartition", b"12")], b"").reply_to == "answers#12"
 
 
+def test_four_digits_are_a_number_and_not_four_bytes() -> None:
+    headers = [("kafka_replyTopic", b"answers"), ("kafka_replyPartition", b"1000")]
+    assert unpack_message("q", headers, b"").reply_to == "answers#1000"
+
+
 @given(st.text(max_size=12) | st.from_regex(r"t#[0-9a-f]{0,14}", fullmatch=True))
 def test_whatever_stands_as_a_reply_address_travels(address: str) -> None:
     message = unpack_message("q", [("kafka_replyTopic", address.encode("utf-8", "surrogateescape"))], b"")

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from broker.base import Broker
-from tests.broker.rabbitmq.proxy import Proxy
 from tests.contract.installation import Installation
+from tests.proxy import Proxy
 from tests.servers import rabbitmq_url
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import time
 
 import pytest
@@ -12,9 +14,9 @@ from broker.channels import Channels
 from broker.errors import Misconfigured, Unreachable
 from broker.messages import FULL, SAFE, UNKNOWN, Message
 from broker.rabbitmq.adapter import RabbitBroker
-from tests.broker.rabbitmq.proxy import Proxy
 from tests.contract.installation import DEADLINE_S, Installation
 from tests.contract.steps import bodies, read, take, until
+from tests.proxy import Proxy
 from tests.servers import control_rabbitmq
 
 NOBODY = "amqp://somebody:secret-word@127.0.0.1:1/"
@@ -113,6 +115,22 @@ async def test_a_reader_goes_on_after_a_cut_where_it_was(
             proxy.cut()
             got += bodies(await read(reader, 300))
     assert got == wanted
+
+
+async def test_a_connection_that_is_reset_as_soon_as_it_is_made_is_nobody_there(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getpeername(_: socket.socket) -> None:
+        raise OSError(errno.ENOTCONN, "reset")
+
+    troubles: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(str(trouble)))
+    broker = RabbitBroker(installation.url, installation.channels)
+    monkeypatch.setattr(socket.socket, "getpeername", getpeername)
+    with pytest.raises(Unreachable):
+        await broker.open()
+    await broker.close()
+    assert troubles == []
 
 
 async def test_nobody_there_is_said_without_the_password(installation: Installation) -> None:

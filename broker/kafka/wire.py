@@ -1,0 +1,36 @@
+"""aiokafka's connections on uvloop, which has an error of its own for one that the other side has closed.
+
+aiokafka expects OSError there. A RuntimeError ends its background tasks for good: the one that fetches, the one that
+keeps the metadata; and it would pass through everything of ours that tries again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError
+
+_SENDING = ("send", "_send_sasl_token")
+
+
+def translate_closed() -> None:
+    """Have every connection say in aiokafka's own words that it is closed."""
+    for name in _SENDING:
+        send = getattr(AIOKafkaConnection, name)
+        if not hasattr(send, "__wrapped__"):
+            setattr(AIOKafkaConnection, name, _translated(send))
+
+
+def _translated(send: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(send)
+    def translated(connection: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return send(connection, *arguments, **options)
+        except RuntimeError as exc:
+            connection.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"{connection.host}:{connection.port} has closed the connection") from exc
+
+    return translated

@@ -1,0 +1,38 @@
+"""What is known of topics, and which of them go with the process that made them."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.kafka import topology
+from broker.kafka.adapter import KafkaBroker
+from broker.messages import NO_QUEUE, SAFE, Message
+from tests.contract.installation import Installation
+from tests.servers import kafka_url
+
+LIMIT = 3
+
+
+async def test_the_queue_of_answers_of_a_process_goes_with_it() -> None:
+    async with Installation(kafka_url(), user=None) as installation:
+        gateway, other = await installation.broker(), await installation.broker()
+        assert isinstance(other, KafkaBroker)
+        queue, stored = installation.channels.answers("g1"), await installation.queue(other)
+        await gateway.declare(queue)
+        await gateway.declare(stored)
+        gateway.consume(queue, 10)
+        assert await other.publish([Message(queue=queue, body=b"x"), Message(queue=stored, body=b"x")]) == [SAFE, SAFE]
+        await gateway.close()
+        other.topology.forget(queue)
+        assert await other.topology.partitions(queue) is None
+        assert await other.topology.partitions(stored, fresh=True) is not None
+
+
+async def test_no_more_topics_are_remembered_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topology, "KNOWN_LIMIT", LIMIT)
+    async with Installation(kafka_url(), user=None) as installation:
+        broker = await installation.broker()
+        assert isinstance(broker, KafkaBroker)
+        names = [f"{installation.channels.prefix}made-up-{at}" for at in range(3 * LIMIT)]
+        assert await broker.publish([Message(queue=name, body=b"x") for name in names]) == [NO_QUEUE] * len(names)
+        assert len(broker.topology._known) == LIMIT  # noqa: SLF001 - what is remembered shows nowhere else

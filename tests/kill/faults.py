@@ -1,0 +1,134 @@
+"""What a schedule does to an installation: kills, stops, pauses, and a link to the broker that is cut or held."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import httpx
+
+from tests.kill.installation import Installation, is_alive, kill_process, until
+from tests.proxy import Proxy
+
+CALM_S = (0.0, 1.5)  # before each fault
+LASTS_S = {
+    "killed": (0.0, 1.0),  # until it is started again
+    "stopped": (0.0, 1.0),
+    "paused": (1.0, 12.0),  # both sides of 6 s, when a silent part counts as gone, and of 10 s, when its messages do
+    "cut": (0.0, 0.0),
+    "held": (6.0, 13.0),  # longer than a heartbeat of RabbitMQ's; over two of them, both sides give the connection up
+}
+PATIENCE_S = 120.0
+PARTS = {"router": "router", "gateway": "gateway", "catalog": "processors"}  # by the name that a schedule has for it
+
+Control = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One fault of a schedule: what, how long nothing happens before it, and how long it lasts."""
+
+    kind: str
+    calm_s: float
+    lasts_s: float
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.lasts_s:.1f} s"
+
+
+def schedule(kinds: Sequence[str], steps: int, draw: random.Random) -> list[Step]:
+    """Draw a schedule; a fault's name ends in the word that says how long it lasts."""
+    drawn = []
+    for _ in range(steps):
+        kind = draw.choice(kinds)
+        drawn.append(Step(kind, draw.uniform(*CALM_S), draw.uniform(*LASTS_S[kind.split()[-1]])))
+    return drawn
+
+
+class Faults:
+    """Does to one installation what a schedule says, and counts what the replicas say came back meanwhile."""
+
+    def __init__(self, installation: Installation, link: Proxy | None, control: Control | None) -> None:
+        """`link` is what the parts connect through, `control` what starts and kills the broker's node."""
+        self.redelivered = 0
+        self._installation = installation
+        self._link = link
+        self._control = control
+
+    async def do(self, step: Step) -> None:
+        """Do one thing, and undo it: whatever ended has been started again on return."""
+        what, how = step.kind.split()
+        act: Callable[[str, float], Awaitable[None]] = {
+            "killed": self._kill, "stopped": self._stop, "paused": self._pause, "cut": self._cut, "held": self._hold,
+        }[how]  # fmt: skip
+        await act(what, step.lasts_s)
+
+    async def count(self) -> None:
+        """Add what the present replica says came back: its count ends with it."""
+        with contextlib.suppress(httpx.HTTPError, AssertionError, TimeoutError):
+            self.redelivered += await self._installation.redelivered()
+
+    async def _kill(self, what: str, lasts_s: float) -> None:
+        if what == "broker":
+            await self._kill_broker(lasts_s)
+        elif what == "replica":
+            await self._signal_replica(signal.SIGKILL)
+        else:
+            if what == "catalog":
+                await self.count()
+            self._installation.kill(PARTS[what])
+            await self._start(what, lasts_s)
+
+    async def _stop(self, what: str, lasts_s: float) -> None:
+        if what == "replica":
+            await self._signal_replica(signal.SIGTERM)
+        else:
+            await self._installation.stop(PARTS[what])
+            await self._start(what, lasts_s)
+
+    async def _start(self, what: str, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        self._installation.start(PARTS[what])
+
+    async def _signal_replica(self, number: signal.Signals) -> None:
+        """Send a signal to the replica and see it end; the catalog starts another one."""
+        await self.count()
+        pid = await self._pid("replica")
+        kill_process(pid, number)
+        await until(lambda: not is_alive(pid), PATIENCE_S)
+
+    async def _pause(self, what: str, lasts_s: float) -> None:
+        pid = await self._pid(what)
+        kill_process(pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(lasts_s)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                kill_process(pid, signal.SIGCONT)
+
+    async def _pid(self, what: str) -> int:
+        if what == "replica":
+            return (await self._installation.replica()).pid
+        return self._installation.parts[PARTS[what]].pid
+
+    async def _kill_broker(self, lasts_s: float) -> None:
+        assert self._control is not None
+        await asyncio.to_thread(self._control, "kill")
+        await asyncio.sleep(lasts_s)
+        await asyncio.to_thread(self._control, "start")
+
+    async def _cut(self, _: str, __: float) -> None:
+        assert self._link is not None
+        self._link.cut()
+
+    async def _hold(self, _: str, lasts_s: float) -> None:
+        assert self._link is not None
+        self._link.hold()
+        try:
+            await asyncio.sleep(lasts_s)
+        finally:
+            self._link.go_on()
