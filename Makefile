@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos bench services services-stop constraints clean
+.PHONY: help demo test check chaos science bench services services-stop constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ KILLS ?= 200
 SEED ?= 1
 chaos: .venv/test.stamp services ## kill, pause and cut off parts and brokers at random under load; KILLS=200 SEED=1
 	.venv/bin/python -m tests.kill.chaos --kills $(KILLS) --seed $(SEED) 2>/dev/null
+
+science: .venv/test.stamp ## measure regret, error rates and delays of policies and canaries against their gates; PARTS='canary'
+	.venv/bin/python -m tests.science $(PARTS)
 
 bench: .venv/test.stamp services ## measure a hop through RabbitMQ and Kafka, and the whole path on every broker
 	set -e; . ./.services.env; folder=$$(mktemp -d); \

@@ -1,0 +1,60 @@
+"""How probable it is that each arm is the best one, when the arms' values are independent.
+
+P(k is the best) is the integral of the product of the others' distribution functions over k's own. It is summed by the
+trapezoid rule over the quantiles of all arms together, so that a narrow arm is resolved as well as a broad one: Gauss
+and Gauss-Hermite rules over one arm's own quantiles are off by up to 1e-2 when the widths are very unequal.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import betainc, betaincinv, ndtr, stdtr
+
+from router.arrays import Floats
+
+_Z = np.linspace(-4.5, 4.5, 71)  # a spacing of 0.13: the tests hold the probabilities to 5e-4
+_LEVELS = ndtr(_Z)
+_T_SPREAD = np.sinh(np.linspace(-4.0, 4.0, 71))
+
+
+def best_of_betas(successes: Floats, failures: Floats) -> Floats:
+    """Return P(arm is the best) (runs, arms) for Beta(successes, failures) values, both (runs, arms)."""
+    nodes = _all_nodes(betaincinv(successes[..., None], failures[..., None], _LEVELS))
+    return _integrated(betainc(successes[..., None], failures[..., None], nodes[:, None, :]))
+
+
+def best_of_normals(mean: Floats, deviation: Floats) -> Floats:
+    """Return P(arm is the best) (runs, arms) for normal values; deviations are above 0."""
+    mean, deviation = mean[..., None], deviation[..., None]
+    nodes = _all_nodes(mean + deviation * _Z)
+    return _integrated(ndtr((nodes[:, None, :] - mean) / deviation))
+
+
+def best_of_students(mean: Floats, scale: Floats, freedom: Floats) -> Floats:
+    """Return P(arm is the best) (runs, arms) for Student's t with a location, a scale and degrees of freedom."""
+    mean, scale = mean[..., None], scale[..., None]
+    nodes = _all_nodes(mean + scale * _T_SPREAD)
+    return _integrated(stdtr(freedom[..., None], (nodes[:, None, :] - mean) / scale))
+
+
+def _all_nodes(own: Floats) -> Floats:
+    """Return every arm's nodes (runs, arms, nodes) as one ascending row a run."""
+    return np.sort(own.reshape(own.shape[0], -1), axis=-1)
+
+
+def _integrated(cdf: Floats) -> Floats:
+    """Return the probabilities from distribution functions (runs, arms, nodes) at common ascending nodes."""
+    runs, arms, _ = cdf.shape
+    ends = np.zeros((runs, arms, 1))
+    cdf = np.concatenate([ends, cdf, ends + 1.0], axis=-1)
+    before, after = np.ones_like(cdf), np.ones_like(cdf)
+    for arm in range(1, arms):
+        before[:, arm] = before[:, arm - 1] * cdf[:, arm - 1]
+        after[:, arms - 1 - arm] = after[:, arms - arm] * cdf[:, arms - arm]
+    others = before * after
+    slices = np.diff(cdf, axis=-1) * (others[..., 1:] + others[..., :-1])
+    shares: Floats = np.ascontiguousarray(slices).sum(axis=-1)
+    total = shares[:, 0].copy()
+    for arm in range(1, arms):
+        total += shares[:, arm]
+    return shares / total[:, None]

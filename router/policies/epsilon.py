@@ -1,0 +1,31 @@
+"""`epsilon_greedy`: the arm with the best mean, and any arm with probability epsilon."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from router.arrays import Floats, argmax_shares
+from router.policies.base import floored
+from router.policies.counts import Counting, Sums, means
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpsilonGreedy(Counting):
+    """Epsilon-greedy. An arm without a reward is the best; arms with the same mean share."""
+
+    epsilon: float = 0.05
+
+    def __post_init__(self) -> None:
+        Counting.__post_init__(self)
+        if not 0.0 <= self.epsilon <= 1.0:
+            raise ValueError(f"epsilon {self.epsilon!r}: a share from 0 to 1 is expected")
+
+    @property
+    def name(self) -> str:
+        """See the protocol."""
+        return "epsilon_greedy"
+
+    def shares(self, state: Sums) -> Floats:
+        """See Counting."""
+        return floored(argmax_shares(means(state, unseen=math.inf)), self.epsilon / self.arms)

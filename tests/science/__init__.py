@@ -1,0 +1,1 @@
+"""The numbers that policies, canaries and estimates are held to, measured: `make science`."""
