@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from tests.science import canaries, context, regret
+from tests.science import canaries, context, interleavings, regret
 from tests.science.gates import Row
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
@@ -23,6 +23,9 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "sticky": canaries.sticky,
     "ratios": canaries.ratios,
     "context": context.digits,
+    "lists": interleavings.lists,
+    "votes": interleavings.stopping,
+    "sensitivity": interleavings.sensitivity,
 }
 
 
