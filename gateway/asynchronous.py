@@ -81,7 +81,8 @@ class Asynchronous:
 
     async def _try_open(self) -> bool:
         try:
-            await self._results.open()
+            if not self._results.identity:
+                await self._results.open()
             self.used_bytes = await self._results.sweep()
             await self._core.broker.declare(self.queue)
         except MillraceError as exc:
