@@ -23,6 +23,8 @@ import pika
 import uvloop
 from pika.adapters.asyncio_connection import AsyncioConnection
 
+from loadtests.bare.model import torch_model
+
 PREFETCH = 1000
 BATCH = 128
 ACK_EVERY = 100
@@ -93,25 +95,6 @@ class Processor:
             last = self.unconfirmed.popleft()[1]
         if last:
             self.channel.basic_ack(last, multiple=True)
-
-
-def torch_model(path: str) -> Any:
-    """Return a function from the floats of a batch, as bytes, to each row's output as bytes."""
-    import numpy as np
-    import torch
-
-    torch.set_num_threads(1)
-    module = torch.jit.load(path)  # type: ignore[no-untyped-call]
-
-    def infer(data: bytes) -> list[bytes]:
-        rows = torch.from_numpy(np.frombuffer(bytearray(data), np.float32).reshape(-1, 64))
-        with torch.inference_mode():
-            output = module(rows).numpy()
-        raw, width = output.tobytes(), output.shape[1] * 4
-        return [raw[at : at + width] for at in range(0, len(raw), width)]
-
-    infer(bytes(256))
-    return infer
 
 
 class Client:
