@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from broker.endpoint import Endpoint
 from broker.errors import NotFound
@@ -12,14 +12,17 @@ from broker.header import Answer
 from broker.ids import uniform
 from router.assignment import cumulative, draw, rendezvous
 from router.policies.base import Policy
+from router.policies.interleaving import Interleaving
+from router.policies.shadow import Shadow
 from router.snapshot import Snapshot, masked
 
 PINNED = "pinned"
+NOBODY = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """One arm that gets the request. Leg 0 is the one that answers."""
+    """One arm that gets the request. Leg 0 is the one that answers, but for lists that are merged: there all do."""
 
     arm: str
     model: str
@@ -30,12 +33,13 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A decision: its legs, and what it was drawn from."""
+    """A decision: its legs, and what it was drawn from. With `merged` the client sees one list made of all answers."""
 
     legs: tuple[Leg, ...]
     snapshot: int
     mask: int
     policy: str
+    merged: bool = False
 
 
 class Router:
@@ -48,6 +52,11 @@ class Router:
         self._salt = (endpoint.experiment or endpoint.endpoint).encode()
         self._arms = tuple(endpoint.arms)
         self._snapshot = policy.first()
+        self._companions: Callable[[bytes, int, int], tuple[int, ...]] | None = None
+        if isinstance(policy, Shadow):
+            self._companions = partial(self._shadowed, policy)
+        elif isinstance(policy, Interleaving):
+            self._companions = self._rankers
         self._sums = lru_cache(maxsize=64)(self._cumulative)
         self._plans = lru_cache(maxsize=1024)(self._planned)
 
@@ -62,11 +71,26 @@ class Router:
             arm = rendezvous(probabilities, self._arms, self._key, self._salt, identity)
         else:
             arm = draw(sums, uniform(self._key, self._salt, identity))
-        return self._plans(self._snapshot, mask, arm)
+        others = NOBODY if self._companions is None else self._companions(identity, mask, arm)
+        return self._plans(self._snapshot, mask, arm, others)
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Draw from this snapshot from now on; plans that were made stay as they are."""
+        self._snapshot = snapshot
 
     def merge(self, answers: Sequence[Answer]) -> Answer:
         """Return what the client sees; policies with one answering leg show just that."""
         return answers[0]
+
+    @property
+    def policy(self) -> Policy:
+        """What the endpoint declares."""
+        return self._policy
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What plans are drawn from now."""
+        return self._snapshot
 
     @property
     def sticky(self) -> bool:
@@ -77,9 +101,24 @@ class Router:
         probabilities = masked(snapshot.weights, mask)
         return probabilities, cumulative(probabilities)
 
-    def _planned(self, snapshot: Snapshot, mask: int, arm: int) -> Plan:
+    def _planned(self, snapshot: Snapshot, mask: int, arm: int, others: tuple[int, ...]) -> Plan:
         probability = self._sums(snapshot, mask)[0][arm]
-        return Plan((self._leg(self._arms[arm], probability),), snapshot.number, mask, self._policy.name)
+        legs = [self._leg(self._arms[arm], probability)]
+        legs += [self._leg(self._arms[other], 0.0, leg) for leg, other in enumerate(others, 1)]
+        merged = bool(others) and isinstance(self._policy, Interleaving)
+        return Plan(tuple(legs), snapshot.number, mask, self._policy.name, merged)
+
+    def _shadowed(self, shadow: Shadow, identity: bytes, mask: int, arm: int) -> tuple[int, ...]:
+        """Return the shadow for a sample of the requests, while it is there: nothing is to pile up for it."""
+        if arm == shadow.shadow or not mask >> shadow.shadow & 1:
+            return NOBODY
+        drawn = shadow.sample >= 1.0 or uniform(self._key, self._salt + b"\0shadow", identity) < shadow.sample
+        return (shadow.shadow,) if drawn else NOBODY
+
+    def _rankers(self, _: bytes, mask: int, arm: int) -> tuple[int, ...]:
+        """Return the other rankers that have weight and are ready."""
+        probabilities = self._sums(self._snapshot, mask)[0]
+        return tuple(other for other, probability in enumerate(probabilities) if probability > 0.0 and other != arm)
 
     def _pinned(self, arm: str, mask: int) -> Plan:
         """A pinned arm is served and logged, never credited: propensity 0 says so."""
@@ -94,6 +133,6 @@ class Router:
         known = ", ".join(f"{arm} (version {target.version})" for arm, target in self.endpoint.arms.items())
         raise NotFound(f"endpoint {self.endpoint.endpoint} has no arm or version {name!r}; it has {known}")
 
-    def _leg(self, arm: str, propensity: float) -> Leg:
+    def _leg(self, arm: str, propensity: float, leg: int = 0) -> Leg:
         target = self.endpoint.arms[arm]
-        return Leg(arm, target.model, target.version, propensity)
+        return Leg(arm, target.model, target.version, propensity, leg)
