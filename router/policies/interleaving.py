@@ -1,4 +1,4 @@
-"""`interleave`: several arms rank the same items, the client sees one list made of all, and clicks say who is better."""
+"""`interleave`: several arms rank the same items, the client sees one list of all, and clicks say who is better."""
 
 from __future__ import annotations
 
