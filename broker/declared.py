@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from broker.channels import check_name
-from broker.endpoint import Endpoint, duration, read_endpoint
+from broker.endpoint import Endpoint, read_endpoint
 from broker.errors import Misconfigured
 from broker.ids import now_us
 from broker.messages import Record
@@ -30,12 +30,8 @@ class EndpointDeclared:
 
 def endpoint_declared(declaration: Endpoint, author: str) -> bytes:
     """Write that an endpoint is declared."""
-    body = declaration.model_dump(mode="json")
-    body["deadline"] = duration(declaration.deadline)
-    return _record(
-        "endpoint",
-        {"endpoint": declaration.endpoint, "declaration": body, "digest": digest(declaration), "author": author},
-    )
+    said = {"endpoint": declaration.endpoint, "declaration": _body(declaration), "digest": digest(declaration)}
+    return _record("endpoint", {**said, "author": author})
 
 
 def endpoint_withdrawn(endpoint: str, author: str) -> bytes:
@@ -45,7 +41,7 @@ def endpoint_withdrawn(endpoint: str, author: str) -> bytes:
 
 def digest(declaration: Endpoint) -> str:
     """Return a short hash of what a declaration says, whatever order it was written in."""
-    canonical = orjson.dumps(declaration.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+    canonical = orjson.dumps(_body(declaration), option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(canonical, digest_size=8).hexdigest()
 
 
@@ -65,6 +61,11 @@ def read_declared(record: Record) -> EndpointDeclared | None:
         )  # fmt: skip
     except (orjson.JSONDecodeError, KeyError, TypeError, Misconfigured):
         return None
+
+
+def _body(declaration: Endpoint) -> dict[str, Any]:
+    """Return a declaration as a person could have written it."""
+    return declaration.model_dump(mode="json", by_alias=True)
 
 
 def _record(kind: str, data: dict[str, Any]) -> bytes:

@@ -18,8 +18,8 @@ import yaml
 from pydantic import BeforeValidator, Field, SecretStr
 
 from broker.channels import Channels
-from broker.endpoint import Declared, Duration, read_model
 from broker.errors import Misconfigured
+from broker.strict import Declared, Duration, read_model
 
 FILE = "millrace.yaml"
 PREFIX = "MILLRACE__"

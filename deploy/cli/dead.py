@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from broker.base import Broker
 from broker.dead import Choice, body_called
-from broker.endpoint import Endpoint, seconds
+from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
 from broker.ids import now_us
+from broker.strict import seconds
 from deploy.cli.letters import age, counted, grave_row, letter_lines, letter_row, printable
 from deploy.cli.terminal import (
     DEFAULT_SETTINGS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from rich.markup import escape
 
 from broker.errors import MillraceError, Misconfigured
 from deploy.cli import dead, declare, demo, look, parts
@@ -27,8 +28,8 @@ def main() -> None:
     try:
         app()
     except Misconfigured as exc:
-        errors.print(f"[red]error:[/] {exc}", highlight=False)
+        errors.print(f"[red]error:[/] {escape(str(exc))}", highlight=False)
         sys.exit(2)
     except MillraceError as exc:
-        errors.print(f"[red]error:[/] {exc}", highlight=False)
+        errors.print(f"[red]error:[/] {escape(str(exc))}", highlight=False)
         sys.exit(1)

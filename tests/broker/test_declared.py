@@ -10,9 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.declared import VERSION, endpoint_declared, read_declared
-from broker.endpoint import duration, read_endpoint, seconds
+from broker.endpoint import read_endpoint
 from broker.errors import Misconfigured
 from broker.messages import NO_HEADERS, Record
+from broker.strict import duration, seconds
 
 TARGETS_THAT_NOBODY_CAN_SERVE = [
     {"model": "m", "version": 99999999999},

@@ -1,0 +1,193 @@
+"""How what people write is read: strict models, values with units, and errors that name the way out."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, WithJsonSchema
+
+from broker.channels import check_name
+from broker.errors import Misconfigured
+
+_M = TypeVar("_M", bound=BaseModel)
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)")
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SHOWN_CHARACTERS = 60
+
+
+def seconds(value: Any) -> float:
+    """Read a duration such as `250ms`, `2s` or `10m`; a bare number is refused, it has no unit."""
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{shown(value)} is not a duration: write a number with us, ms, s, m, h or d, such as 250ms")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def duration(value_s: float) -> str:
+    """Write a duration so that `seconds` reads exactly the same number: without an exponent."""
+    return f"{Decimal(repr(value_s)):f}s"
+
+
+def number(value: Any) -> float:
+    """Read a finite number; true and false are none, and neither is text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{shown(value)} is not a number")  # noqa: TRY004 - pydantic takes ValueError alone
+    try:
+        read = float(value)
+    except OverflowError:
+        read = math.inf
+    if not math.isfinite(read):
+        raise ValueError(f"{shown(value)} is not a finite number")
+    return read
+
+
+def fraction(value: Any) -> float:
+    """Read a share: `20%`, or a bare number between 0 and 1."""
+    match = _PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
+    try:
+        share = float(match[1]) / 100.0 if match else number(value)
+    except ValueError:
+        share = math.nan
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"{shown(value)} is not a share: write 20% or 0.2")
+    return share
+
+
+def shown(value: Any) -> str:
+    """Return how a message quotes a value: what kind it is if it holds others, and never more than a line."""
+    if isinstance(value, (Mapping, list, tuple, set)):
+        return f"a {'mapping' if isinstance(value, Mapping) else 'list'}"
+    text = "a huge number" if isinstance(value, int) and value.bit_length() > 256 else repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
+
+
+def meant(word: Any, known: Iterable[str]) -> str | None:
+    """Return the word that was probably meant by one that nobody knows."""
+    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def nearest(word: Any, known: Iterable[str], *, what: str = "keys") -> str:
+    """Return what a message adds about a word that nobody knows: the one that was probably meant, or all there are."""
+    words = list(known)
+    near = meant(word, words)
+    return f"did you mean {near!r}?" if near else f"known {what}: {', '.join(words)}"
+
+
+def named(what: str, value: Any) -> str:
+    """Return a name that channels, arms and series can carry; raises ValueError."""
+    try:
+        return check_name(what, value)
+    except Misconfigured as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def within(value_s: float, least: str, most: str, *, what: str) -> float:
+    """Return a duration that lies within two others; raises ValueError naming them."""
+    if not seconds(least) <= value_s <= seconds(most):
+        raise ValueError(f"{value_s:g} seconds are no {what}: write one from {least} to {most}")
+    return value_s
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(seconds),
+    PlainSerializer(duration, return_type=str, when_used="json"),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(us|ms|s|m|h|d)\s*$", "examples": ["250ms", "30m"]}
+    ),
+]
+Number = Annotated[float, BeforeValidator(number), WithJsonSchema({"type": "number"})]
+Fraction = Annotated[
+    float,
+    BeforeValidator(fraction),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 1},
+                {"type": "string", "pattern": r"^\s*(100(\.0+)?|\d{1,2}(\.\d+)?)\s*%\s*$"},
+            ],
+            "examples": ["20%", 0.2],
+        }
+    ),
+]
+
+
+class Declared(BaseModel):
+    """What every part of a declaration is: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def read_model(kind: type[_M], data: Any, *, source: str) -> _M:
+    """Read any strict pydantic model; its errors become one Misconfigured that a person can act on."""
+    if not isinstance(data, Mapping):
+        raise Misconfigured(f"{source}: a mapping of keys is expected, found {type(data).__name__}")
+    try:
+        return kind.model_validate(data)
+    except ValidationError as exc:
+        raise Misconfigured("\n".join(f"{source}: {_explained(kind, error)}" for error in exc.errors())) from exc
+
+
+def _explained(kind: type[BaseModel], error: Any) -> str:
+    """Return one of pydantic's errors in our words, with the path as a person wrote it."""
+    path, found = _followed(kind, error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = f"unknown key; {nearest(path[-1], _keys(found))}"
+    elif error["type"] == "missing":
+        message = "this key is missing"
+    elif error["type"] in ("model_type", "dict_type"):
+        message = f"a mapping of keys is expected, found {type(error['input']).__name__}"
+    where = ".".join(path)
+    return f"{where}: {message}" if where else message
+
+
+def _followed(kind: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], Any]:
+    """Return a path without the names of our classes, which pydantic adds for unions, and the model that it is in."""
+    path, choices, owner = list[str](), [kind], kind
+    for part in loc:
+        chosen = [choice for choice in choices if getattr(choice, "__name__", None) == part]
+        if chosen and len(choices) > 1:
+            choices = chosen
+        else:
+            path.append(str(part))
+            choices = _choices(_inside(choices[0], part))
+        owner = choices[0] if len(choices) == 1 and _is_model(choices[0]) else owner
+    return path, owner
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """Return the members of a union, or what else stands there, without notes and None."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) not in (Union, UnionType):
+        return [annotation]
+    return [choice for one in get_args(annotation) if one is not type(None) for choice in _choices(one)]
+
+
+def _inside(annotation: Any, part: Any) -> Any:
+    """Return the annotation of what stands under a key of a model, or in a container."""
+    if _is_model(annotation):
+        fields = annotation.model_fields.items()
+        return next((field.annotation for key, field in fields if part in (key, field.alias)), None)
+    kind, held = get_origin(annotation), get_args(annotation)
+    if not held or not isinstance(kind, type):
+        return None
+    return held[-1] if issubclass(kind, Mapping) else held[0]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _keys(kind: type[BaseModel]) -> list[str]:
+    return [field.alias or key for key, field in kind.model_fields.items()]

@@ -1,0 +1,93 @@
+"""What a linear policy looks at in a request, as its declaration says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import PlainValidator, WithJsonSchema
+
+from broker.strict import number, shown
+
+_TEXT_LIMIT = 256
+_VALUES_LIMIT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class NumberFeature:
+    """A number, or true or false, among a request's parameters."""
+
+    name: str
+    dimensions: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, slots=True)
+class OneHotFeature:
+    """A text or a number among a request's parameters: a dimension for each of `values`, 1 where it is that one."""
+
+    name: str
+    values: tuple[str | float, ...]
+
+    @property
+    def dimensions(self) -> int:
+        """How many numbers of the vector it fills."""
+        return len(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFeature:
+    """A row of an input tensor: `size` numbers."""
+
+    name: str
+    dimensions: int
+
+
+Feature = NumberFeature | OneHotFeature | TensorFeature
+
+
+def read_feature(value: Any) -> Feature:
+    """Read one of the three forms: `name`, `{name: [values]}` and `{tensor: name, size: 3}`; raises ValueError."""
+    if isinstance(value, str):
+        return NumberFeature(_text(value))
+    if isinstance(value, dict) and set(value) == {"tensor", "size"}:
+        size = value["size"]
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _VALUES_LIMIT:
+            raise ValueError(f"size {shown(size)} is no number of values: write one from 1 to {_VALUES_LIMIT}")
+        return TensorFeature(_text(value["tensor"]), size)
+    if isinstance(value, dict) and len(value) == 1:
+        ((name, values),) = value.items()
+        return OneHotFeature(_text(name), _values(values))
+    raise ValueError(
+        f"{shown(value)} is no feature: write a parameter's name, {{name: [values]}} or {{tensor: name, size: 3}}"
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= _TEXT_LIMIT:
+        raise ValueError(f"{shown(value)} is no name of a parameter or tensor")
+    return value
+
+
+def _values(values: Any) -> tuple[str | float, ...]:
+    if not isinstance(values, list) or not 1 <= len(values) <= _VALUES_LIMIT:
+        raise ValueError(f"{shown(values)} is no list of 1 to {_VALUES_LIMIT} values")
+    read = tuple(_text(value) if isinstance(value, str) else number(value) for value in values)
+    if len(set(read)) < len(read):
+        raise ValueError("a value is there twice")
+    return read
+
+
+_COUNTABLE = {"type": "array", "minItems": 1, "items": {"type": ["string", "number"]}}
+_FEATURE_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {"tensor": {"type": "string"}, "size": {"type": "integer", "minimum": 1}},
+            "required": ["tensor", "size"],
+            "additionalProperties": False,
+        },
+        {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": _COUNTABLE},
+    ]
+}
+FeatureDeclared = Annotated[Feature, PlainValidator(read_feature), WithJsonSchema(_FEATURE_SCHEMA)]

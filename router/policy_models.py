@@ -1,0 +1,91 @@
+"""The keys of the policies that do not learn. What follows from the endpoint is checked by `read_config`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema, field_validator
+
+from broker.strict import Declared, Duration, Fraction, number, shown, within
+
+_WEIGHT_LIMIT = 1e12
+
+
+def _weights(value: Any) -> Any:
+    """Read shares: a mapping of arms to weights, or a list of arms that have the same."""
+    if isinstance(value, list) and all(isinstance(arm, str) for arm in value):
+        if len(set(value)) < len(value):
+            raise ValueError("an arm is there twice")
+        value = dict.fromkeys(value, 1.0)
+    if not isinstance(value, dict) or not value:
+        raise ValueError("arms are expected: with weights such as {v1: 90, v2: 10}, or alike such as [v1, v2]")
+    for arm, weight in value.items():
+        if not _is_weight(weight):
+            raise ValueError(f"{shown(arm)}: {shown(weight)} is not a weight: a number of at least 0 is expected")
+    return value
+
+
+def _is_weight(value: Any) -> bool:
+    try:
+        return 0.0 <= number(value) <= _WEIGHT_LIMIT
+    except ValueError:
+        return False
+
+
+_NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+_SHARES = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}, "minProperties": 1}
+
+
+class SplitConfig(Declared):
+    """Fixed shares: `split` gives each arm a weight, relative to the others; sticky: the same key gets the same arm."""
+
+    split: Annotated[dict[str, float], BeforeValidator(_weights), WithJsonSchema({"anyOf": [_SHARES, _NAMES]})]
+    sticky: StrictBool = False
+
+    @field_validator("split")
+    @classmethod
+    def _some(cls, value: dict[str, float]) -> dict[str, float]:
+        if not sum(value.values()) > 0.0:
+            raise ValueError("the weights sum to 0; give at least one arm some")
+        return value
+
+
+class ShadowConfig(Declared):
+    """`serve` answers; the arm `shadow` gets a `sample` of the same requests, and its output `compare` is compared."""
+
+    shadow: str
+    serve: str
+    sample: Fraction = 1.0
+    compare: str = Field(default="", max_length=256)
+
+
+class Stop(Declared):
+    """When interleaving ends: a ranker is proven the best at `alpha`, or after `max` in any case (none: never)."""
+
+    alpha: Annotated[Fraction, Field(gt=0.0, le=0.5)] = 0.05
+    max: Duration | None = None
+
+    @field_validator("max")
+    @classmethod
+    def _within(cls, value: float | None) -> float | None:
+        return value if value is None else within(value, "1s", "365d", what="length of an experiment")
+
+
+class InterleaveConfig(Declared):
+    """Several arms rank the same items in their `output`; the client gets one list of `length` items made of all.
+
+    Feedback named `credit`, with an item, is a click. A ranker that takes longer than `wait` is left out.
+    """
+
+    interleave: tuple[str, ...]
+    credit: str
+    method: str = "team_draft"
+    length: int = Field(default=10, strict=True)
+    output: str = Field(default="", max_length=256)
+    wait: Duration = 1.0
+    stop: Stop = Stop()
+
+    @field_validator("wait")
+    @classmethod
+    def _within(cls, value: float) -> float:
+        return within(value, "1ms", "10m", what="wait")
