@@ -10,7 +10,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -173,6 +173,11 @@ def fetch_one(connection: Connection, sql: str, bindings: tuple[Any, ...] = ()) 
 def run(connection: Connection, sql: str, bindings: tuple[Any, ...] = ()) -> None:
     """Run a statement for its effect."""
     connection.execute(sql, bindings)
+
+
+def run_many(connection: Connection, sql: str, bindings: Iterable[tuple[Any, ...]]) -> None:
+    """Run a statement once for each tuple of bindings."""
+    connection.executemany(sql, bindings)
 
 
 def _resolve(jobs: list[_Job]) -> None:

@@ -18,7 +18,7 @@ HEARTBEAT_S = 2.0
 FULL_EVERY_S = 30.0
 SILENT_AFTER_S = 3 * HEARTBEAT_S
 
-Part = Literal["gateway", "router", "catalog", "replica", "monitors"]
+Part = Literal["gateway", "router", "learner", "catalog", "replica", "monitors"]
 State = Literal["starting", "loading", "ready", "draining", "stopped", "failed"]
 
 

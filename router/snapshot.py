@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Weights of the arms, in the order of their declaration; they need not sum to one."""
+    """Weights of the arms, in the order of their declaration; they need not sum to one.
+
+    `models`: of a policy that looks at features, what its weights for one request follow from, as JSON holds it.
+    """
 
     number: int
     weights: tuple[float, ...]
+    models: Any = field(default=None, compare=False)
 
 
 def masked(weights: Sequence[float], mask: int) -> list[float]:

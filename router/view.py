@@ -11,9 +11,11 @@ from broker.declared import read_declared
 from broker.endpoint import Endpoint, Target
 from broker.errors import Misconfigured, NotFound, Unavailable
 from broker.messages import Record
+from broker.routing import Said, Verdict, experiment_of, read_claim, read_snapshot, read_verdict
 from broker.status import SILENT_AFTER_S, Announcement, read_status
 from router.policy_config import read_policy
 from router.router import Router
+from router.snapshot import Snapshot
 
 DEFAULT_BATCH = 32
 FRESH_S = 0.25
@@ -43,11 +45,16 @@ class View:
         self.versions: dict[str, dict[int, Served]] = {}
         self.parts: dict[str, tuple[Announcement, float]] = {}
         self._pruned = clock()
+        self.term = -1  # of the newest claim: no snapshot of another one is taken
+        self._said: dict[str, Said] = {}
+        self._early: dict[str, Said] = {}  # of a term whose claim has not been read yet
+        self._verdicts: dict[str, Verdict] = {}
 
     def fold_declared(self, record: Record) -> None:
         """Take in a record of the `declared` log."""
         declared = read_declared(record)
         if declared is None:
+            self._fold_learner(record)
             return
         self._routers.pop(declared.endpoint, None)
         self._resolved.clear()
@@ -60,6 +67,9 @@ class View:
         """Take in a record of the `status` log."""
         said = read_status(record)
         if said is None:
+            snapshot = read_snapshot(record)
+            if snapshot is not None:
+                self._fold_snapshot(snapshot)
             return
         now = self._clock()
         self.parts[said.instance] = (said, now)
@@ -97,7 +107,14 @@ class View:
         except Misconfigured as exc:
             raise NotFound(f"endpoint {endpoint} is declared wrongly: {exc}") from exc
         self._routers[endpoint] = router
+        self._follow_verdict(router)
+        self._follow_snapshot(router)
         return router
+
+    def snapshot_of(self, endpoint: str) -> Said | None:
+        """Return what the learner said last about an endpoint, as it is declared now."""
+        said, declaration = self._said.get(endpoint), self._declared.get(endpoint)
+        return said if said and declaration and said.experiment == experiment_of(declaration) else None
 
     def mask(self, endpoint: Endpoint) -> int:
         """Return a bit for each arm that has a ready replica."""
@@ -136,6 +153,50 @@ class View:
         """Return the most requests that one bundle for a model version may hold."""
         served = self.versions.get(model, {}).get(version)
         return max(1, served.full.get("max_batch_size", DEFAULT_BATCH)) if served else DEFAULT_BATCH
+
+    def _fold_learner(self, record: Record) -> None:
+        """Take in a claim, which ends the last leader's say, or how an experiment ended."""
+        claim = read_claim(record)
+        if claim is not None:
+            self.term = max(self.term, claim.term)
+            early, self._early = self._early, {}
+            for said in early.values():
+                self._fold_snapshot(said)
+            return
+        verdict = read_verdict(record)
+        if verdict is not None:
+            self._verdicts[verdict.endpoint] = verdict
+            router = self._routers.get(verdict.endpoint)
+            if router is not None:
+                self._follow_verdict(router)
+
+    def _fold_snapshot(self, said: Said) -> None:
+        if said.term > self.term:
+            self._early[said.endpoint] = said
+            return
+        if said.term < self.term:  # from somebody who does not know yet that another one leads
+            return
+        before = self._said.get(said.endpoint)
+        same = before is not None and (before.experiment, before.term) == (said.experiment, said.term)
+        if before is not None and same and said.number < before.number:
+            return
+        self._said[said.endpoint] = said
+        router = self._routers.get(said.endpoint)
+        if router is not None:
+            self._follow_snapshot(router)
+
+    def _follow_snapshot(self, router: Router) -> None:
+        said = self.snapshot_of(router.endpoint.endpoint)
+        if said is not None and len(said.weights) == len(router.endpoint.arms):
+            router.follow(Snapshot(said.number, said.weights, said.models))
+
+    def _follow_verdict(self, router: Router) -> None:
+        """Start from how an experiment ended, until the learner says more."""
+        verdict = self._verdicts.get(router.endpoint.endpoint)
+        if verdict is None or verdict.experiment != experiment_of(router.endpoint):
+            return
+        if router.snapshot.number <= verdict.number and len(verdict.weights) == len(router.endpoint.arms):
+            router.follow(Snapshot(verdict.number, verdict.weights))
 
     def _hear(self, said: Announcement) -> None:
         served = self.versions.setdefault(said.model, {}).setdefault(said.version, Served(said.model, said.version))

@@ -203,6 +203,12 @@ class Canary:
             requests=np.where(moves, 0, state.requests), entered=np.where(moves, now, state.entered),
         )  # fmt: skip
 
+    def log_wealth(self, state: CanaryState) -> tuple[list[Floats], list[Floats]]:
+        """Return each guardrail's log wealth (runs,) of its test for harm, and of its proof."""
+        places = range(len(self.guardrails))
+        harm = [_log_wealth(self.guardrails[place].harm, state.harm[place]) for place in places]
+        return harm, [self._proof(state, place) for place in places]
+
     def proven(self, state: CanaryState) -> Bools:
         """Return for which runs every guardrail has its proof."""
         level = np.log(1.0 / self.alpha)

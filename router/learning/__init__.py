@@ -1,0 +1,1 @@
+"""Learning from the event log: a fold, the ledger that keeps it, and the service that leads."""

@@ -1,0 +1,90 @@
+"""A bandit that looks at features, as an experiment: snapshots carry its models, and routers compute the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from router.learning.bandit import seen_among, spread
+from router.learning.experiment import Closed, Credited, Once
+from router.learning.packing import packed
+from router.policies.linear import Linear, Models
+from router.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextualBandit:
+    """`among` are the places of its arms among the endpoint's `arms`. Decisions without features are not credited."""
+
+    learning: Linear
+    arms: int
+    among: tuple[int, ...]
+    reward: str
+    refresh_ticks: int = 5
+
+    @property
+    def policy(self) -> str:
+        """See the protocol."""
+        return self.learning.name
+
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        """See the protocol."""
+        return (self.reward,)
+
+    def start(self) -> Models:
+        """See the protocol."""
+        return self.learning.start(1)
+
+    def decided(self, state: Models, credited: Sequence[Credited], once: Once) -> Models:
+        """See the protocol: a decision says nothing before its reward."""
+        del credited, once
+        return state
+
+    def rewarded(self, state: Models, name: str, closed: Sequence[Closed], once: Once) -> Models:
+        """See the protocol."""
+        del name, once
+        size = self.learning.dimensions
+        known = [one for one in closed if one.join.features and len(one.join.features) == size]
+        known = [one for one in known if one.join.arm in self.among]
+        if not known:
+            return state
+        features = np.array([one.join.features for one in known], np.float64)
+        return self.learning.fold(state, seen_among(self.among, known), features)
+
+    def tick(self, state: Models) -> Models:
+        """See the protocol."""
+        return state
+
+    def ordered(self, state: Models, word: str) -> Models:
+        """See the protocol."""
+        del word
+        return state
+
+    def snapshot(self, state: Models, number: int) -> Snapshot:
+        """See the protocol."""
+        weights = spread(np.array(self.learning.first().weights), self.among, self.arms)
+        return Snapshot(number, weights, packed(state) if state.rewarded.any() else None)
+
+    def phase(self, state: Models) -> str:
+        """See the protocol."""
+        del state
+        return "learning"
+
+    def is_over(self, state: Models) -> bool:
+        """See the protocol."""
+        del state
+        return False
+
+    def runs_by_itself(self, state: Models) -> bool:
+        """See the protocol."""
+        del state
+        return False
+
+    def about(self, state: Models) -> Mapping[str, Any]:
+        """See the protocol."""
+        norms = np.sqrt((state.rewarded[0] ** 2).sum(axis=-1))
+        return {"rewarded": [float(norm) for norm in norms]}

@@ -1,0 +1,72 @@
+"""What an endpoint's declaration says is to be learnt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.endpoint import Endpoint
+from router.bandit_config import BanditConfig, LinearConfig
+from router.canary_config import BadGuardrail, CanaryConfig, Guardrail
+from router.learning.experiment import Experiment
+from router.policies.interleaving import Interleaving
+from router.policy_config import read_config, read_policy, stable_arms, ticks
+from router.policy_models import InterleaveConfig
+
+
+def read_experiment(endpoint: Endpoint) -> Experiment[Any] | None:
+    """Return the experiment of a policy that learns, None for one that does not. Raises Misconfigured.
+
+    Numerical libraries are imported when there is one.
+    """
+    config = read_config(endpoint)
+    if isinstance(config, CanaryConfig):
+        return _staged(config, endpoint)
+    if isinstance(config, BanditConfig):
+        return _bandit(config, endpoint)
+    if isinstance(config, InterleaveConfig):
+        return _interleaved(endpoint)
+    return None
+
+
+def _bandit(config: BanditConfig, endpoint: Endpoint) -> Experiment[Any]:
+    from router.learning.bandit import Bandit
+    from router.learning.contextual import ContextualBandit
+    from router.policies.build import learning_of
+
+    learning: Any = learning_of(config, len(config.arms), endpoint.feedback.rewards[config.reward])
+    kind = ContextualBandit if isinstance(config, LinearConfig) else Bandit
+    made: Experiment[Any] = kind(
+        learning=learning, arms=len(endpoint.arms), among=_places(config.arms, endpoint), reward=config.reward,
+        refresh_ticks=ticks(config.refresh),
+    )  # fmt: skip
+    return made
+
+
+def _staged(config: CanaryConfig, endpoint: Endpoint) -> Experiment[Any]:
+    from router.learning.staged import Nested, Staged, Watch
+    from router.policies.build import canary_of, learning_of
+
+    def watch(rail: Guardrail) -> Watch:
+        if not isinstance(rail, BadGuardrail):
+            return Watch(reward=rail.reward)
+        return Watch(over_us=None if rail.over is None else round(rail.over * 1e6))
+
+    nested = None
+    if isinstance(config.stable, BanditConfig):
+        reward, among = endpoint.feedback.rewards[config.stable.reward], _places(stable_arms(config), endpoint)
+        joined: Any = learning_of(config.stable, len(among) + 1, reward) if config.on_promote == "join" else None
+        learning: Any = learning_of(config.stable, len(among), reward)
+        nested = Nested(learning=learning, joined=joined, among=among, reward=config.stable.reward)
+    return Staged(canary=canary_of(config, endpoint), watches=tuple(map(watch, config.guardrails)), nested=nested)
+
+
+def _interleaved(endpoint: Endpoint) -> Experiment[Any] | None:
+    from router.learning.interleaved import Interleaved
+
+    policy = read_policy(endpoint)
+    return Interleaved(declared=policy) if isinstance(policy, Interleaving) else None
+
+
+def _places(arms: tuple[str, ...], endpoint: Endpoint) -> tuple[int, ...]:
+    known = list(endpoint.arms)
+    return tuple(known.index(arm) for arm in arms)

@@ -1,0 +1,312 @@
+"""One endpoint's learner: it folds the event log, keeps the ledger, and says what follows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from broker.base import Broker, Reader, Since
+from broker.errors import Gap, TryAgain
+from broker.ids import now_us
+from broker.messages import Record
+from broker.routing import (
+    Checkpoint,
+    Place,
+    Said,
+    Tick,
+    Verdict,
+    read_checkpoint,
+    read_tick,
+    write_checkpoint,
+    write_snapshot,
+    write_tick,
+    write_verdict,
+)
+from router.learning.experiment import Experiment
+from router.learning.fold import Fold, Subject
+from router.learning.ledger import Ledger, Superseded, take_up
+from router.learning.metrics import LearnerMetrics
+
+log = logging.getLogger(__name__)
+
+READ_AT_ONCE = 1000
+PAUSE_S = 0.5
+REPEAT_S = 10.0
+CHECKPOINT_S = 60.0
+CHECKPOINT_BYTES_A_MINUTE = 256 * 1024
+BACK_S = 600.0  # where the newest checkpoint is looked for first
+LATE_LIMIT_TICKS = 10
+UNREAD_S = 5.0
+SILENCE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSettings:
+    """How a learner runs. `tick_s` is how long a second of the logs' clock takes; shorter only to show or to test."""
+
+    instance: str
+    tick_s: float = 1.0
+    metrics_port: int = 0
+
+
+class EndpointLearner:
+    """Learns for one endpoint while this process leads."""
+
+    def __init__(
+        self, broker: Broker, ledger: Ledger, subject: Subject, experiment: Experiment[Any], settings: LearnerSettings,
+        metrics: LearnerMetrics, term: int,
+    ) -> None:  # fmt: skip
+        self._broker = broker
+        self._ledger = ledger
+        self._experiment = experiment
+        self._settings = settings
+        self._metrics = metrics
+        self._term = term
+        self._log = broker.channels.events(subject.endpoint)
+        self.subject = subject
+        self.fold = Fold(subject, experiment)
+        self.gap = False
+        self._whole = True  # nothing of this fold is in the ledger yet
+        self._said: tuple[int, float] = (-1, 0.0)  # the number of the newest snapshot that was said, and when
+        self._sent: tuple[int, float] = (0, 0.0)  # the newest tick that was sent, and when
+        self._kept_s = 0.0
+        self._kept_at = -1
+        self._ended = False
+
+    async def run(self) -> None:
+        """Learn until cancelled; raises Superseded when somebody else writes the ledger."""
+        await self._broker.declare(self._log)
+        await self._take_up()
+        ticking = asyncio.create_task(self._keep_time(), name=f"ticks-{self.subject.endpoint}")
+        reader = self._broker.read(self._log, self.fold.offset)
+        try:
+            while True:
+                await self._step(reader)
+        except Gap as gap:
+            await self._stop_at(gap)
+        finally:
+            ticking.cancel()
+            await reader.close()
+
+    # -- where to begin
+
+    async def _take_up(self) -> None:
+        """Go on from the ledger, else from the newest checkpoint, else begin."""
+        subject = self.subject
+        kept = await self._ledger.load(subject.endpoint, subject.experiment)
+        if kept is not None and kept.at.offset <= await self._broker.end(self._log):
+            try:
+                take_up(self.fold, kept)
+            except ValueError as exc:
+                log.warning("endpoint %s: the ledger cannot be read (%s); the log is", subject.endpoint, exc)
+            else:
+                self._whole = False
+                return
+        await self._take_up_from_log()
+
+    async def _take_up_from_log(self) -> None:
+        self.fold = Fold(self.subject, self._experiment)
+        found = await Search(self._broker, self._log, self.subject.experiment).run()
+        if found.checkpoint is not None:
+            self.fold.resume(found.checkpoint)
+            return
+        place = Place(offset=found.first, number=0, at_us=0)
+        if found.is_used:
+            place = Place(offset=found.end, number=found.tick, at_us=now_us())
+        self.fold.begin(place)
+        self._kept_at = place.offset
+        await self._append(*write_checkpoint(self.fold.checkpoint()))
+
+    # -- reading
+
+    async def _step(self, reader: Reader) -> None:
+        """Fold what there is, commit it, and say what is new."""
+        try:
+            records = await reader.read(READ_AT_ONCE)
+        except TryAgain:
+            await asyncio.sleep(PAUSE_S)
+            return
+        for record in records:
+            self._apply(record)
+        await self._save()
+        await self._say()
+        await self._keep()
+        self._metrics.show(self.fold)
+        await asyncio.sleep(0)
+
+    def _apply(self, record: Record) -> None:
+        try:
+            self.fold.apply(record)
+        except Exception:  # a record that breaks the fold must not stop what all others teach
+            log.exception("endpoint %s: record %d could not be folded", self.subject.endpoint, record.offset)
+
+    async def _save(self) -> None:
+        try:
+            await self._ledger.save(self.fold, whole=self._whole)
+            self._whole = False
+        except Superseded:
+            raise
+        except TryAgain as exc:
+            self._whole = True  # what was to be written is not known any more: next time all is
+            log.warning("endpoint %s: %s", self.subject.endpoint, exc)
+
+    async def _stop_at(self, gap: Gap) -> None:
+        """Records are gone that were not folded: go on from a checkpoint behind them, else say so and keep still."""
+        log.error("endpoint %s: records %d to %d are gone", self.subject.endpoint, gap.start, gap.end)
+        found = await Search(self._broker, self._log, self.subject.experiment).run()
+        if found.checkpoint is not None and found.checkpoint.rebuild.offset >= gap.end:
+            self.fold = Fold(self.subject, self._experiment)
+            self.fold.resume(found.checkpoint)
+            self._whole = True
+            return
+        self.gap = True
+        self._metrics.gap(self.subject.endpoint)
+        log.error(
+            "endpoint %s: nothing is learnt any more; its last weights stay. Declare it with another `experiment`"
+            " to begin anew", self.subject.endpoint,
+        )  # fmt: skip
+        while True:
+            await self._say()
+            await asyncio.sleep(REPEAT_S)
+
+    # -- saying
+
+    async def _say(self) -> None:
+        """Publish the newest snapshot, if it is new or was said long ago."""
+        snapshot, now = self.fold.snapshot, time.monotonic()
+        if snapshot.number == self._said[0] and now - self._said[1] < REPEAT_S:
+            return
+        said = Said(
+            endpoint=self.subject.endpoint, experiment=self.subject.experiment, term=self._term,
+            number=snapshot.number, weights=snapshot.weights, phase=self._phase, models=snapshot.models,
+            about=self._experiment.about(self.fold.state), at_us=now_us(),
+        )  # fmt: skip
+        if await self._append_to(self._broker.channels.status, write_snapshot(said)):
+            self._said = (snapshot.number, now)
+        await self._say_verdict()
+
+    @property
+    def _phase(self) -> str:
+        if self.gap:
+            return "stopped: records of the log are gone"
+        held = "set by hand" if self.fold.set else "paused" if self.fold.paused else ""
+        phase = self._experiment.phase(self.fold.state)
+        return f"{phase} ({held})" if held else phase
+
+    async def _say_verdict(self) -> None:
+        """Write down how the experiment ended, where nothing is ever trimmed."""
+        if self._ended or not self._experiment.is_over(self.fold.state):
+            return
+        snapshot = self.fold.snapshot
+        verdict = Verdict(
+            endpoint=self.subject.endpoint, experiment=self.subject.experiment, number=snapshot.number,
+            phase=self._experiment.phase(self.fold.state), weights=snapshot.weights, at_us=now_us(),
+        )  # fmt: skip
+        self._ended = await self._append_to(self._broker.channels.declared, write_verdict(verdict))
+
+    async def _keep(self) -> None:
+        """Append a checkpoint once a minute, if anything was learnt; large ones less often."""
+        now = time.monotonic()
+        if now - self._kept_s < CHECKPOINT_S or self.fold.offset <= self._kept_at + 1:
+            return
+        body, headers = write_checkpoint(self.fold.checkpoint())
+        if await self._append(body, headers):
+            self._kept_at = self.fold.offset
+            self._kept_s = now + CHECKPOINT_S * (len(body) // CHECKPOINT_BYTES_A_MINUTE)
+
+    async def _append(self, body: bytes, headers: dict[str, Any]) -> bool:
+        return await self._append_to(self._log, body, headers)
+
+    async def _append_to(self, log_name: str, body: bytes, headers: dict[str, Any] | None = None) -> bool:
+        try:
+            return (await self._broker.append(log_name, [body], headers))[0].safe
+        except TryAgain:
+            return False
+
+    # -- time
+
+    async def _keep_time(self) -> None:
+        """Append a tick every second while time changes anything; the next one when the last has been read back."""
+        was_active = False
+        while True:
+            await asyncio.sleep(self._settings.tick_s)
+            is_active = self.fold.wants_ticks
+            if is_active:
+                await self._tick(was_active)
+            elif time.monotonic() - self._said[1] >= REPEAT_S:
+                await self._say()
+            was_active = is_active
+
+    async def _tick(self, was_active: bool) -> None:
+        """Append the next tick; more than one second of them only if they were late, never for a time without any."""
+        now = time.monotonic()
+        number, sent_s = self._sent
+        if self.fold.tick < number and now - sent_s < UNREAD_S:
+            return
+        passed = round((now - sent_s) / self._settings.tick_s) if was_active and number else 1
+        tick = Tick(number=self.fold.tick + min(max(1, passed), LATE_LIMIT_TICKS), at_us=now_us())
+        if await self._append(*write_tick(tick)):
+            self._sent = (tick.number, now)
+
+
+@dataclass(slots=True)
+class Found:
+    """What a log says of earlier learners: the newest checkpoint, and where to begin if there is none."""
+
+    first: int = 0
+    end: int = 0
+    tick: int = 0
+    is_used: bool = False
+    checkpoint: Checkpoint | None = None
+
+
+class Search:
+    """Reads a log for the newest checkpoint of an experiment: its last minutes first, then all of it."""
+
+    def __init__(self, broker: Broker, log_name: str, experiment: str) -> None:
+        self._broker = broker
+        self._log = log_name
+        self._experiment = experiment
+
+    async def run(self) -> Found:
+        """Return what was found up to the end that the log has now."""
+        end = await self._broker.end(self._log)
+        found = await self._read(Since(now_us() - int(BACK_S * 1e6)), end)
+        return found if found.checkpoint is not None else await self._read(0, end)
+
+    async def _read(self, start: int | Since, end: int) -> Found:
+        found, at = Found(end=end), 0
+        if end == 0:
+            return found
+        reader = self._broker.read(self._log, start)
+        try:
+            while at < end:
+                try:
+                    async with asyncio.timeout(SILENCE_S if isinstance(start, Since) else 2 * UNREAD_S):
+                        records = await reader.read(READ_AT_ONCE)
+                except Gap as gap:
+                    await reader.close()
+                    found.first = at = gap.end
+                    reader = self._broker.read(self._log, gap.end)
+                    continue
+                except TimeoutError:  # nothing was written for that long: there is nothing to find
+                    return found
+                at = records[-1].offset + 1 if records else end
+                for record in records:
+                    self._note(record, found)
+        finally:
+            await reader.close()
+        return found
+
+    def _note(self, record: Record, found: Found) -> None:
+        tick = read_tick(record)
+        if tick is not None:
+            found.tick = max(found.tick, tick.number)
+        checkpoint = read_checkpoint(record)
+        if checkpoint is not None:
+            found.is_used = True
+            if checkpoint.experiment == self._experiment:
+                found.checkpoint = checkpoint

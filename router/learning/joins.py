@@ -1,0 +1,168 @@
+"""A decision that waits for its feedback, or feedback that waits for its decision, and how several values become one.
+
+Whatever order they come in, and however often each, the same values become the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from broker.rewards import Reward
+from router.arrays import ONE
+from router.interleaving.placed import Placed
+
+NOBODY = -1
+EVENTS_LIMIT = 1000  # event ids that a sum remembers for one request
+ITEMS_LIMIT = 1000
+
+Entry = list[Any]  # [microseconds, value], or for sums [units, event ids]
+
+
+class Told(Enum):
+    """What became of a piece of feedback."""
+
+    JOINED = "joined"
+    EARLY = "early"  # before its decision: it waits
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    UNUSABLE = "unusable"
+
+
+@dataclass(slots=True)
+class Join:
+    """What is known of one request. `arm` is NOBODY while its decision has not been seen.
+
+    `place` orders decisions as the log does. `values` by reward, `truth` a label, `items` those that were clicked.
+    """
+
+    place: int
+    tick: int
+    arm: int = NOBODY
+    propensity: float = 0.0
+    accepted_us: int = 0
+    key: str = ""
+    features: list[float] | None = None
+    predicted: list[Any] | None = None
+    shown: Placed | None = None
+    values: dict[str, Entry] | None = None
+    truth: Entry | None = None
+    items: dict[str, Entry] | None = None
+
+    def take(self, name: str, how: str, at_us: int, value: float, event: str | None) -> Told:
+        """Take in a value of a reward."""
+        if self.values is None:
+            self.values = {}
+        if how == "sum":
+            return self._add(name, value, event)
+        entry, changed = reduced(self.values.get(name), how, at_us, value)
+        self.values[name] = entry
+        return Told.JOINED if changed else Told.DUPLICATE
+
+    def take_truth(self, how: str, at_us: int, label: Any) -> Told:
+        """Take in a true label; labels are not compared, so only their times tell them apart."""
+        known = self.truth
+        if known is not None and (at_us >= known[0] if how == "first" else at_us <= known[0]):
+            return Told.DUPLICATE
+        self.truth = [at_us, label]
+        return Told.JOINED
+
+    def take_item(self, item: str, at_us: int, value: float) -> Told:
+        """Take in a value for one item of a list: the first one counts."""
+        if self.items is None:
+            self.items = {}
+        if item not in self.items and len(self.items) >= ITEMS_LIMIT:
+            return Told.UNUSABLE
+        entry, changed = reduced(self.items.get(item), "first", at_us, value)
+        self.items[item] = entry
+        return Told.JOINED if changed else Told.DUPLICATE
+
+    def value(self, name: str, reward: Reward) -> float | None:
+        """Return what the reward is when its horizon is over; None: there is none, and nothing is credited."""
+        if reward.source == "truth":
+            scored = None if self.truth is None else score(reward.score or "", self.predicted, self.truth[1])
+        else:
+            entry = None if self.values is None else self.values.get(name)
+            scored = None if entry is None else entry[0] / ONE if reward.duplicates == "sum" else entry[1]
+        if scored is not None:
+            return float(scored)
+        return None if reward.default == "skip" else float(reward.default)
+
+    def clicked(self) -> list[str]:
+        """Return the items of the list that were clicked."""
+        return [] if self.items is None else sorted(item for item, entry in self.items.items() if entry[1] > 0.0)
+
+    def _add(self, name: str, value: float, event: str | None) -> Told:
+        if self.values is None or event is None:
+            return Told.UNUSABLE
+        total, events = self.values.setdefault(name, [0, []])
+        if event in events:
+            return Told.DUPLICATE
+        if len(events) >= EVENTS_LIMIT:
+            return Told.UNUSABLE
+        self.values[name] = [total + round(value * ONE), sorted([*events, event])]
+        return Told.JOINED
+
+
+def reduced(entry: Entry | None, how: str, at_us: int, value: float) -> tuple[Entry, bool]:
+    """Return the entry after one more value, and whether that changed it. Ties in time go to the higher value."""
+    if entry is None:
+        return [at_us, value], True
+    if how == "max":
+        wins = value > entry[1]
+    elif how == "last":
+        wins = (at_us, value) > (entry[0], entry[1])
+    else:
+        wins = at_us < entry[0] or (at_us == entry[0] and value > entry[1])
+    return ([at_us, value], True) if wins else (entry, False)
+
+
+def score(how: str, predicted: Sequence[Any] | None, truth: Any) -> float | None:
+    """Return what a true label says of a prediction, the mean over the request's rows; None if they do not fit.
+
+    `argmax` and `equal`: the share of rows that are right; for argmax `predicted` are already the places of the
+    largest numbers. `error`: minus the mean absolute error.
+    """
+    labels = truth if isinstance(truth, list) else [truth]
+    if not predicted or len(labels) != len(predicted):
+        return None
+    if how == "error":
+        if not all(_is_number(value) for value in (*labels, *predicted)):
+            return None
+        return -float(sum(abs(value - label) for value, label in zip(predicted, labels, strict=True))) / len(labels)
+    return float(sum(value == label for value, label in zip(predicted, labels, strict=True))) / len(labels)
+
+
+def usable(reward: Reward, value: float) -> bool:
+    """Tell whether a value is one that the reward's type allows."""
+    if reward.type == "bool":
+        return value in (0.0, 1.0)
+    return reward.type == "real" or 0.0 <= value <= 1.0
+
+
+def write_join(join: Join) -> list[Any]:
+    """Return what JSON can hold."""
+    shown = join.shown and [join.shown.method, join.shown.items, join.shown.ranks, join.shown.credits]
+    return [
+        join.place, join.tick, join.arm, join.propensity, join.accepted_us, join.key, join.features, join.predicted,
+        shown, _sorted(join.values), join.truth, _sorted(join.items),
+    ]  # fmt: skip
+
+
+def read_join(data: list[Any]) -> Join:
+    """Return the join that `data` was written from."""
+    join = Join(*data)
+    if data[8]:
+        method, items, ranks, credits_ = data[8]
+        join.shown = Placed(method, tuple(items), tuple(map(tuple, ranks)), tuple(map(tuple, credits_)))
+    return join
+
+
+def _sorted(entries: Mapping[str, Entry] | None) -> dict[str, Entry] | None:
+    return None if entries is None else {name: entries[name] for name in sorted(entries)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300

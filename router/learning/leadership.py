@@ -1,0 +1,76 @@
+"""Who leads: whoever appended the newest claim to `declared`. A claim's offset is the term that its snapshots carry."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from broker.base import Broker
+from broker.errors import TryAgain
+from broker.messages import Record
+from broker.routing import Claim, read_claim, write_claim
+from broker.status import SILENT_AFTER_S, read_status
+
+PAUSE_S = 0.5
+
+
+class Leadership:
+    """One learner's view of it: a fold of `declared` and `status`."""
+
+    def __init__(self, broker: Broker, instance: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._broker = broker
+        self._instance = instance
+        self._clock = clock
+        self._newest: Claim | None = None
+        self._heard: dict[str, float] = {}
+        self._changed = asyncio.Event()
+
+    def fold_declared(self, record: Record) -> None:
+        """Take in a record of the `declared` log."""
+        claim = read_claim(record)
+        if claim is not None:
+            self._newest = claim
+            self._changed.set()
+
+    def fold_status(self, record: Record) -> None:
+        """Take in a record of the `status` log."""
+        said = read_status(record)
+        if said is None or said.part != "learner":
+            return
+        if said.state == "ready":
+            self._heard[said.instance] = self._clock()
+        else:
+            self._heard.pop(said.instance, None)
+
+    @property
+    def term(self) -> int | None:
+        """The term of this learner's own claim; None if somebody else has claimed since, or it never has."""
+        newest = self._newest
+        return newest.term if newest is not None and newest.instance == self._instance else None
+
+    @property
+    def is_vacant(self) -> bool:
+        """Tell whether whoever led last has been silent for three heartbeats."""
+        newest = self._newest
+        if newest is None or newest.instance == self._instance:
+            return True
+        return self._clock() - self._heard.get(newest.instance, -SILENT_AFTER_S) >= SILENT_AFTER_S
+
+    async def claim(self) -> int | None:
+        """Claim, and return the term once the claim was read back; None if somebody was faster."""
+        self._changed.clear()
+        try:
+            outcomes = await self._broker.append(self._broker.channels.declared, [write_claim(self._instance)])
+        except TryAgain:
+            return None
+        if not outcomes[0].safe:
+            return None
+        try:
+            async with asyncio.timeout(SILENT_AFTER_S):
+                while self.term is None:
+                    await self._changed.wait()
+                    self._changed.clear()
+        except TimeoutError:
+            return None
+        return self.term

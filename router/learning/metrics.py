@@ -1,0 +1,73 @@
+"""What Prometheus reads from a learner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from router.learning.fold import Fold
+
+COUNTS = ("decisions", "rewards", "joined", "early", "duplicate", "late", "unusable")
+
+
+class LearnerMetrics:
+    """Gauges that are set from a fold: what it counts survives restarts, so its totals do too."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.leads = Gauge("millrace_learner_leads", "1 while this learner leads.", registry=registry)
+        self._gap = Gauge(
+            "millrace_learner_gap", "1 when records of the event log were lost before they were folded.",
+            ["endpoint"], registry=registry,
+        )  # fmt: skip
+        self._weight = Gauge(
+            "millrace_route_weight", "Probability of an arm in the newest snapshot.", ["endpoint", "arm"],
+            registry=registry,
+        )  # fmt: skip
+        self._reward = Gauge(
+            "millrace_route_reward_mean", "Mean reward of an arm, as the policy counts it.", ["endpoint", "arm"],
+            registry=registry,
+        )  # fmt: skip
+        self._e_value = Gauge(
+            "millrace_route_log_e_value", "Natural logarithm of a test's wealth.", ["endpoint", "test"],
+            registry=registry,
+        )  # fmt: skip
+        self._stage = Gauge(
+            "millrace_route_stage", "1 for the phase that an experiment is in.", ["endpoint", "phase"],
+            registry=registry,
+        )  # fmt: skip
+        self._joins = Gauge(
+            "millrace_route_joins", "Decisions that wait for feedback, or feedback for its decision.", ["endpoint"],
+            registry=registry,
+        )  # fmt: skip
+        self._counts = Gauge(
+            "millrace_route_feedback", "Decisions, rewards and feedback so far, by what became of them.",
+            ["endpoint", "what"], registry=registry,
+        )  # fmt: skip
+        self._phases: dict[str, str] = {}
+
+    def show(self, fold: Fold[Any]) -> None:
+        """Set everything about one endpoint."""
+        endpoint, experiment = fold.subject.endpoint, fold.experiment
+        about = experiment.about(fold.state)
+        for arm, weight in zip(fold.subject.arms, fold.snapshot.weights, strict=True):
+            self._weight.labels(endpoint, arm).set(weight)
+        for arm, mean in zip(fold.subject.arms, about.get("means", ()), strict=False):
+            if mean is not None:
+                self._reward.labels(endpoint, arm).set(mean)
+        for test in ("harm_log_e", "proof_log_e", "log_e"):
+            for place, value in enumerate(about.get(test, ())):
+                self._e_value.labels(endpoint, f"{test.removesuffix('log_e')}{place}").set(value)
+        phase = experiment.phase(fold.state)
+        before = self._phases.get(endpoint)
+        if before not in (None, phase):
+            self._stage.remove(endpoint, before)
+        self._phases[endpoint] = phase
+        self._stage.labels(endpoint, phase).set(1)
+        self._joins.labels(endpoint).set(len(fold.waiting.joins))
+        for what in COUNTS:
+            self._counts.labels(endpoint, what).set(fold.counts[what])
+
+    def gap(self, endpoint: str) -> None:
+        """Say that records are gone."""
+        self._gap.labels(endpoint).set(1)

@@ -1,0 +1,188 @@
+"""The learner: one of all that run leads, and learns for every endpoint whose policy does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from broker.announcer import Announcer
+from broker.base import Broker, Since
+from broker.declared import read_declared
+from broker.endpoint import Endpoint
+from broker.errors import Misconfigured
+from broker.following import Following
+from broker.ids import now_us
+from broker.messages import Record
+from broker.routing import experiment_of
+from broker.status import FULL_EVERY_S
+from broker.tasks import Tasks
+from router.learning.endpoint import EndpointLearner, LearnerSettings
+from router.learning.experiment import Experiment
+from router.learning.fold import Subject
+from router.learning.leadership import Leadership
+from router.learning.ledger import Ledger, Superseded
+from router.learning.metrics import LearnerMetrics
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.25
+SPARE_US = 60_000_000  # behind a request's deadline: so long its row may still come twice
+
+Read = Callable[[Endpoint], Experiment[Any] | None]
+
+
+async def run(
+    broker: Broker, settings: LearnerSettings, ledger_path: Path, read: Read, registry: CollectorRegistry,
+    stop: asyncio.Event,
+) -> None:  # fmt: skip
+    """Lead when nobody else does, until `stop`. `read` says what a declared policy learns, None for nothing."""
+    tasks, metrics, ledger = Tasks(), LearnerMetrics(registry), Ledger(ledger_path)
+    await broker.declare(broker.channels.declared)
+    await broker.declare(broker.channels.status)
+    leadership = Leadership(broker, settings.instance)
+    declared = Declared(leadership)
+    lately = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
+    following = Following(broker, broker.channels.declared, 0, declared.fold)
+    tasks.spawn(following.run(), "declared")
+    status = Following(broker, broker.channels.status, lately, leadership.fold_status)
+    tasks.spawn(status.run(), "status")
+    await following.caught_up.wait()
+    await status.caught_up.wait()
+    announcer = Announcer(broker, instance=settings.instance, part="learner", metrics_port=settings.metrics_port)
+    await announcer.say("ready")
+    tasks.spawn(announcer.beat(), "heartbeat")
+    service = Service(broker, settings, ledger, declared, leadership, read, metrics)
+    try:
+        await service.run(stop)
+    finally:
+        await ledger.close()
+        await announcer.say("stopped")
+        await tasks.cancel()
+
+
+class Declared:
+    """The endpoints as the `declared` log tells them, and the claims beside them."""
+
+    def __init__(self, leadership: Leadership) -> None:
+        self._leadership = leadership
+        self.endpoints: dict[str, Endpoint] = {}
+        self.changes = 0
+
+    def fold(self, record: Record) -> None:
+        """Take in a record."""
+        self._leadership.fold_declared(record)
+        said = read_declared(record)
+        if said is None:
+            return
+        self.changes += 1
+        if said.declaration is None:
+            self.endpoints.pop(said.endpoint, None)
+        else:
+            self.endpoints[said.endpoint] = said.declaration
+
+
+class Service:
+    """Waits until nobody leads, leads, and stops when somebody else claims."""
+
+    def __init__(
+        self, broker: Broker, settings: LearnerSettings, ledger: Ledger, declared: Declared, leadership: Leadership,
+        read: Read, metrics: LearnerMetrics,
+    ) -> None:  # fmt: skip
+        self._broker = broker
+        self._settings = settings
+        self._ledger = ledger
+        self._declared = declared
+        self._leadership = leadership
+        self._read = read
+        self._metrics = metrics
+        self._is_open = False
+        self._known: tuple[int, dict[str, tuple[Subject, Experiment[Any]]]] = (-1, {})
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop`."""
+        while not stop.is_set():
+            term = self._leadership.term
+            if term is None and self._leadership.is_vacant and self._wanted():
+                term = await self._leadership.claim()
+            if term is not None:
+                await self._lead(term, stop)
+            await _pause(stop)
+
+    async def _lead(self, term: int, stop: asyncio.Event) -> None:
+        log.info("leading, with claim %d", term)
+        if not self._is_open:
+            await self._ledger.open()
+            self._is_open = True
+        await self._ledger.lead(term)
+        self._metrics.leads.set(1)
+        learners: dict[str, tuple[str, asyncio.Task[None]]] = {}
+        try:
+            while not stop.is_set() and self._leadership.term == term:
+                if not self._look(learners, term):
+                    break
+                await _pause(stop)
+        finally:
+            self._metrics.leads.set(0)
+            for _, task in learners.values():
+                task.cancel()
+            await asyncio.gather(*[task for _, task in learners.values()], return_exceptions=True)
+        log.info("not leading any more, with claim %d", term)
+
+    def _look(self, learners: dict[str, tuple[str, asyncio.Task[None]]], term: int) -> bool:
+        """Start and stop learners as endpoints are declared; False when the ledger has another leader."""
+        for endpoint, (_, task) in list(learners.items()):
+            if task.done():
+                if isinstance(task.exception(), Superseded):
+                    return False
+                log.error("endpoint %s: its learner ended; it starts again", endpoint, exc_info=task.exception())
+                del learners[endpoint]
+        wanted = self._wanted()
+        for endpoint, (experiment, task) in list(learners.items()):
+            if endpoint not in wanted or wanted[endpoint][0].experiment != experiment:
+                task.cancel()
+                del learners[endpoint]
+        for endpoint, (subject, experiment_) in wanted.items():
+            if endpoint not in learners:
+                learner = EndpointLearner(
+                    self._broker, self._ledger, subject, experiment_, self._settings, self._metrics, term
+                )
+                learners[endpoint] = (subject.experiment, asyncio.create_task(learner.run(), name=f"learn-{endpoint}"))
+        return True
+
+    def _wanted(self) -> dict[str, tuple[Subject, Experiment[Any]]]:
+        """Return what there is to learn; a policy that cannot be read is left out, for routers refuse it too."""
+        if self._known[0] != self._declared.changes:
+            self._known = (self._declared.changes, self._read_all())
+        return self._known[1]
+
+    def _read_all(self) -> dict[str, tuple[Subject, Experiment[Any]]]:
+        found = {}
+        for endpoint, declaration in self._declared.endpoints.items():
+            try:
+                experiment = self._read(declaration)
+            except Misconfigured:
+                continue
+            if experiment is not None:
+                found[endpoint] = (subject_of(declaration), experiment)
+        return found
+
+
+def subject_of(declaration: Endpoint) -> Subject:
+    """Return what is folded for an endpoint."""
+    return Subject(
+        endpoint=declaration.endpoint, experiment=experiment_of(declaration), arms=tuple(declaration.arms),
+        rewards=declaration.feedback.rewards, dedupe_us=int(declaration.deadline * 1e6) + SPARE_US,
+    )  # fmt: skip
+
+
+async def _pause(stop: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(LOOK_S):
+            await stop.wait()
+    except TimeoutError:
+        return

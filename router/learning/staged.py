@@ -1,0 +1,203 @@
+"""A canary as an experiment, beside fixed arms or beside a bandit that goes on learning among the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from router.arrays import Bools, Floats, Ints
+from router.learning.bandit import about_arms, seen_among
+from router.learning.experiment import Closed, Credited, Once
+from router.learning.rows import Decision
+from router.policies.base import Learning
+from router.policies.canary import Canary, CanaryState, Phase
+from router.snapshot import Snapshot
+
+FAILED = ("failed", "expired", "overloaded")  # what a healthy arm would have answered
+UNANSWERED = ("expired", "overloaded")
+
+ENDED = {
+    Phase.PROMOTED: "promoted",
+    Phase.ABORTED: "aborted",
+    Phase.TIMED_OUT: "timed out",
+    Phase.STARVED: "starved",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What a guardrail looks at: `failed` events, those slower than `over_us`, or a `reward`."""
+
+    reward: str = ""
+    over_us: int | None = None
+
+    def is_bad(self, decision: Decision) -> bool:
+        """Tell whether a request went wrong by this measure."""
+        if self.over_us is None:
+            return decision.status in FAILED
+        return decision.status in UNANSWERED or (decision.status == "ok" and decision.latency_us > self.over_us)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nested:
+    """A bandit among the stable arms: `among` are their places, `learning` has an arm for each, in that order.
+
+    `joined` has one more, the canary's, and takes over when that is promoted; none: the canary replaces them.
+    """
+
+    learning: Learning[Any]
+    joined: Learning[Any] | None
+    among: tuple[int, ...]
+    reward: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The canary's state, and the nested bandit's (an empty tuple without one) with the canary's rewards last."""
+
+    canary: CanaryState
+    nested: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """`watches` are what the canary's guardrails look at, in their order."""
+
+    canary: Canary
+    watches: tuple[Watch, ...]
+    nested: Nested | None = None
+    refresh_ticks: int = 1
+
+    @property
+    def policy(self) -> Literal["canary"]:
+        """See the protocol."""
+        return "canary"
+
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        """See the protocol."""
+        named = [watch.reward for watch in self.watches] + ([self.nested.reward] if self.nested else [])
+        return tuple(dict.fromkeys(name for name in named if name))
+
+    def start(self) -> Stage:
+        """See the protocol."""
+        return Stage(self.canary.start(1), () if self.nested is None else self._wider(self.nested).start(1))
+
+    def decided(self, state: Stage, credited: Sequence[Credited], once: Once) -> Stage:
+        """See the protocol. Requests and events count one after the other, for a step may end between two."""
+        known = [one for one in credited if one.weights is not None]
+        canary = state.canary
+        served = sum(one.arm == self.canary.canary for one in known)
+        canary = self.canary.fold_requests(canary, np.full(1, served))
+        for place, watch in enumerate(self.watches):
+            bad = [] if watch.reward else [one for one in known if watch.is_bad(one.decision)]
+            if self.canary.sticky:
+                bad = [one for one in bad if once(f"bad {place}", one.decision.key)]
+            if bad:
+                flags: Bools = np.array([one.arm == self.canary.canary for one in bad])
+                share: Floats = np.array([(one.weights or ())[self.canary.canary] for one in bad])
+                canary = self.canary.fold_bad(canary, place, np.zeros(len(bad), np.int64), flags, share)
+        return replace(state, canary=canary)
+
+    def rewarded(self, state: Stage, name: str, closed: Sequence[Closed], once: Once) -> Stage:
+        """See the protocol."""
+        canary = state.canary
+        for place, watch in enumerate(self.watches):
+            if watch.reward != name:
+                continue
+            counted = closed
+            if self.canary.sticky:
+                counted = [one for one in closed if once(f"reward {place}", one.join.key)]
+            if counted:
+                flags: Bools = np.array([one.join.arm == self.canary.canary for one in counted])
+                values: Floats = np.array([one.value for one in counted], np.float64)
+                canary = self.canary.fold_rewards(canary, place, np.zeros(len(counted), np.int64), flags, values)
+        return Stage(canary, self._nested_rewarded(state.nested, name, closed))
+
+    def tick(self, state: Stage) -> Stage:
+        """See the protocol."""
+        nested = state.nested if self.nested is None else self._wider(self.nested).tick(state.nested)
+        return Stage(self.canary.tick(state.canary), nested)
+
+    def ordered(self, state: Stage, word: str) -> Stage:
+        """See the protocol: the phase becomes what a person says, while it runs or after."""
+        phase = {"promote": Phase.PROMOTED, "abort": Phase.ABORTED}.get(word)
+        return state if phase is None else replace(state, canary=replace(state.canary, phase=np.full(1, phase)))
+
+    def snapshot(self, state: Stage, number: int) -> Snapshot:
+        """See the protocol."""
+        weights = self.canary.weights(state.canary)[0]
+        if self.nested is not None:
+            weights = self._beside(self.nested, state, float(self.canary.share(state.canary)[0]))
+        return Snapshot(number, tuple(float(weight) for weight in weights))
+
+    def phase(self, state: Stage) -> str:
+        """See the protocol."""
+        phase = Phase(int(state.canary.phase[0]))
+        step = f"step {int(state.canary.step[0]) + 1} of {len(self.canary.steps)}"
+        return ENDED.get(phase, step)
+
+    def is_over(self, state: Stage) -> bool:
+        """See the protocol."""
+        return not self._is(state, Phase.RUNNING)
+
+    def runs_by_itself(self, state: Stage) -> bool:
+        """See the protocol: steps have a time."""
+        return self._is(state, Phase.RUNNING)
+
+    def about(self, state: Stage) -> Mapping[str, Any]:
+        """Return the share, the requests at this step and in all, and the log wealth of each guardrail's two tests."""
+        canary = state.canary
+        harm, proof = self.canary.log_wealth(canary)
+        tripped = int(canary.tripped[0])
+        return {
+            "share": float(self.canary.share(canary)[0]), "requests": int(canary.requests[0]),
+            "served": int(canary.served[0]), "bad": [int(bad[0]) for bad in canary.bad],
+            "harm_log_e": [float(one[0]) for one in harm], "proof_log_e": [float(one[0]) for one in proof],
+            "tripped": None if tripped < 0 else tripped, **self._about_nested(state.nested),
+        }  # fmt: skip
+
+    def _about_nested(self, state: Any) -> Mapping[str, Any]:
+        if self.nested is None:
+            return {}
+        joined = () if self.nested.joined is None else (self.canary.canary,)
+        return about_arms(state, (*self.nested.among, *joined), len(self.canary.stable))
+
+    def _is(self, state: Stage, phase: Phase) -> bool:
+        return bool(state.canary.phase[0] == phase)
+
+    def _wider(self, nested: Nested) -> Learning[Any]:
+        """Return the bandit that keeps the canary's rewards, too."""
+        return nested.learning if nested.joined is None else nested.joined
+
+    def _nested_rewarded(self, state: Any, name: str, closed: Sequence[Closed]) -> Any:
+        if self.nested is None or name != self.nested.reward:
+            return state
+        among = self.nested.among
+        if self.nested.joined is not None:
+            among = (*among, self.canary.canary)
+        return self._wider(self.nested).fold(state, seen_among(among, closed))
+
+    def _beside(self, nested: Nested, state: Stage, share: float) -> Floats:
+        """Return (1 - w) of the bandit's weights for the stable arms, and w for the canary."""
+        weights = np.zeros(len(self.canary.stable))
+        if nested.joined is not None and self._is(state, Phase.PROMOTED):
+            weights[[*nested.among, self.canary.canary]] = nested.joined.weights(state.nested)[0]
+            return weights
+        weights[list(nested.among)] = (1.0 - share) * nested.learning.weights(_first(state.nested, len(nested.among)))[
+            0
+        ]
+        weights[self.canary.canary] = share
+        return weights
+
+
+def _first(state: Any, arms: int) -> Any:
+    """Return the state of the first `arms` alone."""
+    return type(state)(**{field.name: _narrow(getattr(state, field.name), arms) for field in fields(state)})
+
+
+def _narrow(array: Ints, arms: int) -> Ints:
+    return array[:, :arms]

@@ -1,0 +1,242 @@
+"""The fold is a function of the log: cut, repeated, shuffled or taken up again, it ends in the same bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from broker.header import Status
+from broker.messages import Record
+from broker.rewards import Reward
+from broker.routing import Order, read_checkpoint, write_checkpoint, write_order
+from router.arrays import ONE
+from router.learning.bandit import Bandit
+from router.learning.experiment import Experiment
+from router.learning.fold import Fold
+from router.learning.staged import Nested, Staged, Watch
+from router.policies.canary import BadEvents, Canary, Phase, RewardDrop
+from router.policies.exp3 import Exp3
+from router.policies.thompson import Thompson
+from tests.router.learning.traces import (
+    START_US,
+    Shown,
+    feedback,
+    folded,
+    numbered,
+    rows,
+    subject_of,
+    tick,
+    trace,
+)
+
+THOMPSON = Bandit(learning=Thompson(arms=3, floor=0.01), arms=3, among=(0, 1, 2), reward="clicked")
+FADING = Bandit(learning=Thompson(arms=3, half_life=30.0), arms=3, among=(0, 1, 2), reward="clicked")
+EXP3 = Bandit(learning=Exp3(arms=3, floor=0.01), arms=3, among=(0, 1, 2), reward="clicked")
+STAGED = Staged(
+    canary=Canary(
+        canary=2, stable=(1.0, 1.0, 0.0), steps=(0.1, 0.3), hold_requests=5, hold_ticks=30,
+        guardrails=(BadEvents(), RewardDrop()), timeout_ticks=10_000, sticky=True,
+    ),
+    watches=(Watch(), Watch(reward="clicked")),
+    nested=Nested(learning=Thompson(arms=2), joined=Thompson(arms=3), among=(0, 1), reward="clicked"),
+)  # fmt: skip
+EXPERIMENTS: dict[str, Experiment[Any]] = {"thompson": THOMPSON, "fading": FADING, "exp3": EXP3, "canary": STAGED}
+
+
+def log_of(name: str, requests: int = 300, seed: int = 1) -> list[Record]:
+    policy = "canary" if name == "canary" else EXPERIMENTS[name].policy
+    return trace(requests, seed, policy=policy, keys=40 if name == "canary" else 0)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_statistics_survive_being_written_at_every_place(name: str) -> None:
+    """What a ledger or a checkpoint holds is the whole state: 25 cuts, each taken up by a new fold."""
+    experiment, records = EXPERIMENTS[name], log_of(name)
+    whole = folded(experiment, records)
+    assert whole.counts["rewards"] > 100
+    random = np.random.default_rng(2)
+    for cut in random.integers(1, len(records), 25):
+        first = folded(experiment, records[:cut])
+        checkpoint = first.checkpoint()
+        body, headers = write_checkpoint(checkpoint)
+        read = read_checkpoint(Record(0, body, headers))
+        assert read is not None
+        second: Fold[Any] = Fold(subject_of(), experiment)
+        second.resume(read)
+        for record in records[read.rebuild.offset :]:
+            second.apply(record)
+        assert second.canonical() == whole.canonical(), cut
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_records_that_come_twice_change_nothing(name: str) -> None:
+    experiment, records = EXPERIMENTS[name], log_of(name)
+    random = np.random.default_rng(3)
+    twice = []
+    for record in records:
+        twice.append(record)
+        if random.random() < 0.5:
+            twice.append(record)
+    found = folded(experiment, numbered(twice))
+    assert found.canonical() == folded(experiment, records).canonical()
+    assert found.counts["duplicate"] > 50
+
+
+@pytest.mark.parametrize("name", ["thompson", "exp3"])
+def test_the_order_within_the_horizon_changes_no_counting_policy(name: str) -> None:
+    """Rows and feedback between two ticks, in any order; and feedback moved as far as its horizon lets it."""
+    experiment, records = EXPERIMENTS[name], log_of(name)
+    random = np.random.default_rng(4)
+    shuffled: list[Record] = []
+    between: list[Record] = []
+    for record in records:
+        if record.headers["cloudEvents_type"] == "millrace.tick.v1":
+            random.shuffle(between)
+            shuffled += [*between, record]
+            between = []
+        else:
+            between.append(record)
+    shuffled += between
+    assert shuffled != records
+    assert folded(experiment, numbered(shuffled)).canonical() == folded(experiment, records).canonical()
+
+
+def test_a_reward_is_credited_once_its_horizon_is_over_and_not_before() -> None:
+    one, other = Shown(number=1, arm="a"), Shown(number=2, arm="b")
+    fold = folded(THOMPSON, numbered([rows([one, other]), feedback(one, START_US)]))
+    for number in range(1, 20):
+        fold.apply(replace(tick(number), offset=number + 1))
+        assert not fold.state.pulls.any()
+    fold.apply(replace(tick(20), offset=21))
+    assert fold.state.pulls[0].tolist() == [ONE, ONE, 0]
+    assert fold.state.rewards[0].tolist() == [ONE, 0, 0]  # what did not come is the declared default
+    assert not fold.waiting.joins
+
+
+def test_feedback_after_the_horizon_is_late() -> None:
+    one = Shown(number=1, arm="a")
+    fold = folded(THOMPSON, numbered([rows([one]), *map(tick, range(1, 22)), feedback(one, START_US)]))
+    assert fold.counts["late"] == 1
+    assert fold.state.rewards[0].tolist() == [0, 0, 0]
+
+
+def test_feedback_may_come_before_its_decision() -> None:
+    one = Shown(number=1, arm="a")
+    fold = folded(THOMPSON, numbered([feedback(one, START_US), tick(1), rows([one]), *map(tick, range(2, 22))]))
+    assert (fold.counts["early"], fold.state.rewards[0].tolist()) == (1, [ONE, 0, 0])
+
+
+def test_feedback_without_a_decision_is_let_go() -> None:
+    fold = folded(THOMPSON, numbered([feedback(Shown(number=1, arm="a"), START_US), *map(tick, range(1, 22))]))
+    assert (fold.counts["late"], len(fold.waiting.joins)) == (1, 0)
+
+
+def test_a_row_older_than_what_may_come_twice_does_not_count() -> None:
+    fold = folded(THOMPSON, numbered([tick(60), rows([Shown(number=1, arm="a")])]))
+    assert (fold.counts["late"], fold.counts["decisions"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        Shown(number=1, arm="a", policy="pinned", propensity=0.0),
+        Shown(number=1, arm="a", policy="holdout", propensity=1.0),
+        Shown(number=1, arm="a", status=Status.INVALID),
+        Shown(number=1, arm="a", status=Status.CANCELLED),
+    ],
+)
+def test_what_was_not_drawn_or_is_the_clients_own_doing_is_never_credited(shown: Shown) -> None:
+    fold = folded(THOMPSON, numbered([rows([shown]), feedback(shown, START_US), *map(tick, range(1, 30))]))
+    assert not fold.state.pulls.any()
+
+
+def test_a_failed_request_counts_as_what_its_client_got() -> None:
+    fold = folded(THOMPSON, numbered([rows([Shown(number=1, arm="a", status=Status.FAILED)]), tick(20)]))
+    assert (fold.state.pulls[0, 0], fold.state.rewards[0, 0]) == (ONE, 0)
+
+
+@pytest.mark.parametrize(("how", "expected"), [("first", 0.0), ("last", 0.25), ("max", 0.75)])
+def test_several_values_become_one_whatever_their_order(how: str, expected: float) -> None:
+    reward = Reward.model_validate({"type": "unit", "horizon": "20s", "default": 0, "duplicates": how})
+    one = Shown(number=1, arm="a")
+    told = [feedback(one, START_US + at, values={"clicked": value}) for at, value in ((1, 0.0), (2, 0.75), (3, 0.25))]
+    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)):
+        records = numbered([rows([one]), *[told[place] for place in order], tick(20)])
+        fold = folded(THOMPSON, records, subject_of(clicked=reward))
+        assert fold.state.rewards[0, 0] == expected * ONE
+
+
+def test_a_sum_counts_each_event_once() -> None:
+    reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0, "duplicates": "sum"})
+    one = Shown(number=1, arm="a")
+    told = [feedback(one, START_US, values={"clicked": 0.25}, event_id=name) for name in ("x", "y", "x")]
+    unnamed = feedback(one, START_US, values={"clicked": 9.0})
+    fold = folded(THOMPSON, numbered([rows([one]), *told, unnamed, tick(20)]), subject_of(clicked=reward))
+    assert fold.state.rewards[0, 0] == 0.5 * ONE
+    assert (fold.counts["duplicate"], fold.counts["unusable"]) == (1, 1)
+
+
+def test_a_true_label_is_scored_by_the_answer() -> None:
+    right = Reward.model_validate({"from": "truth", "score": "argmax", "horizon": "20s"})
+    shown = [Shown(number=n, arm="ab"[n % 2], outputs={"p": np.eye(10, dtype=np.float32)[n % 10]}) for n in range(20)]
+    told = [feedback(one, START_US, values={}, truth=one.number if one.arm == "a" else 9) for one in shown]
+    bandit = Bandit(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="right")
+    fold = folded(bandit, numbered([*told[:5], rows(shown), *told[5:], tick(20)]), subject_of(right=right))
+    assert (fold.state.pulls[0] // ONE).tolist() == [10, 10, 0]
+    assert (fold.state.rewards[0] // ONE).tolist() == [5, 2, 0]  # a: 0, 2, 4, 6, 8 of 0..18; b: 9 and 19
+
+
+def test_labels_that_fit_no_answer_and_values_of_another_type_are_unusable() -> None:
+    one = Shown(number=1, arm="a")
+    told = [
+        feedback(one, START_US, values={"clicked": 0.5}), feedback(one, START_US, values={"other": 1.0}),
+        feedback(one, START_US, values={}, truth=3),
+    ]  # fmt: skip
+    fold = folded(THOMPSON, numbered([rows([one]), *told, tick(20)]))
+    assert (fold.counts["unusable"], fold.state.rewards[0, 0]) == (3, 0)
+
+
+def test_a_canary_that_fails_is_aborted_and_gets_nothing_any_more() -> None:
+    canary = Staged(canary=Canary(canary=2, stable=(1.0, 1.0, 0.0)), watches=(Watch(),))
+    shown = [
+        Shown(number=n, arm="c" if n % 20 == 0 else "a", policy="canary", propensity=0.01,
+              status=Status.FAILED if n % 20 == 0 else Status.OK) for n in range(400)
+    ]  # fmt: skip
+    fold = folded(canary, numbered([rows(shown), tick(1)]), subject_of(clicked=Reward.model_validate({"default": 0})))
+    assert canary.phase(fold.state) == "aborted"
+    assert fold.snapshot.weights == (0.5, 0.5, 0.0)
+    assert fold.snapshot.number == 1
+
+
+def test_orders_are_folded_like_everything_else() -> None:
+    def order(word: Any, **weights: float) -> Record:
+        body, headers = write_order(Order(word=word, author="me", at_us=START_US, weights=weights))
+        return Record(0, body, headers)
+
+    fold = folded(STAGED, numbered([order("set", a=1, b=3), tick(1)]))
+    assert fold.snapshot.weights == (0.25, 0.75, 0.0)
+    for place, record in enumerate([order("resume"), tick(2), order("promote"), tick(3), order("abort"), tick(4)], 2):
+        fold.apply(replace(record, offset=place))
+    assert [snapshot.number for snapshot, _ in fold.published] == [0, 1, 2, 3, 4]
+    assert fold.state.canary.phase[0] == Phase.ABORTED
+    assert fold.published[-2][0].weights[2] == pytest.approx(1 / 3, abs=1e-3)  # joined: one of three that know nothing
+
+
+@pytest.mark.parametrize("number", [0, -5, 10**15, 2**62])
+def test_a_tick_that_is_none_does_not_turn_the_clock(number: int) -> None:
+    fold = folded(THOMPSON, numbered([tick(1), tick(number, START_US)]))
+    assert fold.tick == 1
+
+
+def test_ticks_of_two_leaders_are_one_clock() -> None:
+    fold = folded(THOMPSON, numbered([tick(1), tick(1), tick(2), tick(2), tick(3)]))
+    assert fold.tick == 3
+
+
+def test_experiments_fit_their_protocol() -> None:
+    for experiment in EXPERIMENTS.values():
+        assert experiment.phase(experiment.start())
+        assert not experiment.is_over(experiment.start())
