@@ -96,6 +96,12 @@ class Gateway(Declared):
     grace: Duration = 15.0
 
 
+class Learner(Declared):
+    """How policies learn. `tick` is how long a second of the event logs' clock takes: shorter to show and to test."""
+
+    tick: Annotated[Duration, Field(ge=0.01, le=60.0)] = 1.0
+
+
 class Metrics(Declared):
     """Where Prometheus finds the installation: `/metrics` of the monitors."""
 
@@ -127,6 +133,7 @@ class Settings(Declared):
     repository: Repository = Repository()
     processors: Processors = Processors()
     gateway: Gateway = Gateway()
+    learner: Learner = Learner()
     metrics: Metrics = Metrics()
     monitors: Monitors = Monitors()
     endpoints: str = "endpoints/*.yaml"

@@ -23,7 +23,7 @@ PAUSE_FIRST_S = 0.5
 PAUSE_LONGEST_S = 10.0
 HEALTHY_AFTER_S = 30.0
 GRACE_S = 25.0
-STOP_ORDER = ("gateway", "router", "processors", "monitors")
+STOP_ORDER = ("gateway", "router", "processors", "learner", "monitors")
 MISCONFIGURED = 2
 READY = "/v2/health/ready"
 

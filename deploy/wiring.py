@@ -24,7 +24,7 @@ SWITCH_INTERVAL_S = 0.0005
 
 CLOSING_S = 5.0  # behind a grace: what it takes to end replicas, and to close the broker
 
-PARTS = ("gateway", "router", "processors", "monitors")
+PARTS = ("gateway", "router", "learner", "processors", "monitors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Installation:
         mains = {
             "gateway": self._gateway,
             "router": self._router,
+            "learner": self._learner,
             "processors": self._processors,
             "monitors": self._monitors,
         }
@@ -107,6 +108,18 @@ class Installation:
         settings = RouterSettings(instance=context.instance, metrics_port=context.metrics_port)
         async with self.broker() as broker:
             await run(broker, settings, assignment_key(self.settings), context.registry, context.stop)
+
+    async def _learner(self, context: Context) -> None:
+        from router.learning.declared import read_experiment
+        from router.learning.endpoint import LearnerSettings
+        from router.learning.service import run
+
+        settings = LearnerSettings(
+            instance=context.instance, tick_s=self.settings.learner.tick, metrics_port=context.metrics_port
+        )
+        ledger = self.settings.data_folder / "learner.db"
+        async with self.broker() as broker:
+            await run(broker, settings, ledger, read_experiment, context.registry, context.stop)
 
     async def _processors(self, context: Context) -> None:
         from processors.catalog import CatalogSettings, run

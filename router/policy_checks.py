@@ -84,7 +84,7 @@ def _canary(config: CanaryConfig, endpoint: Endpoint) -> CanaryConfig:
     if isinstance(config.stable, str):
         _check_stable("stable", [config.stable], config, endpoint)
         return config
-    if isinstance(config.stable, LinearConfig):
+    if config.stable.dimensions:
         raise ValueError(
             f"policy: stable: {config.stable.bandit} looks at features, which arms beside a canary cannot: use thompson"
         )

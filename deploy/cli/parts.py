@@ -26,6 +26,7 @@ Engine = Annotated[str, typer.Option("--engine", help="process or ray, instead o
 DOES = {
     "gateway": "Serve HTTP (Open Inference Protocol) and put requests into the queues.",
     "router": "Take requests of queue clients and send each to an arm.",
+    "learner": "Learn from rows and feedback, and publish the weights that follow.",
     "processors": "Watch the model repository and run replicas of what is there.",
     "monitors": "Read the event logs: Prometheus' series on metrics.port.",
 }
@@ -64,7 +65,7 @@ async def run_up(place: Installation, flags: dict[str, str]) -> None:
 
 async def _say_stopping(stop: asyncio.Event) -> None:
     await stop.wait()
-    console.print("stopping: gateway, router, processors, monitors; each finishes what it holds")
+    console.print("stopping: gateway, router, processors, learner, monitors; each finishes what it holds")
 
 
 async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.Event) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,16 @@ from broker.ids import now_us
 from broker.messages import Record
 from broker.routing import (
     Checkpoint,
+    Order,
     Place,
     Said,
     Tick,
     Verdict,
+    Word,
     read_checkpoint,
     read_tick,
     write_checkpoint,
+    write_order,
     write_snapshot,
     write_tick,
     write_verdict,
@@ -40,6 +44,7 @@ CHECKPOINT_BYTES_A_MINUTE = 256 * 1024
 BACK_S = 600.0  # where the newest checkpoint is looked for first
 LATE_LIMIT_TICKS = 10
 UNREAD_S = 5.0
+ENDS: Mapping[str, Word] = {"promoted": "promote", "aborted": "abort", "timed out": "abort", "starved": "abort"}
 SILENCE_S = 1.0
 
 
@@ -57,14 +62,16 @@ class EndpointLearner:
 
     def __init__(
         self, broker: Broker, ledger: Ledger, subject: Subject, experiment: Experiment[Any], settings: LearnerSettings,
-        metrics: LearnerMetrics, term: int,
+        metrics: LearnerMetrics, term: int, verdict: Verdict | None = None,
     ) -> None:  # fmt: skip
+        """`verdict` is how this experiment has ended before, if it has."""
         self._broker = broker
         self._ledger = ledger
         self._experiment = experiment
         self._settings = settings
         self._metrics = metrics
         self._term = term
+        self._verdict = verdict
         self._log = broker.channels.events(subject.endpoint)
         self.subject = subject
         self.fold = Fold(subject, experiment)
@@ -74,7 +81,8 @@ class EndpointLearner:
         self._sent: tuple[int, float] = (0, 0.0)  # the newest tick that was sent, and when
         self._kept_s = 0.0
         self._kept_at = -1
-        self._ended = False
+        self._ended = verdict is not None
+        self._silent = False  # until the first snapshot: those who know the verdict know better
 
     async def run(self) -> None:
         """Learn until cancelled; raises Superseded when somebody else writes the ledger."""
@@ -119,6 +127,9 @@ class EndpointLearner:
         self.fold.begin(place)
         self._kept_at = place.offset
         await self._append(*write_checkpoint(self.fold.checkpoint()))
+        if self._verdict is not None:
+            self._silent = True
+            await self._append(*write_order(sentence(self._verdict, self.subject)))
 
     # -- reading
 
@@ -177,7 +188,8 @@ class EndpointLearner:
     async def _say(self) -> None:
         """Publish the newest snapshot, if it is new or was said long ago."""
         snapshot, now = self.fold.snapshot, time.monotonic()
-        if snapshot.number == self._said[0] and now - self._said[1] < REPEAT_S:
+        self._silent = self._silent and len(self.fold.published) == 1
+        if self._silent or (snapshot.number == self._said[0] and now - self._said[1] < REPEAT_S):
             return
         said = Said(
             endpoint=self.subject.endpoint, experiment=self.subject.experiment, term=self._term,
@@ -250,6 +262,13 @@ class EndpointLearner:
         tick = Tick(number=self.fold.tick + min(max(1, passed), LATE_LIMIT_TICKS), at_us=now_us())
         if await self._append(*write_tick(tick)):
             self._sent = (tick.number, now)
+
+
+def sentence(verdict: Verdict, subject: Subject) -> Order:
+    """Return the order that brings an experiment, of which nothing else is known any more, to where it has ended."""
+    word = ENDS.get(verdict.phase, "set")
+    weights = dict(zip(subject.arms, verdict.weights, strict=False)) if word == "set" else {}
+    return Order(word=word, author="the verdict of before", at_us=now_us(), weights=weights)
 
 
 @dataclass(slots=True)

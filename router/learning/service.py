@@ -18,7 +18,7 @@ from broker.errors import Misconfigured
 from broker.following import Following
 from broker.ids import now_us
 from broker.messages import Record
-from broker.routing import experiment_of
+from broker.routing import Verdict, experiment_of, read_verdict
 from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
 from router.learning.endpoint import EndpointLearner, LearnerSettings
@@ -71,11 +71,15 @@ class Declared:
     def __init__(self, leadership: Leadership) -> None:
         self._leadership = leadership
         self.endpoints: dict[str, Endpoint] = {}
+        self.verdicts: dict[tuple[str, str], Verdict] = {}  # by endpoint and experiment
         self.changes = 0
 
     def fold(self, record: Record) -> None:
         """Take in a record."""
         self._leadership.fold_declared(record)
+        verdict = read_verdict(record)
+        if verdict is not None:
+            self.verdicts[verdict.endpoint, verdict.experiment] = verdict
         said = read_declared(record)
         if said is None:
             return
@@ -149,8 +153,9 @@ class Service:
         for endpoint, (subject, experiment_) in wanted.items():
             if endpoint not in learners:
                 learner = EndpointLearner(
-                    self._broker, self._ledger, subject, experiment_, self._settings, self._metrics, term
-                )
+                    self._broker, self._ledger, subject, experiment_, self._settings, self._metrics, term,
+                    self._declared.verdicts.get((endpoint, subject.experiment)),
+                )  # fmt: skip
                 learners[endpoint] = (subject.experiment, asyncio.create_task(learner.run(), name=f"learn-{endpoint}"))
         return True
 

@@ -73,7 +73,7 @@ def test_ready_means_that_a_request_is_answered(up: Up) -> None:
 
 def test_status_and_models_are_json_for_programs(up: Up) -> None:
     status = rows(up, "status")
-    assert {row["part"] for row in status} == {"catalog", "gateway", "monitors", "replica", "router"}
+    assert {row["part"] for row in status} == {"catalog", "gateway", "learner", "monitors", "replica", "router"}
     assert {row["state"] for row in status} == {"ready"}
     [model] = rows(up, "models")
     assert (model["endpoint"], model["model"], model["version"], model["ready"]) == ("hello", "hello", 1, "yes")

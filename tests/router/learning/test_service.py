@@ -1,0 +1,233 @@
+"""A learner on a real broker: it claims, keeps time, learns, publishes, keeps its ledger, and hands over."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from broker.base import Broker
+from broker.channels import Channels
+from broker.connect import connect
+from broker.declared import endpoint_declared
+from broker.endpoint import Endpoint, read_endpoint
+from broker.following import Following
+from broker.ids import now_us
+from broker.routing import (
+    Order,
+    Said,
+    experiment_of,
+    read_snapshot,
+    read_verdict,
+    write_claim,
+    write_order,
+    write_snapshot,
+)
+from router.learning.declared import read_experiment
+from router.learning.endpoint import LearnerSettings
+from router.learning.service import run
+from router.view import View
+from tests.router.learning.traces import Shown, feedback, rows
+from tests.servers import kafka_url, rabbitmq_url
+
+TICK_S = 0.02
+WITHIN_S = 30.0
+ENDED = "aborted"
+ARMS = {"a": "m@1", "b": "m@2", "c": "m@3"}
+BANDIT = {
+    "endpoint": "e", "arms": ARMS, "policy": {"bandit": "thompson", "reward": "clicked", "refresh": "2s"},
+    "feedback": {"rewards": {"clicked": {"default": 0, "horizon": "5s"}}},
+}  # fmt: skip
+CANARY = {
+    "endpoint": "e", "arms": ARMS,
+    "policy": {"canary": "c", "stable": "a", "steps": ["5%", "50%"], "hold": {"canary_requests": 5, "time": "60s"}},
+}  # fmt: skip
+
+BROKERS: dict[str, Callable[[], str]] = {"rabbitmq": rabbitmq_url, "kafka": kafka_url}
+
+
+@pytest.fixture(params=["sqlite", "rabbitmq", "kafka"])
+async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Broker]:
+    url = f"sqlite:///{tmp_path}/broker.db" if request.param == "sqlite" else BROKERS[request.param]()
+    async with connect(url, Channels(f"test.{secrets.token_hex(4)}.")) as opened:
+        yield opened
+        for channel in (opened.channels.events("e"), opened.channels.declared, opened.channels.status):
+            await opened.delete(channel)
+
+
+@asynccontextmanager
+async def learning(broker: Broker, folder: Path, name: str = "learner-1") -> AsyncIterator[CollectorRegistry]:
+    """Run a learner as long as the block."""
+    stop, registry = asyncio.Event(), CollectorRegistry()
+    settings = LearnerSettings(instance=name, tick_s=TICK_S)
+    task = asyncio.create_task(run(broker, settings, folder / "learner.db", read_experiment, registry, stop))
+    try:
+        yield registry
+    finally:
+        stop.set()
+        await task
+
+
+@asynccontextmanager
+async def viewing(broker: Broker) -> AsyncIterator[View]:
+    """Follow the logs as a gateway does."""
+    view = View(b"key")
+    for log in (broker.channels.declared, broker.channels.status):
+        await broker.declare(log)
+    tasks = [
+        asyncio.create_task(Following(broker, broker.channels.declared, 0, view.fold_declared).run()),
+        asyncio.create_task(Following(broker, broker.channels.status, 0, view.fold_status).run()),
+    ]
+    try:
+        yield view
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(true: Callable[[], Any]) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while not true():  # noqa: ASYNC110 - it is a fold of a log that is waited for
+            await asyncio.sleep(0.02)
+
+
+async def declare(broker: Broker, data: dict[str, Any]) -> Endpoint:
+    endpoint = read_endpoint(data, source="test")
+    await broker.declare(broker.channels.declared)
+    await broker.append(broker.channels.declared, [endpoint_declared(endpoint, "test")])
+    await broker.declare(broker.channels.events("e"))
+    return endpoint
+
+
+def requests(view: View, begin: int, number: int, better: str = "b") -> list[tuple[Shown, bool]]:
+    """Return requests as a gateway would decide them now, and whether each was liked: those of `better` are."""
+    found = []
+    for at in range(begin, begin + number):
+        router = view.router("e")
+        uid = Shown(number=at, arm="a").uid
+        plan = router.plan(uid, 0b111)
+        leg = plan.legs[0]
+        shown = Shown(
+            number=at, arm=leg.arm, policy=plan.policy, snapshot=plan.snapshot, propensity=leg.propensity,
+            accepted_us=now_us(),
+        )  # fmt: skip
+        found.append((shown, leg.arm == better))
+    return found
+
+
+async def send(broker: Broker, shown: list[tuple[Shown, bool]]) -> None:
+    log = broker.channels.events("e")
+    record = rows([one for one, _ in shown])
+    await broker.append(log, [record.body], dict(record.headers))
+    told = [feedback(one, now_us()) for one, liked in shown if liked]
+    if told:
+        await broker.append(log, [one.body for one in told], dict(told[0].headers))
+
+
+async def test_a_bandit_learns_which_arm_is_better_and_routers_follow(broker: Broker, tmp_path: Path) -> None:
+    await declare(broker, BANDIT)
+    async with viewing(broker) as view, learning(broker, tmp_path):
+        await until(lambda: view.endpoints() and view.term >= 0)
+        await send(broker, requests(view, 0, 60))
+        await until(lambda: view.router("e").snapshot.weights[1] > 0.9)
+        said = view.snapshot_of("e")
+        assert said is not None
+        assert said.phase == "learning"
+        assert max(said.about["means"]) == 1.0
+
+
+async def test_another_learner_goes_on_from_the_log_alone(broker: Broker, tmp_path: Path) -> None:
+    """The second one has no ledger: what the first has learnt comes from its checkpoint and the records behind it."""
+    await declare(broker, BANDIT)
+    async with viewing(broker) as view:
+        await until(view.endpoints)
+        async with learning(broker, tmp_path / "one"):
+            await until(lambda: view.term >= 0)
+            await send(broker, requests(view, 0, 90))
+            await until(lambda: view.router("e").snapshot.number > 0)
+        first, term = view.snapshot_of("e"), view.term
+        async with learning(broker, tmp_path / "two", "learner-2"):
+            await until(lambda: view.term > term)
+            await until(lambda: (said := view.snapshot_of("e")) and said.term == view.term)
+            second = view.snapshot_of("e")
+            assert first is not None
+            assert second is not None
+            assert sum(second.about["pulls"]) == pytest.approx(90)
+            assert second.about["pulls"] == first.about["pulls"]
+
+
+async def test_a_learner_that_was_stopped_goes_on_from_its_ledger(broker: Broker, tmp_path: Path) -> None:
+    await declare(broker, BANDIT)
+    async with viewing(broker) as view:
+        await until(view.endpoints)
+        async with learning(broker, tmp_path):
+            await until(lambda: view.term >= 0)
+            await send(broker, requests(view, 0, 60))
+            await until(lambda: view.router("e").snapshot.number > 0)
+        term = view.term
+        await send(broker, requests(view, 60, 60))
+        async with learning(broker, tmp_path, "learner-2"):
+            await until(lambda: view.term > term)
+            await until(lambda: (said := view.snapshot_of("e")) and sum(said.about["pulls"]) > 100)
+
+
+async def test_the_newest_claim_leads_and_no_reader_takes_an_older_ones_word(broker: Broker, tmp_path: Path) -> None:
+    endpoint = await declare(broker, BANDIT)
+    async with viewing(broker) as view, learning(broker, tmp_path) as registry:
+        await until(lambda: view.term >= 0 and registry.get_sample_value("millrace_learner_leads") == 1)
+        old = view.term
+        await broker.append(broker.channels.declared, [write_claim("somebody-else")])
+        await until(lambda: view.term > old and registry.get_sample_value("millrace_learner_leads") == 0)
+
+        def snapshot(term: int, number: int, weight: float) -> bytes:
+            weights = (weight, 1.0 - weight, 0.0)
+            said = Said(endpoint="e", experiment=experiment_of(endpoint), term=term, number=number, weights=weights)
+            return write_snapshot(said)
+
+        new = view.term
+        await broker.append(broker.channels.status, [snapshot(new, 5, 0.25), snapshot(old, 9, 0.75)])
+        await broker.append(broker.channels.status, [snapshot(new + 1000, 10, 0.75), snapshot(new, 6, 0.5)])
+        await until(lambda: view.router("e").snapshot.number == 6)
+        assert view.router("e").snapshot.weights == (0.5, 0.5, 0.0)
+
+
+async def test_orders_are_obeyed_and_a_verdict_outlives_all_that_was_learnt(broker: Broker, tmp_path: Path) -> None:
+    await declare(broker, CANARY)
+    log = broker.channels.events("e")
+    async with viewing(broker) as view, learning(broker, tmp_path / "one"):
+        await until(lambda: view.term >= 0 and view.endpoints())
+        assert view.router("e").snapshot.weights == (0.95, 0.0, 0.05)
+        body, headers = write_order(Order(word="abort", author="test", at_us=now_us()))
+        await broker.append(log, [body], headers)
+        await until(lambda: view.router("e").snapshot.weights == (1.0, 0.0, 0.0))
+        await until(lambda: (said := view.snapshot_of("e")) and said.phase == "aborted")
+    reader = broker.read(broker.channels.declared, 0)
+    verdicts = [found for record in await reader.read(100) if (found := read_verdict(record))]
+    await reader.close()
+    assert [verdict.phase for verdict in verdicts] == ["aborted"]
+    await broker.delete(log)
+    async with viewing(broker) as later:
+        await until(later.endpoints)
+        await until(lambda: later.router("e").snapshot.weights == (1.0, 0.0, 0.0))
+        term = later.term
+        async with learning(broker, tmp_path / "two", "learner-2"):  # its ledger is empty, and so is the log
+            await until(lambda: later.term > term)
+            await until(
+                lambda: (said := later.snapshot_of("e")) and said.term == later.term and said.phase == "aborted"
+            )
+            assert later.router("e").snapshot.weights == (1.0, 0.0, 0.0)
+
+
+def test_what_a_status_record_says_is_read_with_care() -> None:
+    from broker.messages import Record
+
+    assert read_snapshot(Record(0, b'{"v":1,"kind":"snapshot","weights":[0.5,0.6]}', {})) is None
+    assert read_snapshot(Record(0, b'{"v":1,"kind":"snapshot"', {})) is None
+    assert read_snapshot(Record(0, b'{"v":1,"kind":"snapshot","weights":[1],"term":"x"}', {})) is None
