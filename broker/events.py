@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
 from broker.answers import clean
@@ -22,6 +23,7 @@ from broker.messages import Record
 TYPE = "millrace.prediction.v1"
 EVENT_LIMIT_BYTES = 4 * 1024 * 1024
 ERROR_CHARACTERS = 1000
+FEATURES = "features"  # of a request's `extra`
 ARROW = "application/vnd.apache.arrow.stream"
 
 FIELDS = pa.schema(
@@ -31,7 +33,7 @@ FIELDS = pa.schema(
         ("propensity", pa.float64()), ("accepted_us", pa.int64()), ("taken_us", pa.int64()), ("started_us", pa.int64()),
         ("computed_us", pa.int64()), ("published_us", pa.int64()), ("status", pa.string()), ("error", pa.string()),
         ("attempts", pa.uint16()), ("batch", pa.uint32()), ("key", pa.string()),
-        ("tenant", pa.string()), ("trace", pa.string()),
+        ("tenant", pa.string()), ("trace", pa.string()), ("context", pa.string()),
     ]
 )  # fmt: skip
 
@@ -137,7 +139,14 @@ def _of_requests(requests: Sequence[Request]) -> dict[str, pa.Array]:
         "attempts": pa.array(np.array([request.attempts for request in requests], np.uint16)),
         "key": _texts([request.key for request in requests]),
         "trace": _texts([request.trace for request in requests]),
+        "context": _texts([context_of(request.extra) if request.extra else "" for request in requests]),
     }
+
+
+def context_of(extra: bytes) -> str:
+    """Return the features that a request was decided by, as JSON; empty if its policy looks at none."""
+    features = orjson.loads(extra).get(FEATURES)
+    return orjson.dumps(features).decode() if isinstance(features, list) else ""
 
 
 def _of_ends(ended: Sequence[Ended]) -> dict[str, pa.Array]:

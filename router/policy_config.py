@@ -12,11 +12,11 @@ from typing import TypeAlias
 from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
 from broker.strict import meant, read_model, shown
-from router.bandit_config import BanditConfig, bandit_named
+from router.bandit_config import BanditConfig, LinearConfig, bandit_named
 from router.canary_config import CanaryConfig
 from router.policies.base import Policy
 from router.policies.interleaving import Interleaving
-from router.policies.learned import Learned
+from router.policies.learned import Learned, LearnedByFeatures
 from router.policies.shadow import Shadow
 from router.policies.split import Split
 from router.policy_checks import checked
@@ -64,6 +64,8 @@ def read_policy(endpoint: Endpoint) -> Policy:
         return _interleaving(config, arms)
     if isinstance(config, CanaryConfig):
         return _canary(config, arms)
+    if isinstance(config, LinearConfig):
+        return LearnedByFeatures(config, uniform(config.arms, arms), tuple(arms.index(arm) for arm in config.arms))
     return Learned(config.bandit, uniform(config.arms, arms))
 
 

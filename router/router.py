@@ -11,12 +11,15 @@ from broker.errors import NotFound
 from broker.header import Answer
 from broker.ids import uniform
 from router.assignment import cumulative, draw, rendezvous
+from router.features import Feature
 from router.policies.base import Policy
 from router.policies.interleaving import Interleaving
+from router.policies.learned import LearnedByFeatures
 from router.policies.shadow import Shadow
 from router.snapshot import Snapshot, masked
 
 PINNED = "pinned"
+HOLDOUT = "holdout"
 NOBODY = ()
 
 
@@ -52,6 +55,8 @@ class Router:
         self._salt = (endpoint.experiment or endpoint.endpoint).encode()
         self._arms = tuple(endpoint.arms)
         self._snapshot = policy.first()
+        self._weigh: Callable[[Sequence[float]], list[float]] | None = None
+        self._excluded: Callable[[bytes], bool] | None = _excluded(endpoint, self._key, self._salt)
         self._companions: Callable[[bytes, int, int], tuple[int, ...]] | None = None
         if isinstance(policy, Shadow):
             self._companions = partial(self._shadowed, policy)
@@ -60,10 +65,22 @@ class Router:
         self._sums = lru_cache(maxsize=64)(self._cumulative)
         self._plans = lru_cache(maxsize=1024)(self._planned)
 
-    def plan(self, identity: bytes, mask: int, *, pin: str | None = None) -> Plan:
-        """Draw an arm for an identity (the uid, or the key of a sticky policy) among the arms in `mask`."""
+    def plan(
+        self, uid: bytes, mask: int, *, key: str = "", pin: str | None = None, vector: Sequence[float] | None = None
+    ) -> Plan:
+        """Draw an arm for a request among the arms in `mask`; `vector` are its features, if the policy looks at some.
+
+        The request's `key` decides whether it takes part in the experiment at all, and draws where the policy is
+        sticky; without one its uid does.
+        """
         if pin is not None:
             return self._pinned(pin, mask)
+        unit = key.encode() if key else uid
+        if self._excluded is not None and self._excluded(unit):
+            return Plan((self._leg(self._arms[0], 1.0),), self._snapshot.number, mask, HOLDOUT)
+        identity = unit if self._policy.sticky else uid
+        if self._weigh is not None and vector is not None:
+            return self._weighed(identity, mask, self._weigh(vector))
         probabilities, sums = self._sums(self._snapshot, mask)
         if len(self._arms) == 1:
             arm = 0
@@ -75,8 +92,16 @@ class Router:
         return self._plans(self._snapshot, mask, arm, others)
 
     def follow(self, snapshot: Snapshot) -> None:
-        """Draw from this snapshot from now on; plans that were made stay as they are."""
-        self._snapshot = snapshot
+        """Draw from this snapshot from now on; plans that were made stay as they are.
+
+        Raises ValueError for models that are none of this policy's.
+        """
+        weigh = None
+        if isinstance(self._policy, LearnedByFeatures) and snapshot.models is not None:
+            from router.policies.build import weigher_of  # what it needs is heavy
+
+            weigh = weigher_of(self._policy, snapshot.models)
+        self._snapshot, self._weigh = snapshot, weigh
 
     def merge(self, answers: Sequence[Answer]) -> Answer:
         """Return what the client sees; policies with one answering leg show just that."""
@@ -96,6 +121,18 @@ class Router:
     def sticky(self) -> bool:
         """Whether plans are drawn by key."""
         return self._policy.sticky
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """What plans look at in a request; nothing for most policies."""
+        return self._policy.config.features if isinstance(self._policy, LearnedByFeatures) else ()
+
+    def _weighed(self, identity: bytes, mask: int, weights: Sequence[float]) -> Plan:
+        """Draw from weights that are this request's own."""
+        probabilities = masked(weights, mask)
+        arm = draw(cumulative(probabilities), uniform(self._key, self._salt, identity))
+        leg = self._leg(self._arms[arm], probabilities[arm])
+        return Plan((leg,), self._snapshot.number, mask, self._policy.name)
 
     def _cumulative(self, snapshot: Snapshot, mask: int) -> tuple[list[float], list[float]]:
         probabilities = masked(snapshot.weights, mask)
@@ -136,3 +173,22 @@ class Router:
     def _leg(self, arm: str, propensity: float, leg: int = 0) -> Leg:
         target = self.endpoint.arms[arm]
         return Leg(arm, target.model, target.version, propensity, leg)
+
+
+def _excluded(endpoint: Endpoint, key: bytes, salt: bytes) -> Callable[[bytes], bool] | None:
+    """Return what tells whether a unit is held out, or in another experiment's slice; None if nobody ever is.
+
+    Slices of one group are drawn alike for all endpoints, so that those of two never share a key.
+    """
+    holdout, exclusive = endpoint.holdout, endpoint.exclusive
+    if not holdout and exclusive is None:
+        return None
+    group = b"" if exclusive is None else b"exclusive\0" + exclusive.group.encode()
+    low, high = (0.0, 1.0) if exclusive is None else exclusive.slice
+
+    def excluded(unit: bytes) -> bool:
+        if group and not low <= uniform(key, group, unit) < high:
+            return True
+        return uniform(key, salt + b"\0holdout", unit) < holdout
+
+    return excluded

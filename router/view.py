@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from broker.status import SILENT_AFTER_S, Announcement, read_status
 from router.policy_config import read_policy
 from router.router import Router
 from router.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
 
 DEFAULT_BATCH = 32
 FRESH_S = 0.25
@@ -187,8 +190,12 @@ class View:
 
     def _follow_snapshot(self, router: Router) -> None:
         said = self.snapshot_of(router.endpoint.endpoint)
-        if said is not None and len(said.weights) == len(router.endpoint.arms):
+        if said is None or len(said.weights) != len(router.endpoint.arms):
+            return
+        try:
             router.follow(Snapshot(said.number, said.weights, said.models))
+        except ValueError as exc:
+            log.warning("endpoint %s: snapshot %d cannot be read: %s", said.endpoint, said.number, exc)
 
     def _follow_verdict(self, router: Router) -> None:
         """Start from how an experiment ended, until the learner says more."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from router.learning.bandit import seen_among, spread
 from router.learning.experiment import Closed, Credited, Once
-from router.learning.packing import packed
+from router.packing import packed
 from router.policies.linear import Linear, Models
 from router.snapshot import Snapshot
 

@@ -25,10 +25,10 @@ from broker.routing import ORDER, TICK, Checkpoint, Order, Place, read_order, re
 from router.interleaving.placed import Placed
 from router.learning.experiment import Closed, Credited, Experiment, State
 from router.learning.joins import NOBODY, Join, write_join
-from router.learning.packing import packed, unpacked
 from router.learning.places import Places
 from router.learning.rows import Decision, decisions_in
 from router.learning.waiting import Waiting
+from router.packing import packed, unpacked
 from router.snapshot import Snapshot, masked
 
 KEYS_LIMIT = 250_000

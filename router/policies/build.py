@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from broker.endpoint import Endpoint
 from broker.rewards import Reward
@@ -18,14 +21,19 @@ from router.bandit_config import (
     UcbConfig,
 )
 from router.canary_config import BadGuardrail, CanaryConfig, Guardrail
+from router.packing import unpacked
 from router.policies.base import Contextual, Learning
 from router.policies.canary import BadEvents, Canary, RewardDrop
 from router.policies.epsilon import EpsilonGreedy
 from router.policies.exp3 import Exp3
+from router.policies.learned import LearnedByFeatures
 from router.policies.linear import LinThompson, LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
 from router.policies.ucb import Ucb
 from router.policy_config import stable_arms, ticks, uniform
+
+Weigher = Callable[[Sequence[float]], list[float]]
+"""Returns the weights of an endpoint's arms for one request, from the vector of its features."""
 
 
 def learning_of(config: BanditConfig, arms: int, reward: Reward) -> Learning[Any] | Contextual[Any]:
@@ -45,6 +53,20 @@ def learning_of(config: BanditConfig, arms: int, reward: Reward) -> Learning[Any
 def dimensions_of(config: BanditConfig) -> int:
     """Return how many numbers the features of a request are, the intercept first; 0 for a bandit that looks at none."""
     return config.dimensions
+
+
+def weigher_of(policy: LearnedByFeatures, models: Any) -> Weigher:
+    """Return what weighs the arms of a request by its features, from a snapshot's models; raises ValueError."""
+    learning: Any = _linear(policy.config, len(policy.among))
+    state = unpacked(models, learning.start(1))
+
+    def weigh(vector: Sequence[float]) -> list[float]:
+        weights = [0.0] * len(policy.weights)
+        for arm, weight in zip(policy.among, learning.weights(state, np.array([vector]))[0], strict=True):
+            weights[arm] = float(weight)
+        return weights
+
+    return weigh
 
 
 def canary_of(config: CanaryConfig, endpoint: Endpoint) -> Canary:

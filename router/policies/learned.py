@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from router.bandit_config import LinearConfig
 from router.snapshot import Snapshot
 
 
@@ -17,6 +18,28 @@ class Learned:
     name: str
     weights: tuple[float, ...]
     sticky: bool = False
+
+    def first(self) -> Snapshot:
+        """See the protocol."""
+        return Snapshot(0, self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedByFeatures:
+    """A policy that weighs the arms for each request by its features; snapshots bring the models for that.
+
+    `weights` are those while nothing is known, `among` the places of its arms among the endpoint's.
+    """
+
+    config: LinearConfig
+    weights: tuple[float, ...]
+    among: tuple[int, ...]
+    sticky: bool = False
+
+    @property
+    def name(self) -> str:
+        """See the protocol."""
+        return self.config.bandit
 
     def first(self) -> Snapshot:
         """See the protocol."""
