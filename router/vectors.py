@@ -62,7 +62,7 @@ def _row(feature: TensorFeature, tensors: Mapping[str, Any]) -> list[float]:
         raise InvalidRequest(f"input {feature.name!r} is missing: this endpoint's policy looks at it")
     if tensor.dtype.kind not in "biuf" or tensor.size != feature.dimensions:
         raise InvalidRequest(
-            f"input {feature.name!r} has {tensor.size} values of {tensor.dtype}; this endpoint's policy looks at one row"
+            f"input {feature.name!r} has {tensor.size} values of {tensor.dtype}: this endpoint's policy looks at a row"
             f" of {feature.dimensions} numbers"
         )
     row = np.asarray(tensor, np.float64).ravel()
