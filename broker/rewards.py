@@ -76,10 +76,9 @@ class Reward(Declared):
             raise ValueError("score is missing: say how an answer is scored by the truth: argmax, equal or error")
         if self.source == "values" and (self.score or self.output):
             raise ValueError("score and output are for rewards from: truth; those from values are numbers already")
-        if self.score is not None and (self.score == "error") != (self.type == "real"):
-            raise ValueError(
-                f"score {self.score} gives a {'real' if self.score == 'error' else 'bool'} reward: drop type"
-            )
+        given = "real" if self.score == "error" else "bool"
+        if self.score is not None and self.type != given:
+            raise ValueError(f"score {self.score} gives a {given} reward: leave type out")
         if not self._fits(self.default):
             raise ValueError(f"default {self.default:g} is no {self.type} reward: {_MEANING[self.type]}")
         return self

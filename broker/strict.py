@@ -18,6 +18,7 @@ from broker.errors import Misconfigured
 _M = TypeVar("_M", bound=BaseModel)
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)")
+DURATION_PATTERN = rf"^\s*{_DURATION.pattern}\s*$"
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SHOWN_CHARACTERS = 60
@@ -33,7 +34,7 @@ def seconds(value: Any) -> float:
 
 def duration(value_s: float) -> str:
     """Write a duration so that `seconds` reads exactly the same number: without an exponent."""
-    return f"{Decimal(repr(value_s)):f}s"
+    return f"{Decimal(repr(value_s)):f}".removesuffix(".0") + "s"
 
 
 def number(value: Any) -> float:
@@ -71,7 +72,7 @@ def shown(value: Any) -> str:
 
 def meant(word: Any, known: Iterable[str]) -> str | None:
     """Return the word that was probably meant by one that nobody knows."""
-    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5) if isinstance(word, str) else []
     return near[0] if near else None
 
 
@@ -101,9 +102,7 @@ Duration = Annotated[
     float,
     BeforeValidator(seconds),
     PlainSerializer(duration, return_type=str, when_used="json"),
-    WithJsonSchema(
-        {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(us|ms|s|m|h|d)\s*$", "examples": ["250ms", "30m"]}
-    ),
+    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "examples": ["250ms", "30m"]}),
 ]
 Number = Annotated[float, BeforeValidator(number), WithJsonSchema({"type": "number"})]
 Fraction = Annotated[

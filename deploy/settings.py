@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, SecretStr
 
 from broker.channels import Channels
 from broker.errors import Misconfigured
 from broker.strict import Declared, Duration, read_model
+from deploy.yaml_text import read_yaml
 
 FILE = "millrace.yaml"
 PREFIX = "MILLRACE__"
@@ -204,14 +204,10 @@ def own_environment(overrides: Mapping[str, str]) -> dict[str, str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text("utf-8"))
-    except UnicodeDecodeError as exc:
-        raise Misconfigured(f"{path}: this is not UTF-8: {exc.reason}") from exc
-    except yaml.YAMLError as exc:
-        raise Misconfigured(f"{path}: this is not YAML: {yaml_problem(exc)}") from None  # it may quote a secret
-    if data is None:
+    found = read_yaml(path)
+    if not found:
         return {}
+    data = found[0] if len(found) == 1 else found
     if not isinstance(data, dict):
         raise Misconfigured(f"{path}: a mapping of keys is expected, found {type(data).__name__}")
     return dict(_resolved(data, path.name, path.parent))
@@ -232,13 +228,6 @@ def _resolved(value: Any, where: str, folder: Path) -> Any:
     if isinstance(value, list):
         return [_resolved(inner, where, folder) for inner in value]
     return _VARIABLE.sub(lambda match: _variable(match[1], where), value) if isinstance(value, str) else value
-
-
-def yaml_problem(error: yaml.YAMLError) -> str:
-    """Return what is wrong and where, without a quotation of the text."""
-    mark = getattr(error, "problem_mark", None)
-    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{getattr(error, 'problem', None) or 'it cannot be read'}{where}"
 
 
 def _from_file(value: Any, where: str, folder: Path) -> str:

@@ -7,15 +7,13 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
 from broker.base import Broker
 from broker.declared import digest, endpoint_declared, endpoint_withdrawn, read_declared
 from broker.endpoint import Endpoint, read_endpoint
 from broker.errors import Misconfigured, NotFound, TryAgain, Unavailable
 from broker.following import Following
 from broker.messages import Record
-from deploy.settings import yaml_problem
+from deploy.yaml_text import read_yaml
 from router.policy_config import read_policy
 
 log = logging.getLogger(__name__)
@@ -26,15 +24,7 @@ _FILE = "file "
 
 def read_file(path: Path) -> list[Endpoint]:
     """Read the declarations in one file, one a YAML document; raises Misconfigured for these and for their policies."""
-    try:
-        documents = [document for document in yaml.safe_load_all(path.read_text("utf-8")) if document is not None]
-    except UnicodeDecodeError as exc:
-        raise Misconfigured(f"{path}: this is not UTF-8: {exc.reason}") from exc
-    except yaml.YAMLError as exc:
-        raise Misconfigured(f"{path}: this is not YAML: {yaml_problem(exc)}") from exc
-    except OSError as exc:
-        raise Misconfigured(f"{path} cannot be read: {exc.strerror}") from exc
-    endpoints = [read_endpoint(document, source=path.name) for document in documents]
+    endpoints = [read_endpoint(document, source=path.name) for document in read_yaml(path)]
     for endpoint in endpoints:
         _check_policy(endpoint, path)
     return endpoints

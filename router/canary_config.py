@@ -6,13 +6,24 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from broker.strict import Declared, Duration, Fraction, Number, within
 from router.bandit_config import Bandit, BanditConfig, bandit_named
 
 _LIST_LIMIT = 32
 _ONE_OR_MORE: dict[str, Any] = {"minItems": 1, "maxItems": _LIST_LIMIT}
+_SLOW = {"properties": {"bad": {"const": "slow"}}, "required": ["bad"]}
+_SLOW_NEEDS_OVER: dict[str, Any] = {"if": _SLOW, "then": {"required": ["over"]}}
 
 
 class Hold(Declared):
@@ -33,6 +44,8 @@ class BadGuardrail(Declared):
     The canary is taken back when it is shown to have more of them than the others, and promoted only when it is shown
     to have less than `max_ratio` times as many, or, with `max_rate`, in less than that share of its requests.
     """
+
+    model_config = ConfigDict(json_schema_extra=_SLOW_NEEDS_OVER)
 
     bad: Literal["failed", "slow"]
     over: Duration | None = None
@@ -118,12 +131,9 @@ class CanaryConfig(Declared):
     @field_validator("steps")
     @classmethod
     def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not 1 <= len(value) <= _LIST_LIMIT or not all(
-            before < after for before, after in pairwise((0.0, *value, 1.0))
-        ):
-            raise ValueError(
-                f"1 to {_LIST_LIMIT} shares that rise, above 0% and below 100%, are expected: [1%, 5%, 25%, 50%]"
-            )
+        rising = all(before < after for before, after in pairwise((0.0, *value, 1.0)))
+        if not rising or not 1 <= len(value) <= _LIST_LIMIT:
+            raise ValueError(f"1 to {_LIST_LIMIT} shares are expected that rise between 0% and 100%: [1%, 10%, 50%]")
         return value
 
     @field_validator("guardrails")
@@ -145,13 +155,9 @@ class CanaryConfig(Declared):
     def _consistent(self) -> CanaryConfig:
         least_s = len(self.steps) * self.hold.time
         if self.timeout <= least_s:
-            raise ValueError(
-                f"timeout: {len(self.steps)} steps take at least {least_s:g}s: no canary could be promoted"
-            )
+            raise ValueError(f"timeout: the steps take at least {least_s:g} s, so no canary could be promoted in time")
         if self.on_promote == "join" and isinstance(self.stable, str):
             raise ValueError("on_promote: a canary can join a bandit; stable is an arm, which it can replace")
         if self.sticky and any(isinstance(rail, BadGuardrail) and rail.max_rate for rail in self.guardrails):
-            raise ValueError(
-                "guardrails: max_rate needs requests that are independent; with sticky those of a key are not"
-            )
+            raise ValueError("guardrails: max_rate needs independent requests; with sticky those of a key are not")
         return self

@@ -1,7 +1,8 @@
-"""Commands about what is declared: `init`, `check`, `apply`, `withdraw`."""
+"""Commands about what is declared: `init`, `check`, `schema`, `apply`, `withdraw`."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -27,12 +28,14 @@ from deploy.project import write_project
 from deploy.settings import Settings, load_settings
 from deploy.watch import Declarations, file_of, read_file
 from deploy.wiring import Installation
+from router.endpoint_schema import endpoint_schema
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(epilog="Example: millrace init shop && cd shop && millrace up")(init)
     app.command(epilog="Example: millrace check endpoints/fraud.yaml")(check)
+    app.command(epilog="Example: millrace schema > endpoint.schema.json")(schema)
     app.command(epilog="Example: millrace apply endpoints/fraud.yaml")(apply)
     app.command(epilog="Example: millrace withdraw fraud")(withdraw)
 
@@ -64,6 +67,11 @@ def check(
         warn(left_out(read.repository_folder))
     if mistakes:
         raise Misconfigured("\n".join(mistakes))
+
+
+def schema() -> None:
+    """Print the JSON Schema of an endpoint's file, so that an editor knows its keys."""
+    sys.stdout.write(json.dumps(endpoint_schema(), indent=2) + "\n")
 
 
 def _broker_mistakes(settings: Settings) -> list[str]:

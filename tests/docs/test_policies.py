@@ -1,0 +1,106 @@
+"""docs/policies.md is true: its examples are read, and its tables name every key with its default."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.endpoint import read_endpoint
+from broker.rewards import Reward
+from broker.strict import Declared
+from deploy.yaml_text import documents
+from router.bandit_config import (
+    BanditConfig,
+    CountingConfig,
+    EpsilonGreedyConfig,
+    Exp3Config,
+    LinearConfig,
+    LinThompsonConfig,
+    LinUcbConfig,
+    ThompsonConfig,
+    UcbConfig,
+)
+from router.canary_config import CanaryConfig
+from router.policy_config import read_config, read_policy
+from router.policy_models import InterleaveConfig, ShadowConfig, SplitConfig
+
+TEXT = (Path(__file__).parents[2] / "docs/policies.md").read_text("utf-8")
+EXAMPLES = [documents(block)[0] for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)]
+WHOLE = EXAMPLES[0]
+NEEDED, NONE = "needed", "none"
+
+POLICIES: dict[str, tuple[dict[str, Any], type[Declared]]] = {
+    "Split": ({"split": {"v1": 90}}, SplitConfig),
+    "Shadow": ({"shadow": "v2", "serve": "v1"}, ShadowConfig),
+    "Canary": ({"canary": "v3", "stable": "v1"}, CanaryConfig),
+    "Bandits": ({"bandit": "thompson", "reward": "clicked"}, BanditConfig),
+    "thompson": ({"bandit": "thompson", "reward": "clicked"}, ThompsonConfig),
+    "epsilon_greedy": ({"bandit": "epsilon_greedy", "reward": "clicked"}, EpsilonGreedyConfig),
+    "ucb": ({"bandit": "ucb", "reward": "clicked", "floor": 0.1}, UcbConfig),
+    "exp3": ({"bandit": "exp3", "reward": "clicked"}, Exp3Config),
+    "Interleave": ({"interleave": ["v1", "v2"], "credit": "clicked"}, InterleaveConfig),
+}
+
+
+def table(heading: str) -> dict[str, Any]:
+    """Return the keys of a section's first table with their defaults, read as YAML unless they are words of ours."""
+    section = re.split(rf"^##+ {heading}$", TEXT, flags=re.MULTILINE)[1]
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(.+?)`|(needed|none)) \|", section.split("\n#")[0], re.MULTILINE)
+    assert rows
+    return {key: word or documents(default)[0] for key, default, word in rows}
+
+
+def keys(kind: type[Declared]) -> dict[str, bool]:
+    """Return the keys of a model, and whether each is needed."""
+    return {field.alias or name: field.is_required() for name, field in kind.model_fields.items()}
+
+
+def config_of(policy: dict[str, Any]) -> Any:
+    return read_config(read_endpoint({**WHOLE, "policy": policy}, source="docs/policies.md"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_every_example_is_read(example: dict[str, Any]) -> None:
+    read_policy(read_endpoint({**WHOLE, **example}, source="docs/policies.md"))
+
+
+@pytest.mark.parametrize("heading", POLICIES)
+def test_a_table_names_every_key_and_its_default(heading: str) -> None:
+    policy, kind = POLICIES[heading]
+    told = table(heading)
+    common = {} if kind is BanditConfig or not issubclass(kind, BanditConfig) else keys(BanditConfig)
+    assert {*told, *common} == set(keys(kind))
+    assert {key for key, default in told.items() if default == NEEDED} == {
+        key for key, needed in keys(kind).items() if needed and key in told
+    }
+    for key, default in told.items():
+        if default not in (NEEDED, NONE):
+            assert config_of({**policy, key: default}) == config_of(policy)
+
+
+def test_the_table_of_linear_bandits_names_every_key_and_its_default() -> None:
+    told = table("linucb, lints")
+    assert {*told, *keys(BanditConfig)} == {*keys(LinUcbConfig), *keys(LinThompsonConfig)}
+    for word, kind in (("linucb", LinUcbConfig), ("lints", LinThompsonConfig)):
+        policy = {"bandit": word, "reward": "spent", "features": ["a"], "floor": 0.002}
+        for key in set(told) & set(keys(kind)) - {"features"}:
+            assert config_of({**policy, key: told[key]}) == config_of(policy)
+
+
+def test_the_table_of_rewards_names_every_key_and_its_default() -> None:
+    told = table("Rewards")
+    assert set(told) == set(keys(Reward))
+    reward = {"default": 0}
+    for key, default in told.items():
+        if default not in (NEEDED, NONE):
+            assert Reward.model_validate({**reward, key: default}) == Reward.model_validate(reward)
+
+
+def test_what_all_bandits_with_a_half_life_have_is_told_of_each() -> None:
+    for heading, (_, kind) in POLICIES.items():
+        if issubclass(kind, CountingConfig):
+            assert "discount" in table(heading)
+    assert not issubclass(LinearConfig, CountingConfig)

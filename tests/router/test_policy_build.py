@@ -1,0 +1,84 @@
+"""A learner begins where routers draw from before they have heard of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.rewards import Reward
+from router.bandit_config import BanditConfig
+from router.canary_config import CanaryConfig
+from router.policies.build import canary_of, dimensions_of, learning_of
+from router.policies.canary import BadEvents, RewardDrop
+from router.policies.exp3 import Exp3
+from router.policies.linear import LinThompson
+from router.policies.thompson import GaussianThompson
+from router.policy_config import read_config, read_policy
+from tests.router.declaring import POLICIES, endpoint_of
+
+BANDITS = [
+    *[policy for policy in POLICIES.values() if "bandit" in policy and "canary" not in policy],
+    "{bandit: thompson, reward: clicked, prior: [0.01, 1000000], floor: 33%}",
+    "{bandit: thompson, reward: clicked, prior: [1000000, 0.01], discount: 365d}",
+    "{bandit: lints, reward: clicked, features: [a], scale: 100, ridge: 0.000001}",
+]
+CANARIES = [policy for policy in POLICIES.values() if "canary" in policy]
+
+
+def bandit_of(policy: str) -> tuple[BanditConfig, Reward]:
+    endpoint = endpoint_of(policy)
+    config = read_config(endpoint)
+    assert isinstance(config, BanditConfig)
+    return config, endpoint.feedback.rewards[config.reward]
+
+
+def canary_config(policy: str) -> CanaryConfig:
+    config = read_config(endpoint_of(policy))
+    assert isinstance(config, CanaryConfig)
+    return config
+
+
+@pytest.mark.parametrize("policy", BANDITS)
+def test_a_bandit_begins_with_the_weights_that_routers_draw_from(policy: str) -> None:
+    config, reward = bandit_of(policy)
+    endpoint = endpoint_of(policy)
+    learned = learning_of(config, len(config.arms), reward).first().weights
+    drawn = read_policy(endpoint).first().weights
+    used = [weight for arm, weight in zip(endpoint.arms, drawn, strict=True) if arm in config.arms]
+    assert learned == pytest.approx(used, rel=1e-9)
+    assert sum(drawn) == pytest.approx(1.0)
+    assert learning_of(config, len(config.arms), reward).name == read_policy(endpoint).name
+
+
+@pytest.mark.parametrize("policy", CANARIES)
+def test_a_canary_begins_with_the_weights_that_routers_draw_from(policy: str) -> None:
+    endpoint = endpoint_of(policy)
+    canary, drawn = canary_of(canary_config(policy), endpoint), read_policy(endpoint)
+    assert canary.first().weights == pytest.approx(drawn.first().weights, rel=1e-9)
+    assert (canary.name, canary.sticky) == (drawn.name, drawn.sticky)
+
+
+def test_a_learner_gets_what_the_file_says() -> None:
+    config, reward = bandit_of(POLICIES["gaussian thompson"])
+    assert learning_of(config, 3, reward) == GaussianThompson(arms=3, floor=0.002, half_life=21_600.0)
+    config, reward = bandit_of(POLICIES["exp3 at a rate"])
+    assert learning_of(config, 3, reward) == Exp3(arms=3, floor=0.002, half_life=86_400.0, rate=0.1)
+    config, reward = bandit_of(POLICIES["exp3"])
+    assert learning_of(config, 3, reward) == Exp3(arms=3, floor=0.01)
+    config, reward = bandit_of(POLICIES["lints"])
+    assert learning_of(config, 3, reward) == LinThompson(arms=3, dimensions=9, ridge=2.0, floor=0.005, scale=0.3)
+    assert dimensions_of(config) == 9
+    assert dimensions_of(bandit_of(POLICIES["ucb"])[0]) == 0
+
+
+def test_a_canary_gets_what_the_file_says() -> None:
+    canary = canary_of(canary_config(POLICIES["canary beside a bandit"]), endpoint_of("{split: [v1]}"))
+    assert canary.guardrails == (BadEvents(1.5, 0.001), BadEvents(1.3), RewardDrop(0.02))
+    assert (canary.canary, canary.stable) == (2, (0.5, 0.5, 0.0))
+    assert (canary.hold_requests, canary.hold_ticks, canary.timeout_ticks) == (500, 600, 86_400)
+    assert canary.on_no_data == "rollback"
+
+
+def test_a_real_reward_is_not_learned_as_if_it_were_a_share() -> None:
+    config, _ = bandit_of(POLICIES["thompson"])
+    with pytest.raises(ValueError, match="clicked is real"):
+        learning_of(config, 3, Reward(type="real", default=0.0))
