@@ -56,6 +56,7 @@ class Infer:
         await self._listening.cancel()
         await self._sending.drain()
         await self._lists.drain()
+        await self._sending.drain_shadows()  # last: nothing else waits for one that is slow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""

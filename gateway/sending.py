@@ -48,8 +48,11 @@ class Sending:
         self._core.rows.refuse(requests, error)
 
     async def drain(self) -> None:
-        """Wait until what was accepted is in its queue, shadows too."""
+        """Wait until what was accepted is in its queue."""
         await self._outbox.drain()
+
+    async def drain_shadows(self) -> None:
+        """Wait until it is known what became of all shadows."""
         await self._shadows.drain()
 
     def _settled(self, requests: Sequence[Request], outcome: Outcome) -> None:
