@@ -125,9 +125,9 @@ class Lists:
                 self._put([ranker for source in sources for ranker in source.planned.rankers])
                 return
 
-    async def drain(self, within_s: float = STOP_S) -> None:
+    async def drain(self) -> None:
         """Wait until what is held is answered and written down; let go of what is not, so that it comes back."""
-        until_s = time.monotonic() + within_s
+        until_s = time.monotonic() + STOP_S
         while self._held and time.monotonic() < until_s:  # noqa: ASYNC110 - an event would cost every request
             await asyncio.sleep(SWEEP_S)
         for future, uid in list(self._held.items()):
