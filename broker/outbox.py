@@ -12,9 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from broker.base import Broker
 from broker.bundle import BUNDLE_LIMIT_BYTES, bundle
 from broker.errors import Unreachable
 from broker.header import Form
@@ -28,6 +27,17 @@ WINDOW_PARTIAL = 2
 WINDOW_PLAIN = 1000
 PAUSE_FIRST_S = 0.05
 PAUSE_LONGEST_S = 1.0
+
+
+class Publisher(Protocol):
+    """What an outbox needs of a broker."""
+
+    @property
+    def blocked(self) -> bool:
+        """See the port."""
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+        """See the port."""
 
 
 @dataclass(slots=True)
@@ -62,7 +72,7 @@ class Outbox(Generic[T]):
 
     def __init__(
         self,
-        broker: Broker,
+        broker: Publisher,
         settled: Callable[[Sequence[T], Outcome], None],
         *,
         patience_s: float = 30.0,
@@ -184,7 +194,7 @@ class Outbox(Generic[T]):
 
     async def _attempt(self, batch: list[_Sending[T]], *, last: bool) -> list[_Sending[T]]:
         try:
-            outcomes = await self._broker.publish([item.message for item in batch])
+            outcomes: Sequence[Outcome] = await self._broker.publish([item.message for item in batch])
         except Unreachable:
             outcomes = [UNKNOWN] * len(batch)
         again = []

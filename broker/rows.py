@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 from broker.base import Broker
 from broker.endpoint import Endpoint
-from broker.errors import TryAgain
+from broker.errors import MillraceError, TryAgain
 from broker.events import Ended, Tensors, write_event
+from broker.header import BY_WORD, Request
+from broker.ids import now_us
 from broker.messages import Message, Outcome
 from broker.outbox import Outbox
 from broker.settling import Hold
@@ -74,6 +76,13 @@ class Rows:
             self.flush()
         elif self._timer is None:
             self._timer = self._loop.call_later(self._linger_s, self.flush)
+
+    def refuse(self, requests: Sequence[Request], error: MillraceError) -> None:
+        """Add the rows of requests that end here, before they were in a queue."""
+        status, now = BY_WORD[error.status], now_us()
+        for request in requests:
+            ended = Ended([request], [1], [0], status, str(error), published_us=now)
+            self.add(request.route.endpoint, None, ended, [], None, None)
 
     def flush(self) -> None:
         """Write what is gathered."""

@@ -14,7 +14,7 @@ Headers = dict[bytes, bytes]
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 WANTED = frozenset(
     (b"inference-header-content-length", b"content-encoding", b"content-length", b"traceparent", b"tracestate",
-     b"timeout_ms", b"millrace-timeout-ms", b"millrace-key", b"upgrade", b"prefer", b"idempotency-key")
+     b"timeout_ms", b"millrace-timeout-ms", b"millrace-key", b"millrace-arm", b"upgrade", b"prefer", b"idempotency-key")
 )  # fmt: skip
 
 
@@ -29,6 +29,16 @@ def json_length_of(headers: Headers, size: int) -> int | None:
             f"Inference-Header-Content-Length: {_shown(text)} is not a number of bytes up to the body's {size}"
         )
     return length
+
+
+def pin_of(headers: Headers, pin: str | None) -> str | None:
+    """Return the arm that a client insists on: by its path, or by a header that testers set."""
+    text = headers.get(b"millrace-arm")
+    if text is None:
+        return pin
+    if pin is not None and text.decode("latin-1") != pin:
+        raise InvalidRequest(f"millrace-arm: {_shown(text)} is not the path's version, {pin!r}: send one of them")
+    return text.decode("latin-1")
 
 
 def allowed_s_of(headers: Headers, longest_s: float) -> float:

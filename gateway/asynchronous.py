@@ -129,16 +129,17 @@ class Asynchronous:
         return sum(map(len, self._waiting.values()))
 
     async def send(
-        self, request: Request, claim: Claim | None, wait_s: float, gone: asyncio.Future[None] | None = None
-    ) -> Standing:
+        self, request: Request, claim: Claim | None, wait_s: float, gone: asyncio.Future[None] | None = None,
+        shadow: Request | None = None,
+    ) -> Standing:  # fmt: skip
         """Store a request and send it, unless its claim is held by one that was sent before; wait for the answer.
 
         The wait ends with `gone`, too: the client has left. Raises KeyReused, QueueFull, and what the broker refused.
         """
-        held = await self._held(request, claim)
+        held = await self._held(request, claim, shadow)
         if held is None:
             async with self._expecting(request.uid, wait_s, gone) as answered:
-                await self._publish(request)
+                await self._publish(request, shadow)
                 return Standing(request.uid, await answered())
         if claim is not None and held.digest != claim.digest:
             raise KeyReused("this Idempotency-Key was given for another request: take a new key for a new request")
@@ -182,7 +183,7 @@ class Asynchronous:
         """How long answers have been taken here."""
         return time.monotonic() - self._open_s
 
-    async def _held(self, request: Request, claim: Claim | None) -> Held | None:
+    async def _held(self, request: Request, claim: Claim | None, shadow: Request | None) -> Held | None:
         """Store a request, and return None; or return what holds its claim."""
         if self.stopping:
             raise Unavailable("this gateway stops: send the request to another one")
@@ -190,7 +191,7 @@ class Asynchronous:
             held = await self._results.claimed(claim) if claim is not None else None
             if held is None:
                 error = QueueFull(full, retry_after_s=SWEEP_S)
-                self._sending.refuse([request], error)
+                self._sending.refuse([request] if shadow is None else [request, shadow], error)
                 raise error
             return held
         lapsed_us = now_us() - int(LATE_S * 1e6) if self._taken_s > LATE_S else 0
@@ -219,11 +220,11 @@ class Asynchronous:
             await asyncio.sleep(POLL_S)
         await self._publish(request)
 
-    async def _publish(self, request: Request) -> None:
+    async def _publish(self, request: Request, shadow: Request | None = None) -> None:
         """Publish a request once in this process, however many wait for that; a client that leaves does not end it."""
         publishing = self._publishing.get(request.uid)
         if publishing is None:
-            publishing = self._publishing[request.uid] = asyncio.create_task(self._until_safe(request))
+            publishing = self._publishing[request.uid] = asyncio.create_task(self._until_safe(request, shadow))
             publishing.add_done_callback(lambda task: self._published(request.uid, task))
         await asyncio.shield(publishing)
 
@@ -232,11 +233,11 @@ class Asynchronous:
         if not task.cancelled():
             task.exception()  # whoever waits has it
 
-    async def _until_safe(self, request: Request) -> None:
+    async def _until_safe(self, request: Request, shadow: Request | None) -> None:
         """Return when the request is in its queue. One that may be there stays stored, for its answer."""
         try:
             async with asyncio.timeout(min(PUBLISH_S, (request.deadline_us - now_us()) / 1e6)):
-                await self._sending.put_safely(request)
+                await self._sending.put_safely(request, shadow)
             await self._results.publish(request.uid)
         except TimeoutError as exc:
             raise Unreachable("the broker did not say in time that it has the request; it may still run") from exc

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import re
 from functools import lru_cache
+from typing import TypeVar
 
 from broker.channels import NAME
 from broker.errors import Expired, Failed, InvalidRequest, MillraceError, NotFound, QueueFull, Unavailable
@@ -17,17 +18,22 @@ from broker.ids import new_uid, now_us, uid_text
 from broker.tasks import Tasks
 from gateway import reply
 from gateway.asgi import Receive, Scope, Send, send_answer, send_error
-from gateway.asked import WANTED, allowed_s_of, extra_of, json_length_of, trace_of
+from gateway.asked import WANTED, allowed_s_of, extra_of, json_length_of, pin_of, trace_of
 from gateway.asynchronous import Asynchronous
 from gateway.body import read_body
 from gateway.core import Core
+from gateway.merged import Lists, check_waits
 from gateway.results import claim_of
 from gateway.sending import Sending
 from gateway.wishes import Wishes, wishes_of
+from router.companions import shadow_of
 from router.keys import key_of
 from router.router import Leg, Plan
+from router.vectors import noted, vector_of
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PATH = re.compile(rf"/v2/models/(?P<endpoint>{NAME.pattern})(?:/versions/(?P<arm>{NAME.pattern}))?/infer")
 PLAIN = wishes_of(())
@@ -42,13 +48,16 @@ class Infer:
         self._sending = sending
         self._asynchronous = asynchronous
         self._pending = core.pending
+        self._lists = Lists(core, sending)
         self._loop = asyncio.get_running_loop()
         self._listening = Tasks()
 
     async def drain(self) -> None:
-        """Wait until what was accepted is in its queue."""
+        """Wait until what was accepted is in its queue, and what was merged is written down."""
         await self._listening.cancel()
         await self._sending.drain()
+        await self._lists.drain()
+        await self._sending.drain_shadows()  # last: nothing else waits for one that is slow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
@@ -81,26 +90,39 @@ class Infer:
         given = headers.get(b"millrace-key", b"").decode("utf-8", "replace")
         key = key_of(router.endpoint.key, given, body, json_length)
         allowed_s = allowed_s_of(headers, router.endpoint.deadline)
-        identity = key.encode() if router.sticky and key else uid
-        plan = router.plan(identity, mask, pin=arm)
+        arm = pin_of(headers, arm)
+        vector = vector_of(router.features, body, json_length) if router.features and arm is None else None
+        plan = router.plan(uid, mask, key=key, pin=arm, vector=vector)
+        extra = extra_of(headers) if vector is None else noted(extra_of(headers), vector)
         wishes = _wishes(scope) if b"prefer" in headers or b"idempotency-key" in headers else PLAIN
+        check_waits(router, arm, wishes)
         reply_to = self._asynchronous.queue if wishes.stored else self._pending.queue
         request = Request(
             _route(router.endpoint.endpoint, plan, plan.legs[0], reply_to), uid, accepted_us,
             accepted_us + int(allowed_s * 1e6), plan.legs[0].propensity, json_length, 0, key, "", trace_of(headers),
-            extra_of(headers), body,
+            extra, body,
         )  # fmt: skip
+        if plan.merged:
+            heard = await self._wait(self._lists.ask(router, request, plan, allowed_s), request, receive)
+            return reply.answered(self._lists.answer(router, request, heard), uid)
+        shadow = shadow_of(request, plan)
         if wishes.stored:
-            return await self._store(request, wishes, arm or "", allowed_s, receive)
-        return reply.answered(await self._send_and_wait(request, allowed_s, receive), uid)
+            return await self._store(request, shadow, wishes, arm or "", allowed_s, receive)
+        return reply.answered(await self._send_and_wait(request, shadow, allowed_s, receive), uid)
 
-    async def _send_and_wait(self, request: Request, allowed_s: float, receive: Receive) -> Answer:
+    async def _send_and_wait(
+        self, request: Request, shadow: Request | None, allowed_s: float, receive: Receive
+    ) -> Answer:
         try:
             future = self._pending.expect(request.uid, allowed_s)
         except QueueFull as exc:
-            self._sending.refuse([request], exc)
+            self._sending.refuse([request] if shadow is None else [request, shadow], exc)
             raise
-        self._sending.put(request)
+        self._sending.put(request, shadow)
+        return await self._wait(future, request, receive)
+
+    async def _wait(self, future: asyncio.Future[T], request: Request, receive: Receive) -> T:
+        """Wait for an answer, or for those of several arms, while the client does."""
         listen = self._loop.call_later(LISTEN_AFTER_S, self._listen, request, receive)
         try:
             return await future
@@ -119,7 +141,7 @@ class Infer:
         self._core.cancels.add(request.uid, request.deadline_us)
 
     async def _store(
-        self, request: Request, wishes: Wishes, pin: str, allowed_s: float, receive: Receive
+        self, request: Request, shadow: Request | None, wishes: Wishes, pin: str, allowed_s: float, receive: Receive
     ) -> reply.Reply:
         """Serve a request whose answer outlives this gateway."""
         claim = claim_of(
@@ -133,7 +155,7 @@ class Infer:
             LISTEN_AFTER_S, lambda: self._listening.spawn(_tell_gone(receive, gone), "hang-up")
         )  # fmt: skip
         try:
-            standing = await self._asynchronous.send(request, claim, wait_s, gone)
+            standing = await self._asynchronous.send(request, claim, wait_s, gone, shadow)
         finally:
             listen.cancel()
             gone.cancel()

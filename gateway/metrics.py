@@ -21,6 +21,9 @@ class GatewayMetrics:
             "millrace_gateway_stored_waits", "Waits for answers of stored requests.", registry=registry
         )
         self._used = Gauge("millrace_gateway_results_bytes", "What the results store holds.", registry=registry)
+        self._merges = Counter(
+            "millrace_merges_lost", "Merge records that the log never took, by reason.", ("reason",), registry=registry
+        )
         self.feedback = Counter("millrace_gateway_feedback", "Feedback taken in.", ("endpoint",), registry=registry)
 
     def watch(
@@ -32,3 +35,7 @@ class GatewayMetrics:
         self._unclaimed.set_function(unclaimed)
         self._stored.set_function(stored)
         self._used.set_function(used)
+
+    def lost_merge(self, reason: str) -> None:
+        """Count a merge record that is lost."""
+        self._merges.labels(reason).inc()

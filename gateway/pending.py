@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from typing import NamedTuple
 
 from broker.base import Broker, Consumer
 from broker.bundle import answers_in
 from broker.errors import Expired, InvalidRequest, MillraceError, QueueFull, Unavailable
-from broker.header import Answer
+from broker.header import Answer, Request
 from broker.tasks import Tasks
 from gateway.rate import Rate
+from router.gathering import SWEEP_S, Gathering, Heard
 
-SWEEP_S = 0.05
 TAKE = 1000
 
 
@@ -31,6 +32,7 @@ class Pending:
         self._broker = broker
         self._limit = limit
         self._waiting: dict[bytes, _Waiting] = {}
+        self._gathering = Gathering()
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
         self._consumer: Consumer | None = None
@@ -56,41 +58,61 @@ class Pending:
     def give_up(self) -> None:
         """End every wait, and let nobody start one: the gateway stops."""
         self._stopping = True
+        stops = Unavailable("this gateway stops; the request may still run: send it to another one")
         for uid in list(self._waiting):
-            self.fail(uid, Unavailable("this gateway stops; the request may still run: send it to another one"))
+            self.fail(uid, stops)
+        self._gathering.fail_all(stops)
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._gathering)
 
     def expect(self, uid: bytes, allowed_s: float) -> asyncio.Future[Answer]:
         """Return the future of an answer; raises QueueFull when too many wait already."""
-        if self._stopping:
-            raise Unavailable("this gateway stops: send the request to another one")
-        if len(self._waiting) >= self._limit:
-            raise QueueFull(f"{self._limit} requests wait here already", retry_after_s=self.drain_s())
+        self._check_room()
         future: asyncio.Future[Answer] = self._loop.create_future()
         self._waiting[uid] = _Waiting(future, time.monotonic() + allowed_s, allowed_s)
         return future
 
+    def gather(self, uid: bytes, arms: Collection[str], *, wait_s: float, allowed_s: float) -> asyncio.Future[Heard]:
+        """Return the future of what several arms answer (see `Gathering`); raises QueueFull like `expect`."""
+        self._check_room()
+        return self._gathering.expect(uid, arms, wait_s=wait_s, allowed_s=allowed_s)
+
+    def refuse(self, request: Request, error: MillraceError) -> None:
+        """End the wait for a request that is in no queue; one of several arms of a request is given up by itself."""
+        if request.uid in self._gathering:
+            self._gathering.refuse(request.uid, request.route.arm, error)
+        else:
+            self.fail(request.uid, error)
+
     def fail(self, uid: bytes, error: MillraceError) -> None:
         """End a wait with an error."""
         waiting = self._waiting.pop(uid, None)
-        if waiting is not None and not waiting.future.done():
+        if waiting is None:
+            self._gathering.fail(uid, error)
+        elif not waiting.future.done():
             waiting.future.set_exception(error)
 
     def forget(self, uid: bytes) -> None:
         """Nobody waits any more."""
         self._waiting.pop(uid, None)
+        self._gathering.forget(uid)
 
     def drain_s(self) -> float:
         """Return how long what waits here takes to be answered, at the measured rate."""
-        return self._rate.drain_s(len(self._waiting))
+        return self._rate.drain_s(len(self))
 
     async def drained(self, grace_s: float) -> None:
         """Wait until nobody waits, at most `grace_s`."""
         until = time.monotonic() + grace_s
-        while self._waiting and time.monotonic() < until:  # noqa: ASYNC110 - an event would cost every request
+        while len(self) and time.monotonic() < until:  # noqa: ASYNC110 - an event would cost every request
             await asyncio.sleep(SWEEP_S)
+
+    def _check_room(self) -> None:
+        if self._stopping:
+            raise Unavailable("this gateway stops: send the request to another one")
+        if len(self) >= self._limit:
+            raise QueueFull(f"{self._limit} requests wait here already", retry_after_s=self.drain_s())
 
     async def _take(self, consumer: Consumer) -> None:
         while deliveries := await consumer.take(TAKE):
@@ -106,11 +128,15 @@ class Pending:
 
     def _resolve(self, answer: Answer) -> None:
         waiting = self._waiting.pop(answer.uid, None)
-        if waiting is None or waiting.future.done():
+        if waiting is None:
+            gathering = len(self._gathering)
+            self.unclaimed += not self._gathering.take(answer)
+            self._answered += gathering - len(self._gathering)
+        elif waiting.future.done():
             self.unclaimed += 1
-            return
-        self._answered += 1
-        waiting.future.set_result(answer)
+        else:
+            self._answered += 1
+            waiting.future.set_result(answer)
 
     async def _sweep(self) -> None:
         """End waits that are over: one pass for all of them is cheaper than a timer for each."""
@@ -118,9 +144,10 @@ class Pending:
         while True:
             await asyncio.sleep(SWEEP_S)
             now = time.monotonic()
-            if self._waiting or self._answered > answered:
+            if len(self) or self._answered > answered:
                 self._rate.observe(self._answered - answered, now - before)
             before, answered = now, self._answered
             for uid in [uid for uid, waiting in self._waiting.items() if waiting.until_s <= now]:
                 allowed_ms = self._waiting[uid].allowed_s * 1000
                 self.fail(uid, Expired(f"no answer within the {allowed_ms:.0f} ms allowed; it may still run"))
+            self._gathering.sweep()

@@ -24,6 +24,7 @@ CLOUD_CHARACTERS = 256
 EXTRA_BYTES = 16 * 1024
 TIMEOUT_LIMIT_MS = 7 * 24 * 3600 * 1000
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+ARM_HEADER = "millrace-arm"
 CLOUD = ("cloudEvents_", "cloudEvents:")
 
 
@@ -38,6 +39,7 @@ class Asked:
     key: str
     trace: str
     extra: bytes
+    pin: str | None = None  # the arm that a tester insists on
 
 
 def identity(endpoint: str, delivery: Delivery, origin: bytes | None, now_us: int) -> bytes:
@@ -83,6 +85,7 @@ def read_headers(message: Message, channels: Channels) -> Asked:
         timeout_ms=_number(headers, "timeout_ms", 1, TIMEOUT_LIMIT_MS),
         json_length=_number(headers, JSON_LENGTH_HEADER, 0, len(message.body)),
         key=_text(headers, "key")[:KEY_CHARACTERS], trace=_trace(headers), extra=_extra(headers),
+        pin=_text(headers, ARM_HEADER)[:KEY_CHARACTERS] or None,
     )  # fmt: skip
 
 

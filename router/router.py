@@ -8,10 +8,13 @@ from functools import lru_cache, partial
 
 from broker.endpoint import Endpoint
 from broker.errors import NotFound
-from broker.header import Answer
+from broker.header import Request
 from broker.ids import uniform
 from router.assignment import cumulative, draw, rendezvous
 from router.features import Feature
+from router.gathering import Heard
+from router.interleaving.placed import stream
+from router.merging import Merged, merge
 from router.policies.base import Policy
 from router.policies.interleaving import Interleaving
 from router.policies.learned import LearnedByFeatures
@@ -103,9 +106,20 @@ class Router:
             weigh = weigher_of(self._policy, snapshot.models)
         self._snapshot, self._weigh = snapshot, weigh
 
-    def merge(self, answers: Sequence[Answer]) -> Answer:
-        """Return what the client sees; policies with one answering leg show just that."""
-        return answers[0]
+    def merge(self, request: Request, heard: Heard) -> Merged:
+        """Return what the client sees of all that the rankers of `request`, leg 0, said. See `merging.merge`.
+
+        The same uid and rankings give the same list, whichever of them was leg 0.
+        """
+        if self.interleaving is None:
+            raise ValueError(f"policy {self._policy.name}: only `interleave` makes one answer of several")
+        rankers = [arm for arm in self._arms if arm in heard]
+        return merge(request, rankers, heard, self.interleaving, stream(self._key, self._salt, request.uid))
+
+    @property
+    def interleaving(self) -> Interleaving | None:
+        """The policy, if it makes one list of several rankings."""
+        return self._policy if isinstance(self._policy, Interleaving) else None
 
     @property
     def policy(self) -> Policy:

@@ -19,7 +19,7 @@ from broker.answering import Answering
 from broker.answers import error_body
 from broker.base import Broker, Since
 from broker.bundle import BUNDLE_LIMIT_BYTES, bundle
-from broker.errors import Expired, Failed, InvalidRequest, MillraceError, TooLarge, TryAgain
+from broker.errors import Cancelled, Expired, Failed, InvalidRequest, MillraceError, TooLarge, TryAgain
 from broker.events import Ended
 from broker.following import Following
 from broker.header import BY_WORD, Form, Reply, Request, Route, pack_route, pack_ticket
@@ -30,10 +30,11 @@ from broker.settling import Settling
 from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
 from router.admission import Admission
-from router.intake import ADDRESS_CHARACTERS, identity, read_headers, tenant_of, where_to_answer
-from router.keys import key_of
+from router.intake import ADDRESS_CHARACTERS, identity, where_to_answer
+from router.merged import Lists, RankerAnswers, Source
 from router.metrics import RouterMetrics
-from router.router import Router
+from router.planning import Planned, plan
+from router.shadows import Shadows
 from router.view import View
 
 log = logging.getLogger(__name__)
@@ -92,8 +93,9 @@ class Service:
         self._view = view
         self._tasks = Tasks()
         self._serving: dict[str, EndpointService] = {}
-        self._settings = settings
         self._metrics = metrics
+        self._answers = RankerAnswers(broker, settings.instance)
+        self._instance = settings.instance
 
     async def look(self) -> None:
         """Start to serve endpoints that are new."""
@@ -102,7 +104,7 @@ class Service:
                 await self._broker.declare(self._broker.channels.requests(endpoint))
                 await self._broker.declare(self._broker.channels.results(endpoint))
                 service = self._serving[endpoint] = EndpointService(
-                    self._broker, self._view, endpoint, self._settings.instance, self._metrics
+                    self._broker, self._view, endpoint, self._instance, self._metrics, self._answers
                 )
                 self._tasks.spawn(service.run(), f"endpoint-{endpoint}")
 
@@ -110,6 +112,7 @@ class Service:
         """Take no more, finish what is held."""
         await asyncio.gather(*[service.stop() for service in self._serving.values()])
         await self._tasks.drain()
+        await self._answers.close()
 
 
 class Taken(NamedTuple):
@@ -118,12 +121,15 @@ class Taken(NamedTuple):
     delivery: Delivery
     request: Request
     ticket: bytes
+    shadow: Request | None
 
 
 class EndpointService:
     """Takes one endpoint's requests and forwards them by its router's plan."""
 
-    def __init__(self, broker: Broker, view: View, endpoint: str, instance: str, metrics: RouterMetrics) -> None:
+    def __init__(
+        self, broker: Broker, view: View, endpoint: str, instance: str, metrics: RouterMetrics, answers: RankerAnswers
+    ) -> None:
         self._broker = broker
         self._view = view
         self._endpoint = endpoint
@@ -131,6 +137,12 @@ class EndpointService:
         self._settling = Settling(broker)
         self._answering = Answering(broker, dropped=metrics.dropped)
         self._rows = Rows(broker, {}, source=f"/millrace/{instance}", linger_s=DOOR_LINGER_S)
+        self._shadows = Shadows(broker, self._rows, view.max_batch)
+        self._answers = answers
+        self._lists = Lists(
+            broker, answers, self._answering, self._settling, self._rows, max_batch=view.max_batch,
+            lost=metrics.lost_merge,
+        )  # fmt: skip
         self._tasks = Tasks()
         self._admissions: defaultdict[str, Admission] = defaultdict(Admission)
         self._stopping = False
@@ -138,11 +150,16 @@ class EndpointService:
     async def run(self) -> None:
         """Forward until stopped; then wait until all that was taken is safe elsewhere."""
         while deliveries := await self._consumer.take(TAKE):
-            for (queue, route), items in self._group(deliveries).items():
+            groups, to_rankers = self._group(deliveries)
+            if to_rankers:
+                self._tasks.spawn(self._lists.ask(to_rankers), "ask rankers")
+            for (queue, route), items in groups.items():
                 for part in _parts(items, self._view.max_batch(route.model, route.version)):
                     await self._admit(queue, len(part))
                     self._tasks.spawn(self._forward(queue, route, part), "forward")
         await self._tasks.drain()
+        await self._lists.drain()
+        await self._shadows.drain()
         await self._answering.outbox.drain()
         await self._rows.drain()
         await self._settling.drain()
@@ -150,16 +167,20 @@ class EndpointService:
     async def stop(self) -> None:
         """Take no more."""
         self._stopping = True
+        self._lists.stop()
         await self._consumer.stop()
 
-    def _group(self, deliveries: Sequence[Delivery]) -> dict[tuple[str, Route], list[Taken]]:
+    def _group(self, deliveries: Sequence[Delivery]) -> tuple[dict[tuple[str, Route], list[Taken]], list[Source]]:
+        """Return what goes to one queue together, and what goes to rankers; refuse the rest."""
         groups: defaultdict[tuple[str, Route], list[Taken]] = defaultdict(list)
+        to_rankers: list[Source] = []
         now = now_us()
         for delivery in deliveries:
             uid = identity(self._endpoint, delivery, self._broker.origin(delivery), now)
             try:
-                request = self._plan(delivery, uid, now)
-                item = Taken(delivery, request, pack_ticket(request, len(request.body)))
+                planned = self._plan(delivery, uid, now)
+                request, shadow = planned.request, planned.shadow
+                item = Taken(delivery, request, pack_ticket(request, len(request.body)), shadow)
             except MillraceError as exc:
                 self._refuse(delivery, uid, exc, now)
                 continue
@@ -169,29 +190,17 @@ class EndpointService:
                     delivery, uid, InvalidRequest("the message cannot be read: its headers or ids are broken"), now
                 )
                 continue
-            route = request.route
-            groups[self._broker.channels.inputs(route.model, route.version), route].append(item)
-        return groups
+            if planned.rankers:
+                to_rankers.append(Source(delivery, planned))
+            else:
+                queue = self._broker.channels.inputs(request.route.model, request.route.version)
+                groups[queue, request.route].append(item)
+        return groups, to_rankers
 
-    def _plan(self, delivery: Delivery, uid: bytes, now: int) -> Request:
-        """Decide where a request goes; raises what is wrong with it."""
-        message = delivery.message
-        asked = read_headers(message, self._broker.channels)
-        router, mask = self._view.resolve(self._endpoint)
-        self._view.check_servable(router.endpoint, mask)
-        key = key_of(router.endpoint.key, asked.key, message.body, asked.json_length)
-        drawn_by = key.encode() if router.sticky and key else uid
-        plan = router.plan(drawn_by, mask)
-        leg = plan.legs[0]
-        reply = Reply.NOWHERE if asked.reply is Reply.RESULTS and router.endpoint.results == "none" else asked.reply
-        route = Route(
-            endpoint=self._endpoint, arm=leg.arm, model=leg.model, version=leg.version, snapshot=plan.snapshot,
-            mask=plan.mask, policy=plan.policy, tenant=tenant_of(message), reply=reply, reply_to=asked.reply_to,
-        )  # fmt: skip
-        allowed_us = int(_allowed_ms(router, asked.timeout_ms) * 1000)
-        return Request(
-            route, uid, now, now + allowed_us, leg.propensity, asked.json_length, 0, key,
-            message.correlation_id or "", asked.trace, asked.extra, message.body,
+    def _plan(self, delivery: Delivery, uid: bytes, now: int) -> Planned:
+        return plan(
+            delivery, uid, now, endpoint=self._endpoint, view=self._view, channels=self._broker.channels,
+            answers=self._answers.queue,
         )  # fmt: skip
 
     def _refuse(self, delivery: Delivery, uid: bytes, error: MillraceError, now: int) -> None:
@@ -204,6 +213,13 @@ class EndpointService:
         correlation = (delivery.message.correlation_id or "")[:ADDRESS_CHARACTERS]
         request = Request(route, uid, now, 0, 0.0, None, 0, "", correlation, "", b"", b"")
         self._end(request, delivery, error)
+
+    def _end_all(self, items: Sequence[Taken], error: MillraceError) -> None:
+        for delivery, request, _, _ in items:
+            self._end(request, delivery, error)
+        self._shadows.drop(
+            [item.shadow for item in items if item.shadow], Cancelled("the request that it shadows was not forwarded")
+        )
 
     def _end(self, request: Request, delivery: Delivery, error: MillraceError) -> None:
         hold = self._settling.hold(delivery, PER_REQUEST)
@@ -232,10 +248,7 @@ class EndpointService:
             await self._until_safe(queue, route, items)
         except Exception:  # one endpoint's declaration or one request must not end the router for all others
             log.exception("endpoint %s: %d requests could not be forwarded to %s", self._endpoint, len(items), queue)
-            for delivery, request, _ in items:
-                self._end(
-                    request, delivery, Failed(f"the router could not forward it to {route.model}@{route.version}")
-                )
+            self._end_all(items, Failed(f"the router could not forward it to {route.model}@{route.version}"))
 
     async def _until_safe(self, queue: str, route: Route, items: list[Taken]) -> None:
         """Publish a bundle until it is safe, then ack its sources; who waits too long is told so."""
@@ -243,20 +256,21 @@ class EndpointService:
         while items:
             outcome = await self._attempt(queue, route, items)
             if outcome.safe:
+                self._shadows.put([item.shadow for item in items if item.shadow])
                 return
             if outcome.reason is Reason.TOO_LARGE:
-                for delivery, request, _ in items:
-                    self._end(request, delivery, TooLarge(f"{len(request.body)} bytes are more than the broker takes"))
+                for item in items:
+                    self._end_all([item], TooLarge(f"{len(item.request.body)} bytes are more than the broker takes"))
                 return
             if self._stopping:  # unacked sources come back to the next router
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_LONGEST_S)
             now = now_us()
-            for delivery, request, _ in [item for item in items if item.request.deadline_us < now]:
-                self._end(
-                    request, delivery, Expired(f"its model's queue took nothing for as long as was allowed ({outcome})")
-                )
+            self._end_all(
+                [item for item in items if item.request.deadline_us < now],
+                Expired(f"its model's queue took nothing for as long as was allowed ({outcome})"),
+            )
             items[:] = [item for item in items if item.request.deadline_us >= now]  # who calls sees what is left
 
     async def _attempt(self, queue: str, route: Route, items: Sequence[Taken]) -> Outcome:
@@ -269,11 +283,6 @@ class EndpointService:
             return (await self._broker.forward([item.delivery for item in items], [message]))[0]
         except TryAgain:
             return UNKNOWN
-
-
-def _allowed_ms(router: Router, timeout_ms: int | None) -> float:
-    longest = router.endpoint.deadline * 1000
-    return longest if timeout_ms is None else min(longest, timeout_ms)
 
 
 def _parts(items: Sequence[Taken], limit: int) -> Iterator[list[Taken]]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 
 from broker.errors import InvalidRequest
+from broker.events import FEATURES
 from broker.inference import parse_head, shown
 from broker.strict import number
 from broker.tensors import decode
@@ -30,6 +32,11 @@ def vector_of(features: Sequence[Feature], body: bytes | memoryview, json_length
     for feature in features:
         vector += _numbers(feature, parameters, tensors)
     return vector
+
+
+def noted(extra: bytes, vector: Sequence[float]) -> bytes:
+    """Return a request's `extra` with the vector that it was decided by, for its row."""
+    return orjson.dumps({**(orjson.loads(extra) if extra else {}), FEATURES: vector})
 
 
 def _numbers(feature: Feature, parameters: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[float]:

@@ -158,10 +158,11 @@ async def declare(broker: Broker, **declaration: Any) -> None:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *, limits: Limits | None = None, ttl_s: float = 60.0, is_ready: bool = True, **settings: Any
-) -> AsyncIterator[Gateway]:
+    folder: Path, *, limits: Limits | None = None, ttl_s: float = 60.0, is_ready: bool = True,
+    kind: type[SqliteBroker] = SqliteBroker, **settings: Any,
+) -> AsyncIterator[Gateway]:  # fmt: skip
     """Run a gateway with one model, `double` version 1, that is ready and claimed by nobody."""
-    async with SqliteBroker(folder / "broker.db", Channels()) as broker:
+    async with kind(folder / "broker.db", Channels()) as broker:
         await broker.declare(broker.channels.inputs("double", 1), limits or Limits())
         doubling = Doubling(broker, "double", 1)
         doubling.go.set()

@@ -16,6 +16,7 @@ from broker.declared import endpoint_declared
 from broker.endpoint import read_endpoint
 from broker.messages import NO_HEADERS, Delivery, Message, Outcome, Record
 from broker.sqlite.adapter import SqliteBroker
+from router.merged import RankerAnswers
 from router.metrics import RouterMetrics
 from router.service import EndpointService
 from router.view import View
@@ -41,7 +42,9 @@ async def serving(broker: SqliteBroker, model: str) -> AsyncIterator[View]:
     declare(view, model)
     for channel in (REQUESTS, CHANNELS.results("e"), CHANNELS.events("e"), "mine"):
         await broker.declare(channel)
-    service = EndpointService(broker, view, "e", "router-test", RouterMetrics(CollectorRegistry()))
+    service = EndpointService(
+        broker, view, "e", "router-test", RouterMetrics(CollectorRegistry()), RankerAnswers(broker, "r")
+    )
     running = asyncio.create_task(service.run())
     try:
         yield view
@@ -118,7 +121,8 @@ async def test_refusals_that_nobody_can_be_told_of_are_counted(tmp_path: Path) -
         queue = broker.channels.requests("e")
         await broker.declare(queue)
         await broker.publish([Message(queue=queue, body=b"{}", reply_to="gone")] * 2)
-        service = EndpointService(broker, View(b"key"), "e", "router-test", RouterMetrics(registry))
+        answers = RankerAnswers(broker, "router-test")
+        service = EndpointService(broker, View(b"key"), "e", "router-test", RouterMetrics(registry), answers)
         running = asyncio.create_task(service.run())
         async with asyncio.timeout(10):
             while (await broker.depth(queue)).messages:  # noqa: ASYNC110 - a broker tells depth only when asked

@@ -1,0 +1,212 @@
+"""An endpoint with several rankers answers with one list of all, says who made it, and writes down who placed what."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from broker.errors import Failed, InvalidRequest
+from broker.ids import uid_of
+from broker.merges import TYPE
+from broker.messages import FULL, Message, Outcome
+from broker.sqlite.adapter import SqliteBroker
+from router.interleaving.interleave import interleave
+from router.interleaving.placed import stream
+from tests.arms import RANKING, Compute, X, announce, merges, processing, rows
+from tests.gateway.serving import Gateway, serving, until
+from tests.rankers import FIRST, SECOND, Slow, raising, ranking
+
+URL = "/v2/models/shop/infer"
+BODY = json.dumps({"id": "mine", "inputs": [X]}).encode()
+
+
+class Reluctant(SqliteBroker):
+    """Refuses the first merge records that it is given."""
+
+    refusals = 3
+
+    async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
+        if any(message.headers.get("cloudEvents_type") == TYPE for message in messages) and self.refusals > 0:
+            self.refusals -= 1
+            return [FULL] * len(messages)
+        return await super().publish(messages)
+
+
+@asynccontextmanager
+async def shop(
+    folder: Path, first: Compute, second: Compute, *, wait: str = "5s", **settings: Any
+) -> AsyncIterator[Gateway]:
+    """Serve `shop` with two rankers."""
+    async with (
+        serving(folder, **settings) as gateway,
+        processing(gateway.broker, {1: first, 2: second}, RANKING),
+    ):
+        await declare(gateway, wait=wait)
+        yield gateway
+
+
+async def declare(gateway: Gateway, wait: str = "5s", **more: Any) -> None:
+    policy = {"interleave": ["v1", "v2"], "method": "team_draft", "length": 4, "output": "items", "wait": wait}
+    await gateway.declare(endpoint="shop", arms={"v1": "m@1", "v2": "m@2"}, policy=policy, **more)
+    for path in ("", "/versions/v1", "/versions/v2"):
+        await gateway.until(f"/v2/models/shop{path}/ready", 200)
+
+
+def items(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    found: list[str] = answer.json()["outputs"][0]["data"]
+    return found
+
+
+async def test_the_client_sees_one_list_and_the_log_says_who_placed_what(tmp_path: Path) -> None:
+    async with shop(tmp_path, ranking(*FIRST), ranking(*SECOND)) as gateway:
+        answers = [await gateway.client.post(URL, content=BODY) for _ in range(10)]
+        records = {record.uid: record for record in await merges(gateway.broker, "shop", 10)}
+        found = await rows(gateway.broker, "shop", 20)
+    for answer in answers:
+        uid = uid_of(answer.headers["millrace-request-id"])
+        placed = interleave([FIRST, SECOND], "team_draft", 4, draw=stream(b"secret", b"shop", uid))
+        assert items(answer) == list(placed.items) == list(records[uid].items)
+        assert set(items(answer)) & set(FIRST)
+        assert set(items(answer)) & set(SECOND)
+        assert records[uid].credits == placed.credits
+        assert (records[uid].rankers, records[uid].used) == (("v1", "v2"), ("v1", "v2"))
+        assert answer.json()["id"] == "mine"
+        assert answer.json()["model_name"] == "shop"
+        assert answer.json()["parameters"] == {"millrace_rankers": "v1,v2"}
+        assert (answer.headers["millrace-arm"], answer.headers["millrace-status"]) == ("v1+v2", "ok")
+    assert len({tuple(items(answer)) for answer in answers}) > 1
+    assert [row["leg"] for row in found] == [0] * 10 + [1] * 10
+    assert {(row["status"], row["propensity"]) for row in found} == {("ok", 0.5), ("ok", 0.0)}
+    assert {row["uid"] for row in found[:10]} == {row["uid"] for row in found[10:]} == set(records)
+
+
+async def test_a_slow_ranker_is_left_out_after_the_wait_and_the_answer_says_so(tmp_path: Path) -> None:
+    slow = Slow(*SECOND)
+    async with shop(tmp_path, ranking(*FIRST), slow, wait="200ms") as gateway:
+        answer = await gateway.client.post(URL, content=BODY)
+        assert items(answer) == FIRST
+        assert answer.headers["millrace-arm"] == "v1"
+        assert answer.json()["parameters"] == {"millrace_rankers": "v1"}
+        (record,) = await merges(gateway.broker, "shop", 1)
+        assert (record.rankers, record.used, record.credits) == (("v1", "v2"), ("v1",), ((0.0, 0.0),) * 4)
+        slow.go.set()
+        found = await rows(gateway.broker, "shop", 2)
+        assert {(row["arm"], row["status"]) for row in found} == {("v1", "ok"), ("v2", "ok")}
+
+
+async def test_the_wait_does_not_end_before_there_is_a_list(tmp_path: Path) -> None:
+    slow = Slow(*FIRST)
+    async with shop(tmp_path, slow, raising(Failed("broken")), wait="50ms") as gateway:
+        asking = asyncio.ensure_future(gateway.client.post(URL, content=BODY))
+        await asyncio.sleep(0.4)
+        assert not asking.done()
+        slow.go.set()
+        assert items(await asking) == FIRST
+
+
+@pytest.mark.parametrize("second", [raising(Failed("broken")), ranking("b", "b")], ids=["fails", "ranks twice"])
+async def test_a_ranker_that_fails_or_answers_garbage_is_left_out(tmp_path: Path, second: Compute) -> None:
+    async with shop(tmp_path, ranking(*FIRST), second) as gateway:
+        answer = await gateway.client.post(URL, content=BODY)
+        assert answer.headers["millrace-arm"] == "v1"
+        assert items(answer) == FIRST
+
+
+async def test_when_all_rankers_fail_the_client_hears_why(tmp_path: Path) -> None:
+    broken = raising(Failed("nothing to rank"))
+    async with shop(tmp_path, broken, broken) as gateway:
+        answer = await gateway.client.post(URL, content=BODY)
+        assert (answer.status_code, answer.headers["millrace-status"]) == (500, "failed")
+        assert "nothing to rank" in answer.json()["error"]
+        wrong = await gateway.client.post(URL, content=b'{"inputs": 5}')
+        assert (wrong.status_code, wrong.headers["millrace-status"]) == (400, "invalid")
+
+
+async def test_one_that_says_invalid_is_not_the_clients_fault(tmp_path: Path) -> None:
+    async with shop(tmp_path, raising(InvalidRequest("too odd")), raising(Failed("broken"))) as gateway:
+        for _ in range(5):
+            assert (await gateway.client.post(URL, content=BODY)).status_code == 500
+
+
+async def test_a_ranker_whose_queue_is_missing_is_left_out_at_once(tmp_path: Path) -> None:
+    async with serving(tmp_path) as gateway, processing(gateway.broker, {1: ranking(*FIRST)}, RANKING):
+        await announce(gateway.broker, "m", 2, full={"max_batch_size": 8})
+        await declare(gateway, wait="8s")
+        async with asyncio.timeout(4):
+            assert items(await gateway.client.post(URL, content=BODY)) == FIRST
+        found = await rows(gateway.broker, "shop", 2)
+        assert {(row["arm"], row["status"]) for row in found} == {("v1", "ok"), ("v2", "failed")}
+        assert len({row["leg"] for row in found}) == 2
+
+
+async def test_nobody_waits_longer_than_allowed(tmp_path: Path) -> None:
+    slow = Slow(*FIRST)
+    async with shop(tmp_path, slow, slow) as gateway:
+        answer = await gateway.client.post(URL, content=BODY, headers={"millrace-timeout-ms": "200"})
+        assert (answer.status_code, answer.headers["millrace-status"]) == (504, "expired")
+        slow.go.set()
+
+
+@pytest.mark.parametrize("headers", [{"prefer": "respond-async"}, {"prefer": "wait=3"}, {"idempotency-key": "k"}])
+async def test_it_answers_while_the_client_waits_or_not_at_all(tmp_path: Path, headers: dict[str, str]) -> None:
+    async with shop(tmp_path, ranking(*FIRST), ranking(*SECOND)) as gateway:
+        answer = await gateway.client.post(URL, content=BODY, headers=headers)
+        assert (answer.status_code, answer.headers["millrace-status"]) == (400, "invalid")
+        assert "without Prefer and Idempotency-Key, or pin an arm" in answer.json()["error"]
+        pinned = await gateway.client.post("/v2/models/shop/versions/v2/infer", content=BODY, headers=headers)
+        assert pinned.status_code in (200, 202)
+
+
+async def test_with_one_ranker_ready_it_answers_alone(tmp_path: Path) -> None:
+    async with serving(tmp_path) as gateway, processing(gateway.broker, {1: ranking(*FIRST)}, RANKING):
+        await gateway.declare(endpoint="shop", arms={"v1": "m@1", "v2": "m@2"}, policy={"interleave": ["v1", "v2"]})
+        await gateway.until("/v2/models/shop/ready", 200)
+        answer = await gateway.client.post(URL, content=BODY)
+        assert items(answer) == FIRST
+        assert "parameters" not in answer.json()
+        assert [row["leg"] for row in await rows(gateway.broker, "shop", 1)] == [0]
+
+
+async def test_a_gateway_that_waits_for_enough_takes_no_more(tmp_path: Path) -> None:
+    slow = Slow(*FIRST)
+    async with shop(tmp_path, slow, slow, pending_limit=2) as gateway:
+        asking = [asyncio.ensure_future(gateway.client.post(URL, content=BODY)) for _ in range(4)]
+        done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+        assert {one.result().status_code for one in done} == {429}
+        slow.go.set()
+        codes = sorted([answer.status_code for answer in await asyncio.gather(*asking)])
+        assert codes == [200, 200, 429, 429]
+        found = await rows(gateway.broker, "shop", 8)
+        assert sorted((row["leg"], row["status"]) for row in found) == [
+            (leg, status) for leg in (0, 1) for status in ("ok", "ok", "overloaded", "overloaded")
+        ]
+
+
+async def test_a_record_that_is_refused_is_written_before_the_gateway_has_stopped(tmp_path: Path) -> None:
+    async with shop(tmp_path, ranking(*FIRST), ranking(*SECOND), kind=Reluctant) as gateway:
+        await gateway.client.post(URL, content=BODY)  # answered, whatever the log says
+        gateway.stop.set()
+        await gateway.running
+        assert vars(gateway.broker)["refusals"] == 0
+        assert len(await merges(gateway.broker, "shop", 1)) == 1
+
+
+async def test_a_client_that_leaves_is_not_waited_for(tmp_path: Path) -> None:
+    slow = Slow(*FIRST)
+    async with shop(tmp_path, slow, slow) as gateway:
+        with pytest.raises(httpx.ReadTimeout):
+            await gateway.client.post(URL, content=BODY, timeout=0.3)
+
+        async def left() -> bool:
+            return gateway.registry.get_sample_value("millrace_gateway_pending_requests") == 0
+
+        await until(left)
+        slow.go.set()
