@@ -25,6 +25,9 @@ from tests.rankers import FIRST, SECOND, Slow, raising, ranking
 
 URL = "/v2/models/shop/infer"
 BODY = json.dumps({"id": "mine", "inputs": [X]}).encode()
+ARMS = {"v1": "m@1", "v2": "m@2"}
+INTERLEAVED: dict[str, Any] = {"interleave": ["v1", "v2"], "credit": "clicked"}
+CLICKED = {"rewards": {"clicked": {"default": 0}}}
 
 
 class Reluctant(SqliteBroker):
@@ -53,8 +56,8 @@ async def shop(
 
 
 async def declare(gateway: Gateway, wait: str = "5s", **more: Any) -> None:
-    policy = {"interleave": ["v1", "v2"], "method": "team_draft", "length": 4, "output": "items", "wait": wait}
-    await gateway.declare(endpoint="shop", arms={"v1": "m@1", "v2": "m@2"}, policy=policy, **more)
+    policy = {"method": "team_draft", "length": 4, "output": "items", "wait": wait, **INTERLEAVED}
+    await gateway.declare(endpoint="shop", arms=ARMS, policy=policy, feedback=CLICKED, **more)
     for path in ("", "/versions/v1", "/versions/v2"):
         await gateway.until(f"/v2/models/shop{path}/ready", 200)
 
@@ -167,7 +170,7 @@ async def test_it_answers_while_the_client_waits_or_not_at_all(tmp_path: Path, h
 
 async def test_with_one_ranker_ready_it_answers_alone(tmp_path: Path) -> None:
     async with serving(tmp_path) as gateway, processing(gateway.broker, {1: ranking(*FIRST)}, RANKING):
-        await gateway.declare(endpoint="shop", arms={"v1": "m@1", "v2": "m@2"}, policy={"interleave": ["v1", "v2"]})
+        await gateway.declare(endpoint="shop", arms=ARMS, policy=INTERLEAVED, feedback=CLICKED)
         await gateway.until("/v2/models/shop/ready", 200)
         answer = await gateway.client.post(URL, content=BODY)
         assert items(answer) == FIRST

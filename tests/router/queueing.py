@@ -31,7 +31,11 @@ from tests.servers import kafka_url, rabbitmq_url
 
 CHANNELS = Channels()
 SHADOWED = {"shadow": "v2", "serve": "v1"}
-INTERLEAVED = {"interleave": ["v1", "v2"], "method": "team_draft", "length": 4, "output": "items", "wait": "5s"}
+INTERLEAVED = {
+    "interleave": ["v1", "v2"], "credit": "clicked", "method": "team_draft", "length": 4, "output": "items",
+    "wait": "5s",
+}  # fmt: skip
+CLICKED = {"rewards": {"clicked": {"default": 0}}}
 BODY = orjson.dumps({"id": "mine", "inputs": [X]})
 
 
@@ -103,7 +107,8 @@ class Client:
 async def routing(broker: Broker, policy: dict[str, Any], **declaration: Any) -> AsyncIterator[Client]:
     """Run the service; both arms are said to be ready, whether they are or not."""
     view = View(b"secret", lambda: 0.0)
-    declaration = {"endpoint": "shop", "arms": {"v1": "m@1", "v2": "m@2"}, "policy": policy, **declaration}
+    arms = {"v1": "m@1", "v2": "m@2"}
+    declaration = {"endpoint": "shop", "arms": arms, "policy": policy, "feedback": CLICKED, **declaration}
     view.fold_declared(Record(0, endpoint_declared(read_endpoint(declaration, source="test"), "test"), NO_HEADERS))
     for version in (1, 2):
         said = Announcement(
