@@ -94,12 +94,13 @@ class Place:
 class Checkpoint:
     """What is known of an experiment at `at`; who has nothing else reads from `rebuild` with the statistics off.
 
-    `state` is the learner's own form. `began` is where the experiment began.
+    `weights` are those of snapshot `number`; `state` is the learner's own form.
     """
 
     experiment: str
     at: Place
     rebuild: Place
+    number: int
     weights: tuple[float, ...]
     state: Any
 

@@ -22,6 +22,7 @@ from gateway.metrics import GatewayMetrics
 from gateway.results import Results
 from gateway.sending import Sending
 from gateway.server import serve
+from router.stand_in import StandIn
 from router.view import View
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ async def _follow(core: Core, tasks: Tasks) -> None:
     ):
         core.readiness.follow(name, following)
         tasks.spawn(following.run(), name)
+    tasks.spawn(StandIn(broker, view).run(), "stand-in")
 
 
 async def _within(grace_s: float, work: Awaitable[None], what: str) -> None:

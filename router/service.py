@@ -35,6 +35,7 @@ from router.merged import Lists, RankerAnswers, Source
 from router.metrics import RouterMetrics
 from router.planning import Planned, plan
 from router.shadows import Shadows
+from router.stand_in import StandIn
 from router.view import View
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ async def run(
     await status.caught_up.wait()
     await announcer.say("ready")
     tasks.spawn(announcer.beat(), "heartbeat")
+    tasks.spawn(StandIn(broker, view).run(), "stand-in")
     service = Service(broker, view, settings, RouterMetrics(registry))
     while not stop.is_set():
         await service.look()

@@ -12,8 +12,10 @@ from broker.declared import read_declared
 from broker.endpoint import Endpoint, Target
 from broker.errors import Misconfigured, NotFound, Unavailable
 from broker.messages import Record
-from broker.routing import Said, Verdict, experiment_of, read_claim, read_snapshot, read_verdict
+from broker.routing import Checkpoint, Said, Verdict, experiment_of, read_claim, read_snapshot, read_verdict
 from broker.status import SILENT_AFTER_S, Announcement, read_status
+from router.policies.interleaving import Interleaving
+from router.policies.learned import Learned, LearnedByFeatures
 from router.policy_config import read_policy
 from router.router import Router
 from router.snapshot import Snapshot
@@ -156,6 +158,29 @@ class View:
         """Return the most requests that one bundle for a model version may hold."""
         served = self.versions.get(model, {}).get(version)
         return max(1, served.full.get("max_batch_size", DEFAULT_BATCH)) if served else DEFAULT_BATCH
+
+    def unspoken(self) -> list[tuple[str, str]]:
+        """Return the endpoints whose policy learns, with their experiments, of which no learner has said anything."""
+        silent = [name for name in self._declared if self.snapshot_of(name) is None]
+        return [
+            (name, experiment_of(self._declared[name])) for name in silent
+            if name not in self._verdicts and self._learns(name)
+        ]  # fmt: skip
+
+    def fold_checkpoint(self, endpoint: str, checkpoint: Checkpoint) -> None:
+        """Take the weights of a checkpoint, if nobody has said anything newer meanwhile."""
+        declaration = self._declared.get(endpoint)
+        if declaration is None or self.snapshot_of(endpoint) is not None:
+            return
+        if checkpoint.experiment != experiment_of(declaration) or len(checkpoint.weights) != len(declaration.arms):
+            return
+        self.router(endpoint).follow(Snapshot(checkpoint.number, checkpoint.weights))
+
+    def _learns(self, endpoint: str) -> bool:
+        try:
+            return isinstance(self.router(endpoint).policy, (Learned, LearnedByFeatures, Interleaving))
+        except NotFound:
+            return False
 
     def _fold_learner(self, record: Record) -> None:
         """Take in a claim, which ends the last leader's say, or how an experiment ended."""

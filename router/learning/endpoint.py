@@ -9,20 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from broker.base import Broker, Reader, Since
+from broker.base import Broker, Reader
 from broker.errors import Gap, TryAgain
 from broker.ids import now_us
 from broker.messages import Record
 from broker.routing import (
-    Checkpoint,
     Order,
     Place,
     Said,
     Tick,
     Verdict,
     Word,
-    read_checkpoint,
-    read_tick,
     write_checkpoint,
     write_order,
     write_snapshot,
@@ -33,6 +30,7 @@ from router.learning.experiment import Experiment
 from router.learning.fold import Fold, Subject
 from router.learning.ledger import Ledger, Superseded, take_up
 from router.learning.metrics import LearnerMetrics
+from router.learning.search import Search
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +39,9 @@ PAUSE_S = 0.5
 REPEAT_S = 10.0
 CHECKPOINT_S = 60.0
 CHECKPOINT_BYTES_A_MINUTE = 256 * 1024
-BACK_S = 600.0  # where the newest checkpoint is looked for first
 LATE_LIMIT_TICKS = 10
 UNREAD_S = 5.0
 ENDS: Mapping[str, Word] = {"promoted": "promote", "aborted": "abort", "timed out": "abort", "starved": "abort"}
-SILENCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,63 +265,3 @@ def sentence(verdict: Verdict, subject: Subject) -> Order:
     word = ENDS.get(verdict.phase, "set")
     weights = dict(zip(subject.arms, verdict.weights, strict=False)) if word == "set" else {}
     return Order(word=word, author="the verdict of before", at_us=now_us(), weights=weights)
-
-
-@dataclass(slots=True)
-class Found:
-    """What a log says of earlier learners: the newest checkpoint, and where to begin if there is none."""
-
-    first: int = 0
-    end: int = 0
-    tick: int = 0
-    is_used: bool = False
-    checkpoint: Checkpoint | None = None
-
-
-class Search:
-    """Reads a log for the newest checkpoint of an experiment: its last minutes first, then all of it."""
-
-    def __init__(self, broker: Broker, log_name: str, experiment: str) -> None:
-        self._broker = broker
-        self._log = log_name
-        self._experiment = experiment
-
-    async def run(self) -> Found:
-        """Return what was found up to the end that the log has now."""
-        end = await self._broker.end(self._log)
-        found = await self._read(Since(now_us() - int(BACK_S * 1e6)), end)
-        return found if found.checkpoint is not None else await self._read(0, end)
-
-    async def _read(self, start: int | Since, end: int) -> Found:
-        found, at = Found(end=end), 0
-        if end == 0:
-            return found
-        reader = self._broker.read(self._log, start)
-        try:
-            while at < end:
-                try:
-                    async with asyncio.timeout(SILENCE_S if isinstance(start, Since) else 2 * UNREAD_S):
-                        records = await reader.read(READ_AT_ONCE)
-                except Gap as gap:
-                    await reader.close()
-                    found.first = at = gap.end
-                    reader = self._broker.read(self._log, gap.end)
-                    continue
-                except TimeoutError:  # nothing was written for that long: there is nothing to find
-                    return found
-                at = records[-1].offset + 1 if records else end
-                for record in records:
-                    self._note(record, found)
-        finally:
-            await reader.close()
-        return found
-
-    def _note(self, record: Record, found: Found) -> None:
-        tick = read_tick(record)
-        if tick is not None:
-            found.tick = max(found.tick, tick.number)
-        checkpoint = read_checkpoint(record)
-        if checkpoint is not None:
-            found.is_used = True
-            if checkpoint.experiment == self._experiment:
-                found.checkpoint = checkpoint

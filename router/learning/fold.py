@@ -301,7 +301,7 @@ class Fold(Generic[State]):
         keys = {what: sorted(digest.hex() for digest in digests) for what, digests in sorted(self.keys.items())}
         return Checkpoint(
             experiment=self.subject.experiment, at=at, rebuild=self._places.both_horizons_before(self.tick),
-            weights=self.snapshot.weights, state={**self.document(), "keys": keys},
+            number=self.snapshot.number, weights=self.snapshot.weights, state={**self.document(), "keys": keys},
         )  # fmt: skip
 
     def resume(self, checkpoint: Checkpoint) -> None:

@@ -20,11 +20,14 @@ from broker.endpoint import Endpoint, read_endpoint
 from broker.following import Following
 from broker.ids import now_us
 from broker.routing import (
+    Checkpoint,
     Order,
+    Place,
     Said,
     experiment_of,
     read_snapshot,
     read_verdict,
+    write_checkpoint,
     write_claim,
     write_order,
     write_snapshot,
@@ -32,6 +35,7 @@ from broker.routing import (
 from router.learning.declared import read_experiment
 from router.learning.endpoint import LearnerSettings
 from router.learning.service import run
+from router.stand_in import StandIn
 from router.view import View
 from tests.router.learning.traces import Shown, feedback, rows
 from tests.servers import kafka_url, rabbitmq_url
@@ -161,6 +165,27 @@ async def test_another_learner_goes_on_from_the_log_alone(broker: Broker, tmp_pa
             assert second is not None
             assert sum(second.about["pulls"]) == pytest.approx(90)
             assert second.about["pulls"] == first.about["pulls"]
+
+
+async def test_who_starts_while_nobody_learns_takes_the_newest_checkpoints_weights(
+    broker: Broker, tmp_path: Path
+) -> None:
+    endpoint = await declare(broker, BANDIT)
+    log = broker.channels.events("e")
+    place = Place(offset=7, number=60, at_us=now_us())
+    for experiment, weight in ((experiment_of(endpoint), 0.75), (experiment_of(endpoint), 0.5), ("another", 0.0)):
+        checkpoint = Checkpoint(
+            experiment=experiment, at=place, rebuild=place, number=9, weights=(weight, 1.0 - weight, 0.0), state={}
+        )
+        body, headers = write_checkpoint(checkpoint)
+        await broker.append(log, [body], headers)
+    async with viewing(broker) as view:
+        await until(view.endpoints)
+        task = asyncio.create_task(StandIn(broker, view, first_s=0.0).run())
+        await until(lambda: view.router("e").snapshot.number == 9)
+        task.cancel()
+        assert view.router("e").snapshot.weights == (0.5, 0.5, 0.0)
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_learner_that_was_stopped_goes_on_from_its_ledger(broker: Broker, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Looking through an event log for what earlier learners have left there."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from broker.base import Broker, Since
+from broker.errors import Gap
+from broker.ids import now_us
+from broker.messages import Record
+from broker.routing import Checkpoint, read_checkpoint, read_tick
+
+READ_AT_ONCE = 1000
+BACK_S = 600.0  # where the newest checkpoint is looked for first
+SILENCE_S = 1.0
+UNREAD_S = 10.0
+
+
+@dataclass(slots=True)
+class Found:
+    """What a log says of earlier learners: the newest checkpoint, and where to begin if there is none."""
+
+    first: int = 0
+    end: int = 0
+    tick: int = 0
+    is_used: bool = False
+    checkpoint: Checkpoint | None = None
+
+
+class Search:
+    """Reads a log for the newest checkpoint of an experiment: its last minutes first, then all of it."""
+
+    def __init__(self, broker: Broker, log_name: str, experiment: str) -> None:
+        self._broker = broker
+        self._log = log_name
+        self._experiment = experiment
+
+    async def run(self) -> Found:
+        """Return what was found up to the end that the log has now."""
+        end = await self._broker.end(self._log)
+        found = await self._read(Since(now_us() - int(BACK_S * 1e6)), end)
+        return found if found.checkpoint is not None else await self._read(0, end)
+
+    async def _read(self, start: int | Since, end: int) -> Found:
+        found, at = Found(end=end), 0
+        if end == 0:
+            return found
+        reader = self._broker.read(self._log, start)
+        try:
+            while at < end:
+                try:
+                    async with asyncio.timeout(SILENCE_S if isinstance(start, Since) else UNREAD_S):
+                        records = await reader.read(READ_AT_ONCE)
+                except Gap as gap:
+                    await reader.close()
+                    found.first = at = gap.end
+                    reader = self._broker.read(self._log, gap.end)
+                    continue
+                except TimeoutError:  # nothing was written for that long: there is nothing to find
+                    return found
+                at = records[-1].offset + 1 if records else end
+                for record in records:
+                    self._note(record, found)
+        finally:
+            await reader.close()
+        return found
+
+    def _note(self, record: Record, found: Found) -> None:
+        tick = read_tick(record)
+        if tick is not None:
+            found.tick = max(found.tick, tick.number)
+        checkpoint = read_checkpoint(record)
+        if checkpoint is not None:
+            found.is_used = True
+            if checkpoint.experiment == self._experiment:
+                found.checkpoint = checkpoint
