@@ -104,7 +104,7 @@ class Lists:
         self._records = MergeLog(broker, lost=lost, patience_s=RECORD_PATIENCE_S)
         self._outbox: Outbox[Request] = Outbox(broker, self._settled)
         self._tasks = Tasks()
-        self._held: dict[asyncio.Future[Heard], bytes] = {}
+        self._held: set[asyncio.Future[Heard]] = set()
         self._stopping = False
 
     def stop(self) -> None:
@@ -130,8 +130,7 @@ class Lists:
         until_s = time.monotonic() + STOP_S
         while self._held and time.monotonic() < until_s:  # noqa: ASYNC110 - an event would cost every request
             await asyncio.sleep(SWEEP_S)
-        for future, uid in list(self._held.items()):
-            self._answers.gathering.forget(uid)
+        for future in list(self._held):
             future.cancel()
         await self._tasks.drain()
         await self._outbox.drain()
@@ -145,7 +144,7 @@ class Lists:
             request.uid, [ranker.route.arm for ranker in planned.rankers],
             wait_s=allowed_s if interleaving is None else interleaving.wait_s, allowed_s=allowed_s,
         )  # fmt: skip
-        self._held[future] = request.uid
+        self._held.add(future)
         future.add_done_callback(partial(self._answer, planned, self._settling.hold(delivery, PER_REQUEST)))
 
     # -- out: to the rankers
@@ -186,7 +185,7 @@ class Lists:
     # -- back: to the client
 
     def _answer(self, planned: Planned, hold: Hold, future: asyncio.Future[Heard]) -> None:
-        del self._held[future]
+        self._held.discard(future)
         if future.cancelled():
             return
         endpoint, record = planned.request.route.endpoint, None

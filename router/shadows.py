@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,7 @@ from broker.rows import Rows
 
 LIMIT = 5000  # on their way at once: what comes then is dropped
 PATIENCE_S = 2.0  # with a broker that is away; a queue that is full is asked once
+DRAIN_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +28,13 @@ class Shadows:
         self._rows = rows
         self._max_batch = max_batch
         self._outbox: Outbox[Request] = Outbox(_Guarded(broker), self._settled, patience_s=PATIENCE_S)
-        self._sending = 0
+        self._sending: dict[bytes, Request] = {}
 
     def put(self, shadows: Sequence[Request]) -> None:
         """Send shadows, whose requests are safe by now."""
-        room = max(0, LIMIT - self._sending)
-        self._sending += len(shadows[:room])
+        room = max(0, LIMIT - len(self._sending))
         for shadow in shadows[:room]:
+            self._sending[shadow.uid] = shadow
             route = shadow.route
             self._outbox.put(
                 self._inputs(route.model, route.version), Form.BUNDLE, pack_route(route),
@@ -47,12 +49,18 @@ class Shadows:
         self._rows.refuse(shadows, error)
 
     async def drain(self) -> None:
-        """Wait until it is known what became of all."""
-        await self._outbox.drain()
+        """Wait until it is known what became of all, but not long: the rest is given up."""
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self._outbox.drain()
+        except TimeoutError:
+            self.drop(list(self._sending.values()), _error(UNKNOWN))
+            self._sending.clear()
 
     def _settled(self, shadows: Sequence[Request], outcome: Outcome) -> None:
         """Hear of a publish. Who says that it failed and is wrong is corrected by the log: its first row counts."""
-        self._sending -= len(shadows)
+        for shadow in shadows:
+            self._sending.pop(shadow.uid, None)
         if not outcome.safe:
             self.drop(shadows, _error(outcome))
 

@@ -35,6 +35,7 @@ from broker.header import (
     pack_ticket,
 )
 from broker.ids import new_uid, now_us
+from broker.merges import Merge, write_merge
 from broker.messages import Message
 from broker.outputs import encode
 from broker.rabbitmq.adapter import RabbitBroker
@@ -130,6 +131,17 @@ def test_the_numbers_of_words_are_as_described() -> None:
     assert [(int(row[0]), row[1]) for row in rows("| 39 | u32 | body_length | |\n")] == [
         (status.value, word) for word, status in BY_WORD.items()
     ]
+
+
+def test_the_merge_record_is_as_described() -> None:
+    merge = Merge(
+        uid=UID, key="", policy="", snapshot=0, mask=0, method="", rankers=("v1",), used=("v1",), items=(), ranks=(),
+        credits=(), accepted_us=0, at_us=0,
+    )  # fmt: skip
+    body, headers = write_merge(merge)
+    assert f"`cloudEvents_type` = `{headers['cloudEvents_type']}`" in TEXT
+    described = [name.strip("` ") for row in rows("`millrace.merge.v1`:\n") for name in row[0].split(",")]
+    assert sorted(described) == sorted(json.loads(body))
 
 
 def test_the_limits_are_as_described() -> None:

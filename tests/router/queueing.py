@@ -19,7 +19,7 @@ from broker.connect import connect
 from broker.declared import endpoint_declared
 from broker.endpoint import read_endpoint
 from broker.ids import now_us
-from broker.messages import NO_HEADERS, Delivery, Message, Outcome, Record
+from broker.messages import FULL, NO_HEADERS, Delivery, Message, Outcome, Record
 from broker.sqlite.adapter import SqliteBroker
 from broker.status import Announcement, write_announcement
 from router.merged import RankerAnswers
@@ -40,7 +40,13 @@ BODY = orjson.dumps({"id": "mine", "inputs": [X]})
 
 
 class Noting(SqliteBroker):
-    """Notes what is confirmed, in order: what kind of thing, or that a client's message was acked."""
+    """Notes what is confirmed, in order: what kind of thing, or that a client's message was acked.
+
+    Refuses the first messages of the kind that `reluctant` names.
+    """
+
+    reluctant = ""
+    refusals = 5
 
     def noted(self) -> list[str]:
         """Return what was noted so far."""
@@ -48,6 +54,9 @@ class Noting(SqliteBroker):
         return found
 
     async def forward(self, deliveries: Sequence[Delivery], messages: Sequence[Message]) -> list[Outcome]:
+        if self.reluctant in [_kind(message) for message in messages] and self.refusals > 0:
+            self.refusals -= 1
+            return [FULL] * len(messages)
         outcomes = await super().forward(deliveries, messages)
         self.noted().extend([_kind(message) for message, said in zip(messages, outcomes, strict=True) if said.safe])
         self._note_acked(deliveries)

@@ -61,22 +61,24 @@ async def test_clients_get_one_list_each_and_the_log_says_who_placed_what(tmp_pa
     assert sorted((row["leg"], row["status"]) for row in found) == [(0, "ok")] * 8 + [(1, "ok")] * 8
 
 
-async def test_the_source_is_acked_when_the_answer_and_the_record_are_safe(tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", ["merge", "mine"])
+async def test_the_source_is_acked_when_the_answer_and_the_record_are_safe(tmp_path: Path, late: str) -> None:
     async with (
         Noting(tmp_path / "broker.db", CHANNELS) as broker,
         processing(broker, BOTH, RANKING),
         routing(broker, INTERLEAVED) as client,
     ):
-        await client.send("a")
-        await client.answers(1)
-        await merges(broker, "shop", 1)
+        await broker.declare("mine")
+        broker.reluctant = late
+        await client.send("a", reply_to="mine")
+        await client.answers(1, "mine")
         async with asyncio.timeout(10):
             while "acked" not in broker.noted():  # noqa: ASYNC110 - written by another task
                 await asyncio.sleep(0.01)
         noted = broker.noted()
-        before = noted[: noted.index("acked")]
-        assert {"inputs.m.1", "inputs.m.2", client.mine, "merge"} <= set(before)
-        assert noted.count("acked") == noted.count("merge") == noted.count(client.mine) == 1
+        assert {"inputs.m.1", "inputs.m.2", "mine", "merge"} <= set(noted[: noted.index("acked")])
+        assert [noted.count(what) for what in ("acked", "merge", "mine")] == [1, 1, 1]
+        assert broker.refusals == 0
 
 
 async def test_a_source_whose_router_dies_before_the_merge_comes_back_and_is_answered_once(tmp_path: Path) -> None:

@@ -102,8 +102,11 @@ async def test_a_full_queue_of_a_shadow_holds_nobody_up(tmp_path: Path) -> None:
     assert [(row["leg"], row["status"]) for row in found] == [(0, "ok")] * 3 + [(1, "overloaded")] * 2
 
 
-async def test_shadows_that_wait_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shadows_that_wait_are_limited_and_given_up_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("router.shadows.LIMIT", 3)
+    monkeypatch.setattr("router.shadows.DRAIN_S", 0.1)
     async with (
         Silent(tmp_path / "broker.db", CHANNELS) as broker,
         processing(broker, {1: times(1)}),
@@ -111,7 +114,9 @@ async def test_shadows_that_wait_are_limited(tmp_path: Path, monkeypatch: pytest
     ):
         await ask(client, 10)
         found = await rows(broker, "shop", 17)
-        client.running.cancel()
+        await client.service.stop()
+        await client.running
+        assert len({row["uid"] for row in await rows(broker, "shop", 20) if row["leg"]}) == 10
     assert [(row["leg"], row["status"]) for row in found] == [(0, "ok")] * 10 + [(1, "overloaded")] * 7
 
 
