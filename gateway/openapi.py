@@ -116,6 +116,10 @@ INFER_HEADERS: list[Json] = [
         "description": "What a sticky policy keeps together, such as a user's id.",
     },
     {
+        "name": "millrace-arm", "in": "header", "schema": _STRING,
+        "description": "The arm, or version, that shall answer, for testers: logged, never counted.",
+    },
+    {
         "name": "Prefer", "in": "header", "schema": _STRING,
         "description": "RFC 7240: respond-async answers 202 at once, wait=N after N seconds without an answer.",
     },
