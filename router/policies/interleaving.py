@@ -9,7 +9,7 @@ from router.snapshot import Snapshot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interleaving:
-    """`rankers` are places among the endpoint's `arms`. Each answers with a ranking in its output `output`.
+    """`rankers` are places among the endpoint's `arms`, rising. Each answers with a ranking in its output `output`.
 
     `output` empty: the model's only one. A ranker that has not answered `wait_s` after the request was accepted is left
     out. Feedback named `reward` with an `item` is a click. The experiment is over when a ranker is proven the best at

@@ -49,7 +49,7 @@ def test_routers_get_what_each_policy_says() -> None:
     canary = read_policy(endpoint_of("{canary: v3, stable: v1, steps: [20%, 50%], sticky: true}"))
     assert canary == Learned("canary", (0.8, 0.0, 0.2), sticky=True)
     assert read_policy(endpoint_of(POLICIES["multileave"])) == Interleaving(
-        arms=3, rankers=(2, 0, 1), method="probabilistic", length=20, output="items", reward="watched", wait_s=0.5
+        arms=3, rankers=(0, 1, 2), method="probabilistic", length=20, output="items", reward="watched", wait_s=0.5
     )
     stopping = read_policy(endpoint_of(POLICIES["interleave"]))
     assert isinstance(stopping, Interleaving)
