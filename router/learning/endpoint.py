@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 READ_AT_ONCE = 1000
 PAUSE_S = 0.5
 REPEAT_S = 10.0
+ABOUT_S = 1.0
 CHECKPOINT_S = 60.0
 CHECKPOINT_BYTES_A_MINUTE = 256 * 1024
 LATE_LIMIT_TICKS = 10
@@ -74,6 +75,7 @@ class EndpointLearner:
         self.gap = False
         self._whole = True  # nothing of this fold is in the ledger yet
         self._said: tuple[int, float] = (-1, 0.0)  # the number of the newest snapshot that was said, and when
+        self._said_at = -1  # what was folded by then
         self._sent: tuple[int, float] = (0, 0.0)  # the newest tick that was sent, and when
         self._kept_s = 0.0
         self._kept_at = -1
@@ -185,7 +187,7 @@ class EndpointLearner:
         """Publish the newest snapshot, if it is new or was said long ago."""
         snapshot, now = self.fold.snapshot, time.monotonic()
         self._silent = self._silent and len(self.fold.published) == 1
-        if self._silent or (snapshot.number == self._said[0] and now - self._said[1] < REPEAT_S):
+        if self._silent or (snapshot.number == self._said[0] and now - self._said[1] < self._repeat_s):
             return
         said = Said(
             endpoint=self.subject.endpoint, experiment=self.subject.experiment, term=self._term,
@@ -193,8 +195,14 @@ class EndpointLearner:
             about=self._experiment.about(self.fold.state), at_us=now_us(),
         )  # fmt: skip
         if await self._append_to(self._broker.channels.status, write_snapshot(said)):
-            self._said = (snapshot.number, now)
+            self._said, self._said_at = (snapshot.number, now), self.fold.offset
         await self._say_verdict()
+
+    @property
+    def _repeat_s(self) -> float:
+        """How long what was said last holds: while something is learnt people want to see it, models are large."""
+        learns = self.fold.offset > self._said_at and self.fold.snapshot.models is None
+        return ABOUT_S if learns else REPEAT_S
 
     @property
     def _phase(self) -> str:
