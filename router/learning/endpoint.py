@@ -87,15 +87,11 @@ class EndpointLearner:
         await self._broker.declare(self._log)
         await self._take_up()
         ticking = asyncio.create_task(self._keep_time(), name=f"ticks-{self.subject.endpoint}")
-        reader = self._broker.read(self._log, self.fold.offset)
         try:
             while True:
-                await self._step(reader)
-        except Gap as gap:
-            await self._stop_at(gap)
+                await self._read()
         finally:
             ticking.cancel()
-            await reader.close()
 
     # -- where to begin
 
@@ -130,6 +126,17 @@ class EndpointLearner:
             await self._append(*write_order(sentence(self._verdict, self.subject)))
 
     # -- reading
+
+    async def _read(self) -> None:
+        """Read on until records are missing; returns if it can go on behind them."""
+        reader = self._broker.read(self._log, self.fold.offset)
+        try:
+            while True:
+                await self._step(reader)
+        except Gap as gap:
+            await self._stop_at(gap)
+        finally:
+            await reader.close()
 
     async def _step(self, reader: Reader) -> None:
         """Fold what there is, commit it, and say what is new."""

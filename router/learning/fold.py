@@ -276,7 +276,7 @@ class Fold(Generic[State]):
             "state": packed(self.state), "paused": self.paused, "set": list(self.set), "stale": self._stale,
             "counts": dict(sorted(self.counts.items())), "began_us": self._began_us, "models": self.snapshot.models,
             "published": [[one.number, list(one.weights), at_us] for one, at_us in self.published],
-            "places": self._places.written(),
+            "places": self._places.written(), "counts_from": self._counts_from,
         }  # fmt: skip
 
     def restore(self, document: Mapping[str, Any], at: Place) -> None:
@@ -285,6 +285,7 @@ class Fold(Generic[State]):
             self.state = unpacked(document["state"], self.experiment.start())
             self.begin(at)
             self._began_us = document["began_us"]
+            self._counts_from = max(at.offset, document["counts_from"])  # whoever wrote it may have been rebuilding
             self.paused, self.set, self._stale = document["paused"], tuple(document["set"]), document["stale"]
             self.counts = Counter(document["counts"])
             self.published = [(Snapshot(number, tuple(weights)), at) for number, weights, at in document["published"]]
@@ -309,7 +310,7 @@ class Fold(Generic[State]):
         self.restore(checkpoint.state, checkpoint.rebuild)
         self._places = self._places_from(checkpoint.rebuild)
         self.keys = {what: {bytes.fromhex(key) for key in keys} for what, keys in checkpoint.state["keys"].items()}
-        self._counts_from = checkpoint.at.offset
+        self._counts_from = max(checkpoint.at.offset, self._counts_from)
 
     def canonical(self) -> bytes:
         """Return what is known as bytes: equal for equal knowledge, however it was come by."""

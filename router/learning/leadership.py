@@ -24,6 +24,7 @@ class Leadership:
         self._clock = clock
         self._newest: Claim | None = None
         self._heard: dict[str, float] = {}
+        self._read = 0  # so much of `declared`
         self._changed = asyncio.Event()
 
     def fold_declared(self, record: Record) -> None:
@@ -31,7 +32,8 @@ class Leadership:
         claim = read_claim(record)
         if claim is not None:
             self._newest = claim
-            self._changed.set()
+        self._read = record.offset + 1
+        self._changed.set()
 
     def fold_status(self, record: Record) -> None:
         """Take in a record of the `status` log."""
@@ -66,11 +68,26 @@ class Leadership:
             return None
         if not outcomes[0].safe:
             return None
+        await self._until(lambda: self.term is not None)
+        return self.term
+
+    async def still(self) -> int | None:
+        """Return the term once all claims that there are by now have been read: a process that was stopped has missed
+        some. None if somebody else has claimed since, or nobody can tell.
+        """
+        try:
+            end = await self._broker.end(self._broker.channels.declared)
+        except TryAgain:
+            return None
+        return self.term if await self._until(lambda: self._read >= end) else None
+
+    async def _until(self, what: Callable[[], bool]) -> bool:
+        """Wait until what was read makes it so; tells whether it is."""
         try:
             async with asyncio.timeout(SILENT_AFTER_S):
-                while self.term is None:
+                while not what():
                     await self._changed.wait()
                     self._changed.clear()
         except TimeoutError:
-            return None
-        return self.term
+            return False
+        return True

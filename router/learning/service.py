@@ -113,7 +113,7 @@ class Service:
             term = self._leadership.term
             if term is None and self._leadership.is_vacant and self._wanted():
                 term = await self._leadership.claim()
-            if term is not None:
+            if term is not None and await self._leadership.still() == term:
                 await self._lead(term, stop)
             await _pause(stop)
 

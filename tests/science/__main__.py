@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from tests.science import canaries, context, interleavings, regret
+from tests.science import canaries, context, interleavings, learner, regret
 from tests.science.gates import Row
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
@@ -26,6 +26,7 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "lists": interleavings.lists,
     "votes": interleavings.stopping,
     "sensitivity": interleavings.sensitivity,
+    "learner": learner.kills,
 }
 
 

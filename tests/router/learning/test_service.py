@@ -6,13 +6,14 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from broker.base import Broker
+from broker.base import Broker, Limits, Since
 from broker.channels import Channels
 from broker.connect import connect
 from broker.declared import endpoint_declared
@@ -201,6 +202,35 @@ async def test_a_learner_that_was_stopped_goes_on_from_its_ledger(broker: Broker
         async with learning(broker, tmp_path, "learner-2"):
             await until(lambda: view.term > term)
             await until(lambda: (said := view.snapshot_of("e")) and sum(said.about["pulls"]) > 100)
+
+
+async def test_behind_records_that_are_gone_it_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    """Its ledger is from before the gap; another learner has left a checkpoint behind it."""
+
+    def counted(term: int) -> float:
+        said = view.snapshot_of("e")
+        return sum(said.about["pulls"]) if said is not None and said.term == view.term > term else -1.0
+
+    async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("test.")) as broker:
+        await declare(broker, BANDIT)
+        log = broker.channels.events("e")
+        await broker.delete(log)
+        await broker.declare(log, Limits(bytes=400_000))
+        async with viewing(broker) as view:
+            await until(view.endpoints)
+            for folder, name in (("one", "learner-1"), ("two", "learner-2")):
+                before = partial(counted, view.term)
+                async with learning(broker, tmp_path / folder, name):
+                    await until(lambda before=before: before() == 0)  # type: ignore[misc]
+                    await send(broker, requests(view, 0 if folder == "one" else 100, 30))
+                    await until(lambda before=before: before() == 30)  # type: ignore[misc]
+                while folder == "one" and (await broker.read(log, Since(0)).read(1))[0].offset < 20:
+                    await broker.append(log, [b"x" * 20_000])
+            before = partial(counted, view.term)
+            async with learning(broker, tmp_path / "one", "learner-3"):
+                await until(lambda: before() == 30)
+                await send(broker, requests(view, 200, 30))
+                await until(lambda: before() == 60)
 
 
 async def test_the_newest_claim_leads_and_no_reader_takes_an_older_ones_word(broker: Broker, tmp_path: Path) -> None:

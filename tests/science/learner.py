@@ -1,0 +1,27 @@
+"""Learners killed at random records and within commits: what the last one knows is what one that never died knows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from tests.science.gates import Row
+
+KILLS = 667
+NAMES = ("thompson", "exp3", "canary")
+
+
+def kills() -> Iterator[Row]:
+    """Kill 2,000 in all; in processes of their own, for whoever forks may have no threads."""
+    for name in NAMES:
+        command = [sys.executable, "-m", "tests.router.learning.killing", str(KILLS), "2", name]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=900)
+        counts = json.loads(done.stdout)[name]
+        shown = f"{counts['different']} of {counts['traces']}"
+        yield Row(f"{name}: traces that end in other bytes", shown, "0", "0", counts["different"] == 0)
+        hit = f"{counts['before the end']} of {counts['kills']}"
+        yield Row(f"{name}: kills before the end", hit, "all", "all", counts["before the end"] == counts["kills"])
+        yield Row(f"{name}: kills within a commit", str(counts["within a commit"]), "")
+        yield Row(f"{name}: records folded again", str(counts["folded again"]), "")
