@@ -23,7 +23,8 @@ async def test_who_has_missed_a_claim_reads_it_before_it_writes_the_ledger_again
         woken.fold_declared(own)
         assert await woken.still() == woken.term == own.offset
         await broker.append(log, [write_claim("other")])
-        assert woken.term == own.offset  # it does not know yet
+        before = woken.term
+        assert before == own.offset  # it does not know yet
         asked = asyncio.create_task(woken.still())
         following = asyncio.create_task(Following(broker, log, own.offset + 1, woken.fold_declared).run())
         assert await asked is None
