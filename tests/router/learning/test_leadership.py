@@ -28,6 +28,6 @@ async def test_who_has_missed_a_claim_reads_it_before_it_writes_the_ledger_again
         asked = asyncio.create_task(woken.still())
         following = asyncio.create_task(Following(broker, log, own.offset + 1, woken.fold_declared).run())
         assert await asked is None
-        assert woken.term is None
+        assert [woken.term] == [None]
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
