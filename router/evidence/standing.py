@@ -65,7 +65,7 @@ def _bandit(endpoint: Endpoint, config: BanditConfig, about: Mapping[str, Any]) 
 def _canary(config: CanaryConfig, endpoint: Endpoint, about: Mapping[str, Any]) -> list[Section]:
     if "harm_log_e" not in about:
         return []
-    share = (("share", f"{100 * float(about.get('share', 0.0)):g} %"),
+    share = (("share", f"{100 * _number(about.get('share')):g} %"),
              ("requests at this step", _whole(about.get("requests"))),
              ("requests needed at a step", config.hold.canary_requests),
              ("requests in all", _whole(about.get("served"))))  # fmt: skip

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from router.arrays import Floats, Ints
 from router.evidence.decisions import Decisions
 from router.evidence.estimates import always, log_mean, running_means, sample_ratio, values
 from router.evidence.replay import replay
@@ -19,7 +20,7 @@ def table(sections: list[Section], key: str) -> Table:
     return next(one for one in sections if isinstance(one, Table) and one.key == key)
 
 
-def drawn(arm: list[int] | np.ndarray, weights: np.ndarray, reward: np.ndarray, keys: np.ndarray | None = None):  # type: ignore[no-untyped-def, type-arg]
+def drawn(arm: Ints, weights: Floats, reward: Floats, keys: Ints | None = None) -> Decisions:
     arms = np.asarray(arm, np.int64)
     rows = np.arange(len(arms))
     zero = np.zeros(len(arms), np.int64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ from tests.router.evidence.logs import endpoint, recorded
 from tests.router.learning.traces import START_US, numbered
 
 SHADOW = {"shadow": "b", "serve": "a", "sample": "50%"}
-Output = np.ndarray  # type: ignore[type-arg]
+Output = np.ndarray[Any, Any]
 
 
 def leg(
