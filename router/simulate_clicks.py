@@ -12,6 +12,7 @@ import numpy as np
 
 from router.arrays import Bools, Floats, Ints
 from router.interleaving.interleave import interleave
+from router.interleaving.preference import Preference
 
 Z_80 = 1.959963984540054 + 0.8416212335729143  # 5 % on two sides, 80 % power
 
@@ -98,3 +99,30 @@ def needed(control: Floats, better: Floats, votes: Floats) -> Needed:
     halves = 2.0 * (control.var() + better.var()) * (Z_80 / effect) ** 2
     interleaved = votes.var() * (Z_80 / votes.mean()) ** 2
     return Needed(float(halves), float(interleaved), effect / float(control.mean()))
+
+
+def lists_until_proven(
+    world: World, method: str, alpha: float, runs: int, lists: int, seed: int, *, pool: int = 4000
+) -> Ints:
+    """Return after how many lists (runs,) one ranker was proven better, or -1 within so many; it may be the wrong one.
+
+    Users click as in `cascade`, and each list is another user's. Lists are drawn from a `pool` of those that the
+    product makes; the test is held after each.
+    """
+    random = np.random.default_rng(seed)
+    drawn = sessions(world, pool, random)
+    items, difference = shown(drawn, world, method, random)
+    clicks = cascade(np.take_along_axis(drawn.liked, items, axis=1), random)
+    clicked: Bools = clicks.sum(axis=1) > 0
+    vote = (clicks * difference).sum(axis=1)
+    test, rows = Preference(2), np.arange(runs)
+    state, proven = test.start(runs), np.full(runs, -1)
+    for number in range(1, lists + 1):
+        one = random.integers(pool, size=runs)
+        kept = clicked[one] & (proven < 0)
+        votes = np.stack([np.maximum(vote[one], 0.0), np.maximum(-vote[one], 0.0)], axis=-1)
+        state = test.fold(state, rows[kept], votes[kept])
+        proven = np.where((proven < 0) & (test.preferred(state, alpha)[:, 0] != 0), number, proven)
+        if (proven > 0).all():
+            break
+    return proven

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from broker.errors import MillraceError, Misconfigured
-from deploy.cli import dead, declare, demo, look, parts
+from deploy.cli import dead, declare, demo, look, parts, route
 from deploy.cli.terminal import errors
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (parts, declare, look, dead, demo):
+for module in (parts, declare, look, route, dead, demo):
     module.add_to(app)
 
 

@@ -74,7 +74,7 @@ class EndpointLearner:
         self.fold = Fold(subject, experiment)
         self.gap = False
         self._whole = True  # nothing of this fold is in the ledger yet
-        self._said: tuple[int, float] = (-1, 0.0)  # the number of the newest snapshot that was said, and when
+        self._said: tuple[tuple[int, str], float] = ((-1, ""), 0.0)  # the newest snapshot and phase said, and when
         self._said_at = -1  # what was folded by then
         self._sent: tuple[int, float] = (0, 0.0)  # the newest tick that was sent, and when
         self._kept_s = 0.0
@@ -191,19 +191,23 @@ class EndpointLearner:
     # -- saying
 
     async def _say(self) -> None:
-        """Publish the newest snapshot, if it is new or was said long ago."""
-        snapshot, now = self.fold.snapshot, time.monotonic()
+        """Publish the newest snapshot, if it or the phase is new, or was said long ago."""
+        snapshot, now, phase = self.fold.snapshot, time.monotonic(), self._phase
         self._silent = self._silent and len(self.fold.published) == 1
-        if self._silent or (snapshot.number == self._said[0] and now - self._said[1] < self._repeat_s):
+        if self._silent or ((snapshot.number, phase) == self._said[0] and now - self._said[1] < self._repeat_s):
             return
         said = Said(
             endpoint=self.subject.endpoint, experiment=self.subject.experiment, term=self._term,
-            number=snapshot.number, weights=snapshot.weights, phase=self._phase, models=snapshot.models,
-            about=self._experiment.about(self.fold.state), at_us=now_us(),
+            number=snapshot.number, weights=snapshot.weights, phase=phase, models=snapshot.models,
+            about={**self._experiment.about(self.fold.state), **self._counted}, at_us=now_us(),
         )  # fmt: skip
         if await self._append_to(self._broker.channels.status, write_snapshot(said)):
-            self._said, self._said_at = (snapshot.number, now), self.fold.offset
+            self._said, self._said_at = ((snapshot.number, phase), now), self.fold.offset
         await self._say_verdict()
+
+    @property
+    def _counted(self) -> dict[str, Any]:
+        return {"counts": dict(self.fold.counts), "waiting": len(self.fold.waiting.joins)}
 
     @property
     def _repeat_s(self) -> float:

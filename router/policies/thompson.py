@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from scipy.special import betaincinv, ndtri, stdtrit
 
 from router.arrays import ONE, Floats, Ints
 from router.best_arm import best_of_betas, best_of_normals, best_of_students
@@ -38,6 +39,11 @@ class Thompson(Counting):
     def posterior(self, state: Sums) -> tuple[Floats, Floats]:
         """Return the successes and the failures of the beta posteriors, both (runs, arms)."""
         return self.prior[0] + state.rewards / ONE, self.prior[1] + (state.pulls - state.rewards) / ONE
+
+    def quantile(self, state: Sums, level: float) -> Floats:
+        """Return the quantile of each arm's mean (runs, arms)."""
+        found: Floats = betaincinv(*self.posterior(state), level)
+        return found
 
     def sample(self, state: Sums, random: np.random.Generator, draws: int = 1) -> Ints:
         """Return arms (runs, draws) drawn by sampling the posteriors: what `shares` are the probabilities of."""
@@ -80,6 +86,15 @@ class GaussianThompson(Counting):
         if self.noise is not None:
             return best_of_normals(*self._known_noise(state, self.noise))
         return best_of_students(*self._estimated_noise(state))
+
+    def quantile(self, state: Sums, level: float) -> Floats:
+        """Return the quantile of each arm's mean (runs, arms)."""
+        if self.noise is not None:
+            mean, deviation = self._known_noise(state, self.noise)
+            return mean + deviation * float(ndtri(level))
+        mean, scale, freedom = self._estimated_noise(state)
+        found: Floats = mean + scale * stdtrit(freedom, level)
+        return found
 
     def sample(self, state: Sums, random: np.random.Generator, draws: int = 1) -> Ints:
         """Return arms (runs, draws) drawn by sampling the posteriors."""

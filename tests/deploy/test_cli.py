@@ -23,10 +23,14 @@ COMMANDS = (
     "status",
     "models",
     "predict",
+    "route",
     "dead",
     "demo",
 )
-GROUPS = {"dead": ("list", "show", "replay", "purge")}
+GROUPS = {
+    "dead": ("list", "show", "replay", "purge"),
+    "route": ("show", "pause", "resume", "promote", "abort", "set", "report", "replay", "simulate"),
+}
 
 
 def test_help_lists_the_commands(tmp_path: Path) -> None:

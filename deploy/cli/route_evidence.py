@@ -1,0 +1,125 @@
+"""`millrace route report | replay`: what an endpoint's log says of its arms, and of another policy."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from broker.base import Broker
+from broker.endpoint import Endpoint
+from broker.errors import Misconfigured
+from broker.ids import now_us
+from deploy.cli.plots import print_sections
+from deploy.cli.terminal import (
+    DEFAULT_SETTINGS,
+    BrokerUrl,
+    EndpointName,
+    Json,
+    SettingsPath,
+    connected,
+    console,
+    errors,
+    installation,
+    overrides,
+)
+from deploy.report_html import page
+from deploy.routing import look_at
+from deploy.watch import read_file
+from router.evidence.sections import Section, as_json
+
+Html = Annotated[Path | None, typer.Option("--html", help="Write it as one page, for a browser, too.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(epilog="Example: millrace route report fraud --html fraud.html")(report)
+    app.command(epilog="Example: millrace route replay fraud endpoints/fraud-next.yaml")(replay)
+
+
+def report(
+    endpoint: EndpointName,
+    html: Html = None,
+    settings: SettingsPath = DEFAULT_SETTINGS,
+    broker: BrokerUrl = "",
+    as_json_: Json = False,
+) -> None:
+    """Read an endpoint's log from its first record, and say what it is evidence of."""
+    place = installation(settings, overrides(broker__url=broker))
+
+    async def work(connection: Broker) -> list[Section]:
+        from router.evidence.reading import read_evidence  # what it needs is heavy
+        from router.evidence.report import report as sections_of
+
+        routed = await look_at(connection, endpoint)
+        with reading() as progress:
+            return sections_of(await read_evidence(connection, routed.endpoint, now_us(), progress))
+
+    _print(connected(place, work), f"endpoint {endpoint}", html, as_json_=as_json_)
+
+
+def replay(
+    endpoint: EndpointName,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A declaration of the same endpoint and arms.")],
+    html: Html = None,
+    settings: SettingsPath = DEFAULT_SETTINGS,
+    broker: BrokerUrl = "",
+    as_json_: Json = False,
+) -> None:
+    """Say what the split or bandit that a file declares would have earned with the requests of the log."""
+    candidate = one_endpoint(file, endpoint)
+    place = installation(settings, overrides(broker__url=broker))
+
+    async def work(connection: Broker) -> list[Section]:
+        from router.evidence.reading import read_evidence  # what it needs is heavy
+        from router.evidence.replay import check_candidate
+        from router.evidence.replay import replay as sections_of
+
+        routed = await look_at(connection, endpoint)
+        check_candidate(routed.endpoint, candidate)
+        with reading() as progress:
+            found = await read_evidence(connection, routed.endpoint, now_us(), progress, candidate=candidate)
+        return sections_of(found, candidate)
+
+    _print(connected(place, work), f"endpoint {endpoint}, as {file.name} declares it", html, as_json_=as_json_)
+
+
+def one_endpoint(file: Path, name: str = "") -> Endpoint:
+    """Return the declaration in a file, the one with a name if there are several; raises Misconfigured."""
+    declared = read_file(file)
+    found = [one for one in declared if one.endpoint == name] or declared
+    if len(found) != 1:
+        raise Misconfigured(f"{file.name} declares {len(found)} endpoints; one is expected")
+    return found[0]
+
+
+@contextmanager
+def reading() -> Iterator[Callable[[int, int], None]]:
+    """Show how much of the log is read, where there is a terminal."""
+    columns = TextColumn("reading the log"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield advance
+
+
+def _print(sections: Sequence[Section], title: str, html: Path | None, *, as_json_: bool) -> None:
+    if html is not None:
+        try:
+            html.write_text(page(title, sections), "utf-8")
+        except OSError as exc:
+            raise Misconfigured(f"{html} cannot be written: {exc.strerror}") from exc
+        errors.print(f"wrote {html}", highlight=False, markup=False, soft_wrap=True)
+    if as_json_:
+        sys.stdout.write(json.dumps(as_json(sections)) + "\n")
+    else:
+        print_sections(sections, console)

@@ -1,0 +1,166 @@
+"""`millrace route show`: the policy of an endpoint as it is now."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from broker.endpoint import Endpoint
+from broker.ids import now_us
+from broker.routing import experiment_of
+from deploy.cli.plots import bar, print_sections
+from deploy.cli.terminal import (
+    DEFAULT_SETTINGS,
+    BrokerUrl,
+    EndpointName,
+    Json,
+    SettingsPath,
+    connected,
+    console,
+    installation,
+    overrides,
+    warn,
+)
+from deploy.routing import START_ONE, Routed, look_at
+from deploy.watch import file_of
+from router.bandit_config import BanditConfig
+from router.canary_config import CanaryConfig
+from router.evidence.sections import Section, Table, as_json
+from router.evidence.standing import standing
+from router.policy_config import read_config, read_policy, stable_arms
+
+COUNTED = ("decisions", "rewards", "joined", "early", "duplicate", "late", "unusable")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="Example: millrace route show fraud")(show)
+
+
+def show(
+    endpoint: EndpointName, settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json_: Json = False
+) -> None:
+    """Show an endpoint's policy: who leads, the weights of its arms, and what they follow from."""
+    place = installation(settings, overrides(broker__url=broker))
+    routed = connected(place, lambda connection: look_at(connection, endpoint))
+    sections = [_facts(routed), _weights(routed), *_learnt(routed), *_ended(routed)]
+    if as_json_:
+        sys.stdout.write(json.dumps({"endpoint": endpoint, **as_json(sections)}) + "\n")
+    else:
+        print_sections(sections, console)
+    if routed.learns and not routed.is_led:
+        warn([f"no learner leads: the weights stay as they are; {START_ONE}"])
+
+
+def _facts(routed: Routed) -> Table:
+    endpoint, said = routed.endpoint, routed.said
+    fixed = "" if routed.learns else ": its weights are declared, nothing learns"
+    rows = [
+        ("policy", f"{read_policy(endpoint).name}{fixed}"),
+        ("experiment", experiment_of(endpoint)),
+        ("phase", _phase(routed)),
+        ("leads", _leader(routed)),
+        ("snapshot", "none" if said is None else f"tick {said.number}, said {_ago(said.at_us)}"),
+    ]  # fmt: skip
+    rows = rows if routed.learns else rows[:2]
+    return Table(key="policy", title=f"endpoint {endpoint.endpoint}", columns=("what", "now"), rows=rows)
+
+
+def _phase(routed: Routed) -> str:
+    if routed.said is not None:
+        return routed.said.phase
+    return "not begun" if routed.verdict is None else routed.verdict.phase
+
+
+def _leader(routed: Routed) -> str:
+    claim = routed.claim
+    if claim is None:
+        return "nobody, ever"
+    since = f"claim {claim.term}, {_ago(claim.at_us)}"
+    if routed.silent_s is None:
+        return f"nobody: {claim.instance} ({since}) is gone"
+    state = f"heard {routed.silent_s:.0f} s ago" if routed.is_led else f"silent for {routed.silent_s:.0f} s"
+    return f"{claim.instance} ({since}), {state}"
+
+
+def _weights(routed: Routed) -> Table:
+    endpoint, view = routed.endpoint, routed.view
+    weights = view.router(endpoint.endpoint).snapshot.weights
+    rows = []
+    for (arm, target), weight in zip(endpoint.arms.items(), _shares(weights), strict=True):
+        ready = "yes" if view.is_ready(target.model, target.version) else "no"
+        rows.append((arm, f"{target.model}@{target.version}", ready, weight, bar(weight)))
+    return Table(key="weights", title="Weights", columns=("arm", "model", "ready", "weight", ""), rows=rows)
+
+
+def _shares(weights: tuple[float, ...]) -> list[float]:
+    total = sum(weights) or 1.0
+    return [weight / total for weight in weights]
+
+
+def _learnt(routed: Routed) -> list[Section]:
+    said = routed.said
+    if said is None or not isinstance(said.about, Mapping):
+        return []
+    counts = said.about.get("counts")
+    found = [*standing(routed.endpoint, said.about)]
+    if isinstance(counts, Mapping):
+        rows: list[tuple[str, Any]] = [(name, counts[name]) for name in COUNTED if counts.get(name)]
+        rows.append(("waiting for the end of a horizon", said.about.get("waiting", 0)))
+        found.append(
+            Table(key="feedback", title="Decisions and feedback so far", columns=("what", "number"), rows=rows)
+        )
+    return found
+
+
+def _ended(routed: Routed) -> list[Table]:
+    verdict = routed.verdict
+    if verdict is None:
+        return []
+    path = file_of(routed.author)
+    where = f"change {path}" if path is not None else "declare it anew"
+    rows = [("verdict", verdict.phase), ("when", _ago(verdict.at_us)), ("what to do now", f"{where}: {advice(routed)}")]
+    return [Table(key="verdict", title="How it ended", columns=("what", "now"), rows=rows)]
+
+
+def advice(routed: Routed) -> str:
+    """Return what makes the end of an experiment permanent."""
+    endpoint, verdict = routed.endpoint, routed.verdict
+    config = read_config(endpoint)
+    phase = "" if verdict is None else verdict.phase
+    if isinstance(config, CanaryConfig):
+        return _after_canary(config, phase)
+    weights = () if verdict is None else verdict.weights
+    best = [arm for arm, weight in zip(endpoint.arms, weights, strict=False) if weight >= 0.5]
+    return f"policy: {{split: [{best[0]}]}} makes it permanent" if best else _unchanged(endpoint)
+
+
+def _after_canary(config: CanaryConfig, phase: str) -> str:
+    stable = config.stable
+    arms = list(stable_arms(config))
+    if phase == "promoted" and isinstance(stable, BanditConfig) and config.on_promote == "join":
+        return f"policy: {_bandit(stable, [*arms, config.canary])} makes it permanent"
+    if phase == "promoted":
+        return f"policy: {{split: [{config.canary}]}} makes it permanent"
+    back = _bandit(stable, arms) if isinstance(stable, BanditConfig) else f"{{split: [{stable}]}}"
+    return f"policy: {back}, and mend {config.canary} before it is tried again under another `experiment`"
+
+
+def _bandit(config: BanditConfig, arms: list[str]) -> str:
+    return f"{{bandit: {config.bandit}, reward: {config.reward}, arms: [{', '.join(arms)}], …}}"
+
+
+def _unchanged(endpoint: Endpoint) -> str:
+    return f"no arm of {', '.join(endpoint.arms)} is proven the best; the first serves alone"
+
+
+def _ago(at_us: int) -> str:
+    seconds = max(0.0, (now_us() - at_us) / 1e6)
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit} ago"
+    return f"{seconds:.0f} s ago"

@@ -1,0 +1,63 @@
+"""The probabilities of all arms at a decision, from the snapshots that a fold has published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from router.learning.rows import Decision
+from router.policies.base import Policy
+from router.policies.build import Weigher, weigher_of
+from router.policies.learned import LearnedByFeatures
+from router.snapshot import Snapshot, masked
+
+AGREES = 1e-9
+MODELS_KEPT = 64  # of a policy that looks at features: each snapshot of it is large
+
+
+class Probabilities:
+    """Snapshots as they were published, oldest first."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.published: list[tuple[int, tuple[float, ...]]] = []  # when, and the weights without any features
+        self._by_number: dict[int, Snapshot] = {}
+        self._recent: list[tuple[int, Snapshot]] = []
+        self._masked = lru_cache(maxsize=4096)(lambda snapshot, mask: masked(snapshot.weights, mask))
+        self._weigher = lru_cache(maxsize=MODELS_KEPT)(self._made)
+
+    def note(self, snapshot: Snapshot, at_us: int) -> None:
+        """Know one more snapshot."""
+        self.published.append((at_us, snapshot.weights))
+        self._by_number[snapshot.number] = snapshot
+        self._recent.append((at_us, snapshot))
+        if len(self._recent) > MODELS_KEPT:
+            _, old = self._recent.pop(0)
+            if old.models is not None:
+                self._by_number.pop(old.number, None)
+
+    def drawn(self, decision: Decision, arm: int) -> Sequence[float] | None:
+        """Return what a decision was drawn from; None if its snapshot is not known, or says another propensity."""
+        snapshot = self._by_number.get(decision.snapshot)
+        found = None if snapshot is None else self._of(snapshot, decision)
+        return found if found is not None and abs(found[arm] - decision.propensity) <= AGREES else None
+
+    def before(self, decision: Decision) -> Sequence[float] | None:
+        """Return what the newest snapshot before a decision gives for it; None if its features are not in the log."""
+        snapshot = next((one for at_us, one in reversed(self._recent) if at_us <= decision.accepted_us), None)
+        return None if snapshot is None else self._of(snapshot, decision)
+
+    def _of(self, snapshot: Snapshot, decision: Decision) -> Sequence[float] | None:
+        if snapshot.models is None:
+            return self._masked(snapshot, decision.mask)
+        if not isinstance(self._policy, LearnedByFeatures) or decision.features is None:
+            return None
+        if len(decision.features) != self._policy.config.dimensions:
+            return None
+        return masked(self._weigher(snapshot.number)(decision.features), decision.mask)
+
+    def _made(self, number: int) -> Weigher:
+        snapshot = self._by_number[number]
+        if not isinstance(self._policy, LearnedByFeatures):
+            raise TypeError(f"{self._policy.name} has no models")
+        return weigher_of(self._policy, snapshot.models)

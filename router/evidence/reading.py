@@ -1,0 +1,77 @@
+"""Reading an endpoint's event log from its first record, once, into a recorder."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from broker.base import Broker
+from broker.endpoint import Endpoint
+from broker.errors import Gap
+from broker.messages import Record
+from broker.routing import Checkpoint, experiment_of, read_checkpoint
+from router.evidence.recorder import Evidence, Recorder
+
+READ_AT_ONCE = 1000
+SILENCE_S = 10.0  # a log with an end but no records up to it has been trimmed to nothing
+
+Progress = Callable[[int, int], None]
+"""Is told how many records were read, and of how many."""
+
+
+async def read_evidence(
+    broker: Broker, endpoint: Endpoint, until_us: int, progress: Progress, *, candidate: Endpoint | None = None
+) -> Evidence:
+    """Return what the log says of an endpoint since its experiment began (since the first record, if it never did).
+
+    A learner writes a checkpoint where it begins, and goes on from the first one that is left in a log whose older
+    records are gone.
+    """
+    log = broker.channels.events(endpoint.endpoint)
+    await broker.declare(log)
+    end = await broker.end(log)
+    begun = await _first_checkpoint(broker, log, end, experiment_of(endpoint))
+    recorder = Recorder(endpoint, until_us, candidate=candidate, is_led=begun is not None)
+    start = 0
+    if begun is not None:
+        start = begun.rebuild.offset
+        recorder.resume(begun)
+    async for records in _batches(broker, log, start, end):
+        for record in records:
+            recorder.apply(record)
+        progress(records[-1].offset + 1 - start, end - start)
+        await asyncio.sleep(0)
+    return recorder.finish()
+
+
+async def _first_checkpoint(broker: Broker, log: str, end: int, experiment: str) -> Checkpoint | None:
+    async for records in _batches(broker, log, 0, end):
+        for record in records:
+            found = read_checkpoint(record)
+            if found is not None and found.experiment == experiment:
+                return found
+    return None
+
+
+async def _batches(broker: Broker, log: str, start: int, end: int) -> AsyncIterator[list[Record]]:
+    """Yield the records before `end`, over gaps."""
+    at, reader = start, broker.read(log, start)
+    try:
+        while at < end:
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    records = await reader.read(READ_AT_ONCE)
+            except Gap as gap:
+                await reader.close()
+                at, reader = gap.end, broker.read(log, gap.end)
+                continue
+            except TimeoutError:
+                return
+            if not records:
+                return
+            at = records[-1].offset + 1
+            kept = [record for record in records if record.offset < end]
+            if kept:
+                yield kept
+    finally:
+        await reader.close()

@@ -1,0 +1,186 @@
+"""One pass over an endpoint's event log: the learner's own fold, and what else the rows say, gathered for a report."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from broker.endpoint import Endpoint
+from broker.events import TYPE as ROWS
+from broker.events import read_event
+from broker.feedback import TYPE as FEEDBACK
+from broker.feedback import read_feedback
+from broker.messages import Record
+from broker.routing import Checkpoint
+from router.evidence.clock import Clock
+from router.evidence.decisions import Columns, Decisions
+from router.evidence.observed import Fixed, Observed, rewards_seen
+from router.evidence.probabilities import Probabilities
+from router.evidence.rows import Rows
+from router.evidence.shadows import Shadows
+from router.learning.declared import read_experiment
+from router.learning.experiment import Closed, Credited, Experiment
+from router.learning.fold import Fold
+from router.learning.rows import Decision
+from router.learning.service import subject_of
+from router.policies.base import Policy
+from router.policies.shadow import Shadow
+from router.policy_config import read_policy
+
+log = logging.getLogger(__name__)
+
+_SPACING = 1024  # places between two records of a log, for the ticks that a clock puts there
+
+Weigh = Callable[[Decision, int], Sequence[float] | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a log says of an endpoint as it is declared now.
+
+    `published` are the weights in force since a time; `counts` how many records and decisions were used, or why not.
+    """
+
+    endpoint: Endpoint
+    decisions: Decisions
+    published: Sequence[tuple[int, tuple[float, ...]]]
+    rows: Rows
+    shadows: Shadows | None
+    counts: Counter[str]
+    experiment: Experiment[Any]
+    state: Any
+    phase: str
+    until_us: int
+
+
+class Recorder:
+    """Folds records one by one; `until_us` is when the log is read."""
+
+    def __init__(
+        self, endpoint: Endpoint, until_us: int, *, candidate: Endpoint | None = None, is_led: bool = True
+    ) -> None:
+        """With a `candidate`, another declaration of the same arms, the weights are those that it would have had.
+
+        `is_led`: a learner has kept the log's time, and published what it learnt.
+        """
+        self._endpoint, self._until_us = endpoint, until_us
+        self._is_candidate = candidate is not None
+        logged, judged = read_policy(endpoint), candidate or endpoint
+        policy = read_policy(judged)
+        learnt = read_experiment(judged) if is_led or candidate is not None else None
+        inner = learnt or Fixed(policy=policy.name, weights=policy.first().weights)
+        self._experiment = Observed(
+            inner=inner, witness=self, policy=logged.name, rewards=rewards_seen(judged, inner)
+        )  # fmt: skip
+        self._fold: Fold[Any] = Fold(subject_of(judged), self._experiment)
+        self._known = Probabilities(policy)
+        self._weigh: Weigh = self._known.drawn if candidate is None else self._before
+        self._newest = (-1, 0)  # the number and the time of the newest snapshot
+        self._clock = None if is_led else Clock(self._fold.waiting.patience, until_us)
+        self._columns = Columns(len(endpoint.arms), self._experiment.rewards)
+        self._rows = Rows()
+        self._shadows = _shadows_of(logged)
+        self._counts: Counter[str] = Counter()
+        self._note_snapshots()
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Begin where the experiment is first known of: the next records are those from `checkpoint.rebuild` on."""
+        if self._is_candidate or checkpoint.at == checkpoint.rebuild:
+            self._fold.begin(checkpoint.rebuild)
+            return
+        self._fold.resume(checkpoint)
+        self._note_snapshots()
+
+    def apply(self, record: Record) -> None:
+        """Take in a record; one that cannot be read is counted, and changes nothing."""
+        self._counts["records"] += 1
+        at_us = self._look(record)
+        if self._clock is not None:
+            for tick in self._clock.passed(at_us, record.offset * _SPACING):
+                self._fold.apply(tick)
+            record = replace(record, offset=record.offset * _SPACING + _SPACING - 1)
+        try:
+            self._fold.apply(record)
+        except Exception as exc:  # noqa: BLE001 - a record that breaks the fold must not hide what all others say
+            log.debug("record %d could not be folded: %s", record.offset, exc)
+            self._counts["unreadable"] += 1
+        self._note_snapshots()
+
+    def finish(self) -> Evidence:
+        """Return what was found; where no learner keeps time, horizons that are over by now are closed."""
+        if self._clock is not None:
+            for tick in self._clock.passed(self._until_us, self._fold.offset):
+                self._fold.apply(tick)
+        counts = self._counts + self._fold.counts
+        counts["waiting"] = len(self._fold.waiting.joins)
+        return Evidence(
+            endpoint=self._endpoint, decisions=self._columns.decisions(), published=self._known.published,
+            rows=self._rows, shadows=self._shadows, counts=counts, experiment=self._experiment.inner,
+            state=self._fold.state, phase=self._experiment.phase(self._fold.state), until_us=self._until_us,
+        )  # fmt: skip
+
+    # -- as a witness
+
+    def decided(self, credited: Sequence[Credited]) -> None:
+        """See Witness."""
+        joins = self._fold.waiting.joins
+        for one in credited:
+            join = joins.get(one.decision.uid)
+            weights = self._weigh(one.decision, one.arm)
+            self._columns.add(-1 if join is None else join.place, one, weights)
+
+    def rewarded(self, name: str, closed: Sequence[Closed]) -> None:
+        """See Witness."""
+        for one in closed:
+            self._columns.close(name, one)
+
+    # -- beside the fold
+
+    def _look(self, record: Record) -> int:
+        """Count what a record is, and return the time that it tells; 0 for none."""
+        kind = record.headers.get("cloudEvents_type")
+        if kind == ROWS:
+            return self._look_at_rows(record)
+        if kind != FEEDBACK:
+            return 0
+        try:
+            feedback = read_feedback(record)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            feedback = None
+        if feedback is None or type(feedback.at_us) is not int:
+            self._counts["unreadable"] += 1
+            return 0
+        return feedback.at_us
+
+    def _look_at_rows(self, record: Record) -> int:
+        rows = read_event(record)
+        if rows is None:
+            self._counts["unreadable"] += 1
+            return 0
+        try:
+            self._rows.add(rows)
+            if self._shadows is not None:
+                self._shadows.add(rows)
+            return int(np.median(rows.column("published_us").to_numpy(zero_copy_only=False)))
+        except (KeyError, TypeError, ValueError) as exc:  # columns of another kind: the fold counts the record
+            log.debug("record %d has rows of another form: %s", record.offset, exc)
+            return 0
+
+    def _before(self, decision: Decision, _: int) -> Sequence[float] | None:
+        return self._known.before(decision)
+
+    def _note_snapshots(self) -> None:
+        """Know what the fold has published since: at most one snapshot a record."""
+        snapshot, at_us = self._fold.published[-1]
+        if (snapshot.number, at_us) != self._newest:
+            self._newest = (snapshot.number, at_us)
+            self._known.note(snapshot, at_us)
+
+
+def _shadows_of(policy: Policy) -> Shadows | None:
+    return Shadows(policy.compare) if isinstance(policy, Shadow) else None

@@ -1,0 +1,91 @@
+"""How many requests each arm has had and how they ended, whatever policy sent them."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from router.arrays import Floats
+
+REMEMBERED = 500_000
+QUANTILES = (0.5, 0.9, 0.99)
+SHADOW = "shadow of it"
+
+
+class Twice:
+    """Tells what came before. It forgets the oldest half when it holds twice `REMEMBERED`."""
+
+    def __init__(self) -> None:
+        self._new: set[Any] = set()
+        self._old: set[Any] = set()
+
+    def __call__(self, what: Any) -> bool:
+        """Tell whether `what` came before; from now on it has."""
+        if what in self._new or what in self._old:
+            return True
+        self._new.add(what)
+        if len(self._new) >= REMEMBERED:
+            self._old, self._new = self._new, set()
+        return False
+
+
+@dataclass(slots=True)
+class Arm:
+    """One arm under one policy: its requests by status, its rows, and the latencies of its answers."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    latency_us: array[int] = field(default_factory=lambda: array("q"))
+
+    def quantiles_ms(self) -> list[float | None]:
+        """Return the quantiles of the latency from the door to the answer."""
+        return quantiles_ms(np.array(self.latency_us, np.float64))
+
+
+class Rows:
+    """Requests by (arm, policy); a second leg is counted for itself."""
+
+    def __init__(self) -> None:
+        self.arms: dict[tuple[str, str], Arm] = {}
+        self.duplicates = 0
+        self._twice = Twice()
+
+    def add(self, rows: Any) -> None:
+        """Take in an event's rows (an Arrow record batch); raises KeyError for one of another form."""
+        columns = ("uid", "leg", "row", "arm", "policy", "status", "accepted_us", "published_us")
+        current, is_new = None, False
+        for uid, leg, row, arm, policy, status, accepted, published in zip(
+            *(rows.column(name).to_pylist() for name in columns), strict=True
+        ):
+            if row == 0 or current != (uid, leg):
+                current, is_new = (uid, leg), not self._twice((uid, leg))
+                self.duplicates += not is_new
+                if is_new:
+                    self._ended(arm or "", policy or "", leg, status or "", published - accepted)
+            if is_new:
+                self._of(arm or "", policy or "", leg).rows += 1
+
+    def _ended(self, arm: str, policy: str, leg: int, status: str, latency_us: int) -> None:
+        found = self._of(arm, policy, leg)
+        found.statuses[status] += 1
+        if status == "ok" and 0 <= latency_us < 1 << 62:
+            found.latency_us.append(latency_us)
+
+    def _of(self, arm: str, policy: str, leg: int) -> Arm:
+        key = (arm, f"{policy} ({SHADOW})" if leg and policy == "shadow" else policy)
+        found = self.arms.get(key)
+        if found is None:
+            found = self.arms[key] = Arm()
+        return found
+
+
+def quantiles_ms(values_us: Floats, at: Sequence[float] = QUANTILES) -> list[float | None]:
+    """Return quantiles of microseconds in milliseconds; None for each where there is nothing."""
+    if not len(values_us):
+        return [None] * len(at)
+    return [float(one) / 1000.0 for one in np.quantile(values_us, at)]

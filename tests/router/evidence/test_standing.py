@@ -1,0 +1,63 @@
+"""Where an experiment stands, in the words of its declaration, from what a snapshot says."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from router.evidence.sections import Curves, as_json, sampled
+from router.evidence.standing import e_value, standing
+from router.learning.declared import read_experiment
+from tests.router.evidence.logs import THOMPSON, endpoint
+
+CANARY = {
+    "canary": "c", "stable": {"bandit": "thompson", "reward": "clicked", "arms": ["a", "b"]},
+    "guardrails": [{"bad": "failed"}, {"bad": "slow", "over": "250ms"}, {"reward": "clicked"}],
+}  # fmt: skip
+INTERLEAVE = {"interleave": ["a", "b"], "credit": "clicked"}
+
+
+def tables(policy: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    return as_json(standing(endpoint(policy), about))
+
+
+@pytest.mark.parametrize("policy", [THOMPSON, CANARY, INTERLEAVE], ids=["bandit", "canary", "interleave"])
+def test_what_an_experiment_says_of_itself_is_shown_and_what_is_missing_is_left_out(policy: dict[str, Any]) -> None:
+    experiment = read_experiment(endpoint(policy))
+    assert experiment is not None
+    about = dict(experiment.about(experiment.start()))
+    assert tables(policy, about)
+    assert tables(policy, {}) == {}
+    for name in about:
+        tables(policy, {key: value for key, value in about.items() if key != name})
+        tables(policy, {**about, name: "garbage"})
+
+
+def test_guardrails_have_their_names_and_both_levels() -> None:
+    about = {"share": 0.05, "requests": 7, "served": 107, "bad": [3, 4, 0], "harm_log_e": [1.0, -2.0, 0.0],
+             "proof_log_e": [0.0, math.log(30.0), 40.0], "tripped": 0, "pulls": [5.0, 6.0, 0.0],
+             "means": [0.5, 0.25, None]}  # fmt: skip
+    found = tables(CANARY, about)
+    rails = {row["guardrail"]: row for row in found["guardrails"]["rows"]}
+    assert list(rails) == ["failed", "slow, over 0.25s", "clicked"]
+    assert (rails["failed"]["E of harm"], rails["failed"]["aborts at"]) == ("2.72", "60")
+    assert (rails["slow, over 0.25s"]["E of the proof"], rails["clicked"]["E of the proof"]) == ("30", "10^17")
+    assert rails["clicked"]["bad events"] is None
+    assert "clicked counted" in found["learnt"]["rows"][0]
+
+
+def test_pairs_of_rankers_have_limits() -> None:
+    about = {"votes": 50, "pairs": [[0, 1]], "difference": [0.2], "low": [-0.1], "high": [0.5], "log_e": [2.0]}
+    [pair] = tables(INTERLEAVE, about)["preference"]["rows"]
+    assert (pair["pair"], pair["difference of credit"], pair["low"], pair["proven at"]) == ("a - b", 0.2, -0.1, "20")
+
+
+def test_wealth_is_written_so_that_a_person_can_read_it() -> None:
+    assert [e_value(one) for one in (0.0, math.log(999.0), 100.0, math.nan)] == ["1", "999", "10^43", "-"]
+
+
+def test_a_curve_is_sampled_at_what_was_in_force() -> None:
+    curves = Curves(key="w", title="", names=("a",), at_us=[0, 50], values=[(0.1,), (0.9,)], until_us=100)
+    assert sampled(curves, 0, 4) == [0.1, 0.1, 0.9, 0.9]
