@@ -16,7 +16,7 @@ KEY = b"secret"
 DRAWS = 20_000
 
 
-def router_of(policy: dict[str, object], key: bytes = KEY, **more: object) -> Router:
+def router_of(policy: dict[str, object], key: bytes = KEY, /, **more: object) -> Router:
     arms = {"a": "m@1", "b": "m@2", "c": "m@3"}
     endpoint = read_endpoint({"endpoint": "e", "arms": arms, "policy": policy, **more}, source="test")
     return Router(endpoint, read_policy(endpoint), key)

@@ -21,13 +21,10 @@ async def test_who_has_missed_a_claim_reads_it_before_it_writes_the_ledger_again
         await broker.append(log, [write_claim("woken")])
         (own,) = await broker.read(log, 0).read(1)
         woken.fold_declared(own)
-        assert await woken.still() == woken.term == own.offset
-        await broker.append(log, [write_claim("other")])
-        before = woken.term
-        assert before == own.offset  # it does not know yet
+        assert await woken.still() == own.offset
+        await broker.append(log, [write_claim("other")])  # it does not know yet
         asked = asyncio.create_task(woken.still())
         following = asyncio.create_task(Following(broker, log, own.offset + 1, woken.fold_declared).run())
         assert await asked is None
-        assert [woken.term] == [None]
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

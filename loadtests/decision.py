@@ -1,0 +1,364 @@
+"""What a decision costs beside a bare keyed hash and bisect, snapshots that change under load, and how fast one learns.
+
+    python -m loadtests.decision [--seconds 10] [--json PATH]
+
+In one run, by turns: each policy's decision as a gateway makes it (the view's router and mask, then the plan) against
+the bare draw; a gateway over the embedded broker that gets a new snapshot every 20 ms; feedback folded on one core,
+alone and with the ledger's commits. Ends with status 1 if a request was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import uvloop
+
+from broker.base import Broker
+from broker.declared import endpoint_declared
+from broker.endpoint import Endpoint, read_endpoint
+from broker.events import Ended, read_event, write_event
+from broker.feedback import Feedback, write_feedback
+from broker.header import Request, Route, Status
+from broker.ids import new_uid, now_us
+from broker.messages import Record
+from broker.routing import Said, experiment_of, write_claim, write_snapshot
+from broker.status import Announcement, write_announcement
+from deploy.supervisor import wait_until_ready
+from deploy.wiring import Installation
+from loadtests.front import Load, closed_loop
+from loadtests.report import report
+from loadtests.rig import free_port, processes
+from router.learning.declared import read_experiment
+from router.learning.fold import Fold
+from router.learning.ledger import Ledger
+from router.learning.service import subject_of
+from router.packing import packed
+from router.policies.base import one_run
+from router.view import View
+
+GATE_US = 5.0
+GATE_FOLDS = 20_000
+UIDS = 2000
+BLOCKS = 9
+FOLD_BLOCKS = 5
+WARM_UP = 2
+CONNECTIONS = 32
+REFRESH_S = 0.02
+START_WITHIN_S = 90.0
+ROWS_WITHIN_S = 30.0
+DECISIONS = 40_000
+ROWS_AN_EVENT = 100
+COMMIT_EVERY = 1000  # as many as a learner reads at once
+
+ARMS = {"a": "m@1", "b": "m@2", "c": "m@3"}
+WEIGHTS = (0.6, 0.3, 0.1)
+LEARNT: Mapping[str, Any] = {"feedback": {"rewards": {"clicked": {"default": 0}}}, "key": "parameters.user"}
+POLICIES: Mapping[str, Mapping[str, Any]] = {
+    "split": {"split": {"a": 60, "b": 30, "c": 10}},
+    "sticky": {"split": {"a": 60, "b": 30, "c": 10}, "sticky": True},
+    "thompson": {"bandit": "thompson", "reward": "clicked"},
+    "canary": {"canary": "c", "stable": {"bandit": "thompson", "reward": "clicked", "arms": ["a", "b"]}},
+    "shadow": {"shadow": "b", "serve": "a", "sample": "20%"},
+    "interleave": {"interleave": ["a", "b"], "credit": "clicked"},
+    "linucb": {"bandit": "linucb", "reward": "clicked", "floor": 0.01, "features": [f"x{place}" for place in range(8)]},
+}
+CONFIG = """\
+name: "hello"
+backend: "python"
+max_batch_size: 64
+version_policy { all {} }
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
+"""
+MODEL = """\
+class Model:
+    def infer(self, inputs):
+        return {"y": inputs["x"]}
+"""
+BODY = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[1]}]}'
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Microseconds a call: the median over blocks, by the clock and of the CPU."""
+
+    wall_us: float
+    cpu_us: float
+
+
+def decisions() -> dict[str, Timed]:
+    """Time the bare draw and each policy's decision, a block of each in turn."""
+    uids = [new_uid(now_us()) for _ in range(UIDS)]
+    calls: dict[str, Callable[[bytes], Any]] = {"bare": _bare()}
+    calls |= {name: _decide(name) for name in POLICIES}
+    blocks: dict[str, list[tuple[int, int]]] = {name: [] for name in calls}
+    for _ in range(WARM_UP + BLOCKS):
+        for name, call in calls.items():
+            blocks[name].append(_block(call, uids))
+    return {
+        name: Timed(*(median(block[which] for block in timed[WARM_UP:]) / UIDS / 1000 for which in (0, 1)))
+        for name, timed in blocks.items()
+    }
+
+
+def _block(call: Callable[[bytes], Any], uids: list[bytes]) -> tuple[int, int]:
+    wall, cpu = time.perf_counter_ns(), time.process_time_ns()
+    for uid in uids:
+        call(uid)
+    return time.perf_counter_ns() - wall, time.process_time_ns() - cpu
+
+
+def _bare() -> Callable[[bytes], int]:
+    sums = [0.6, 0.9, 1.0]
+
+    def draw(uid: bytes) -> int:
+        digest = blake2b(b"e\0" + uid, key=b"secret", digest_size=8).digest()
+        return bisect_right(sums, (int.from_bytes(digest, "big") >> 11) * 2.0**-53)
+
+    return draw
+
+
+def _decide(name: str) -> Callable[[bytes], Any]:
+    """Return the decision of a gateway whose logs hold one endpoint, three ready replicas, and a snapshot."""
+    endpoint = read_endpoint({"endpoint": "e", "arms": ARMS, "policy": POLICIES[name], **LEARNT}, source="decision")
+    view = View(b"secret")
+    view.fold_declared(Record(0, endpoint_declared(endpoint, "decision"), {}))
+    view.fold_declared(Record(1, write_claim("decision"), {}))
+    for version in (1, 2, 3):
+        said = Announcement(
+            instance=f"r{version}", part="replica", state="ready", at_us=now_us(), model="m", version=version
+        )
+        view.fold_status(Record(version, write_announcement(said), {}))
+    if name in ("thompson", "canary", "linucb"):
+        view.fold_status(Record(4, write_snapshot(_said(endpoint, 1, 7, WEIGHTS, _models(endpoint))), {}))
+    if name == "linucb":
+        vector = [1.0, *np.random.default_rng(1).standard_normal(8).tolist()]
+
+        def by_features(uid: bytes) -> Any:
+            router, mask = view.resolve("e")
+            return router.plan(uid, mask, vector=vector)
+
+        return by_features
+
+    def decide(uid: bytes) -> Any:
+        router, mask = view.resolve("e")
+        return router.plan(uid, mask)
+
+    return decide
+
+
+def _said(endpoint: Endpoint, term: int, number: int, weights: tuple[float, ...], models: Any = None) -> Said:
+    return Said(
+        endpoint=endpoint.endpoint, experiment=experiment_of(endpoint), term=term, number=number, weights=weights,
+        models=models, at_us=now_us(),
+    )  # fmt: skip
+
+
+def _models(endpoint: Endpoint) -> Any:
+    """Return what a linear policy has learnt of a few rewards; None for one that looks at no features."""
+    experiment: Any = read_experiment(endpoint)
+    if experiment is None or experiment.policy != "linucb":
+        return None
+    random = np.random.default_rng(2)
+    seen = one_run(list(random.integers(3, size=300)), list(random.random(300)), [1 / 3] * 300)
+    features = random.standard_normal((300, experiment.learning.dimensions))
+    return packed(experiment.learning.fold(experiment.start(), seen, features))
+
+
+async def refreshes(seconds: float) -> dict[str, int]:
+    """Keep a gateway busy while its snapshot changes; return what was answered, and from how many snapshots."""
+    with tempfile.TemporaryDirectory(prefix="millrace-decision-") as name:
+        folder, port = Path(name), free_port()
+        _write_model(folder / "models/hello")
+        (folder / "millrace.yaml").write_text(f"gateway: {{http_port: {port}}}\nmetrics: {{port: 0}}\n")
+        place = Installation.at(folder / "millrace.yaml")
+        with processes([place.part_command(part) for part in ("gateway", "processors")], folder / "log"):
+            async with place.broker() as broker:
+                return await _refreshed(broker, port, seconds)
+
+
+async def _refreshed(broker: Broker, port: int, seconds: float) -> dict[str, int]:
+    said = {"endpoint": "e", "arms": {"a": "hello@1", "b": "hello@2"}, "policy": POLICIES["thompson"]}
+    endpoint = read_endpoint({**said, "feedback": LEARNT["feedback"]}, source="decision")
+    channels = broker.channels
+    for log in (channels.declared, channels.status, channels.events("e")):
+        await broker.declare(log)
+    await broker.append(channels.declared, [endpoint_declared(endpoint, "decision")])
+    await wait_until_ready(port, "127.0.0.1", START_WITHIN_S, lambda: True)
+    async with asyncio.timeout(START_WITHIN_S):
+        while not (await _load(port, 0.5)).latencies_s:
+            pass  # the model loads
+    term = await broker.end(channels.declared)
+    await broker.append(channels.declared, [write_claim("decision")])
+    numbers: list[int] = []
+    publishing = asyncio.create_task(_publish(broker, endpoint, term, numbers), name="snapshots")
+    load = await _load(port, seconds)
+    publishing.cancel()
+    await asyncio.gather(publishing, return_exceptions=True)
+    answered = len(load.latencies_s)
+    return {
+        "sent": answered + load.errors, "answered": answered, "per_s": round(answered / load.took_s),
+        "published": len(numbers), "drawn_from": await _drawn_from(broker, answered),
+    }  # fmt: skip
+
+
+async def _publish(broker: Broker, endpoint: Endpoint, term: int, numbers: list[int]) -> None:
+    """Say a new snapshot every 20 ms, as a learner would that had that much to say."""
+    while True:
+        share = len(numbers) % 9 / 10 + 0.1
+        said = _said(endpoint, term, len(numbers) + 1, (share, 1 - share))
+        await broker.append(broker.channels.status, [write_snapshot(said)])
+        numbers.append(said.number)
+        await asyncio.sleep(REFRESH_S)
+
+
+async def _load(port: int, seconds: float) -> Load:
+    return await closed_loop(port, "/v2/models/e/infer", BODY, None, connections=CONNECTIONS, seconds=seconds)
+
+
+async def _drawn_from(broker: Broker, answered: int) -> int:
+    """Return from how many snapshots the rows say that requests were drawn."""
+    reader, snapshots, seen = broker.read(broker.channels.events("e"), 0), set[int](), 0
+    async with asyncio.timeout(ROWS_WITHIN_S):
+        while seen < answered:
+            for record in await reader.read(1000):
+                rows = read_event(record)
+                if rows is not None:
+                    snapshots.update(rows.column("snapshot").to_pylist())
+                    seen += rows.num_rows
+    await reader.close()
+    return len(snapshots)
+
+
+def _write_model(folder: Path) -> None:
+    for version in (1, 2):
+        (folder / str(version)).mkdir(parents=True)
+        (folder / str(version) / "model.py").write_text(MODEL)
+    (folder / "config.pbtxt").write_text(CONFIG)
+
+
+async def folds() -> dict[str, Timed]:
+    """Fold feedback for decisions that wait for it, alone and with a commit for every batch that a learner reads."""
+    said = {"endpoint": "e", "arms": ARMS, "policy": POLICIES["thompson"], **LEARNT}
+    endpoint = read_endpoint(said, source="decision")
+    events, feedback = _events(), _feedback()
+    found: dict[str, list[Timed]] = {"alone": [], "with commits": []}
+    with tempfile.TemporaryDirectory(prefix="millrace-decision-") as name:
+        for block in range(WARM_UP + FOLD_BLOCKS):
+            for how, timed in found.items():
+                fold = _decided(endpoint, events)
+                if how == "alone":
+                    timed.append(await _told(fold, feedback, _nothing))
+                    continue
+                ledger = Ledger(Path(name) / f"{block}.db")
+                await ledger.open()
+                await ledger.lead(1)
+                await ledger.save(fold, whole=True)
+                timed.append(await _told(fold, feedback, partial(ledger.save, fold)))
+                await ledger.close()
+    return {
+        how: Timed(median(one.wall_us for one in timed[WARM_UP:]), median(one.cpu_us for one in timed[WARM_UP:]))
+        for how, timed in found.items()
+    }
+
+
+def _decided(endpoint: Endpoint, events: list[Record]) -> Fold[Any]:
+    """Return a fold of decisions that wait for their feedback."""
+    experiment = read_experiment(endpoint)
+    if experiment is None:
+        raise ValueError("this policy learns nothing")
+    fold: Fold[Any] = Fold(subject_of(endpoint), experiment)
+    for record in events:
+        fold.apply(record)
+    return fold
+
+
+async def _told(fold: Fold[Any], feedback: list[Record], commit: Callable[[], Awaitable[None]]) -> Timed:
+    wall, cpu = time.perf_counter(), time.process_time()
+    for begin in range(0, len(feedback), COMMIT_EVERY):
+        for record in feedback[begin : begin + COMMIT_EVERY]:
+            fold.apply(record)
+        await commit()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    if fold.counts["joined"] != len(feedback):
+        raise ValueError(f"of {len(feedback)} pieces of feedback these were folded: {dict(fold.counts)}")
+    return Timed(wall / len(feedback) * 1e6, cpu / len(feedback) * 1e6)
+
+
+async def _nothing() -> None:
+    return
+
+
+def _uid(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def _events() -> list[Record]:
+    """Return the decisions that feedback comes for."""
+    route = Route(endpoint="e", arm="a", model="m", version=1, policy="thompson", snapshot=0, mask=7)
+    records = []
+    for place, begin in enumerate(range(0, DECISIONS, ROWS_AN_EVENT)):
+        uids = map(_uid, range(begin, begin + ROWS_AN_EVENT))
+        asked = [Request(route, uid, now_us(), 0, 1 / 3, None, 0, "", "", "", b"", b"") for uid in uids]
+        ended = Ended(asked, [1] * len(asked), [now_us()] * len(asked), Status.OK, published_us=now_us())
+        records.append(Record(place, *write_event([ended], [], [], source="/decision")))
+    return records
+
+
+def _feedback() -> list[Record]:
+    begin = DECISIONS // ROWS_AN_EVENT
+    return [
+        Record(begin + number, *write_feedback(Feedback(uid=_uid(number), values={"clicked": 1.0}, at_us=now_us())))
+        for number in range(DECISIONS)
+    ]
+
+
+def main() -> None:
+    """Read the options, measure, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long snapshots change under load")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    drawn, folded = decisions(), uvloop.run(folds())
+    fresh = uvloop.run(refreshes(options.seconds))
+    lost = fresh["sent"] - fresh["answered"]
+    rows = [(f"decision: {name}", _shown(timed, drawn["bare"])) for name, timed in drawn.items()]
+    rows += [(f"feedback folded, {how}", _rate(timed)) for how, timed in folded.items()]
+    rows.append(("snapshots under load", f"{fresh['published']} said, rows of {fresh['drawn_from']}"))
+    rows.append(("requests meanwhile", f"{fresh['answered']:,} of {fresh['sent']:,} answered, {fresh['per_s']:,}/s"))
+    figures = {
+        "decisions": {name: asdict(timed) for name, timed in drawn.items()},
+        "folds": {how: asdict(timed) for how, timed in folded.items()}, "refreshes": fresh,
+    }  # fmt: skip
+    report("decisions, snapshots and feedback", rows, figures, options.json)
+    sys.exit(1 if lost else 0)
+
+
+def _shown(timed: Timed, bare: Timed) -> str:
+    shown = f"{timed.wall_us:6.2f} µs ({timed.cpu_us:.2f} of CPU)"
+    if timed is bare:
+        return shown
+    verdict = "ok" if timed.wall_us <= GATE_US else "over"
+    return f"{shown}, {timed.wall_us / bare.wall_us:5.1f} x bare, gate {GATE_US:g} µs: {verdict}"
+
+
+def _rate(timed: Timed) -> str:
+    verdict = "ok" if 1e6 / timed.wall_us >= GATE_FOLDS else "missed"
+    return f"{1e6 / timed.wall_us:,.0f}/s ({timed.cpu_us:.1f} µs of CPU each), gate {GATE_FOLDS:,}/s: {verdict}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The propensity that is logged is the probability of the draw, and follows from snapshot, mask and features."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from broker.endpoint import read_endpoint
+from router.arrays import Floats, Ints
+from router.learning.contextual import ContextualBandit
+from router.learning.declared import read_experiment
+from router.packing import packed
+from router.policies.base import one_run
+from router.policies.build import weigher_of
+from router.policies.learned import LearnedByFeatures
+from router.policy_config import read_policy
+from router.router import Router
+from router.snapshot import Snapshot, masked
+from tests.router.test_router import identities
+
+DRAWS = 100_000
+ARMS = ("a", "b", "c", "d")
+Z_LIMIT = 5.0  # 6e-7 two-sided for each arm and case
+SNAPSHOTS = (
+    Snapshot(0, (0.25, 0.25, 0.25, 0.25)), Snapshot(4, (0.7, 0.2, 0.099, 0.001)), Snapshot(9, (0.0, 0.5, 0.3, 0.2)),
+)  # fmt: skip
+MASKS = (0b1111, 0b0111, 0b1010)
+
+
+def router_of(policy: dict[str, object]) -> Router:
+    arms = {arm: f"m@{version}" for version, arm in enumerate(ARMS, 1)}
+    rewards = {"rewards": {"clicked": {"default": 0}}}
+    said = {"endpoint": "e", "arms": arms, "policy": policy, "feedback": rewards, "key": "parameters.user"}
+    endpoint = read_endpoint(said, source="test")
+    return Router(endpoint, read_policy(endpoint), b"secret")
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [{"bandit": "thompson", "reward": "clicked"}, {"split": list(ARMS)}, {"split": list(ARMS), "sticky": True}],
+    ids=["bandit", "split", "sticky"],
+)
+def test_a_logged_propensity_is_what_its_snapshot_and_mask_say(policy: dict[str, object]) -> None:
+    """P1, for 1e5 decisions over snapshots and masks that change on the way."""
+    router, uids = router_of(policy), identities(DRAWS)
+    known = {snapshot.number: snapshot for snapshot in SNAPSHOTS}
+    part = DRAWS // (len(SNAPSHOTS) * len(MASKS))
+    for place, (snapshot, mask) in enumerate((snapshot, mask) for snapshot in SNAPSHOTS for mask in MASKS):
+        router.follow(snapshot)
+        plans = [router.plan(uid, mask) for uid in uids[place * part : (place + 1) * part]]
+        expected = masked(known[plans[0].snapshot].weights, plans[0].mask)
+        assert abs(math.fsum(expected) - 1.0) < 1e-12
+        drawn = np.array([ARMS.index(plan.legs[0].arm) for plan in plans])
+        logged = np.array([plan.legs[0].propensity for plan in plans])
+        assert {(plan.snapshot, plan.mask) for plan in plans} == {(snapshot.number, mask)}
+        assert np.abs(logged - np.array(expected)[drawn]).max() < 1e-12
+        _check_shares(drawn, np.broadcast_to(expected, (len(drawn), len(ARMS))))
+        _check_inverse(logged, sum(probability > 0.0 for probability in expected), min(filter(None, expected)))
+
+
+def test_a_logged_propensity_is_what_the_models_say_of_the_features() -> None:
+    """P1 with features: each request has probabilities of its own; the floor gives all arms full support."""
+    policy: dict[str, object] = {"bandit": "linucb", "reward": "clicked", "features": ["x", "y"], "floor": "5%"}
+    router = router_of(policy)
+    assert isinstance(router.policy, LearnedByFeatures)
+    experiment = read_experiment(router.endpoint)
+    assert isinstance(experiment, ContextualBandit)
+    random = np.random.default_rng(1)
+    size = experiment.learning.dimensions
+    seen = one_run(list(random.integers(4, size=400)), list(random.random(400)), [0.25] * 400)
+    models = packed(experiment.learning.fold(experiment.start(), seen, random.standard_normal((400, size))))
+    router.follow(Snapshot(7, (0.25,) * 4, models))
+    weigh = weigher_of(router.policy, models)
+    vectors = random.standard_normal((DRAWS // 10, size))
+    drawn, logged, expected = [], [], []
+    for uid, vector in zip(identities(len(vectors)), vectors, strict=True):
+        plan = router.plan(uid, 0b1011, vector=vector)
+        expected.append(masked(weigh(vector), plan.mask))
+        drawn.append(ARMS.index(plan.legs[0].arm))
+        logged.append(plan.legs[0].propensity)
+    pmf = np.array(expected)
+    assert np.abs(pmf.sum(axis=-1) - 1.0).max() < 1e-12
+    assert np.abs(np.array(logged) - pmf[np.arange(len(drawn)), drawn]).max() < 1e-12
+    assert len(np.unique(pmf.round(6), axis=0)) > 1
+    _check_shares(np.array(drawn), pmf)
+    _check_inverse(np.array(logged), 3, 0.05)
+
+
+def _check_shares(drawn: Ints, pmf: Floats) -> None:
+    """Hold each arm's count to the sum of its probabilities; one without any is never drawn."""
+    for arm in range(len(ARMS)):
+        count, sum_p = int((drawn == arm).sum()), float(pmf[:, arm].sum())
+        variance = float((pmf[:, arm] * (1.0 - pmf[:, arm])).sum())
+        assert abs(count - sum_p) <= Z_LIMIT * math.sqrt(variance), ARMS[arm]
+
+
+def _check_inverse(logged: Floats, arms: int, least: float) -> None:
+    """Hold the mean of 1/p to the number of arms that can be drawn: at most arms/least - arms^2 is its variance."""
+    error = math.sqrt((arms / least - arms**2) / len(logged)) + 1e-9
+    assert abs(float((1.0 / logged).mean()) - arms) < Z_LIMIT * error
