@@ -56,5 +56,20 @@ def uniform(key: bytes, salt: bytes, identity: bytes) -> float:
     Without the secret `key` (at most 64 bytes) nobody can choose an identity for its draw.
     `salt` separates experiments.
     """
-    digest = hashlib.blake2b(salt + b"\0" + identity, key=key, digest_size=8).digest()
+    return _fraction(hashlib.blake2b(salt + b"\0" + identity, key=key, digest_size=8).digest())
+
+
+def drawer(key: bytes, salt: bytes) -> Callable[[bytes], float]:
+    """Return what draws as `uniform` does for one key and salt, which it hashes only once."""
+    begun = hashlib.blake2b(salt + b"\0", key=key, digest_size=8)
+
+    def draw(identity: bytes) -> float:
+        digest = begun.copy()
+        digest.update(identity)
+        return _fraction(digest.digest())
+
+    return draw
+
+
+def _fraction(digest: bytes) -> float:
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from broker.ids import uniform
+from broker.ids import drawer
 
 
 def cumulative(probabilities: Sequence[float]) -> list[float]:
@@ -25,16 +25,21 @@ def draw(sums: Sequence[float], number: float) -> int:
     return bisect_right(sums, number)
 
 
-def rendezvous(probabilities: Sequence[float], names: Sequence[str], key: bytes, salt: bytes, identity: bytes) -> int:
-    """Return the arm with the least -ln(u)/p (weighted rendezvous hashing, Schindelhauer and Schomaker 2005).
+def rendezvous(names: Sequence[str], key: bytes, salt: bytes) -> Callable[[Sequence[float], bytes], int]:
+    """Return what draws the arm of an identity by weighted rendezvous hashing (Schindelhauer and Schomaker 2005).
 
-    When one arm goes, only its own identities move; the draw has the probabilities exactly.
+    It is the one with the least -ln(u)/p, u being drawn for each arm. When one arm goes, only its own identities move;
+    the draw has the probabilities exactly.
     """
+    drawers = [drawer(key, salt + b"\0" + name.encode()) for name in names]
 
-    def distance(arm: int) -> float:
-        if probabilities[arm] <= 0.0:
-            return math.inf
-        number = uniform(key, salt + b"\0" + names[arm].encode(), identity)
-        return -math.log(number or 2.0**-54) / probabilities[arm]
+    def draw_arm(probabilities: Sequence[float], identity: bytes) -> int:
+        nearest, least = 0, math.inf
+        for arm, probability in enumerate(probabilities):
+            if probability > 0.0:
+                distance = -math.log(drawers[arm](identity) or 2.0**-54) / probability
+                if distance < least:
+                    nearest, least = arm, distance
+        return nearest
 
-    return min(range(len(names)), key=distance)
+    return draw_arm

@@ -8,8 +8,13 @@ from functools import lru_cache, partial
 
 from broker.endpoint import Endpoint
 from broker.errors import NotFound
+<<<<<<< HEAD
 from broker.header import Request
 from broker.ids import uniform
+=======
+from broker.header import Answer
+from broker.ids import drawer
+>>>>>>> kills
 from router.assignment import cumulative, draw, rendezvous
 from router.features import Feature
 from router.gathering import Heard
@@ -54,15 +59,16 @@ class Router:
     def __init__(self, endpoint: Endpoint, policy: Policy, key: bytes) -> None:
         self.endpoint = endpoint
         self._policy = policy
-        self._key = key[:64]
-        self._salt = (endpoint.experiment or endpoint.endpoint).encode()
+        key, salt = key[:64], (endpoint.experiment or endpoint.endpoint).encode()
         self._arms = tuple(endpoint.arms)
+        self._number = drawer(key, salt)
+        self._rendezvous = rendezvous(self._arms, key, salt)
         self._snapshot = policy.first()
         self._weigh: Callable[[Sequence[float]], list[float]] | None = None
-        self._excluded: Callable[[bytes], bool] | None = _excluded(endpoint, self._key, self._salt)
+        self._excluded: Callable[[bytes], bool] | None = _excluded(endpoint, key, salt)
         self._companions: Callable[[bytes, int, int], tuple[int, ...]] | None = None
         if isinstance(policy, Shadow):
-            self._companions = partial(self._shadowed, policy)
+            self._companions = partial(self._shadowed, policy, drawer(key, salt + b"\0shadow"))
         elif isinstance(policy, Interleaving):
             self._companions = self._rankers
         self._sums = lru_cache(maxsize=64)(self._cumulative)
@@ -88,9 +94,9 @@ class Router:
         if len(self._arms) == 1:
             arm = 0
         elif self._policy.sticky:
-            arm = rendezvous(probabilities, self._arms, self._key, self._salt, identity)
+            arm = self._rendezvous(probabilities, identity)
         else:
-            arm = draw(sums, uniform(self._key, self._salt, identity))
+            arm = draw(sums, self._number(identity))
         others = NOBODY if self._companions is None else self._companions(identity, mask, arm)
         return self._plans(self._snapshot, mask, arm, others)
 
@@ -144,7 +150,7 @@ class Router:
     def _weighed(self, identity: bytes, mask: int, weights: Sequence[float]) -> Plan:
         """Draw from weights that are this request's own."""
         probabilities = masked(weights, mask)
-        arm = draw(cumulative(probabilities), uniform(self._key, self._salt, identity))
+        arm = draw(cumulative(probabilities), self._number(identity))
         leg = self._leg(self._arms[arm], probabilities[arm])
         return Plan((leg,), self._snapshot.number, mask, self._policy.name)
 
@@ -159,11 +165,13 @@ class Router:
         merged = bool(others) and isinstance(self._policy, Interleaving)
         return Plan(tuple(legs), snapshot.number, mask, self._policy.name, merged)
 
-    def _shadowed(self, shadow: Shadow, identity: bytes, mask: int, arm: int) -> tuple[int, ...]:
+    def _shadowed(
+        self, shadow: Shadow, number: Callable[[bytes], float], identity: bytes, mask: int, arm: int
+    ) -> tuple[int, ...]:
         """Return the shadow for a sample of the requests, while it is there: nothing is to pile up for it."""
         if arm == shadow.shadow or not mask >> shadow.shadow & 1:
             return NOBODY
-        drawn = shadow.sample >= 1.0 or uniform(self._key, self._salt + b"\0shadow", identity) < shadow.sample
+        drawn = shadow.sample >= 1.0 or number(identity) < shadow.sample
         return (shadow.shadow,) if drawn else NOBODY
 
     def _rankers(self, _: bytes, mask: int, arm: int) -> tuple[int, ...]:
@@ -198,11 +206,12 @@ def _excluded(endpoint: Endpoint, key: bytes, salt: bytes) -> Callable[[bytes], 
     if not holdout and exclusive is None:
         return None
     group = b"" if exclusive is None else b"exclusive\0" + exclusive.group.encode()
+    slice_, held = drawer(key, group), drawer(key, salt + b"\0holdout")
     low, high = (0.0, 1.0) if exclusive is None else exclusive.slice
 
     def excluded(unit: bytes) -> bool:
-        if group and not low <= uniform(key, group, unit) < high:
+        if group and not low <= slice_(unit) < high:
             return True
-        return uniform(key, salt + b"\0holdout", unit) < holdout
+        return held(unit) < holdout
 
     return excluded

@@ -76,6 +76,7 @@ class EndpointLearner:
         self._whole = True  # nothing of this fold is in the ledger yet
         self._said: tuple[tuple[int, str], float] = ((-1, ""), 0.0)  # the newest snapshot and phase said, and when
         self._said_at = -1  # what was folded by then
+        self._speaks_from = 0  # before it what is known is older than what the last leader has said
         self._sent: tuple[int, float] = (0, 0.0)  # the newest tick that was sent, and when
         self._kept_s = 0.0
         self._kept_at = -1
@@ -85,6 +86,7 @@ class EndpointLearner:
     async def run(self) -> None:
         """Learn until cancelled; raises Superseded when somebody else writes the ledger."""
         await self._broker.declare(self._log)
+        self._speaks_from = await self._broker.end(self._log)
         await self._take_up()
         ticking = asyncio.create_task(self._keep_time(), name=f"ticks-{self.subject.endpoint}")
         try:
@@ -194,6 +196,8 @@ class EndpointLearner:
         """Publish the newest snapshot, if it or the phase is new, or was said long ago."""
         snapshot, now, phase = self.fold.snapshot, time.monotonic(), self._phase
         self._silent = self._silent and len(self.fold.published) == 1
+        if self.fold.offset < self._speaks_from and not self.gap:
+            return
         if self._silent or ((snapshot.number, phase) == self._said[0] and now - self._said[1] < self._repeat_s):
             return
         said = Said(
