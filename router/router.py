@@ -8,13 +8,8 @@ from functools import lru_cache, partial
 
 from broker.endpoint import Endpoint
 from broker.errors import NotFound
-<<<<<<< HEAD
 from broker.header import Request
-from broker.ids import uniform
-=======
-from broker.header import Answer
 from broker.ids import drawer
->>>>>>> kills
 from router.assignment import cumulative, draw, rendezvous
 from router.features import Feature
 from router.gathering import Heard
@@ -62,6 +57,7 @@ class Router:
         key, salt = key[:64], (endpoint.experiment or endpoint.endpoint).encode()
         self._arms = tuple(endpoint.arms)
         self._number = drawer(key, salt)
+        self._stream = partial(stream, key, salt)
         self._rendezvous = rendezvous(self._arms, key, salt)
         self._snapshot = policy.first()
         self._weigh: Callable[[Sequence[float]], list[float]] | None = None
@@ -120,7 +116,7 @@ class Router:
         if self.interleaving is None:
             raise ValueError(f"policy {self._policy.name}: only `interleave` makes one answer of several")
         rankers = [arm for arm in self._arms if arm in heard]
-        return merge(request, rankers, heard, self.interleaving, stream(self._key, self._salt, request.uid))
+        return merge(request, rankers, heard, self.interleaving, self._stream(request.uid))
 
     @property
     def interleaving(self) -> Interleaving | None:
