@@ -11,6 +11,7 @@ from broker.errors import Gap
 from broker.messages import Record
 from broker.routing import Checkpoint, experiment_of, read_checkpoint
 from router.evidence.recorder import Evidence, Recorder
+from router.learning.declared import read_experiment
 
 READ_AT_ONCE = 1000
 SILENCE_S = 10.0  # a log with an end but no records up to it has been trimmed to nothing
@@ -30,7 +31,8 @@ async def read_evidence(
     log = broker.channels.events(endpoint.endpoint)
     await broker.declare(log)
     end = await broker.end(log)
-    begun = await _first_checkpoint(broker, log, end, experiment_of(endpoint))
+    learns = read_experiment(endpoint) is not None
+    begun = await _first_checkpoint(broker, log, end, experiment_of(endpoint)) if learns else None
     recorder = Recorder(endpoint, until_us, candidate=candidate, is_led=begun is not None)
     start = 0
     if begun is not None:
@@ -45,10 +47,13 @@ async def read_evidence(
 
 
 async def _first_checkpoint(broker: Broker, log: str, end: int, experiment: str) -> Checkpoint | None:
+    """Return the first one of which all is left that it is rebuilt from."""
+    first = end
     async for records in _batches(broker, log, 0, end):
+        first = min(first, records[0].offset)
         for record in records:
             found = read_checkpoint(record)
-            if found is not None and found.experiment == experiment:
+            if found is not None and found.experiment == experiment and found.rebuild.offset >= first:
                 return found
     return None
 

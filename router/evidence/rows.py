@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from broker.header import BY_WORD
 from router.arrays import Floats
 
 REMEMBERED = 500_000
+ARMS_LIMIT = 512  # and policies: what a log says is no reason to hold more
+OTHER = "other"
 QUANTILES = (0.5, 0.9, 0.99)
 SHADOW = "shadow of it"
 
@@ -72,16 +75,15 @@ class Rows:
 
     def _ended(self, arm: str, policy: str, leg: int, status: str, latency_us: int) -> None:
         found = self._of(arm, policy, leg)
-        found.statuses[status] += 1
+        found.statuses[status if status in BY_WORD else OTHER] += 1
         if status == "ok" and 0 <= latency_us < 1 << 62:
             found.latency_us.append(latency_us)
 
     def _of(self, arm: str, policy: str, leg: int) -> Arm:
         key = (arm, f"{policy} ({SHADOW})" if leg and policy == "shadow" else policy)
-        found = self.arms.get(key)
-        if found is None:
-            found = self.arms[key] = Arm()
-        return found
+        if key not in self.arms and len(self.arms) >= ARMS_LIMIT:
+            key = (OTHER, OTHER)
+        return self.arms.setdefault(key, Arm())
 
 
 def quantiles_ms(values_us: Floats, at: Sequence[float] = QUANTILES) -> list[float | None]:

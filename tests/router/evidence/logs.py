@@ -58,10 +58,12 @@ def split_log(
     return numbered(records)
 
 
-def learner_log(declared: Endpoint, seconds: int, seed: int, *, a_second: int = 5) -> tuple[list[Record], Fold[Any]]:
+def learner_log(
+    declared: Endpoint, seconds: int, seed: int, *, a_second: int = 5, keep_every: int = 10_000
+) -> tuple[list[Record], Fold[Any]]:
     """Return the log of an endpoint with a learner: its checkpoint, ticks, decisions from its snapshots, and clicks.
 
-    Beside it the fold that the learner has.
+    A checkpoint comes every `keep_every` seconds. Beside the log the fold that the learner has.
     """
     random = np.random.default_rng(seed)
     experiment: Experiment[Any] | None = read_experiment(declared)
@@ -85,6 +87,10 @@ def learner_log(declared: Endpoint, seconds: int, seed: int, *, a_second: int = 
         for record in numbered(new, len(records)):
             records.append(record)
             fold.apply(record)
+        if second % keep_every == 0:
+            body, headers = write_checkpoint(fold.checkpoint())
+            records.append(Record(len(records), body, headers))
+            fold.apply(records[-1])
     assert fold.subject.experiment == experiment_of(declared)
     return records, fold
 
