@@ -314,27 +314,23 @@ class Pipeline:
         by_endpoint: defaultdict[str, list[Item]] = defaultdict(list)
         for item in items:
             by_endpoint[item.request.route.endpoint].append(item)
-        lines_up = len(items) == len(part.items) and len(by_endpoint) == 1 and self.model.batches
         for endpoint, mine in by_endpoint.items():
-            self._record(endpoint, mine, part, size, with_tensors=lines_up)
+            self._record(endpoint, mine, part, size)
 
-    def _record(self, endpoint: str, items: Sequence[Item], part: Computed, size: int, *, with_tensors: bool) -> None:
-        """Hand rows to the event log; tensors only where they line up with the rows."""
+    def _record(self, endpoint: str, items: Sequence[Item], part: Computed, size: int) -> None:
+        """Hand rows to the event log; tensors where the model's first axis is that of the rows."""
         ended = Ended(
             [item.request for item in items], [item.rows for item in items], [item.taken_us for item in items],
             Status.OK, started_us=part.started_us, computed_us=part.computed_us, published_us=now_us(), batch=size,
         )  # fmt: skip
         holds = [item.hold for item in items]
-        if with_tensors:
-            signature = tuple(
-                [
-                    (name, array.dtype.str, array.shape[1:])
-                    for name, array in (*part.inputs.items(), *part.outputs.items())
-                ]
-            )
-            self._rows.add(endpoint, signature, ended, holds, part.inputs, part.outputs)
-        else:
+        if not self.model.batches:
             self._rows.add(endpoint, None, ended, holds, None, None)
+            return
+        inputs, outputs = part.rows_of(items)
+        tensors = (*inputs.items(), *outputs.items())
+        signature = tuple([(name, array.dtype.str, array.shape[1:]) for name, array in tensors])
+        self._rows.add(endpoint, signature, ended, holds, inputs, outputs)
 
     def _finish_broken(self, part: Broken) -> None:
         if not self._lane.takes(part):

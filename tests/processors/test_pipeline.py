@@ -91,6 +91,16 @@ async def test_an_output_that_is_no_text_fails_its_own_request(tmp_path: Path, g
         assert sorted(row["status"] for row in await pipe.rows()) == ["failed", "ok"]
 
 
+async def test_rows_keep_their_own_tensors_whoever_else_is_in_their_batch(tmp_path: Path) -> None:
+    """Of a batch in which one answer cannot be written; batches of several endpoints are cut the same way."""
+    async with piped(tmp_path, texts(7), output="TYPE_STRING") as pipe:
+        await pipe.put(bundled(pipe.pipeline.queue, [request(1), request(GUILTY), request(2)]))
+        await pipe.serve()
+        rows = await pipe.rows()
+        found = sorted((row["input.x"], row["output.y"]) for row in rows if row["status"] == "ok")
+        assert found == [(1.0, b"fine"), (2.0, b"fine")]
+
+
 @pytest.mark.parametrize(
     "compute",
     [
