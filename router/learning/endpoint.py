@@ -14,6 +14,7 @@ from broker.errors import Gap, TryAgain
 from broker.ids import now_us
 from broker.messages import Record
 from broker.routing import (
+    Checkpoint,
     Order,
     Place,
     Said,
@@ -114,8 +115,7 @@ class EndpointLearner:
     async def _take_up_from_log(self) -> None:
         self.fold = Fold(self.subject, self._experiment)
         found = await Search(self._broker, self._log, self.subject.experiment).run()
-        if found.checkpoint is not None:
-            self.fold.resume(found.checkpoint)
+        if found.checkpoint is not None and self._resumed(found.checkpoint):
             return
         place = Place(offset=found.first, number=0, at_us=0)
         if found.is_used:
@@ -126,6 +126,17 @@ class EndpointLearner:
         if self._verdict is not None:
             self._silent = True
             await self._append(*write_order(sentence(self._verdict, self.subject)))
+
+    def _resumed(self, checkpoint: Checkpoint) -> bool:
+        """Take up from a checkpoint; False if its state is of another form, and then nothing is known."""
+        self.fold = Fold(self.subject, self._experiment)
+        try:
+            self.fold.resume(checkpoint)
+        except ValueError as exc:
+            log.warning("endpoint %s: its checkpoint cannot be read: %s", self.subject.endpoint, exc)
+            self.fold = Fold(self.subject, self._experiment)
+            return False
+        return True
 
     # -- reading
 
@@ -175,9 +186,8 @@ class EndpointLearner:
         """Records are gone that were not folded: go on from a checkpoint behind them, else say so and keep still."""
         log.error("endpoint %s: records %d to %d are gone", self.subject.endpoint, gap.start, gap.end)
         found = await Search(self._broker, self._log, self.subject.experiment).run()
-        if found.checkpoint is not None and found.checkpoint.rebuild.offset >= gap.end:
-            self.fold = Fold(self.subject, self._experiment)
-            self.fold.resume(found.checkpoint)
+        checkpoint = found.checkpoint
+        if checkpoint is not None and checkpoint.rebuild.offset >= gap.end and self._resumed(checkpoint):
             self._whole = True
             return
         self.gap = True

@@ -286,3 +286,23 @@ def test_what_a_status_record_says_is_read_with_care() -> None:
     assert read_snapshot(Record(0, b'{"v":1,"kind":"snapshot","weights":[0.5,0.6]}', {})) is None
     assert read_snapshot(Record(0, b'{"v":1,"kind":"snapshot"', {})) is None
     assert read_snapshot(Record(0, b'{"v":1,"kind":"snapshot","weights":[1],"term":"x"}', {})) is None
+
+
+async def test_a_checkpoint_that_cannot_be_read_is_no_reason_to_learn_nothing(tmp_path: Path) -> None:
+    async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("t.")) as broker:
+        endpoint = await declare(broker, BANDIT)
+        place = Place(offset=0, number=0, at_us=0)
+        broken = Checkpoint(
+            experiment=experiment_of(endpoint),
+            at=place,
+            rebuild=place,
+            number=0,
+            weights=(1.0, 0.0, 0.0),
+            state={"x": 1},
+        )
+        body, headers = write_checkpoint(broken)
+        await broker.append(broker.channels.events("e"), [body], headers)
+        async with viewing(broker) as view, learning(broker, tmp_path):
+            await until(lambda: (said := view.snapshot_of("e")) and said.phase == "learning")
+            await send(broker, requests(view, 0, 60))
+            await until(lambda: (said := view.snapshot_of("e")) and sum(said.about["pulls"]) == 60)
