@@ -22,7 +22,7 @@ from router.bandit_config import (
 )
 from router.canary_config import BadGuardrail, CanaryConfig, Guardrail
 from router.packing import unpacked
-from router.policies.base import Contextual, Learning
+from router.policies.base import Contextual, Learning, floored
 from router.policies.canary import BadEvents, Canary, RewardDrop
 from router.policies.epsilon import EpsilonGreedy
 from router.policies.exp3 import Exp3
@@ -59,11 +59,17 @@ def weigher_of(policy: LearnedByFeatures, models: Any) -> Weigher:
     """Return what weighs the arms of a request by its features, from a snapshot's models; raises ValueError."""
     learning: Any = _linear(policy.config, len(policy.among))
     state = unpacked(models, learning.start(1))
+    inverse = state.inverse[0]
+    coefficients = np.einsum("kij,kj->ki", inverse, state.rewarded[0])
 
     def weigh(vector: Sequence[float]) -> list[float]:
+        """Return what `learning.weights` does, for one request at a time."""
+        x = np.array(vector)
+        deviation = np.sqrt(np.maximum(inverse @ x @ x, 0.0))
+        shares = learning.shares((coefficients @ x)[None], deviation[None])
         weights = [0.0] * len(policy.weights)
-        for arm, weight in zip(policy.among, learning.weights(state, np.array([vector]))[0], strict=True):
-            weights[arm] = float(weight)
+        for arm, weight in zip(policy.among, floored(shares, learning.floor)[0].tolist(), strict=True):
+            weights[arm] = weight
         return weights
 
     return weigh

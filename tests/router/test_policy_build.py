@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
+from broker.endpoint import read_endpoint
 from broker.rewards import Reward
 from router.bandit_config import BanditConfig
 from router.canary_config import CanaryConfig
-from router.policies.build import canary_of, dimensions_of, learning_of
+from router.packing import packed
+from router.policies.base import one_run
+from router.policies.build import canary_of, dimensions_of, learning_of, weigher_of
 from router.policies.canary import BadEvents, RewardDrop
 from router.policies.exp3 import Exp3
+from router.policies.learned import LearnedByFeatures
 from router.policies.linear import LinThompson
 from router.policies.thompson import GaussianThompson
 from router.policy_config import read_config, read_policy
@@ -82,3 +89,25 @@ def test_a_real_reward_is_not_learned_as_if_it_were_a_share() -> None:
     config, _ = bandit_of(POLICIES["thompson"])
     with pytest.raises(ValueError, match="clicked is real"):
         learning_of(config, 3, Reward(type="real", default=0.0))
+
+
+@pytest.mark.parametrize("bandit", ["linucb", "lints"])
+def test_a_request_is_weighed_as_the_policy_weighs_it(bandit: str) -> None:
+    arms = {"a": "m@1", "b": "m@2", "c": "m@3"}
+    policy = {"bandit": bandit, "reward": "clicked", "floor": 0.05, "features": ["x", "y"]}
+    declaration = {
+        "endpoint": "e",
+        "arms": arms,
+        "policy": policy,
+        "feedback": {"rewards": {"clicked": {"default": 0}}},
+    }
+    light = read_policy(read_endpoint(declaration, source="test"))
+    assert isinstance(light, LearnedByFeatures)
+    learning: Any = learning_of(light.config, 3, Reward.model_validate({"default": 0}))
+    random = np.random.default_rng(3)
+    vectors = random.standard_normal((200, 3))
+    rewards = random.random(200)
+    state = learning.fold(learning.start(1), one_run([n % 3 for n in range(200)], list(rewards), [1.0] * 200), vectors)
+    weigh = weigher_of(light, packed(state))
+    for vector in random.standard_normal((100, 3)):
+        assert weigh(list(vector)) == pytest.approx(learning.weights(state, vector[None])[0], abs=1e-12)
