@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from router.evidence.report import report
 from router.evidence.sections import Curves, as_json, sampled
 from router.evidence.standing import e_value, standing
 from router.learning.declared import read_experiment
-from tests.router.evidence.logs import THOMPSON, endpoint
+from tests.router.evidence.logs import THOMPSON, endpoint, learner_log, recorded
 
 CANARY = {
     "canary": "c", "stable": {"bandit": "thompson", "reward": "clicked", "arms": ["a", "b"]},
@@ -61,3 +62,14 @@ def test_wealth_is_written_so_that_a_person_can_read_it() -> None:
 def test_a_curve_is_sampled_at_what_was_in_force() -> None:
     curves = Curves(key="w", title="", names=("a",), at_us=[0, 50], values=[(0.1,), (0.9,)], until_us=100)
     assert sampled(curves, 0, 4) == [0.1, 0.1, 0.9, 0.9]
+
+
+@pytest.mark.parametrize(
+    "policy", [CANARY, INTERLEAVE, THOMPSON | {"noise": "gaussian"}], ids=["canary", "list", "real"]
+)
+def test_a_report_has_all_its_sections_whatever_the_policy_is(policy: dict[str, Any]) -> None:
+    declared = endpoint(policy)
+    log, _ = learner_log(declared, 30, 1)
+    found = as_json(report(recorded(declared, log, is_led=True)))
+    assert {"log", "requests"} <= set(found)
+    assert {"guardrails", "preference", "posterior"} & set(found)
