@@ -79,6 +79,8 @@ async def _is_at_rest(place: Learners, leader: Learner) -> bool:
 async def test_a_leader_that_was_stopped_and_wakes_up_is_not_listened_to(
     broker_url: str, folders: tuple[str, str], tmp_path: Path
 ) -> None:
+    if broker_url and len(set(folders)) > 1:
+        pytest.skip("whose folder it is has nothing to do with the broker: the embedded one says it")
     async with Learners(tmp_path, broker_url) as place:
         old = place.start(folders[0])
         old_term = await place.leads(old)
