@@ -30,6 +30,14 @@ class Computed:
     started_us: int
     computed_us: int
 
+    def tensors_of(self, items: Sequence[Item]) -> tuple[Arrays, Arrays]:
+        """Return the rows of inputs and outputs that are those of `items`, some of ours in the same order."""
+        if len(items) == len(self.items):
+            return self.inputs, self.outputs
+        wanted = {id(item) for item in items}
+        places = np.flatnonzero(np.repeat([id(item) in wanted for item in self.items], [it.rows for it in self.items]))
+        return _rows(self.inputs, places), _rows(self.outputs, places)
+
 
 @dataclass(frozen=True, slots=True)
 class Broken:
@@ -39,6 +47,10 @@ class Broken:
     error: MillraceError
     started_us: int
     computed_us: int
+
+
+def _rows(arrays: Arrays, places: np.ndarray[Any, Any]) -> Arrays:
+    return {name: array[places] for name, array in arrays.items()}
 
 
 class Model:

@@ -314,25 +314,22 @@ class Pipeline:
         by_endpoint: defaultdict[str, list[Item]] = defaultdict(list)
         for item in items:
             by_endpoint[item.request.route.endpoint].append(item)
-        lines_up = len(items) == len(part.items) and len(by_endpoint) == 1 and self.model.batches
         for endpoint, mine in by_endpoint.items():
-            self._record(endpoint, mine, part, size, with_tensors=lines_up)
+            self._record(endpoint, mine, part, size)
 
-    def _record(self, endpoint: str, items: Sequence[Item], part: Computed, size: int, *, with_tensors: bool) -> None:
-        """Hand rows to the event log; tensors only where they line up with the rows."""
+    def _record(self, endpoint: str, items: Sequence[Item], part: Computed, size: int) -> None:
+        """Hand rows to the event log; with tensors if the model's have rows."""
         ended = Ended(
             [item.request for item in items], [item.rows for item in items], [item.taken_us for item in items],
             Status.OK, started_us=part.started_us, computed_us=part.computed_us, published_us=now_us(), batch=size,
         )  # fmt: skip
         holds = [item.hold for item in items]
-        if with_tensors:
+        if self.model.batches:
+            inputs, outputs = part.tensors_of(items)
             signature = tuple(
-                [
-                    (name, array.dtype.str, array.shape[1:])
-                    for name, array in (*part.inputs.items(), *part.outputs.items())
-                ]
+                [(name, array.dtype.str, array.shape[1:]) for name, array in (*inputs.items(), *outputs.items())]
             )
-            self._rows.add(endpoint, signature, ended, holds, part.inputs, part.outputs)
+            self._rows.add(endpoint, signature, ended, holds, inputs, outputs)
         else:
             self._rows.add(endpoint, None, ended, holds, None, None)
 
