@@ -56,6 +56,11 @@ class LearnerSettings:
     tick_s: float = 1.0
     metrics_port: int = 0
 
+    @property
+    def repeat_s(self) -> float:
+        """How soon a snapshot is said again that is still the newest: ten seconds of the logs' clock, at most ten."""
+        return REPEAT_S * min(1.0, self.tick_s)
+
 
 class EndpointLearner:
     """Learns for one endpoint while this process leads."""
@@ -181,7 +186,7 @@ class EndpointLearner:
         )  # fmt: skip
         while True:
             await self._say()
-            await asyncio.sleep(REPEAT_S)
+            await asyncio.sleep(self._settings.repeat_s)
 
     # -- saying
 
@@ -189,7 +194,7 @@ class EndpointLearner:
         """Publish the newest snapshot, if it is new or was said long ago."""
         snapshot, now = self.fold.snapshot, time.monotonic()
         self._silent = self._silent and len(self.fold.published) == 1
-        if self._silent or (snapshot.number == self._said[0] and now - self._said[1] < REPEAT_S):
+        if self._silent or (snapshot.number == self._said[0] and now - self._said[1] < self._settings.repeat_s):
             return
         said = Said(
             endpoint=self.subject.endpoint, experiment=self.subject.experiment, term=self._term,
@@ -248,7 +253,7 @@ class EndpointLearner:
             is_active = self.fold.wants_ticks
             if is_active:
                 await self._tick(was_active)
-            elif time.monotonic() - self._said[1] >= REPEAT_S:
+            elif time.monotonic() - self._said[1] >= self._settings.repeat_s:
                 await self._say()
             was_active = is_active
 
