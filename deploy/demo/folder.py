@@ -41,11 +41,18 @@ policy: {split: {linear: 50, cnn: 50}}
 
 
 def write_models(folder: Path, models: Mapping[str, bytes]) -> None:
-    """Publish each TorchScript file as version 1 of a model, and declare the endpoint that splits between them."""
+    """Publish each TorchScript file as version 1 of a model."""
     for name, script in models.items():
         write_version(folder / "models", name, 1, {"model.pt": script}, config=CONFIG % name)
-    (folder / "endpoints").mkdir()
-    (folder / "endpoints" / f"{ENDPOINT}.yaml").write_text(DECLARATION, "utf-8")
+
+
+def write_endpoint(folder: Path, name: str, declaration: str) -> None:
+    """Declare an endpoint, or declare it anew: whoever watches the file never sees part of it."""
+    path = folder / "endpoints" / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    draft = path.with_suffix(".new")
+    draft.write_text(declaration, "utf-8")
+    draft.replace(path)
 
 
 def write_settings(folder: Path, *, prefix: str, engine: str, http_port: int, metrics_port: int) -> Path:

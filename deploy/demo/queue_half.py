@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from broker.base import Broker, Consumer
 from broker.errors import Unavailable
 from broker.messages import JSON_LENGTH_HEADER, Delivery, Message
-from deploy.demo.digits import Digits
-from deploy.demo.folder import ENDPOINT
-from deploy.demo.http_half import JSON_LENGTH, encoded, label_of
-from deploy.demo.tally import Answer, Tally
+from deploy.demo.wire import JSON_LENGTH, Ask, Reply
 
 WINDOW = 256
 AT_ONCE = 64
@@ -24,91 +23,74 @@ SILENCE_S = 60.0
 class QueueHalf:
     """A client with one reply queue. It reads until it is closed, so that an answer that comes twice is seen."""
 
-    def __init__(self, broker: Broker, digits: Digits, tally: Tally) -> None:
+    def __init__(self, broker: Broker, queue: str) -> None:
         self._broker = broker
-        self._digits = digits
-        self._tally = tally
-        self._on_answer: Callable[[], None] = lambda: None
-        self._queue = f"demo.answers.{secrets.token_hex(6)}"
-        self._sent_s: dict[int, float] = {}
-        self._missing: set[int] = set()
-        self._came = asyncio.Event()
-        self._reading: asyncio.Task[None] | None = None
-        self._consumer: Consumer | None = None
+        self._queue = queue
+        self._sent: dict[str, tuple[float, asyncio.Future[Reply]]] = {}
+        self.repeats: list[tuple[str, Reply]] = []  # answers to what was answered already, each with its endpoint
 
-    async def open(self) -> None:
-        """Make the reply queue, and make sure of the endpoint's."""
-        await self._broker.declare(self._broker.channels.requests(ENDPOINT))
-        await self._broker.declare(self._queue)
-        self._consumer = self._broker.consume(self._queue, WINDOW)
-        self._reading = asyncio.create_task(self._read(self._consumer), name="answers")
-
-    async def ask(self, numbers: Sequence[int], on_answer: Callable[[], None]) -> None:
-        """Send these digits, with at most WINDOW on their way, until all are answered or none comes any more."""
-        self._on_answer = on_answer
-        left = list(reversed(numbers))
-        while left or self._missing:
-            free = min(len(left), WINDOW - len(self._missing), AT_ONCE)
-            if free > 0:
-                await self._publish([left.pop() for _ in range(free)])
-            elif not await self._answer_came():
-                return
-
-    async def close(self) -> None:
-        """Stop reading and remove the reply queue."""
-        if self._reading is not None and self._consumer is not None:
-            await self._consumer.stop()
-            await self._reading
-        await self._broker.delete(self._queue)
-
-    async def _publish(self, numbers: list[int]) -> None:
-        now = time.monotonic()
-        for number in numbers:
-            self._sent_s[number] = now
-            self._missing.add(number)
-        for number, outcome in zip(
-            numbers, await self._broker.publish([self._request(number) for number in numbers]), strict=True
-        ):
-            if not outcome.safe:
-                raise Unavailable(f"the broker did not take request {number}: {outcome}")
-
-    def _request(self, number: int) -> Message:
-        body, headers = encoded(self._digits.images[number], number)
-        plain: dict[str, Any] = {JSON_LENGTH_HEADER: int(headers[JSON_LENGTH])} if JSON_LENGTH in headers else {}
-        return Message(
-            queue=self._broker.channels.requests(ENDPOINT), body=body, content_type=headers["Content-Type"],
-            reply_to=self._queue, correlation_id=str(number), message_id=str(number), headers=plain,
-        )  # fmt: skip
-
-    async def _answer_came(self) -> bool:
-        self._came.clear()
+    async def send(self, ask: Ask) -> Reply | None:
+        """Send one request and return its answer, None if none comes; raises Unavailable."""
+        correlation = f"{ask.endpoint}/{ask.number}"
+        future = asyncio.get_running_loop().create_future()
+        self._sent[correlation] = (time.monotonic(), future)
+        [outcome] = await self._broker.publish([self._message(ask, correlation)])
+        if not outcome.safe:
+            raise Unavailable(f"the broker did not take request {correlation}: {outcome}")
         try:
             async with asyncio.timeout(SILENCE_S):
-                await self._came.wait()
+                return await asyncio.shield(future)
         except TimeoutError:
-            return False
-        return True
+            return None
 
-    async def _read(self, consumer: Consumer) -> None:
+    async def read(self, consumer: Consumer) -> None:
+        """Hand answers to those who wait for them, until the consumer is stopped."""
         while deliveries := await consumer.take(AT_ONCE):
             for delivery in deliveries:
-                self._note(delivery)
+                self._take(delivery)
             await self._broker.ack(deliveries)
-            self._came.set()
 
-    def _note(self, delivery: Delivery) -> None:
-        message = delivery.message
-        number = int(message.correlation_id or -1)
-        status = str(message.headers.get("status", "without a status"))
-        length = message.headers.get(JSON_LENGTH_HEADER)
-        self._missing.discard(number)
-        self._tally.answers.append(
-            Answer(
-                number=number, way="queue", request_id=message.message_id or "",
-                arm=str(message.headers.get("arm", "")),
-                status=status if status == "ok" else f"{status} {bytes(message.body[:200]).decode('utf-8', 'replace')}",
-                label=label_of(message.body, None if length is None else str(length)) if status == "ok" else -1,
-                latency_s=time.monotonic() - self._sent_s.get(number, float("nan")),
-            )
+    def _message(self, ask: Ask, correlation: str) -> Message:
+        headers: dict[str, Any] = {}
+        if JSON_LENGTH in ask.headers:
+            headers[JSON_LENGTH_HEADER] = int(ask.headers[JSON_LENGTH])
+        return Message(
+            queue=self._broker.channels.requests(ask.endpoint), body=ask.body, reply_to=self._queue, headers=headers,
+            content_type=ask.headers["Content-Type"], correlation_id=correlation, message_id=correlation,
         )  # fmt: skip
-        self._on_answer()
+
+    def _take(self, delivery: Delivery) -> None:
+        reply, correlation = _reply(delivery), delivery.message.correlation_id or ""
+        sent_s, future = self._sent.get(correlation, (float("nan"), None))
+        if future is None or future.done():
+            self.repeats.append((correlation.partition("/")[0], reply))
+        else:
+            future.set_result(replace(reply, latency_s=time.monotonic() - sent_s))
+
+
+def _reply(delivery: Delivery) -> Reply:
+    message = delivery.message
+    number = (message.correlation_id or "").rpartition("/")[2]
+    length = message.headers.get(JSON_LENGTH_HEADER)
+    return Reply(
+        number=int(number) if number.isdigit() else -1, way="queue", request_id=message.message_id or "",
+        status=str(message.headers.get("status", "without a status")), arm=str(message.headers.get("arm", "")),
+        body=bytes(message.body), json_length=None if length is None else int(str(length)), latency_s=float("nan"),
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def queue_half(broker: Broker, endpoints: Iterable[str]) -> AsyncIterator[QueueHalf]:
+    """Make a reply queue, make sure of the endpoints' own, and hand out a client; the reply queue goes afterwards."""
+    for endpoint in endpoints:
+        await broker.declare(broker.channels.requests(endpoint))
+    queue = f"demo.answers.{secrets.token_hex(6)}"
+    await broker.declare(queue)
+    half, consumer = QueueHalf(broker, queue), broker.consume(queue, WINDOW)
+    reading = asyncio.create_task(half.read(consumer), name="answers")
+    try:
+        yield half
+    finally:
+        await consumer.stop()
+        await reading
+        await broker.delete(queue)

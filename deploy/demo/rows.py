@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from broker.base import Broker
@@ -12,61 +13,70 @@ from broker.events import read_event
 from broker.feedback import read_feedback
 from broker.ids import uid_of
 from broker.messages import Record
-from deploy.demo.folder import ENDPOINT
 
 READ_AT_ONCE = 200
 SILENCE_S = 20.0
 
 
 class RowCheck:
-    """Reads the log until every answer has its row, and all feedback is there."""
+    """Reads the log until every answer has its rows, and all feedback is there."""
 
-    def __init__(self, request_ids: list[str], feedback: int) -> None:
-        self._wanted = {uid_of(request_id) for request_id in request_ids}
+    def __init__(self, endpoint: str, legs: Mapping[str, int], feedback: int) -> None:
+        """`legs` are the arms that each request went to, by its id; `feedback` is how many of them got some."""
+        self._endpoint = endpoint
+        self._wanted = {(uid_of(request_id), leg) for request_id, count in legs.items() for leg in range(count)}
         self._feedback = feedback
         self._rows: Counter[tuple[bytes, int, int]] = Counter()
-        self._labelled: set[bytes] = set()
+        self._told: set[bytes] = set()
         self._rows_of: Counter[str] = Counter()
         self._batches_of: defaultdict[str, float] = defaultdict(float)
 
     async def read(self, broker: Broker, start: int, on_row: Callable[[int], None]) -> None:
-        """Read from `start` until everything is there, or nothing more comes."""
-        reader = broker.read(broker.channels.events(ENDPOINT), start)
+        """Read from `start` until everything is there, or no row comes any more."""
+        reader = broker.read(broker.channels.events(self._endpoint), start)
+        patient_until = time.monotonic() + SILENCE_S
         try:
             while not self._complete():
-                async with asyncio.timeout(SILENCE_S):
+                async with asyncio.timeout(patient_until - time.monotonic()):
                     records = await reader.read(READ_AT_ONCE)
                 before = len(self._rows)
                 for record in records:
                     self._fold(record)
+                if len(self._rows) > before:  # ticks of the log's clock are no news
+                    patient_until = time.monotonic() + SILENCE_S
                 on_row(len(self._rows) - before)
         except TimeoutError:
             return
         finally:
             await reader.close()
 
+    @property
+    def repeats(self) -> int:
+        """How many rows were written again, by who computed again what a dead one had not settled."""
+        return sum(self._rows.values()) - len(self._rows)
+
     def mean_batch(self, arm: str) -> float:
         """Return how many requests an arm's batches had, on average over its batches."""
         return self._rows_of[arm] / self._batches_of[arm] if self._batches_of[arm] else float("nan")
 
-    def complaints(self) -> list[str]:
+    def complaints(self, *, may_repeat: bool = False) -> list[str]:
         """Return where the log disagrees with the answers; nothing if it does not."""
-        seen = {uid for uid, _, _ in self._rows}
+        seen, sent = {(uid, leg) for uid, leg, _ in self._rows}, {uid for uid, _ in self._wanted}
         lines = [
             ("requests without a row", len(self._wanted - seen)),
             ("rows of requests that nobody sent", len(seen - self._wanted)),
-            ("(uid, leg, row) with more than one row", sum(count > 1 for count in self._rows.values())),
-            ("labels that are not in the log", self._feedback - len(self._labelled & self._wanted)),
+            ("(uid, leg, row) with more than one row", 0 if may_repeat else sum(n > 1 for n in self._rows.values())),
+            ("labels that are not in the log", self._feedback - len(self._told & sent)),
         ]
         return [f"{what}: {count}" for what, count in lines if count]
 
     def _complete(self) -> bool:
-        return len(self._rows) >= len(self._wanted) and len(self._labelled) >= self._feedback
+        return len(self._rows) >= len(self._wanted) and len(self._told) >= self._feedback
 
     def _fold(self, record: Record) -> None:
         feedback = read_feedback(record)
         if feedback is not None:
-            self._labelled.add(feedback.uid)
+            self._told.add(feedback.uid)
             return
         rows: Any = read_event(record)
         if rows is None:

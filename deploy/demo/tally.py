@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from deploy.demo.wire import OK, Reply
 
 WAYS = ("HTTP", "queue")
 
@@ -24,6 +26,11 @@ class Answer:
     label: int
     latency_s: float
 
+    @property
+    def word(self) -> str:
+        """The status without what was said beside it."""
+        return self.status.partition(" ")[0]
+
 
 @dataclass(slots=True)
 class Tally:
@@ -31,6 +38,20 @@ class Tally:
 
     labels: Any
     answers: list[Answer] = field(default_factory=list)
+
+    def take(self, reply: Reply) -> None:
+        """Note an answer."""
+        self.answers.append(
+            Answer(
+                number=reply.number, way=reply.way, request_id=reply.request_id, status=reply.said, arm=reply.arm,
+                label=reply.label, latency_s=reply.latency_s,
+            )
+        )  # fmt: skip
+
+    def take_all(self, replies: Iterable[Reply]) -> None:
+        """Note several answers."""
+        for reply in replies:
+            self.take(reply)
 
     @property
     def sent(self) -> int:
@@ -43,7 +64,7 @@ class Tally:
 
     def of(self, arm: str, way: str | None = None) -> list[Answer]:
         """Return an arm's results, of one way or of both."""
-        return [it for it in self.answers if it.status == "ok" and it.arm == arm and way in (None, it.way)]
+        return [it for it in self.answers if it.status == OK and it.arm == arm and way in (None, it.way)]
 
     def accuracy(self, arm: str) -> float:
         """Return the share of an arm's results that are right."""
@@ -55,14 +76,18 @@ class Tally:
         times = [answer.latency_s for answer in self.of(arm, way)]
         return float(np.percentile(times, percent)) * 1000 if times else float("nan")
 
+    def results(self) -> list[Answer]:
+        """Return the answers that are results."""
+        return [answer for answer in self.answers if answer.status == OK]
+
     def ids(self) -> list[str]:
         """Return the request ids of all results."""
-        return [answer.request_id for answer in self.answers if answer.status == "ok"]
+        return [answer.request_id for answer in self.results()]
 
-    def complaints(self) -> list[str]:
-        """Return what is wrong with the answers; nothing if every request was answered exactly once, with a result."""
+    def complaints(self, allowed: Collection[str] = (OK,)) -> list[str]:
+        """Return what is wrong with the answers; nothing if every request was answered exactly once, as is allowed."""
         counts = Counter(answer.number for answer in self.answers)
-        failed = [f"{it.way} request {it.number}: {it.status}" for it in self.answers if it.status != "ok"]
+        failed = [f"{it.way} request {it.number}: {it.status}" for it in self.answers if it.word not in allowed]
         missing = [str(number) for number in range(self.sent) if number not in counts]
         twice = [str(number) for number, count in counts.items() if count > 1]
         same_id = [request_id for request_id, count in Counter(self.ids()).items() if count > 1]

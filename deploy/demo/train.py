@@ -48,10 +48,10 @@ def cnn() -> nn.Module:
 ARMS = {"linear": linear, "cnn": cnn}
 
 
-def train(make: Callable[[], nn.Module], digits: Digits, on_epoch: Callable[[], None]) -> bytes:
+def train(make: Callable[[], nn.Module], digits: Digits, on_epoch: Callable[[], None], seed: int = SEED) -> bytes:
     """Return a trained classifier as the bytes of a TorchScript file."""
     torch.set_num_threads(1)  # batches of this size are slower on more
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     classifier = Classifier(make())
     images, labels = torch.from_numpy(digits.images), torch.from_numpy(digits.labels)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=0.005, weight_decay=1e-4)
@@ -62,13 +62,14 @@ def train(make: Callable[[], nn.Module], digits: Digits, on_epoch: Callable[[], 
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         on_epoch()
-    return _script(classifier.eval())
+    return scripted(classifier.eval())
 
 
-def _script(classifier: nn.Module) -> bytes:
+def scripted(module: nn.Module) -> bytes:
+    """Return a module as the bytes of a TorchScript file."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         # Deprecated in favour of torch.export, whose files Triton's backend cannot serve.
         warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
-        torch.jit.save(torch.jit.script(classifier), file)
+        torch.jit.save(torch.jit.script(module), file)
     return file.getvalue()

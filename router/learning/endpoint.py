@@ -54,6 +54,11 @@ class LearnerSettings:
     tick_s: float = 1.0
     metrics_port: int = 0
 
+    @property
+    def repeat_s(self) -> float:
+        """How soon a snapshot is said again that is still the newest: ten seconds of the logs' clock, at most ten."""
+        return REPEAT_S * min(1.0, self.tick_s)
+
 
 class EndpointLearner:
     """Learns for one endpoint while this process leads."""
@@ -198,7 +203,7 @@ class EndpointLearner:
         )  # fmt: skip
         while True:
             await self._say()
-            await asyncio.sleep(REPEAT_S)
+            await asyncio.sleep(self._settings.repeat_s)
 
     # -- saying
 
@@ -227,7 +232,7 @@ class EndpointLearner:
     def _repeat_s(self) -> float:
         """How long what was said last holds: while something is learnt people want to see it, models are large."""
         learns = self.fold.offset > self._said_at and self.fold.snapshot.models is None
-        return ABOUT_S if learns else REPEAT_S
+        return min(ABOUT_S, self._settings.repeat_s) if learns else self._settings.repeat_s
 
     @property
     def _phase(self) -> str:
@@ -277,7 +282,7 @@ class EndpointLearner:
             is_active = self.fold.wants_ticks
             if is_active:
                 await self._tick(was_active)
-            elif time.monotonic() - self._said[1] >= REPEAT_S:
+            elif time.monotonic() - self._said[1] >= self._settings.repeat_s:
                 await self._say()
             was_active = is_active
 

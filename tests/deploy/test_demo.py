@@ -63,4 +63,8 @@ def test_a_tally_of_one_answer_each_does_not_complain() -> None:
 
 
 def test_answers_without_rows_and_labels_are_complained_about() -> None:
-    assert RowCheck([UID], 1).complaints() == ["requests without a row: 1", "labels that are not in the log: 1"]
+    check = RowCheck("digits", {UID: 1}, 1)
+    assert check.complaints() == [
+        "requests without a row: 1",
+        "labels that are not in the log: 1",
+    ]

@@ -91,16 +91,6 @@ async def test_an_output_that_is_no_text_fails_its_own_request(tmp_path: Path, g
         assert sorted(row["status"] for row in await pipe.rows()) == ["failed", "ok"]
 
 
-async def test_rows_keep_their_own_tensors_whoever_else_is_in_their_batch(tmp_path: Path) -> None:
-    """Of a batch in which one answer cannot be written; batches of several endpoints are cut the same way."""
-    async with piped(tmp_path, texts(7), output="TYPE_STRING") as pipe:
-        await pipe.put(bundled(pipe.pipeline.queue, [request(1), request(GUILTY), request(2)]))
-        await pipe.serve()
-        rows = await pipe.rows()
-        found = sorted((row["input.x"], row["output.y"]) for row in rows if row["status"] == "ok")
-        assert found == [(1.0, b"fine"), (2.0, b"fine")]
-
-
 @pytest.mark.parametrize(
     "compute",
     [
@@ -313,3 +303,26 @@ async def test_a_request_that_is_given_up_has_its_row_before_it_is_buried(tmp_pa
         assert [(row["uid"], row["status"]) for row in await pipe.rows()] == [(one.uid, "failed")]
         assert {status for status, _ in (await pipe.answers()).values()} == {"failed"}
         assert pipe.pipeline.settling.held == 0
+
+
+async def test_rows_of_a_batch_with_requests_to_two_endpoints_keep_their_own_tensors(tmp_path: Path) -> None:
+    """Rewards from true labels are scored by logged outputs: a model that two endpoints share has to log them."""
+    other = replace(ROUTE, endpoint="f")
+    async with piped(tmp_path, lambda inputs: {"y": inputs["x"] * 10, "z": inputs["x"]}) as pipe:
+        for route, values in ((ROUTE, (1.0, 2.0)), (other, (3.0,)), (ROUTE, (4.0,))):
+            await pipe.put(bundled(pipe.pipeline.queue, [request(value, route) for value in values]))
+        await pipe.serve()
+        for endpoint, sent in (("e", [1.0, 2.0, 4.0]), ("f", [3.0])):
+            rows = sorted(await pipe.rows(endpoint), key=lambda row: float(row["input.x"]))
+            assert [row["input.x"] for row in rows] == sent
+            assert [row["output.y"] for row in rows] == [10 * value for value in sent]
+            assert {row["batch"] for row in rows} == {4}
+
+
+async def test_an_answer_that_cannot_be_written_costs_only_its_own_row_the_tensors(tmp_path: Path) -> None:
+    async with piped(tmp_path, texts("\udcff"), output="TYPE_STRING") as pipe:
+        await pipe.put(bundled(pipe.pipeline.queue, [request(1), request(GUILTY), request(2)]))
+        await pipe.serve()
+        rows = {row["status"]: row for row in await pipe.rows()}
+        assert rows["ok"]["output.y"] == b"fine"
+        assert "output.y" not in rows["failed"]

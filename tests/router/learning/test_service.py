@@ -20,6 +20,7 @@ from broker.declared import endpoint_declared
 from broker.endpoint import Endpoint, read_endpoint
 from broker.following import Following
 from broker.ids import now_us
+from broker.messages import Record
 from broker.routing import (
     Checkpoint,
     Order,
@@ -280,9 +281,27 @@ async def test_orders_are_obeyed_and_a_verdict_outlives_all_that_was_learnt(brok
             assert later.router("e").snapshot.weights == (1.0, 0.0, 0.0)
 
 
-def test_what_a_status_record_says_is_read_with_care() -> None:
-    from broker.messages import Record
+async def test_the_newest_snapshot_is_said_again_every_ten_seconds_of_the_logs_clock(
+    broker: Broker, tmp_path: Path
+) -> None:
+    """Whoever shows or tests a learner sees what its weights follow from, as often as one who waits for real."""
+    await declare(broker, CANARY)
+    heard: list[Said] = []
 
+    def fold(record: Record) -> None:
+        said = read_snapshot(record)
+        heard.extend([] if said is None else [said])
+
+    async with learning(broker, tmp_path):
+        task = asyncio.create_task(Following(broker, broker.channels.status, 0, fold).run())
+        await until(lambda: heard)
+        async with asyncio.timeout(20 * 10 * TICK_S):
+            await until(lambda: len(heard) >= 5)
+        task.cancel()
+    assert {said.number for said in heard} == {0}
+
+
+def test_what_a_status_record_says_is_read_with_care() -> None:
     assert read_snapshot(Record(0, b'{"v":1,"kind":"snapshot","weights":[0.5,0.6]}', {})) is None
     assert read_snapshot(Record(0, b'{"v":1,"kind":"snapshot"', {})) is None
     assert read_snapshot(Record(0, b'{"v":1,"kind":"snapshot","weights":[1],"term":"x"}', {})) is None

@@ -1,0 +1,78 @@
+"""Where one demonstration runs: a fresh folder with settings, and the log of its processes."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from deploy.demo.folder import write_settings
+from deploy.wiring import Installation
+
+HOST = "127.0.0.1"
+HTTP_PORT = 8000  # Triton's ports
+METRICS_PORT = 8002
+LOG_LINES = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one demonstration runs."""
+
+    installation: Installation
+    overrides: dict[str, str]
+    log: Path
+
+
+@contextmanager
+def fresh_folder(*, keep: bool) -> Iterator[Path]:
+    """Make a folder, and remove it afterwards unless it is to be kept."""
+    folder = Path(tempfile.mkdtemp(prefix="millrace-demo-"))
+    try:
+        yield folder
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def place_in(
+    folder: Path, *, broker: str, engine: str, known_ports: bool = False, more: Mapping[str, str] | None = None
+) -> Place:
+    """Write the settings; `more` are further ones, by dotted key.
+
+    What the demonstration depends on is given as flags too, so that no variable changes it.
+    """
+    prefix = "millrace.demo." if known_ports else f"millrace.demo-{secrets.token_hex(3)}."
+    http_port, metrics_port = (HTTP_PORT, METRICS_PORT) if known_ports else (_free_port(), 0)
+    path = write_settings(folder, prefix=prefix, engine=engine, http_port=http_port, metrics_port=metrics_port)
+    overrides = {
+        "processors.engine": engine, "gateway.http_port": str(http_port), "metrics.port": str(metrics_port),
+        "gateway.host": HOST, **(more or {}),
+    }  # fmt: skip
+    if broker:
+        overrides["broker.url"] = broker
+    return Place(installation=Installation.at(path, overrides), overrides=overrides, log=folder / "demo.log")
+
+
+def print_log(console: Console, log: Path) -> None:
+    """Print the last lines of what the processes said, if they said anything."""
+    if not log.exists():
+        return
+    with log.open(errors="replace") as lines:
+        tail = list(deque(lines, LOG_LINES))
+    console.print(f"\nthe last {len(tail)} lines of the processes' log:", highlight=False)
+    console.print("".join(tail), markup=False, highlight=False, soft_wrap=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,1 @@
+"""The demonstration's scenarios: each proves one policy on real models, and says so in a picture."""

@@ -1,0 +1,180 @@
+"""Two rankers of digits by likeness make one list together, until the clicks of users prove which one is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from deploy.demo.digits import SEED, Digits, load
+from deploy.demo.folder import write_endpoint
+from deploy.demo.pace import paced
+from deploy.demo.progress import Steps
+from deploy.demo.scenarios.claims import Claim
+from deploy.demo.scenarios.clicks import clicks_on
+from deploy.demo.scenarios.labelled import shuffled
+from deploy.demo.scenarios.models import (
+    GALLERY,
+    blurred_ranker,
+    precision,
+    ranker_config,
+    trained_ranker,
+    write_script,
+)
+from deploy.demo.scenarios.plot import Band, Line, Picture
+from deploy.demo.scenarios.scenario import Unfit
+from deploy.demo.scenarios.stage import Stage, once_claim
+from deploy.demo.tally import Tally
+from deploy.demo.wire import Ask, Reply, json_request
+from router.merging import RANKERS_PARAMETER
+
+ENDPOINT = "similar"
+BLURRED, TRAINED = "blurred", "trained"
+ARMS = ("v1", "v2")
+BETTER = 1  # the place of v2
+MODELS = {"v1": BLURRED, "v2": TRAINED}
+FIRST = 10
+GAP = 0.3
+MAX_BATCH = 32
+PER_S = 70.0
+LATEST = 5.0
+END_WITHIN_S = 15.0
+LISTS_A_USER = 1.2
+MERGED = RANKERS_PARAMETER.encode()  # in the body of a list that was made of what several were asked for
+
+DECLARATION = f"""\
+endpoint: {ENDPOINT}
+arms: {{v1: {BLURRED}@1, v2: {TRAINED}@1}}
+key: parameters.user
+feedback:
+  rewards:
+    clicked: {{default: 0, horizon: 40s}}
+policy: {{interleave: [v1, v2], method: team_draft, length: {FIRST}, wait: 5s, credit: clicked, stop: {{alpha: 1%}}}}
+"""
+
+
+@dataclass(slots=True, kw_only=True)
+class InterleavingScenario:
+    """`requests` for lists; one user in five asks twice."""
+
+    requests: int = 1000
+    seed: int = SEED
+    tick: str = "50ms"
+    precisions: dict[str, float] = field(default_factory=dict, init=False)
+
+    @property
+    def arms(self) -> dict[str, tuple[str, ...]]:
+        """See the protocol."""
+        return {ENDPOINT: ARMS}
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """See the protocol."""
+        return BLURRED, TRAINED
+
+    def prepare(self, folder: Path, steps: Steps) -> None:
+        """See the protocol."""
+        learn, held_out = load()
+        gallery = learn.take(GALLERY)
+        scripts = {BLURRED: blurred_ranker(gallery), TRAINED: trained_ranker(steps, learn, gallery, self.seed)}
+        for model, script in scripts.items():
+            self.precisions[model] = precision(script, held_out, gallery, FIRST)
+            write_script(folder, model, script, ranker_config(model, MAX_BATCH))
+        if self.precisions[TRAINED] - self.precisions[BLURRED] < GAP:
+            raise Unfit(f"precision@{FIRST} {self.precisions}: a gap of at least {GAP} is needed")
+        write_endpoint(folder, ENDPOINT, DECLARATION)
+
+    async def play(self, stage: Stage) -> list[Claim]:
+        """See the protocol."""
+        random = np.random.default_rng(self.seed)
+        users = Users(stage, shuffled(load()[1], self.requests, random), load()[0].take(GALLERY), self.seed)
+        await stage.wait_for_learner([ENDPOINT])
+        with stage.steps.step("lists, half by HTTP and half through the queue", self.requests) as advance:
+            await paced(PER_S, range(self.requests), lambda number: users.one(number, lambda: advance(1)))
+        await stage.learner.end(ENDPOINT, END_WITHIN_S)
+        with stage.steps.step("rows in the event log", sum(users.legs.values())) as advance:
+            await stage.read_rows(ENDPOINT, users.legs, len(users.clicked), advance)
+        stage.show(_picture(stage))
+        self._print_table(stage, users)
+        return [self._claim(stage), once_claim(self.requests, stage.exactly_once(ENDPOINT, users.tally))]
+
+    def _claim(self, stage: Stage) -> Claim:
+        said = stage.learner.newest(ENDPOINT)
+        verdict = stage.learner.verdict(ENDPOINT)
+        phase, weights = (said.phase, said.weights) if said is not None else ("", ())
+        alone = tuple(float(place == BETTER) for place in range(len(ARMS)))
+        return Claim(
+            f"the learner says {phase!r}, with weights {list(weights)} of v1 and v2; by precision@{FIRST} v2 is better,"
+            f" {self.precisions[TRAINED]:.2f} to {self.precisions[BLURRED]:.2f}",
+            phase == "decided" and weights == alone and verdict is not None,
+        )
+
+    def _print_table(self, stage: Stage, users: Users) -> None:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("arm", "ranker", f"precision@{FIRST}", "lists with it", "lists of it alone"):
+            table.add_column(column, justify="left" if column in ("arm", "ranker") else "right")
+        for arm in ARMS:
+            lists = [answer.arm.split("+") for answer in users.tally.answers]
+            shared, alone = sum(arm in made and len(made) > 1 for made in lists), sum(made == [arm] for made in lists)
+            table.add_row(arm, MODELS[arm], f"{self.precisions[MODELS[arm]]:.3f}", str(shared), str(alone))
+        stage.console.print()
+        stage.console.print(table)
+        about = said.about if (said := stage.learner.newest(ENDPOINT)) else {}
+        stage.console.print(
+            f"votes: {about.get('votes', 0)}, clicks sent: {users.clicks}, users: {users.count}", highlight=False
+        )
+
+
+class Users:
+    """People who look at a list from the top and click what shows their digit; each has a key."""
+
+    def __init__(self, stage: Stage, queries: Digits, gallery: Digits, seed: int) -> None:
+        self.tally = Tally(queries.labels)
+        self.count = max(1, round(len(queries.labels) / LISTS_A_USER))
+        self.legs: dict[str, int] = {}
+        self.clicked: set[str] = set()
+        self.clicks = 0
+        self._stage = stage
+        self._queries = queries
+        self._gallery = gallery
+        self._seed = seed
+
+    async def one(self, number: int, on_answer: Callable[[], None]) -> None:
+        """Ask for a list and click in it."""
+        body, headers = json_request(self._queries.images[number], {"user": f"user {number % self.count}"})
+        reply = await self._stage.send(Ask(number=number, endpoint=ENDPOINT, body=body, headers=headers))
+        if reply is None:
+            return
+        self.tally.take(reply)
+        self.legs[reply.request_id] = len(ARMS) if MERGED in reply.body else 1
+        on_answer()
+        if reply.is_ok:
+            await self._click(reply)
+
+    async def _click(self, reply: Reply) -> None:
+        random = np.random.default_rng([self._seed, reply.number])
+        items = [int(item) for item in reply.output()]
+        relevant = self._gallery.labels[items] == self._queries.labels[reply.number]
+        await self._stage.event_seconds(random.uniform(0.0, LATEST))
+        for place in clicks_on(relevant, random):
+            await self._stage.by_http.tell(ENDPOINT, reply.request_id, values={"clicked": 1}, item=str(items[place]))
+            self.clicks += 1
+            self.clicked.add(reply.request_id)
+
+
+def _picture(stage: Stage) -> Picture:
+    """Return v2's advantage in credit by votes; the learner's difference is that of v1 less v2."""
+    abouts = [heard.said.about for heard in stage.learner.heard(ENDPOINT)]
+    seen = {int(about["votes"]): about for about in abouts if about.get("votes")}
+    points = [(float(votes), -about["difference"][0]) for votes, about in sorted(seen.items())]
+    limits = [(float(votes), -about["high"][0], -about["low"][0]) for votes, about in sorted(seen.items())]
+    return Picture(
+        title="How much more credit a list gives to v2, the better ranker, than to v1",
+        x=(0.0, max([votes for votes, _ in points], default=1.0)), y=(-0.5, 1.0), x_name="votes", marked=(0.0,),
+        height=15,
+        areas=[Band(name="between its limits, valid whenever one looks", mark="░", points=limits)],
+        lines=[Line(name="mean difference", mark="●", points=points, steps=True)],
+    )  # fmt: skip

@@ -1,0 +1,132 @@
+"""The models of the scenarios: classifiers that are good, weak, wrong or deadly, and rankers of a gallery."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from deploy.demo.digits import CLASSES, LARGEST, PIXELS, Array, Digits
+from deploy.demo.folder import INPUT, OUTPUT
+from deploy.demo.progress import Steps
+from deploy.demo.train import EPOCHS, cnn, scripted, train
+from processors.repository import write_version
+
+GALLERY = 300
+RANKED = 20
+
+CONFIG = f"""\
+name: "%s"
+backend: "%s"
+max_batch_size: %d
+input [ {{ name: "{INPUT}" data_type: TYPE_FP32 dims: [ {PIXELS} ] }} ]
+output [ {{ name: "%s" data_type: %s dims: [ %d ] }} ]
+"""
+ITEMS = "items"
+
+
+def classifier_config(model: str, backend: str, max_batch: int) -> str:
+    """Return the `config.pbtxt` of a classifier."""
+    return CONFIG % (model, backend, max_batch, OUTPUT, "TYPE_FP32", CLASSES)
+
+
+def ranker_config(model: str, max_batch: int) -> str:
+    """Return the `config.pbtxt` of a ranker: `items` are places in the gallery, the most similar first."""
+    return CONFIG % (model, "pytorch", max_batch, ITEMS, "TYPE_INT64", RANKED)
+
+
+def trained(steps: Steps, what: str, make: Callable[[], nn.Module], digits: Digits, seed: int) -> bytes:
+    """Train a classifier, show how far it is, and return it as a TorchScript file."""
+    with steps.step(f"training {what} on {len(digits.labels)} digits", EPOCHS) as advance:
+        return train(make, digits, lambda: advance(1), seed)
+
+
+def accuracy(script: bytes, digits: Digits) -> float:
+    """Return the share of digits that a classifier tells."""
+    return float(np.mean(_called(script, digits.images).argmax(1) == digits.labels))
+
+
+def precision(script: bytes, queries: Digits, gallery: Digits, first: int) -> float:
+    """Return how many of a ranker's first items show what the query shows, on average."""
+    items = _called(script, queries.images)[:, :first]
+    return float(np.mean(gallery.labels[items] == queries.labels[:, None]))
+
+
+def write_script(folder: Path, model: str, script: bytes, config: str) -> None:
+    """Publish a TorchScript file as version 1."""
+    write_version(folder / "models", model, 1, {"model.pt": script}, config=config)
+
+
+class Spoilt(nn.Module):
+    """A classifier that shifts its answers by one class for one image in `every`, by the sum of its pixels."""
+
+    def __init__(self, classifier: nn.Module, every: int) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.every = every
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return ten probabilities a row."""
+        right = self.classifier(image)
+        wrong = image.sum(1).to(torch.int64) % self.every == 0
+        return torch.where(wrong.unsqueeze(1), torch.roll(right, 1, 1), right)
+
+
+def spoilt(script: bytes, every: int) -> bytes:
+    """Return a classifier's file, with one answer in `every` made wrong."""
+    return scripted(Spoilt(_loaded(script), every).eval())
+
+
+class Ranker(nn.Module):
+    """Ranks a gallery by the cosine between what `features` say of its images and of the query."""
+
+    def __init__(self, features: nn.Module, gallery: torch.Tensor) -> None:
+        super().__init__()
+        self.features = features
+        self.largest = LARGEST
+        self.ranked = RANKED
+        self.gallery = nn.Buffer(nn.functional.normalize(features(gallery / LARGEST), dim=1).T)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the places of the most similar images, the most similar first, a row for each query."""
+        query = nn.functional.normalize(self.features(image / self.largest), dim=1)
+        return torch.topk(torch.matmul(query, self.gallery), self.ranked, 1).indices
+
+
+class Blurred(nn.Module):
+    """Sees an image as 2 x 4 grey patches."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return eight means a row."""
+        return image.reshape(-1, 2, 4, 4, 2).mean((2, 4)).reshape(-1, 8)
+
+
+def blurred_ranker(gallery: Digits) -> bytes:
+    """Return a ranker that hardly sees."""
+    return _ranker(Blurred(), gallery)
+
+
+def trained_ranker(steps: Steps, digits: Digits, gallery: Digits, seed: int) -> bytes:
+    """Return a ranker that compares what a trained classifier says of two images."""
+    script = trained(steps, "the features of a ranker", cnn, digits, seed)
+    return _ranker(_loaded(script).body, gallery)
+
+
+def _ranker(features: nn.Module, gallery: Digits) -> bytes:
+    with torch.no_grad():
+        return scripted(Ranker(features, torch.from_numpy(gallery.images)).eval())
+
+
+def _called(script: bytes, images: Array) -> Array:
+    with torch.no_grad():
+        found: Array = _loaded(script)(torch.from_numpy(images)).numpy()
+    return found
+
+
+def _loaded(script: bytes) -> Any:
+    return torch.jit.load(io.BytesIO(script))  # type: ignore[no-untyped-call]

@@ -1,0 +1,110 @@
+"""What a scenario acts on: a running installation, a client of each way, and what the learner says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+
+from broker.base import Broker
+from deploy.demo.http_half import HttpHalf, http_half
+from deploy.demo.progress import Steps
+from deploy.demo.queue_half import QueueHalf, queue_half
+from deploy.demo.rows import RowCheck
+from deploy.demo.scenarios.claims import Claim
+from deploy.demo.scenarios.plot import Picture, draw
+from deploy.demo.scenarios.watching import Watching, watching
+from deploy.demo.serving import gateway_of
+from deploy.demo.tally import Tally
+from deploy.demo.wire import Ask, Reply
+from deploy.wiring import Installation
+
+LEARNER_WITHIN_S = 30.0
+AT_ONCE = 32  # requests on their way to an endpoint
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """`tick_s` is how long an event second lasts: a second of the event logs' clock."""
+
+    console: Console
+    steps: Steps
+    broker: Broker
+    by_http: HttpHalf
+    by_queue: QueueHalf
+    learner: Watching
+    tick_s: float
+    checks: dict[str, RowCheck] = field(default_factory=dict)
+    rooms: dict[str, asyncio.Semaphore] = field(default_factory=dict)
+
+    async def send(self, ask: Ask) -> Reply | None:
+        """Send a request, one with an even number by HTTP and the others through the queue.
+
+        A machine that is too slow for the pace is asked later, and not left with a backlog that grows.
+        """
+        room = self.rooms.setdefault(ask.endpoint, asyncio.Semaphore(AT_ONCE))
+        async with room:
+            return await (self.by_queue if ask.number % 2 else self.by_http).send(ask)
+
+    async def event_seconds(self, number: float) -> None:
+        """Wait for so many seconds of the event logs' clock."""
+        await asyncio.sleep(number * self.tick_s)
+
+    async def wait_for_learner(self, endpoints: Iterable[str]) -> None:
+        """Wait until the learner speaks of each endpoint; nothing would be lost, but the picture would begin late."""
+        for endpoint in endpoints:
+            await self.learner.first(endpoint, LEARNER_WITHIN_S)
+
+    async def read_rows(
+        self, endpoint: str, legs: Mapping[str, int], told: int, advance: Callable[[int], None]
+    ) -> None:
+        """Read an endpoint's log until it holds what was sent: of each request its legs, and feedback to `told`."""
+        check = self.checks[endpoint] = RowCheck(endpoint, legs, told)
+        await check.read(self.broker, 0, advance)
+
+    def exactly_once(self, endpoint: str, tally: Tally) -> list[str]:
+        """Return what contradicts "every request has exactly one answer, a result, and one row for each leg"."""
+        tally.take_all(self.repeats(endpoint))
+        return tally.complaints() + self.checks[endpoint].complaints()
+
+    def ended_once(self, endpoint: str, tally: Tally, statuses: Collection[str]) -> list[str]:
+        """Return what contradicts the same of an endpoint whose processors die; answers have one of `statuses`.
+
+        What a dead one had not acked comes again, answers and rows, known by message_id and uid; the first one counts.
+        """
+        return tally.complaints(statuses) + self.checks[endpoint].complaints(may_repeat=True)
+
+    def repeats(self, endpoint: str) -> list[Reply]:
+        """Return the answers to what was answered already."""
+        return [reply for name, reply in self.by_queue.repeats if name == endpoint]
+
+    def show(self, *pictures: Picture) -> None:
+        """Print pictures, as wide as the terminal."""
+        for picture in pictures:
+            self.console.print()
+            for line in draw(picture, self.console.width):
+                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def once_claim(sent: int, complaints: list[str]) -> Claim:
+    """Return the claim that every scenario makes."""
+    said = f"{sent:,} requests, half by HTTP, half through the queue: each was answered once, and has its rows once"
+    return Claim("; ".join([said, *complaints]), not complaints)
+
+
+@asynccontextmanager
+async def stage(
+    console: Console, steps: Steps, installation: Installation, endpoints: Iterable[str]
+) -> AsyncIterator[Stage]:
+    """Open everything that a scenario acts on."""
+    async with installation.broker() as broker, http_half(gateway_of(installation)) as by_http:
+        for endpoint in endpoints:
+            await broker.declare(broker.channels.events(endpoint))
+        async with queue_half(broker, endpoints) as by_queue, watching(broker) as learner:
+            yield Stage(
+                console=console, steps=steps, broker=broker, by_http=by_http, by_queue=by_queue, learner=learner,
+                tick_s=installation.settings.learner.tick,
+            )  # fmt: skip

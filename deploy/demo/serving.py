@@ -1,0 +1,74 @@
+"""Runs an installation beside what asks it, as `millrace up` would, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
+
+from deploy.demo.http_half import Address
+from deploy.demo.place import Place
+from deploy.demo.progress import Steps
+from deploy.shell import stop_on_signals, write_logs
+from deploy.supervisor import Supervisor, wait_until_ready
+from deploy.wiring import Installation
+
+READY_WITHIN_S = 150.0
+
+_T = TypeVar("_T")
+
+
+async def serve_while(place: Place, work: Coroutine[Any, Any, _T]) -> _T | None:
+    """Run all parts until `work` is done, and return what it returns.
+
+    When the parts end first, raises why, or returns None because somebody pressed Ctrl-C.
+    """
+    stop = stop_on_signals()
+    with place.log.open("a") as log:
+        write_logs("demo", log)
+        supervisor = Supervisor(place.installation, place.overrides, output=log)
+        running = asyncio.create_task(supervisor.run(stop), name="supervisor")
+        try:
+            return await _while(running, work)
+        finally:
+            stop.set()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+async def _while(running: asyncio.Task[None], work: Coroutine[Any, Any, _T]) -> _T | None:
+    task = asyncio.ensure_future(work)
+    await asyncio.wait((task, running), return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        return task.result()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await running
+    return None
+
+
+def gateway_of(installation: Installation) -> Address:
+    """Return where an installation's gateway listens."""
+    return installation.settings.gateway.host, installation.settings.gateway.http_port
+
+
+async def wait_for_arms(steps: Steps, installation: Installation, arms: Mapping[str, Iterable[str]]) -> None:
+    """Wait until the arms of endpoints are ready, by endpoint."""
+    host, port = gateway_of(installation)
+    engine = installation.settings.processors.engine
+    with steps.step(f"starting gateway, router, learner, monitors and processors (engine {engine})"):
+        for path in [f"/v2/models/{name}/versions/{arm}/ready" for name, of in arms.items() for arm in of]:
+            await wait_until_ready(port, host, READY_WITHIN_S, path=path)
+
+
+async def clean(installation: Installation, models: Iterable[str], endpoints: Iterable[str]) -> None:
+    """Remove what these left on a broker that others use too; the embedded one goes with the folder."""
+    if installation.settings.broker_url.startswith("sqlite:"):
+        return
+    async with installation.broker() as broker:
+        channels = broker.channels
+        inputs = [channels.inputs(model, 1) for model in models]
+        kinds = (channels.requests, channels.results, channels.events)
+        ends = [kind(name) for kind in kinds for name in (*endpoints, *models)]
+        lanes = [lane(queue) for lane in (channels.retry, channels.dead) for queue in inputs]
+        for channel in (*inputs, *lanes, *ends, channels.declared, channels.status):
+            await broker.delete(channel)

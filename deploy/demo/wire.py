@@ -1,0 +1,87 @@
+"""How a digit travels, as any client of the Open Inference Protocol writes its requests and reads its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from deploy.demo.digits import Array
+from deploy.demo.folder import INPUT
+
+JSON_LENGTH = "inference-header-content-length"
+OK = "ok"
+SHOWN_BYTES = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One request; `number` is its own among those to its endpoint."""
+
+    number: int
+    endpoint: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What came back, by either way. `json_length` is where raw tensors begin, None for a body that is all JSON."""
+
+    number: int
+    way: str
+    request_id: str
+    status: str
+    arm: str
+    body: bytes
+    json_length: int | None
+    latency_s: float
+
+    @property
+    def is_ok(self) -> bool:
+        """Tell whether this is a result."""
+        return self.status == OK
+
+    @property
+    def said(self) -> str:
+        """Return the status, with what was said beside it if this is no result."""
+        return OK if self.is_ok else f"{self.status} {self.body[:SHOWN_BYTES].decode('utf-8', 'replace')}"
+
+    @property
+    def label(self) -> int:
+        """Return the most probable class of a result, -1 if this is none."""
+        return int(np.argmax(self.output())) if self.is_ok else -1
+
+    def output(self) -> Any:
+        """Return the numbers of a result's only output; raises ValueError for raw tensors of another size than said."""
+        if self.json_length is None:
+            return orjson.loads(self.body)["outputs"][0]["data"]
+        raw = self.body[self.json_length :]
+        [output] = orjson.loads(self.body[: self.json_length])["outputs"]
+        if output["parameters"]["binary_data_size"] != len(raw):
+            raise ValueError(f"an answer with {len(raw)} raw bytes, whose head says {output}")
+        return np.frombuffer(raw, "<f4")
+
+
+def ask(endpoint: str, image: Array, number: int, parameters: Mapping[str, Any] | None = None) -> Ask:
+    """Return a request: of both ways to write one, each is used for half of the requests."""
+    body, headers = json_request(image, parameters) if number // 2 % 2 else binary_request(image, parameters)
+    return Ask(number=number, endpoint=endpoint, body=body, headers=headers)
+
+
+def json_request(image: Array, parameters: Mapping[str, Any] | None = None) -> tuple[bytes, dict[str, str]]:
+    """Return a request that is all JSON: its body and its headers."""
+    inputs = [{"name": INPUT, "shape": [1, image.size], "datatype": "FP32", "data": image.tolist()}]
+    document = {"inputs": inputs, **({"parameters": parameters} if parameters else {})}
+    return orjson.dumps(document), {"Content-Type": "application/json"}
+
+
+def binary_request(image: Array, parameters: Mapping[str, Any] | None = None) -> tuple[bytes, dict[str, str]]:
+    """Return a request with its tensors as raw bytes behind the JSON, which asks for such an answer too."""
+    raw = image.astype("<f4").tobytes()
+    tensor = {"name": INPUT, "shape": [1, image.size], "datatype": "FP32", "parameters": {"binary_data_size": len(raw)}}
+    head = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True, **(parameters or {})}})
+    return head + raw, {"Content-Type": "application/octet-stream", JSON_LENGTH: str(len(head))}
