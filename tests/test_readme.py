@@ -32,6 +32,7 @@ EMBEDDED = {
     "ask torch model": '"name":"p"',
     "split": "millrace-arm: v1",
     "feedback": '{"accepted":true}{"accepted":true}',
+    "experiment": "set by hand",
     "operate": "unchanged",
     "on call": "no dead letters",
 }
