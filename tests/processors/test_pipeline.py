@@ -312,10 +312,10 @@ async def test_rows_of_a_batch_with_requests_to_two_endpoints_keep_their_own_ten
         for route, values in ((ROUTE, (1.0, 2.0)), (other, (3.0,)), (ROUTE, (4.0,))):
             await pipe.put(bundled(pipe.pipeline.queue, [request(value, route) for value in values]))
         await pipe.serve()
-        for endpoint, values in (("e", [1.0, 2.0, 4.0]), ("f", [3.0])):
+        for endpoint, wanted in (("e", [1.0, 2.0, 4.0]), ("f", [3.0])):
             rows = sorted(await pipe.rows(endpoint), key=lambda row: float(row["input.x"]))
-            assert [row["input.x"] for row in rows] == values
-            assert [row["output.y"] for row in rows] == [10 * value for value in values]
+            assert [row["input.x"] for row in rows] == wanted
+            assert [row["output.y"] for row in rows] == [10 * value for value in wanted]
             assert {row["batch"] for row in rows} == {4}
 
 
