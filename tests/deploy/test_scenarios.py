@@ -1,0 +1,141 @@
+"""The demonstration's scenarios: two of them small on the embedded broker, and what they draw and claim with."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from broker.routing import Said
+from deploy.demo.scenarios.canary import how_it_ended
+from deploy.demo.scenarios.claims import Claim, print_claims
+from deploy.demo.scenarios.clicks import clicks_on
+from deploy.demo.scenarios.plot import Area, Band, Line, Picture, draw
+from tests.deploy.running import environment
+
+WITHIN_S = 220.0  # half a minute where nothing else runs
+HELD = "each was answered once, and has its rows once"
+
+
+def scenario(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.cli", "demo", "--scenario", *words],
+        cwd=folder, env=environment(TMPDIR=str(folder), COLUMNS="100"), capture_output=True, text=True, check=False,
+        timeout=WITHIN_S,
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(WITHIN_S + 10)
+def test_a_bandit_sends_the_last_requests_to_the_better_arm(tmp_path: Path) -> None:
+    """The last 175 of 700: their labels' bound is that of the whole scenario, with the gap of .3 that is trained."""
+    done = scenario(tmp_path, "bandit", "--requests", "700")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "of the last 175 requests went to strong" in done.stdout
+    assert HELD in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines() if "┤" in line) <= 100
+    assert list(tmp_path.glob("millrace-demo-*")) == []
+
+
+@pytest.mark.timeout(WITHIN_S + 10)
+def test_interleaving_proves_the_better_ranker(tmp_path: Path) -> None:
+    done = scenario(tmp_path, "interleaving", "--requests", "850")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the learner says 'decided', with weights [0.0, 1.0] of v1 and v2" in done.stdout
+    assert HELD in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("lottery",), "known scenarios are bandit, canary, shadow, interleaving"),
+        (("bandit", "--serve"), "a scenario ends with its claim"),
+    ],
+)
+def test_what_cannot_be_shown_is_exit_status_2(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    done = scenario(tmp_path, *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_line_holds_its_value_until_the_next_one() -> None:
+    line = Line(name="weight", mark="─", points=[(0, 0.0), (50, 1.0)], steps=True)
+    assert draw(picture(lines=[line]), 20) == [
+        "a title",
+        "    100% ┤    ──────",
+        "     50% ┤",
+        "      0% ┤────",
+        "         └──────────",
+        "          0  x   100",
+        "          ─ weight",
+    ]
+
+
+def test_points_are_marked_on_top_of_what_was_drawn_before() -> None:
+    below = Line(name="weight", mark="─", points=[(0, 0.5)], steps=True)
+    points = Line(name="share", mark="●", points=[(5, 0.5), (95, 2.0)])
+    rows = draw(picture(lines=[below, points]), 20)[1:4]
+    assert rows == ["    100% ┤         ●", "     50% ┤●─────────", "      0% ┤"]
+
+
+def test_an_area_is_filled_to_an_eighth_of_a_row() -> None:
+    area = Area(name="share", points=[(0, 0.5), (50, 1.0)])
+    rows = draw(picture(areas=[area]), 20)[1:4]
+    assert rows == ["    100% ┤    ██████", "     50% ┤▄▄▄▄██████", "      0% ┤██████████"]
+
+
+def test_a_band_is_crossed_by_what_is_marked_and_both_by_lines() -> None:
+    band = Band(name="limits", mark="░", points=[(0, 0.0, 1.0)])
+    line = Line(name="mean", mark="●", points=[(5, 0.5)])
+    rows = draw(picture(areas=[band], lines=[line], marked=(0.5,)), 20)[1:4]
+    assert rows == ["    100% ┤░░░░░░░░░░", "     50% ┤●┄┄┄┄┄┄┄┄┄", "      0% ┤░░░░░░░░░░"]
+
+
+@pytest.mark.parametrize("width", [20, 79, 200])
+def test_a_picture_is_never_wider_than_the_terminal(width: int) -> None:
+    lines = [Line(name="a name that is long " * 3, mark=mark, points=[(0, 0.5)]) for mark in "●○"]
+    assert max(map(len, draw(picture(lines=lines), width))) <= width
+
+
+def picture(
+    *, areas: list[Area | Band] | None = None, lines: list[Line] | None = None, marked: tuple[float, ...] = ()
+) -> Picture:
+    return Picture(
+        title="a title", x=(0, 100), y=(0.0, 1.0), x_name="x", areas=areas or [], lines=lines or [], height=3,
+        percent=True, marked=marked,
+    )  # fmt: skip
+
+
+def test_all_claims_are_printed_and_one_that_failed_fails_all() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    assert not print_claims(console, [Claim("two [and] two are 4", held=True), Claim("0 of 3 came", held=False)])
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == ["", "  held  two [and] two are 4", "FAILED  0 of 3 came"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "tripped", "ended"),
+    [
+        ("aborted", 0, "was taken back by the guardrail on failed"),
+        ("aborted", 1, "was taken back by the guardrail on right"),
+        ("promoted", None, "was promoted"),
+        ("step 2 of 3", None, "is at step 2 of 3"),
+    ],
+)
+def test_a_canarys_end_is_said_as_the_learner_says_it(phase: str, tripped: int | None, ended: str) -> None:
+    said = Said(endpoint="e", experiment="x", term=1, number=9, weights=(), phase=phase, about={"tripped": tripped})
+    assert how_it_ended(said) == ended
+
+
+def test_users_look_from_the_top_and_leave_after_a_click() -> None:
+    random = np.random.default_rng(3)
+    clicks = [clicks_on([False, True, True, True], random) for _ in range(4000)]
+    first = np.mean([0 in clicked for clicked in clicks])
+    second = np.mean([1 in clicked for clicked in clicks])
+    # Four deviations: the first is clicked with .05, the second by those who are still there with .8.
+    assert first == pytest.approx(0.05, abs=0.014)
+    assert second == pytest.approx((1 - 0.05 * 0.7) * 0.8, abs=0.027)
