@@ -59,14 +59,20 @@ def write_feedback(feedback: Feedback) -> tuple[bytes, dict[str, Any]]:
 
 
 def read_feedback(record: Record) -> Feedback | None:
-    """Read a record of the event log; None if it is no feedback."""
+    """Read a record of the event log; None if it is no feedback, or none that can be read."""
     if record.headers.get("cloudEvents_type") != TYPE:
         return None
-    data = orjson.loads(record.body)
-    return Feedback(
-        uid=uid_of(data["request_id"]), values=data["values"], truth=data["truth"], item=data["item"],
-        event_id=data["event_id"], at_us=data["at_us"],
-    )  # fmt: skip
+    try:
+        data = orjson.loads(record.body)
+        at_us = data["at_us"]
+        if type(at_us) is not int or not 0 <= at_us < 1 << 62:
+            return None
+        return Feedback(
+            uid=_uid(data["request_id"]), values=_values(data["values"]), truth=data["truth"],
+            item=_text(data, "item"), event_id=_text(data, "event_id"), at_us=at_us,
+        )  # fmt: skip
+    except (orjson.JSONDecodeError, KeyError, TypeError, InvalidRequest):
+        return None
 
 
 def _uid(value: Any) -> bytes:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from broker.base import Broker, Reader, Since
 from broker.errors import Gap, TryAgain
 from broker.messages import Record
+
+log = logging.getLogger(__name__)
 
 READ_AT_ONCE = 500
 PAUSE_S = 0.5
@@ -47,7 +50,10 @@ class Following:
             await asyncio.sleep(PAUSE_S)
             return True
         for record in records:
-            self._fold(record)
+            try:
+                self._fold(record)
+            except Exception:  # what one record does to a fold must not end the process, and at every start again
+                log.exception("record %d of %s could not be folded", record.offset, self._log)
         if records and records[-1].offset + 1 >= end:
             self.caught_up.set()
         return bool(records)

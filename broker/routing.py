@@ -26,6 +26,8 @@ Word = Literal["pause", "resume", "promote", "abort", "set"]
 WORDS = ("pause", "resume", "promote", "abort", "set")
 
 _T = TypeVar("_T")
+_NUMBERS = ("term", "number", "at_us")
+_NAMES = ("endpoint", "experiment", "instance", "phase", "word", "author")
 
 
 def experiment_of(declaration: Endpoint) -> str:
@@ -107,11 +109,12 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What a person wants of an experiment; `weights` by arm for `set`."""
+    """What a person wants of an experiment, and of no other one of the endpoint; `weights` by arm for `set`."""
 
     word: Word
     author: str
     at_us: int
+    experiment: str
     weights: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -180,8 +183,10 @@ def read_checkpoint(record: Record) -> Checkpoint | None:
         return None
     data = _read(record, "checkpoint")
     try:
-        places = {name: Place(**data[name]) for name in ("at", "rebuild")} if data else {}
-    except (KeyError, TypeError):
+        places = {name: _made(Place, data[name]) for name in ("at", "rebuild")} if data else {}
+    except (KeyError, TypeError, AttributeError):
+        return None
+    if None in places.values():
         return None
     return _weighed(Checkpoint, None if data is None else {**data, **places})
 
@@ -203,13 +208,19 @@ def _read(record: Record, kind: str) -> dict[str, Any] | None:
 
 
 def _made(what: type[_T], data: dict[str, Any] | None) -> _T | None:
-    """Return the record that `data` is, if its numbers are numbers."""
-    if data is None or not all(type(data.get(name, 0)) is int for name in ("term", "number", "at_us")):
+    """Return the record that `data` is, if its numbers are numbers and its names are names."""
+    if data is None or not all(_is_number(data.get(name, 0)) for name in _NUMBERS):
+        return None
+    if not all(isinstance(data.get(name, ""), str) for name in _NAMES):
         return None
     try:
         return what(**data)
     except TypeError:
         return None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
 
 
 def _weighed(what: type[_T], data: dict[str, Any] | None) -> _T | None:

@@ -35,6 +35,8 @@ def _unpacked(data: Any, like: Any) -> Any:
         array = np.asarray(data, like.dtype)
         if array.shape != like.shape:
             raise ValueError(f"an array {array.shape} where {like.shape} is expected")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError("an array with something that is no finite number")
         return array
     if is_dataclass(like) and not isinstance(like, type):
         return type(like)(

@@ -164,7 +164,7 @@ class View:
         silent = [name for name in self._declared if self.snapshot_of(name) is None]
         return [
             (name, experiment_of(self._declared[name])) for name in silent
-            if name not in self._verdicts and self._learns(name)
+            if self._verdict_of(name) is None and self._learns(name)
         ]  # fmt: skip
 
     def fold_checkpoint(self, endpoint: str, checkpoint: Checkpoint) -> None:
@@ -186,7 +186,7 @@ class View:
         """Take in a claim, which ends the last leader's say, or how an experiment ended."""
         claim = read_claim(record)
         if claim is not None:
-            self.term = max(self.term, claim.term)
+            self.term = claim.term
             early, self._early = self._early, {}
             for said in early.values():
                 self._fold_snapshot(said)
@@ -222,10 +222,17 @@ class View:
         except ValueError as exc:
             log.warning("endpoint %s: snapshot %d cannot be read: %s", said.endpoint, said.number, exc)
 
+    def _verdict_of(self, endpoint: str) -> Verdict | None:
+        """Return how an endpoint's experiment has ended, if it has, as it is declared now."""
+        verdict, declaration = self._verdicts.get(endpoint), self._declared.get(endpoint)
+        if verdict is None or declaration is None or verdict.experiment != experiment_of(declaration):
+            return None
+        return verdict
+
     def _follow_verdict(self, router: Router) -> None:
         """Start from how an experiment ended, until the learner says more."""
-        verdict = self._verdicts.get(router.endpoint.endpoint)
-        if verdict is None or verdict.experiment != experiment_of(router.endpoint):
+        verdict = self._verdict_of(router.endpoint.endpoint)
+        if verdict is None:
             return
         if router.snapshot.number <= verdict.number and len(verdict.weights) == len(router.endpoint.arms):
             router.follow(Snapshot(verdict.number, verdict.weights))

@@ -15,7 +15,7 @@ from broker.base import Broker
 from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
 from broker.ids import now_us
-from broker.routing import Order, Said, Word
+from broker.routing import Order, Said, Word, experiment_of
 from broker.strict import nearest
 from deploy.cli.terminal import (
     DEFAULT_SETTINGS,
@@ -108,7 +108,9 @@ def _order(
     _check(before.endpoint, word, weights)
     if not confirmed(_question(before, word, weights), yes=yes):
         return
-    order = Order(word=word, author=author or _user(), at_us=now_us(), weights=weights)
+    order = Order(
+        word=word, author=author or _user(), at_us=now_us(), weights=weights, experiment=experiment_of(before.endpoint)
+    )
 
     async def work(connection: Broker) -> Said:
         with errors.status(f"waiting for a snapshot of {escape(name)} that follows"):

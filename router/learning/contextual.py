@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from router.learning.experiment import Closed, Credited, Once
 from router.packing import packed
 from router.policies.linear import Linear, Models
 from router.snapshot import Snapshot
+
+MOST = 256.0  # a reward beyond counts as this: one of any size would be an arm's whole model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,9 @@ class ContextualBandit:
         if not known:
             return state
         features = np.array([one.join.features for one in known], np.float64)
-        return self.learning.fold(state, seen_among(self.among, known), features)
+        seen = seen_among(self.among, known)
+        bounded = np.minimum(np.maximum(seen.reward, -MOST), MOST)
+        return self.learning.fold(state, replace(seen, reward=bounded), features)
 
     def tick(self, state: Models) -> Models:
         """See the protocol."""

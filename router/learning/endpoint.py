@@ -86,7 +86,7 @@ class EndpointLearner:
         self._sent: tuple[int, float] = (0, 0.0)  # the newest tick that was sent, and when
         self._kept_s = 0.0
         self._kept_at = -1
-        self._ended = verdict is not None
+        self._ended = "" if verdict is None else verdict.phase
         self._silent = False  # until the first snapshot: those who know the verdict know better
 
     async def run(self) -> None:
@@ -120,12 +120,16 @@ class EndpointLearner:
     async def _take_up_from_log(self) -> None:
         self.fold = Fold(self.subject, self._experiment)
         found = await Search(self._broker, self._log, self.subject.experiment).run()
-        if found.checkpoint is not None and self._resumed(found.checkpoint):
+        here = Place(offset=found.end, number=found.tick, at_us=now_us())
+        if found.checkpoint is not None and found.newest == self.subject.experiment and self._resumed(found.checkpoint):
             return
-        place = Place(offset=found.first, number=0, at_us=0)
-        if found.is_used:
-            place = Place(offset=found.end, number=found.tick, at_us=now_us())
-        self.fold.begin(place)
+        if found.checkpoint is not None and self._resumed(found.checkpoint):
+            self.fold.go_on(here)  # what came meanwhile belongs to the experiment that was declared meanwhile
+        elif found.is_used:
+            self.fold.begin(here)
+        else:
+            self.fold.begin(Place(offset=found.first, number=0, at_us=0))
+        place = here if found.is_used else Place(offset=found.first, number=0, at_us=0)
         self._kept_at = place.offset
         await self._append(*write_checkpoint(self.fold.checkpoint()))
         if self._verdict is not None:
@@ -244,14 +248,16 @@ class EndpointLearner:
 
     async def _say_verdict(self) -> None:
         """Write down how the experiment ended, where nothing is ever trimmed."""
-        if self._ended or not self._experiment.is_over(self.fold.state):
+        phase = self._experiment.phase(self.fold.state)
+        if phase == self._ended or not self._experiment.is_over(self.fold.state):
             return
-        snapshot = self.fold.snapshot
+        snapshot = self._experiment.snapshot(self.fold.state, self.fold.snapshot.number)
         verdict = Verdict(
-            endpoint=self.subject.endpoint, experiment=self.subject.experiment, number=snapshot.number,
-            phase=self._experiment.phase(self.fold.state), weights=snapshot.weights, at_us=now_us(),
+            endpoint=self.subject.endpoint, experiment=self.subject.experiment, number=snapshot.number, phase=phase,
+            weights=snapshot.weights, at_us=now_us(),
         )  # fmt: skip
-        self._ended = await self._append_to(self._broker.channels.declared, write_verdict(verdict))
+        if await self._append_to(self._broker.channels.declared, write_verdict(verdict)):
+            self._ended = phase
 
     async def _keep(self) -> None:
         """Append a checkpoint once a minute, if anything was learnt; large ones less often."""
@@ -302,4 +308,6 @@ def sentence(verdict: Verdict, subject: Subject) -> Order:
     """Return the order that brings an experiment, of which nothing else is known any more, to where it has ended."""
     word = ENDS.get(verdict.phase, "set")
     weights = dict(zip(subject.arms, verdict.weights, strict=False)) if word == "set" else {}
-    return Order(word=word, author="the verdict of before", at_us=now_us(), weights=weights)
+    return Order(
+        word=word, author="the verdict of before", at_us=now_us(), weights=weights, experiment=subject.experiment
+    )

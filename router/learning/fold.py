@@ -32,7 +32,7 @@ from router.packing import packed, unpacked
 from router.snapshot import Snapshot, masked
 
 KEYS_LIMIT = 250_000
-JUMP_LIMIT = 86_400  # ticks: a record that says more is no tick
+JUMP_LIMIT = 600  # ticks: a record that says more is no tick
 AGE_EVERY = 16  # ticks
 INTERLEAVE = "interleave"
 NEVER = ("invalid", "cancelled")  # the client's own doing
@@ -65,6 +65,9 @@ class Fold(Generic[State]):
         self.set: tuple[float, ...] = ()
         self.counts: Counter[str] = Counter()
         self._stale = False  # something was learnt that no snapshot says yet
+        self._over = False
+        declared = getattr(experiment, "declared", None)
+        self._rankers = tuple(subject.arms[place] for place in declared.rankers) if declared is not None else ()
         self._names = {arm: place for place, arm in enumerate(subject.arms)}
         truth = self.waiting.truth
         self._scored, self._output = (truth.score or "", truth.output) if truth is not None else ("", "")
@@ -77,6 +80,12 @@ class Fold(Generic[State]):
         self.offset, self.tick, self.at_us = place.offset, place.number, place.at_us
         self._counts_from, self._began_us = place.offset, place.at_us
         self._places = self._places_from(place)
+
+    def go_on(self, place: Place) -> None:
+        """Keep what is known, and go on there: what came in between is none of this experiment's."""
+        waiting = self.waiting
+        self.waiting = Waiting(waiting.rewards, by_item=self.experiment.policy == INTERLEAVE)
+        self.begin(place)
 
     def apply(self, record: Record) -> None:
         """Fold a record; one that was folded already, or is none of ours, changes nothing."""
@@ -95,7 +104,7 @@ class Fold(Generic[State]):
     @property
     def wants_ticks(self) -> bool:
         """Tell whether time changes anything."""
-        waits = bool(self.waiting.joins) or self._stale
+        waits = bool(self.waiting.joins) or bool(self.waiting.seen) or self._stale
         return waits or (not self.paused and self.experiment.runs_by_itself(self.state))
 
     # -- what happened
@@ -141,7 +150,8 @@ class Fold(Generic[State]):
         merge = read_merge(record)
         if merge is None or not self._is_new(merge.uid, merge.accepted_us):
             return
-        if merge.policy != INTERLEAVE or len(merge.used) < len(merge.rankers):  # who is missing would lose for that
+        is_ours = merge.policy == INTERLEAVE and merge.accepted_us >= self._began_us
+        if not is_ours or merge.used != self._rankers:  # who is missing would lose for that
             self.waiting.remember(merge.uid, merge.accepted_us)
             return
         join = self.waiting.open(merge.uid, record.offset << 20, self.tick)
@@ -152,10 +162,7 @@ class Fold(Generic[State]):
         self._count("decisions")
 
     def _feedback(self, record: Record) -> None:
-        try:
-            feedback = read_feedback(record)
-        except (KeyError, TypeError, ValueError):
-            return
+        feedback = read_feedback(record)
         if feedback is not None and self.waiting.rewards:
             self._count(self.waiting.tell(feedback, self.tick).value)
 
@@ -182,6 +189,9 @@ class Fold(Generic[State]):
             self._close()
             if self._counting and not self.paused:
                 self.state = self.experiment.tick(self.state)
+        if self._counting and self.experiment.is_over(self.state) and not self._over:
+            self._over, self.paused, self.set = True, False, ()  # no hand holds what has shown harm
+            before = ""
         if self._counting and (is_due or self.experiment.phase(self.state) != before):
             self._publish()
         self._age(record.offset + 1)
@@ -189,11 +199,13 @@ class Fold(Generic[State]):
     def _close(self) -> None:
         """Credit the rewards whose horizon is over now, and let go of what is finished."""
         due = self.waiting.due(self.tick)
-        for name, reward in self.waiting.rewards.items():
-            horizon = self.waiting.horizons[name]
-            joins = [join for _, join in due if join.arm != NOBODY and self.tick - join.tick == horizon]
-            self._credit(name, reward, joins)
-        self._count("late", self.waiting.end(due, self.tick))
+        try:
+            for name, reward in self.waiting.rewards.items():
+                horizon = self.waiting.horizons[name]
+                joins = [join for _, join in due if join.arm != NOBODY and self.tick - join.tick == horizon]
+                self._credit(name, reward, joins)
+        finally:
+            self._count("late", self.waiting.end(due, self.tick))
 
     def _credit(self, name: str, reward: Reward, joins: list[Join]) -> None:
         values = [(join, join.value(name, reward)) for join in joins]
@@ -230,7 +242,7 @@ class Fold(Generic[State]):
 
     def _order(self, record: Record) -> None:
         order = read_order(record)
-        if order is None or not self._counting:
+        if order is None or not self._counting or order.experiment != self.subject.experiment:
             return
         if order.word == "pause":
             self.paused = True
@@ -276,7 +288,7 @@ class Fold(Generic[State]):
             "state": packed(self.state), "paused": self.paused, "set": list(self.set), "stale": self._stale,
             "counts": dict(sorted(self.counts.items())), "began_us": self._began_us, "models": self.snapshot.models,
             "published": [[one.number, list(one.weights), at_us] for one, at_us in self.published],
-            "places": self._places.written(), "counts_from": self._counts_from,
+            "over": self._over, "places": self._places.written(), "counts_from": self._counts_from,
         }  # fmt: skip
 
     def restore(self, document: Mapping[str, Any], at: Place) -> None:
@@ -287,6 +299,7 @@ class Fold(Generic[State]):
             self._began_us = document["began_us"]
             self._counts_from = max(at.offset, document["counts_from"])  # whoever wrote it may have been rebuilding
             self.paused, self.set, self._stale = document["paused"], tuple(document["set"]), document["stale"]
+            self._over = document["over"]
             self.counts = Counter(document["counts"])
             self.published = [(Snapshot(number, tuple(weights)), at) for number, weights, at in document["published"]]
             last, at_us = self.published[-1]
@@ -317,7 +330,8 @@ class Fold(Generic[State]):
         waiting, oldest_us = self.waiting, self._oldest_us
         known = {
             "tick": self.tick, "at_us": self.at_us, "state": packed(self.state), "paused": self.paused,
-            "set": list(self.set), "weights": list(self.snapshot.weights),
+            "set": list(self.set), "stale": self._stale, "over": self._over, "began_us": self._began_us,
+            "published": [[one.number, list(one.weights)] for one, _ in self.published], "models": self.snapshot.models,
             "joins": [[uid.hex(), *write_join(join)[1:]] for uid, join in sorted(waiting.joins.items())],
             "seen": sorted(uid.hex() for uid, accepted_us in waiting.seen.items() if accepted_us >= oldest_us),
             "keys": {what: sorted(key.hex() for key in keys) for what, keys in sorted(self.keys.items())},

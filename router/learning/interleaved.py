@@ -131,7 +131,7 @@ class Interleaved:
         """Return what a list's clicks say, if any do."""
         shown = join.shown
         clicked = [] if shown is None else [item for item in join.clicked() if item in shown.items]
-        if shown is None or not clicked or len(shown.credits[0]) < len(self.declared.rankers):
+        if shown is None or not clicked or len(shown.credits[0]) != len(self.declared.rankers):
             return None
         ballot = Ballot((0,) * len(self.declared.rankers)).with_clicks(credits_of(shown, clicked), len(clicked))
         return ballot.vote()

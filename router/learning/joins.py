@@ -17,6 +17,7 @@ from router.interleaving.placed import Placed
 NOBODY = -1
 EVENTS_LIMIT = 1000  # event ids that a sum remembers for one request
 ITEMS_LIMIT = 1000
+REAL_LIMIT = 1e12  # of a real reward, and of a sum of some: as units they have to fit into 64 bits
 
 Entry = list[Any]  # [microseconds, value], or for sums [units, event ids]
 
@@ -97,12 +98,13 @@ class Join:
     def _add(self, name: str, value: float, event: str | None) -> Told:
         if self.values is None or event is None:
             return Told.UNUSABLE
-        total, events = self.values.setdefault(name, [0, []])
+        total, events = self.values.get(name, (0, []))
         if event in events:
             return Told.DUPLICATE
-        if len(events) >= EVENTS_LIMIT:
+        total += round(value * ONE)
+        if len(events) >= EVENTS_LIMIT or abs(total) > REAL_LIMIT * ONE:
             return Told.UNUSABLE
-        self.values[name] = [total + round(value * ONE), sorted([*events, event])]
+        self.values[name] = [total, sorted([*events, event])]
         return Told.JOINED
 
 
@@ -139,7 +141,7 @@ def usable(reward: Reward, value: float) -> bool:
     """Tell whether a value is one that the reward's type allows."""
     if reward.type == "bool":
         return value in (0.0, 1.0)
-    return reward.type == "real" or 0.0 <= value <= 1.0
+    return abs(value) <= REAL_LIMIT if reward.type == "real" else 0.0 <= value <= 1.0
 
 
 def write_join(join: Join) -> list[Any]:

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from broker.base import Broker, Since
-from broker.errors import Gap
+from broker.errors import Gap, Unreachable
 from broker.ids import now_us
 from broker.messages import Record
 from broker.routing import Checkpoint, read_checkpoint, read_tick
@@ -25,6 +25,7 @@ class Found:
     end: int = 0
     tick: int = 0
     is_used: bool = False
+    newest: str = ""  # the experiment that was learnt last
     checkpoint: Checkpoint | None = None
 
 
@@ -57,8 +58,10 @@ class Search:
                     found.first = at = gap.end
                     reader = self._broker.read(self._log, gap.end)
                     continue
-                except TimeoutError:  # nothing was written for that long: there is nothing to find
-                    return found
+                except TimeoutError:
+                    if isinstance(start, Since):  # nothing was written lately: there is nothing to find
+                        return found
+                    raise Unreachable(f"{self._log} could not be read to its end: {at} of {end}") from None
                 at = records[-1].offset + 1 if records else end
                 for record in records:
                     self._note(record, found)
@@ -72,6 +75,6 @@ class Search:
             found.tick = max(found.tick, tick.number)
         checkpoint = read_checkpoint(record)
         if checkpoint is not None:
-            found.is_used = True
+            found.is_used, found.newest = True, checkpoint.experiment
             if checkpoint.experiment == self._experiment:
                 found.checkpoint = checkpoint

@@ -213,7 +213,7 @@ def test_a_canary_that_fails_is_aborted_and_gets_nothing_any_more() -> None:
 
 def test_orders_are_folded_like_everything_else() -> None:
     def order(word: Any, **weights: float) -> Record:
-        body, headers = write_order(Order(word=word, author="me", at_us=START_US, weights=weights))
+        body, headers = write_order(Order(word=word, author="me", at_us=START_US, weights=weights, experiment="x"))
         return Record(0, body, headers)
 
     fold = folded(STAGED, numbered([order("set", a=1, b=3), tick(1)]))

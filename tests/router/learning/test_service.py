@@ -255,12 +255,14 @@ async def test_the_newest_claim_leads_and_no_reader_takes_an_older_ones_word(bro
 
 
 async def test_orders_are_obeyed_and_a_verdict_outlives_all_that_was_learnt(broker: Broker, tmp_path: Path) -> None:
-    await declare(broker, CANARY)
+    endpoint = await declare(broker, CANARY)
     log = broker.channels.events("e")
     async with viewing(broker) as view, learning(broker, tmp_path / "one"):
         await until(lambda: view.term >= 0 and view.endpoints())
         assert view.router("e").snapshot.weights == (0.95, 0.0, 0.05)
-        body, headers = write_order(Order(word="abort", author="test", at_us=now_us()))
+        body, headers = write_order(
+            Order(word="abort", author="test", at_us=now_us(), experiment=experiment_of(endpoint))
+        )
         await broker.append(log, [body], headers)
         await until(lambda: view.router("e").snapshot.weights == (1.0, 0.0, 0.0))
         await until(lambda: (said := view.snapshot_of("e")) and said.phase == "aborted")
