@@ -94,12 +94,13 @@ class EndpointLearner:
         await self._broker.declare(self._log)
         self._speaks_from = await self._broker.end(self._log)
         await self._take_up()
-        ticking = asyncio.create_task(self._keep_time(), name=f"ticks-{self.subject.endpoint}")
-        try:
-            while True:
-                await self._read()
-        finally:
-            ticking.cancel()
+        async with asyncio.TaskGroup() as group:  # without time nothing would ever be credited: both, or none
+            group.create_task(self._keep_time(), name=f"ticks-{self.subject.endpoint}")
+            group.create_task(self._keep_reading(), name=f"reading-{self.subject.endpoint}")
+
+    async def _keep_reading(self) -> None:
+        while True:
+            await self._read()
 
     # -- where to begin
 

@@ -141,7 +141,7 @@ class Service:
         """Start and stop learners as endpoints are declared; False when the ledger has another leader."""
         for endpoint, (_, task) in list(learners.items()):
             if task.done():
-                if isinstance(task.exception(), Superseded):
+                if is_superseded(task.exception()):
                     return False
                 log.error("endpoint %s: its learner ended; it starts again", endpoint, exc_info=task.exception())
                 del learners[endpoint]
@@ -175,6 +175,13 @@ class Service:
             if experiment is not None:
                 found[endpoint] = (subject_of(declaration), experiment)
         return found
+
+
+def is_superseded(error: BaseException | None) -> bool:
+    """Tell whether a learner ended because somebody else writes the ledger."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(is_superseded, error.exceptions))
+    return isinstance(error, Superseded)
 
 
 def subject_of(declaration: Endpoint) -> Subject:

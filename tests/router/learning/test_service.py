@@ -327,3 +327,27 @@ async def test_a_checkpoint_that_cannot_be_read_is_no_reason_to_learn_nothing(tm
             await until(lambda: (said := view.snapshot_of("e")) and said.phase == "learning")
             await send(broker, requests(view, 0, 60))
             await until(lambda: (said := view.snapshot_of("e")) and sum(said.about["pulls"]) == 60)
+
+
+async def test_an_experiment_that_comes_back_keeps_what_it_knew_and_learns_nothing_from_another_one(
+    tmp_path: Path,
+) -> None:
+    """A canary is edited and put back: the order to the other one, and its requests, are not this one's."""
+    edited = {**CANARY, "experiment": "edited"}
+    async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("t.")) as broker:
+        await declare(broker, CANARY)
+        async with viewing(broker) as view, learning(broker, tmp_path):
+            await until(lambda: (said := view.snapshot_of("e")) and said.phase == "step 1 of 2")
+            other = await declare(broker, edited)
+            await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(other))
+            order = Order(word="promote", author="test", at_us=now_us(), experiment=experiment_of(other))
+            body, headers = write_order(order)
+            await broker.append(broker.channels.events("e"), [body], headers)
+            await until(lambda: (said := view.snapshot_of("e")) and said.phase == "promoted")
+            first = await declare(broker, CANARY)
+            await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(first))
+            number = view.router("e").snapshot.number
+            await until(lambda: view.router("e").snapshot.number >= number)
+            said = view.snapshot_of("e")
+            assert said is not None
+            assert (said.phase, said.weights) == ("step 1 of 2", (0.95, 0.0, 0.05))

@@ -1,0 +1,201 @@
+"""Hostile values and foreign records: each costs what is its own, and nothing is learnt from another experiment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from broker.header import Status
+from broker.ids import derived_uid
+from broker.merges import Merge, write_merge
+from broker.messages import Record
+from broker.rewards import Reward
+from broker.routing import (
+    Order,
+    Said,
+    Verdict,
+    read_claim,
+    read_order,
+    read_snapshot,
+    read_verdict,
+    write_order,
+    write_snapshot,
+    write_verdict,
+)
+from router.arrays import ONE
+from router.learning.bandit import Bandit
+from router.learning.contextual import ContextualBandit
+from router.learning.interleaved import Interleaved
+from router.learning.staged import Staged, Watch
+from router.packing import packed, unpacked
+from router.policies.canary import Canary, Phase
+from router.policies.interleaving import Interleaving
+from router.policies.linear import LinUcb
+from router.policies.thompson import GaussianThompson, Thompson
+from router.view import View
+from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
+
+GAUSSIAN = Bandit(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
+THOMPSON = Bandit(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
+CANARY = Staged(canary=Canary(canary=2, stable=(1.0, 1.0, 0.0)), watches=(Watch(),))
+RANKED = Interleaved(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
+
+
+def order(word: Any, experiment: str = "x", **weights: float) -> Record:
+    body, headers = write_order(Order(word=word, author="me", at_us=START_US, experiment=experiment, weights=weights))
+    return Record(0, body, headers)
+
+
+@pytest.mark.parametrize("value", [1e14, -1e14, 1.7e308])
+def test_a_value_that_no_state_can_hold_is_unusable(value: float) -> None:
+    one = Shown(number=1, arm="a")
+    for how in ("sum", "first"):
+        reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 5, "duplicates": how})
+        told = feedback(one, START_US, values={"clicked": value}, event_id="x")
+        fold = folded(GAUSSIAN, numbered([rows([one]), told, tick(20)]), subject_of(clicked=reward))
+        assert (fold.counts["unusable"], fold.state.rewards[0, 0]) == (1, 5 * ONE)
+
+
+def test_a_sum_of_many_stays_within_what_can_be_written() -> None:
+    reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0, "duplicates": "sum"})
+    one = Shown(number=1, arm="a")
+    told = [feedback(one, START_US, values={"clicked": 9e11}, event_id=str(event)) for event in range(50)]
+    fold = folded(GAUSSIAN, numbered([rows([one]), *told]), subject_of(clicked=reward))
+    assert fold.counts["unusable"] == 49
+    assert fold.canonical()
+
+
+def test_a_huge_reward_does_not_become_a_linear_model() -> None:
+    bandit = ContextualBandit(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
+    reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0})
+    one = Shown(number=1, arm="a", policy="linucb")
+    fold = folded(bandit, numbered([rows([one])]), subject_of(clicked=reward))
+    fold.waiting.joins[one.uid].features = [1.0, 5.0]
+    for place, record in enumerate([feedback(one, START_US, values={"clicked": 1e12}), tick(20)], 1):
+        fold.apply(replace(record, offset=place))
+    assert fold.state.rewarded.max() == 5 * 256.0
+    assert np.isfinite(fold.state.inverse).all()
+
+
+def test_models_that_are_no_numbers_are_refused() -> None:
+    learning = LinUcb(arms=2, dimensions=2)
+    written = packed(learning.start(1))
+    written["rewarded"][0][0][0] = None
+    with pytest.raises(ValueError, match="finite"):
+        unpacked(written, learning.start(1))
+
+
+def test_one_record_that_breaks_costs_its_neighbours_nothing() -> None:
+    shown = [Shown(number=number, arm="a") for number in range(50)]
+    fold = folded(THOMPSON, numbered([rows(shown)]))
+    fold.waiting.joins[shown[7].uid].values = {"clicked": [START_US, "x"]}
+    with pytest.raises(ValueError, match="could not convert"):
+        fold.apply(replace(tick(20), offset=1))
+    assert not fold.waiting.joins
+    body, headers = feedback(shown[0], START_US).body.replace(b"1.0", b'"x"'), feedback(shown[0], START_US).headers
+    fold.apply(Record(2, body, headers))
+    assert fold.counts["unusable"] == fold.counts["late"] == 0
+
+
+def test_uids_are_forgotten_when_only_requests_come_that_wait_for_nothing() -> None:
+    """After its end a canary has no reason to tick but to forget."""
+    fold = folded(CANARY, numbered([order("abort"), tick(1)]))
+    offset = 2
+    for number in range(200):
+        shown = Shown(number=number, arm="a", policy="canary", accepted_us=START_US + number * 1_000_000)
+        fold.apply(replace(rows([shown]), offset=offset))
+        assert fold.wants_ticks
+        fold.apply(replace(tick(number + 2), offset=offset + 1))
+        offset += 2
+    assert len(fold.waiting.seen) < 60
+
+
+def test_an_order_to_another_experiment_is_not_obeyed() -> None:
+    fold = folded(CANARY, numbered([order("promote", experiment="another"), tick(1)]))
+    assert fold.state.canary.phase[0] == Phase.RUNNING
+
+
+def test_what_is_shown_to_do_harm_is_held_by_no_hand() -> None:
+    shown = [
+        Shown(number=n, arm="c" if n % 4 == 0 else "a", policy="canary", propensity=0.01,
+              status=Status.FAILED if n % 4 == 0 else Status.OK) for n in range(400)
+    ]  # fmt: skip
+    for held in (order("set", a=1, c=1), order("pause")):
+        fold = folded(CANARY, numbered([held, rows(shown), tick(1)]))
+        assert CANARY.phase(fold.state) == "aborted"
+        assert fold.snapshot.weights == (0.5, 0.5, 0.0)
+        for place, record in enumerate([order("set", c=1), tick(2)], 3):  # who insists may
+            fold.apply(replace(record, offset=place))
+        assert fold.snapshot.weights == (0.0, 0.0, 1.0)
+
+
+def merged(number: int, rankers: tuple[str, ...], accepted_us: int = START_US) -> Record:
+    placed = [1.0 if place == 0 else 0.0 for place in range(len(rankers))]
+    merge = Merge(
+        uid=derived_uid(b"merge", str(number).encode()), key="", policy="interleave", snapshot=0, mask=7,
+        method="team_draft", rankers=rankers, used=rankers, items=("i",), ranks=(tuple(1 for _ in rankers),),
+        credits=(tuple(placed),), accepted_us=accepted_us, at_us=accepted_us,
+    )  # fmt: skip
+    body, headers = write_merge(merge)
+    return Record(0, body, headers)
+
+
+def click(number: int) -> Record:
+    record = feedback(Shown(number=1, arm="a"), START_US, item="i")
+    uid = derived_uid(b"merge", str(number).encode()).hex().encode()
+    mine = Shown(number=1, arm="a").uid.hex().encode()
+    text = record.body.replace(b"-", b"").replace(mine, uid)
+    return Record(0, text, record.headers)
+
+
+@pytest.mark.parametrize(
+    ("rankers", "votes"), [(("a", "b"), 1), (("b", "a"), 0), (("y", "z"), 0), (("a", "b", "c"), 0), (("a",), 0)]
+)
+def test_only_lists_of_this_experiments_rankers_count(rankers: tuple[str, ...], votes: int) -> None:
+    fold = folded(RANKED, numbered([merged(1, rankers), click(1), tick(20)]))
+    assert int(fold.state.votes.units[0]) == votes
+    assert not fold.waiting.joins
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"v":1,"kind":"verdict","endpoint":{},"experiment":"x","number":1,"phase":"aborted","weights":[1]}',
+        b'{"v":1,"kind":"snapshot","endpoint":[],"experiment":"x","term":1,"number":1,"weights":[1]}',
+        b'{"v":1,"kind":"snapshot","endpoint":"e","experiment":"x","term":1,"number":-4,"weights":[1]}',
+        b'{"v":1,"kind":"claim","instance":{},"at_us":1}',
+        b'{"v":1,"kind":"claim","instance":"i","at_us":9223372036854775808}',
+        b'{"v":1,"kind":"order","word":[],"author":"a","at_us":1,"experiment":"x","weights":{}}',
+    ],
+)
+def test_garbage_is_no_record(body: bytes) -> None:
+    record = Record(0, body, {"cloudEvents_type": "millrace.order.v1"})
+    assert [read(record) for read in (read_verdict, read_snapshot, read_claim, read_order)] == [None] * 4
+    view = View(b"key")
+    view.fold_declared(record)
+    view.fold_status(record)
+
+
+def test_a_verdict_of_an_older_experiment_says_nothing_of_this_one() -> None:
+    from broker.declared import endpoint_declared
+    from broker.endpoint import read_endpoint
+
+    view = View(b"key")
+    declaration = read_endpoint(
+        {
+            "endpoint": "e", "arms": {"a": "m@1", "b": "m@2"}, "policy": {"bandit": "thompson", "reward": "r"},
+            "feedback": {"rewards": {"r": {"default": 0}}},
+        },
+        source="test",
+    )  # fmt: skip
+    view.fold_declared(Record(0, endpoint_declared(declaration, "test"), {}))
+    old = Verdict(endpoint="e", experiment="before", number=9, phase="aborted", weights=(1.0, 0.0))
+    view.fold_declared(Record(1, write_verdict(old), {}))
+    assert [name for name, _ in view.unspoken()] == ["e"]
+    foreign = Said(endpoint="e", experiment="before", term=-1, number=9, weights=(1.0, 0.0))
+    view.fold_status(Record(0, write_snapshot(replace(foreign, term=0)), {}))
+    assert view.snapshot_of("e") is None
+    assert view.router("e").snapshot.weights == (0.5, 0.5)
