@@ -14,7 +14,7 @@ SCENARIOS = ("bandit", "canary", "shadow", "interleaving")
 DIGITS = 898  # that are held out
 
 
-EXAMPLES = """Examples:
+EXAMPLES = """Example:
 
 millrace demo --broker amqp://guest:guest@localhost
 

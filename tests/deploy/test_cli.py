@@ -13,6 +13,7 @@ COMMANDS = (
     "up",
     "gateway",
     "router",
+    "learner",
     "processors",
     "monitors",
     "init",
