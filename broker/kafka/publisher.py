@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
     UnknownTopicOrPartitionError,
@@ -53,6 +55,7 @@ class Publisher:
         self._producer: Any = None
         self._opening = asyncio.Lock()
         self._closed = False
+        self._turns: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
         self._tasks = Tasks()
         self._turn = count(random.randrange(1 << 16))  # noqa: S311 - where to begin is no secret
 
@@ -167,8 +170,11 @@ class Publisher:
         if not inside:
             return []
         batch.close()
+        turn = self._turns.setdefault((topic, partition), asyncio.Lock())
         try:
-            async with asyncio.timeout(self._timeout_s):
+            # One at a time: aiokafka lets all who wait for a partition run for its next place, and counts their time
+            # again at each: two hundred who wait for a second are told that forty are over.
+            async with asyncio.timeout(self._timeout_s), turn:
                 return [(inside, await producer.send_batch(batch, topic, partition=partition))]
         except (KafkaError, TimeoutError, OSError) as exc:
             failed = asyncio.get_running_loop().create_future()
@@ -194,7 +200,7 @@ class Publisher:
             return TOO_LARGE
         if isinstance(error, UnknownTopicOrPartitionError):
             return NO_QUEUE
-        if not getattr(error, "retriable", False) and not isinstance(error, TimeoutError):
+        if not getattr(error, "retriable", False) and not isinstance(error, (TimeoutError, KafkaTimeoutError)):
             self._producer, broken = None, self._producer  # an idempotent producer does not come back from these
             if broken is not None:
                 self._tasks.spawn(self._drop(broken), "broken producer")

@@ -129,7 +129,9 @@ class CanaryScenario:
             for end in [how_it_ended(stage.learner.newest(name))]
         ]
         complaints = [complaint for sender in senders for complaint in _complaints(stage, sender)]
-        return [*ends, once_claim(len(senders) * self.requests, complaints)]
+        again = len(stage.repeats(CRASHING))
+        note = f" ({again} answers came again after a crash, known by their message_id)" if again else ""
+        return [*ends, once_claim(len(senders) * self.requests, complaints, note)]
 
     def _picture(self, stage: Stage, sender: Labelled) -> Picture:
         heard = stage.learner.heard(sender.endpoint)

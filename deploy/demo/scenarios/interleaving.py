@@ -127,7 +127,7 @@ class InterleavingScenario:
         stage.console.print(table)
         about = said.about if (said := stage.learner.newest(ENDPOINT)) else {}
         stage.console.print(
-            f"votes: {about.get('votes', 0)}, clicks sent: {users.clicks}, users: {users.count}", highlight=False
+            f"votes: {about.get('votes', 0)}, clicks accepted: {users.clicks}, users: {users.count}", highlight=False
         )
 
 
@@ -163,9 +163,10 @@ class Users:
         relevant = self._gallery.labels[items] == self._queries.labels[reply.number]
         await self._stage.event_seconds(random.uniform(0.0, LATEST))
         for place in clicks_on(relevant, random):
-            await self._stage.by_http.tell(ENDPOINT, reply.request_id, values={"clicked": 1}, item=str(items[place]))
-            self.clicks += 1
-            self.clicked.add(reply.request_id)
+            item = str(items[place])
+            if await self._stage.by_http.tell(ENDPOINT, reply.request_id, values={"clicked": 1}, item=item):
+                self.clicks += 1
+                self.clicked.add(reply.request_id)
 
 
 def _picture(stage: Stage) -> Picture:

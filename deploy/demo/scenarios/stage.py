@@ -89,10 +89,10 @@ class Stage:
                 self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def once_claim(sent: int, complaints: list[str]) -> Claim:
+def once_claim(sent: int, complaints: list[str], note: str = "") -> Claim:
     """Return the claim that every scenario makes."""
     said = f"{sent:,} requests, half by HTTP, half through the queue: each was answered once, and has its rows once"
-    return Claim("; ".join([said, *complaints]), not complaints)
+    return Claim("; ".join([said + note, *complaints]), not complaints)
 
 
 @asynccontextmanager
