@@ -82,7 +82,7 @@ def test_status_and_models_are_json_for_programs(up: Up) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_all_processes_and_is_exit_status_0(own: Up, number: signal.Signals) -> None:
     family = own.family()
-    assert len(family) == 5
+    assert len(family) == 6
     assert own.stop(number) == 0
     assert wait_until_gone(family, 0.1) == []
     assert own.output().endswith("stopped\n")
