@@ -76,6 +76,8 @@ class Killing:
     def _killed(self, how: str) -> bool:
         """Have one process begin and die; tells whether it came to the end before."""
         shared, begin, end = self._shared, self._shared[COMMITTED], len(self._records)
+        if begin == end:  # the last one died behind its last commit: nothing is left to die in
+            return True
         reach = min(end, begin + 1 + 2 * end // KILLS_A_TRACE)
         shared[FOLDED] = shared[COMMITTING] = 0
         last = self._chance.randrange(begin, reach)
@@ -89,6 +91,8 @@ class Killing:
             if os.WEXITSTATUS(status):
                 raise RuntimeError(f"a process ended with status {status}")
             return True
+        if shared[COMMITTED] == end:  # it was done already: that is no kill in the middle
+            return False
         again = shared[FOLDED] - shared[COMMITTED]
         self.counts.update({"kills": 1, how: 1, "within a commit": shared[COMMITTING]})
         self.counts.update({"before the end": shared[COMMITTED] < end, "folded again": again, "lost some": again > 0})
