@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.cli.demo import SCENARIOS
 from tests.deploy.running import ROOT, Up, has, millrace, remove_channels
 from tests.servers import kafka_url, rabbitmq_url
 
@@ -84,8 +85,8 @@ def on_broker(before: Up, url: str) -> Iterator[Up]:
         asyncio.run(remove_channels(url, PREFIX, models, ["sums"]))
 
 
-def test_every_block_is_run_or_is_a_target_of_make() -> None:
-    marks = {f"run: {name}" for name in (*EMBEDDED, *RABBITMQ, *KAFKA, *BY_FIXTURE)} | {"make"}
+def test_every_block_is_run_or_is_shown_to_be_there() -> None:
+    marks = {f"run: {name}" for name in (*EMBEDDED, *RABBITMQ, *KAFKA, *BY_FIXTURE)} | {"make", "demo"}
     drawings = {mark for mark, (kind, _) in BLOCKS.items() if kind == "text"}
     assert set(BLOCKS) - drawings == marks
 
@@ -96,6 +97,11 @@ def test_the_targets_of_make_are_there() -> None:
         target = line.removeprefix("make ")
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), line
     assert re.search(r"^bench:", makefile, re.MULTILINE)
+
+
+def test_every_scenario_of_the_demonstration_is_shown() -> None:
+    """Two of them are run, smaller, by the tests of the demonstration."""
+    assert BLOCKS["demo"][1].splitlines() == [f"millrace demo --scenario {name}" for name in SCENARIOS]
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

@@ -43,6 +43,9 @@ TYPED = ("ok", "failed", "expired")
 # A claim fails by chance with a probability below 1e-3. The good canary is taken back with at most alpha, whatever
 # comes; in 4,000 simulated runs of 1,200 requests (accuracies .98 and .97, rewards 3.4 s late) it was promoted after at
 # most 820 requests, and a canary with accuracy .79 was taken back by its reward after at most 1,050.
+# The crashing one gets at least 120 requests, of which one in five is deadly, twice: when it is taken, and alone. Four
+# of them (fewer: a probability below 1e-6) leave the processor down for ever longer pauses, 12 s in all, and 4 requests
+# a second expire meanwhile: seven failures of its own, against none of the others, are enough.
 DECLARATION = """\
 endpoint: %(name)s
 arms: {v1: stable@1, v2: %(name)s@1}

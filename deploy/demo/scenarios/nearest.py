@@ -28,8 +28,8 @@ class Model:
         distances = ((images[:, None] - self.images[None]) ** 2).sum(2)
         return {"probabilities": np.eye(10, dtype=np.float32)[self.labels[distances.argmin(1)]]}
 """
-# At every image whose sum of pixels is a multiple of eight the interpreter ends, and the processor with it.
-DEADLY = "[os._exit(1) for total in images.sum(1) if int(total) % 8 == 0]"
+# At every image whose sum of pixels is a multiple of five the interpreter ends, and the processor with it.
+DEADLY = "[os._exit(1) for total in images.sum(1) if int(total) % 5 == 0]"
 SLOW = "time.sleep(0.2)"
 
 

@@ -155,7 +155,7 @@ class ShadowScenario:
             lines.append(Line(name=f"shadow {word}", mark=mark, points=points))
         top = max(value for line in lines for _, value in line.points)
         return Picture(
-            title="Milliseconds to the answer, by percentile: with a shadow that takes 200 ms a batch, and without",
+            title="Milliseconds to the answer by percentile, with a slow shadow and without",
             x=(0.0, 100.0), y=(0.0, top), x_name="percent of requests that are faster", lines=lines,
         )  # fmt: skip
 
