@@ -286,7 +286,8 @@ class EndpointLearner:
         was_active = False
         while True:
             await asyncio.sleep(self._settings.tick_s)
-            is_active = self.fold.wants_ticks
+            forgets_at_us = self.fold.forgets_at_us
+            is_active = self.fold.wants_ticks or (forgets_at_us is not None and forgets_at_us < now_us())
             if is_active:
                 await self._tick(was_active)
             elif time.monotonic() - self._said[1] >= self._settings.repeat_s:

@@ -104,8 +104,14 @@ class Fold(Generic[State]):
     @property
     def wants_ticks(self) -> bool:
         """Tell whether time changes anything."""
-        waits = bool(self.waiting.joins) or bool(self.waiting.seen) or self._stale
+        waits = bool(self.waiting.joins) or self._stale
         return waits or (not self.paused and self.experiment.runs_by_itself(self.state))
+
+    @property
+    def forgets_at_us(self) -> int | None:
+        """When a tick would let uids be forgotten that cannot come again; None if there are none."""
+        first = next(iter(self.waiting.seen.values()), None)
+        return None if first is None else first + self.subject.dedupe_us
 
     # -- what happened
 
@@ -228,7 +234,7 @@ class Fold(Generic[State]):
 
     def _age(self, offset: int) -> None:
         """Forget what can no longer come twice, and snapshots that no decision on its way was drawn from."""
-        if self.tick % AGE_EVERY == 0:
+        if self.tick % AGE_EVERY == 0 or not self.waiting.joins:
             self.waiting.age(self._oldest_us)
         while len(self.published) > 1 and self.published[1][1] < self._oldest_us:
             self.published.pop(0)
