@@ -14,17 +14,15 @@ SCENARIOS = ("bandit", "canary", "shadow", "interleaving")
 DIGITS = 898  # that are held out
 
 
-EXAMPLES = """Example:
+EXAMPLES = """Example: millrace demo --broker amqp://guest:guest@localhost
 
-millrace demo --broker amqp://guest:guest@localhost
+Example: millrace demo --scenario bandit
 
-millrace demo --scenario bandit
+Example: millrace demo --scenario canary --broker kafka://localhost
 
-millrace demo --scenario canary --broker kafka://localhost
+Example: millrace demo --scenario shadow --engine ray
 
-millrace demo --scenario shadow --engine ray
-
-millrace demo --scenario interleaving --seed 11"""
+Example: millrace demo --scenario interleaving --seed 11"""
 
 
 def add_to(app: typer.Typer) -> None:

@@ -288,6 +288,7 @@ async def test_the_newest_snapshot_is_said_again_every_ten_seconds_of_the_logs_c
 ) -> None:
     """Whoever shows or tests a learner sees what its weights follow from, as often as one who waits for real."""
     await declare(broker, CANARY)
+    await broker.declare(broker.channels.status)
     heard: list[Said] = []
 
     def fold(record: Record) -> None:
