@@ -217,6 +217,9 @@ class View:
         said = self.snapshot_of(router.endpoint.endpoint)
         if said is None or len(said.weights) != len(router.endpoint.arms):
             return
+        verdict = self._verdict_of(said.endpoint)
+        if verdict is not None and said.number <= verdict.number:  # it was said before the end was
+            return
         try:
             router.follow(Snapshot(said.number, said.weights, said.models))
         except ValueError as exc:
