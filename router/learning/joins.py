@@ -163,7 +163,7 @@ def read_join(data: list[Any]) -> Join:
 
 
 def _sorted(entries: Mapping[str, Entry] | None) -> dict[str, Entry] | None:
-    return None if entries is None else {name: entries[name] for name in sorted(entries)}
+    return None if not entries else {name: entries[name] for name in sorted(entries)}
 
 
 def _is_number(value: Any) -> bool:

@@ -136,13 +136,13 @@ class Waiting:
             if self.truth is None or len(orjson.dumps(feedback.truth)) > LABEL_BYTES:
                 return Told.UNUSABLE
             return join.take_truth(self.truth.duplicates, feedback.at_us, feedback.truth)
-        told = Told.UNUSABLE
+        told = set()
         for name, value in feedback.values.items():
             reward = self.rewards.get(name)
             if reward is None or reward.source == "truth" or not usable(reward, value):
                 continue
             if not self._by_item:
-                told = join.take(name, reward.duplicates, feedback.at_us, value, feedback.event_id)
+                told.add(join.take(name, reward.duplicates, feedback.at_us, value, feedback.event_id))
             elif feedback.item is not None:
-                told = join.take_item(feedback.item, feedback.at_us, value)
-        return told
+                told.add(join.take_item(feedback.item, feedback.at_us, value))
+        return next((one for one in (Told.JOINED, Told.DUPLICATE) if one in told), Told.UNUSABLE)

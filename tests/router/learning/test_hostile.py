@@ -29,9 +29,10 @@ from router.arrays import ONE
 from router.learning.bandit import Bandit
 from router.learning.contextual import ContextualBandit
 from router.learning.interleaved import Interleaved
+from router.learning.joins import write_join
 from router.learning.staged import Staged, Watch
 from router.packing import packed, unpacked
-from router.policies.canary import Canary, Phase
+from router.policies.canary import Canary, Phase, RewardDrop
 from router.policies.interleaving import Interleaving
 from router.policies.linear import LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
@@ -199,3 +200,20 @@ def test_a_verdict_of_an_older_experiment_says_nothing_of_this_one() -> None:
     view.fold_status(Record(0, write_snapshot(replace(foreign, term=0)), {}))
     assert view.snapshot_of("e") is None
     assert view.router("e").snapshot.weights == (0.5, 0.5)
+
+
+def test_a_value_that_cannot_be_taken_takes_nothing_from_the_one_beside_it() -> None:
+    """What is known is what the ledger is told to write: one that was taken is written, and one that was not is not."""
+    more = {"spent": Reward.model_validate({"type": "real", "default": 0, "horizon": "20s", "duplicates": "sum"})}
+    both = replace(subject_of(), rewards={**subject_of().rewards, **more})
+    one = Shown(number=1, arm="a", policy="canary")
+    staged = Staged(canary=Canary(canary=2, stable=(1.0, 1.0, 0.0), guardrails=(RewardDrop(), RewardDrop())),
+                    watches=(Watch(reward="clicked"), Watch(reward="spent")))  # fmt: skip
+    fold = folded(staged, numbered([rows([one])]), both)
+    fold.waiting.changed.joins.clear()
+    fold.apply(replace(feedback(one, START_US, values={"spent": 1.0}), offset=1))
+    assert not fold.waiting.changed.joins
+    assert write_join(fold.waiting.joins[one.uid])[9] is None
+    fold.apply(replace(feedback(one, START_US, values={"clicked": 1.0, "spent": 1.0}), offset=2))
+    assert fold.waiting.changed.joins == {one.uid}
+    assert fold.counts == {"decisions": 1, "unusable": 1, "joined": 1}
