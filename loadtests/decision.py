@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import blake2b
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -67,6 +68,7 @@ COMMIT_EVERY = 1000  # as many as a learner reads at once
 ARMS = {"a": "m@1", "b": "m@2", "c": "m@3"}
 WEIGHTS = (0.6, 0.3, 0.1)
 LEARNT: Mapping[str, Any] = {"feedback": {"rewards": {"clicked": {"default": 0}}}, "key": "parameters.user"}
+LINEAR: Mapping[str, Any] = {"reward": "clicked", "floor": 0.01, "features": [f"x{place}" for place in range(8)]}
 POLICIES: Mapping[str, Mapping[str, Any]] = {
     "split": {"split": {"a": 60, "b": 30, "c": 10}},
     "sticky": {"split": {"a": 60, "b": 30, "c": 10}, "sticky": True},
@@ -74,7 +76,8 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
     "canary": {"canary": "c", "stable": {"bandit": "thompson", "reward": "clicked", "arms": ["a", "b"]}},
     "shadow": {"shadow": "b", "serve": "a", "sample": "20%"},
     "interleave": {"interleave": ["a", "b"], "credit": "clicked"},
-    "linucb": {"bandit": "linucb", "reward": "clicked", "floor": 0.01, "features": [f"x{place}" for place in range(8)]},
+    "linucb": {"bandit": "linucb", **LINEAR},
+    "lints": {"bandit": "lints", **LINEAR},
 }
 CONFIG = """\
 name: "hello"
@@ -143,14 +146,14 @@ def _decide(name: str) -> Callable[[bytes], Any]:
             instance=f"r{version}", part="replica", state="ready", at_us=now_us(), model="m", version=version
         )
         view.fold_status(Record(version, write_announcement(said), {}))
-    if name in ("thompson", "canary", "linucb"):
+    if name in ("thompson", "canary", "linucb", "lints"):
         view.fold_status(Record(4, write_snapshot(_said(endpoint, 1, 7, WEIGHTS, _models(endpoint))), {}))
-    if name == "linucb":
-        vector = [1.0, *np.random.default_rng(1).standard_normal(8).tolist()]
+    if "features" in POLICIES[name]:
+        vectors = cycle([[1.0, *row] for row in np.random.default_rng(1).standard_normal((UIDS, 8)).tolist()])
 
         def by_features(uid: bytes) -> Any:
             router, mask = view.resolve("e")
-            return router.plan(uid, mask, vector=vector)
+            return router.plan(uid, mask, vector=next(vectors))
 
         return by_features
 
@@ -171,7 +174,7 @@ def _said(endpoint: Endpoint, term: int, number: int, weights: tuple[float, ...]
 def _models(endpoint: Endpoint) -> Any:
     """Return what a linear policy has learnt of a few rewards; None for one that looks at no features."""
     experiment: Any = read_experiment(endpoint)
-    if experiment is None or experiment.policy != "linucb":
+    if experiment is None or experiment.policy not in ("linucb", "lints"):
         return None
     random = np.random.default_rng(2)
     seen = one_run(list(random.integers(3, size=300)), list(random.random(300)), [1 / 3] * 300)

@@ -14,10 +14,14 @@ from broker.ids import drawer
 
 
 def cumulative(probabilities: Sequence[float]) -> list[float]:
-    """Return the running sums that `draw` searches; the last is exactly 1."""
+    """Return the running sums that `draw` searches: exactly 1 from the last arm on that has any probability."""
     sums = list(accumulate(probabilities))
-    last = max(arm for arm, probability in enumerate(probabilities) if probability > 0.0)
-    return [*sums[:last], *[1.0] * (len(sums) - last)]
+    last = len(sums) - 1
+    while probabilities[last] <= 0.0:
+        sums[last] = 1.0
+        last -= 1
+    sums[last] = 1.0
+    return sums
 
 
 def draw(sums: Sequence[float], number: float) -> int:

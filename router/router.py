@@ -60,7 +60,7 @@ class Router:
         self._stream = partial(stream, key, salt)
         self._rendezvous = rendezvous(self._arms, key, salt)
         self._snapshot = policy.first()
-        self._weigh: Callable[[Sequence[float]], list[float]] | None = None
+        self._weigh: Callable[[Sequence[float]], Snapshot] | None = None
         self._excluded: Callable[[bytes], bool] | None = _excluded(endpoint, key, salt)
         self._companions: Callable[[bytes, int, int], tuple[int, ...]] | None = None
         if isinstance(policy, Shadow):
@@ -84,9 +84,8 @@ class Router:
         if self._excluded is not None and self._excluded(unit):
             return Plan((self._leg(self._arms[0], 1.0),), self._snapshot.number, mask, HOLDOUT)
         identity = unit if self._policy.sticky else uid
-        if self._weigh is not None and vector is not None:
-            return self._weighed(identity, mask, self._weigh(vector))
-        probabilities, sums = self._sums(self._snapshot, mask)
+        snapshot = self._snapshot if self._weigh is None or vector is None else self._weigh(vector)
+        probabilities, sums = self._sums(snapshot, mask)
         if len(self._arms) == 1:
             arm = 0
         elif self._policy.sticky:
@@ -94,7 +93,7 @@ class Router:
         else:
             arm = draw(sums, self._number(identity))
         others = NOBODY if self._companions is None else self._companions(identity, mask, arm)
-        return self._plans(self._snapshot, mask, arm, others)
+        return self._plans(snapshot, mask, arm, others)
 
     def follow(self, snapshot: Snapshot) -> None:
         """Draw from this snapshot from now on; plans that were made stay as they are.
@@ -105,7 +104,7 @@ class Router:
         if isinstance(self._policy, LearnedByFeatures) and snapshot.models is not None:
             from router.policies.build import weigher_of  # what it needs is heavy
 
-            weigh = weigher_of(self._policy, snapshot.models)
+            weigh = weigher_of(self._policy, snapshot)
         self._snapshot, self._weigh = snapshot, weigh
 
     def merge(self, request: Request, heard: Heard) -> Merged:
@@ -142,13 +141,6 @@ class Router:
     def features(self) -> tuple[Feature, ...]:
         """What plans look at in a request; nothing for most policies."""
         return self._policy.config.features if isinstance(self._policy, LearnedByFeatures) else ()
-
-    def _weighed(self, identity: bytes, mask: int, weights: Sequence[float]) -> Plan:
-        """Draw from weights that are this request's own."""
-        probabilities = masked(weights, mask)
-        arm = draw(cumulative(probabilities), self._number(identity))
-        leg = self._leg(self._arms[arm], probabilities[arm])
-        return Plan((leg,), self._snapshot.number, mask, self._policy.name)
 
     def _cumulative(self, snapshot: Snapshot, mask: int) -> tuple[list[float], list[float]]:
         probabilities = masked(snapshot.weights, mask)

@@ -7,8 +7,9 @@ from functools import lru_cache
 
 from router.learning.rows import Decision
 from router.policies.base import Policy
-from router.policies.build import Weigher, weigher_of
+from router.policies.build import weigher_of
 from router.policies.learned import LearnedByFeatures
+from router.policies.weighing import Weigher
 from router.snapshot import Snapshot, masked
 
 AGREES = 1e-9
@@ -54,10 +55,10 @@ class Probabilities:
             return None
         if len(decision.features) != self._policy.config.dimensions:
             return None
-        return masked(self._weigher(snapshot.number)(decision.features), decision.mask)
+        return masked(self._weigher(snapshot.number)(decision.features).weights, decision.mask)
 
     def _made(self, number: int) -> Weigher:
         snapshot = self._by_number[number]
         if not isinstance(self._policy, LearnedByFeatures):
             raise TypeError(f"{self._policy.name} has no models")
-        return weigher_of(self._policy, snapshot.models)
+        return weigher_of(self._policy, snapshot)

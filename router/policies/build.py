@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from broker.endpoint import Endpoint
 from broker.rewards import Reward
@@ -22,7 +20,7 @@ from router.bandit_config import (
 )
 from router.canary_config import BadGuardrail, CanaryConfig, Guardrail
 from router.packing import unpacked
-from router.policies.base import Contextual, Learning, floored
+from router.policies.base import Contextual, Learning
 from router.policies.canary import BadEvents, Canary, RewardDrop
 from router.policies.epsilon import EpsilonGreedy
 from router.policies.exp3 import Exp3
@@ -30,10 +28,9 @@ from router.policies.learned import LearnedByFeatures
 from router.policies.linear import LinThompson, LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
 from router.policies.ucb import Ucb
+from router.policies.weighing import Weigher, weigher
 from router.policy_config import stable_arms, ticks, uniform
-
-Weigher = Callable[[Sequence[float]], list[float]]
-"""Returns the weights of an endpoint's arms for one request, from the vector of its features."""
+from router.snapshot import Snapshot
 
 
 def learning_of(config: BanditConfig, arms: int, reward: Reward) -> Learning[Any] | Contextual[Any]:
@@ -55,24 +52,21 @@ def dimensions_of(config: BanditConfig) -> int:
     return config.dimensions
 
 
-def weigher_of(policy: LearnedByFeatures, models: Any) -> Weigher:
+def weigher_of(policy: LearnedByFeatures, snapshot: Snapshot) -> Weigher:
     """Return what weighs the arms of a request by its features, from a snapshot's models; raises ValueError."""
     learning: Any = _linear(policy.config, len(policy.among))
-    state = unpacked(models, learning.start(1))
-    inverse = state.inverse[0]
-    coefficients = np.einsum("kij,kj->ki", inverse, state.rewarded[0])
+    number, among, nothing = snapshot.number, policy.among, [0.0] * len(policy.weights)
 
-    def weigh(vector: Sequence[float]) -> list[float]:
-        """Return what `learning.weights` does, for one request at a time."""
-        x = np.array(vector)
-        deviation = np.sqrt(np.maximum(inverse @ x @ x, 0.0))
-        shares = learning.shares((coefficients @ x)[None], deviation[None])
-        weights = [0.0] * len(policy.weights)
-        for arm, weight in zip(policy.among, floored(shares, learning.floor)[0].tolist(), strict=True):
-            weights[arm] = weight
-        return weights
+    def widened(weights: Sequence[float]) -> Snapshot:
+        """Return the weights of the endpoint's arms, of which the policy's may be a part."""
+        if len(among) == len(nothing):
+            return Snapshot(number, tuple(weights))
+        whole = nothing.copy()
+        for arm, weight in zip(among, weights, strict=True):
+            whole[arm] = weight
+        return Snapshot(number, tuple(whole))
 
-    return weigh
+    return weigher(learning, unpacked(snapshot.models, learning.start(1)), widened)
 
 
 def canary_of(config: CanaryConfig, endpoint: Endpoint) -> Canary:

@@ -15,6 +15,8 @@ from router.best_arm import best_of_normals
 from router.policies.base import Seen, check_floor, floored
 from router.snapshot import Snapshot
 
+LEAST_DEVIATION = 1e-9  # of a prediction, where a sample is drawn from it
+
 
 @dataclass(frozen=True, slots=True)
 class Models:
@@ -109,4 +111,4 @@ class LinThompson(Linear):
 
     def shares(self, mean: Floats, deviation: Floats) -> Floats:
         """See Linear."""
-        return best_of_normals(mean, np.maximum(self.scale * deviation, 1e-9))
+        return best_of_normals(mean, np.maximum(self.scale * deviation, LEAST_DEVIATION))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from scipy.stats import beta, norm, t
 
 from router.arrays import Floats
-from router.best_arm import best_of_betas, best_of_normals, best_of_students
+from router.best_arm import best_of_betas, best_of_few_normals, best_of_normals, best_of_students
 from router.policies.base import one_run
 from router.policies.thompson import GaussianThompson, Thompson
 
@@ -41,6 +42,37 @@ def test_normals_and_students_agree_with_integration_by_pieces(deviations: list[
     students = best_of_students(np.array([means]), np.array([deviations]), np.array([freedom]))[0]
     exact = integrated([t(v, m, s) for (m, s), v in zip(pairs, freedom, strict=True)], -400.0, 400.0)
     assert students == pytest.approx(exact, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("few", [1, 2, 3])
+def test_few_normals_have_their_exact_chances(few: int) -> None:
+    """Beside integration by pieces, which is exact to 1e-12 where the widths are not too unequal for its cuts."""
+    random = np.random.default_rng(few)
+    for _ in range(60):
+        means = np.round(random.standard_normal(few), 1).tolist()  # some are equal
+        deviations = (10.0 ** random.uniform(-1.5, 0.5, few)).tolist()
+        found = best_of_few_normals(means, deviations)
+        assert sum(found) == pytest.approx(1.0, abs=1e-12)
+        exact = integrated([norm(m, s) for m, s in zip(means, deviations, strict=True)], -40.0, 40.0)
+        assert found == pytest.approx(exact, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("means", "deviations", "chances"),
+    [
+        ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1 / 3, 1 / 3, 1 / 3]),
+        ([0.0, 0.0, 0.0], [1e-9, 1e-9, 1e-9], [1 / 3, 1 / 3, 1 / 3]),
+        ([0.0, 0.0, 0.0], [1.0, 1e-9, 1e-9], [1 / 2, 1 / 4, 1 / 4]),
+        ([0.0, 0.0, -1.0], [1e-9, 1e-9, 1e-9], [1 / 2, 1 / 2, 0.0]),
+        ([-1.0, 0.0, 0.0], [1e-9, 1e-9, 1e-9], [0.0, 1 / 2, 1 / 2]),
+        ([1e6, 0.0, 0.0], [1e-9, 1e3, 1e3], [1.0, 0.0, 0.0]),
+        ([-1e9, 1e9, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]),
+    ],
+)
+def test_few_normals_at_the_edges(means: list[float], deviations: list[float], chances: list[float]) -> None:
+    for order in permutations(range(3)):
+        found = best_of_few_normals([means[arm] for arm in order], [deviations[arm] for arm in order])
+        assert found == pytest.approx([chances[arm] for arm in order], abs=1e-7)
 
 
 def integrated(arms: list[Any], low: float, high: float) -> list[float]:

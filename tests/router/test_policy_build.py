@@ -20,6 +20,7 @@ from router.policies.learned import LearnedByFeatures
 from router.policies.linear import LinThompson
 from router.policies.thompson import GaussianThompson
 from router.policy_config import read_config, read_policy
+from router.snapshot import Snapshot
 from tests.router.declaring import POLICIES, endpoint_of
 
 BANDITS = [
@@ -91,23 +92,55 @@ def test_a_real_reward_is_not_learned_as_if_it_were_a_share() -> None:
         learning_of(config, 3, Reward(type="real", default=0.0))
 
 
+@pytest.mark.parametrize("arms", [2, 3, 5])
 @pytest.mark.parametrize("bandit", ["linucb", "lints"])
-def test_a_request_is_weighed_as_the_policy_weighs_it(bandit: str) -> None:
-    arms = {"a": "m@1", "b": "m@2", "c": "m@3"}
-    policy = {"bandit": bandit, "reward": "clicked", "floor": 0.05, "features": ["x", "y"]}
+def test_a_request_is_weighed_as_the_policy_weighs_it(bandit: str, arms: int) -> None:
+    """Of two and three normals a request has the exact chances, and arrays those of a quadrature (5e-4)."""
+    light, learning = linear(bandit, arms, among=arms)
+    random = np.random.default_rng(3)
+    vectors, rewards = random.standard_normal((200, 3)), list(random.random(200))
+    seen = one_run([n % arms for n in range(200)], rewards, [1.0] * 200)
+    state = learning.fold(learning.start(1), seen, vectors)
+    weigh = weigher_of(light, Snapshot(7, light.weights, packed(state)))
+    off = 1e-12 if bandit == "linucb" or arms > 3 else 5e-4
+    for vector in random.standard_normal((100, 3)):
+        snapshot = weigh(list(vector))
+        assert snapshot.number == 7
+        assert snapshot.weights == pytest.approx(learning.weights(state, vector[None])[0], abs=off)
+
+
+@pytest.mark.parametrize("bandit", ["linucb", "lints"])
+def test_arms_beside_the_bandit_weigh_nothing(bandit: str) -> None:
+    light, learning = linear(bandit, arms=4, among=2)
+    weights = weigher_of(light, Snapshot(1, light.weights, packed(learning.start(1))))([1.0, 0.3, -2.0]).weights
+    assert len(weights) == 4
+    assert [weights[arm] for arm in range(4) if arm not in light.among] == [0.0, 0.0]
+    assert [weights[arm] for arm in light.among] == pytest.approx([0.5, 0.5], abs=1e-12)
+
+
+@pytest.mark.parametrize("arms", range(2, 9))
+def test_arms_that_nothing_is_known_of_share_alike_however_sums_are_rounded(arms: int) -> None:
+    light, learning = linear("linucb", arms, among=arms)
+    random = np.random.default_rng(arms)
+    seen = one_run([0] * 50, [0.0] * 50, [1.0] * 50)
+    models = packed(learning.fold(learning.start(1), seen, random.standard_normal((50, 3))))
+    weigh = weigher_of(light, Snapshot(1, light.weights, models))
+    for vector in random.standard_normal((100, 3)) * 10.0 ** random.integers(-3, 6, size=(100, 3)):
+        weights = weigh(vector.tolist()).weights
+        assert len(set(weights[1:])) == 1
+        assert weights[1] > weights[0]
+
+
+def linear(bandit: str, arms: int, among: int) -> tuple[LearnedByFeatures, Any]:
+    """Return a linear policy over the last arms of an endpoint, and its fold."""
+    names = [f"arm{arm}" for arm in range(arms)]
     declaration = {
-        "endpoint": "e",
-        "arms": arms,
-        "policy": policy,
+        "endpoint": "e", "arms": {name: f"m@{arm + 1}" for arm, name in enumerate(names)},
+        "policy": {
+            "bandit": bandit, "reward": "clicked", "floor": 0.05, "features": ["x", "y"], "arms": names[-among:],
+        },
         "feedback": {"rewards": {"clicked": {"default": 0}}},
-    }
+    }  # fmt: skip
     light = read_policy(read_endpoint(declaration, source="test"))
     assert isinstance(light, LearnedByFeatures)
-    learning: Any = learning_of(light.config, 3, Reward.model_validate({"default": 0}))
-    random = np.random.default_rng(3)
-    vectors = random.standard_normal((200, 3))
-    rewards = random.random(200)
-    state = learning.fold(learning.start(1), one_run([n % 3 for n in range(200)], list(rewards), [1.0] * 200), vectors)
-    weigh = weigher_of(light, packed(state))
-    for vector in random.standard_normal((100, 3)):
-        assert weigh(list(vector)) == pytest.approx(learning.weights(state, vector[None])[0], abs=1e-12)
+    return light, learning_of(light.config, among, Reward.model_validate({"default": 0}))

@@ -71,13 +71,14 @@ def test_a_logged_propensity_is_what_the_models_say_of_the_features() -> None:
     size = experiment.learning.dimensions
     seen = one_run(list(random.integers(4, size=400)), list(random.random(400)), [0.25] * 400)
     models = packed(experiment.learning.fold(experiment.start(), seen, random.standard_normal((400, size))))
-    router.follow(Snapshot(7, (0.25,) * 4, models))
-    weigh = weigher_of(router.policy, models)
+    snapshot = Snapshot(7, (0.25,) * 4, models)
+    router.follow(snapshot)
+    weigh = weigher_of(router.policy, snapshot)
     vectors = random.standard_normal((DRAWS // 10, size))
     drawn, logged, expected = [], [], []
     for uid, vector in zip(identities(len(vectors)), vectors, strict=True):
         plan = router.plan(uid, 0b1011, vector=vector)
-        expected.append(masked(weigh(vector), plan.mask))
+        expected.append(masked(weigh(vector).weights, plan.mask))
         drawn.append(ARMS.index(plan.legs[0].arm))
         logged.append(plan.legs[0].propensity)
     pmf = np.array(expected)

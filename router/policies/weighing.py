@@ -1,0 +1,91 @@
+"""The weights that a linear policy gives the arms for one request: what `linear.py` says of arrays, in microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+
+import numpy as np
+
+from router.arrays import Floats
+from router.best_arm import FEW, best_of_few_normals, best_of_normals
+from router.policies.base import floored
+from router.policies.linear import LEAST_DEVIATION, Linear, LinThompson, LinUcb, Models
+from router.snapshot import Snapshot
+
+Weigher = Callable[[Sequence[float]], Snapshot]
+"""Returns what a request is drawn from, by the vector of its features: a snapshot of its own, with the same number."""
+
+Predictor = Callable[[Sequence[float]], tuple[list[float], list[float]]]
+
+_LEAST = LEAST_DEVIATION**2
+_TIE = 1e-12  # scores that differ by less are equal: the arms that nothing is known of, however their sums are rounded
+
+
+def weigher(learning: Linear, models: Models, widened: Callable[[Sequence[float]], Snapshot]) -> Weigher:
+    """Return what weighs requests by the first run of `models`; `widened` makes a snapshot of the policy's own arms."""
+    if isinstance(learning, LinUcb):
+        return _by_bound(learning, _predictor(models, learning.alpha), widened)
+    if isinstance(learning, LinThompson):
+        return _by_chance(learning, _predictor(models, learning.scale), widened)
+    raise TypeError(f"nobody weighs for {type(learning).__name__}")
+
+
+def _predictor(models: Models, scale: float) -> Predictor:
+    """Return what gives each arm's expected reward, and its variance scale^2 x' A^-1 x.
+
+    Two products for all arms: of everything with x, then of x with what came of the inverses. They are written where
+    the last request's were: a weigher is no thread's but its owner's.
+    """
+    inverse = models.inverse[0]
+    arms, dimensions, _ = inverse.shape
+    coefficients = np.einsum("kij,kj->ki", inverse, models.rewarded[0])
+    everything = np.concatenate([inverse.reshape(arms * dimensions, dimensions) * scale**2, coefficients])
+    products = np.empty(len(everything))
+    turned, means = products[: arms * dimensions].reshape(arms, dimensions), products[arms * dimensions :]
+
+    def predict(vector: Sequence[float]) -> tuple[list[float], list[float]]:
+        x = np.array(vector)
+        everything.dot(x, products)
+        return means.tolist(), turned.dot(x).tolist()
+
+    return predict
+
+
+def _by_bound(learning: LinUcb, predict: Predictor, widened: Callable[[Sequence[float]], Snapshot]) -> Weigher:
+    """Keep a snapshot for each set of arms that are best together: there are as few as arms, but for ties."""
+    kept = dict[tuple[bool, ...], Snapshot]()
+
+    def weigh(vector: Sequence[float]) -> Snapshot:
+        scores = [mean + (sqrt(of) if of > 0.0 else 0.0) for mean, of in zip(*predict(vector), strict=True)]
+        highest = max(scores)
+        least = highest - _TIE * abs(highest)
+        best = tuple([score >= least for score in scores])
+        snapshot = kept.get(best)
+        if snapshot is None:
+            snapshot = kept[best] = widened(_floored(np.array([best]) / sum(best), learning.floor))
+        return snapshot
+
+    return weigh
+
+
+def _by_chance(learning: LinThompson, predict: Predictor, widened: Callable[[Sequence[float]], Snapshot]) -> Weigher:
+    """Weigh few arms by their exact chance to be the best; of more it is an integral, and takes ten times as long."""
+    floor, rest = learning.floor, 1.0 - learning.arms * learning.floor
+
+    def weigh_few(vector: Sequence[float]) -> Snapshot:
+        mean, variance = predict(vector)
+        shares = best_of_few_normals(mean, [sqrt(of) if of > _LEAST else LEAST_DEVIATION for of in variance])
+        return widened([floor + rest * share for share in shares])
+
+    def weigh(vector: Sequence[float]) -> Snapshot:
+        mean, variance = predict(vector)
+        deviation = np.sqrt(np.maximum([variance], _LEAST))
+        return widened(_floored(best_of_normals(np.array([mean]), deviation), floor))
+
+    return weigh_few if learning.arms <= FEW else weigh
+
+
+def _floored(shares: Floats, floor: float) -> list[float]:
+    weights: list[float] = floored(shares, floor)[0].tolist()
+    return weights
