@@ -16,10 +16,10 @@ from broker.messages import Record
 from broker.routing import Claim, Order, Said, Verdict, experiment_of, read_claim, read_verdict, write_order
 from broker.status import SILENT_AFTER_S
 from deploy.looking import read_view
-from router.bandit_config import BanditConfig
-from router.canary_config import CanaryConfig
-from router.policy_config import read_config
-from router.policy_models import InterleaveConfig
+from router.declaration.bandit import BanditConfig
+from router.declaration.canary import CanaryConfig
+from router.declaration.plain import InterleaveConfig
+from router.declaration.policy import read_config
 from router.view import View
 
 LOOK_S = 0.05

@@ -14,7 +14,7 @@ from broker.errors import Misconfigured, NotFound, TryAgain, Unavailable
 from broker.following import Following
 from broker.messages import Record
 from deploy.yaml_text import read_yaml
-from router.policy_config import read_policy
+from router.policies.drawn import read_policy
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from broker.errors import NotFound
 from broker.header import Request
 from broker.ids import drawer
 from router.assignment import cumulative, draw, rendezvous
-from router.features import Feature
+from router.declaration.features import Feature
 from router.gathering import Heard
 from router.interleaving.placed import stream
 from router.merging import Merged, merge

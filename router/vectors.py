@@ -13,7 +13,7 @@ from broker.events import FEATURES
 from broker.inference import parse_head, shown
 from broker.strict import number
 from broker.tensors import decode
-from router.features import Feature, NumberFeature, OneHotFeature, TensorFeature
+from router.declaration.features import Feature, NumberFeature, OneHotFeature, TensorFeature
 
 LARGEST = 1e6
 

@@ -14,9 +14,9 @@ from broker.errors import Misconfigured, NotFound, Unavailable
 from broker.messages import Record
 from broker.routing import Checkpoint, Said, Verdict, experiment_of, read_claim, read_snapshot, read_verdict
 from broker.status import SILENT_AFTER_S, Announcement, read_status
+from router.policies.drawn import read_policy
 from router.policies.interleaving import Interleaving
 from router.policies.learned import Learned, LearnedByFeatures
-from router.policy_config import read_policy
 from router.router import Router
 from router.snapshot import Snapshot
 

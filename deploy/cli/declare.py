@@ -28,7 +28,7 @@ from deploy.project import write_project
 from deploy.settings import Settings, load_settings
 from deploy.watch import Declarations, file_of, read_file
 from deploy.wiring import Installation
-from router.endpoint_schema import endpoint_schema
+from router.declaration.schema import endpoint_schema
 
 
 def add_to(app: typer.Typer) -> None:

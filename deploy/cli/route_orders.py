@@ -31,10 +31,11 @@ from deploy.cli.terminal import (
     overrides,
 )
 from deploy.routing import Routed, give, look_at
-from router.bandit_config import BanditConfig
-from router.canary_config import CanaryConfig
-from router.policy_config import read_config, read_policy
-from router.policy_models import InterleaveConfig
+from router.declaration.bandit import BanditConfig
+from router.declaration.canary import CanaryConfig
+from router.declaration.plain import InterleaveConfig
+from router.declaration.policy import read_config
+from router.policies.drawn import read_policy
 
 CLOSE = 1e-6
 HELD = ("(paused)", "(set by hand)")

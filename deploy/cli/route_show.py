@@ -27,11 +27,12 @@ from deploy.cli.terminal import (
 )
 from deploy.routing import START_ONE, Routed, look_at
 from deploy.watch import file_of
-from router.bandit_config import BanditConfig
-from router.canary_config import CanaryConfig
+from router.declaration.bandit import BanditConfig
+from router.declaration.canary import CanaryConfig
+from router.declaration.policy import read_config, stable_arms
 from router.evidence.sections import Section, Table, as_json
 from router.evidence.standing import standing
-from router.policy_config import read_config, read_policy, stable_arms
+from router.policies.drawn import read_policy
 
 COUNTED = ("decisions", "rewards", "joined", "early", "duplicate", "late", "unusable")
 

@@ -47,7 +47,7 @@ def simulate(
     """Try a declared policy on made-up traffic: what it would learn, how fast, and what that would cost."""
     endpoint = one_endpoint(file)
     with errors.status(f"{runs} runs"):
-        from router.simulate_declared import Wish, simulated  # what it needs is heavy
+        from router.simulation.declared import Wish, simulated  # what it needs is heavy
 
         wish = Wish(
             rate=read_rate(traffic), for_s=_duration(for_), runs=runs, seed=seed,

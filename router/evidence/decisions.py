@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from router.arrays import Bools, Floats, Ints
 from router.learning.experiment import Closed, Credited
+from router.stats.arrays import Bools, Floats, Ints
 
 NOT_KNOWN = float("nan")
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.arrays import Bools, Floats, Ints
-from router.estimators import LEAST_ESS, MEAN_WEIGHT, Estimate, doubly_robust, ips, snips
 from router.evidence.decisions import Decisions
-from router.sample_ratio import RatioTest
+from router.stats.arrays import Bools, Floats, Ints
+from router.stats.estimators import LEAST_ESS, MEAN_WEIGHT, Estimate, doubly_robust, ips, snips
+from router.stats.sample_ratio import RatioTest
 
 LOG_ALARM = math.log(1000.0)
 AT_ONCE = 65_536  # decisions: a test's bets are arms x ratios numbers for each

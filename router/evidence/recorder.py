@@ -29,8 +29,8 @@ from router.learning.fold import Fold
 from router.learning.rows import Decision
 from router.learning.service import subject_of
 from router.policies.base import Policy
+from router.policies.drawn import read_policy
 from router.policies.shadow import Shadow
-from router.policy_config import read_policy
 
 log = logging.getLogger(__name__)
 

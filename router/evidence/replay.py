@@ -9,14 +9,14 @@ import numpy as np
 
 from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
-from router.bandit_config import BanditConfig
-from router.canary_config import CanaryConfig
+from router.declaration.bandit import BanditConfig
+from router.declaration.canary import CanaryConfig
+from router.declaration.plain import SplitConfig
+from router.declaration.policy import read_config
 from router.evidence.estimates import Value, log_mean, values
 from router.evidence.recorder import Evidence
 from router.evidence.report import VALUE_COLUMNS, value_cells
 from router.evidence.sections import Cell, Section, Table
-from router.policy_config import read_config
-from router.policy_models import SplitConfig
 
 WHAT_IT_LEARNT = "the bandit learns from the rewards of the log, in order, and weighs a request by those before it"
 OF_UNKNOWN_WEIGHTS = "of unknown weights: features that are not in the log, or a request that took too long"

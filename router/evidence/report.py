@@ -13,8 +13,8 @@ from router.evidence.sections import Cell, Curves, Section, Table
 from router.evidence.shadow_table import shadow_tables
 from router.evidence.standing import e_value, standing
 from router.learning.bandit import Bandit
+from router.policies.drawn import read_policy
 from router.policies.thompson import GaussianThompson, Thompson
-from router.policy_config import read_policy
 
 UNKNOWN_LEFT_OUT = "decisions left out whose probabilities are not known: their snapshot is not in this log"
 HOW_COUNTED = "each reward counts 1 / propensity, so that times with other weights are not pooled (Simpson's paradox)"

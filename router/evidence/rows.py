@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from broker.header import BY_WORD
-from router.arrays import Floats
+from router.stats.arrays import Floats
 
 REMEMBERED = 500_000
 ARMS_LIMIT = 512  # and policies: what a log says is no reason to hold more

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from router.arrays import Floats
 from router.evidence.rows import Twice
+from router.stats.arrays import Floats
 
 WAITING_LIMIT = 100_000  # requests of which only one leg was seen: their outputs are held
 REFUSED = ("overloaded", "expired")

@@ -11,11 +11,11 @@ from typing import Any
 
 from broker.endpoint import Endpoint
 from broker.strict import duration
-from router.bandit_config import BanditConfig
-from router.canary_config import BadGuardrail, CanaryConfig, Guardrail
+from router.declaration.bandit import BanditConfig
+from router.declaration.canary import BadGuardrail, CanaryConfig, Guardrail
+from router.declaration.plain import InterleaveConfig
+from router.declaration.policy import read_config
 from router.evidence.sections import Cell, Section, Table
-from router.policy_config import read_config
-from router.policy_models import InterleaveConfig
 
 E_COUNTED = 1e6
 

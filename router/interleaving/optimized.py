@@ -10,9 +10,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from router.arrays import Floats
 from router.interleaving.drafts import drafted
 from router.interleaving.placed import Credit, Draw, Rankings
+from router.stats.arrays import Floats
 
 DEPTH_LIMIT = 10  # at most 2**10 lists
 _LEAST = 1e-12

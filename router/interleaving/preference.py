@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.arrays import ONE, Floats, Ints, fixed, log_mean_exp, tallied
+from router.stats.arrays import ONE, Floats, Ints, fixed, log_mean_exp, tallied
 
 BETS = np.geomspace(0.002, 0.5, 16)  # above .55 the limits below need not be the only ones
 COSTS = -np.log1p(-BETS) - BETS

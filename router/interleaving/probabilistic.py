@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from router.arrays import Floats
 from router.interleaving.placed import Credit, Draw, Rankings
+from router.stats.arrays import Floats
 
 TAU = 3.0
 

@@ -8,10 +8,10 @@ from typing import Any, Generic
 
 import numpy as np
 
-from router.arrays import ONE, Floats
 from router.learning.experiment import Closed, Credited, Once, State
 from router.policies.base import Learning, Seen, one_run
 from router.snapshot import Snapshot
+from router.stats.arrays import ONE, Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from broker.endpoint import Endpoint
-from router.bandit_config import BanditConfig, LinearConfig
-from router.canary_config import BadGuardrail, CanaryConfig, Guardrail
+from router.declaration.bandit import BanditConfig, LinearConfig
+from router.declaration.canary import BadGuardrail, CanaryConfig, Guardrail
+from router.declaration.plain import InterleaveConfig
+from router.declaration.policy import read_config, stable_arms, ticks
 from router.learning.experiment import Experiment
+from router.policies.drawn import read_policy
 from router.policies.interleaving import Interleaving
-from router.policy_config import read_config, read_policy, stable_arms, ticks
-from router.policy_models import InterleaveConfig
 
 
 def read_experiment(endpoint: Endpoint) -> Experiment[Any] | None:

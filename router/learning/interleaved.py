@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from router.arrays import Floats, Ints
 from router.interleaving.placed import credits_of
 from router.interleaving.preference import Ballot, Preference, Votes
 from router.learning.experiment import Closed, Credited, Once
 from router.learning.joins import Join
 from router.policies.interleaving import Interleaving
 from router.snapshot import Snapshot
+from router.stats.arrays import Floats, Ints
 
 RUNNING = -1
 FIRST = 0

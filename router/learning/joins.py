@@ -11,8 +11,8 @@ from enum import Enum
 from typing import Any
 
 from broker.rewards import Reward
-from router.arrays import ONE
 from router.interleaving.placed import Placed
+from router.stats.arrays import ONE
 
 NOBODY = -1
 EVENTS_LIMIT = 1000  # event ids that a sum remembers for one request

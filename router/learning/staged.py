@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from router.arrays import Bools, Floats, Ints
 from router.learning.bandit import about_arms, seen_among
 from router.learning.experiment import Closed, Credited, Once
 from router.learning.rows import Decision
 from router.policies.base import Learning
 from router.policies.canary import Canary, CanaryState, Phase
 from router.snapshot import Snapshot
+from router.stats.arrays import Bools, Floats, Ints
 
 FAILED = ("failed", "expired", "overloaded")  # what a healthy arm would have answered
 UNANSWERED = ("expired", "overloaded")

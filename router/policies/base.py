@@ -8,8 +8,8 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from router.arrays import Floats, Ints
 from router.snapshot import Snapshot
+from router.stats.arrays import Floats, Ints
 
 State = TypeVar("State")
 

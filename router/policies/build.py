@@ -7,7 +7,7 @@ from typing import Any
 
 from broker.endpoint import Endpoint
 from broker.rewards import Reward
-from router.bandit_config import (
+from router.declaration.bandit import (
     BanditConfig,
     CountingConfig,
     EpsilonGreedyConfig,
@@ -18,7 +18,8 @@ from router.bandit_config import (
     ThompsonConfig,
     UcbConfig,
 )
-from router.canary_config import BadGuardrail, CanaryConfig, Guardrail
+from router.declaration.canary import BadGuardrail, CanaryConfig, Guardrail
+from router.declaration.policy import stable_arms, ticks, uniform
 from router.packing import unpacked
 from router.policies.base import Contextual, Learning
 from router.policies.canary import BadEvents, Canary, RewardDrop
@@ -29,7 +30,6 @@ from router.policies.linear import LinThompson, LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
 from router.policies.ucb import Ucb
 from router.policies.weighing import Weigher, weigher
-from router.policy_config import stable_arms, ticks, uniform
 from router.snapshot import Snapshot
 
 

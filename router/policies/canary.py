@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from router.arrays import Bools, Floats, Ints, log_mean_exp
-from router.eprocess import EventTest, Pairs, PairTest, better_than, rarer_than, worse_than
 from router.snapshot import Snapshot
+from router.stats.arrays import Bools, Floats, Ints, log_mean_exp
+from router.stats.eprocess import EventTest, Pairs, PairTest, better_than, rarer_than, worse_than
 
 
 class Phase(IntEnum):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from router.arrays import Floats, argmax_shares
 from router.policies.base import floored
 from router.policies.counts import Counting, Sums, means
+from router.stats.arrays import Floats, argmax_shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

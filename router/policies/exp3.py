@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.arrays import ONE, Floats, Ints, fixed, tallied
 from router.policies.base import Seen, check_floor, floored
 from router.policies.counts import decayed
 from router.snapshot import Snapshot
+from router.stats.arrays import ONE, Floats, Ints, fixed, tallied
 
 _LEAST_PROPENSITY = 1e-6
 

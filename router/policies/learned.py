@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.bandit_config import LinearConfig
+from router.declaration.bandit import LinearConfig
 from router.snapshot import Snapshot
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.arrays import Floats, argmax_shares, rounds
-from router.best_arm import best_of_normals
 from router.policies.base import Seen, check_floor, floored
 from router.snapshot import Snapshot
+from router.stats.arrays import Floats, argmax_shares, rounds
+from router.stats.best_arm import best_of_normals
 
 LEAST_DEVIATION = 1e-9  # of a prediction, where a sample is drawn from it
 

@@ -11,9 +11,9 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import betaincinv, ndtri, stdtrit
 
-from router.arrays import ONE, Floats, Ints
-from router.best_arm import best_of_betas, best_of_normals, best_of_students
 from router.policies.counts import Counting, Sums
+from router.stats.arrays import ONE, Floats, Ints
+from router.stats.best_arm import best_of_betas, best_of_normals, best_of_students
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from scipy.special import rel_entr
 
-from router.arrays import ONE, Floats, argmax_shares
 from router.policies.counts import Counting, Sums, means
+from router.stats.arrays import ONE, Floats, argmax_shares
 
 _STEPS = 12  # Newton's steps; the tests hold the bound to 1e-9
 _NEAREST_ONE = 1.0 - 1e-12

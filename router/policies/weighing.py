@@ -7,11 +7,11 @@ from math import sqrt
 
 import numpy as np
 
-from router.arrays import Floats
-from router.best_arm import FEW, best_of_few_normals, best_of_normals
 from router.policies.base import floored
 from router.policies.linear import LEAST_DEVIATION, Linear, LinThompson, LinUcb, Models
 from router.snapshot import Snapshot
+from router.stats.arrays import Floats
+from router.stats.best_arm import FEW, best_of_few_normals, best_of_normals
 
 Weigher = Callable[[Sequence[float]], Snapshot]
 """Returns what a request is drawn from, by the vector of its features: a snapshot of its own, with the same number."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
-from router.endpoint_schema import DRAFT, endpoint_schema
+from router.declaration.schema import DRAFT, endpoint_schema
 from tests.router.declaring import POLICIES, document
 
 SCHEMA = endpoint_schema()

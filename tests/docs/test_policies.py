@@ -12,7 +12,7 @@ from broker.endpoint import read_endpoint
 from broker.rewards import Reward
 from broker.strict import Declared
 from deploy.yaml_text import documents
-from router.bandit_config import (
+from router.declaration.bandit import (
     BanditConfig,
     CountingConfig,
     EpsilonGreedyConfig,
@@ -23,9 +23,10 @@ from router.bandit_config import (
     ThompsonConfig,
     UcbConfig,
 )
-from router.canary_config import CanaryConfig
-from router.policy_config import read_config, read_policy
-from router.policy_models import InterleaveConfig, ShadowConfig, SplitConfig
+from router.declaration.canary import CanaryConfig
+from router.declaration.plain import InterleaveConfig, ShadowConfig, SplitConfig
+from router.declaration.policy import read_config
+from router.policies.drawn import read_policy
 
 TEXT = (Path(__file__).parents[2] / "docs/policies.md").read_text("utf-8")
 EXAMPLES = [documents(block)[0] for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)]

@@ -13,10 +13,10 @@ import pytest
 
 from broker.endpoint import read_endpoint
 from broker.routing import Said, experiment_of, write_claim, write_snapshot
+from router.declaration.policy import read_config
 from router.packing import packed
 from router.policies.base import one_run
 from router.policies.build import learning_of
-from router.policy_config import read_config
 from tests.gateway.serving import Gateway, X, serving, until
 
 URL = "/v2/models/shop/infer"

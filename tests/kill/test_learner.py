@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from router.arrays import ONE
+from router.stats.arrays import ONE
 from tests.kill.installation import until, until_it
 from tests.kill.learners import Learner, Learners, is_free, ledger_of
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from broker.endpoint import read_endpoint
-from router.arrays import Floats, Ints
 from router.learning.contextual import ContextualBandit
 from router.learning.declared import read_experiment
 from router.packing import packed
 from router.policies.base import one_run
 from router.policies.build import weigher_of
+from router.policies.drawn import read_policy
 from router.policies.learned import LearnedByFeatures
-from router.policy_config import read_policy
 from router.router import Router
 from router.snapshot import Snapshot, masked
+from router.stats.arrays import Floats, Ints
 from tests.router.test_router import identities
 
 DRAWS = 100_000

@@ -9,7 +9,7 @@ import pytest
 from broker.endpoint import read_endpoint
 from broker.errors import Misconfigured, NotFound
 from broker.ids import derived_uid
-from router.policy_config import read_policy
+from router.policies.drawn import read_policy
 from router.router import Router
 
 KEY = b"secret"

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from router.arrays import Bools, Floats, Ints
-from router.eprocess import PairTest
 from router.policies.canary import BadEvents, Canary, Phase
-from router.sample_ratio import ALARM, log_wealth
-from router.simulate_canary import Ended, Rates, paired, staged
+from router.simulation.canary import Ended, Rates, paired, staged
+from router.stats.arrays import Bools, Floats, Ints
+from router.stats.eprocess import PairTest
+from router.stats.sample_ratio import ALARM, log_wealth
 from tests.science.gates import Row, median, rate
 
 ALPHA = 0.05

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from router.policies.base import Contextual
 from router.policies.linear import LinThompson, LinUcb
-from router.simulate import accuracies
+from router.simulation.environments import accuracies
 from tests.science.gates import Row, mean_and_error
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.arrays import Floats
+from router.stats.arrays import Floats
 
 
 @dataclass(frozen=True, slots=True)

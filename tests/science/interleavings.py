@@ -9,11 +9,11 @@ from dataclasses import astuple
 
 import numpy as np
 
-from router.arrays import Bools, Floats, Ints
 from router.interleaving.interleave import interleave
 from router.interleaving.placed import credit
 from router.interleaving.preference import Preference, Votes
-from router.simulate_clicks import Needed, Sessions, World, by_position, cascade, needed, sessions, shown
+from router.simulation.clicks import Needed, Sessions, World, by_position, cascade, needed, sessions, shown
+from router.stats.arrays import Bools, Floats, Ints
 from tests.science.gates import Row, median, rate
 
 ALPHA = 0.05

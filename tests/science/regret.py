@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from router.arrays import Floats
 from router.policies.base import Learning
 from router.policies.epsilon import EpsilonGreedy
 from router.policies.exp3 import Exp3
 from router.policies.thompson import Thompson
 from router.policies.ucb import Ucb
-from router.simulate import World, regrets, replaced_items
+from router.simulation.environments import World, regrets, replaced_items
+from router.stats.arrays import Floats
 from tests.science.gates import Row, at_most, mean_and_error, near
 
 TEN = (0.5, *[0.4] * 9)

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from router.arrays import Floats, Ints
 from router.evidence.decisions import Decisions
 from router.evidence.estimates import always, log_mean, running_means, sample_ratio, values
 from router.evidence.replay import replay
 from router.evidence.report import report
 from router.evidence.sections import Section, Table
+from router.stats.arrays import Floats, Ints
 from tests.router.evidence.logs import MEANS, SPLIT, THOMPSON, endpoint, learner_log, recorded, split_log
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from router.arrays import ONE
+from router.stats.arrays import ONE
 from tests.router.learning.test_fold import EXP3, EXPERIMENTS, THOMPSON
 from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, tick
 

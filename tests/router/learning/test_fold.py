@@ -12,7 +12,6 @@ from broker.header import Status
 from broker.messages import Record
 from broker.rewards import Reward
 from broker.routing import Order, read_checkpoint, write_checkpoint, write_order
-from router.arrays import ONE
 from router.learning.bandit import Bandit
 from router.learning.experiment import Experiment
 from router.learning.fold import Fold
@@ -20,6 +19,7 @@ from router.learning.staged import Nested, Staged, Watch
 from router.policies.canary import BadEvents, Canary, Phase, RewardDrop
 from router.policies.exp3 import Exp3
 from router.policies.thompson import Thompson
+from router.stats.arrays import ONE
 from tests.router.learning.traces import (
     START_US,
     Shown,

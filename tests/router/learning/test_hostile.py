@@ -25,7 +25,6 @@ from broker.routing import (
     write_snapshot,
     write_verdict,
 )
-from router.arrays import ONE
 from router.learning.bandit import Bandit
 from router.learning.contextual import ContextualBandit
 from router.learning.interleaved import Interleaved
@@ -36,6 +35,7 @@ from router.policies.canary import Canary, Phase, RewardDrop
 from router.policies.interleaving import Interleaving
 from router.policies.linear import LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
+from router.stats.arrays import ONE
 from router.view import View
 from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
 

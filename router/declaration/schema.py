@@ -1,0 +1,51 @@
+"""The JSON Schema of an endpoint's file, for editors. What depends on two keys at once only `millrace check` knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from broker.endpoint import Endpoint
+from broker.strict import DURATION_PATTERN, Declared, duration
+from router.declaration.bandit import BANDITS
+from router.declaration.canary import CanaryConfig
+from router.declaration.plain import InterleaveConfig, ShadowConfig, SplitConfig
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def endpoint_schema() -> dict[str, Any]:
+    """Return the schema (draft 2020-12) of one YAML document that declares an endpoint."""
+    policies: list[type[Declared]] = [SplitConfig, ShadowConfig, CanaryConfig, *BANDITS.values(), InterleaveConfig]
+    kinds: list[type[BaseModel]] = [Endpoint, *policies]
+    _, generated = models_json_schema([(kind, "validation") for kind in kinds])
+    models: dict[str, Any] = _tidied(generated)["$defs"]
+    endpoint = models.pop("Endpoint")
+    choices = [{"$ref": f"#/$defs/{kind.__name__}"} for kind in policies]
+    endpoint["properties"]["policy"] = {"anyOf": [*choices, {"type": "object", "maxProperties": 0}]}
+    return {"$schema": DRAFT, "title": "Endpoint", **endpoint, "$defs": dict(sorted(models.items()))}
+
+
+def _tidied(node: Any) -> Any:
+    """Return a schema with durations as a person writes them, and without titles that repeat a key."""
+    if isinstance(node, list):
+        return [_tidied(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: _value(node, key) for key in node if key != "title" and not _is_repeated(node, key)}
+
+
+def _value(node: dict[str, Any], key: str) -> Any:
+    value = node[key]
+    if key in ("properties", "$defs"):  # what is below has names of its own, such as default
+        return {name: _tidied(inner) for name, inner in value.items()}
+    if key == "default" and node.get("pattern") == DURATION_PATTERN:
+        return duration(value)
+    return _tidied(value)
+
+
+def _is_repeated(node: dict[str, Any], key: str) -> bool:
+    """Tell whether this is the default of a model, which that says itself, key by key."""
+    return key == "default" and "$ref" in node

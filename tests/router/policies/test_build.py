@@ -1,0 +1,147 @@
+"""A learner begins where routers draw from before they have heard of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from broker.endpoint import read_endpoint
+from broker.rewards import Reward
+from router.declaration.bandit import BanditConfig
+from router.declaration.canary import CanaryConfig
+from router.declaration.policy import read_config
+from router.packing import packed
+from router.policies.base import one_run
+from router.policies.build import canary_of, dimensions_of, learning_of, weigher_of
+from router.policies.canary import BadEvents, RewardDrop
+from router.policies.drawn import read_policy
+from router.policies.exp3 import Exp3
+from router.policies.learned import LearnedByFeatures
+from router.policies.linear import LinThompson
+from router.policies.thompson import GaussianThompson
+from router.snapshot import Snapshot
+from tests.router.declaring import POLICIES, endpoint_of
+
+BANDITS = [
+    *[policy for policy in POLICIES.values() if "bandit" in policy and "canary" not in policy],
+    "{bandit: thompson, reward: clicked, prior: [0.01, 1000000], floor: 33%}",
+    "{bandit: thompson, reward: clicked, prior: [1000000, 0.01], discount: 365d}",
+    "{bandit: lints, reward: clicked, features: [a], scale: 100, ridge: 0.000001}",
+]
+CANARIES = [policy for policy in POLICIES.values() if "canary" in policy]
+
+
+def bandit_of(policy: str) -> tuple[BanditConfig, Reward]:
+    endpoint = endpoint_of(policy)
+    config = read_config(endpoint)
+    assert isinstance(config, BanditConfig)
+    return config, endpoint.feedback.rewards[config.reward]
+
+
+def canary_config(policy: str) -> CanaryConfig:
+    config = read_config(endpoint_of(policy))
+    assert isinstance(config, CanaryConfig)
+    return config
+
+
+@pytest.mark.parametrize("policy", BANDITS)
+def test_a_bandit_begins_with_the_weights_that_routers_draw_from(policy: str) -> None:
+    config, reward = bandit_of(policy)
+    endpoint = endpoint_of(policy)
+    learned = learning_of(config, len(config.arms), reward).first().weights
+    drawn = read_policy(endpoint).first().weights
+    used = [weight for arm, weight in zip(endpoint.arms, drawn, strict=True) if arm in config.arms]
+    assert learned == pytest.approx(used, rel=1e-9)
+    assert sum(drawn) == pytest.approx(1.0)
+    assert learning_of(config, len(config.arms), reward).name == read_policy(endpoint).name
+
+
+@pytest.mark.parametrize("policy", CANARIES)
+def test_a_canary_begins_with_the_weights_that_routers_draw_from(policy: str) -> None:
+    endpoint = endpoint_of(policy)
+    canary, drawn = canary_of(canary_config(policy), endpoint), read_policy(endpoint)
+    assert canary.first().weights == pytest.approx(drawn.first().weights, rel=1e-9)
+    assert (canary.name, canary.sticky) == (drawn.name, drawn.sticky)
+
+
+def test_a_learner_gets_what_the_file_says() -> None:
+    config, reward = bandit_of(POLICIES["gaussian thompson"])
+    assert learning_of(config, 3, reward) == GaussianThompson(arms=3, floor=0.002, half_life=21_600.0)
+    config, reward = bandit_of(POLICIES["exp3 at a rate"])
+    assert learning_of(config, 3, reward) == Exp3(arms=3, floor=0.002, half_life=86_400.0, rate=0.1)
+    config, reward = bandit_of(POLICIES["exp3"])
+    assert learning_of(config, 3, reward) == Exp3(arms=3, floor=0.01)
+    config, reward = bandit_of(POLICIES["lints"])
+    assert learning_of(config, 3, reward) == LinThompson(arms=3, dimensions=9, ridge=2.0, floor=0.005, scale=0.3)
+    assert dimensions_of(config) == 9
+    assert dimensions_of(bandit_of(POLICIES["ucb"])[0]) == 0
+
+
+def test_a_canary_gets_what_the_file_says() -> None:
+    canary = canary_of(canary_config(POLICIES["canary beside a bandit"]), endpoint_of("{split: [v1]}"))
+    assert canary.guardrails == (BadEvents(1.5, 0.001), BadEvents(1.3), RewardDrop(0.02))
+    assert (canary.canary, canary.stable) == (2, (0.5, 0.5, 0.0))
+    assert (canary.hold_requests, canary.hold_ticks, canary.timeout_ticks) == (500, 600, 86_400)
+    assert canary.on_no_data == "rollback"
+
+
+def test_a_real_reward_is_not_learned_as_if_it_were_a_share() -> None:
+    config, _ = bandit_of(POLICIES["thompson"])
+    with pytest.raises(ValueError, match="clicked is real"):
+        learning_of(config, 3, Reward(type="real", default=0.0))
+
+
+@pytest.mark.parametrize("arms", [2, 3, 5])
+@pytest.mark.parametrize("bandit", ["linucb", "lints"])
+def test_a_request_is_weighed_as_the_policy_weighs_it(bandit: str, arms: int) -> None:
+    """Of two and three normals a request has the exact chances, and arrays those of a quadrature (5e-4)."""
+    light, learning = linear(bandit, arms, among=arms)
+    random = np.random.default_rng(3)
+    vectors, rewards = random.standard_normal((200, 3)), list(random.random(200))
+    seen = one_run([n % arms for n in range(200)], rewards, [1.0] * 200)
+    state = learning.fold(learning.start(1), seen, vectors)
+    weigh = weigher_of(light, Snapshot(7, light.weights, packed(state)))
+    off = 1e-12 if bandit == "linucb" or arms > 3 else 5e-4
+    for vector in random.standard_normal((100, 3)):
+        snapshot = weigh(list(vector))
+        assert snapshot.number == 7
+        assert snapshot.weights == pytest.approx(learning.weights(state, vector[None])[0], abs=off)
+
+
+@pytest.mark.parametrize("bandit", ["linucb", "lints"])
+def test_arms_beside_the_bandit_weigh_nothing(bandit: str) -> None:
+    light, learning = linear(bandit, arms=4, among=2)
+    weights = weigher_of(light, Snapshot(1, light.weights, packed(learning.start(1))))([1.0, 0.3, -2.0]).weights
+    assert len(weights) == 4
+    assert [weights[arm] for arm in range(4) if arm not in light.among] == [0.0, 0.0]
+    assert [weights[arm] for arm in light.among] == pytest.approx([0.5, 0.5], abs=1e-12)
+
+
+@pytest.mark.parametrize("arms", range(2, 9))
+def test_arms_that_nothing_is_known_of_share_alike_however_sums_are_rounded(arms: int) -> None:
+    light, learning = linear("linucb", arms, among=arms)
+    random = np.random.default_rng(arms)
+    seen = one_run([0] * 50, [0.0] * 50, [1.0] * 50)
+    models = packed(learning.fold(learning.start(1), seen, random.standard_normal((50, 3))))
+    weigh = weigher_of(light, Snapshot(1, light.weights, models))
+    for vector in random.standard_normal((100, 3)) * 10.0 ** random.integers(-3, 6, size=(100, 3)):
+        weights = weigh(vector.tolist()).weights
+        assert len(set(weights[1:])) == 1
+        assert weights[1] > weights[0]
+
+
+def linear(bandit: str, arms: int, among: int) -> tuple[LearnedByFeatures, Any]:
+    """Return a linear policy over the last arms of an endpoint, and its fold."""
+    names = [f"arm{arm}" for arm in range(arms)]
+    declaration = {
+        "endpoint": "e", "arms": {name: f"m@{arm + 1}" for arm, name in enumerate(names)},
+        "policy": {
+            "bandit": bandit, "reward": "clicked", "floor": 0.05, "features": ["x", "y"], "arms": names[-among:],
+        },
+        "feedback": {"rewards": {"clicked": {"default": 0}}},
+    }  # fmt: skip
+    light = read_policy(read_endpoint(declaration, source="test"))
+    assert isinstance(light, LearnedByFeatures)
+    return light, learning_of(light.config, among, Reward.model_validate({"default": 0}))
