@@ -158,6 +158,11 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             return await self._topology.partitions(self._queue, fresh=True) is not None
         return False
 
+    async def _is_gone(self) -> bool:  # no commit would ever succeed
+        with contextlib.suppress(TryAgain):
+            return await self._topology.partitions(self._queue, fresh=True) is None
+        return False
+
     async def _start(self) -> None:
         consumer = AIOKafkaConsumer(
             **self._address.arguments, group_id=self._queue if self._shared else None, enable_auto_commit=False,
@@ -286,7 +291,8 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                     await self._wait_moved(COMMIT_PAUSE_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
-                await self._commit(self._consumer, claims, leaving=True)
+                if not await self._is_gone():
+                    await self._commit(self._consumer, claims, leaving=True)
         self._former, self._claims = self._claims, {}
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
