@@ -35,6 +35,7 @@ from broker.header import Form, Reply, Request, Route, Status, pack_route, pack_
 from broker.ids import now_us
 from broker.messages import Outcome
 from broker.outbox import Outbox
+from broker.status import Announcement
 from deploy.shell import GC_THRESHOLD
 from deploy.supervisor import wait_until_ready
 from deploy.wiring import Installation
@@ -42,6 +43,7 @@ from loadtests.front import closed_loop, open_loop
 from loadtests.report import quantile, report
 from loadtests.rig import (
     MAX_BATCH,
+    Computed,
     Cost,
     free_port,
     processes,
@@ -221,9 +223,9 @@ async def measure_queue(place: Installation, url: str, options: argparse.Namespa
         figures["processor_rss_mib"] = {"before": rss >> 20, "after": running[0].memory_info().rss >> 20}
     with processes([place.part_command("replica", "heavy", "1")], folder / "log"):
         async with place.broker() as broker:
-            await wait_for_replica(broker, "heavy")
+            replica = await wait_for_replica(broker, "heavy")
             await Plain(place).remove(broker)
-        figures["heavy"] = await _heavy(place, folder, options)
+        figures["heavy"] = await _heavy(place, folder, replica, options)
     return figures
 
 
@@ -246,13 +248,23 @@ async def _by_turns(
     return small, {**in_bundles, "ratio": median(many) / median(ours)}
 
 
-async def _heavy(place: Installation, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    ours, bare = [], []
+async def _heavy(
+    place: Installation, folder: Path, replica: Announcement, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Measure the heavy model by turns; of ours also how much of the time it was in the model, and how long a call."""
+    ours, bare, inside, calls_ms = [], [], [], []
     await bundled(place, "heavy", options.warm, HEAVY_IN_FLIGHT)
     for _ in range(options.repeat):
         bare.append(await asyncio.to_thread(bare_model_rate, folder))
+        before = Computed.by(replica)
         ours.append(await bundled(place, "heavy", 2 * options.requests, HEAVY_IN_FLIGHT))
-    return {"rate": median(ours), "bare_rate": median(bare), "ratio": median(ours) / median(bare)}
+        after = Computed.by(replica)
+        inside.append((after.seconds - before.seconds) * ours[-1] / (2 * options.requests))
+        calls_ms.append(1e3 * (after.seconds - before.seconds) / (after.calls - before.calls))
+    return {
+        "rate": median(ours), "bare_rate": median(bare), "ratio": median(ours) / median(bare),
+        "in_model": median(inside), "call_ms": median(calls_ms), "bare_call_ms": 1e3 * HEAVY_BATCH / median(bare),
+    }  # fmt: skip
 
 
 async def measure_http(place: Installation, options: argparse.Namespace, *, server: bool) -> dict[str, Any]:
@@ -316,7 +328,9 @@ def lines(figures: dict[str, Any], bare: str | None) -> list[tuple[str, str]]:
         rows.append(
             (
                 "heavy model",
-                f"{heavy['rate']:,.0f}/s, alone {heavy['bare_rate']:,.0f} rows/s, ratio {heavy['ratio']:.2f}",
+                f"{heavy['rate']:,.0f}/s, alone {heavy['bare_rate']:,.0f} rows/s, ratio {heavy['ratio']:.2f};"
+                f" {heavy['in_model']:.0%} of the time in the model, {heavy['call_ms']:.1f} ms a call,"
+                f" alone {heavy['bare_call_ms']:.1f}",
             )
         )
     if http := figures.get("http"):

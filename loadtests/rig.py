@@ -11,16 +11,19 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 from uuid import uuid4
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families as families
 
 from broker.base import Broker, Since
 from broker.ids import now_us
-from broker.status import read_status
+from broker.status import Announcement, read_status
 from deploy.wiring import Installation
 
 CHANNELS = 64
@@ -82,8 +85,8 @@ def processes(commands: list[list[str]], log: Path) -> Iterator[list[psutil.Proc
                 process.kill()
 
 
-async def wait_for_replica(broker: Broker, model: str) -> None:
-    """Return when a replica of `model` says that it is ready."""
+async def wait_for_replica(broker: Broker, model: str) -> Announcement:
+    """Return what a replica of `model` says when it is ready."""
     await broker.declare(broker.channels.status)
     reader = broker.read(broker.channels.status, Since(now_us() - 10_000_000))
     async with asyncio.timeout(START_WITHIN_S):
@@ -92,7 +95,23 @@ async def wait_for_replica(broker: Broker, model: str) -> None:
                 said = read_status(record)
                 if said and said.part == "replica" and said.model == model and said.state == "ready":
                     await reader.close()
-                    return
+                    return said
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a replica has computed until now, by its own `/metrics`."""
+
+    calls: float
+    seconds: float
+
+    @classmethod
+    def by(cls, replica: Announcement) -> Computed:
+        """Ask it."""
+        with urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=10) as page:
+            found = {one.name: one.value for family in families(page.read().decode()) for one in family.samples}
+        name = "millrace_processor_compute_seconds"
+        return cls(found[f"{name}_count"], found[f"{name}_sum"])
 
 
 def run_json(command: list[str]) -> dict[str, Any]:
