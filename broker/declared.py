@@ -40,8 +40,13 @@ def endpoint_withdrawn(endpoint: str, author: str) -> bytes:
 
 
 def digest(declaration: Endpoint) -> str:
-    """Return a short hash of what a declaration says, whatever order it was written in."""
-    canonical = orjson.dumps(_body(declaration), option=orjson.OPT_SORT_KEYS)
+    """Return a short hash of what a declaration says, whatever order it was written in; that of its arms means a lot.
+
+    Weights, masks and models are told by an arm's place, and the first one gets whom an experiment leaves out.
+    """
+    said = _body(declaration)
+    said["arms"] = list(said["arms"].items())
+    canonical = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(canonical, digest_size=8).hexdigest()
 
 

@@ -31,8 +31,12 @@ _NAMES = ("endpoint", "experiment", "instance", "phase", "word", "author")
 
 
 def experiment_of(declaration: Endpoint) -> str:
-    """Return a short hash of what a declaration says about its experiment: with another one, learning starts anew."""
+    """Return a short hash of what a declaration says about its experiment: with another one, learning starts anew.
+
+    The order of the arms is part of it: weights and statistics are theirs by place.
+    """
     said = declaration.model_dump(mode="json", exclude={"deadline", "retry", "results", "log"})
+    said["arms"] = list(said["arms"].items())
     return hashlib.blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
 
 

@@ -64,7 +64,7 @@ class Router:
         self._excluded: Callable[[bytes], bool] | None = _excluded(endpoint, key, salt)
         self._companions: Callable[[bytes, int, int], tuple[int, ...]] | None = None
         if isinstance(policy, Shadow):
-            self._companions = partial(self._shadowed, policy, drawer(key, salt + b"\0shadow"))
+            self._companions = partial(self._shadowed, policy, drawer(key, b"\0shadow\0" + salt))
         elif isinstance(policy, Interleaving):
             self._companions = self._rankers
         self._sums = lru_cache(maxsize=64)(self._cumulative)
@@ -188,13 +188,14 @@ class Router:
 def _excluded(endpoint: Endpoint, key: bytes, salt: bytes) -> Callable[[bytes], bool] | None:
     """Return what tells whether a unit is held out, or in another experiment's slice; None if nobody ever is.
 
-    Slices of one group are drawn alike for all endpoints, so that those of two never share a key.
+    Slices of one group are drawn alike for all endpoints, so that those of two never share a key. No name begins with
+    a zero byte, so these draws are no arm's.
     """
     holdout, exclusive = endpoint.holdout, endpoint.exclusive
     if not holdout and exclusive is None:
         return None
-    group = b"" if exclusive is None else b"exclusive\0" + exclusive.group.encode()
-    slice_, held = drawer(key, group), drawer(key, salt + b"\0holdout")
+    group = b"" if exclusive is None else b"\0exclusive\0" + exclusive.group.encode()
+    slice_, held = drawer(key, group), drawer(key, b"\0holdout\0" + salt)
     low, high = (0.0, 1.0) if exclusive is None else exclusive.slice
 
     def excluded(unit: bytes) -> bool:

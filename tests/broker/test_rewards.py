@@ -11,6 +11,7 @@ from broker.endpoint import Endpoint, read_endpoint
 from broker.errors import Misconfigured
 from broker.messages import NO_HEADERS, Record
 from broker.rewards import Reward
+from broker.routing import experiment_of
 
 BASE = {"endpoint": "e", "arms": {"v1": "m@1"}}
 
@@ -126,3 +127,14 @@ def test_the_hash_depends_on_what_is_said_and_not_on_how() -> None:
     for change in changes:
         changed = read_endpoint({**WRITTEN, **change}, source="test")
         assert digest(changed) != digest(read_endpoint(WRITTEN, source="test"))
+
+
+def test_the_order_of_arms_is_part_of_what_is_said() -> None:
+    """Weights and statistics are told by an arm's place: they are another arm's where the order is another one."""
+    arms = {"old": "m@1", "new": "m@2"}
+    said = {"endpoint": "e", "arms": arms, "policy": {"split": ["old", "new"]}}
+    one, other = (
+        read_endpoint({**said, "arms": dict(order)}, source="test") for order in (arms.items(), reversed(arms.items()))
+    )
+    assert digest(one) != digest(other)
+    assert experiment_of(one) != experiment_of(other)

@@ -89,3 +89,20 @@ def test_who_is_held_out_says_nothing_about_the_arm_of_the_others() -> None:
 def test_a_pinned_request_is_pinned_even_for_a_holdout() -> None:
     plan = router_of(SPLIT, holdout=1.0).plan(b"x" * 16, 0b111, pin="b")
     assert (plan.legs[0].arm, plan.legs[0].propensity, plan.policy) == ("b", 0.0, "pinned")
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("holdout", {"holdout": "50%"}),
+        ("home", {"endpoint": "exclusive", "exclusive": {"group": "home", "slice": ["0%", "50%"]}}),
+        ("home", {"experiment": "exclusive", "exclusive": {"group": "home", "slice": ["50%", "100%"]}}),
+    ],
+)
+def test_an_arm_of_the_same_name_is_drawn_by_another_number(name: str, more: dict[str, object]) -> None:
+    router = router_of(
+        {"split": ["first", name], "sticky": True}, arms={"first": "m@1", name: "m@2"}, key="parameters.user", **more
+    )
+    plans = [router.plan(b"", 0b11, key=f"user-{key}") for key in range(KEYS // 5)]
+    drawn = [plan.legs[0].arm for plan in plans if plan.policy != HOLDOUT]
+    assert is_share(drawn.count(name), 0.5, len(drawn))
