@@ -34,20 +34,22 @@ def weigher(learning: Linear, models: Models, widened: Callable[[Sequence[float]
 def _predictor(models: Models, scale: float) -> Predictor:
     """Return what gives each arm's expected reward, and its variance scale^2 x' A^-1 x.
 
-    Two products for all arms: of everything with x, then of x with what came of the inverses. They are written where
+    Two products for all arms: of everything with x, then of what came of the roots with itself. They are written where
     the last request's were: a weigher is no thread's but its owner's.
     """
-    inverse = models.inverse[0]
-    arms, dimensions, _ = inverse.shape
-    coefficients = np.einsum("kij,kj->ki", inverse, models.rewarded[0])
-    everything = np.concatenate([inverse.reshape(arms * dimensions, dimensions) * scale**2, coefficients])
-    products = np.empty(len(everything))
+    root = models.root[0]
+    arms, dimensions, _ = root.shape
+    coefficients = np.einsum("kij,kj->ki", root, np.einsum("kji,kj->ki", root, models.rewarded[0]))
+    turning = root.transpose(0, 2, 1).reshape(arms * dimensions, dimensions) * scale
+    everything, products = np.concatenate([turning, coefficients]), np.empty(arms * dimensions + arms)
     turned, means = products[: arms * dimensions].reshape(arms, dimensions), products[arms * dimensions :]
+    across, squares = turned.T, np.empty((arms, arms))
+    variances = squares.diagonal()
 
     def predict(vector: Sequence[float]) -> tuple[list[float], list[float]]:
-        x = np.array(vector)
-        everything.dot(x, products)
-        return means.tolist(), turned.dot(x).tolist()
+        everything.dot(np.array(vector), products)
+        turned.dot(across, squares)
+        return means.tolist(), variances.tolist()
 
     return predict
 

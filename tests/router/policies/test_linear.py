@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -32,7 +34,7 @@ def test_one_run_is_the_same_as_it_is_among_many_bit_for_bit(kind: type[LinUcb |
         own = seen.run == run
         one = one_run(list(seen.arm[own]), list(seen.reward[own]), list(seen.propensity[own]))
         state = policy.fold(policy.start(1), one, features[own])
-        assert state.inverse[0].tobytes() == many.inverse[run].tobytes()
+        assert state.root[0].tobytes() == many.root[run].tobytes()
         assert state.rewarded[0].tobytes() == many.rewarded[run].tobytes()
         assert policy.weights(state, asked[run : run + 1])[0].tobytes() == weights[run].tobytes()
 
@@ -46,8 +48,13 @@ def test_a_batch_is_the_same_as_one_by_one_and_another_order_is_equal_to_1e9() -
         for places in np.array_split(order, 7):
             some = Seen(seen.run[places], seen.arm[places], seen.reward[places], seen.propensity[places])
             state = policy.fold(state, some, features[places])
-        assert np.abs(state.inverse - whole.inverse).max() < (1e-300 if exact else 1e-9)
+        assert np.abs(inverses(state) - inverses(whole)).max() < (1e-300 if exact else 1e-9)
         assert np.abs(state.rewarded - whole.rewarded).max() < (1e-300 if exact else 1e-9)
+
+
+def inverses(models: Models) -> Floats:
+    found: Floats = np.einsum("rkij,rklj->rkil", models.root, models.root)
+    return found
 
 
 def test_the_inverse_is_the_inverse_after_many_updates() -> None:
@@ -56,7 +63,60 @@ def test_the_inverse_is_the_inverse_after_many_updates() -> None:
     seen = one_run([0] * 5000, [1.0] * 5000, [1.0] * 5000)
     state = policy.fold(policy.start(1), seen, features)
     direct = np.linalg.inv(np.eye(DIMENSIONS) + features.T @ features)
-    assert np.abs(state.inverse[0, 0] - direct).max() < 1e-12 * np.abs(direct).max()
+    assert np.abs(inverses(state)[0, 0] - direct).max() < 1e-12 * np.abs(direct).max()
+
+
+@pytest.mark.parametrize("ridge", [1.0, 1e-3])
+@pytest.mark.parametrize(
+    ("low", "high", "repeated", "off"),
+    [(0.0, 1e6, False, 1e-8), (-1e6, 1e6, False, 1e-8), (9e5, 1e6, False, 1e-8), (0.0, 1e6, True, 1e-3)],
+)
+def test_features_of_any_size_keep_their_digits(
+    low: float, high: float, repeated: bool, off: float, ridge: float
+) -> None:
+    """Predictions, in their own deviations, beside exact rational arithmetic; features may repeat each other."""
+    random = np.random.default_rng(7)
+    features = np.column_stack([np.ones(300), np.rint(random.uniform(low, high, (300, 2)))])
+    if repeated:
+        features = np.column_stack([features, 2.0 * features[:, 1]])
+    rewards = random.integers(2, size=300).astype(np.float64)
+    policy = LinUcb(arms=1, dimensions=features.shape[1], floor=0.0, ridge=ridge)
+    state = policy.fold(policy.start(1), one_run([0] * 300, list(rewards), [1.0] * 300), features)
+    exact = Regression(features, rewards, ridge)
+    for asked in features[:20]:
+        mean, deviation = (float(found[0, 0]) for found in policy.predicted(state, asked[None]))
+        true_mean, true_deviation = exact.predicted(asked)
+        assert abs(mean - true_mean) < off * true_deviation
+        assert deviation == pytest.approx(true_deviation, rel=off)
+
+
+class Regression:
+    """A ridge regression in rational numbers."""
+
+    def __init__(self, features: Floats, rewards: Floats, ridge: float) -> None:
+        rows = [list(map(Fraction, row)) for row in features.tolist()]
+        size, rewarded = len(rows[0]), list(map(Fraction, rewards.tolist()))
+        self._precision = [
+            [sum((row[i] * row[j] for row in rows), Fraction(ridge) * (i == j)) for j in range(size)]
+            for i in range(size)
+        ]
+        self._rewarded = [sum(row[i] * reward for row, reward in zip(rows, rewarded, strict=True)) for i in range(size)]
+
+    def predicted(self, asked: Floats) -> tuple[float, float]:
+        x = list(map(Fraction, asked.tolist()))
+        solved = self._solved(x)
+        mean = sum(one * other for one, other in zip(solved, self._rewarded, strict=True))
+        return float(mean), float(sum(one * other for one, other in zip(solved, x, strict=True))) ** 0.5
+
+    def _solved(self, right: list[Fraction]) -> list[Fraction]:
+        """Return A^-1 right, by Gauss's elimination."""
+        rows = [[*row, last] for row, last in zip(self._precision, right, strict=True)]
+        for at, pivot in enumerate(rows):
+            rows[at] = [value / pivot[at] for value in pivot]
+            for other, row in enumerate(rows):
+                if other != at:
+                    rows[other] = [value - row[at] * own for value, own in zip(row, rows[at], strict=True)]
+        return [row[-1] for row in rows]
 
 
 def test_the_bounds_of_linucb_are_those_of_mabwiser() -> None:
