@@ -59,7 +59,7 @@ def _by_bound(learning: LinUcb, predict: Predictor, widened: Callable[[Sequence[
     kept = dict[tuple[bool, ...], Snapshot]()
 
     def weigh(vector: Sequence[float]) -> Snapshot:
-        scores = [mean + (sqrt(of) if of > 0.0 else 0.0) for mean, of in zip(*predict(vector), strict=True)]
+        scores = [mean + sqrt(of) for mean, of in zip(*predict(vector), strict=True)]
         highest = max(scores)
         least = highest - _TIE * abs(highest)
         best = tuple([score >= least for score in scores])
