@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import apsw
 
-from broker.errors import Misconfigured, Unreachable
+from broker.errors import Damaged, Misconfigured, Unreachable
 
 GROUP = 256
 BUSY_S = 30.0
@@ -214,7 +214,9 @@ def _connect(path: Path, schema: Schema) -> Connection:
         _migrate(connection, path, schema)
         connection.execute("COMMIT")
     except (apsw.Error, OSError) as exc:
-        raise Unreachable(f"{schema.whose} cannot use {path}: {exc}; is {schema.setting} right?") from exc
+        damaged = isinstance(exc, (apsw.NotADBError, apsw.CorruptError))
+        kind = Damaged if damaged else Unreachable
+        raise kind(f"{schema.whose} cannot use {path}: {exc}; is {schema.setting} right?") from exc
     return connection
 
 

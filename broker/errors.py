@@ -9,6 +9,7 @@ MillraceError
 │   └── QueueFull           a limit is reached; says when to come back
 ├── TryAgain          the way is broken, not the request        status `failed`
 │   ├── Unreachable         no broker answers
+│   │   └── Damaged         its file is no database
 │   ├── Unavailable         nothing can serve this now
 │   └── Expired             the time allowed is over            status `expired`
 ├── Cancelled         nobody wants it any more                  status `cancelled`
@@ -64,6 +65,10 @@ class TryAgain(MillraceError):
 
 class Unreachable(TryAgain):
     """No broker answers."""
+
+
+class Damaged(Unreachable):
+    """A file that is to be a database is none, or is damaged."""
 
 
 class Unavailable(TryAgain):

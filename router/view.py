@@ -168,13 +168,17 @@ class View:
         ]  # fmt: skip
 
     def fold_checkpoint(self, endpoint: str, checkpoint: Checkpoint) -> None:
-        """Take the weights of a checkpoint, if nobody has said anything newer meanwhile."""
+        """Take the weights of a checkpoint, and models with them, if nobody has said anything newer meanwhile."""
         declaration = self._declared.get(endpoint)
         if declaration is None or self.snapshot_of(endpoint) is not None:
             return
         if checkpoint.experiment != experiment_of(declaration) or len(checkpoint.weights) != len(declaration.arms):
             return
-        self.router(endpoint).follow(Snapshot(checkpoint.number, checkpoint.weights))
+        models = checkpoint.state.get("models") if isinstance(checkpoint.state, dict) else None
+        try:
+            self.router(endpoint).follow(Snapshot(checkpoint.number, checkpoint.weights, models))
+        except ValueError as exc:
+            log.warning("endpoint %s: the models of its checkpoint cannot be read: %s", endpoint, exc)
 
     def _learns(self, endpoint: str) -> bool:
         try:

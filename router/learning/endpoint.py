@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -43,6 +44,7 @@ CHECKPOINT_S = 60.0
 CHECKPOINT_BYTES_A_MINUTE = 256 * 1024
 LATE_LIMIT_TICKS = 10
 UNREAD_S = 5.0
+LEAVE_S = 2.0
 ENDS: Mapping[str, Word] = {"promoted": "promote", "aborted": "abort", "timed out": "abort", "starved": "abort"}
 
 
@@ -87,6 +89,7 @@ class EndpointLearner:
         self._kept_s = 0.0
         self._kept_at = -1
         self._ended = "" if verdict is None else verdict.phase
+        self._leaves = False
         self._silent = False  # until the first snapshot: those who know the verdict know better
 
     async def run(self) -> None:
@@ -94,9 +97,23 @@ class EndpointLearner:
         await self._broker.declare(self._log)
         self._speaks_from = await self._broker.end(self._log)
         await self._take_up()
-        async with asyncio.TaskGroup() as group:  # without time nothing would ever be credited: both, or none
-            group.create_task(self._keep_time(), name=f"ticks-{self.subject.endpoint}")
-            group.create_task(self._keep_reading(), name=f"reading-{self.subject.endpoint}")
+        try:
+            async with asyncio.TaskGroup() as group:  # without time nothing would ever be credited: both, or none
+                group.create_task(self._keep_time(), name=f"ticks-{self.subject.endpoint}")
+                group.create_task(self._keep_reading(), name=f"reading-{self.subject.endpoint}")
+        except asyncio.CancelledError:
+            if self._leaves:
+                await self._leave()
+            raise
+
+    def leave(self) -> None:
+        """Leave a checkpoint when cancelled: another experiment comes, and the ledger has room for one an endpoint."""
+        self._leaves = True
+
+    async def _leave(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._append(*write_checkpoint(self.fold.checkpoint()))
 
     async def _keep_reading(self) -> None:
         while True:
@@ -107,7 +124,11 @@ class EndpointLearner:
     async def _take_up(self) -> None:
         """Go on from the ledger, else from the newest checkpoint, else begin."""
         subject = self.subject
-        kept = await self._ledger.load(subject.endpoint, subject.experiment)
+        kept = None
+        try:
+            kept = await self._ledger.load(subject.endpoint, subject.experiment)
+        except TryAgain as exc:
+            log.warning("endpoint %s: %s", subject.endpoint, exc)
         if kept is not None and kept.at.offset <= await self._broker.end(self._log):
             try:
                 take_up(self.fold, kept)
@@ -213,10 +234,13 @@ class EndpointLearner:
     # -- saying
 
     async def _say(self) -> None:
-        """Publish the newest snapshot, if it or the phase is new, or was said long ago."""
+        """Publish the newest snapshot, if it or the phase is new, or was said long ago.
+
+        An order that no snapshot says yet is waited for: its phase comes with its weights.
+        """
         snapshot, now, phase = self.fold.snapshot, time.monotonic(), self._phase
         self._silent = self._silent and len(self.fold.published) == 1
-        if self.fold.offset < self._speaks_from and not self.gap:
+        if (self.fold.offset < self._speaks_from or self.fold.is_ordered) and not self.gap:
             return
         if self._silent or ((snapshot.number, phase) == self._said[0] and now - self._said[1] < self._repeat_s):
             return

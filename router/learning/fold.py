@@ -65,6 +65,7 @@ class Fold(Generic[State]):
         self.set: tuple[float, ...] = ()
         self.counts: Counter[str] = Counter()
         self._stale = False  # something was learnt that no snapshot says yet
+        self.is_ordered = False  # somebody has ordered what no snapshot says yet: the next tick does
         self._over = False
         declared = getattr(experiment, "declared", None)
         self._rankers = tuple(subject.arms[place] for place in declared.rankers) if declared is not None else ()
@@ -198,7 +199,7 @@ class Fold(Generic[State]):
         if self._counting and self.experiment.is_over(self.state) and not self._over:
             self._over, self.paused, self.set = True, False, ()  # no hand holds what has shown harm
             before = ""
-        if self._counting and (is_due or self.experiment.phase(self.state) != before):
+        if self._counting and (is_due or self.is_ordered or self.experiment.phase(self.state) != before):
             self._publish()
         self._age(record.offset + 1)
 
@@ -225,7 +226,7 @@ class Fold(Generic[State]):
 
     def _publish(self) -> None:
         """Take a snapshot, if it says anything new."""
-        self._stale = False
+        self._stale = self.is_ordered = False
         if self.paused and not self.set:
             return
         snapshot = Snapshot(self.tick, self.set) if self.set else self.experiment.snapshot(self.state, self.tick)
@@ -257,7 +258,7 @@ class Fold(Generic[State]):
         else:
             self.paused, self.set = False, ()
             self.state = self.experiment.ordered(self.state, order.word)
-        self._stale = True
+        self._stale = self.is_ordered = True
 
     def _set(self, order: Order) -> None:
         weights = [max(0.0, float(order.weights.get(arm, 0.0))) for arm in self.subject.arms]
@@ -292,9 +293,10 @@ class Fold(Generic[State]):
         """Return what is small: everything but joins, seen uids and keys."""
         return {
             "state": packed(self.state), "paused": self.paused, "set": list(self.set), "stale": self._stale,
-            "counts": dict(sorted(self.counts.items())), "began_us": self._began_us, "models": self.snapshot.models,
+            "ordered": self.is_ordered, "counts": dict(sorted(self.counts.items())), "began_us": self._began_us,
             "published": [[one.number, list(one.weights), at_us] for one, at_us in self.published],
-            "over": self._over, "places": self._places.written(), "counts_from": self._counts_from,
+            "models": self.snapshot.models, "over": self._over, "places": self._places.written(),
+            "counts_from": self._counts_from,
         }  # fmt: skip
 
     def restore(self, document: Mapping[str, Any], at: Place) -> None:
@@ -305,7 +307,7 @@ class Fold(Generic[State]):
             self._began_us = document["began_us"]
             self._counts_from = max(at.offset, document["counts_from"])  # whoever wrote it may have been rebuilding
             self.paused, self.set, self._stale = document["paused"], tuple(document["set"]), document["stale"]
-            self._over = document["over"]
+            self.is_ordered, self._over = document["ordered"], document["over"]
             self.counts = Counter(document["counts"])
             self.published = [(Snapshot(number, tuple(weights)), at) for number, weights, at in document["published"]]
             last, at_us = self.published[-1]
@@ -336,7 +338,8 @@ class Fold(Generic[State]):
         waiting, oldest_us = self.waiting, self._oldest_us
         known = {
             "tick": self.tick, "at_us": self.at_us, "state": packed(self.state), "paused": self.paused,
-            "set": list(self.set), "stale": self._stale, "over": self._over, "began_us": self._began_us,
+            "set": list(self.set), "stale": self._stale, "ordered": self.is_ordered, "over": self._over,
+            "began_us": self._began_us,
             "published": [[one.number, list(one.weights)] for one, _ in self.published], "models": self.snapshot.models,
             "joins": [[uid.hex(), *write_join(join)[1:]] for uid, join in sorted(waiting.joins.items())],
             "seen": sorted(uid.hex() for uid, accepted_us in waiting.seen.items() if accepted_us >= oldest_us),

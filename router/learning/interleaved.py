@@ -93,8 +93,8 @@ class Interleaved:
         return state
 
     def ordered(self, state: Contest, word: str) -> Contest:
-        """See the protocol: `abort` leaves the first ranker alone."""
-        return replace(state, alone=np.full(1, FIRST)) if word == "abort" else state
+        """See the protocol: `abort` leaves the first ranker alone, whatever was proven."""
+        return replace(state, alone=np.full(1, FIRST), proven=np.zeros(1, np.int64)) if word == "abort" else state
 
     def snapshot(self, state: Contest, number: int) -> Snapshot:
         """See the protocol."""

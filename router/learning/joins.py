@@ -56,11 +56,7 @@ class Join:
         """Take in a value of a reward."""
         if self.values is None:
             self.values = {}
-        if how == "sum":
-            return self._add(name, value, event)
-        entry, changed = reduced(self.values.get(name), how, at_us, value)
-        self.values[name] = entry
-        return Told.JOINED if changed else Told.DUPLICATE
+        return _taken(self.values, name, how, at_us, value, event)
 
     def take_truth(self, how: str, at_us: int, label: Any) -> Told:
         """Take in a true label; labels are not compared, so only their times tell them apart."""
@@ -70,15 +66,13 @@ class Join:
         self.truth = [at_us, label]
         return Told.JOINED
 
-    def take_item(self, item: str, at_us: int, value: float) -> Told:
-        """Take in a value for one item of a list: the first one counts."""
+    def take_item(self, item: str, how: str, at_us: int, value: float, event: str | None) -> Told:
+        """Take in a value for one item of a list."""
         if self.items is None:
             self.items = {}
         if item not in self.items and len(self.items) >= ITEMS_LIMIT:
             return Told.UNUSABLE
-        entry, changed = reduced(self.items.get(item), "first", at_us, value)
-        self.items[item] = entry
-        return Told.JOINED if changed else Told.DUPLICATE
+        return _taken(self.items, item, how, at_us, value, event)
 
     def value(self, name: str, reward: Reward) -> float | None:
         """Return what the reward is when its horizon is over; None: there is none, and nothing is credited."""
@@ -92,20 +86,30 @@ class Join:
         return None if reward.default == "skip" else float(reward.default)
 
     def clicked(self) -> list[str]:
-        """Return the items of the list that were clicked."""
-        return [] if self.items is None else sorted(item for item, entry in self.items.items() if entry[1] > 0.0)
+        """Return the items of the list whose value is above 0: those that were clicked."""
+        known = self.items or {}
+        return sorted(item for item, (first, last) in known.items() if (first if isinstance(last, list) else last) > 0)
 
-    def _add(self, name: str, value: float, event: str | None) -> Told:
-        if self.values is None or event is None:
-            return Told.UNUSABLE
-        total, events = self.values.get(name, (0, []))
-        if event in events:
-            return Told.DUPLICATE
-        total += round(value * ONE)
-        if len(events) >= EVENTS_LIMIT or abs(total) > REAL_LIMIT * ONE:
-            return Told.UNUSABLE
-        self.values[name] = [total, sorted([*events, event])]
-        return Told.JOINED
+
+def _taken(entries: dict[str, Entry], name: str, how: str, at_us: int, value: float, event: str | None) -> Told:
+    if how == "sum":
+        return _added(entries, name, value, event)
+    entry, changed = reduced(entries.get(name), how, at_us, value)
+    entries[name] = entry
+    return Told.JOINED if changed else Told.DUPLICATE
+
+
+def _added(entries: dict[str, Entry], name: str, value: float, event: str | None) -> Told:
+    if event is None:
+        return Told.UNUSABLE
+    total, events = entries.get(name, (0, []))
+    if event in events:
+        return Told.DUPLICATE
+    total += round(value * ONE)
+    if len(events) >= EVENTS_LIMIT or abs(total) > REAL_LIMIT * ONE:
+        return Told.UNUSABLE
+    entries[name] = [total, sorted([*events, event])]
+    return Told.JOINED
 
 
 def reduced(entry: Entry | None, how: str, at_us: int, value: float) -> tuple[Entry, bool]:

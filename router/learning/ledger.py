@@ -7,6 +7,7 @@ fails.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,14 @@ from typing import Any
 import orjson
 
 from broker.database import Care, Connection, Database, Schema, fetch_all, fetch_one, run, run_many
-from broker.errors import MillraceError
+from broker.errors import Damaged, MillraceError
+from broker.ids import now_us
 from broker.routing import Place
 from router.learning.fold import Fold
 from router.learning.joins import write_join
 from router.learning.waiting import Changed
+
+log = logging.getLogger(__name__)
 
 SCHEMA = Schema(
     whose="the learner",
@@ -63,12 +67,21 @@ class Ledger:
     """The file, as one leader sees it."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._database = Database(path, SCHEMA)
         self._term = -1
 
     async def open(self) -> None:
-        """Open the file, and make it if it is not there."""
-        await self._database.open()
+        """Open the file, and make it if it is not there; one that is no database is put aside: the logs say it all."""
+        try:
+            await self._database.open()
+        except Damaged as exc:
+            aside = self._path.with_name(f"{self._path.name}.damaged-{now_us()}")
+            log.warning("%s; it is now %s, and what it held is read from the event logs", exc, aside)
+            self._path.replace(aside)
+            for rest in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + rest).unlink(missing_ok=True)
+            await self._database.open()
 
     async def close(self) -> None:
         """Finish what was asked for."""

@@ -34,6 +34,7 @@ LOOK_S = 0.25
 SPARE_US = 60_000_000  # behind a request's deadline: so long its row may still come twice
 
 Read = Callable[[Endpoint], Experiment[Any] | None]
+Learning = tuple[EndpointLearner, asyncio.Task[None]]
 
 
 async def run(
@@ -105,6 +106,7 @@ class Service:
         self._read = read
         self._metrics = metrics
         self._is_open = False
+        self._leaving: dict[str, asyncio.Task[None]] = {}  # learners of endpoints that are declared anew
         self._known: tuple[int, dict[str, tuple[Subject, Experiment[Any]]]] = (-1, {})
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -112,19 +114,23 @@ class Service:
         while not stop.is_set():
             term = self._leadership.term
             if term is None and self._leadership.is_vacant and self._wanted():
+                await self._open()  # who cannot write should not lead
                 term = await self._leadership.claim()
             if term is not None and await self._leadership.still() == term:
                 await self._lead(term, stop)
             await _pause(stop)
 
-    async def _lead(self, term: int, stop: asyncio.Event) -> None:
-        log.info("leading, with claim %d", term)
+    async def _open(self) -> None:
         if not self._is_open:
             await self._ledger.open()
             self._is_open = True
+
+    async def _lead(self, term: int, stop: asyncio.Event) -> None:
+        log.info("leading, with claim %d", term)
+        await self._open()
         await self._ledger.lead(term)
         self._metrics.leads.set(1)
-        learners: dict[str, tuple[str, asyncio.Task[None]]] = {}
+        learners: dict[str, Learning] = {}
         try:
             while not stop.is_set() and self._leadership.term == term:
                 if not self._look(learners, term):
@@ -132,12 +138,13 @@ class Service:
                 await _pause(stop)
         finally:
             self._metrics.leads.set(0)
+            tasks = [*self._leaving.values(), *[task for _, task in learners.values()]]
             for _, task in learners.values():
                 task.cancel()
-            await asyncio.gather(*[task for _, task in learners.values()], return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         log.info("not leading any more, with claim %d", term)
 
-    def _look(self, learners: dict[str, tuple[str, asyncio.Task[None]]], term: int) -> bool:
+    def _look(self, learners: dict[str, Learning], term: int) -> bool:
         """Start and stop learners as endpoints are declared; False when the ledger has another leader."""
         for endpoint, (_, task) in list(learners.items()):
             if task.done():
@@ -146,17 +153,19 @@ class Service:
                 log.error("endpoint %s: its learner ended; it starts again", endpoint, exc_info=task.exception())
                 del learners[endpoint]
         wanted = self._wanted()
-        for endpoint, (experiment, task) in list(learners.items()):
-            if endpoint not in wanted or wanted[endpoint][0].experiment != experiment:
+        for endpoint, (learner, task) in list(learners.items()):
+            if endpoint not in wanted or wanted[endpoint][0].experiment != learner.subject.experiment:
+                learner.leave()
                 task.cancel()
-                del learners[endpoint]
-        for endpoint, (subject, experiment_) in wanted.items():
-            if endpoint not in learners:
+                self._leaving[endpoint] = learners.pop(endpoint)[1]
+        self._leaving = {endpoint: task for endpoint, task in self._leaving.items() if not task.done()}
+        for endpoint, (subject, experiment) in wanted.items():
+            if endpoint not in learners and endpoint not in self._leaving:
                 learner = EndpointLearner(
-                    self._broker, self._ledger, subject, experiment_, self._settings, self._metrics, term,
+                    self._broker, self._ledger, subject, experiment, self._settings, self._metrics, term,
                     self._declared.verdicts.get((endpoint, subject.experiment)),
                 )  # fmt: skip
-                learners[endpoint] = (subject.experiment, asyncio.create_task(learner.run(), name=f"learn-{endpoint}"))
+                learners[endpoint] = (learner, asyncio.create_task(learner.run(), name=f"learn-{endpoint}"))
         return True
 
     def _wanted(self) -> dict[str, tuple[Subject, Experiment[Any]]]:

@@ -141,8 +141,9 @@ class Waiting:
             reward = self.rewards.get(name)
             if reward is None or reward.source == "truth" or not usable(reward, value):
                 continue
+            how, at_us, event = reward.duplicates, feedback.at_us, feedback.event_id
             if not self._by_item:
-                told.add(join.take(name, reward.duplicates, feedback.at_us, value, feedback.event_id))
+                told.add(join.take(name, how, at_us, value, event))
             elif feedback.item is not None:
-                told.add(join.take_item(feedback.item, feedback.at_us, value))
+                told.add(join.take_item(feedback.item, how, at_us, value, event))
         return next((one for one in (Told.JOINED, Told.DUPLICATE) if one in told), Told.UNUSABLE)

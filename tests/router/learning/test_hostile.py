@@ -78,7 +78,7 @@ def test_a_huge_reward_does_not_become_a_linear_model() -> None:
     for place, record in enumerate([feedback(one, START_US, values={"clicked": 1e12}), tick(20)], 1):
         fold.apply(replace(record, offset=place))
     assert fold.state.rewarded.max() == 5 * 256.0
-    assert np.isfinite(fold.state.inverse).all()
+    assert np.isfinite(fold.state.root).all()
 
 
 def test_models_that_are_no_numbers_are_refused() -> None:
