@@ -12,14 +12,15 @@ from typing import Any
 import httpx
 import pytest
 
+from broker.base import Broker
 from broker.errors import Failed, InvalidRequest
 from broker.ids import uid_of
-from broker.merges import TYPE
+from broker.merges import TYPE, read_merge
 from broker.messages import FULL, Message, Outcome
 from broker.sqlite.adapter import SqliteBroker
 from router.interleaving.interleave import interleave
 from router.interleaving.placed import stream
-from tests.arms import RANKING, Compute, X, announce, merges, processing, rows
+from tests.arms import RANKING, Compute, X, announce, merges, processing, records, rows
 from tests.gateway.serving import Gateway, serving, until
 from tests.rankers import FIRST, SECOND, Slow, raising, ranking
 
@@ -40,6 +41,26 @@ class Reluctant(SqliteBroker):
             self.refusals -= 1
             return [FULL] * len(messages)
         return await super().publish(messages)
+
+
+class Late(SqliteBroker):
+    """Takes merge records when it is told to."""
+
+    async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
+        if any(message.headers.get("cloudEvents_type") == TYPE for message in messages):
+            await takes(self).wait()
+        return await super().publish(messages)
+
+
+def takes(broker: Broker) -> asyncio.Event:
+    """Return what a `Late` broker waits for."""
+    event: asyncio.Event = vars(broker).setdefault("takes", asyncio.Event())
+    return event
+
+
+async def written(broker: Broker) -> int:
+    """Return how many merge records are on the log by now."""
+    return sum(read_merge(record) is not None for record in await records(broker, "shop"))
 
 
 @asynccontextmanager
@@ -200,6 +221,18 @@ async def test_a_record_that_is_refused_is_written_before_the_gateway_has_stoppe
         await gateway.running
         assert vars(gateway.broker)["refusals"] == 0
         assert len(await merges(gateway.broker, "shop", 1)) == 1
+
+
+async def test_a_gateway_does_not_stop_while_a_record_is_on_its_way(tmp_path: Path) -> None:
+    async with shop(tmp_path, ranking(*FIRST), ranking(*SECOND), kind=Late) as gateway:
+        assert items(await gateway.client.post(URL, content=BODY))
+        gateway.stop.set()
+        done, _ = await asyncio.wait({gateway.running}, timeout=0.5)
+        assert not done
+        assert await written(gateway.broker) == 0
+        takes(gateway.broker).set()
+        await gateway.running
+        assert await written(gateway.broker) == 1
 
 
 async def test_a_client_that_leaves_is_not_waited_for(tmp_path: Path) -> None:

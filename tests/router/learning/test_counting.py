@@ -1,0 +1,180 @@
+"""What counts, and how often: a key votes once, nothing counts from before the beginning, and what waits is limited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from broker.header import Status
+from broker.merges import Merge, write_merge
+from broker.messages import Record
+from broker.rewards import Reward
+from broker.routing import Place
+from router.learning import joins, waiting
+from router.learning.bandit import Bandit
+from router.learning.contextual import ContextualBandit
+from router.learning.fold import Fold
+from router.learning.interleaved import Contest, Interleaved
+from router.learning.staged import Staged, Watch
+from router.policies.canary import BadEvents, Canary, RewardDrop
+from router.policies.interleaving import Interleaving
+from router.policies.linear import LinUcb
+from router.policies.thompson import GaussianThompson, Thompson
+from router.stats.arrays import ONE
+from router.stats.eprocess import Pairs
+from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
+
+RANKED = Interleaved(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
+THOMPSON = Bandit(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
+GAUSSIAN = Bandit(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
+BEGAN = Place(offset=0, number=10, at_us=START_US + 10_000_000)
+
+
+def shown_list(one: Shown) -> Record:
+    """Return the record of a list of two items, of which `a` placed the first and `b` the second."""
+    merge = Merge(
+        uid=one.uid, key=one.key, policy="interleave", snapshot=0, mask=7, method="team_draft", rankers=("a", "b"),
+        used=("a", "b"), items=("i", "j"), ranks=((1, 2), (2, 1)), credits=((1.0, 0.0), (0.0, 1.0)),
+        accepted_us=one.accepted_us, at_us=one.accepted_us,
+    )  # fmt: skip
+    body, headers = write_merge(merge)
+    return Record(0, body, headers)
+
+
+def lists(*keys: str, accepted_us: int = START_US) -> list[Shown]:
+    return [Shown(number=number, arm="a", key=key, accepted_us=accepted_us) for number, key in enumerate(keys)]
+
+
+def voted(fold: Fold[Contest]) -> tuple[int, int]:
+    """Return how many have voted, and how many more for `a` than for `b`."""
+    return int(fold.state.votes.units[0]), int(fold.state.votes.differences[0, 0]) // ONE
+
+
+def clicks(shown: Sequence[Shown], item: str = "i") -> list[Record]:
+    return [feedback(one, one.accepted_us, item=item) for one in shown]
+
+
+def test_a_key_votes_with_the_first_list_that_it_clicked_in_and_never_again() -> None:
+    """Neither in the same second nor in a later one; those without a key vote as often as they click."""
+    first, second = lists("k", "k", "k", "other", "", ""), replace(lists("k")[0], number=9)
+    log = [*map(shown_list, first), *clicks(first[1:]), tick(20), shown_list(second), *clicks([second], "j"), tick(40)]
+    fold = folded(RANKED, numbered(log))
+    assert fold.counts["rewards"] == 7
+    assert voted(fold) == (4, 4)
+
+
+def test_a_sticky_canary_counts_the_first_bad_event_of_a_key() -> None:
+    """One user whose every request fails is one bad event for each guardrail; who has no key is one each time."""
+    rails = (BadEvents(), BadEvents())
+    canary = Canary(canary=2, stable=(1.0, 1.0, 0.0), steps=(0.5,), guardrails=rails, sticky=True)
+    staged = Staged(canary=canary, watches=(Watch(), Watch(over_us=1_000)))
+    bad = [("k", Status.FAILED)] * 5 + [("", Status.FAILED)] * 2 + [("k", Status.OK)] * 3 + [("l", Status.OK)] * 3
+    shown = [
+        Shown(number=number, arm="c", policy="canary", key=key, status=status, latency_us=9_000)
+        for number, (key, status) in enumerate(bad)
+    ]
+    fold = folded(staged, numbered([rows(shown[:4]), tick(1), rows(shown[4:])]))
+    assert [int(bad[0]) for bad in fold.state.canary.bad] == [3, 2]
+
+
+def test_a_sticky_canary_counts_the_first_reward_of_a_key() -> None:
+    canary = Canary(canary=2, stable=(1.0, 1.0, 0.0), guardrails=(RewardDrop(),), sticky=True)
+    staged = Staged(canary=canary, watches=(Watch(reward="clicked"),))
+    shown = [
+        Shown(number=number, arm=arm, policy="canary", key=f"{arm}{number % users}")
+        for number, (arm, users) in enumerate([("a", 3), ("c", 5)] * 30)
+    ]
+    fold = folded(staged, numbered([rows(shown[:20]), rows(shown[20:]), tick(20)]))
+    assert fold.counts["rewards"] == 60
+    (harm,) = fold.state.canary.harm
+    assert isinstance(harm, Pairs)
+    assert float(harm.pairs[0]) == 3.0
+
+
+def test_a_request_from_before_the_beginning_is_another_experiments() -> None:
+    """Its row comes when this one has begun, and with a policy of the same name."""
+    before, after = (
+        Shown(number=number, arm="a", accepted_us=BEGAN.at_us + late_us) for number, late_us in enumerate((-1, 0))
+    )
+    fold = Fold(subject_of(), THOMPSON)
+    fold.begin(BEGAN)
+    for record in numbered([rows([before, after]), feedback(before, START_US), tick(BEGAN.number + 20)]):
+        fold.apply(replace(record, offset=record.offset + 1))
+    assert (fold.counts["decisions"], fold.state.pulls[0].tolist()) == (1, [ONE, 0, 0])
+
+
+def test_a_list_from_before_the_beginning_is_another_experiments() -> None:
+    (before,), (after,) = lists("", accepted_us=BEGAN.at_us - 1), lists("", accepted_us=BEGAN.at_us)
+    after = replace(after, number=1)
+    fold = Fold(subject_of(), RANKED)
+    fold.begin(BEGAN)
+    log = [shown_list(before), shown_list(after), *clicks([before, after]), tick(BEGAN.number + 20)]
+    for record in numbered(log):
+        fold.apply(replace(record, offset=record.offset + 1))
+    assert fold.counts["decisions"] == 1
+    assert voted(fold) == (1, 1)
+
+
+def test_early_feedback_to_a_request_that_is_never_credited_is_let_go_when_its_row_comes() -> None:
+    one = Shown(number=1, arm="a", policy="pinned", propensity=0.0)
+    fold = folded(THOMPSON, numbered([feedback(one, START_US), rows([one])]))
+    assert not fold.waiting.joins
+    for place, record in enumerate([feedback(one, START_US), *map(tick, range(1, 22))], 2):
+        fold.apply(replace(record, offset=place))
+    assert fold.counts == {"early": 1, "late": 1}  # the second one, behind its row: nothing waited any more
+
+
+def test_feedback_without_a_decision_waits_for_a_limited_number_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody can make some up. Those that are known are told still, and a decision that comes makes room."""
+    monkeypatch.setattr(waiting, "WAITING_LIMIT", 3)
+    shown = [Shown(number=number, arm="a") for number in range(6)]
+    told = [feedback(one, START_US, values={"clicked": 0.0}) for one in shown]
+    again = feedback(shown[0], START_US, values={"clicked": 1.0})
+    fold = folded(THOMPSON, numbered([*told[:5], again]))
+    assert (fold.counts, len(fold.waiting.joins)) == ({"early": 4, "unusable": 2}, 3)
+    for place, record in enumerate([rows(shown[:1]), told[5], told[4]], 6):
+        fold.apply(replace(record, offset=place))
+    assert (fold.counts["early"], fold.counts["unusable"]) == (5, 3)
+    for place, record in enumerate([tick(20), told[4]], 9):  # nobody came for them: there is room again
+        fold.apply(replace(record, offset=place))
+    assert (fold.counts["early"], len(fold.waiting.joins)) == (6, 1)
+
+
+def test_a_sum_remembers_a_limited_number_of_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joins, "EVENTS_LIMIT", 3)
+    reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0, "duplicates": "sum"})
+    one = Shown(number=1, arm="a")
+    told = [feedback(one, START_US, event_id=str(event)) for event in (0, 1, 2, 3, 4, 0)]
+    fold = folded(GAUSSIAN, numbered([rows([one]), *told, tick(20)]), subject_of(clicked=reward))
+    assert (fold.counts["joined"], fold.counts["unusable"], fold.counts["duplicate"]) == (3, 2, 1)
+    assert fold.state.rewards[0, 0] == 3 * ONE
+
+
+def test_a_click_on_what_was_not_in_the_list_costs_nobody_a_vote() -> None:
+    """Neither its own list, whose other click counts, nor the lists whose horizon is over at the same time."""
+    shown = lists("", "", "")
+    log = [*map(shown_list, shown), *clicks(shown[:2], "none of it"), *clicks(shown[1:], "j"), tick(20)]
+    fold = folded(RANKED, numbered(log))
+    assert voted(fold) == (2, -2)
+
+
+def test_a_request_with_other_features_is_not_credited_and_costs_no_other_one_its_reward() -> None:
+    """A declaration may change what is looked at; requests of before are on their way."""
+    bandit = ContextualBandit(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
+    shown = [Shown(number=number, arm="a", policy="linucb") for number in range(4)]
+    fold = folded(bandit, numbered([rows(shown), *[feedback(one, START_US) for one in shown]]))
+    for one, features in zip(shown, ([1.0, 5.0], [1.0], [1.0, 5.0, 9.0], None), strict=True):
+        fold.waiting.joins[one.uid].features = features
+    fold.apply(replace(tick(20), offset=5))
+    assert fold.state.rewarded[0].tolist() == [[1.0, 5.0], [0.0, 0.0], [0.0, 0.0]]
+
+
+def test_requests_that_all_have_other_features_teach_nothing() -> None:
+    bandit = ContextualBandit(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
+    one = Shown(number=1, arm="a", policy="linucb")
+    fold = folded(bandit, numbered([rows([one]), feedback(one, START_US)]))
+    fold.waiting.joins[one.uid].features = [3.0]  # it would be stretched over both
+    fold.apply(replace(tick(20), offset=2))
+    assert not fold.state.rewarded.any()

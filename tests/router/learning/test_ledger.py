@@ -1,0 +1,95 @@
+"""The ledger is written by who leads, and read by whose experiment it is; what another one saves changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.learning.fold import Fold
+from router.learning.ledger import Kept, Ledger, Superseded, take_up
+from tests.router.learning.test_fold import STAGED, THOMPSON, log_of
+from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
+
+
+@asynccontextmanager
+async def opened(path: Path, term: int) -> AsyncIterator[Ledger]:
+    """Open a ledger as the leader of a term."""
+    ledger = Ledger(path)
+    await ledger.open()
+    try:
+        await ledger.lead(term)
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+async def kept(ledger: Ledger) -> Kept:
+    found = await ledger.load("e", "x")
+    assert found is not None
+    return found
+
+
+def learnt(number: int) -> Fold[Any]:
+    """Return a fold of so many requests, all liked; one more waits."""
+    shown = [Shown(number=one, arm="a") for one in range(number)]
+    log = [rows(shown), *[feedback(one, START_US) for one in shown], tick(20), rows([Shown(number=99, arm="b")])]
+    return folded(THOMPSON, numbered(log))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_who_led_before_is_refused_and_changes_nothing(tmp_path: Path, whole: bool) -> None:
+    """It was stopped, and goes on as if nothing had happened, with all that it has folded meanwhile."""
+    path = tmp_path / "learner.db"
+    async with opened(path, 1) as old:
+        await old.save(learnt(3))
+        async with opened(path, 2) as new:
+            await new.save(learnt(5), whole=True)
+            before = await kept(new)
+            with pytest.raises(Superseded, match="led by claim 2, this one is 1"):
+                await old.save(learnt(7), whole=whole)
+            assert await kept(new) == before
+            await new.save(learnt(6))
+            assert (await kept(new)).at.offset == learnt(6).offset
+
+
+async def test_nobody_who_has_not_claimed_writes(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "learner.db")
+    await ledger.open()
+    with pytest.raises(Superseded, match="led by claim None"):
+        await ledger.save(learnt(1))
+    assert await ledger.load("e", "x") is None
+    await ledger.close()
+
+
+async def test_what_is_kept_of_another_experiment_or_endpoint_is_nobody_elses(tmp_path: Path) -> None:
+    async with opened(tmp_path / "learner.db", 1) as ledger:
+        await ledger.save(learnt(3))
+        assert await ledger.load("e", "another") is None
+        assert await ledger.load("another", "x") is None
+        other = Fold(replace(subject_of(), endpoint="another"), THOMPSON)
+        await ledger.save(other, whole=True)
+        found = await kept(ledger)
+    assert (set(found.joins), len(found.seen)) == (set(learnt(3).waiting.joins), 3)
+
+
+@pytest.mark.parametrize("every", [1, 7, 400])
+async def test_a_fold_that_was_saved_bit_by_bit_is_taken_up_whole(tmp_path: Path, every: int) -> None:
+    """Joins that end, uids that are forgotten and keys that have voted: the ledger has them as the fold has them."""
+    fold: Fold[Any] = Fold(subject_of(), STAGED)
+    async with opened(tmp_path / "learner.db", 1) as ledger:
+        for place, record in enumerate(log_of("canary", 120), 1):
+            fold.apply(record)
+            if place % every == 0:
+                await ledger.save(fold)
+        await ledger.save(fold)
+        found = await kept(ledger)
+    again: Fold[Any] = Fold(subject_of(), STAGED)
+    take_up(again, found)
+    assert (again.canonical(), again.offset) == (fold.canonical(), fold.offset)
+    assert again.keys
+    assert again.waiting.seen == fold.waiting.seen
