@@ -153,15 +153,10 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                     committer.cancel()
                 await self._leave()
 
-    async def _is_there(self) -> bool:
+    async def _is_there(self, *, unknown: bool = False) -> bool:
         with contextlib.suppress(TryAgain):
             return await self._topology.partitions(self._queue, fresh=True) is not None
-        return False
-
-    async def _is_gone(self) -> bool:  # no commit would ever succeed
-        with contextlib.suppress(TryAgain):
-            return await self._topology.partitions(self._queue, fresh=True) is None
-        return False
+        return unknown
 
     async def _start(self) -> None:
         consumer = AIOKafkaConsumer(
@@ -291,7 +286,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                     await self._wait_moved(COMMIT_PAUSE_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
-                if not await self._is_gone():
+                if await self._is_there(unknown=True):  # else no commit would ever succeed
                     await self._commit(self._consumer, claims, leaving=True)
         self._former, self._claims = self._claims, {}
 
