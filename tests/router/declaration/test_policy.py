@@ -195,6 +195,16 @@ def test_a_wrong_policy_is_refused_with_the_way_out(policy: str, message: str) -
         ("{canary: v1, stable: v2}", {}, "holdout: it gets the first arm, v1, and that is the canary"),
         ("{shadow: v1, serve: v2}", {}, "holdout: it gets the first arm, v1, and that is the shadow"),
         (
+            "{canary: v1, stable: v2}",
+            {"holdout": 0},
+            "exclusive: who is outside the slice, 0 to 0.5, gets the first arm, v1, and that is the canary: declare an",
+        ),
+        (
+            "{shadow: v1, serve: v2}",
+            {"holdout": 0, "exclusive": {"group": "home", "slice": [0.1, 1]}},
+            "exclusive: who is outside the slice, 0.1 to 1, gets the first arm, v1, and that is the shadow: declare an",
+        ),
+        (
             "{split: [v1, v2]}",
             {"log": {"sample": "50%"}},
             "only logged outputs can be scored by the truth, and log",
@@ -206,6 +216,11 @@ def test_a_policy_fits_the_rest_of_its_endpoint(policy: str, more: dict[str, Any
     with pytest.raises(Misconfigured, match="endpoint rank-home: ") as caught:
         read_policy(endpoint_of(policy, **more))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("exclusive", [None, {"group": "home", "slice": ["0%", "100%"]}])
+def test_the_first_arm_may_be_tried_where_nobody_is_outside(exclusive: Any) -> None:
+    assert read_config(endpoint_of("{canary: v1, stable: v2}", holdout=0, exclusive=exclusive)) is not None
 
 
 def test_who_draws_needs_no_numerical_library() -> None:
