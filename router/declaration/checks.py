@@ -84,10 +84,6 @@ def _canary(config: CanaryConfig, endpoint: Endpoint) -> CanaryConfig:
     if isinstance(config.stable, str):
         _check_stable("stable", [config.stable], config, endpoint)
         return config
-    if config.stable.dimensions:
-        raise ValueError(
-            f"policy: stable: {config.stable.bandit} looks at features, which arms beside a canary cannot: use thompson"
-        )
     _check_stable("stable.arms", config.stable.arms, config, endpoint)
     others = [arm for arm in endpoint.arms if arm != config.canary]
     return config.model_copy(update={"stable": _fitted_bandit(config.stable, endpoint, "stable.", others)})
