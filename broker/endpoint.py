@@ -7,14 +7,28 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from broker.channels import NAME
 from broker.rewards import FeedbackDeclared
-from broker.strict import Declared, Duration, Fraction, named, read_model, seconds, shown, within
+from broker.strict import (
+    DURATION_PATTERN,
+    NAMED,
+    Declared,
+    Duration,
+    Fraction,
+    Within,
+    meant,
+    named,
+    read_model,
+    seconds,
+    shown,
+    whole,
+)
 
+PARAMETER = "parameters."
+_KEY = re.compile(r"header|parameters\.\S(?:.*\S)?")
+_BACKOFF = rf"^{DURATION_PATTERN}(?:\.\.{DURATION_PATTERN})?$"
 _TARGET = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,62})@([1-9][0-9]{0,8})")
-_NAMED: dict[str, Any] = {"pattern": f"^{NAME.pattern}$"}
 _VERSION_LIMIT = 999_999_999  # what a version's folder may be called
 _ARMS_LIMIT = 64  # a bit each in the mask that rows and headers carry
 
@@ -22,8 +36,8 @@ _ARMS_LIMIT = 64  # a bit each in the mask that rows and headers carry
 class Target(Declared):
     """The model version that an arm stands for."""
 
-    model: str
-    version: int = Field(strict=True, ge=1, le=_VERSION_LIMIT)
+    model: str = Field(json_schema_extra=NAMED)
+    version: Annotated[int, Field(ge=1, le=_VERSION_LIMIT), BeforeValidator(whole)]
 
     @field_validator("model")
     @classmethod
@@ -47,15 +61,15 @@ _Arm = Annotated[Target, BeforeValidator(_target, json_schema_input_type=Target 
 class Retry(Declared):
     """When a request that failed is tried again."""
 
-    attempts: int = Field(default=3, ge=1, le=100)
-    backoff: str = "200ms..30s"
+    attempts: Annotated[int, Field(ge=1, le=100), BeforeValidator(whole)] = 3
+    backoff: str = Field(default="200ms..30s", json_schema_extra={"pattern": _BACKOFF})
     on: tuple[Literal["failed"], ...] = ()
 
     @field_validator("backoff")
     @classmethod
     def _range(cls, value: str) -> str:
-        first, _, last = value.partition("..")
-        if seconds(first) > seconds(last or first):
+        first, dots, last = value.partition("..")
+        if seconds(first) > seconds(last if dots else first):
             raise ValueError(f"{value!r}: the first pause is longer than the last")
         return value
 
@@ -67,6 +81,29 @@ class Retry(Declared):
         first, _, last = self.backoff.partition("..")
         longest = min(seconds(first) * 2.0 ** max(0, attempts - 1), seconds(last or first))
         return longest * (1.0 - draw() / 2.0)
+
+
+def _key(value: str) -> str:
+    if _KEY.fullmatch(value):
+        return value
+    near = _meant_key(value)
+    hint = f"did you mean {near!r}? " if near else ""
+    raise ValueError(
+        f"{shown(value)} is no key: {hint}write header, or parameters. and the name of one, such as parameters.user_id"
+    )
+
+
+def _meant_key(value: str) -> str | None:
+    """Return the key that was probably meant: a lone word is the name of a parameter."""
+    first, dot, name = value.strip().partition(".")
+    if meant(first, ["parameters"]):
+        return PARAMETER + name.strip() if name.strip() else None
+    return meant(first, ["header"]) or (PARAMETER + first if first and not dot else None)
+
+
+_Key = Annotated[
+    str, AfterValidator(_key), WithJsonSchema({"type": "string", "pattern": f"^(?:{_KEY.pattern})$"}),
+]  # fmt: skip
 
 
 class Log(Declared):
@@ -82,7 +119,7 @@ class Exclusive(Declared):
     Experiments, of any endpoints, that name the same group and whose slices have no part in common never share a key.
     """
 
-    group: str
+    group: str = Field(json_schema_extra=NAMED)
     slice: tuple[Fraction, Fraction]
 
     @field_validator("group")
@@ -101,15 +138,15 @@ class Exclusive(Declared):
 class Endpoint(Declared):
     """One endpoint: its arms, how requests are told apart, how long they may take, and how rewards come back.
 
-    `holdout` is the share of keys (of requests, where they have none) that always get the first arm, outside the
-    experiment.
+    `key` is `header`, or `parameters.<name>` for one of a request's own parameters; a header wins over it. `holdout` is
+    the share of keys (of requests, where they have none) that always get the first arm, outside the experiment.
     """
 
-    endpoint: str
-    arms: dict[str, _Arm] = Field(min_length=1, max_length=_ARMS_LIMIT, json_schema_extra={"propertyNames": _NAMED})
-    key: str | None = None
+    endpoint: str = Field(json_schema_extra=NAMED)
+    arms: dict[str, _Arm] = Field(min_length=1, max_length=_ARMS_LIMIT, json_schema_extra={"propertyNames": NAMED})
+    key: _Key | None = None
     experiment: str = ""
-    deadline: Duration = 30.0
+    deadline: Annotated[Duration, Within("1us", "7d", "deadline")] = 30.0  # headers count in whole microseconds
     retry: Retry = Retry()
     feedback: FeedbackDeclared = FeedbackDeclared()
     holdout: Fraction = 0.0
@@ -122,11 +159,6 @@ class Endpoint(Declared):
     @classmethod
     def _name(cls, value: str) -> str:
         return named("endpoint", value)
-
-    @field_validator("deadline")
-    @classmethod
-    def _bounded(cls, value: float) -> float:
-        return within(value, "1us", "7d", what="deadline")  # headers count in whole microseconds
 
     @field_validator("arms", mode="before")
     @classmethod

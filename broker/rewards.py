@@ -6,15 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from broker.strict import Declared, Duration, named, number, shown, within
+from broker.strict import NAMED, Declared, Duration, Within, named, number, shown
 
+REAL_LIMIT = 1e12  # of a real reward, and of a sum of some: as the learner's units they have to fit into 64 bits
 _REWARDS_LIMIT = 32
 _TRUTH = {"properties": {"from": {"const": "truth"}}, "required": ["from"]}
-_OF_TRUTH_ALONE = {"not": {"anyOf": [{"required": ["score"]}, {"required": ["output"]}]}}
 _SCHEMA: dict[str, Any] = {
     "if": _TRUTH,
-    "then": {"required": ["score"]},
-    "else": {"required": ["default"], **_OF_TRUTH_ALONE},
+    "then": {"required": ["score"], "properties": {"score": {"type": "string"}}},
+    "else": {"required": ["default"], "properties": {"score": {"const": None}, "output": {"const": ""}}},
 }
 
 
@@ -22,9 +22,12 @@ def _number_or_skip(value: Any) -> float | Literal["skip"]:
     if value == "skip":
         return "skip"
     try:
-        return number(value)
+        read = number(value)
     except ValueError:
         raise ValueError(f"{shown(value)} is no reward: write a number, or skip") from None
+    if abs(read) > REAL_LIMIT:
+        raise ValueError(f"{shown(value)} is no reward: write a number from -1e12 to 1e12, or skip")
+    return read
 
 
 class Reward(Declared):
@@ -42,21 +45,18 @@ class Reward(Declared):
     model_config = ConfigDict(json_schema_extra=_SCHEMA)
 
     type: Literal["bool", "unit", "real"] = "bool"
-    horizon: Duration = 1800.0
+    horizon: Annotated[Duration, Within("1s", "30d", "horizon")] = 1800.0
     default: Annotated[
         float | Literal["skip"],
         BeforeValidator(_number_or_skip),
-        WithJsonSchema({"anyOf": [{"type": "number"}, {"const": "skip"}]}),
+        WithJsonSchema(
+            {"anyOf": [{"type": "number", "minimum": -REAL_LIMIT, "maximum": REAL_LIMIT}, {"const": "skip"}]}
+        ),
     ] = "skip"
     duplicates: Literal["first", "max", "last", "sum"] = "first"
     source: Literal["values", "truth"] = Field(default="values", alias="from")
     score: Literal["argmax", "equal", "error"] | None = None
     output: str = Field(default="", max_length=256)
-
-    @field_validator("horizon")
-    @classmethod
-    def _bounded(cls, value: float) -> float:
-        return within(value, "1s", "30d", what="horizon")
 
     @model_validator(mode="before")
     @classmethod
@@ -95,7 +95,9 @@ _MEANING = {"bool": "write 0, 1 or skip", "unit": "write a number from 0 to 1, o
 class FeedbackDeclared(Declared):
     """What feedback an endpoint expects: its rewards, by name."""
 
-    rewards: dict[str, Reward] = Field(default={}, max_length=_REWARDS_LIMIT)
+    rewards: dict[str, Reward] = Field(
+        default={}, max_length=_REWARDS_LIMIT, json_schema_extra={"propertyNames": NAMED}
+    )
 
     @field_validator("rewards")
     @classmethod

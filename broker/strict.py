@@ -6,22 +6,27 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic.annotated_handlers import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
-from broker.channels import check_name
+from broker.channels import NAME, check_name
 from broker.errors import Misconfigured
+from broker.patterns import number_within
 
 _M = TypeVar("_M", bound=BaseModel)
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)")
-DURATION_PATTERN = rf"^\s*{_DURATION.pattern}\s*$"
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s|m|h|d)")
+_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SHOWN_CHARACTERS = 60
+NAMED: dict[str, Any] = {"pattern": f"^{NAME.pattern}$"}  # what the schema says of a name
+DURATION_PATTERN = rf"\s*{_DURATION.pattern}\s*"
 
 
 def seconds(value: Any) -> float:
@@ -91,33 +96,85 @@ def named(what: str, value: Any) -> str:
         raise ValueError(str(exc)) from exc
 
 
-def within(value_s: float, least: str, most: str, *, what: str) -> float:
-    """Return a duration that lies within two others; raises ValueError naming them."""
-    if not seconds(least) <= value_s <= seconds(most):
-        raise ValueError(f"{value_s:g} seconds are no {what}: write one from {least} to {most}")
-    return value_s
+def whole(value: Any) -> int:
+    """Read a whole number; `3.0` is one, text is none, and neither are true and false."""
+    read = number(value)
+    if not read.is_integer():
+        raise ValueError(f"{shown(value)} is not a whole number")
+    return int(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """The bounds of a duration, for its reader and for the schema; it may be either of them. `what` has them."""
+
+    least: str
+    most: str
+    what: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """See pydantic: the value is checked once it is read."""
+        return no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """See pydantic: the bounds are told in each unit, to six digits and rounded outwards."""
+        units = "|".join(rf"{self._numbers(unit_s)}\s*{unit}" for unit, unit_s in _SECONDS.items())
+        told = f"write a duration from {self.least} to {self.most}"  # what editors show instead of the pattern
+        return {**handler(schema), "pattern": rf"^\s*(?:{units})\s*$", "patternErrorMessage": told}
+
+    def _checked(self, value_s: float) -> float:
+        if not seconds(self.least) <= value_s <= seconds(self.most):
+            raise ValueError(f"{value_s:g} seconds are no {self.what}: write one from {self.least} to {self.most}")
+        return value_s
+
+    def _numbers(self, unit_s: float) -> str:
+        def told(bound: str, rounding: str) -> Decimal:
+            bound_s, unit = Decimal(repr(seconds(bound))), Decimal(repr(unit_s))
+            return Context(prec=6, rounding=rounding).divide(bound_s, unit)
+
+        return number_within(told(self.least, ROUND_FLOOR), told(self.most, ROUND_CEILING))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The bounds of a share, for its reader and for the schema: `above` 0 itself, up to `most`, or `below` that."""
+
+    above: bool = False
+    most: float = 1.0
+    below: bool = False
+    why: str = ""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """See pydantic: the value is checked once it is read."""
+        return no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
+        """See pydantic: what is written as a number, and what is written with `%`."""
+        least, most = "exclusiveMinimum" if self.above else "minimum", "exclusiveMaximum" if self.below else "maximum"
+        percent = number_within(Decimal(0), Decimal(repr(self.most)) * 100, above=self.above, below=self.below)
+        return {
+            "anyOf": [
+                {"type": "number", least: 0, most: self.most},
+                {"type": "string", "pattern": rf"^\s*{percent}\s*%\s*$"},
+            ],
+            "examples": ["20%", 0.2],
+        }
+
+    def _checked(self, value: float) -> float:
+        if value > self.most or (self.above and value == 0.0) or (self.below and value == self.most):
+            ends = f"{'above' if self.above else 'from'} 0% {'and below' if self.below else 'to'} {self.most:.0%}"
+            why = f": {self.why}" if self.why else ""
+            raise ValueError(f"{value:g} is not allowed: write a share {ends}{why}")
+        return value
 
 
 Duration = Annotated[
     float,
     BeforeValidator(seconds),
     PlainSerializer(duration, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "examples": ["250ms", "30m"]}),
+    WithJsonSchema({"type": "string", "pattern": f"^{DURATION_PATTERN}$", "examples": ["250ms", "30m"]}),
 ]
-Number = Annotated[float, BeforeValidator(number), WithJsonSchema({"type": "number"})]
-Fraction = Annotated[
-    float,
-    BeforeValidator(fraction),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": 0, "maximum": 1},
-                {"type": "string", "pattern": r"^\s*(100(\.0+)?|\d{1,2}(\.\d+)?)\s*%\s*$"},
-            ],
-            "examples": ["20%", 0.2],
-        }
-    ),
-]
+Fraction = Annotated[float, BeforeValidator(fraction), Share()]
 
 
 class Declared(BaseModel):

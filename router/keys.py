@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import orjson
 
+from broker.endpoint import PARAMETER
 from broker.errors import InvalidRequest
 
 KEY_CHARACTERS = 256
-PARAMETER = "parameters."
 
 
 def key_of(declared: str | None, given: str, body: bytes | memoryview, json_length: int | None) -> str:

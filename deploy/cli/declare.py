@@ -29,6 +29,7 @@ from deploy.settings import Settings, load_settings
 from deploy.watch import Declarations, file_of, read_file
 from deploy.wiring import Installation
 from router.declaration.schema import endpoint_schema
+from router.declaration.slices import overlap
 
 
 def add_to(app: typer.Typer) -> None:
@@ -56,11 +57,11 @@ def check(
         raise Misconfigured(f"{settings} is not here: run this in the project's folder, or say --settings PATH")
     read = load_settings(settings)
     paths = files or sorted(read.folder.glob(read.endpoints))
-    mistakes, seen = _broker_mistakes(read), dict[str, Path]()
+    mistakes, seen = _broker_mistakes(read), dict[str, tuple[Path, Endpoint]]()
     for path in paths:
         try:
             for endpoint in read_file(path):
-                _check_endpoint(endpoint, path, seen)
+                mistakes += _check_endpoint(endpoint, path, seen)
         except Misconfigured as exc:
             mistakes.append(str(exc))
     if not files:
@@ -83,11 +84,17 @@ def _broker_mistakes(settings: Settings) -> list[str]:
     return []
 
 
-def _check_endpoint(endpoint: Endpoint, path: Path, seen: dict[str, Path]) -> None:
-    first = seen.setdefault(endpoint.endpoint, path)
+def _check_endpoint(endpoint: Endpoint, path: Path, seen: dict[str, tuple[Path, Endpoint]]) -> list[str]:
+    """Return what is wrong with an endpoint beside those that were seen; it is one of them then."""
+    first, _ = seen.setdefault(endpoint.endpoint, (path, endpoint))
     if first != path:
-        raise Misconfigured(f"{path}: endpoint {endpoint.endpoint} is declared by {first.name} too")
+        return [f"{path}: endpoint {endpoint.endpoint} is declared by {first.name} too"]
+    others = [(where, other) for where, other in seen.values() if other.endpoint != endpoint.endpoint]
+    mistakes = [f"{path} and {where.name}: {found}" for where, other in others if (found := overlap(endpoint, other))]
+    if mistakes:
+        return mistakes
     console.print(f"{path}: endpoint {endpoint.endpoint} is fine ({len(endpoint.arms)} arms)", highlight=False)
+    return []
 
 
 def apply(

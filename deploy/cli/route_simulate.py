@@ -71,10 +71,16 @@ def read_rate(text: str) -> float:
 
 
 def _duration(text: str) -> float:
+    """Return seconds, 0 if nothing is said."""
+    if not text:
+        return 0.0
     try:
-        return seconds(text) if text else 0.0
+        read = seconds(text)
     except ValueError as exc:
         raise Misconfigured(f"--for: {exc}") from exc
+    if not read:
+        raise Misconfigured(f"--for: {text!r} is no time to try a policy in: write it as 10m or 2h, or leave it out")
+    return read
 
 
 def _by_arm(option: str, text: str, read: Callable[[str], float]) -> dict[str, float]:

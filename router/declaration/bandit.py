@@ -8,18 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, Tag, WithJsonSchema, field_validator, model_validator
+from pydantic import BeforeValidator, Field, Tag, WithJsonSchema, field_validator, model_validator
 
-from broker.strict import Declared, Duration, Fraction, Number, nearest, number, shown, within
+from broker.strict import NAMED, Declared, Duration, Fraction, Share, Within, nearest, number, shown
 from router.declaration.features import Feature, FeatureDeclared, TensorFeature
 
 DEFAULT_FLOOR = 0.002
-
-
-def _floor(value: float) -> float:
-    if not value > 0.0:
-        raise ValueError("a floor above 0 is needed: without one every probability is 0 or 1, and logs compare no arms")
-    return value
 
 
 def _rate(value: Any) -> float | Literal["auto"]:
@@ -34,13 +28,24 @@ def _rate(value: Any) -> float | Literal["auto"]:
     return read
 
 
-_Floor = Annotated[Fraction, AfterValidator(_floor)]
+_FLOOR_MOST = 0.5  # there are two arms at least
+_Floor = Annotated[Fraction, Share(most=_FLOOR_MOST)]
+_FloorNeeded = Annotated[
+    Fraction,
+    Share(
+        above=True,
+        most=_FLOOR_MOST,
+        why="without a floor every probability is 0 or 1, and logs compare no arms",
+    ),
+]
 _Rate = Annotated[
     float | Literal["auto"],
     BeforeValidator(_rate),
     WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 100}, {"const": "auto"}]}),
 ]
-_Count = Annotated[Number, Field(ge=0.01, le=1e6)]
+_Count = Annotated[float, Field(ge=0.01, le=1e6), BeforeValidator(number)]
+_ArmName = Annotated[str, Field(json_schema_extra=NAMED)]
+_TWO_OR_NONE: dict[str, Any] = {"uniqueItems": True, "not": {"minItems": 1, "maxItems": 1}}
 
 
 class BanditConfig(Declared):
@@ -50,10 +55,10 @@ class BanditConfig(Declared):
     """
 
     bandit: str
-    reward: str
-    arms: tuple[str, ...] = ()
-    floor: Fraction = DEFAULT_FLOOR
-    refresh: Duration = 5.0
+    reward: str = Field(json_schema_extra=NAMED)
+    arms: tuple[_ArmName, ...] = Field(default=(), json_schema_extra=_TWO_OR_NONE)
+    floor: _Floor = DEFAULT_FLOOR
+    refresh: Annotated[Duration, Within("1s", "1h", "refresh")] = 5.0
 
     @property
     def takes_real(self) -> bool:
@@ -65,21 +70,11 @@ class BanditConfig(Declared):
         """How many numbers a request's features have; 0 for a bandit that looks at none."""
         return 0
 
-    @field_validator("refresh")
-    @classmethod
-    def _refresh_within(cls, value: float) -> float:
-        return within(value, "1s", "1h", what="refresh")
-
 
 class CountingConfig(BanditConfig):
     """Those that count rewards; with `discount` older ones count less: half after so long."""
 
-    discount: Duration | None = None
-
-    @field_validator("discount")
-    @classmethod
-    def _discount_within(cls, value: float | None) -> float | None:
-        return value if value is None else within(value, "1s", "365d", what="half-life")
+    discount: Annotated[Duration, Within("1s", "365d", "half-life")] | None = None
 
 
 class ThompsonConfig(CountingConfig):
@@ -113,7 +108,7 @@ class UcbConfig(CountingConfig):
 
     bandit: Literal["ucb"]
     kind: Literal["kl", "ucb1"] = "kl"
-    floor: _Floor
+    floor: _FloorNeeded
 
 
 class Exp3Config(CountingConfig):
@@ -126,8 +121,8 @@ class Exp3Config(CountingConfig):
 class LinearConfig(BanditConfig):
     """Those that look at `features` of a request; `ridge` is the weight of the prior."""
 
-    features: tuple[FeatureDeclared, ...] = Field(json_schema_extra={"minItems": 1})
-    ridge: Annotated[Number, Field(ge=1e-6, le=1e6)] = 1.0
+    features: tuple[FeatureDeclared, ...] = Field(json_schema_extra={"minItems": 1, "uniqueItems": True})
+    ridge: Annotated[float, Field(ge=1e-3, le=1e6), BeforeValidator(number)] = 1.0
 
     @property
     def takes_real(self) -> bool:
@@ -155,24 +150,22 @@ class LinUcbConfig(LinearConfig):
     """The arm that could be the best for this request: its prediction and `alpha` times the deviation of that."""
 
     bandit: Literal["linucb"]
-    alpha: Annotated[Number, Field(ge=0.0, le=100.0)] = 0.5
-    floor: _Floor
+    alpha: Annotated[float, Field(ge=0.0, le=100.0), BeforeValidator(number)] = 0.5
+    floor: _FloorNeeded
 
 
 class LinThompsonConfig(LinearConfig):
     """An arm is drawn as often as it is probably the best for this request; `scale` is how much a prediction errs."""
 
     bandit: Literal["lints"]
-    scale: Annotated[Number, Field(gt=0.0, le=100.0)] = 0.3
+    scale: Annotated[float, Field(gt=0.0, le=100.0), BeforeValidator(number)] = 0.3
 
 
-Bandit = (
+Counting = (
     Annotated[ThompsonConfig, Tag("ThompsonConfig")]
     | Annotated[EpsilonGreedyConfig, Tag("EpsilonGreedyConfig")]
     | Annotated[UcbConfig, Tag("UcbConfig")]
     | Annotated[Exp3Config, Tag("Exp3Config")]
-    | Annotated[LinUcbConfig, Tag("LinUcbConfig")]
-    | Annotated[LinThompsonConfig, Tag("LinThompsonConfig")]
 )
 BANDITS: Mapping[str, type[BanditConfig]] = {
     "thompson": ThompsonConfig,

@@ -17,25 +17,23 @@ from pydantic import (
     model_validator,
 )
 
-from broker.strict import Declared, Duration, Fraction, Number, within
-from router.declaration.bandit import Bandit, BanditConfig, bandit_named
+from broker.strict import NAMED, Declared, Duration, Fraction, Share, Within, number, whole
+from router.declaration.bandit import BanditConfig, Counting, LinearConfig, bandit_named
 
 _LIST_LIMIT = 32
 _ONE_OR_MORE: dict[str, Any] = {"minItems": 1, "maxItems": _LIST_LIMIT}
 _SLOW = {"properties": {"bad": {"const": "slow"}}, "required": ["bad"]}
-_SLOW_NEEDS_OVER: dict[str, Any] = {"if": _SLOW, "then": {"required": ["over"]}}
+_SLOW_NEEDS_OVER: dict[str, Any] = {
+    "if": _SLOW,
+    "then": {"required": ["over"], "properties": {"over": {"type": "string"}}},
+}
 
 
 class Hold(Declared):
     """How long each of a canary's steps lasts at least: so many requests to the canary, and so much time."""
 
-    canary_requests: int = Field(default=500, strict=True, ge=1, le=10**9)
-    time: Duration = 600.0
-
-    @field_validator("time")
-    @classmethod
-    def _within(cls, value: float) -> float:
-        return within(value, "1s", "30d", what="hold")
+    canary_requests: Annotated[int, Field(ge=1, le=10**9), BeforeValidator(whole)] = 500
+    time: Annotated[Duration, Within("1s", "30d", "hold")] = 600.0
 
 
 class BadGuardrail(Declared):
@@ -48,9 +46,9 @@ class BadGuardrail(Declared):
     model_config = ConfigDict(json_schema_extra=_SLOW_NEEDS_OVER)
 
     bad: Literal["failed", "slow"]
-    over: Duration | None = None
-    max_ratio: Annotated[Number, Field(gt=1.0, le=100.0)] = 1.5
-    max_rate: Annotated[Fraction, Field(gt=0.0, lt=1.0)] | None = None
+    over: Annotated[Duration, Within("1us", "7d", "limit")] | None = None
+    max_ratio: Annotated[float, Field(gt=1.0, le=100.0), BeforeValidator(number)] = 1.5
+    max_rate: Annotated[Fraction, Share(above=True, below=True)] | None = None
 
     @model_validator(mode="after")
     def _limited(self) -> BadGuardrail:
@@ -58,15 +56,13 @@ class BadGuardrail(Declared):
             raise ValueError("over is missing: say from when on a request is slow, such as over: 250ms")
         if self.bad == "failed" and self.over is not None:
             raise ValueError("over is for bad: slow; a request has failed or not")
-        if self.over is not None:
-            within(self.over, "1us", "7d", what="limit")
         return self
 
 
 class RewardGuardrail(Declared):
     """A reward whose mean is to be less than `max_drop` lower than that of the others."""
 
-    reward: str
+    reward: str = Field(json_schema_extra=NAMED)
     max_drop: Fraction = 0.02
 
 
@@ -92,11 +88,17 @@ Guardrail = Annotated[
 
 def _is_arm_or_bandit(value: Any) -> Any:
     if isinstance(value, Mapping):
-        bandit_named(value.get("bandit"))
+        _check_stable_bandit(value.get("bandit"))
         return value
     if not isinstance(value, (str, BanditConfig)):
         raise ValueError("write an arm, or a bandit: {bandit: thompson, reward: clicked}")  # noqa: TRY004 - for pydantic
     return value
+
+
+def _check_stable_bandit(word: Any) -> None:
+    if issubclass(bandit_named(word), LinearConfig):
+        looks = f"{word} looks at features, which arms beside a canary cannot"
+        raise ValueError(f"{looks}: use thompson")  # noqa: TRY004 - for pydantic
 
 
 def _stable_tag(value: Any) -> str:
@@ -105,7 +107,11 @@ def _stable_tag(value: Any) -> str:
     return "str" if isinstance(value, str) else type(value).__name__
 
 
-Stable = Annotated[Annotated[str, Tag("str")] | Bandit, Discriminator(_stable_tag), BeforeValidator(_is_arm_or_bandit)]
+Stable = Annotated[
+    Annotated[str, Tag("str"), Field(json_schema_extra=NAMED)] | Counting,
+    Discriminator(_stable_tag),
+    BeforeValidator(_is_arm_or_bandit),
+]
 
 
 _GUARDRAILS = (BadGuardrail(bad="failed"),)
@@ -117,15 +123,17 @@ class CanaryConfig(Declared):
     `alpha` is how probable a harmless canary is to be taken back; `timeout` takes back one without its proofs.
     """
 
-    canary: str
+    canary: str = Field(json_schema_extra=NAMED)
     stable: Stable
-    steps: tuple[Fraction, ...] = Field(default=(0.01, 0.05, 0.25, 0.5), json_schema_extra=_ONE_OR_MORE)
+    steps: tuple[Annotated[Fraction, Share(above=True, below=True)], ...] = Field(
+        default=(0.01, 0.05, 0.25, 0.5), json_schema_extra=_ONE_OR_MORE
+    )
     hold: Hold = Hold()
     guardrails: tuple[Guardrail, ...] = Field(default=_GUARDRAILS, json_schema_extra=_ONE_OR_MORE)
-    alpha: Annotated[Fraction, Field(gt=0.0, le=0.5)] = 0.05
+    alpha: Annotated[Fraction, Share(above=True, most=0.5)] = 0.05
     on_no_data: Literal["hold", "rollback"] = "hold"
     on_promote: Literal["replace", "join"] = "replace"
-    timeout: Duration = 86_400.0
+    timeout: Annotated[Duration, Within("1s", "365d", "timeout")] = 86_400.0
     sticky: StrictBool = False
 
     @field_validator("steps")
@@ -145,11 +153,6 @@ class CanaryConfig(Declared):
         if len(set(watched)) < len(watched):
             raise ValueError("two of them watch the same: keep the one that you mean")
         return value
-
-    @field_validator("timeout")
-    @classmethod
-    def _within(cls, value: float) -> float:
-        return within(value, "1s", "365d", what="timeout")
 
     @model_validator(mode="after")
     def _consistent(self) -> CanaryConfig:

@@ -44,7 +44,7 @@ def _shadow(config: ShadowConfig, endpoint: Endpoint) -> ShadowConfig:
     _check_arms("serve", [config.serve], endpoint)
     if config.shadow == config.serve:
         raise ValueError(f"policy: shadow: {config.shadow} serves, too: a shadow is another arm")
-    _check_holdout("shadow", config.shadow, endpoint)
+    _check_first("shadow", config.shadow, endpoint)
     return config
 
 
@@ -74,7 +74,7 @@ def _bandit(config: BanditConfig, endpoint: Endpoint) -> BanditConfig:
 @_fitted.register
 def _canary(config: CanaryConfig, endpoint: Endpoint) -> CanaryConfig:
     _check_arms("canary", [config.canary], endpoint)
-    _check_holdout("canary", config.canary, endpoint)
+    _check_first("canary", config.canary, endpoint)
     if config.sticky and endpoint.key is None:
         raise ValueError("policy: sticky: the endpoint has no key: declare one, such as key: parameters.user_id")
     for place, rail in enumerate(config.guardrails):
@@ -84,10 +84,6 @@ def _canary(config: CanaryConfig, endpoint: Endpoint) -> CanaryConfig:
     if isinstance(config.stable, str):
         _check_stable("stable", [config.stable], config, endpoint)
         return config
-    if config.stable.dimensions:
-        raise ValueError(
-            f"policy: stable: {config.stable.bandit} looks at features, which arms beside a canary cannot: use thompson"
-        )
     _check_stable("stable.arms", config.stable.arms, config, endpoint)
     others = [arm for arm in endpoint.arms if arm != config.canary]
     return config.model_copy(update={"stable": _fitted_bandit(config.stable, endpoint, "stable.", others)})
@@ -150,10 +146,17 @@ def _check_bounded(where: str, name: str, reward: Reward) -> None:
         raise ValueError(f"policy: {where}: {name} is a real reward, and this needs one from 0 to 1: type bool or unit")
 
 
-def _check_holdout(word: str, arm: str, endpoint: Endpoint) -> None:
+def _check_first(word: str, arm: str, endpoint: Endpoint) -> None:
+    """Refuse an arm that is only tried where it would answer whoever is outside the experiment."""
     first = next(iter(endpoint.arms))
-    if endpoint.holdout > 0.0 and arm == first:
-        raise ValueError(f"holdout: it gets the first arm, {first}, and that is the {word}: declare another one first")
+    if arm != first:
+        return
+    remedy = f"the first arm, {first}, and that is the {word}: declare another one first"
+    if endpoint.holdout > 0.0:
+        raise ValueError(f"holdout: it gets {remedy}")
+    if endpoint.exclusive is not None and endpoint.exclusive.slice != (0.0, 1.0):
+        low, high = endpoint.exclusive.slice
+        raise ValueError(f"exclusive: who is outside the slice, {low:g} to {high:g}, gets {remedy}")
 
 
 def _check_exclusive(endpoint: Endpoint) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from broker.strict import number, shown
+from broker.strict import number, shown, whole
 
 _TEXT_LIMIT = 256
 _VALUES_LIMIT = 200
@@ -50,16 +50,23 @@ def read_feature(value: Any) -> Feature:
     if isinstance(value, str):
         return NumberFeature(_text(value))
     if isinstance(value, dict) and set(value) == {"tensor", "size"}:
-        size = value["size"]
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _VALUES_LIMIT:
-            raise ValueError(f"size {shown(size)} is no number of values: write one from 1 to {_VALUES_LIMIT}")
-        return TensorFeature(_text(value["tensor"]), size)
+        return TensorFeature(_text(value["tensor"]), _size(value["size"]))
     if isinstance(value, dict) and len(value) == 1:
         ((name, values),) = value.items()
         return OneHotFeature(_text(name), _values(values))
     raise ValueError(
         f"{shown(value)} is no feature: write a parameter's name, {{name: [values]}} or {{tensor: name, size: 3}}"
     )
+
+
+def _size(value: Any) -> int:
+    try:
+        size = whole(value)
+    except ValueError:
+        size = 0
+    if not 1 <= size <= _VALUES_LIMIT:
+        raise ValueError(f"size {shown(value)} is no number of values: write one from 1 to {_VALUES_LIMIT}")
+    return size
 
 
 def _text(value: Any) -> str:
@@ -77,17 +84,30 @@ def _values(values: Any) -> tuple[str | float, ...]:
     return read
 
 
-_COUNTABLE = {"type": "array", "minItems": 1, "items": {"type": ["string", "number"]}}
+_TEXT: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": _TEXT_LIMIT}
+_COUNTABLE: dict[str, Any] = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": _VALUES_LIMIT,
+    "uniqueItems": True,
+    "items": {"anyOf": [_TEXT, {"type": "number"}]},
+}
 _FEATURE_SCHEMA = {
     "anyOf": [
-        {"type": "string"},
+        _TEXT,
         {
             "type": "object",
-            "properties": {"tensor": {"type": "string"}, "size": {"type": "integer", "minimum": 1}},
+            "properties": {"tensor": _TEXT, "size": {"type": "integer", "minimum": 1, "maximum": _VALUES_LIMIT}},
             "required": ["tensor", "size"],
             "additionalProperties": False,
         },
-        {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": _COUNTABLE},
+        {
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "propertyNames": _TEXT,
+            "additionalProperties": _COUNTABLE,
+        },
     ]
 }
 FeatureDeclared = Annotated[Feature, PlainValidator(read_feature), WithJsonSchema(_FEATURE_SCHEMA)]

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema, field_validator
 
-from broker.strict import Declared, Duration, Fraction, number, shown, within
+from broker.strict import NAMED, Declared, Duration, Fraction, Share, Within, number, shown, whole
+from router.interleaving.interleave import LENGTH_LIMIT, METHODS, RANKERS_LIMIT
 
 _WEIGHT_LIMIT = 1e12
 
@@ -32,8 +33,15 @@ def _is_weight(value: Any) -> bool:
         return False
 
 
-_NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-_SHARES = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}, "minProperties": 1}
+_NAMES: dict[str, Any] = {"type": "array", "items": {"type": "string", **NAMED}, "minItems": 1, "uniqueItems": True}
+_SHARES: dict[str, Any] = {
+    "type": "object",
+    "propertyNames": NAMED,
+    "additionalProperties": {"type": "number", "minimum": 0, "maximum": _WEIGHT_LIMIT},
+    "minProperties": 1,
+    "not": {"additionalProperties": {"const": 0}},
+}
+_RANKERS: dict[str, Any] = {"minItems": 2, "maxItems": RANKERS_LIMIT, "uniqueItems": True}
 
 
 class SplitConfig(Declared):
@@ -53,8 +61,8 @@ class SplitConfig(Declared):
 class ShadowConfig(Declared):
     """`serve` answers; the arm `shadow` gets a `sample` of the same requests, and its output `compare` is compared."""
 
-    shadow: str
-    serve: str
+    shadow: str = Field(json_schema_extra=NAMED)
+    serve: str = Field(json_schema_extra=NAMED)
     sample: Fraction = 1.0
     compare: str = Field(default="", max_length=256)
 
@@ -62,13 +70,8 @@ class ShadowConfig(Declared):
 class Stop(Declared):
     """When interleaving ends: a ranker is proven the best at `alpha`, or after `max` in any case (none: never)."""
 
-    alpha: Annotated[Fraction, Field(gt=0.0, le=0.5)] = 0.05
-    max: Duration | None = None
-
-    @field_validator("max")
-    @classmethod
-    def _within(cls, value: float | None) -> float | None:
-        return value if value is None else within(value, "1s", "365d", what="length of an experiment")
+    alpha: Annotated[Fraction, Share(above=True, most=0.5)] = 0.05
+    max: Annotated[Duration, Within("1s", "365d", "length of an experiment")] | None = None
 
 
 class InterleaveConfig(Declared):
@@ -77,15 +80,10 @@ class InterleaveConfig(Declared):
     Feedback named `credit`, with an item, is a click. A ranker that takes longer than `wait` is left out.
     """
 
-    interleave: tuple[str, ...]
-    credit: str
-    method: str = "team_draft"
-    length: int = Field(default=10, strict=True)
+    interleave: tuple[Annotated[str, Field(json_schema_extra=NAMED)], ...] = Field(json_schema_extra=_RANKERS)
+    credit: str = Field(json_schema_extra=NAMED)
+    method: str = Field(default="team_draft", json_schema_extra={"enum": [*METHODS]})
+    length: Annotated[int, Field(ge=1, le=LENGTH_LIMIT), BeforeValidator(whole)] = 10
     output: str = Field(default="", max_length=256)
-    wait: Duration = 1.0
+    wait: Annotated[Duration, Within("1ms", "10m", "wait")] = 1.0
     stop: Stop = Stop()
-
-    @field_validator("wait")
-    @classmethod
-    def _within(cls, value: float) -> float:
-        return within(value, "1ms", "10m", what="wait")

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from broker.endpoint import Endpoint
-from broker.strict import DURATION_PATTERN, Declared, duration
+from broker.strict import Declared, duration
 from router.declaration.bandit import BANDITS
 from router.declaration.canary import CanaryConfig
 from router.declaration.plain import InterleaveConfig, ShadowConfig, SplitConfig
@@ -41,7 +41,7 @@ def _value(node: dict[str, Any], key: str) -> Any:
     value = node[key]
     if key in ("properties", "$defs"):  # what is below has names of its own, such as default
         return {name: _tidied(inner) for name, inner in value.items()}
-    if key == "default" and node.get("pattern") == DURATION_PATTERN:
+    if key == "default" and isinstance(value, float) and node.get("type") == "string":
         return duration(value)
     return _tidied(value)
 

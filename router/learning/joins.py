@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from broker.rewards import Reward
+from broker.rewards import REAL_LIMIT, Reward
 from router.interleaving.placed import Placed
 from router.stats.arrays import ONE
 
 NOBODY = -1
 EVENTS_LIMIT = 1000  # event ids that a sum remembers for one request
 ITEMS_LIMIT = 1000
-REAL_LIMIT = 1e12  # of a real reward, and of a sum of some: as units they have to fit into 64 bits
 
 Entry = list[Any]  # [microseconds, value], or for sums [units, event ids]
 
@@ -129,7 +128,7 @@ def score(how: str, predicted: Sequence[Any] | None, truth: Any) -> float | None
     """Return what a true label says of a prediction, the mean over the request's rows; None if they do not fit.
 
     `argmax` and `equal`: the share of rows that are right; for argmax `predicted` are already the places of the
-    largest numbers. `error`: minus the mean absolute error.
+    largest numbers. `error`: minus the mean absolute error; one that no real reward may be is none.
     """
     labels = truth if isinstance(truth, list) else [truth]
     if not predicted or len(labels) != len(predicted):
@@ -137,7 +136,8 @@ def score(how: str, predicted: Sequence[Any] | None, truth: Any) -> float | None
     if how == "error":
         if not all(_is_number(value) for value in (*labels, *predicted)):
             return None
-        return -float(sum(abs(value - label) for value, label in zip(predicted, labels, strict=True))) / len(labels)
+        error = float(sum(abs(value - label) for value, label in zip(predicted, labels, strict=True))) / len(labels)
+        return -error if error <= REAL_LIMIT else None
     return float(sum(value == label for value, label in zip(predicted, labels, strict=True))) / len(labels)
 
 
@@ -146,6 +146,12 @@ def usable(reward: Reward, value: float) -> bool:
     if reward.type == "bool":
         return value in (0.0, 1.0)
     return abs(value) <= REAL_LIMIT if reward.type == "real" else 0.0 <= value <= 1.0
+
+
+def usable_label(reward: Reward, label: Any) -> bool:
+    """Tell whether a true label can be scored into a value that the reward's type allows, whatever was predicted."""
+    labels = label if isinstance(label, list) else [label]
+    return reward.score != "error" or all(abs(one) <= REAL_LIMIT for one in labels if isinstance(one, (int, float)))
 
 
 def write_join(join: Join) -> list[Any]:

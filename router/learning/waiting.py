@@ -10,7 +10,7 @@ import orjson
 
 from broker.feedback import Feedback
 from broker.rewards import Reward
-from router.learning.joins import NOBODY, Join, Told, read_join, usable
+from router.learning.joins import NOBODY, Join, Told, read_join, usable, usable_label
 
 WAITING_LIMIT = 100_000  # requests of which only feedback is known: anybody can make some up
 LABEL_BYTES = 4096
@@ -133,9 +133,10 @@ class Waiting:
 
     def _take(self, join: Join, feedback: Feedback) -> Told:
         if feedback.truth is not None:
-            if self.truth is None or len(orjson.dumps(feedback.truth)) > LABEL_BYTES:
+            reward, label = self.truth, feedback.truth
+            if reward is None or not usable_label(reward, label) or len(orjson.dumps(label)) > LABEL_BYTES:
                 return Told.UNUSABLE
-            return join.take_truth(self.truth.duplicates, feedback.at_us, feedback.truth)
+            return join.take_truth(reward.duplicates, feedback.at_us, label)
         told = set()
         for name, value in feedback.values.items():
             reward = self.rewards.get(name)

@@ -49,6 +49,10 @@ def test_a_reward_of_the_truth_has_the_type_of_its_score() -> None:
         ({"default": "0"}, "default: '0' is no reward"),
         ({"default": float("nan")}, "default: nan is no reward"),
         ({"default": 10**400}, "a huge number is no reward"),
+        (
+            {"default": 1e13, "type": "real"},
+            "10000000000000.0 is no reward: write a number from -1e12 to 1e12, or skip",
+        ),
         ({"default": 0.5}, "default 0.5 is no bool reward: write 0, 1 or skip"),
         ({"default": 2, "type": "unit"}, "default 2 is no unit reward: write a number from 0 to 1, or skip"),
         ({"default": 0, "horizon": "0.5s"}, "horizon: 0.5 seconds are no horizon: write one from 1s to 30d"),
@@ -92,6 +96,49 @@ def test_a_wrong_reward_is_refused_with_the_way_out(reward: dict[str, Any], mess
 def test_wrong_keys_beside_rewards_are_refused_with_the_way_out(more: dict[str, Any], message: str) -> None:
     with pytest.raises(Misconfigured) as caught:
         read_endpoint({**BASE, **more}, source="test")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("", "'' is no key: write header, or parameters. and the name of one, such as parameters.user_id"),
+        ("usr", "'usr' is no key: did you mean 'parameters.usr'? write header, or"),
+        ("heder", "did you mean 'header'?"),
+        (" header", "did you mean 'header'?"),
+        ("parameters.", "'parameters.' is no key: write header"),
+        ("parameters", "'parameters' is no key: write header"),
+        ("parameters. user", "did you mean 'parameters.user'?"),
+        ("parameter.user_id", "did you mean 'parameters.user_id'?"),
+        ("body.user_id", "'body.user_id' is no key: write header"),
+        (5, "key: Input should be a valid string"),
+    ],
+)
+def test_a_key_that_no_router_can_read_is_refused_with_the_way_out(key: Any, message: str) -> None:
+    with pytest.raises(Misconfigured, match="key: ") as caught:
+        read_endpoint({**BASE, "key": key}, source="test")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [None, "header", "parameters.user_id", "parameters.user id", "parameters.a.b"])
+def test_a_key_is_the_header_or_a_parameter(key: str | None) -> None:
+    assert read_endpoint({**BASE, "key": key}, source="test").key == key
+
+
+@pytest.mark.parametrize(
+    ("retry", "message"),
+    [
+        ({"attempts": "3"}, "retry.attempts: '3' is not a number"),
+        ({"attempts": True}, "True is not a number"),
+        ({"attempts": 2.5}, "2.5 is not a whole number"),
+        ({"attempts": 101}, "retry.attempts: Input should be less than or equal to 100"),
+        ({"backoff": "1s.."}, "retry.backoff: '' is not a duration"),
+        ({"backoff": "2s..1s"}, "the first pause is longer than the last"),
+    ],
+)
+def test_a_wrong_retry_is_refused_with_the_way_out(retry: dict[str, Any], message: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        read_endpoint({**BASE, "retry": retry}, source="test")
     assert message in str(caught.value)
 
 

@@ -165,6 +165,34 @@ def test_check_finds_one_endpoint_declared_by_two_files(shop: Path) -> None:
     assert "endpoint same is declared by a.yaml too" in " ".join(done.stderr.split())
 
 
+def sliced(endpoint: str, group: str, low: str, high: str) -> str:
+    exclusive = f"key: header\nexclusive: {{group: {group}, slice: [{low}, {high}]}}"
+    return f"endpoint: {endpoint}\narms: {{v1: hello@1, v2: hello@1}}\npolicy: {{split: [v1, v2]}}\n{exclusive}"
+
+
+def test_check_finds_slices_of_one_group_that_overlap(shop: Path) -> None:
+    (shop / "endpoints/a.yaml").write_text(sliced("a", "home", "0%", "50%"), "utf-8")
+    (shop / "endpoints/b.yaml").write_text(sliced("b", "home", "40%", "60%"), "utf-8")
+    done = millrace("check", folder=shop)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "b.yaml and a.yaml: exclusive: endpoint b has [40%, 60%] of group home, and endpoint a [0%, 50%]" in said
+    assert "[40%, 50%] is in both, so they share keys" in said
+    assert "endpoint a is fine" in done.stdout
+    assert "endpoint b is fine" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "other",
+    [sliced("b", "home", "0.333", "100%"), sliced("b", "cart", "0%", "50%"), "endpoint: b\narms: {v1: hello@1}"],
+)
+def test_check_takes_slices_that_have_no_part_in_common(other: str, shop: Path) -> None:
+    (shop / "endpoints/a.yaml").write_text(sliced("a", "home", "0%", "33.3%"), "utf-8")
+    (shop / "endpoints/b.yaml").write_text(other, "utf-8")
+    done = millrace("check", folder=shop)
+    assert done.returncode == 0, done.stderr
+
+
 def test_wrong_settings_are_exit_status_2(shop: Path) -> None:
     (shop / "millrace.yaml").write_text("getaway: {}", "utf-8")
     for command in (["up"], ["status"], ["check"], ["router"]):

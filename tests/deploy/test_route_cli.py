@@ -263,6 +263,8 @@ async def test_policies_are_simulated_before_they_are_declared(shop: Shop) -> No
         (BANDIT, ("--means", "a=2"), "a number from 0 to 1 is expected"),
         (BANDIT, ("--means", "a"), "'a' is no number of an arm"),
         (BANDIT, ("--traffic", "many"), "'many' is no rate"),
+        (BANDIT, ("--for", "0s"), "--for: '0s' is no time to try a policy in"),
+        (BANDIT, ("--for", "long"), "--for: 'long' is not a duration"),
         (CANARY, ("--failures", "b=1%"), "'b' is not an arm that is tried; there is: a, c"),
         (SPLIT, (), "its policy learns nothing"),
     ],

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
+from broker.endpoint import read_endpoint
+from broker.errors import Misconfigured
+from router.declaration.policy import read_config
 from router.declaration.schema import DRAFT, endpoint_schema
 from tests.router.declaring import POLICIES, document
 
@@ -84,3 +91,109 @@ def test_a_wrong_policy_does_not_fit(policy: str) -> None:
 )
 def test_a_wrong_key_of_the_endpoint_does_not_fit(wrong: dict[str, Any]) -> None:
     assert not VALIDATOR.is_valid(document("{split: [v1, v2]}", **wrong))
+
+
+VALUES: list[Any] = [
+    None, True, False, 0, 1, 2, 3.0, 16, 17, -1, 0.5, 0.51, 1.5, 1e-6, 9e-4, 1e-3, 0.01, 100, 101, 1000, 1001, 1e6, 1e7,
+    1e12, 1e13, -1e13, 10**9 + 1, "", "3", "v1", "v9", "a b", "x" * 64, "x" * 257, "skip", "auto", "header", "Header",
+    "usr", "parameters.", "parameters.user_id", "parameters. x", "parameter.user_id", "rank@1", "rank", "failed",
+    "real", "truth", "error", "balanced", "team", "gaussian", "kl", "0%", "0.0%", "5%", "005%", "50%", "50.1%", "99.9%",
+    "100%", "101%", "0s", "999ns", "1us", "0.9us", "1ms", "999us", "1s", "999ms", "0.999s", "1m", "10m", "601s", "1h",
+    "61m", "0.5d", "7d", "7.1d", "30d", "31d", "365d", "366d", "1s..2s", "1s..", "..2s", [], ["v1"], ["v1", "v1"],
+    ["v1", "v2"], ["v1", "v2", "v3"], ["v1", 3], ["failed"], ["a"], ["a", "a"], [{"a": [1, 1.0]}], [{"a": [1, "b"]}],
+    [{"": [1]}],
+    [{"tensor": "x", "size": 3.0}], [{"tensor": "x", "size": 201}], [{"tensor": "x", "size": True}], [""], [1, 2],
+    [0.001, 1], [1, 1e7], [0, 1], ["0%", "50%"], ["5%", "50%"], [0, 0.5], {}, {"v1": 1}, {"v1": 0}, {"v1": 1e13},
+    {"v1": True}, {"a b": 1}, {"time": "0s"}, {"max": "366d"}, {"alpha": "50.1%"}, {"max": None},
+]  # fmt: skip
+MISSING = object()
+OF_SEVERAL_KEYS = re.compile(
+    "|".join(
+        [
+            "is not an arm; declared arms", "is not among feedback.rewards", "is the canary", "a shadow is another arm",
+            "is a real reward", "leave nothing of the deadline", "no canary could be promoted", "at most 20000",
+            "a canary can join a bandit", "for each of", "prior counts", "it compares 2", "a bandit chooses among",
+            "over is for bad: slow", "and log.(sample|drop)", "the endpoint has (no key|none)", "arms need one",
+            "gives a (real|bool) reward", "is no (bool|unit) reward", "it gets the first arm", "max_rate needs",
+            "is from: truth", "score and output are for",
+        ]
+    )
+)  # fmt: skip
+OF_ONE_KEY_WITH_PARTS = re.compile("is no part of the keys|that rise between|watch the same|first pause is longer")
+
+
+def paths(node: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield where something stands in a declaration."""
+    if at:
+        yield at
+    keys = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, inner in keys:
+        yield from paths(inner, (*at, key))
+
+
+def keys_of(data: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield where something stands in a declaration, or may stand."""
+    yield from paths(data)
+    yield from ((key,) for key in SCHEMA["properties"] if key not in data)
+    policy = next(one for one in SCHEMA["$defs"].values() if fits(one, data["policy"]))
+    yield from (("policy", key) for key in policy["properties"] if key not in data["policy"])
+    yield from (("feedback", "rewards", "clicked", key) for key in SCHEMA["$defs"]["Reward"]["properties"])
+
+
+def fits(definition: dict[str, Any], policy: Any) -> bool:
+    return bool(Draft202012Validator({**definition, "$defs": SCHEMA["$defs"]}).is_valid(policy))
+
+
+def changed(data: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """Return a declaration with another value at a place, or without one."""
+    data = copy.deepcopy(data)
+    node = data
+    for part in path[:-1]:
+        node = node[part]
+    if value is MISSING:
+        del node[path[-1]]
+    else:
+        node[path[-1]] = value
+    return data
+
+
+def explained(data: Any) -> str | None:
+    """Return what `millrace check` says; None if it is right."""
+    try:
+        read_config(read_endpoint(data, source="test"))
+    except Misconfigured as exc:
+        return str(exc)
+    return None
+
+
+@cache
+def part_validator(key: str) -> Any:
+    return Draft202012Validator({**SCHEMA["properties"][key], "$defs": SCHEMA["$defs"]})
+
+
+def allowed(data: dict[str, Any], path: tuple[Any, ...]) -> bool:
+    """Tell what the schema says of a declaration that is right but for one place."""
+    if path[0] not in data:
+        return bool(VALIDATOR.is_valid(data))
+    return bool(part_validator(path[0]).is_valid(data[path[0]]))
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_the_schema_and_check_agree_on_whatever_stands_under_one_key(policy: str) -> None:
+    """What `check` takes the schema takes; what the schema takes and `check` does not depends on several keys."""
+    right = document(policy)
+    for path in keys_of(right):
+        if path[0] != "policy" and policy != POLICIES["split"]:
+            continue
+        for value in (MISSING, *VALUES):
+            try:
+                data = changed(right, path, value)
+            except KeyError:
+                continue
+            said, fit = explained(data), allowed(data, path)
+            where = f"{'.'.join(map(str, path))}: {'nothing' if value is MISSING else value!r}"
+            if said is None:
+                assert fit, f"{where}: check takes it, the schema does not"
+            elif fit:
+                known = OF_SEVERAL_KEYS.search(said) or OF_ONE_KEY_WITH_PARTS.search(said)
+                assert known, f"{where}: the schema takes it, and check says {said}"

@@ -127,7 +127,7 @@ WRONG = {
     "{interleave: [v1, v2], credit: spent}": "real reward",
     # numbers
     "{bandit: ucb, reward: clicked}": "floor: this key is missing",
-    "{bandit: linucb, reward: clicked, features: [a], floor: 0}": "a floor above 0 is needed",
+    "{bandit: linucb, reward: clicked, features: [a], floor: 0}": "floor: 0 is not allowed: write a share above 0%",
     "{bandit: thompson, reward: clicked, floor: 40%}": "0.4 for each of 3 arms is more than 1 in all: 0.3333",
     "{bandit: thompson, reward: clicked, floor: true}": "True is not a share",
     "{bandit: thompson, reward: clicked, floor: .nan}": "is not a share",
@@ -140,6 +140,9 @@ WRONG = {
     "{bandit: lints, reward: clicked, features: [a], discount: 1h}": "discount: unknown key",
     "{bandit: exp3, reward: clicked, rate: 0}": "0 is no rate: write auto",
     "{bandit: exp3, reward: clicked, rate: autp}": "'autp' is no rate: write auto",
+    "{canary: v3, stable: {bandit: lints, reward: clicked, features: [a]}}": "stable: lints looks at features, which",
+    "{bandit: lints, reward: clicked, features: [a], ridge: 9.0e-4}": "ridge: Input should be greater than or equal to",
+    "{bandit: thompson, reward: clicked, floor: 51%}": "floor: 0.51 is not allowed: write a share from 0% to 50%",
     "{bandit: lints, reward: clicked, features: []}": "at least one",
     "{bandit: lints, reward: clicked, features: [a, a]}": "'a' is there twice",
     "{bandit: lints, reward: clicked, features: [{a: [1, 1.0]}]}": "twice",
@@ -148,7 +151,7 @@ WRONG = {
     "{bandit: lints, reward: clicked, features: [{tensor: x, size: 81}]}": "are 20172: at most 20000 can be learned",
     "{canary: v3, stable: v1, steps: []}": "1 to 32 shares are expected",
     "{canary: v3, stable: v1, steps: [5%, 5%]}": "that rise between 0% and 100%",
-    "{canary: v3, stable: v1, steps: [5%, 100%]}": "that rise between 0% and 100%",
+    "{canary: v3, stable: v1, steps: [5%, 100%]}": "steps.1: 1 is not allowed: write a share above 0% and below 100%",
     "{canary: v3, stable: v1, steps: [5]}": "5 is not a share: write 20% or 0.2",
     "{canary: v3, stable: v1, guardrails: []}": "without any nobody would see harm",
     "{canary: v3, stable: v1, guardrails: [{bad: failed}, {bad: failed, max_ratio: 2}]}": "two of them watch the same",
@@ -195,6 +198,16 @@ def test_a_wrong_policy_is_refused_with_the_way_out(policy: str, message: str) -
         ("{canary: v1, stable: v2}", {}, "holdout: it gets the first arm, v1, and that is the canary"),
         ("{shadow: v1, serve: v2}", {}, "holdout: it gets the first arm, v1, and that is the shadow"),
         (
+            "{canary: v1, stable: v2}",
+            {"holdout": 0},
+            "exclusive: who is outside the slice, 0 to 0.5, gets the first arm, v1, and that is the canary: declare an",
+        ),
+        (
+            "{shadow: v1, serve: v2}",
+            {"holdout": 0, "exclusive": {"group": "home", "slice": [0.1, 1]}},
+            "exclusive: who is outside the slice, 0.1 to 1, gets the first arm, v1, and that is the shadow: declare an",
+        ),
+        (
             "{split: [v1, v2]}",
             {"log": {"sample": "50%"}},
             "only logged outputs can be scored by the truth, and log",
@@ -206,6 +219,11 @@ def test_a_policy_fits_the_rest_of_its_endpoint(policy: str, more: dict[str, Any
     with pytest.raises(Misconfigured, match="endpoint rank-home: ") as caught:
         read_policy(endpoint_of(policy, **more))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("exclusive", [None, {"group": "home", "slice": ["0%", "100%"]}])
+def test_the_first_arm_may_be_tried_where_nobody_is_outside(exclusive: Any) -> None:
+    assert read_config(endpoint_of("{canary: v1, stable: v2}", holdout=0, exclusive=exclusive)) is not None
 
 
 def test_who_draws_needs_no_numerical_library() -> None:

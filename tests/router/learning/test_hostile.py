@@ -28,7 +28,7 @@ from broker.routing import (
 from router.learning.bandit import Bandit
 from router.learning.contextual import ContextualBandit
 from router.learning.interleaved import Interleaved
-from router.learning.joins import write_join
+from router.learning.joins import score, write_join
 from router.learning.staged import Staged, Watch
 from router.packing import packed, unpacked
 from router.policies.canary import Canary, Phase, RewardDrop
@@ -58,6 +58,24 @@ def test_a_value_that_no_state_can_hold_is_unusable(value: float) -> None:
         told = feedback(one, START_US, values={"clicked": value}, event_id="x")
         fold = folded(GAUSSIAN, numbered([rows([one]), told, tick(20)]), subject_of(clicked=reward))
         assert (fold.counts["unusable"], fold.state.rewards[0, 0]) == (1, 5 * ONE)
+
+
+@pytest.mark.parametrize("label", [1e299, -1e13, [1e299]])
+def test_a_label_that_no_reward_can_follow_from_is_unusable_whenever_it_comes(label: Any) -> None:
+    error = Reward.model_validate({"from": "truth", "score": "error", "horizon": "20s", "default": 5})
+    bandit = Bandit(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
+    one = Shown(number=1, arm="a", outputs={"p": np.array([3.0], np.float32)})
+    wild, good = (feedback(one, START_US + at, values={}, truth=truth) for at, truth in ((0, label), (1, 4.0)))
+    for records in ([rows([one]), wild, good], [wild, rows([one]), good], [good, wild, rows([one])]):
+        fold = folded(bandit, numbered([*records, tick(20)]), subject_of(clicked=error))
+        assert (fold.counts["unusable"], fold.state.rewards[0, 0]) == (1, -1 * ONE)
+
+
+def test_a_score_beyond_what_a_reward_may_be_is_none() -> None:
+    assert score("error", [1e13], 0.5) is None
+    assert score("error", [9e11], -9e11) is None
+    assert score("error", [9e11, 1.0], [-9e11, 1.0]) == -9e11
+    assert score("error", [1e12], 0.0) == -1e12
 
 
 def test_a_sum_of_many_stays_within_what_can_be_written() -> None:

@@ -28,7 +28,7 @@ BANDITS = [
     *[policy for policy in POLICIES.values() if "bandit" in policy and "canary" not in policy],
     "{bandit: thompson, reward: clicked, prior: [0.01, 1000000], floor: 33%}",
     "{bandit: thompson, reward: clicked, prior: [1000000, 0.01], discount: 365d}",
-    "{bandit: lints, reward: clicked, features: [a], scale: 100, ridge: 0.000001}",
+    "{bandit: lints, reward: clicked, features: [a], scale: 100, ridge: 0.001}",
 ]
 CANARIES = [policy for policy in POLICIES.values() if "canary" in policy]
 

@@ -1,0 +1,26 @@
+"""Whether the `exclusive` slices of two endpoints have a part in common: each alone may be right."""
+
+from __future__ import annotations
+
+from broker.endpoint import Endpoint
+
+_NOTHING = 1e-9  # 33.3% and 0.333 are not the same number
+
+
+def overlap(one: Endpoint, other: Endpoint) -> str | None:
+    """Return what is wrong with the slice of `one` beside that of `other`; None if no key is in both."""
+    mine, theirs = one.exclusive, other.exclusive
+    if mine is None or theirs is None or mine.group != theirs.group:
+        return None
+    low, high = max(mine.slice[0], theirs.slice[0]), min(mine.slice[1], theirs.slice[1])
+    if high - low <= _NOTHING:
+        return None
+    return (
+        f"exclusive: endpoint {one.endpoint} has {_written(mine.slice)} of group {mine.group}, and endpoint "
+        f"{other.endpoint} {_written(theirs.slice)}: {_written((low, high))} is in both, so they share keys: "
+        "give each a slice of its own, or another group"
+    )
+
+
+def _written(part: tuple[float, float]) -> str:
+    return f"[{100 * part[0]:.10g}%, {100 * part[1]:.10g}%]"
