@@ -190,9 +190,13 @@ def _resolve(jobs: list[_Job]) -> None:
             job.future.set_result(job.result)
 
 
+_DAMAGED = (apsw.NotADBError, apsw.CorruptError, apsw.SQLError)  # the last: other tables than ours
+
+
 def _ours(error: Exception, path: Path) -> Exception:
     if isinstance(error, apsw.Error):
-        translated = Unreachable(f"{path}: SQLite says {type(error).__name__}: {error}")
+        kind = Damaged if isinstance(error, _DAMAGED) else Unreachable
+        translated = kind(f"{path}: SQLite says {type(error).__name__}: {error}")
         translated.__cause__ = error
         return translated
     return error
@@ -214,8 +218,7 @@ def _connect(path: Path, schema: Schema) -> Connection:
         _migrate(connection, path, schema)
         connection.execute("COMMIT")
     except (apsw.Error, OSError) as exc:
-        damaged = isinstance(exc, (apsw.NotADBError, apsw.CorruptError))
-        kind = Damaged if damaged else Unreachable
+        kind = Damaged if isinstance(exc, _DAMAGED) else Unreachable
         raise kind(f"{schema.whose} cannot use {path}: {exc}; is {schema.setting} right?") from exc
     return connection
 

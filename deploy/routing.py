@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from router.declaration.policy import read_config
 from router.view import View
 
 LOOK_S = 0.05
+BEGUN_S = 5.0
 START_ONE = "start one with `millrace learner`, or all parts with `millrace up`"
 
 
@@ -93,12 +95,16 @@ async def give(
     name = routed.endpoint.endpoint
     if not routed.is_led:
         raise Unavailable(f"no learner leads, so nobody would obey: {START_ONE}")
-    before = routed.said
     channels = connection.channels
     logs = ((channels.declared, routed.view.fold_declared), (channels.status, routed.view.fold_status))
     follows = [Following(connection, log, await connection.end(log), fold) for log, fold in logs]
     tasks = [asyncio.create_task(one.run(), name="follow") for one in follows]
     try:
+        with contextlib.suppress(TimeoutError):  # who has just been declared is learnt of in a moment, and not before
+            async with asyncio.timeout(BEGUN_S):
+                while routed.said is None:  # noqa: ASYNC110 - a fold
+                    await asyncio.sleep(LOOK_S)
+        before = routed.said
         await _append(connection, name, order)
         async with asyncio.timeout(wait_s):
             while (said := routed.said) is None or said is before or not is_followed(said):  # noqa: ASYNC110 - a fold
@@ -106,7 +112,8 @@ async def give(
             return said
     except TimeoutError as exc:
         raise Unavailable(
-            f"no snapshot follows the order within {wait_s:g} s; it is in the log, and counts when the learner reads it"
+            f"no snapshot follows the order within {wait_s:g} s; it is in the log, unless another one has overruled it:"
+            f" see `millrace route show {name}`"
         ) from exc
     finally:
         for task in tasks:

@@ -25,7 +25,7 @@ def unpacked(data: Any, like: _T) -> _T:
     """Return the state of the form `like` that `data` was packed from; raises ValueError for any other data."""
     try:
         found: _T = _unpacked(data, like)
-    except (KeyError, TypeError) as exc:
+    except (KeyError, TypeError, OverflowError) as exc:
         raise ValueError(f"this is no {type(like).__name__}: {exc}") from exc
     return found
 

@@ -124,19 +124,14 @@ class EndpointLearner:
     async def _take_up(self) -> None:
         """Go on from the ledger, else from the newest checkpoint, else begin."""
         subject = self.subject
-        kept = None
         try:
             kept = await self._ledger.load(subject.endpoint, subject.experiment)
-        except TryAgain as exc:
-            log.warning("endpoint %s: %s", subject.endpoint, exc)
-        if kept is not None and kept.at.offset <= await self._broker.end(self._log):
-            try:
+            if kept is not None and kept.at.offset <= await self._broker.end(self._log):
                 take_up(self.fold, kept)
-            except ValueError as exc:
-                log.warning("endpoint %s: the ledger cannot be read (%s); the log is", subject.endpoint, exc)
-            else:
                 self._whole = False
                 return
+        except Exception as exc:  # noqa: BLE001 - whatever it holds, it is a copy of what the log says
+            log.warning("endpoint %s: the ledger cannot be read (%s: %s); the log is", subject.endpoint, type(exc), exc)
         await self._take_up_from_log()
 
     async def _take_up_from_log(self) -> None:

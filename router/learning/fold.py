@@ -308,12 +308,12 @@ class Fold(Generic[State]):
             self._counts_from = max(at.offset, document["counts_from"])  # whoever wrote it may have been rebuilding
             self.paused, self.set, self._stale = document["paused"], tuple(document["set"]), document["stale"]
             self.is_ordered, self._over = document["ordered"], document["over"]
-            self.counts = Counter(document["counts"])
+            self.counts = Counter(dict(document["counts"]))
             self.published = [(Snapshot(number, tuple(weights)), at) for number, weights, at in document["published"]]
             last, at_us = self.published[-1]
             self.published[-1] = (Snapshot(last.number, last.weights, document["models"]), at_us)
             places = [Place(offset=offset, number=number, at_us=us) for offset, number, us in document["places"]]
-        except (KeyError, TypeError, IndexError) as exc:
+        except (KeyError, TypeError, IndexError, AttributeError) as exc:
             raise ValueError(f"this is no state of {self.experiment.policy}: {exc}") from exc
         self._places = self._places_from(*places)
 
@@ -330,7 +330,10 @@ class Fold(Generic[State]):
         """Take up from a checkpoint: the next records are those from its `rebuild` on; raises ValueError."""
         self.restore(checkpoint.state, checkpoint.rebuild)
         self._places = self._places_from(checkpoint.rebuild)
-        self.keys = {what: {bytes.fromhex(key) for key in keys} for what, keys in checkpoint.state["keys"].items()}
+        try:
+            self.keys = {what: {bytes.fromhex(key) for key in keys} for what, keys in checkpoint.state["keys"].items()}
+        except (KeyError, TypeError, AttributeError) as exc:
+            raise ValueError(f"these are no keys: {exc}") from exc
         self._counts_from = max(checkpoint.at.offset, self._counts_from)
 
     def canonical(self) -> bytes:

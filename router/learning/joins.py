@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import orjson
+
 from broker.rewards import REAL_LIMIT, Reward
 from router.interleaving.placed import Placed
 from router.stats.arrays import ONE
@@ -58,10 +60,12 @@ class Join:
         return _taken(self.values, name, how, at_us, value, event)
 
     def take_truth(self, how: str, at_us: int, label: Any) -> Told:
-        """Take in a true label; labels are not compared, so only their times tell them apart."""
-        known = self.truth
-        if known is not None and (at_us >= known[0] if how == "first" else at_us <= known[0]):
-            return Told.DUPLICATE
+        """Take in a true label. Ties in time go to the one that is written with the greater bytes."""
+        if self.truth is not None:
+            known_us, known = self.truth
+            wins = at_us < known_us if how == "first" else at_us > known_us
+            if not wins and not (at_us == known_us and orjson.dumps(label) > orjson.dumps(known)):
+                return Told.DUPLICATE
         self.truth = [at_us, label]
         return Told.JOINED
 
@@ -112,10 +116,15 @@ def _added(entries: dict[str, Entry], name: str, value: float, event: str | None
 
 
 def reduced(entry: Entry | None, how: str, at_us: int, value: float) -> tuple[Entry, bool]:
-    """Return the entry after one more value, and whether that changed it. Ties in time go to the higher value."""
+    """Return the entry after one more value, and whether its value is another one.
+
+    Ties in time go to the higher value, ties in value to the earlier time.
+    """
     if entry is None:
         return [at_us, value], True
     if how == "max":
+        if value == entry[1]:
+            return [min(at_us, entry[0]), value], False
         wins = value > entry[1]
     elif how == "last":
         wins = (at_us, value) > (entry[0], entry[1])

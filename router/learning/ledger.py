@@ -72,16 +72,24 @@ class Ledger:
         self._term = -1
 
     async def open(self) -> None:
-        """Open the file, and make it if it is not there; one that is no database is put aside: the logs say it all."""
+        """Open the file, and make it if it is not there.
+
+        One that is no database, is damaged or has other tables is put aside: the logs say all that was in it.
+        """
         try:
-            await self._database.open()
+            await self._opened()
         except Damaged as exc:
+            await self._database.close()
             aside = self._path.with_name(f"{self._path.name}.damaged-{now_us()}")
             log.warning("%s; it is now %s, and what it held is read from the event logs", exc, aside)
             self._path.replace(aside)
             for rest in ("-wal", "-shm"):
                 self._path.with_name(self._path.name + rest).unlink(missing_ok=True)
-            await self._database.open()
+            await self._opened()
+
+    async def _opened(self) -> None:
+        await self._database.open()
+        await self._database.run(_check, Care.READ)
 
     async def close(self) -> None:
         """Finish what was asked for."""
@@ -147,6 +155,18 @@ class _Rows:
             [(name, uid) for uid in seen if uid not in waiting.seen],
             whole,
         )
+
+
+def _check(connection: Connection) -> None:
+    """Raise what is wrong with a file that could be opened."""
+    found = fetch_one(connection, "PRAGMA quick_check(1)")
+    if found != ("ok",):
+        raise Damaged(f"the ledger is damaged: {found and found[0]}")
+    fetch_one(connection, "SELECT term FROM leader")
+    fetch_one(connection, 'SELECT endpoint, experiment, "offset", tick, at_us, document FROM experiments')
+    fetch_one(connection, "SELECT endpoint, uid, data FROM joins")
+    fetch_one(connection, "SELECT endpoint, uid, accepted_us FROM seen")
+    fetch_one(connection, "SELECT endpoint, what, digest FROM keys")
 
 
 def _save(connection: Connection, term: int, rows: _Rows) -> None:

@@ -139,7 +139,9 @@ class Service:
         finally:
             self._metrics.leads.set(0)
             tasks = [*self._leaving.values(), *[task for _, task in learners.values()]]
-            for _, task in learners.values():
+            for learner, task in learners.values():
+                if stop.is_set():  # whoever starts next may have another declaration, or another folder
+                    learner.leave()
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         log.info("not leading any more, with claim %d", term)

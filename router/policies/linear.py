@@ -65,7 +65,7 @@ class Linear(ABC):
         """See the protocol. The root follows by Potter's formula (Bierman 1977, Factorization methods, II.7).
 
         The inverse itself would lose all its digits to features of unequal size: with this, predictions for features
-        from 0 to 1e6 are right to 1e-10 of their deviations, and to 1e-6 where features repeat each other.
+        from 0 to 1e6 are right to 1e-10 of their deviations, and to 1e-4 where features repeat each other.
         """
         root, rewarded = state.root.copy(), state.rewarded.copy()
         for places in rounds(seen.run):

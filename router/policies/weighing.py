@@ -19,6 +19,7 @@ Weigher = Callable[[Sequence[float]], Snapshot]
 Predictor = Callable[[Sequence[float]], tuple[list[float], list[float]]]
 
 _LEAST = LEAST_DEVIATION**2
+_LARGEST = 1e100  # of a coefficient: what it weighs has a square then
 _TIE = 1e-12  # scores that differ by less are equal: the arms that nothing is known of, however their sums are rounded
 
 
@@ -42,6 +43,8 @@ def _predictor(models: Models, scale: float) -> Predictor:
     coefficients = np.einsum("kij,kj->ki", root, np.einsum("kji,kj->ki", root, models.rewarded[0]))
     turning = root.transpose(0, 2, 1).reshape(arms * dimensions, dimensions) * scale
     everything, products = np.concatenate([turning, coefficients]), np.empty(arms * dimensions + arms)
+    if not np.abs(everything).max() <= _LARGEST:
+        raise ValueError(f"models with coefficients beyond {_LARGEST:g}")
     turned, means = products[: arms * dimensions].reshape(arms, dimensions), products[arms * dimensions :]
     across, squares = turned.T, np.empty((arms, arms))
     variances = squares.diagonal()

@@ -66,8 +66,7 @@ def _above_both(over_y: float, over_z: float, x: float, y: float, z: float) -> f
     h, k, correlation = over_y / from_y, over_z / from_z, x * x / (from_y * from_z)
     rest = hypot(x * y, x * z, y * z) / (from_y * from_z)  # sqrt(1 - correlation^2), but not by a difference
     both = 0.5 * (_normal(h) + _normal(k)) - _owen(h, k, correlation, rest) - _owen(k, h, correlation, rest)
-    apart = h * k < 0.0 or (h * k == 0.0 and h + k < 0.0)
-    return min(max(both - 0.5 if apart else both, 0.0), 1.0)
+    return min(max(both - 0.5 if (h < 0.0) != (k < 0.0) else both, 0.0), 1.0)
 
 
 def _owen(h: float, k: float, correlation: float, rest: float) -> float:

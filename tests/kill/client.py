@@ -14,7 +14,7 @@ import orjson
 
 from broker.base import Broker, Consumer
 from broker.errors import TryAgain
-from broker.messages import SAFE, Delivery, Message
+from broker.messages import SAFE, UNKNOWN, Delivery, Message
 
 AT_ONCE = 250
 PREFETCH = 500
@@ -50,7 +50,7 @@ class Client:
         self.broker = broker
         self.queue = f"kill-answers-{uuid4().hex[:12]}"
         self.sent: set[int] = set()
-        self.tries: Counter[int] = Counter()
+        self.copies: Counter[int] = Counter()  # that the broker may have: confirmed, or nobody knows
         self.answers: defaultdict[int, list[Answer]] = defaultdict(list)
         self._requests = broker.channels.requests(endpoint)
         self._name = uuid4().hex[:12]
@@ -79,11 +79,13 @@ class Client:
         while left:
             now, left = left[:AT_ONCE], left[AT_ONCE:]
             messages = [self._request(number) for number in now]
-            self.tries.update(now)
             try:
                 outcomes = await self.broker.publish(messages)
             except TryAgain:
                 outcomes = []
+            self.copies.update(
+                number for number, outcome in zip(now, outcomes, strict=False) if outcome in (SAFE, UNKNOWN)
+            )
             safe = {number for number, outcome in zip(now, outcomes, strict=False) if outcome == SAFE}
             if len(safe) < len(now):
                 left = [number for number in now if number not in safe] + left
@@ -124,12 +126,12 @@ class Client:
     def twice(self) -> int:
         """How many requests have answers that differ in their message_id: what a client cannot dedupe.
 
-        A broker that knows messages by their place has as many requests as were published: a client that repeats what
-        was not confirmed, and was there all the same, has an id for each.
+        A broker that knows messages by their place has as many requests as copies: a client that repeats what was not
+        confirmed, and was there all the same, has an id for each.
         """
         by_place = type(self.broker).origin is not Broker.origin
         return sum(
-            len({answer.message_id for answer in answers}) > (self.tries[number] if by_place else 1)
+            len({answer.message_id for answer in answers}) > (self.copies[number] if by_place else 1)
             for number, answers in self.answers.items()
         )
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from broker.rewards import Reward
 from broker.routing import Checkpoint, Order, Place, Said, experiment_of, read_snapshot, write_order
 from router.learning.bandit import Bandit
 from router.learning.interleaved import Interleaved
-from router.learning.joins import Join, Told
+from router.learning.joins import Join, Told, write_join
 from router.packing import packed
 from router.policies.base import one_run
 from router.policies.interleaving import Interleaving
@@ -116,6 +119,91 @@ async def test_an_experiment_that_comes_back_at_once_knows_what_it_knew(tmp_path
             await until(lambda: (said := view.snapshot_of("e")) and sum(said.about["pulls"]) == 60)
 
 
+async def test_who_is_declared_anew_while_no_learner_runs_comes_back_with_what_it_knew(tmp_path: Path) -> None:
+    """A stop leaves a checkpoint, too: the next learner begins with another declaration."""
+    edited = {**BANDIT, "experiment": "edited"}
+    async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("t.")) as broker:
+        await declare(broker, BANDIT)
+        async with viewing(broker) as view:
+            async with learning(broker, tmp_path):
+                await until(lambda: view.endpoints() and view.term >= 0)
+                await send(broker, requests(view, 0, 60))
+                await until(lambda: (said := view.snapshot_of("e")) and sum(said.about["pulls"]) == 60)
+            other = await declare(broker, edited)
+            async with learning(broker, tmp_path, "learner-2"):
+                await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(other))
+                first = await declare(broker, BANDIT)
+                await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(first))
+                await until(lambda: (said := view.snapshot_of("e")) and said.term == view.term)
+                await until(lambda: (said := view.snapshot_of("e")) and sum(said.about["pulls"]) == 60)
+
+
+def smash(path: Path) -> None:
+    """Write over the page that a table of the ledger begins on."""
+    connection = sqlite3.connect(path)
+    (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'leader'").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    data = bytearray(path.read_bytes())
+    data[(page - 1) * size : page * size] = b"\xa5" * size
+    path.write_bytes(data)
+
+
+def foreign(path: Path) -> None:
+    """Put the database of another program in its place."""
+    path.unlink()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE leader (a, b, c)")
+    connection.commit()
+    connection.close()
+
+
+def unreadable(path: Path) -> None:
+    """Change what is written in a row: it is no damage that a database would see."""
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE experiments SET document = 'what is this?'")
+    connection.execute("UPDATE joins SET data = '5'")
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(("harm", "is_aside"), [(smash, True), (foreign, True), (unreadable, False)])
+async def test_whatever_becomes_of_the_ledger_the_log_is_read(
+    tmp_path: Path, harm: Callable[[Path], None], is_aside: bool
+) -> None:
+    async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("t.")) as broker:
+        await declare(broker, BANDIT)
+        async with viewing(broker) as view:
+            async with learning(broker, tmp_path):
+                await until(lambda: view.endpoints() and view.term >= 0)
+                await send(broker, requests(view, 0, 60))
+                await until(lambda: (said := view.snapshot_of("e")) and sum(said.about["pulls"]) == 60)
+            term = view.term
+            harm(tmp_path / "learner.db")
+            async with learning(broker, tmp_path, "learner-2"):
+                await until(lambda: view.term > term)
+                await until(lambda: (said := view.snapshot_of("e")) and said.term == view.term)
+                said = view.snapshot_of("e")
+                assert said is not None
+                assert sum(said.about["pulls"]) == 60
+        assert bool(list(tmp_path.glob("learner.db.damaged-*"))) is is_aside  # noqa: ASYNC240 - as below
+
+
+@pytest.mark.parametrize("how", ["first", "last", "max"])
+def test_values_and_labels_become_one_in_any_order_to_the_byte(how: str) -> None:
+    said = [(START_US + at, value) for at in (0, 1) for value in (0.5, 1.0)]
+    found = set()
+    for order_ in permutations(said):
+        join = Join(0, 0)
+        for at_us, value in order_:
+            join.take("clicked", how, at_us, value, None)
+            join.take_item("i", how, at_us, value, None)
+            join.take_truth("last" if how == "max" else how, at_us, [value])
+        found.add(orjson.dumps(write_join(join)))
+    assert len(found) == 1
+
+
 async def test_a_ledger_that_is_no_database_is_put_aside_and_the_log_is_read(tmp_path: Path) -> None:
     async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("t.")) as broker:
         await declare(broker, BANDIT)
@@ -151,9 +239,19 @@ def test_who_starts_without_a_learner_weighs_by_the_checkpoints_models() -> None
     assert view.router("e").plan(bytes(16), 0b010, vector=[1.0, 1.0]).snapshot == 4
     weights = [view.router("e").plan(bytes([at]) * 16, 0b111, vector=[1.0, 1.0]).legs[0] for at in range(200)]
     assert sum(leg.arm == "b" for leg in weights) > 150
-    view, _ = declared({**BANDIT, "policy": policy})
-    view.fold_checkpoint("e", replace(kept, state={"models": {"root": "?"}}))  # of another form: it says nothing
-    assert view.router("e").snapshot.number == 0
+    huge = {"root": [[[1e200, 0.0], [0.0, 1.0]]] * 3, "rewarded": [[0.0, 0.0]] * 3}
+    for models in ({"root": "?"}, {"root": [huge["root"]], "rewarded": [huge["rewarded"]]}, 10**400):
+        view, _ = declared({**BANDIT, "policy": policy})
+        view.fold_checkpoint("e", replace(kept, state={"models": models}))  # of another form: it says nothing
+        assert view.router("e").snapshot.number == 0
+
+
+@pytest.mark.parametrize("broken", [{"keys": [1]}, {"keys": {"a": [5]}}, {"counts": [1]}, {"published": []}])
+def test_a_checkpoint_of_another_form_is_refused(broken: dict[str, Any]) -> None:
+    fold = folded(THOMPSON, numbered([tick(1)]))
+    kept = fold.checkpoint()
+    with pytest.raises(ValueError, match=r"no state|no keys"):
+        folded(THOMPSON, []).resume(replace(kept, state={**kept.state, **broken}))
 
 
 def declared(data: dict[str, Any]) -> tuple[View, Endpoint]:

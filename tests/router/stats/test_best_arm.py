@@ -67,6 +67,8 @@ def test_few_normals_have_their_exact_chances(few: int) -> None:
         ([-1.0, 0.0, 0.0], [1e-9, 1e-9, 1e-9], [0.0, 1 / 2, 1 / 2]),
         ([1e6, 0.0, 0.0], [1e-9, 1e3, 1e3], [1.0, 0.0, 0.0]),
         ([-1e9, 1e9, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]),
+        ([0.0, 1e-170, -1e-170], [0.01, 0.01, 0.01], [1 / 3, 1 / 3, 1 / 3]),
+        ([0.0, -1e-320, 1e-200], [1.0, 1.0, 1.0], [1 / 3, 1 / 3, 1 / 3]),
     ],
 )
 def test_few_normals_at_the_edges(means: list[float], deviations: list[float], chances: list[float]) -> None:
