@@ -131,7 +131,7 @@ class Client:
         """
         by_place = type(self.broker).origin is not Broker.origin
         return sum(
-            len({answer.message_id for answer in answers}) > (self.copies[number] if by_place else 1)
+            len({answer.message_id for answer in answers}) > (max(1, self.copies[number]) if by_place else 1)
             for number, answers in self.answers.items()
         )
 
