@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from decimal import Decimal
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -17,7 +17,6 @@ from pydantic_core.core_schema import CoreSchema, no_info_after_validator_functi
 
 from broker.channels import NAME, check_name
 from broker.errors import Misconfigured
-from broker.patterns import number_within
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -117,22 +116,13 @@ class Within:
         return no_info_after_validator_function(self._checked, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """See pydantic: the bounds are told in each unit, to six digits and rounded outwards."""
-        units = "|".join(rf"{self._numbers(unit_s)}\s*{unit}" for unit, unit_s in _SECONDS.items())
-        told = f"write a duration from {self.least} to {self.most}"  # what editors show instead of the pattern
-        return {**handler(schema), "pattern": rf"^\s*(?:{units})\s*$", "patternErrorMessage": told}
+        """See pydantic: a schema cannot compare what has a unit, so people are told the bounds."""
+        return {**handler(schema), "description": f"from {self.least} to {self.most}"}
 
     def _checked(self, value_s: float) -> float:
         if not seconds(self.least) <= value_s <= seconds(self.most):
             raise ValueError(f"{value_s:g} seconds are no {self.what}: write one from {self.least} to {self.most}")
         return value_s
-
-    def _numbers(self, unit_s: float) -> str:
-        def told(bound: str, rounding: str) -> Decimal:
-            bound_s, unit = Decimal(repr(seconds(bound))), Decimal(repr(unit_s))
-            return Context(prec=6, rounding=rounding).divide(bound_s, unit)
-
-        return number_within(told(self.least, ROUND_FLOOR), told(self.most, ROUND_CEILING))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,23 +139,25 @@ class Share:
         return no_info_after_validator_function(self._checked, handler(source))
 
     def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
-        """See pydantic: what is written as a number, and what is written with `%`."""
+        """See pydantic: a number has bounds in a schema; of what is written with `%` people are told them."""
         least, most = "exclusiveMinimum" if self.above else "minimum", "exclusiveMaximum" if self.below else "maximum"
-        percent = number_within(Decimal(0), Decimal(repr(self.most)) * 100, above=self.above, below=self.below)
         return {
             "anyOf": [
                 {"type": "number", least: 0, most: self.most},
-                {"type": "string", "pattern": rf"^\s*{percent}\s*%\s*$"},
+                {"type": "string", "pattern": r"^\s*0*(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)\s*%\s*$"},
             ],
-            "examples": ["20%", 0.2],
-        }
+            "description": self._told, "examples": ["20%", 0.2],
+        }  # fmt: skip
 
     def _checked(self, value: float) -> float:
         if value > self.most or (self.above and value == 0.0) or (self.below and value == self.most):
-            ends = f"{'above' if self.above else 'from'} 0% {'and below' if self.below else 'to'} {self.most:.0%}"
             why = f": {self.why}" if self.why else ""
-            raise ValueError(f"{value:g} is not allowed: write a share {ends}{why}")
+            raise ValueError(f"{value:g} is not allowed: write a share {self._told}{why}")
         return value
+
+    @property
+    def _told(self) -> str:
+        return f"{'above' if self.above else 'from'} 0% {'and below' if self.below else 'to'} {self.most:.0%}"
 
 
 Duration = Annotated[

@@ -75,12 +75,17 @@ async def _is_at_rest(place: Learners, leader: Learner) -> bool:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("folders", [("data", "data"), ("data", "other")], ids=["one-folder", "two-folders"])
+@pytest.mark.parametrize(
+    ("broker_url", "folders"),
+    [  # whose folder it is has nothing to do with the broker
+        ("sqlite", ("data", "data")), ("sqlite", ("data", "other")), ("rabbitmq", ("data", "data")),
+        ("kafka", ("data", "data")),
+    ],
+    indirect=["broker_url"], ids=["sqlite-one-folder", "sqlite-two-folders", "rabbitmq", "kafka"],
+)  # fmt: skip
 async def test_a_leader_that_was_stopped_and_wakes_up_is_not_listened_to(
     broker_url: str, folders: tuple[str, str], tmp_path: Path
 ) -> None:
-    if broker_url and len(set(folders)) > 1:
-        pytest.skip("whose folder it is has nothing to do with the broker: the embedded one says it")
     async with Learners(tmp_path, broker_url) as place:
         old = place.start(folders[0])
         old_term = await place.leads(old)
