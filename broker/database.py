@@ -209,7 +209,7 @@ def _connect(path: Path, schema: Schema) -> Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = apsw.Connection(str(path))
         connection.set_busy_handler(_patience())
-        connection.execute("PRAGMA journal_mode=WAL")
+        _write_ahead(connection)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA wal_autocheckpoint=4000")
         connection.execute("PRAGMA cache_size=-32768")
@@ -221,6 +221,20 @@ def _connect(path: Path, schema: Schema) -> Connection:
         kind = Damaged if isinstance(exc, _DAMAGED) else Unreachable
         raise kind(f"{schema.whose} cannot use {path}: {exc}; is {schema.setting} right?") from exc
     return connection
+
+
+def _write_ahead(connection: Connection) -> None:
+    """Switch the file to WAL. Of several who do so at once SQLite refuses some without asking their busy handler."""
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except apsw.BusyError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(BUSY_PAUSE_S)
+        else:
+            return
 
 
 def _migrate(connection: Connection, path: Path, schema: Schema) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from broker.errors import Unavailable
+from broker.errors import TryAgain
 from broker.tasks import Tasks
 from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, SettingsPath, console, errors, installation, overrides
 from deploy.readiness import wait_until_served
@@ -72,7 +72,7 @@ async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.
     gateway, metrics = place.settings.gateway, place.settings.metrics
     try:
         problems = await wait_until_served(place, supervisor, READY_WITHIN_S, lambda: not stop.is_set())
-    except Unavailable as exc:  # parts that are up go on: a model may be mended while they run
+    except TryAgain as exc:  # parts that are up go on: a model may be mended, a broker come back, while they run
         errors.print(f"[yellow]not ready:[/] {exc}", highlight=False)
         return
     if stop.is_set():
