@@ -17,7 +17,8 @@ import uvloop
 
 from deploy.supervisor import wait_until_ready
 from loadtests.front import closed_loop
-from loadtests.path import body, wait_for_model
+from loadtests.path import wait_for_model
+from loadtests.queue_client import body
 from loadtests.report import report
 from loadtests.rig import free_port, processes, with_children, write_models, write_settings
 

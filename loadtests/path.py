@@ -6,8 +6,8 @@
 
 In one run, by turns. `small`: single messages through the real processor against the broker's bare client around the
 same model: pika on RabbitMQ, aiokafka on Kafka, none on SQLite and over TLS on Kafka. `bundled`: the same requests in
-bundles, against the single ones. `heavy`: a model of about 5 ms a call against the bare model at batch 32. `http`: 64
-connections, then 50 requests a second. One torch thread everywhere.
+bundles, against the single ones. `heavy`: a model of about 5 ms a call against the bare model at batch 32, in fresh
+processes each turn. `http`: 64 connections, then 50 requests a second. One torch thread everywhere.
 """
 
 from __future__ import annotations
@@ -24,26 +24,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-import orjson
 import psutil
 import uvloop
 
 from broker.base import Broker
-from broker.bundle import answers_in, single
-from broker.header import Form, Reply, Request, Route, Status, pack_route, pack_ticket
-from broker.ids import now_us
-from broker.messages import Outcome
-from broker.outbox import Outbox
-from broker.status import Announcement
+from broker.bundle import single
+from broker.header import Reply
 from deploy.shell import GC_THRESHOLD
 from deploy.supervisor import wait_until_ready
 from deploy.wiring import Installation
 from loadtests.front import closed_loop, open_loop
+from loadtests.heavy import measure_heavy
+from loadtests.queue_client import body, bundled, request_on, route_to
 from loadtests.report import quantile, report
 from loadtests.rig import (
-    MAX_BATCH,
-    Computed,
     Cost,
     free_port,
     processes,
@@ -55,10 +49,9 @@ from loadtests.rig import (
     write_settings,
 )
 
+KINDS = ("queue", "heavy", "http")
 IN_FLIGHT = 8192
 WINDOW = 2048  # of single messages: more gains neither side anything
-HEAVY_IN_FLIGHT = 1024
-HEAVY_BATCH = 32
 UID_AT_MARK = bytes(range(240, 256))
 BARE = {"amqp": "pika", "amqps": "pika", "kafka": "aiokafka"}
 BARE_MODULES = {"pika": "loadtests.bare.pika_path", "aiokafka": "loadtests.bare.kafka_path"}
@@ -67,30 +60,6 @@ BARE_MODULES = {"pika": "loadtests.bare.pika_path", "aiokafka": "loadtests.bare.
 def bare_client(url: str) -> str | None:
     """Return the library that the broker's limit is measured with."""
     return BARE.get(url.partition(":")[0])
-
-
-def body() -> tuple[bytes, int]:
-    """Return one row of 64 floats as JSON and raw tensor, and the length of the JSON."""
-    head = {
-        "inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "parameters": {"binary_data_size": 256}}],
-        "parameters": {"binary_data_output": True},
-    }
-    text = orjson.dumps(head)
-    return text + np.random.default_rng(0).random(64, np.float32).tobytes(), len(text)
-
-
-def route_to(model: str, reply: Reply, reply_to: str) -> Route:
-    """Return the route of a model under its own name."""
-    return Route(
-        endpoint=model, arm="v1", model=model, version=1, policy="split", mask=1, reply=reply, reply_to=reply_to
-    )
-
-
-def request_on(route: Route, uid: bytes) -> Request:
-    """Return a request with plenty of time."""
-    data, json_length = body()
-    now = now_us()
-    return Request(route, uid, now, now + 600_000_000, 1.0, json_length, 0, "", "", "", b"", data)
 
 
 class Plain:
@@ -106,68 +75,6 @@ class Plain:
         """Delete them."""
         for queue in (self.replies, self.bare, self.bare_replies):
             await broker.delete(queue)
-
-
-class BundledClient:
-    """What a gateway does, without its HTTP: bundles out by the outbox, bundles of answers back."""
-
-    def __init__(self, broker: Broker, model: str) -> None:
-        self._broker = broker
-        self._queue = broker.channels.inputs(model, 1)
-        self._replies = broker.channels.answers(f"bench-{model}")
-        self._route = route_to(model, Reply.GATEWAY, self._replies)
-        self._limit = MAX_BATCH[model]
-        self._moved = asyncio.Event()
-        self.answered = 0
-        self.bad = 0
-
-    async def run(self, requests: int, in_flight: int) -> float:
-        """Send and await `requests`; returns the rate."""
-        await self._broker.declare(self._replies)
-        consumer = self._broker.consume(self._replies, 1000)
-        outbox: Outbox[None] = Outbox(self._broker, self._settled)
-        taking = asyncio.create_task(self._take(consumer, requests))
-        template, shared = request_on(self._route, bytes(16)), pack_route(self._route)
-        ticket, data = pack_ticket(template, len(template.body))[16:], template.body
-        began, sent = time.perf_counter(), 0
-        while sent < requests:
-            while sent - self.answered > in_flight - self._limit:
-                self._moved.clear()
-                await self._moved.wait()
-            many = min(self._limit, requests - sent)
-            uids = [number.to_bytes(16, "big") for number in range(sent, sent + many)]
-            items = [(uid + ticket, data, None) for uid in uids]
-            outbox.put_all(self._queue, Form.BUNDLE, shared, items, limit=self._limit)
-            sent += many
-            await asyncio.sleep(0)
-        await taking
-        rate = requests / (time.perf_counter() - began)
-        await consumer.stop()
-        return rate
-
-    async def _take(self, consumer: Any, requests: int) -> None:
-        while self.answered < requests:
-            deliveries = await consumer.take(1000)
-            for delivery in deliveries:
-                answers = answers_in(delivery.message)
-                self.bad += sum(answer.status is not Status.OK for answer in answers)
-                self.answered += len(answers)
-            await self._broker.ack(deliveries)
-            self._moved.set()
-
-    def _settled(self, tokens: Any, outcome: Outcome) -> None:
-        if not outcome.safe:
-            self.bad += len(tokens)
-
-
-async def bundled(place: Installation, model: str, requests: int, in_flight: int) -> float:
-    """Return the rate of bundled requests; raises if any of them was not answered `ok`."""
-    async with place.broker() as broker:
-        client = BundledClient(broker, model)
-        rate = await client.run(requests, in_flight)
-        if client.bad:
-            raise RuntimeError(f"{client.bad} of {requests} requests were not answered ok")
-        return rate
 
 
 def single_ours(place: Installation, url: str, bare: str, requests: int) -> dict[str, Any]:
@@ -191,21 +98,8 @@ def single_bare(place: Installation, url: str, bare: str, requests: int) -> dict
     )  # fmt: skip
 
 
-def bare_model_rate(folder: Path) -> float:
-    """Return the rows a second of the heavy model alone, at batch 32 on one thread."""
-    code = (
-        "import sys, time, json, torch; torch.set_num_threads(1); m = torch.jit.load(sys.argv[1])\n"
-        "x = torch.rand(32, 64)\n"
-        "with torch.inference_mode():\n"
-        "    [m(x) for _ in range(20)]; t = time.perf_counter(); n = 0\n"
-        "    while time.perf_counter() - t < 4: m(x); n += 1\n"
-        "print(json.dumps({'rate': 32 * n / (time.perf_counter() - t), 'ms': (time.perf_counter() - t) / n * 1e3}))"
-    )
-    return float(run_json(["-W", "ignore", "-c", code, str(folder / "models/heavy/1/model.pt")])["rate"])
-
-
 async def measure_queue(place: Installation, url: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure small, bundled and heavy against one replica each."""
+    """Measure small and bundled against one replica."""
     figures: dict[str, Any] = {}
     folder, bare = place.path.parent, bare_client(url)
     commands = [place.part_command("replica", "mlp", "1")]
@@ -216,16 +110,13 @@ async def measure_queue(place: Installation, url: str, options: argparse.Namespa
         )  # fmt: skip
     with processes(commands, folder / "log") as running:
         async with place.broker() as broker:
-            await wait_for_replica(broker, "mlp")
+            await wait_for_replica(broker, running[0])
         await bundled(place, "mlp", options.warm, IN_FLIGHT)
         rss = running[0].memory_info().rss
         figures["small"], figures["bundled"] = await _by_turns(place, url, options, running)
         figures["processor_rss_mib"] = {"before": rss >> 20, "after": running[0].memory_info().rss >> 20}
-    with processes([place.part_command("replica", "heavy", "1")], folder / "log"):
-        async with place.broker() as broker:
-            replica = await wait_for_replica(broker, "heavy")
-            await Plain(place).remove(broker)
-        figures["heavy"] = await _heavy(place, folder, replica, options)
+    async with place.broker() as broker:
+        await Plain(place).remove(broker)
     return figures
 
 
@@ -246,25 +137,6 @@ async def _by_turns(
         return {}, in_bundles
     small = {"rate": median(ours), "bare_rate": median(bare), "ratio": median(ours) / median(bare)}
     return small, {**in_bundles, "ratio": median(many) / median(ours)}
-
-
-async def _heavy(
-    place: Installation, folder: Path, replica: Announcement, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Measure the heavy model by turns; of ours also how much of the time it was in the model, and how long a call."""
-    ours, bare, inside, calls_ms = [], [], [], []
-    await bundled(place, "heavy", options.warm, HEAVY_IN_FLIGHT)
-    for _ in range(options.repeat):
-        bare.append(await asyncio.to_thread(bare_model_rate, folder))
-        before = Computed.by(replica)
-        ours.append(await bundled(place, "heavy", 2 * options.requests, HEAVY_IN_FLIGHT))
-        after = Computed.by(replica)
-        inside.append((after.seconds - before.seconds) * ours[-1] / (2 * options.requests))
-        calls_ms.append(1e3 * (after.seconds - before.seconds) / (after.calls - before.calls))
-    return {
-        "rate": median(ours), "bare_rate": median(bare), "ratio": median(ours) / median(bare),
-        "in_model": median(inside), "call_ms": median(calls_ms), "bare_call_ms": 1e3 * HEAVY_BATCH / median(bare),
-    }  # fmt: skip
 
 
 async def measure_http(place: Installation, options: argparse.Namespace, *, server: bool) -> dict[str, Any]:
@@ -330,7 +202,7 @@ def lines(figures: dict[str, Any], bare: str | None) -> list[tuple[str, str]]:
                 "heavy model",
                 f"{heavy['rate']:,.0f}/s, alone {heavy['bare_rate']:,.0f} rows/s, ratio {heavy['ratio']:.2f};"
                 f" {heavy['in_model']:.0%} of the time in the model, {heavy['call_ms']:.1f} ms a call,"
-                f" alone {heavy['bare_call_ms']:.1f}",
+                f" alone {heavy['bare_call_ms']:.1f}; turns {heavy['ratios'][0]:.2f} to {heavy['ratios'][1]:.2f}",
             )
         )
     if http := figures.get("http"):
@@ -360,6 +232,11 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         await asyncio.to_thread(write_models, folder / "models")
         if "queue" in options.only:
             figures.update(await measure_queue(write_settings(folder, url, 0), options.broker, options))
+        if "heavy" in options.only:
+            place = write_settings(folder, url, 0)
+            figures["heavy"] = await measure_heavy(
+                place, repeat=2 * options.repeat + 1, warm=options.warm, requests=2 * options.requests
+            )
         if "http" in options.only:
             place = write_settings(folder, url, free_port())
             figures["http"] = await measure_http(place, options, server=bool(url))
@@ -375,7 +252,7 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--only", nargs="+", choices=("queue", "http"), default=("queue", "http"))
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     gc.set_threshold(*GC_THRESHOLD)  # as in every process of ours

@@ -85,15 +85,15 @@ def processes(commands: list[list[str]], log: Path) -> Iterator[list[psutil.Proc
                 process.kill()
 
 
-async def wait_for_replica(broker: Broker, model: str) -> Announcement:
-    """Return what a replica of `model` says when it is ready."""
+async def wait_for_replica(broker: Broker, process: psutil.Process) -> Announcement:
+    """Return what a replica, started as `process`, says when it is ready."""
     await broker.declare(broker.channels.status)
     reader = broker.read(broker.channels.status, Since(now_us() - 10_000_000))
     async with asyncio.timeout(START_WITHIN_S):
         while True:
             for record in await reader.read(100):
                 said = read_status(record)
-                if said and said.part == "replica" and said.model == model and said.state == "ready":
+                if said and said.pid == process.pid and said.state == "ready":
                     await reader.close()
                     return said
 
