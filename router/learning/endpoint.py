@@ -131,7 +131,9 @@ class EndpointLearner:
                 self._whole = False
                 return
         except Exception as exc:  # noqa: BLE001 - whatever it holds, it is a copy of what the log says
-            log.warning("endpoint %s: the ledger cannot be read (%s: %s); the log is", subject.endpoint, type(exc).__name__, exc)
+            log.warning(
+                "endpoint %s: the ledger cannot be read (%s: %s); the log is", subject.endpoint, type(exc).__name__, exc
+            )
         await self._take_up_from_log()
 
     async def _take_up_from_log(self) -> None:
