@@ -13,14 +13,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from broker.errors import TryAgain
 from broker.kafka.address import Address
 from broker.kafka.claim import UNKNOWN, Claim, State, pack_state
+from broker.kafka.joining import consumer_of
+from broker.kafka.members import enter, is_dead, leave
 from broker.kafka.properties import unpack_message
 from broker.kafka.records import Unreadable
 from broker.kafka.topology import Topology
@@ -29,20 +30,14 @@ from broker.messages import Delivery, Message
 LOG = logging.getLogger(__name__)
 PREFETCH_LIMIT = 8192
 AHEAD = 1  # offset that a commit allows for beyond what is delivered: at low load no message waits for a commit
-FETCH_WAIT_MS = 100  # a partition with records that wait here misses a fetch, and waits for the next one
 POLL_MS = 100
 COMMIT_PAUSE_S = 0.02
 REVOKE_S = 8.0
-REBALANCE_MS = 30_000
-SESSION_MS = 10_000
-HEARTBEAT_MS = 500
 RETRY_S = 0.3
+DISMISS_S = 0.3
 CLOSE_S = 5.0
 TRIM_EVERY_S = 30.0
 REQUEUE_PAUSE_S = 0.05
-_NO_POLL_LIMIT_MS = 24 * 3600 * 1000  # who holds all it may does not poll; the session finds who is dead
-_FETCH_BYTES = 16 * 1024 * 1024
-_PARTITION_BYTES = 9 * 1024 * 1024
 
 
 class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka carries no types
@@ -71,6 +66,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self._former: dict[TopicPartition, Claim] = {}
         self._paused: set[TopicPartition] = set()
         self._consumer: Any = None
+        self._name = ""  # of the consumer in its group
         self._committing = asyncio.Lock()
         self._task = asyncio.create_task(self._run(), name=f"subscription to {queue}")
         self._task.add_done_callback(lambda _: self._arrived.set())
@@ -139,18 +135,19 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             if not await self._is_there():
                 await self._wait_moved(RETRY_S)
                 continue
-            committer = None
+            beside: list[asyncio.Task[None]] = []
             try:
                 await self._start()
-                committer = asyncio.create_task(self._keep_committing(), name=f"commits of {self._queue}")
+                beside.append(asyncio.create_task(self._keep_committing(), name=f"commits of {self._queue}"))
+                beside.append(asyncio.create_task(self._dismiss_the_dead(), name=f"the dead of {self._queue}"))
                 await self._poll()
                 await self._drained()
             except (KafkaError, TryAgain, OSError) as exc:
                 LOG.info("%s: %s; trying again", self._queue, type(exc).__name__)
                 await self._wait_moved(RETRY_S)
             finally:
-                if committer is not None:
-                    committer.cancel()
+                for task in beside:
+                    task.cancel()
                 await self._leave()
 
     async def _is_there(self, *, unknown: bool = False) -> bool:
@@ -159,14 +156,8 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         return unknown
 
     async def _start(self) -> None:
-        consumer = AIOKafkaConsumer(
-            **self._address.arguments, group_id=self._queue if self._shared else None, enable_auto_commit=False,
-            auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS, fetch_max_bytes=_FETCH_BYTES,
-            max_partition_fetch_bytes=_PARTITION_BYTES, max_poll_interval_ms=_NO_POLL_LIMIT_MS,
-            rebalance_timeout_ms=REBALANCE_MS, session_timeout_ms=SESSION_MS, heartbeat_interval_ms=HEARTBEAT_MS,
-            # A class of its own for each: it keeps its state there.
-            partition_assignment_strategy=(type("Sticky", (StickyPartitionAssignor,), {}),),
-        )  # fmt: skip
+        self._name = enter()
+        consumer = consumer_of(self._address, self._name, self._queue if self._shared else None)
         self._consumer = consumer
         await consumer.start()
         if self._shared:
@@ -240,6 +231,14 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 trimmed = time.monotonic()
                 await self._trim({claim.partition: claim.committed.offset for claim in self._claims.values()})
             await asyncio.sleep(COMMIT_PAUSE_S)
+
+    async def _dismiss_the_dead(self) -> None:
+        """Until the group has let us in: it waits for its members, and some may never answer."""
+        while self._shared and not self._assigned.is_set():
+            with contextlib.suppress(TryAgain):
+                if gone := await self._topology.dismiss(self._queue, is_dead):
+                    LOG.info("%s: %d members of this machine had ended, and have left", self._queue, gone)
+            await asyncio.sleep(DISMISS_S)
 
     async def _trim(self, before: dict[TopicPartition, int]) -> None:
         """Remove what is settled: Kafka keeps it for ever otherwise."""
@@ -354,6 +353,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         with contextlib.suppress(TimeoutError, KafkaError, OSError):
             async with asyncio.timeout(CLOSE_S):
                 await consumer.stop()
+        leave(self._name)
 
     # -- small steps
 

@@ -6,12 +6,14 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.errors import KafkaError, for_code
+from aiokafka.protocol.group import LeaveGroupRequest
 
 from broker.base import Limits
 from broker.channels import LOGS, Channels, Kind
@@ -163,6 +165,18 @@ class Topology:
             known = commit is not None and commit.offset != UNKNOWN
             states[partition] = unpack_state(commit.offset, commit.metadata or "") if known else State()
         return states
+
+    async def dismiss(self, group: str, is_dead: Callable[[str], bool]) -> int:
+        """Make the members leave whose client's name `is_dead` knows; return how many there were."""
+        (answer,) = await self._ask(lambda: self._admin.describe_consumer_groups([group]))
+        members = answer.to_object()["groups"][0]["members"]
+        gone = [member["member_id"] for member in members if is_dead(member["client_id"])]
+        if gone:
+            coordinator = await self._ask(lambda: self._admin.find_coordinator(group))
+            send = self._admin._send_request  # noqa: SLF001 - aiokafka has no name for it
+            for member in gone:
+                await self._ask(partial(send, LeaveGroupRequest(group, member), coordinator))
+        return len(gone)
 
     async def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the offset behind the last record of each."""

@@ -1,0 +1,77 @@
+"""Members of a group that are dead: whoever joins next on their machine makes them leave.
+
+Kafka itself waits for a session to end before it gives their partitions to others. A process that is stopped or busy
+is alive, and stays a member; of processes on other machines, or in other containers, nothing is known here. A consumer
+that was stopped while its group let it in is dead, too, though its process is not: it cannot sign off any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+
+_PROC = Path("/proc")
+_NAME = re.compile(r"millrace-([0-9a-f]{16})-([0-9]{1,10})-([0-9]{1,20})-[0-9]+")
+_STATE, _STARTED = 0, 19  # of what follows the name in a process's `stat`: proc(5) counts them as 3 and 22
+_ENDED = ("Z", "X")
+_numbers = count(1)
+_living: set[str] = set()  # the consumers of this process
+
+
+def enter() -> str:
+    """Return what a new consumer is called in its group; plain `millrace` where nobody could tell it apart."""
+    here, found = _here(), _stat(os.getpid())
+    if here is None or found is None:
+        return "millrace"
+    name = f"millrace-{here}-{os.getpid()}-{found[_STARTED]}-{next(_numbers)}"
+    _living.add(name)
+    return name
+
+
+def leave(name: str) -> None:
+    """Note that a consumer was stopped."""
+    _living.discard(name)
+
+
+def is_dead(name: str) -> bool:
+    """Tell whether a member is of this machine and has ended; False if that is not certain."""
+    match = _NAME.fullmatch(name)
+    if match is None or match[1] != _here():
+        return False
+    pid, started = int(match[2]), match[3]
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # somebody else's, and so alive
+        return False
+    found = _stat(pid)
+    if found is None:
+        return False
+    if found[_STARTED] != started or found[_STATE] in _ENDED:
+        return True
+    return pid == os.getpid() and name not in _living
+
+
+@lru_cache(maxsize=1)
+def _here() -> str | None:
+    """Return a name for this machine since it was started and, in it, for what shares our process numbers."""
+    try:
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text("ascii").strip()
+        numbers = (_PROC / "self/ns/pid").readlink()
+    except (OSError, ValueError):
+        return None
+    return hashlib.blake2b(f"{boot} {numbers}".encode(), digest_size=8).hexdigest()
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Return what Linux says of a process behind its name, which may hold anything."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()
