@@ -30,7 +30,7 @@ from broker.routing import (
 )
 from router.learning.experiment import Experiment
 from router.learning.fold import Fold, Subject
-from router.learning.ledger import Ledger, Superseded, take_up
+from router.learning.ledger import Kept, Ledger, Superseded, digest, take_up
 from router.learning.metrics import LearnerMetrics
 from router.learning.search import Search
 
@@ -42,7 +42,7 @@ REPEAT_S = 10.0
 ABOUT_S = 1.0
 CHECKPOINT_S = 60.0
 CHECKPOINT_BYTES_A_MINUTE = 256 * 1024
-LATE_LIMIT_TICKS = 10
+LOOK_BACK_S = 10.0
 UNREAD_S = 5.0
 LEAVE_S = 2.0
 ENDS: Mapping[str, Word] = {"promoted": "promote", "aborted": "abort", "timed out": "abort", "starved": "abort"}
@@ -126,7 +126,7 @@ class EndpointLearner:
         subject = self.subject
         try:
             kept = await self._ledger.load(subject.endpoint, subject.experiment)
-            if kept is not None and kept.at.offset <= await self._broker.end(self._log):
+            if kept is not None and await self._is_of_this_log(kept):
                 take_up(self.fold, kept)
                 self._whole = False
                 return
@@ -135,6 +135,28 @@ class EndpointLearner:
                 "endpoint %s: the ledger cannot be read (%s: %s); the log is", subject.endpoint, type(exc).__name__, exc
             )
         await self._take_up_from_log()
+
+    async def _is_of_this_log(self, kept: Kept) -> bool:
+        """Tell whether the log says what the ledger folded last; one of another broker, or made anew, does not."""
+        offset = kept.at.offset
+        if offset > await self._broker.end(self._log):
+            return False
+        if not kept.last or not offset:
+            return True
+        reader = self._broker.read(self._log, offset - 1)
+        try:
+            async with asyncio.timeout(LOOK_BACK_S):
+                record = (await reader.read(1))[0]
+        except Gap:  # it has been trimmed meanwhile: what follows it is read, or missed
+            return True
+        finally:
+            await reader.close()
+        if record.offset == offset - 1 and digest(record.body) != kept.last:
+            log.warning(
+                "endpoint %s: the ledger is of another log; it is learnt anew from this one", self.subject.endpoint
+            )
+            return False
+        return True
 
     async def _take_up_from_log(self) -> None:
         self.fold = Fold(self.subject, self._experiment)
@@ -151,9 +173,6 @@ class EndpointLearner:
         place = here if found.is_used else Place(offset=found.first, number=0, at_us=0)
         self._kept_at = place.offset
         await self._append(*write_checkpoint(self.fold.checkpoint()))
-        if self._verdict is not None:
-            self._silent = True
-            await self._append(*write_order(sentence(self._verdict, self.subject)))
 
     def _resumed(self, checkpoint: Checkpoint) -> bool:
         """Take up from a checkpoint; False if its state is of another form, and then nothing is known."""
@@ -236,6 +255,8 @@ class EndpointLearner:
         An order that no snapshot says yet is waited for: its phase comes with its weights.
         """
         snapshot, now, phase = self.fold.snapshot, time.monotonic(), self._phase
+        if self.fold.offset >= self._speaks_from:
+            await self._repeat_verdict()
         self._silent = self._silent and len(self.fold.published) == 1
         if (self.fold.offset < self._speaks_from or self.fold.is_ordered) and not self.gap:
             return
@@ -267,6 +288,14 @@ class EndpointLearner:
         held = "set by hand" if self.fold.set else "paused" if self.fold.paused else ""
         phase = self._experiment.phase(self.fold.state)
         return f"{phase} ({held})" if held else phase
+
+    async def _repeat_verdict(self) -> None:
+        """Order what this experiment has come to, if nothing is left that knows it: the log and the ledger are gone."""
+        if self._verdict is None or self._experiment.is_over(self.fold.state):
+            return
+        self._silent = len(self.fold.published) == 1
+        if await self._append(*write_order(sentence(self._verdict, self.subject))):
+            self._verdict = None
 
     async def _say_verdict(self) -> None:
         """Write down how the experiment ended, where nothing is ever trimmed."""
@@ -304,25 +333,21 @@ class EndpointLearner:
 
     async def _keep_time(self) -> None:
         """Append a tick every second while time changes anything; the next one when the last has been read back."""
-        was_active = False
         while True:
             await asyncio.sleep(self._settings.tick_s)
             forgets_at_us = self.fold.forgets_at_us
-            is_active = self.fold.wants_ticks or (forgets_at_us is not None and forgets_at_us < now_us())
-            if is_active:
-                await self._tick(was_active)
+            if self.fold.wants_ticks or (forgets_at_us is not None and forgets_at_us < now_us()):
+                await self._tick()
             elif time.monotonic() - self._said[1] >= self._settings.repeat_s:
                 await self._say()
-            was_active = is_active
 
-    async def _tick(self, was_active: bool) -> None:
-        """Append the next tick; more than one second of them only if they were late, never for a time without any."""
+    async def _tick(self) -> None:
+        """Append the next tick. Of a time in which none could be appended there are none: nothing could join in it."""
         now = time.monotonic()
         number, sent_s = self._sent
         if self.fold.tick < number and now - sent_s < UNREAD_S:
             return
-        passed = round((now - sent_s) / self._settings.tick_s) if was_active and number else 1
-        tick = Tick(number=self.fold.tick + min(max(1, passed), LATE_LIMIT_TICKS), at_us=now_us())
+        tick = Tick(number=self.fold.tick + 1, at_us=now_us())
         if await self._append(*write_tick(tick)):
             self._sent = (tick.number, now)
 

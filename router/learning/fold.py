@@ -33,6 +33,7 @@ from router.snapshot import Snapshot, masked
 
 KEYS_LIMIT = 250_000
 JUMP_LIMIT = 600  # ticks: a record that says more is no tick
+AHEAD_US = 30_000_000  # of the newest request: a learner whose clock is further ahead would find all requests late
 AGE_EVERY = 16  # ticks
 INTERLEAVE = "interleave"
 NEVER = ("invalid", "cancelled")  # the client's own doing
@@ -64,6 +65,7 @@ class Fold(Generic[State]):
         self.paused = False
         self.set: tuple[float, ...] = ()
         self.counts: Counter[str] = Counter()
+        self.last: bytes | None = None  # what the newest record says
         self._stale = False  # something was learnt that no snapshot says yet
         self.is_ordered = False  # somebody has ordered what no snapshot says yet: the next tick does
         self._over = False
@@ -80,6 +82,7 @@ class Fold(Generic[State]):
         """Begin there: what was accepted before belongs to other experiments of the endpoint."""
         self.offset, self.tick, self.at_us = place.offset, place.number, place.at_us
         self._counts_from, self._began_us = place.offset, place.at_us
+        self._newest_us = place.at_us - AHEAD_US
         self._places = self._places_from(place)
 
     def go_on(self, place: Place) -> None:
@@ -92,7 +95,7 @@ class Fold(Generic[State]):
         """Fold a record; one that was folded already, or is none of ours, changes nothing."""
         if record.offset < self.offset:
             return
-        self.offset = record.offset + 1
+        self.offset, self.last = record.offset + 1, record.body
         fold = self._kinds.get(str(record.headers.get("cloudEvents_type")))
         if fold is not None:
             fold(record)
@@ -110,9 +113,14 @@ class Fold(Generic[State]):
 
     @property
     def forgets_at_us(self) -> int | None:
-        """When a tick would let uids be forgotten that cannot come again; None if there are none."""
+        """When a tick would let uids be forgotten that cannot come again; None if there are none.
+
+        Those of the newest requests are kept until others come.
+        """
         first = next(iter(self.waiting.seen.values()), None)
-        return None if first is None else first + self.subject.dedupe_us
+        if first is None or first + self.subject.dedupe_us >= self._newest_us + AHEAD_US:
+            return None
+        return first + self.subject.dedupe_us
 
     # -- what happened
 
@@ -174,6 +182,7 @@ class Fold(Generic[State]):
             self._count(self.waiting.tell(feedback, self.tick).value)
 
     def _is_new(self, uid: bytes, accepted_us: int) -> bool:
+        self._newest_us = max(self._newest_us, accepted_us)
         if self.waiting.knows(uid):
             self._count("duplicate")
             return False
@@ -188,7 +197,7 @@ class Fold(Generic[State]):
         tick = read_tick(record)
         if tick is None or not self.tick < tick.number <= self.tick + JUMP_LIMIT:
             return
-        self.at_us = max(self.at_us, tick.at_us)
+        self.at_us = max(self.at_us, min(tick.at_us, self._newest_us + AHEAD_US))
         before, every = self.experiment.phase(self.state), self.experiment.refresh_ticks
         is_due = tick.number // every > self.tick // every
         for number in range(self.tick + 1, tick.number + 1):
@@ -296,7 +305,7 @@ class Fold(Generic[State]):
             "ordered": self.is_ordered, "counts": dict(sorted(self.counts.items())), "began_us": self._began_us,
             "published": [[one.number, list(one.weights), at_us] for one, at_us in self.published],
             "models": self.snapshot.models, "over": self._over, "places": self._places.written(),
-            "counts_from": self._counts_from,
+            "counts_from": self._counts_from, "newest_us": self._newest_us,
         }  # fmt: skip
 
     def restore(self, document: Mapping[str, Any], at: Place) -> None:
@@ -304,7 +313,7 @@ class Fold(Generic[State]):
         try:
             self.state = unpacked(document["state"], self.experiment.start())
             self.begin(at)
-            self._began_us = document["began_us"]
+            self._began_us, self._newest_us = document["began_us"], document["newest_us"]
             self._counts_from = max(at.offset, document["counts_from"])  # whoever wrote it may have been rebuilding
             self.paused, self.set, self._stale = document["paused"], tuple(document["set"]), document["stale"]
             self.is_ordered, self._over = document["ordered"], document["over"]
@@ -330,6 +339,7 @@ class Fold(Generic[State]):
         """Take up from a checkpoint: the next records are those from its `rebuild` on; raises ValueError."""
         self.restore(checkpoint.state, checkpoint.rebuild)
         self._places = self._places_from(checkpoint.rebuild)
+        self._newest_us = checkpoint.rebuild.at_us - AHEAD_US  # requests that were newer then are read again
         try:
             self.keys = {what: {bytes.fromhex(key) for key in keys} for what, keys in checkpoint.state["keys"].items()}
         except (KeyError, TypeError, AttributeError) as exc:

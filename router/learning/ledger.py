@@ -7,6 +7,7 @@ fails.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Kept:
     """What the ledger holds of an experiment."""
 
     at: Place
+    last: str  # the digest of the record before `at`; empty if it is not known
     document: Mapping[str, Any]
     joins: Mapping[bytes, Any]
     seen: Mapping[bytes, int]
@@ -115,6 +117,11 @@ class Ledger:
         await self._database.run(lambda connection: _save(connection, term, rows), Care.WRITE)
 
 
+def digest(record: bytes | None) -> str:
+    """Return what tells one record from another."""
+    return "" if record is None else hashlib.blake2b(record, digest_size=16).hexdigest()
+
+
 def take_up(fold: Fold[Any], kept: Kept) -> None:
     """Put a fold where the ledger was left; raises ValueError if that was written by another kind of experiment."""
     fold.restore(kept.document, kept.at)
@@ -145,9 +152,10 @@ class _Rows:
         if whole:
             joins, seen = set(waiting.joins), set(waiting.seen)
             keys = [(what, key) for what, some in fold.keys.items() for key in some]
+        document = orjson.dumps({**fold.document(), "last": digest(fold.last)})
         return cls(
             name,
-            (name, fold.subject.experiment, fold.offset, fold.tick, fold.at_us, orjson.dumps(fold.document())),
+            (name, fold.subject.experiment, fold.offset, fold.tick, fold.at_us, document),
             [(name, uid, orjson.dumps(write_join(waiting.joins[uid]))) for uid in joins if uid in waiting.joins],
             [(name, uid, waiting.seen[uid]) for uid in seen if uid in waiting.seen],
             [(name, what, key) for what, key in keys],
@@ -194,7 +202,8 @@ def _load(connection: Connection, endpoint: str, experiment: str) -> Kept | None
     keys: dict[str, set[bytes]] = {}
     for what, digest in fetch_all(connection, "SELECT what, digest FROM keys WHERE endpoint = ?", (endpoint,)):
         keys.setdefault(what, set()).add(digest)
+    document = orjson.loads(head[3])
     return Kept(
-        at=Place(offset=head[0], number=head[1], at_us=head[2]), document=orjson.loads(head[3]),
+        at=Place(offset=head[0], number=head[1], at_us=head[2]), last=document["last"], document=document,
         joins={uid: orjson.loads(data) for uid, data in joins}, seen=dict(seen), keys=keys,
     )  # fmt: skip

@@ -135,8 +135,9 @@ def test_feedback_without_a_decision_is_let_go() -> None:
 
 
 def test_a_row_older_than_what_may_come_twice_does_not_count() -> None:
-    fold = folded(THOMPSON, numbered([tick(60), rows([Shown(number=1, arm="a")])]))
-    assert (fold.counts["late"], fold.counts["decisions"]) == (1, 0)
+    newer = Shown(number=2, arm="b", accepted_us=START_US + 60_000_000)
+    fold = folded(THOMPSON, numbered([rows([newer]), tick(60), rows([Shown(number=1, arm="a")])]))
+    assert (fold.counts["late"], fold.counts["decisions"]) == (1, 1)
 
 
 @pytest.mark.parametrize(

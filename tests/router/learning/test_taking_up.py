@@ -13,18 +13,21 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from broker.channels import Channels
+from broker.errors import Unreachable
 from broker.following import Following
 from broker.messages import Record
-from broker.routing import Said, read_snapshot
+from broker.routing import TICK, Said, Verdict, read_order, read_snapshot, read_tick, write_checkpoint
 from broker.sqlite.adapter import SqliteBroker
 from router.learning import endpoint
 from router.learning.endpoint import EndpointLearner, LearnerSettings
+from router.learning.experiment import Experiment
 from router.learning.fold import Fold
 from router.learning.ledger import Ledger
 from router.learning.metrics import LearnerMetrics
 from router.stats.arrays import ONE
 from tests.router.learning.test_fold import EXP3, THOMPSON
-from tests.router.learning.traces import Shown, folded, numbered, rows, subject_of, tick, trace
+from tests.router.learning.test_hostile import CANARY
+from tests.router.learning.traces import START_US, Shown, folded, numbered, rows, subject_of, tick, trace
 
 WITHIN_S = 5.0
 NO_TICKS_S = 3600.0
@@ -50,11 +53,13 @@ class Bench:
             await self.broker.append(log, [record.body], dict(record.headers))
 
     @asynccontextmanager
-    async def learning(self) -> AsyncIterator[EndpointLearner]:
-        """Run a learner whose clock stands still."""
-        settings = LearnerSettings(instance="learner", tick_s=NO_TICKS_S)
+    async def learning(
+        self, experiment: Experiment[Any] = THOMPSON, verdict: Verdict | None = None, tick_s: float = NO_TICKS_S
+    ) -> AsyncIterator[EndpointLearner]:
+        """Run a learner whose clock stands still, if nothing else is said."""
+        settings = LearnerSettings(instance="learner", tick_s=tick_s)
         metrics = LearnerMetrics(CollectorRegistry())
-        learner = EndpointLearner(self.broker, self.ledger, subject_of(), THOMPSON, settings, metrics, 1)
+        learner = EndpointLearner(self.broker, self.ledger, subject_of(), experiment, settings, metrics, 1, verdict)
         tasks = [
             asyncio.create_task(learner.run()),
             asyncio.create_task(Following(self.broker, self.broker.channels.status, 0, self.hear).run()),
@@ -85,7 +90,7 @@ async def until(true: Callable[[], Any]) -> None:
 
 
 def elsewhere(offset: int) -> Fold[Any]:
-    """Return a fold of another log with the same experiment, which ends there: `b` was shown, twice."""
+    """Return a fold of other records and the same last one, which ends there: `b` was shown, twice."""
     fold = folded(THOMPSON, numbered([rows([Shown(number=number, arm="b") for number in (1, 2)]), tick(20)]))
     fold.offset = offset
     return fold
@@ -148,3 +153,66 @@ async def test_a_ledger_of_another_form_is_not_taken_up_and_the_log_is(bench: Be
     async with bench.learning() as learner:
         await until(lambda: bench.heard)
         assert learner.fold.state.pulls[0].tolist() == [ONE, 0, 0]
+
+
+async def test_a_ledger_of_another_log_is_not_taken_up_however_long_that_was(bench: Bench) -> None:
+    """The same endpoint on another broker, or on a log that was deleted: the last record that was folded is another."""
+    await bench.append(LOG)
+    other = folded(THOMPSON, numbered([rows([Shown(number=number, arm="b")]) for number in (1, 2)]))
+    assert other.offset == len(LOG)
+    await bench.ledger.save(other)
+    async with bench.learning() as learner:
+        await until(lambda: bench.heard)
+        assert learner.fold.state.pulls[0].tolist() == [ONE, 0, 0]
+    found = await bench.ledger.load("e", "x")
+    assert found is not None
+    assert set(found.seen) == {Shown(number=1, arm="a").uid}
+
+
+@pytest.mark.parametrize(("phase", "weights"), [("promoted", (0.0, 0.0, 1.0)), ("aborted", (0.5, 0.5, 0.0))])
+async def test_a_verdict_is_repeated_until_it_is_known_again(
+    bench: Bench, phase: str, weights: tuple[float, ...]
+) -> None:
+    """Ledger and log were lost, and then whoever began anew ended between its checkpoint and its order."""
+    log = bench.broker.channels.events("e")
+    await bench.broker.declare(log)
+    body, headers = write_checkpoint(Fold(subject_of(), CANARY).checkpoint())
+    await bench.broker.append(log, [body], headers)
+    verdict = Verdict(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
+    async with bench.learning(CANARY, verdict, tick_s=0.01):
+        await until(lambda: bench.heard)
+        await until(lambda: bench.heard[-1].weights == weights)
+        assert {(said.phase, said.weights) for said in bench.heard} == {(phase, weights)}
+    orders = [record for record in await everything(bench) if read_order(record)]
+    assert len(orders) == 1
+
+
+async def test_a_second_that_could_not_be_written_down_does_not_pass(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was decided just before an outage keeps its whole horizon: none of its feedback could come meanwhile."""
+    append, refused = bench.broker.append, 0
+
+    async def cut(log: str, bodies: Sequence[bytes], headers: Any = None) -> Any:
+        nonlocal refused
+        if headers and headers["cloudEvents_type"] == TICK and learner.fold.tick == 3 and refused < 10:
+            refused += 1
+            raise Unreachable("the link is cut")
+        return await append(log, bodies, headers)
+
+    monkeypatch.setattr(bench.broker, "append", cut)
+    await bench.append([rows([Shown(number=1, arm="a")])])
+    async with bench.learning(tick_s=0.01) as learner:
+        await until(lambda: learner.fold.tick >= 6)
+    ticks = [found.number for record in await everything(bench) if (found := read_tick(record))]
+    assert refused == 10
+    assert ticks == list(range(1, len(ticks) + 1))
+
+
+async def everything(bench: Bench) -> list[Record]:
+    """Return all of the event log."""
+    reader = bench.broker.read(bench.broker.channels.events("e"), 0)
+    try:
+        return list(await reader.read(1000))
+    finally:
+        await reader.close()

@@ -1,0 +1,51 @@
+"""The log's clock: what a learner with a wrong one can do to it."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.header import Status
+from router.learning.fold import AHEAD_US
+from tests.router.learning.test_fold import THOMPSON
+from tests.router.learning.test_hostile import CANARY
+from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, tick
+
+HOUR_US = 3_600_000_000
+WRONG = pytest.mark.parametrize("at_us", [START_US + HOUR_US, (1 << 62) - 1])
+
+
+def shown(number: int, second: float = 0.0) -> Shown:
+    return Shown(number=number, arm="a", accepted_us=START_US + int(second * 1e6))
+
+
+@WRONG
+def test_a_tick_from_the_future_does_not_end_learning(at_us: int) -> None:
+    later = [shown(number, number) for number in range(2, 12)]
+    log = [rows([shown(1)]), tick(1, at_us)]
+    for number, one in enumerate(later, 2):
+        log += [rows([one]), feedback(one, one.accepted_us), tick(number, at_us)]
+    fold = folded(THOMPSON, numbered([*log, *[tick(number, at_us) for number in range(12, 40)]]))
+    assert (fold.counts["late"], fold.counts["decisions"], fold.counts["rewards"]) == (0, 11, 11)
+
+
+@WRONG
+def test_a_canary_that_fails_is_aborted_by_a_learner_from_the_future(at_us: int) -> None:
+    requests = [
+        Shown(number=n, arm="c" if n % 4 == 0 else "a", policy="canary", propensity=0.01,
+              status=Status.FAILED if n % 4 == 0 else Status.OK) for n in range(400)
+    ]  # fmt: skip
+    before = Shown(number=1000, arm="a", policy="canary")
+    fold = folded(CANARY, numbered([rows([before]), tick(1, at_us), rows(requests), tick(2, at_us)]))
+    assert CANARY.phase(fold.state) == "aborted"
+
+
+def test_no_request_of_the_future_moves_the_clock_alone() -> None:
+    ahead = Shown(number=1, arm="a", accepted_us=START_US + HOUR_US)
+    fold = folded(THOMPSON, numbered([rows([ahead]), tick(1), rows([shown(2)])]))
+    assert fold.at_us == START_US + 1_000_000
+    assert (fold.counts["late"], fold.counts["decisions"]) == (0, 2)
+
+
+def test_the_clock_stands_half_a_minute_behind_the_newest_request() -> None:
+    fold = folded(THOMPSON, numbered([rows([shown(1, 5.0), shown(2)]), tick(1, START_US + HOUR_US)]))
+    assert fold.at_us == START_US + 5_000_000 + AHEAD_US
