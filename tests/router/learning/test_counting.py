@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from broker.header import Status
@@ -17,7 +18,7 @@ from router.learning.bandit import Bandit
 from router.learning.contextual import ContextualBandit
 from router.learning.fold import Fold
 from router.learning.interleaved import Contest, Interleaved
-from router.learning.staged import Staged, Watch
+from router.learning.staged import Nested, Staged, Watch
 from router.policies.canary import BadEvents, Canary, RewardDrop
 from router.policies.interleaving import Interleaving
 from router.policies.linear import LinUcb
@@ -65,6 +66,18 @@ def test_a_key_votes_with_the_first_list_that_it_clicked_in_and_never_again() ->
     assert voted(fold) == (4, 4)
 
 
+def test_who_is_better_than_some_rankers_but_not_than_all_has_not_won() -> None:
+    """Two are as good as each other, and both are better than the third; then the first is better than both."""
+    ranked = Interleaved(declared=Interleaving(arms=3, rankers=(0, 1, 2), reward="clicked"))
+    state, run = ranked.start(), np.zeros(200, np.int64)
+    for vote, pairs, phase in (([1.0, 1.0, 0.0], [0, 1, 1], "comparing"), ([1.0, 0.0, 0.0], [1, 1, 1], "decided")):
+        state = replace(state, votes=ranked.preference.fold(state.votes, run, np.tile(vote, (200, 1))))
+        assert ranked.preference.preferred(state.votes, ranked.declared.alpha)[0].tolist() == pairs
+        state = ranked.tick(state)
+        assert ranked.phase(state) == phase
+    assert ranked.snapshot(state, 1).weights == (1.0, 0.0, 0.0)
+
+
 def test_a_sticky_canary_counts_the_first_bad_event_of_a_key() -> None:
     """One user whose every request fails is one bad event for each guardrail; who has no key is one each time."""
     rails = (BadEvents(), BadEvents())
@@ -91,6 +104,29 @@ def test_a_sticky_canary_counts_the_first_reward_of_a_key() -> None:
     (harm,) = fold.state.canary.harm
     assert isinstance(harm, Pairs)
     assert float(harm.pairs[0]) == 3.0
+
+
+def test_each_reward_of_a_decision_counts_once_at_the_end_of_its_own_horizon() -> None:
+    declared = {
+        name: Reward.model_validate({"default": 0, "horizon": f"{s}s"}) for name, s in (("near", 5), ("far", 9))
+    }
+    canary = Canary(canary=2, stable=(1.0, 1.0, 0.0), guardrails=(RewardDrop(),))
+    nested = Nested(learning=Thompson(arms=2), joined=None, among=(0, 1), reward="near")
+    staged = Staged(canary=canary, watches=(Watch(reward="far"),), nested=nested)
+    log = numbered([rows([Shown(number=1, arm="a", policy="canary")]), *map(tick, range(1, 20))])
+    counted = [folded(staged, log[:end], subject_of(**declared)) for end in (5, 6, 9, 10, 20)]
+    assert [fold.counts["rewards"] for fold in counted] == [0, 1, 1, 2, 2]
+    assert [fold.state.nested.pulls[0].tolist() for fold in counted] == [[0, 0], *[[ONE, 0]] * 4]
+
+
+@pytest.mark.parametrize(("how", "expected"), [("first", 0), ("last", ONE)])
+def test_of_several_true_labels_the_declared_one_counts_whatever_their_order(how: str, expected: int) -> None:
+    right = Reward.model_validate({"from": "truth", "score": "argmax", "horizon": "20s", "duplicates": how})
+    one = Shown(number=1, arm="a", outputs={"p": np.array([0.1, 0.9], np.float32)})
+    wrong, corrected = (feedback(one, START_US + at, values={}, truth=at) for at in (0, 1))
+    for told in ([wrong, corrected], [corrected, wrong]):
+        fold = folded(THOMPSON, numbered([rows([one]), *told, tick(20)]), subject_of(clicked=right))
+        assert fold.state.rewards[0].tolist() == [expected, 0, 0]
 
 
 def test_a_request_from_before_the_beginning_is_another_experiments() -> None:

@@ -237,6 +237,17 @@ def test_ticks_of_two_leaders_are_one_clock() -> None:
     assert fold.tick == 3
 
 
+def test_a_leader_whose_time_is_behind_does_not_turn_it_back() -> None:
+    """What was let go, for it could not come twice any more, would be new again and count twice."""
+    before, now = (Shown(number=s, arm="a", accepted_us=START_US + s * 1_000_000) for s in (60, 100))
+    ahead, behind = tick(32, now.accepted_us), tick(33, before.accepted_us)
+    fold = folded(THOMPSON, numbered([rows([before]), tick(20, before.accepted_us), rows([now]), ahead]))
+    assert before.uid not in fold.waiting.seen
+    for place, record in enumerate([behind, rows([before]), tick(60, now.accepted_us)], 4):
+        fold.apply(replace(record, offset=place))
+    assert (fold.counts["decisions"], fold.counts["late"], fold.state.pulls[0, 0]) == (2, 1, 2 * ONE)
+
+
 def test_experiments_fit_their_protocol() -> None:
     for experiment in EXPERIMENTS.values():
         assert experiment.phase(experiment.start())

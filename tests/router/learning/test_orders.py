@@ -20,11 +20,14 @@ from broker.routing import Order, Place, Said, experiment_of, read_snapshot, wri
 from router.learning.bandit import Bandit
 from router.learning.interleaved import Interleaved
 from router.learning.joins import Join, Told, write_join
+from router.learning.staged import Staged, Watch
+from router.policies.canary import Canary
 from router.policies.interleaving import Interleaving
 from router.policies.thompson import Thompson
+from router.stats.arrays import ONE
 from tests.router.learning.test_hostile import click, merged, order
 from tests.router.learning.test_service import CANARY, declare, learning, until, viewing
-from tests.router.learning.traces import START_US, folded, numbered, subject_of, tick
+from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
 
 THOMPSON = Bandit(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked", refresh_ticks=10)
 RANKED = Interleaved(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
@@ -46,6 +49,23 @@ def test_an_order_survives_being_written_before_its_snapshot() -> None:
         one.apply(replace(tick(1), offset=1))
         assert one.snapshot.weights == (0.0, 1.0, 0.0)
     assert fold.canonical() == other.canonical()
+
+
+def test_a_paused_canary_stays_at_its_step_and_its_hold_goes_on_when_it_is_resumed() -> None:
+    canary = Canary(canary=2, stable=(1.0, 1.0, 0.0), steps=(0.1, 0.5), hold_requests=1, hold_ticks=10)
+    staged = Staged(canary=canary, watches=(Watch(),))
+    log = [rows([Shown(number=1, arm="c", policy="canary")]), tick(5), order("pause"), tick(40), order("resume")]
+    for number, step in ((44, "step 1 of 2"), (45, "step 2 of 2")):
+        assert staged.phase(folded(staged, numbered([*log, tick(number)])).state) == step
+
+
+def test_what_a_paused_bandit_knows_grows_no_older() -> None:
+    fading = Bandit(learning=Thompson(arms=3, half_life=30.0), arms=3, among=(0, 1, 2), reward="clicked")
+    one = Shown(number=1, arm="a")
+    log = [rows([one]), feedback(one, START_US), order("pause"), tick(50), order("resume"), tick(80)]
+    paused, resumed = (folded(fading, numbered(log[:end])).state for end in (4, 6))
+    assert (paused.pulls[0, 0], paused.rewards[0, 0]) == (ONE, ONE)
+    assert resumed.rewards[0, 0] / ONE == pytest.approx(0.5, rel=1e-3)
 
 
 def test_an_abort_outweighs_what_was_proven() -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from prometheus_client import CollectorRegistry
 
+from broker.base import Limits
 from broker.channels import Channels
-from broker.errors import Unreachable
+from broker.errors import Gap, Unreachable
 from broker.following import Following
 from broker.messages import Record
-from broker.routing import TICK, Said, Verdict, read_order, read_snapshot, read_tick, write_checkpoint
+from broker.routing import TICK, Place, Said, Verdict, read_order, read_snapshot, read_tick, write_checkpoint
 from broker.sqlite.adapter import SqliteBroker
 from router.learning import endpoint
 from router.learning.endpoint import EndpointLearner, LearnerSettings
@@ -216,3 +218,58 @@ async def everything(bench: Bench) -> list[Record]:
         return list(await reader.read(1000))
     finally:
         await reader.close()
+
+
+async def test_what_could_not_be_written_once_is_written_with_all_that_follows(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full for a while; the next learner has the ledger to go on from, and misses nothing."""
+    monkeypatch.setattr(endpoint, "ABOUT_S", 0.0)
+    log = [rows([Shown(number=number, arm="a")]) for number in range(3)]
+    await bench.append(log[:2])
+    await bench.ledger.save(folded(THOMPSON, numbered(log[:1])), whole=True)
+    change(tmp_path / "learner.db", "CREATE TRIGGER full BEFORE INSERT ON joins BEGIN SELECT RAISE(ABORT, 'full'); END")
+    async with bench.learning() as learner:
+        await until(lambda: decisions(bench) == 2)
+        change(tmp_path / "learner.db", "DROP TRIGGER full")
+        await bench.append(log[2:])
+        await until(lambda: decisions(bench) == 3)
+        known = set(learner.fold.waiting.joins)
+    async with bench.learning() as learner:
+        await until(lambda: learner.fold.waiting.joins)
+        assert set(learner.fold.waiting.joins) == known == {Shown(number=number, arm="a").uid for number in range(3)}
+
+
+@pytest.mark.parametrize(("missing", "phase"), [(1, "stopped: records of the log are gone"), (0, "learning")])
+async def test_a_checkpoint_that_needs_a_record_that_is_gone_is_not_gone_on_from(
+    bench: Bench, missing: int, phase: str
+) -> None:
+    log = bench.broker.channels.events("e")
+    await bench.append(LOG)
+    await bench.ledger.save(folded(THOMPSON, LOG[:1]))
+    await bench.broker.declare(log, Limits(bytes=100_000))
+    for _ in range(4):
+        await bench.broker.append(log, [b"x" * 30_000])
+    reader = bench.broker.read(log, 0)
+    with pytest.raises(Gap) as gap:
+        await reader.read(1)
+    await reader.close()
+    at = Place(offset=await bench.broker.end(log), number=20, at_us=START_US)
+    checkpoint = replace(folded(THOMPSON, LOG).checkpoint(), at=at, rebuild=replace(at, offset=gap.value.end - missing))
+    body, headers = write_checkpoint(checkpoint)
+    await bench.broker.append(log, [body], headers)
+    async with bench.learning() as learner:
+        await until(lambda: bench.heard)
+        assert learner.gap is bool(missing)
+    assert {said.phase for said in bench.heard} == {phase}
+
+
+def change(path: Path, sql: str) -> None:
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.set_busy_timeout(int(WITHIN_S * 1000))
+        connection.execute(sql)
+
+
+def decisions(bench: Bench) -> int:
+    """Return how many the learner has said it knows; before it says so it saves them."""
+    return max((said.about["counts"].get("decisions", 0) for said in bench.heard), default=0)

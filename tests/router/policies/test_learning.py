@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.special import rel_entr
+from scipy.stats import invgamma, norm
 
 from router.policies.base import Learning, Seen, one_run
 from router.policies.counts import forget
@@ -157,6 +158,30 @@ def test_means_counts_and_bounds_are_those_of_mabwiser() -> None:
     assert successes[0].tolist() == oracles.THOMPSON_SUCCESSES
     assert failures[0].tolist() == oracles.THOMPSON_FAILURES
     assert Ucb(arms=3, kind="ucb1").bounds(state)[0] == pytest.approx(oracles.UCB1_BOUNDS, abs=1e-14)
+
+
+@pytest.mark.parametrize("noise", [0.8, None])
+def test_a_gaussian_posterior_is_the_prior_times_the_likelihood_of_each_reward(noise: float | None) -> None:
+    """Multiplied out on a grid of means and, where the noise is not known, variances: after no reward, and after four.
+
+    The variance is inverse gamma with prior_pulls + 1 degrees of freedom, the mean's a prior_pulls-th of it.
+    """
+    seen = one_run([0] * 4, [1.5, 2.5, 1.0, 4.0], [1.0] * 4)
+    policy = GaussianThompson(arms=2, prior_mean=1.0, prior_deviation=2.0, prior_pulls=3.0, noise=noise)
+    state = policy.fold(policy.start(1), seen)
+    mean = np.linspace(-29.0, 31.0, 6001)
+    if noise is not None:
+        variance = np.array([[noise**2]])
+        prior = norm.pdf(mean, 1.0, 2.0)[None]
+    else:
+        variance = np.geomspace(0.05, 5000.0, 201)[:, None]
+        prior = variance * invgamma.pdf(variance, 2.0, scale=8.0) * norm.pdf(mean, 1.0, np.sqrt(variance / 3.0))
+    likely = np.prod([norm.pdf(reward, mean, np.sqrt(variance)) for reward in seen.reward], axis=0)
+    for arm, density in enumerate((prior * likely, prior)):
+        below = np.cumsum(density.sum(axis=0)) / density.sum()
+        for level in (0.05, 0.5, 0.8):
+            expected = float(np.interp(level, below, mean))
+            assert policy.quantile(state, level)[0, arm] == pytest.approx(expected, abs=0.01)
 
 
 def test_the_kl_bound_is_the_greatest_mean_within_the_budget() -> None:
