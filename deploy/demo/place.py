@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import uvloop
 from rich.console import Console
 
 from deploy.demo.folder import write_settings
@@ -30,6 +31,16 @@ class Place:
     installation: Installation
     overrides: dict[str, str]
     log: Path
+
+
+def reach(place: Place) -> None:
+    """Raise Unreachable now, and not once everything is trained."""
+    uvloop.run(_reached(place.installation))
+
+
+async def _reached(installation: Installation) -> None:
+    async with installation.broker() as broker:
+        await broker.ping()
 
 
 @contextmanager

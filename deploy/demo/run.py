@@ -11,7 +11,7 @@ from rich.console import Console
 from deploy.demo.digits import Digits, load
 from deploy.demo.folder import DECLARATION, ENDPOINT, write_endpoint, write_models
 from deploy.demo.next_steps import print_next_steps
-from deploy.demo.place import Place, fresh_folder, place_in, print_log
+from deploy.demo.place import Place, fresh_folder, place_in, print_log, reach
 from deploy.demo.progress import Steps
 from deploy.demo.serving import clean, serve_while
 from deploy.demo.show import Show
@@ -25,6 +25,7 @@ def run_demo(*, broker: str, serve: bool, engine: str, requests: int) -> int:
     console = Console()
     with fresh_folder(keep=serve) as folder:
         place = place_in(folder, broker=broker, engine=engine, known_ports=serve)
+        reach(place)
         steps = Steps(console)
         digits = _train_into(folder, steps).take(requests)
         status = FAILED

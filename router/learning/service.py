@@ -14,7 +14,7 @@ from broker.announcer import Announcer
 from broker.base import Broker, Since
 from broker.declared import read_declared
 from broker.endpoint import Endpoint
-from broker.errors import Misconfigured
+from broker.errors import Misconfigured, TryAgain
 from broker.following import Following
 from broker.ids import now_us
 from broker.messages import Record
@@ -152,7 +152,7 @@ class Service:
             if task.done():
                 if is_superseded(task.exception()):
                     return False
-                log.error("endpoint %s: its learner ended; it starts again", endpoint, exc_info=task.exception())
+                _say_ended(endpoint, task.exception())
                 del learners[endpoint]
         wanted = self._wanted()
         for endpoint, (learner, task) in list(learners.items()):
@@ -193,6 +193,15 @@ def is_superseded(error: BaseException | None) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return any(map(is_superseded, error.exceptions))
     return isinstance(error, Superseded)
+
+
+def _say_ended(endpoint: str, error: BaseException | None) -> None:
+    """Say why a learner ended that starts again: a broker that is away for a moment needs no traceback."""
+    errors = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
+    if all(isinstance(one, TryAgain) for one in errors):
+        log.warning("endpoint %s: its learner ended (%s); it starts again", endpoint, errors[0])
+    else:
+        log.error("endpoint %s: its learner ended; it starts again", endpoint, exc_info=error)
 
 
 def subject_of(declaration: Endpoint) -> Subject:

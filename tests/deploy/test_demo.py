@@ -11,7 +11,7 @@ import pytest
 
 from deploy.demo.rows import RowCheck
 from deploy.demo.tally import Answer, Tally
-from tests.deploy.running import environment
+from tests.deploy.running import environment, millrace
 
 UID = "01a1fdb7-9c84-7a2f-9813-36f23c555fdb"
 
@@ -35,12 +35,17 @@ def test_it_ends_with_a_table_and_exit_status_0(tmp_path: Path) -> None:
 
 
 def test_a_wrong_engine_is_exit_status_2(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "deploy.cli", "demo", "--engine", "steam"],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = millrace("demo", "--engine", "steam", folder=tmp_path)
     assert done.returncode == 2
     assert "known engines are ray, process" in done.stderr
+
+
+@pytest.mark.parametrize("scenario", [[], ["--scenario", "bandit"]])
+def test_a_broker_that_does_not_answer_is_said_before_anything_is_trained(tmp_path: Path, scenario: list[str]) -> None:
+    done = millrace("demo", *scenario, "--broker", "amqp://127.0.0.1:1/", folder=tmp_path)
+    assert done.returncode == 1
+    assert "127.0.0.1:1" in done.stderr
+    assert "training" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from deploy.demo.place import Place, fresh_folder, place_in, print_log
+from deploy.demo.place import Place, fresh_folder, place_in, print_log, reach
 from deploy.demo.progress import Steps
 from deploy.demo.scenarios.bandit import BanditScenario
 from deploy.demo.scenarios.canary import CanaryScenario
@@ -36,6 +36,7 @@ def run_scenario(name: str, *, broker: str, engine: str, requests: int | None, s
     with fresh_folder(keep=False) as folder:
         settings = {"learner.tick": scenario.tick, "secrets.assignment": KEY}
         place = place_in(folder, broker=broker, engine=engine, more=settings)
+        reach(place)
         return _play_in(folder, place, scenario, console)
 
 
