@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -65,7 +66,7 @@ def _here() -> str | None:
         numbers = (_PROC / "self/ns/pid").readlink()
     except (OSError, ValueError):
         return None
-    return hashlib.blake2b(f"{boot} {numbers}".encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(f"{socket.gethostname()} {boot} {numbers}".encode(), digest_size=8).hexdigest()
 
 
 def _stat(pid: int) -> list[str] | None:
