@@ -291,7 +291,7 @@ class EndpointLearner:
 
     async def _repeat_verdict(self) -> None:
         """Order what this experiment has come to, if nothing is left that knows it: the log and the ledger are gone."""
-        if self._verdict is None or self._experiment.is_over(self.fold.state):
+        if self._verdict is None or self._experiment.is_over(self.fold.state) or self.fold.paused:
             return
         self._silent = len(self.fold.published) == 1
         if await self._append(*write_order(sentence(self._verdict, self.subject))):

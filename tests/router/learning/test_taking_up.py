@@ -28,7 +28,7 @@ from router.learning.ledger import Ledger
 from router.learning.metrics import LearnerMetrics
 from router.stats.arrays import ONE
 from tests.router.learning.test_fold import EXP3, THOMPSON
-from tests.router.learning.test_hostile import CANARY
+from tests.router.learning.test_hostile import CANARY, RANKED
 from tests.router.learning.traces import START_US, Shown, folded, numbered, rows, subject_of, tick, trace
 
 WITHIN_S = 5.0
@@ -187,6 +187,16 @@ async def test_a_verdict_is_repeated_until_it_is_known_again(
         assert {(said.phase, said.weights) for said in bench.heard} == {(phase, weights)}
     orders = [record for record in await everything(bench) if read_order(record)]
     assert len(orders) == 1
+
+
+async def test_a_verdict_that_is_held_by_hand_is_repeated_once(bench: Bench) -> None:
+    """No statistics say who won a comparison whose log is gone: its weights are set, for people to change."""
+    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US)
+    for _ in range(2):
+        bench.heard.clear()
+        async with bench.learning(RANKED, verdict, tick_s=0.01):
+            await until(lambda: bench.heard and bench.heard[-1].weights == verdict.weights)
+    assert len([record for record in await everything(bench) if read_order(record)]) == 1
 
 
 async def test_a_second_that_could_not_be_written_down_does_not_pass(
