@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.base import Broker, Reader
-from broker.errors import Gap, TryAgain
+from broker.errors import Gap, TryAgain, Unreachable
 from broker.ids import now_us
 from broker.messages import Record
 from broker.routing import (
@@ -122,19 +122,30 @@ class EndpointLearner:
     # -- where to begin
 
     async def _take_up(self) -> None:
-        """Go on from the ledger, else from the newest checkpoint, else begin."""
-        subject = self.subject
+        """Go on from the ledger, else from the newest checkpoint, else begin; raises TryAgain if no broker answers."""
+        kept = await self._load()
+        if kept is None or not await self._is_of_this_log(kept) or not self._restored(kept):
+            await self._take_up_from_log()
+
+    async def _load(self) -> Kept | None:
         try:
-            kept = await self._ledger.load(subject.endpoint, subject.experiment)
-            if kept is not None and await self._is_of_this_log(kept):
-                take_up(self.fold, kept)
-                self._whole = False
-                return
+            return await self._ledger.load(self.subject.endpoint, self.subject.experiment)
         except Exception as exc:  # noqa: BLE001 - whatever it holds, it is a copy of what the log says
-            log.warning(
-                "endpoint %s: the ledger cannot be read (%s: %s); the log is", subject.endpoint, type(exc).__name__, exc
-            )
-        await self._take_up_from_log()
+            self._say_unread(exc)
+            return None
+
+    def _restored(self, kept: Kept) -> bool:
+        try:
+            take_up(self.fold, kept)
+        except Exception as exc:  # noqa: BLE001 - as above
+            self._say_unread(exc)
+            return False
+        self._whole = False
+        return True
+
+    def _say_unread(self, exc: Exception) -> None:
+        name, kind = self.subject.endpoint, type(exc).__name__
+        log.warning("endpoint %s: the ledger cannot be read (%s: %s); the log is", name, kind, exc)
 
     async def _is_of_this_log(self, kept: Kept) -> bool:
         """Tell whether the log says what the ledger folded last; one of another broker, or made anew, does not."""
@@ -149,6 +160,8 @@ class EndpointLearner:
                 record = (await reader.read(1))[0]
         except Gap:  # it has been trimmed meanwhile: what follows it is read, or missed
             return True
+        except TimeoutError as exc:
+            raise Unreachable(f"{self._log}: record {offset - 1} did not come within {LOOK_BACK_S:g} s") from exc
         finally:
             await reader.close()
         if record.offset == offset - 1 and digest(record.body) != kept.last:
