@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -59,6 +60,12 @@ class Routed:
         return self.silent_s is not None and self.silent_s < SILENT_AFTER_S
 
     @property
+    def may_be_led(self) -> bool:
+        """Tell whether a learner runs: if none leads yet, it may claim in a moment."""
+        parts = [said for said, _ in self.view.parts.values() if said.part == "learner" and said.state == "ready"]
+        return any(now_us() - said.at_us < SILENT_AFTER_S * 1e6 for said in parts)
+
+    @property
     def learns(self) -> bool:
         """Tell whether the policy follows from what is learnt."""
         return isinstance(read_config(self.endpoint), (BanditConfig, CanaryConfig, InterleaveConfig))
@@ -83,6 +90,19 @@ async def look_at(connection: Broker, name: str) -> Routed:
         endpoint=endpoint, view=view, claim=claims.claim, silent_s=_silence_s(view, claims.claim), verdict=verdict,
         author=claims.author,
     )  # fmt: skip
+
+
+async def look_at_led(connection: Broker, name: str) -> Routed:
+    """Return the same once a learner leads; sooner if none runs that could, or none has in `BEGUN_S`.
+
+    A learner claims a moment after the first endpoint that it can learn for is declared, and not before.
+    """
+    until_s = time.monotonic() + BEGUN_S
+    while True:
+        routed = await look_at(connection, name)
+        if routed.is_led or not routed.may_be_led or time.monotonic() > until_s:
+            return routed
+        await asyncio.sleep(LOOK_S)
 
 
 async def give(

@@ -30,7 +30,7 @@ from deploy.cli.terminal import (
     installation,
     overrides,
 )
-from deploy.routing import Routed, give, look_at
+from deploy.routing import Routed, give, look_at, look_at_led
 from router.declaration.bandit import BanditConfig
 from router.declaration.canary import CanaryConfig
 from router.declaration.plain import InterleaveConfig
@@ -115,7 +115,7 @@ def _order(
 
     async def work(connection: Broker) -> Said:
         with errors.status(f"waiting for a snapshot of {escape(name)} that follows"):
-            routed = await look_at(connection, name)
+            routed = await look_at_led(connection, name)
             return await give(connection, routed, order, lambda said: follows(said, order, before.endpoint), wait_s)
 
     _say(before, connected(place, work))

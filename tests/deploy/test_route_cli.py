@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -82,15 +83,26 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
         yield found
 
 
-@pytest.fixture
-async def learner(shop: Shop) -> AsyncIterator[None]:
+@asynccontextmanager
+async def learning(shop: Shop) -> AsyncIterator[None]:
+    """Run a learner that has said that it is there, and waits for something to learn."""
     stop = asyncio.Event()
     settings = LearnerSettings(instance="learner-1", tick_s=TICK_S)
     ledger = shop.folder / "learner.db"
     task = asyncio.create_task(run(shop.broker, settings, ledger, read_experiment, CollectorRegistry(), stop))
-    yield
-    stop.set()
-    await task
+    try:
+        async with viewing(shop.broker) as view:
+            await until(lambda: "learner-1" in view.parts)
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+@pytest.fixture
+async def learner(shop: Shop) -> AsyncIterator[None]:
+    async with learning(shop):
+        yield
 
 
 def of(text: str, key: str) -> dict[str, dict[str, Any]]:
@@ -150,6 +162,14 @@ async def test_orders_are_followed_and_what_changed_is_said(shop: Shop) -> None:
     assert list(guardrails) == ["failed", "slow, over 0.25s"]
     assert guardrails["failed"]["aborts at"] == "40"
     assert guardrails["failed"]["promotes at"] == "20"
+
+
+async def test_an_order_may_come_before_the_learner_has_claimed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.learning.service.LOOK_S", 1.5)
+    async with learning(shop):
+        await shop.declare(CANARY)
+        paused = await shop.route("pause", "e", "--yes")
+    assert (paused.returncode, "step 1 of 4 (paused)" in paused.stdout) == (0, True), paused.stderr
 
 
 async def test_without_a_learner_it_is_said_and_no_order_is_left_behind(shop: Shop) -> None:
