@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from broker.errors import MillraceError
+from broker.errors import Failed, MillraceError
 from broker.header import Request
 from broker.outputs import Encoded, encode, encode_rows
 from broker.tensors import Inputs, assemble, check, decode, decode_raw
@@ -70,12 +70,17 @@ class Model:
         return inputs, rows, signature(inputs)
 
     def infer(self, items: Sequence[Item]) -> tuple[Arrays, Arrays]:
-        """Compute a batch; raises `Failed` whatever the model's own code raised."""
-        if self.batches:
-            inputs = assemble([item.inputs.tensors for item in items], self.config.inputs)
-        else:
-            inputs = {name: np.array(array) for name, array in items[0].inputs.tensors.items()}
+        """Compute a batch; raises `Failed` whatever the model's own code raised, and when memory is short."""
+        try:
+            inputs = self._assembled(items)
+        except MemoryError as exc:
+            raise Failed(f"model {self.config.name}: no memory for the inputs of {len(items)} requests") from exc
         return inputs, self.runtime.infer(dict(inputs))  # a model may change its dict: ours goes into the row
+
+    def _assembled(self, items: Sequence[Item]) -> Arrays:
+        if self.batches:
+            return assemble([item.inputs.tensors for item in items], self.config.inputs)
+        return {name: np.array(array) for name, array in items[0].inputs.tensors.items()}
 
     def encode(self, computed: Computed) -> list[Encoded | MillraceError]:
         """Return each item's answer body, or the error that stands in its place."""

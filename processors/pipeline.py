@@ -1,18 +1,16 @@
 """Take, decode, infer, publish, ack: the life of a request inside a processor.
 
 A slot before a message: nothing is taken that could not be computed soon. While one batch is computed in the
-executor, the next is collected and the last one is being published. A delivery is acked when every request in it has
+worker, the next is collected and the last one is being published. A delivery is acked when every request in it has
 its answer and its row confirmed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Container, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from broker.answering import Answering
@@ -32,12 +30,13 @@ from processors.batcher import Batcher, Item
 from processors.lane import Lane
 from processors.metrics import ProcessorMetrics
 from processors.model import Broken, Computed, Model
+from processors.worker import Worker
 
 BATCHES_HELD = 8  # four that wait or run, four whose answers and rows are on their way
 DEFAULT_ATTEMPTS = 3
 ATTEMPTS_LIMIT = 0xFFFF  # what a ticket and a row have room for
 GIVE_BACK_PAUSE_S = 0.5
-EXECUTOR_DEPTH = 2
+WORKER_DEPTH = 2
 FILL_WEIGHT = 0.1
 SHRINK_AT = 8
 PER_REQUEST = 2  # what a delivery waits for: an answer and a row
@@ -66,7 +65,7 @@ class Pipeline:
         self._metrics = metrics
         self._cancels = cancels
         self._loop = asyncio.get_running_loop()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"infer-{model.config.name}")
+        self._worker = Worker(self._bisect, self._computed, name=f"infer-{model.config.name}")
         self._answering = Answering(broker, dropped=metrics.dropped)
         self._lane = Lane(broker, self.queue, endpoints, went=self._leave, stayed=self._end_broken)
         self._held_limit = BATCHES_HELD * model.max_rows
@@ -124,8 +123,8 @@ class Pipeline:
         await self.settling.drain()
 
     def close(self) -> None:
-        """Let the executor go."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Let the worker go."""
+        self._worker.close()
 
     # -- in: from deliveries to items
 
@@ -233,8 +232,8 @@ class Pipeline:
     # -- compute
 
     def _pump(self) -> None:
-        """Keep the executor busy: one batch runs, a full one may wait behind it: no time is lost between."""
-        while self._running < EXECUTOR_DEPTH:
+        """Keep the worker busy: one batch runs, a full one may wait behind it: no time is lost between."""
+        while self._running < WORKER_DEPTH:
             batch = self._batcher.pop(full=self._running > 0)
             if not batch:
                 break
@@ -242,20 +241,17 @@ class Pipeline:
             if wanted:
                 self._running += 1
                 self._computing += len(wanted)
-                computing = self._loop.run_in_executor(self._executor, self._bisect, wanted)
-                computing.add_done_callback(functools.partial(self._computed, len(wanted)))
+                self._worker.put(wanted)
         self._moved.set()
         if not self._running and (pause_s := self._batcher.due_in_s()):
             self._loop.call_later(pause_s, self._pump)
 
-    def _computed(self, requests: int, done: asyncio.Future[list[Computed | Broken]]) -> None:
+    def _computed(self, batch: Sequence[Item], parts: Sequence[Computed | Broken]) -> None:
         """Start the next batch, then finish this one while it runs."""
         self._running -= 1
-        if done.cancelled():  # the pipeline is closed
-            return
         self._pump()
-        self._finish(done.result())
-        self._computing -= requests
+        self._finish(parts)
+        self._computing -= len(batch)
         self._moved.set()
 
     async def _movement(self) -> None:
@@ -271,7 +267,7 @@ class Pipeline:
         return [item for item in batch if item not in late] if late else batch
 
     def _bisect(self, batch: Sequence[Item]) -> list[Computed | Broken]:
-        """Compute a batch; if it fails, its halves, so that only the guilty request fails. Runs in the executor."""
+        """Compute a batch; if it fails, its halves, so that only the guilty request fails. Runs in the worker."""
         started_us = now_us()
         try:
             inputs, outputs = self.model.infer(batch)
@@ -360,7 +356,9 @@ class Pipeline:
         self._metrics.ended.labels(status.word).inc()
 
     def _is_pressed(self) -> bool:
-        return self.settling.held >= max(1, self.prefetch // 2)
+        """Tell whether half of what may be held is computed, and waits for its answers and rows alone."""
+        computed = self.settling.held - self.in_flight / self._fill
+        return computed >= self.prefetch / 2
 
 
 def _too_late(request: Request) -> Expired:

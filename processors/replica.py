@@ -21,6 +21,7 @@ from broker.messages import Record
 from broker.tasks import Tasks
 from processors.cancels import Cancels
 from processors.config import read_config
+from processors.memory import keep_freed_memory
 from processors.metrics import ProcessorMetrics
 from processors.model import Model, describe
 from processors.pipeline import Pipeline, PipelineSettings
@@ -88,6 +89,7 @@ class Replica:
 
     async def _load(self) -> Model:
         spec = self._spec
+        keep_freed_memory()
         config = read_config(spec.repository / spec.model)
         folder = spec.repository / spec.model / str(spec.version)
         loop = asyncio.get_running_loop()

@@ -15,8 +15,10 @@ from broker.channels import Channels
 from broker.datatypes import Array
 from broker.errors import Failed
 from broker.header import Form, pack_head, pack_route, pack_ticket
+from broker.inference import TensorSpec
 from broker.messages import NO_QUEUE, TOO_LARGE, UNKNOWN, Delivery, Message, Outcome
 from broker.sqlite.adapter import SqliteBroker
+from broker.tensors import assemble
 from processors import lane
 from tests.processors.piping import ROUTE, Compute, alone, bundled, piped, request
 
@@ -67,6 +69,24 @@ async def test_whatever_a_model_raises_only_the_guilty_request_fails(
         assert rows == {
             requests[0].uid: ("ok", None), requests[1].uid: ("failed", says), requests[2].uid: ("ok", None)
         }  # fmt: skip
+
+
+async def test_a_batch_that_does_not_fit_into_memory_is_computed_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def assembled(batch: Sequence[Mapping[str, Array]], specs: Sequence[TensorSpec]) -> dict[str, Array]:
+        if len(batch) > 1 or (batch[0]["x"] == GUILTY).any():
+            raise MemoryError
+        return assemble(batch, specs)
+
+    monkeypatch.setattr("processors.model.assemble", assembled)
+    async with piped(tmp_path, raising(ValueError("never"))) as pipe:
+        requests = [request(1), request(GUILTY), request(2)]
+        await pipe.put(bundled(pipe.pipeline.queue, requests))
+        await pipe.serve()
+        answers = await pipe.answers()
+        assert [answers[one.uid][0] for one in requests] == ["ok", "failed", "ok"]
+        assert answers[requests[1].uid][1] == {"error": "model m: no memory for the inputs of 1 requests"}
 
 
 def texts(guilty: object) -> Compute:
