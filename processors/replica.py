@@ -108,12 +108,14 @@ class Replica:
         await self._broker.declare(pipeline.queue, spec.limits)
         await self._broker.declare(lane)
         await self._announcer.say("ready", full=dict(describe(model.config, [spec.version])))
-        while not self._stop.is_set():
-            await self._serve_queue(pipeline, lane)
-            if not self._stop.is_set():
-                await self._serve_lane(pipeline, lane)
+        try:
+            while not self._stop.is_set():
+                await self._serve_queue(pipeline, lane)
+                if not self._stop.is_set():
+                    await self._serve_lane(pipeline, lane)
+        finally:
+            pipeline.close()
         await self._announcer.say("stopped")
-        pipeline.close()
         model.runtime.unload()
 
     async def _serve_queue(self, pipeline: Pipeline, lane: str) -> None:
