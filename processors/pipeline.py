@@ -243,8 +243,8 @@ class Pipeline:
                 self._computing += len(wanted)
                 self._worker.put(wanted)
         self._moved.set()
-        if not self._running and (pause_s := self._batcher.due_in_s()):
-            self._loop.call_later(pause_s, self._pump)
+        if not self._running and (pause_s := self._batcher.due_in_s()) is not None:
+            self._loop.call_later(pause_s, self._pump)  # 0 if one has become due since: it was not when we looked
 
     def _computed(self, batch: Sequence[Item], parts: Sequence[Computed | Broken]) -> None:
         """Start the next batch, then finish this one while it runs."""

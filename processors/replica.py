@@ -105,10 +105,10 @@ class Replica:
         settings = PipelineSettings(instance=spec.instance, grace_s=spec.grace_s)
         pipeline = self._pipeline = Pipeline(self._broker, model, self._endpoints, settings, metrics, self._cancels)
         lane = self._broker.channels.retry(pipeline.queue)
-        await self._broker.declare(pipeline.queue, spec.limits)
-        await self._broker.declare(lane)
-        await self._announcer.say("ready", full=dict(describe(model.config, [spec.version])))
         try:
+            await self._broker.declare(pipeline.queue, spec.limits)
+            await self._broker.declare(lane)
+            await self._announcer.say("ready", full=dict(describe(model.config, [spec.version])))
             while not self._stop.is_set():
                 await self._serve_queue(pipeline, lane)
                 if not self._stop.is_set():

@@ -60,13 +60,20 @@ def is_dead(name: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _here() -> str | None:
-    """Return a name for this machine since it was started and, in it, for what shares our process numbers."""
+    """Return a name for this machine since it was started and, in it, for what shares our process numbers and clock.
+
+    None where `/proc` is not of our own process numbers, as in a container that was given its host's.
+    """
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text("ascii").strip()
-        numbers = (_PROC / "self/ns/pid").readlink()
+        spaces = [(_PROC / "self/ns" / kind).readlink() for kind in ("pid", "time")]
+        numbered = (_PROC / "self").readlink()
     except (OSError, ValueError):
         return None
-    return hashlib.blake2b(f"{socket.gethostname()} {boot} {numbers}".encode(), digest_size=8).hexdigest()
+    if str(numbered) != str(os.getpid()):
+        return None
+    text = " ".join([socket.gethostname(), boot, *map(str, spaces)])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -61,7 +61,7 @@ def described(exc: BaseException) -> str:
     """Return the type and the text of an error, bounded: a model's own can be pages."""
     try:
         said = str(exc)
-    except Exception:  # noqa: BLE001 - a model's own error may not even have a text
+    except BaseException:  # noqa: BLE001 - a model's own error may not even have a text, and may raise anything instead
         said = "its text cannot be read"
     text = clean(f"{type(exc).__name__}: {said}".strip())
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"

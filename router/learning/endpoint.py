@@ -45,7 +45,10 @@ CHECKPOINT_BYTES_A_MINUTE = 256 * 1024
 LOOK_BACK_S = 10.0
 UNREAD_S = 5.0
 LEAVE_S = 2.0
-ENDS: Mapping[str, Word] = {"promoted": "promote", "aborted": "abort", "timed out": "abort", "starved": "abort"}
+ENDS: Mapping[str, Word] = {
+    "promoted": "promote", "aborted": "abort", "timed out": "abort", "starved": "abort",
+    "ended without a winner": "abort",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,8 @@ class EndpointLearner:
         self._settings = settings
         self._metrics = metrics
         self._term = term
-        self._verdict = verdict
+        self._verdict = verdict  # until it is repeated, if it has to be
+        self._known = verdict
         self._log = broker.channels.events(subject.endpoint)
         self.subject = subject
         self.fold = Fold(subject, experiment)
@@ -86,6 +90,7 @@ class EndpointLearner:
         self._said_at = -1  # what was folded by then
         self._speaks_from = 0  # before it what is known is older than what the last leader has said
         self._sent: tuple[int, float] = (0, 0.0)  # the newest tick that was sent, and when
+        self._saying = asyncio.Lock()
         self._kept_s = 0.0
         self._kept_at = -1
         self._ended = "" if verdict is None else verdict.phase
@@ -263,6 +268,11 @@ class EndpointLearner:
     # -- saying
 
     async def _say(self) -> None:
+        """Say what is new, one task at a time: whoever reads and whoever keeps the time would both say it."""
+        async with self._saying:
+            await self._say_snapshot()
+
+    async def _say_snapshot(self) -> None:
         """Publish the newest snapshot, if it or the phase is new, or was said long ago.
 
         An order that no snapshot says yet is waited for: its phase comes with its weights.
@@ -316,6 +326,8 @@ class EndpointLearner:
         if phase == self._ended or not self._experiment.is_over(self.fold.state):
             return
         snapshot = self._experiment.snapshot(self.fold.state, self.fold.snapshot.number)
+        if self._known is not None and self._known.weights == snapshot.weights:  # it says better how it came to that
+            return
         verdict = Verdict(
             endpoint=self.subject.endpoint, experiment=self.subject.experiment, number=snapshot.number, phase=phase,
             weights=snapshot.weights, at_us=now_us(),

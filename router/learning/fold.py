@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -25,7 +25,7 @@ from broker.routing import ORDER, TICK, Checkpoint, Order, Place, read_order, re
 from router.interleaving.placed import Placed
 from router.learning.experiment import Closed, Credited, Experiment, State
 from router.learning.joins import NOBODY, Join, write_join
-from router.learning.places import Places
+from router.learning.places import Places, read_places
 from router.learning.rows import Decision, decisions_in
 from router.learning.waiting import Waiting
 from router.packing import packed, unpacked
@@ -83,7 +83,7 @@ class Fold(Generic[State]):
         self.offset, self.tick, self.at_us = place.offset, place.number, place.at_us
         self._counts_from, self._began_us = place.offset, place.at_us
         self._newest_us = place.at_us - AHEAD_US
-        self._places = self._places_from(place)
+        self._places = self._places_from([(place, place.at_us)])
 
     def go_on(self, place: Place) -> None:
         """Keep what is known, and go on there: what came in between is none of this experiment's."""
@@ -248,7 +248,7 @@ class Fold(Generic[State]):
             self.waiting.age(self._oldest_us)
         while len(self.published) > 1 and self.published[1][1] < self._oldest_us:
             self.published.pop(0)
-        self._places.add(Place(offset=offset, number=self.tick, at_us=self.at_us))
+        self._places.add(Place(offset=offset, number=self.tick, at_us=self.at_us), self._newest_us)
 
     @property
     def _oldest_us(self) -> int:
@@ -321,10 +321,10 @@ class Fold(Generic[State]):
             self.published = [(Snapshot(number, tuple(weights)), at) for number, weights, at in document["published"]]
             last, at_us = self.published[-1]
             self.published[-1] = (Snapshot(last.number, last.weights, document["models"]), at_us)
-            places = [Place(offset=offset, number=number, at_us=us) for offset, number, us in document["places"]]
+            places = read_places(document["places"])
         except (KeyError, TypeError, IndexError, AttributeError) as exc:
             raise ValueError(f"this is no state of {self.experiment.policy}: {exc}") from exc
-        self._places = self._places_from(*places)
+        self._places = self._places_from(places)
 
     def checkpoint(self) -> Checkpoint:
         """Return what a successor needs that has nothing but the log."""
@@ -338,7 +338,7 @@ class Fold(Generic[State]):
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take up from a checkpoint: the next records are those from its `rebuild` on; raises ValueError."""
         self.restore(checkpoint.state, checkpoint.rebuild)
-        self._places = self._places_from(checkpoint.rebuild)
+        self._places = self._places_from([(checkpoint.rebuild, checkpoint.rebuild.at_us)])
         self._newest_us = checkpoint.rebuild.at_us - AHEAD_US  # requests that were newer then are read again
         try:
             self.keys = {what: {bytes.fromhex(key) for key in keys} for what, keys in checkpoint.state["keys"].items()}
@@ -360,5 +360,5 @@ class Fold(Generic[State]):
         }  # fmt: skip
         return orjson.dumps(known, option=orjson.OPT_SORT_KEYS)
 
-    def _places_from(self, *places: Place) -> Places:
+    def _places_from(self, places: Iterable[tuple[Place, int]]) -> Places:
         return Places(places, patience=self.waiting.patience, dedupe_us=self.subject.dedupe_us)

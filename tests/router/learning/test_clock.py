@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from broker.header import Status
-from router.learning.fold import AHEAD_US
+from router.learning.fold import AHEAD_US, Fold
 from tests.router.learning.test_fold import THOMPSON
 from tests.router.learning.test_hostile import CANARY
-from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, tick
+from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
 
 HOUR_US = 3_600_000_000
 WRONG = pytest.mark.parametrize("at_us", [START_US + HOUR_US, (1 << 62) - 1])
@@ -49,3 +49,19 @@ def test_no_request_of_the_future_moves_the_clock_alone() -> None:
 def test_the_clock_stands_half_a_minute_behind_the_newest_request() -> None:
     fold = folded(THOMPSON, numbered([rows([shown(1, 5.0), shown(2)]), tick(1, START_US + HOUR_US)]))
     assert fold.at_us == START_US + 5_000_000 + AHEAD_US
+
+
+def test_who_takes_up_from_a_checkpoint_knows_the_requests_of_a_gateway_whose_clock_is_ahead() -> None:
+    """They stay known for longer than the learner's clock says, so they have to be read again."""
+    ahead, later = shown(2, 50.0), shown(3, 80.0)
+    begin = [rows([shown(1)]), tick(1, START_US), rows([ahead]), tick(2, START_US + 1_000_000), rows([later])]
+    log = numbered([*begin, *[tick(number, START_US + 70_000_000) for number in range(3, 60)], rows([ahead])])
+    first = folded(THOMPSON, log[:-1])
+    checkpoint = first.checkpoint()
+    second = Fold(subject_of(), THOMPSON)
+    second.resume(checkpoint)
+    for record in log[checkpoint.rebuild.offset :]:
+        second.apply(record)
+    assert 0 < checkpoint.rebuild.offset < 3
+    assert second.canonical() == folded(THOMPSON, log).canonical()
+    assert second.counts["duplicate"] == first.counts["duplicate"] + 1

@@ -199,6 +199,39 @@ async def test_a_verdict_that_is_held_by_hand_is_repeated_once(bench: Bench) -> 
     assert len([record for record in await everything(bench) if read_order(record)]) == 1
 
 
+@pytest.mark.parametrize(
+    ("experiment", "phase", "weights", "then"),
+    [(CANARY, "timed out", (0.5, 0.5, 0.0), "aborted"), (CANARY, "starved", (0.5, 0.5, 0.0), "aborted"),
+     (RANKED, "ended without a winner", (1.0, 0.0, 0.0), "ended without a winner")],
+)  # fmt: skip
+async def test_a_verdict_stays_what_it_was_when_it_is_repeated(
+    bench: Bench, experiment: Experiment[Any], phase: str, weights: tuple[float, ...], then: str
+) -> None:
+    verdict = Verdict(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
+    await bench.broker.declare(bench.broker.channels.declared)
+    async with bench.learning(experiment, verdict, tick_s=0.01):
+        await until(lambda: bench.heard and bench.heard[-1].phase == then)
+        await until(lambda: len(bench.heard) > 3)
+    assert bench.heard[-1].weights == weights
+    assert await bench.broker.end(bench.broker.channels.declared) == 0
+
+
+async def test_a_verdict_is_repeated_once_though_two_tasks_would(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = bench.broker.append
+
+    async def slowly(log: str, bodies: Sequence[bytes], headers: Any = None) -> Any:
+        await asyncio.sleep(0.1)
+        return await append(log, bodies, headers)
+
+    monkeypatch.setattr(bench.broker, "append", slowly)
+    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US)
+    async with bench.learning(RANKED, verdict, tick_s=0.01):
+        await until(lambda: bench.heard and bench.heard[-1].weights == verdict.weights)
+    assert len([record for record in await everything(bench) if read_order(record)]) == 1
+
+
 async def test_a_second_that_could_not_be_written_down_does_not_pass(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
