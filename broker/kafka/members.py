@@ -25,10 +25,10 @@ _living: set[str] = set()  # the consumers of this process
 
 def enter() -> str:
     """Return what a new consumer is called in its group; plain `millrace` where nobody could tell it apart."""
-    here, found = _here(), _stat(os.getpid())
-    if here is None or found is None:
+    place, found = here(), _stat(os.getpid())
+    if place is None or found is None:
         return "millrace"
-    name = f"millrace-{here}-{os.getpid()}-{found[_STARTED]}-{next(_numbers)}"
+    name = f"millrace-{place}-{os.getpid()}-{found[_STARTED]}-{next(_numbers)}"
     _living.add(name)
     return name
 
@@ -41,7 +41,7 @@ def leave(name: str) -> None:
 def is_dead(name: str) -> bool:
     """Tell whether a member is of this machine and has ended; False if that is not certain."""
     match = _NAME.fullmatch(name)
-    if match is None or match[1] != _here():
+    if match is None or match[1] != here():
         return False
     pid, started = int(match[2]), match[3]
     try:
@@ -59,7 +59,7 @@ def is_dead(name: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _here() -> str | None:
+def here() -> str | None:
     """Return a name for this machine since it was started and, in it, for what shares our process numbers and clock.
 
     None where `/proc` is not of our own process numbers, as in a container that was given its host's.

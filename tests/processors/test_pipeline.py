@@ -32,6 +32,13 @@ class Unprintable(Exception):
         raise ValueError
 
 
+class Deadly(Exception):
+    """One whose text would end the interpreter."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
 def raising(error: BaseException) -> Compute:
     """Return a model that raises for the guilty number, and else gives back what it was given."""
 
@@ -53,6 +60,7 @@ def raising(error: BaseException) -> Compute:
         (asyncio.CancelledError(), "model m failed: CancelledError:"),
         (BaseException("x"), "model m failed: BaseException: x"),
         (Unprintable(), "model m failed: Unprintable: its text cannot be read"),
+        (Deadly(), "model m failed: Deadly: its text cannot be read"),
     ],
 )
 async def test_whatever_a_model_raises_only_the_guilty_request_fails(

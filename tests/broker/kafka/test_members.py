@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from broker.kafka import members
 from broker.kafka.adapter import KafkaBroker
 from broker.kafka.members import enter, is_dead, leave
 from broker.messages import Message
@@ -79,6 +81,64 @@ def test_a_number_that_no_process_can_have_is_nobodys() -> None:
     mine = enter()
     leave(mine)
     assert is_dead(f"millrace-{mine.split('-')[1]}-9999999999-1-1")
+
+
+@pytest.fixture
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A `/proc` to change."""
+    mine = tmp_path / str(os.getpid())
+    (mine / "ns").mkdir(parents=True)
+    (tmp_path / "self").symlink_to(mine.name)
+    for kind in ("pid", "time"):
+        (mine / "ns" / kind).symlink_to(f"{kind}:[1]")
+    (mine / "stat").write_text((Path("/proc/self/stat")).read_text("ascii"), "ascii")
+    (tmp_path / "sys/kernel/random").mkdir(parents=True)
+    (tmp_path / "sys/kernel/random/boot_id").write_text("one", "ascii")
+    monkeypatch.setattr("broker.kafka.members._PROC", tmp_path)
+    members.here.cache_clear()
+    yield tmp_path
+    members.here.cache_clear()
+
+
+def here() -> str:
+    """Say anew where this process is."""
+    members.here.cache_clear()
+    name = enter()
+    leave(name)
+    return name.split("-")[1]
+
+
+def test_another_host_boot_container_or_clock_is_elsewhere(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [here()]
+    for kind in ("pid", "time"):
+        (proc / "self/ns" / kind).unlink()
+        (proc / "self/ns" / kind).symlink_to(f"{kind}:[2]")
+        found.append(here())
+    (proc / "sys/kernel/random/boot_id").write_text("two", "ascii")
+    found.append(here())
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    found.append(here())
+    assert len(set(found)) == 5
+
+
+def test_who_sees_the_process_numbers_of_others_has_no_name(proc: Path) -> None:
+    (proc / "self").unlink()
+    (proc / "self").symlink_to("1")
+    (proc / "1").symlink_to(str(os.getpid()))
+    members.here.cache_clear()
+    assert enter() == "millrace"
+
+
+@pytest.mark.usefixtures("proc")
+def test_of_whom_linux_says_nothing_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = f"millrace-{here()}-{os.getppid()}"
+    assert not is_dead(f"{head}-1-1")  # it runs, and this `/proc` has no `stat` of it
+    monkeypatch.setattr("os.kill", refused)
+    assert not is_dead(f"millrace-{here()}-{os.getpid()}-1-1")  # somebody else's may not even be asked
+
+
+def refused(pid: int, number: int) -> None:
+    raise PermissionError
 
 
 async def test_the_dead_leave_their_group_and_the_living_stay() -> None:

@@ -171,6 +171,67 @@ async def test_a_ledger_of_another_log_is_not_taken_up_however_long_that_was(ben
     assert set(found.seen) == {Shown(number=1, arm="a").uid}
 
 
+class Mute:
+    """A reader whose broker says nothing, or that what was asked for is gone."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    async def read(self, limit: int) -> list[Record]:
+        if self._error is not None:
+            raise self._error
+        await asyncio.sleep(3600)
+        raise AssertionError(limit)
+
+    async def close(self) -> None:
+        """See the port."""
+
+
+async def test_a_broker_that_says_nothing_is_no_other_log(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bench.append(LOG)
+    await bench.ledger.save(elsewhere(len(LOG)))
+    monkeypatch.setattr(endpoint, "LOOK_BACK_S", 0.05)
+    monkeypatch.setattr(bench.broker, "read", lambda log, offset: Mute())
+    settings, metrics = LearnerSettings(instance="learner"), LearnerMetrics(CollectorRegistry())
+    learner = EndpointLearner(bench.broker, bench.ledger, subject_of(), THOMPSON, settings, metrics, 1)
+    with pytest.raises(Unreachable, match="did not come within"):
+        await asyncio.wait_for(learner.run(), WITHIN_S)
+    found = await bench.ledger.load("e", "x")
+    assert found is not None
+    assert found.at.offset == len(LOG)
+
+
+async def test_a_ledger_whose_last_record_was_trimmed_since_is_gone_on_from(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.append(LOG)
+    await bench.ledger.save(elsewhere(len(LOG)))
+    read, looks = bench.broker.read, list[int]()
+
+    def trimmed(log: str, offset: Any) -> Any:
+        if offset == len(LOG) - 1 and not looks:
+            looks.append(offset)
+            return Mute(Gap(log, offset, offset + 1))
+        return read(log, offset)
+
+    monkeypatch.setattr(bench.broker, "read", trimmed)
+    async with bench.learning() as learner:
+        await until(lambda: learner.fold.state.pulls.any())
+        assert looks
+        assert learner.fold.state.pulls[0].tolist() == [0, 2 * ONE, 0]
+
+
+async def test_a_second_tick_waits_until_the_first_is_read_back(bench: Bench) -> None:
+    async with bench.learning(tick_s=0.01) as learner:
+        await until(lambda: bench.heard)
+        apply = learner.fold.apply
+        learner.fold.apply = lambda record: None if read_tick(record) else apply(record)  # type: ignore[method-assign]
+        await bench.append([rows([Shown(number=1, arm="a")])])
+        await until(lambda: learner.fold.wants_ticks)
+        await asyncio.sleep(0.3)
+    assert [tick.number for record in await everything(bench) if (tick := read_tick(record))] == [1]
+
+
 @pytest.mark.parametrize(("phase", "weights"), [("promoted", (0.0, 0.0, 1.0)), ("aborted", (0.5, 0.5, 0.0))])
 async def test_a_verdict_is_repeated_until_it_is_known_again(
     bench: Bench, phase: str, weights: tuple[float, ...]
@@ -216,9 +277,7 @@ async def test_a_verdict_stays_what_it_was_when_it_is_repeated(
     assert await bench.broker.end(bench.broker.channels.declared) == 0
 
 
-async def test_a_verdict_is_repeated_once_though_two_tasks_would(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_verdict_is_repeated_once_though_two_tasks_would(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     append = bench.broker.append
 
     async def slowly(log: str, bodies: Sequence[bytes], headers: Any = None) -> Any:
