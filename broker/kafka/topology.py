@@ -167,16 +167,16 @@ class Topology:
         return states
 
     async def dismiss(self, group: str, is_dead: Callable[[str], bool]) -> int:
-        """Make the members leave whose client's name `is_dead` knows; return how many there were."""
+        """Make the members leave whose client's name `is_dead` knows; return how many have."""
         (answer,) = await self._ask(lambda: self._admin.describe_consumer_groups([group]))
         members = answer.to_object()["groups"][0]["members"]
-        gone = [member["member_id"] for member in members if is_dead(member["client_id"])]
-        if gone:
-            coordinator = await self._ask(lambda: self._admin.find_coordinator(group))
-            send = self._admin._send_request  # noqa: SLF001 - aiokafka has no name for it
-            for member in gone:
-                await self._ask(partial(send, LeaveGroupRequest(group, member), coordinator))
-        return len(gone)
+        dead = [member["member_id"] for member in members if is_dead(member["client_id"])]
+        if not dead:
+            return 0
+        coordinator = await self._ask(lambda: self._admin.find_coordinator(group))
+        send = self._admin._send_request  # noqa: SLF001 - aiokafka has no name for it
+        answers = [await self._ask(partial(send, LeaveGroupRequest(group, one), coordinator)) for one in dead]
+        return sum(answer.error_code == 0 for answer in answers)  # not those of a coordinator that is none any more
 
     async def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the offset behind the last record of each."""

@@ -17,10 +17,13 @@ from prometheus_client import CollectorRegistry
 from broker.base import Broker
 from broker.declared import endpoint_declared
 from broker.endpoint import read_endpoint
+from broker.ids import now_us
 from broker.messages import Record
-from broker.routing import read_order
+from broker.routing import Order, experiment_of, read_order
+from broker.status import Announcement, write_announcement
 from deploy.cli.plots import HEIGHTS
 from deploy.report_html import page
+from deploy.routing import give, look_at_led
 from deploy.wiring import Installation
 from router.evidence.sections import Curves, Table
 from router.learning.declared import read_experiment
@@ -170,6 +173,28 @@ async def test_an_order_may_come_before_the_learner_has_claimed(shop: Shop, monk
         await shop.declare(CANARY)
         paused = await shop.route("pause", "e", "--yes")
     assert (paused.returncode, "step 1 of 4 (paused)" in paused.stdout) == (0, True), paused.stderr
+
+
+async def test_a_learner_that_died_long_ago_is_not_waited_for(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.routing.BEGUN_S", 600.0)
+    await shop.declare(CANARY)
+    status = shop.broker.channels.status
+    await shop.broker.declare(status)
+    died = Announcement(instance="learner-0", part="learner", state="ready", at_us=now_us() - 60_000_000)
+    await shop.broker.append(status, [write_announcement(died)])
+    async with asyncio.timeout(5.0):
+        assert not (await look_at_led(shop.broker, "e")).is_led
+
+
+@pytest.mark.usefixtures("learner")
+async def test_what_was_said_before_an_order_does_not_follow_it(shop: Shop) -> None:
+    await shop.declare(CANARY)
+    async with viewing(shop.broker) as view:
+        await until(lambda: view.snapshot_of("e"))
+    routed = await look_at_led(shop.broker, "e")
+    order = Order(word="pause", author="ann", at_us=now_us(), experiment=experiment_of(routed.endpoint))
+    said = await give(shop.broker, routed, order, lambda said: True, 10.0)
+    assert said.at_us >= order.at_us
 
 
 async def test_without_a_learner_it_is_said_and_no_order_is_left_behind(shop: Shop) -> None:
