@@ -132,7 +132,7 @@ def follows(said: Said, order: Order, endpoint: Endpoint) -> bool:
         wanted = [order.weights.get(arm, 0.0) / total for arm in endpoint.arms]
         close = all(abs(one - other) < CLOSE for one, other in zip(said.weights, wanted, strict=False))
         return close and said.phase.endswith(HELD[1])
-    return said.phase.startswith(ENDS[order.word])
+    return said.phase in ENDS[order.word]  # held by no hand any more
 
 
 def _check(endpoint: Endpoint, word: Word, weights: Mapping[str, float]) -> None:

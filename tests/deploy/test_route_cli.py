@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from broker.declared import endpoint_declared
 from broker.endpoint import read_endpoint
 from broker.ids import now_us
 from broker.messages import Record
-from broker.routing import Order, experiment_of, read_order
+from broker.routing import Order, Said, experiment_of, read_order
 from broker.status import Announcement, write_announcement
 from deploy.cli.plots import HEIGHTS
+from deploy.cli.route_orders import follows
 from deploy.report_html import page
 from deploy.routing import give, look_at_led
 from deploy.wiring import Installation
@@ -195,6 +197,14 @@ async def test_what_was_said_before_an_order_does_not_follow_it(shop: Shop) -> N
     order = Order(word="pause", author="ann", at_us=now_us(), experiment=experiment_of(routed.endpoint))
     said = await give(shop.broker, routed, order, lambda said: True, 10.0)
     assert said.at_us >= order.at_us
+
+
+def test_a_promotion_by_hand_is_followed_once_no_hand_holds_it() -> None:
+    endpoint = read_endpoint({"endpoint": "e", "arms": ARMS, "feedback": CLICKED, "policy": CANARY}, source="test")
+    order = Order(word="promote", author="ann", at_us=now_us(), experiment=experiment_of(endpoint))
+    said = Said(endpoint="e", experiment=order.experiment, term=1, number=1, weights=(0.0, 0.0, 1.0), phase="promoted")
+    assert follows(said, order, endpoint)
+    assert not follows(replace(said, phase="promoted (set by hand)"), order, endpoint)
 
 
 async def test_without_a_learner_it_is_said_and_no_order_is_left_behind(shop: Shop) -> None:
