@@ -333,7 +333,7 @@ class EndpointLearner:
             weights=snapshot.weights, at_us=now_us(),
         )  # fmt: skip
         if await self._append_to(self._broker.channels.declared, write_verdict(verdict)):
-            self._ended = phase
+            self._ended, self._known = phase, verdict
 
     async def _keep(self) -> None:
         """Append a checkpoint once a minute, if anything was learnt; large ones less often."""

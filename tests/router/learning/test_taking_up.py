@@ -18,7 +18,16 @@ from broker.channels import Channels
 from broker.errors import Gap, Unreachable
 from broker.following import Following
 from broker.messages import Record
-from broker.routing import TICK, Place, Said, Verdict, read_order, read_snapshot, read_tick, write_checkpoint
+from broker.routing import (
+    TICK,
+    Place,
+    Said,
+    Verdict,
+    read_order,
+    read_snapshot,
+    read_tick,
+    write_checkpoint,
+)
 from broker.sqlite.adapter import SqliteBroker
 from router.learning import endpoint
 from router.learning.endpoint import EndpointLearner, LearnerSettings
@@ -28,7 +37,7 @@ from router.learning.ledger import Ledger
 from router.learning.metrics import LearnerMetrics
 from router.stats.arrays import ONE
 from tests.router.learning.test_fold import EXP3, THOMPSON
-from tests.router.learning.test_hostile import CANARY, RANKED
+from tests.router.learning.test_hostile import CANARY, RANKED, order
 from tests.router.learning.traces import START_US, Shown, folded, numbered, rows, subject_of, tick, trace
 
 WITHIN_S = 5.0
@@ -275,6 +284,19 @@ async def test_a_verdict_stays_what_it_was_when_it_is_repeated(
         await until(lambda: len(bench.heard) > 3)
     assert bench.heard[-1].weights == weights
     assert await bench.broker.end(bench.broker.channels.declared) == 0
+
+
+async def test_a_verdict_that_people_turn_over_twice_is_written_down_twice(bench: Bench) -> None:
+    declared, weights = bench.broker.channels.declared, (0.0, 0.0, 1.0)
+    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="promoted", weights=weights, at_us=START_US)
+    await bench.broker.declare(declared)
+    async with bench.learning(CANARY, verdict, tick_s=0.01), asyncio.timeout(WITHIN_S):
+        await until(lambda: bench.heard and bench.heard[-1].phase == "promoted")
+        for number, word in enumerate(("abort", "promote"), 1):
+            await bench.append([order(word)])
+            while await bench.broker.end(declared) < number:  # noqa: ASYNC110 - another task's doing
+                await asyncio.sleep(0.01)
+    assert await bench.broker.end(declared) == 2
 
 
 async def test_a_verdict_is_repeated_once_though_two_tasks_would(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
