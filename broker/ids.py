@@ -56,20 +56,16 @@ def uniform(key: bytes, salt: bytes, identity: bytes) -> float:
     Without the secret `key` (at most 64 bytes) nobody can choose an identity for its draw.
     `salt` separates experiments.
     """
-    return _fraction(hashlib.blake2b(salt + b"\0" + identity, key=key, digest_size=8).digest())
+    return drawer(key, salt)(identity)
 
 
 def drawer(key: bytes, salt: bytes) -> Callable[[bytes], float]:
     """Return what draws as `uniform` does for one key and salt, which it hashes only once."""
-    begun = hashlib.blake2b(salt + b"\0", key=key, digest_size=8)
+    copy, whole = hashlib.blake2b(salt + b"\0", key=key, digest_size=8).copy, int.from_bytes
 
     def draw(identity: bytes) -> float:
-        digest = begun.copy()
+        digest = copy()
         digest.update(identity)
-        return _fraction(digest.digest())
+        return (whole(digest.digest()) >> 11) * 2.0**-53
 
     return draw
-
-
-def _fraction(digest: bytes) -> float:
-    return (int.from_bytes(digest, "big") >> 11) * 2.0**-53

@@ -28,7 +28,7 @@ from gateway.sending import Sending
 from gateway.wishes import Wishes, wishes_of
 from router.companions import shadow_of
 from router.keys import key_of
-from router.router import Leg, Plan
+from router.router import Leg
 from router.vectors import noted, vector_of
 
 log = logging.getLogger(__name__)
@@ -97,10 +97,10 @@ class Infer:
         wishes = _wishes(scope) if b"prefer" in headers or b"idempotency-key" in headers else PLAIN
         check_waits(router, arm, wishes)
         reply_to = self._asynchronous.queue if wishes.stored else self._pending.queue
+        route = _route(router.endpoint.endpoint, plan.snapshot, plan.mask, plan.policy, plan.legs[0], reply_to)
         request = Request(
-            _route(router.endpoint.endpoint, plan, plan.legs[0], reply_to), uid, accepted_us,
-            accepted_us + int(allowed_s * 1e6), plan.legs[0].propensity, json_length, 0, key, "", trace_of(headers),
-            extra, body,
+            route, uid, accepted_us, accepted_us + int(allowed_s * 1e6), plan.propensity, json_length, 0, key, "",
+            trace_of(headers), extra, body,
         )  # fmt: skip
         if plan.merged:
             heard = await self._wait(self._lists.ask(router, request, plan, allowed_s), request, receive)
@@ -194,8 +194,8 @@ def _target(path: str) -> tuple[str, str | None]:
 
 
 @lru_cache(maxsize=4096)
-def _route(endpoint: str, plan: Plan, leg: Leg, reply_to: str) -> Route:
+def _route(endpoint: str, snapshot: int, mask: int, policy: str, leg: Leg, reply_to: str) -> Route:
     return Route(
-        endpoint=endpoint, arm=leg.arm, model=leg.model, version=leg.version, snapshot=plan.snapshot, mask=plan.mask,
-        policy=plan.policy, reply=Reply.GATEWAY, reply_to=reply_to, leg=leg.leg,
+        endpoint=endpoint, arm=leg.arm, model=leg.model, version=leg.version, snapshot=snapshot, mask=mask,
+        policy=policy, reply=Reply.GATEWAY, reply_to=reply_to, leg=leg.leg,
     )  # fmt: skip

@@ -14,13 +14,15 @@ def shadow_of(request: Request, plan: Plan) -> Request | None:
     if plan.merged or len(plan.legs) == 1:
         return None
     leg = plan.legs[1]
-    return request._replace(route=_route(request.route, leg, Reply.NOWHERE, ""), propensity=leg.propensity)
+    return request._replace(route=_route(request.route, leg, Reply.NOWHERE, ""), propensity=0.0)
 
 
 def rankers_of(request: Request, plan: Plan, queue: str) -> tuple[Request, ...]:
     """Return the requests of a merged plan, leg 0 among them; all are answered on `queue`, in bundles."""
     return tuple(
-        request._replace(route=_route(request.route, leg, Reply.GATEWAY, queue), propensity=leg.propensity)
+        request._replace(
+            route=_route(request.route, leg, Reply.GATEWAY, queue), propensity=0.0 if leg.leg else plan.propensity
+        )
         for leg in plan.legs
     )
 

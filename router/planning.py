@@ -47,7 +47,7 @@ def plan(delivery: Delivery, uid: bytes, now: int, *, endpoint: str, view: View,
     )  # fmt: skip
     allowed_us = int(_allowed_ms(router, asked.timeout_ms) * 1000)
     request = Request(
-        route, uid, now, now + allowed_us, leg.propensity, asked.json_length, 0, key,
+        route, uid, now, now + allowed_us, drawn.propensity, asked.json_length, 0, key,
         message.correlation_id or "", asked.trace, asked.extra if vector is None else noted(asked.extra, vector),
         message.body,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 from broker.endpoint import Endpoint
 from broker.errors import NotFound
@@ -26,22 +27,24 @@ HOLDOUT = "holdout"
 NOBODY = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Leg:
+class Leg(NamedTuple):
     """One arm that gets the request. Leg 0 is the one that answers, but for lists that are merged: there all do."""
 
     arm: str
     model: str
     version: int
-    propensity: float
     leg: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each request, and that would take four times as long
 class Plan:
-    """A decision: its legs, and what it was drawn from. With `merged` the client sees one list made of all answers."""
+    """A decision: its legs, and what it was drawn from. With `merged` the client sees one list made of all answers.
+
+    `propensity` is how probable leg 0 was; the others were not drawn, theirs is 0.
+    """
 
     legs: tuple[Leg, ...]
+    propensity: float
     snapshot: int
     mask: int
     policy: str
@@ -59,16 +62,15 @@ class Router:
         self._number = drawer(key, salt)
         self._stream = partial(stream, key, salt)
         self._rendezvous = rendezvous(self._arms, key, salt)
-        self._snapshot = policy.first()
-        self._weigh: Callable[[Sequence[float]], Snapshot] | None = None
         self._excluded: Callable[[bytes], bool] | None = _excluded(endpoint, key, salt)
         self._companions: Callable[[bytes, int, int], tuple[int, ...]] | None = None
         if isinstance(policy, Shadow):
             self._companions = partial(self._shadowed, policy, drawer(key, b"\0shadow\0" + salt))
         elif isinstance(policy, Interleaving):
             self._companions = self._rankers
-        self._sums = lru_cache(maxsize=64)(self._cumulative)
-        self._plans = lru_cache(maxsize=1024)(self._planned)
+        self._name, self._sticky, self._merges = policy.name, policy.sticky, isinstance(policy, Interleaving)
+        self._legs = lru_cache(maxsize=1024)(self._legs_of)
+        self.follow(policy.first())
 
     def plan(
         self, uid: bytes, mask: int, *, key: str = "", pin: str | None = None, vector: Sequence[float] | None = None
@@ -82,30 +84,28 @@ class Router:
             return self._pinned(pin, mask)
         unit = key.encode() if key else uid
         if self._excluded is not None and self._excluded(unit):
-            return Plan((self._leg(self._arms[0], 1.0),), self._snapshot.number, mask, HOLDOUT)
-        identity = unit if self._policy.sticky else uid
-        snapshot = self._snapshot if self._weigh is None or vector is None else self._weigh(vector)
-        probabilities, sums = self._sums(snapshot, mask)
-        if len(self._arms) == 1:
-            arm = 0
-        elif self._policy.sticky:
-            arm = self._rendezvous(probabilities, identity)
+            return Plan(self._legs(0, NOBODY), 1.0, self._snapshot.number, mask, HOLDOUT)
+        identity = unit if self._sticky else uid
+        if self._pick is not None and vector is not None:
+            arm, propensity = self._pick(vector, mask, self._number(uid))
         else:
-            arm = draw(sums, self._number(identity))
+            arm, propensity = self._drawn(identity, mask)
         others = NOBODY if self._companions is None else self._companions(identity, mask, arm)
-        return self._plans(snapshot, mask, arm, others)
+        merged = self._merges and others != NOBODY
+        return Plan(self._legs(arm, others), propensity, self._snapshot.number, mask, self._name, merged)
 
     def follow(self, snapshot: Snapshot) -> None:
         """Draw from this snapshot from now on; plans that were made stay as they are.
 
         Raises ValueError for models that are none of this policy's.
         """
-        weigh = None
+        pick: Callable[[Sequence[float], int, float], tuple[int, float]] | None = None
         if isinstance(self._policy, LearnedByFeatures) and snapshot.models is not None:
             from router.policies.build import weigher_of  # what it needs is heavy
 
-            weigh = weigher_of(self._policy, snapshot)
-        self._snapshot, self._weigh = snapshot, weigh
+            pick = weigher_of(self._policy, snapshot).pick
+        self._snapshot, self._pick = snapshot, pick
+        self._sums = lru_cache(maxsize=64)(partial(_cumulative, snapshot.weights))
 
     def merge(self, request: Request, heard: Heard) -> Merged:
         """Return what the client sees of all that the rankers of `request`, leg 0, said. See `merging.merge`.
@@ -142,16 +142,20 @@ class Router:
         """What plans look at in a request; nothing for most policies."""
         return self._policy.config.features if isinstance(self._policy, LearnedByFeatures) else ()
 
-    def _cumulative(self, snapshot: Snapshot, mask: int) -> tuple[list[float], list[float]]:
-        probabilities = masked(snapshot.weights, mask)
-        return probabilities, cumulative(probabilities)
+    def _drawn(self, identity: bytes, mask: int) -> tuple[int, float]:
+        """Draw an arm by the snapshot's weights; return its place and its probability."""
+        probabilities, sums = self._sums(mask)
+        if len(self._arms) == 1:
+            arm = 0
+        elif self._sticky:
+            arm = self._rendezvous(probabilities, identity)
+        else:
+            arm = draw(sums, self._number(identity))
+        return arm, probabilities[arm]
 
-    def _planned(self, snapshot: Snapshot, mask: int, arm: int, others: tuple[int, ...]) -> Plan:
-        probability = self._sums(snapshot, mask)[0][arm]
-        legs = [self._leg(self._arms[arm], probability)]
-        legs += [self._leg(self._arms[other], 0.0, leg) for leg, other in enumerate(others, 1)]
-        merged = bool(others) and isinstance(self._policy, Interleaving)
-        return Plan(tuple(legs), snapshot.number, mask, self._policy.name, merged)
+    def _legs_of(self, arm: int, others: tuple[int, ...]) -> tuple[Leg, ...]:
+        targets = [(self._arms[one], self.endpoint.arms[self._arms[one]]) for one in (arm, *others)]
+        return tuple([Leg(name, target.model, target.version, leg) for leg, (name, target) in enumerate(targets)])
 
     def _shadowed(
         self, shadow: Shadow, number: Callable[[bytes], float], identity: bytes, mask: int, arm: int
@@ -164,25 +168,26 @@ class Router:
 
     def _rankers(self, _: bytes, mask: int, arm: int) -> tuple[int, ...]:
         """Return the other rankers that have weight and are ready."""
-        probabilities = self._sums(self._snapshot, mask)[0]
-        return tuple(other for other, probability in enumerate(probabilities) if probability > 0.0 and other != arm)
+        probabilities = self._sums(mask)[0]
+        return tuple([other for other, probability in enumerate(probabilities) if probability > 0.0 and other != arm])
 
     def _pinned(self, arm: str, mask: int) -> Plan:
         """A pinned arm is served and logged, never credited: propensity 0 says so."""
-        return Plan((self._leg(self._arm_named(arm), 0.0),), self._snapshot.number, mask, PINNED)
+        return Plan(self._legs(self._arm_named(arm), NOBODY), 0.0, self._snapshot.number, mask, PINNED)
 
-    def _arm_named(self, name: str) -> str:
+    def _arm_named(self, name: str) -> int:
         if name in self.endpoint.arms:
-            return name
-        for arm, target in self.endpoint.arms.items():
+            return self._arms.index(name)
+        for arm, target in enumerate(self.endpoint.arms.values()):
             if str(target.version) == name:
                 return arm
         known = ", ".join(f"{arm} (version {target.version})" for arm, target in self.endpoint.arms.items())
         raise NotFound(f"endpoint {self.endpoint.endpoint} has no arm or version {name!r}; it has {known}")
 
-    def _leg(self, arm: str, propensity: float, leg: int = 0) -> Leg:
-        target = self.endpoint.arms[arm]
-        return Leg(arm, target.model, target.version, propensity, leg)
+
+def _cumulative(weights: Sequence[float], mask: int) -> tuple[list[float], list[float]]:
+    probabilities = masked(weights, mask)
+    return probabilities, cumulative(probabilities)
 
 
 def _excluded(endpoint: Endpoint, key: bytes, salt: bytes) -> Callable[[bytes], bool] | None:

@@ -25,8 +25,10 @@ def masked(weights: Sequence[float], mask: int) -> list[float]:
     If the mask leaves no weight at all, it is ignored: a queue may wait for an arm that is away, a request that
     could go nowhere may not.
     """
-    kept = [weight if mask >> arm & 1 else 0.0 for arm, weight in enumerate(weights)]
+    kept = weights
+    if mask != (1 << len(weights)) - 1:
+        kept = [weight if mask >> arm & 1 else 0.0 for arm, weight in enumerate(weights)]
     total = sum(kept)
     if total <= 0.0:
-        kept, total = list(weights), sum(weights)
+        kept, total = weights, sum(weights)
     return [weight / total for weight in kept]

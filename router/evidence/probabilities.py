@@ -55,7 +55,7 @@ class Probabilities:
             return None
         if len(decision.features) != self._policy.config.dimensions:
             return None
-        return masked(self._weigher(snapshot.number)(decision.features).weights, decision.mask)
+        return masked(self._weigher(snapshot.number).weights(decision.features), decision.mask)
 
     def _made(self, number: int) -> Weigher:
         snapshot = self._by_number[number]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from broker.endpoint import Endpoint
@@ -29,7 +28,7 @@ from router.policies.learned import LearnedByFeatures
 from router.policies.linear import LinThompson, LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
 from router.policies.ucb import Ucb
-from router.policies.weighing import Weigher, weigher
+from router.policies.weighing import Among, Weigher, weigher
 from router.snapshot import Snapshot
 
 
@@ -53,20 +52,11 @@ def dimensions_of(config: BanditConfig) -> int:
 
 
 def weigher_of(policy: LearnedByFeatures, snapshot: Snapshot) -> Weigher:
-    """Return what weighs the arms of a request by its features, from a snapshot's models; raises ValueError."""
+    """Return what weighs an endpoint's arms by a request's features, from a snapshot's models; raises ValueError."""
     learning: Any = _linear(policy.config, len(policy.among))
-    number, among, nothing = snapshot.number, policy.among, [0.0] * len(policy.weights)
-
-    def widened(weights: Sequence[float]) -> Snapshot:
-        """Return the weights of the endpoint's arms, of which the policy's may be a part."""
-        if len(among) == len(nothing):
-            return Snapshot(number, tuple(weights))
-        whole = nothing.copy()
-        for arm, weight in zip(among, weights, strict=True):
-            whole[arm] = weight
-        return Snapshot(number, tuple(whole))
-
-    return weigher(learning, unpacked(snapshot.models, learning.start(1)), widened)
+    own = weigher(learning, unpacked(snapshot.models, learning.start(1)))
+    arms = len(policy.weights)
+    return own if len(policy.among) == arms else Among(own, policy.among, arms)
 
 
 def canary_of(config: CanaryConfig, endpoint: Endpoint) -> Canary:

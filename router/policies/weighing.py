@@ -2,33 +2,131 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from math import sqrt
+from operator import add
+from struct import Struct
 
 import numpy as np
 
+from router.assignment import cumulative, draw
 from router.policies.base import floored
 from router.policies.linear import LEAST_DEVIATION, Linear, LinThompson, LinUcb, Models
-from router.snapshot import Snapshot
+from router.snapshot import masked
 from router.stats.arrays import Floats
 from router.stats.best_arm import FEW, best_of_few_normals, best_of_normals
-
-Weigher = Callable[[Sequence[float]], Snapshot]
-"""Returns what a request is drawn from, by the vector of its features: a snapshot of its own, with the same number."""
 
 Predictor = Callable[[Sequence[float]], tuple[list[float], list[float]]]
 
 _LEAST = LEAST_DEVIATION**2
-_LARGEST = 1e100  # of a coefficient: what it weighs has a square then
+_LARGEST = 1e60  # of a coefficient: what it weighs has a fourth power then
 _TIE = 1e-12  # scores that differ by less are equal: the arms that nothing is known of, however their sums are rounded
 
 
-def weigher(learning: Linear, models: Models, widened: Callable[[Sequence[float]], Snapshot]) -> Weigher:
-    """Return what weighs requests by the first run of `models`; `widened` makes a snapshot of the policy's own arms."""
+class Weigher(ABC):
+    """Weighs the arms for a request by the vector of its features. It is no thread's but its owner's."""
+
+    @abstractmethod
+    def weights(self, vector: Sequence[float]) -> Sequence[float]:
+        """Return the weight of each arm."""
+
+    def pick(self, vector: Sequence[float], mask: int, number: float) -> tuple[int, float]:
+        """Return the arm in `mask` that `number`, from [0, 1), draws by the weights, and its probability."""
+        probabilities = masked(self.weights(vector), mask)
+        arm = draw(cumulative(probabilities), number)
+        return arm, probabilities[arm]
+
+
+class ByBound(Weigher):
+    """LinUCB. The weights are kept for each set of arms that are best together: as few as arms, but for ties."""
+
+    def __init__(self, learning: LinUcb, models: Models) -> None:
+        self._predict = _predictor(models, learning.alpha)
+        self._floor = learning.floor
+        self._kept = dict[tuple[bool, ...], list[float]]()
+
+    def weights(self, vector: Sequence[float]) -> list[float]:
+        """See Weigher."""
+        means, variances = self._predict(vector)
+        scores = list(map(add, means, map(sqrt, variances)))
+        highest = max(scores)
+        least = highest - _TIE * abs(highest)
+        best = tuple([score >= least for score in scores])
+        weights = self._kept.get(best)
+        if weights is None:
+            weights = self._kept[best] = _floored(np.array([best]) / sum(best), self._floor)
+        return weights
+
+
+class ByChance(Weigher):
+    """LinTS: an arm weighs its chance to be the best. That is an integral, which takes 40 us; of few see below."""
+
+    def __init__(self, learning: LinThompson, models: Models) -> None:
+        self._predict = _predictor(models, learning.scale)
+        self._floor = learning.floor
+
+    def weights(self, vector: Sequence[float]) -> list[float]:
+        """See Weigher."""
+        means, variances = self._predict(vector)
+        deviations = np.sqrt(np.maximum([variances], _LEAST))
+        return _floored(best_of_normals(np.array([means]), deviations), self._floor)
+
+
+class ByChanceOfFew(Weigher):
+    """LinTS of two or three arms: the chances are exact, and are not looked at beyond the arm that is drawn."""
+
+    def __init__(self, learning: LinThompson, models: Models) -> None:
+        self._predict = _predictor(models, learning.scale)
+        self._floor, self._rest = learning.floor, 1.0 - learning.arms * learning.floor
+        self._last, self._all = learning.arms - 1, (1 << learning.arms) - 1
+
+    def weights(self, vector: Sequence[float]) -> list[float]:
+        """See Weigher."""
+        normals = self._normals(vector)
+        weights = [self._floor + self._rest * best_of_few_normals(arm, *normals) for arm in range(self._last)]
+        return [*weights, max(1.0 - sum(weights), self._floor)]
+
+    def pick(self, vector: Sequence[float], mask: int, number: float) -> tuple[int, float]:
+        """See Weigher."""
+        if mask != self._all:
+            return super().pick(vector, mask, number)
+        means, variances = self._normals(vector)
+        passed = 0.0
+        for arm in range(self._last):
+            weight = self._floor + self._rest * best_of_few_normals(arm, means, variances)
+            passed += weight
+            if number < passed:
+                return arm, weight
+        return self._last, max(1.0 - passed, self._floor)
+
+    def _normals(self, vector: Sequence[float]) -> tuple[list[float], list[float]]:
+        means, variances = self._predict(vector)
+        if min(variances) < _LEAST:
+            variances = [max(one, _LEAST) for one in variances]
+        return means, variances
+
+
+class Among(Weigher):
+    """A policy over a part of an endpoint's arms: the others weigh nothing."""
+
+    def __init__(self, weigher: Weigher, among: Sequence[int], arms: int) -> None:
+        self._weigher, self._among, self._nobody = weigher, among, [0.0] * arms
+
+    def weights(self, vector: Sequence[float]) -> list[float]:
+        """See Weigher."""
+        weights = self._nobody.copy()
+        for arm, weight in zip(self._among, self._weigher.weights(vector), strict=True):
+            weights[arm] = weight
+        return weights
+
+
+def weigher(learning: Linear, models: Models) -> Weigher:
+    """Return what weighs a policy's own arms by the first run of `models`."""
     if isinstance(learning, LinUcb):
-        return _by_bound(learning, _predictor(models, learning.alpha), widened)
+        return ByBound(learning, models)
     if isinstance(learning, LinThompson):
-        return _by_chance(learning, _predictor(models, learning.scale), widened)
+        return ByChanceOfFew(learning, models) if learning.arms <= FEW else ByChance(learning, models)
     raise TypeError(f"nobody weighs for {type(learning).__name__}")
 
 
@@ -36,7 +134,7 @@ def _predictor(models: Models, scale: float) -> Predictor:
     """Return what gives each arm's expected reward, and its variance scale^2 x' A^-1 x.
 
     Two products for all arms: of everything with x, then of what came of the roots with itself. They are written where
-    the last request's were: a weigher is no thread's but its owner's.
+    the last request's were, as x is: numpy would take twice as long to read a list.
     """
     root = models.root[0]
     arms, dimensions, _ = root.shape
@@ -48,47 +146,16 @@ def _predictor(models: Models, scale: float) -> Predictor:
     turned, means = products[: arms * dimensions].reshape(arms, dimensions), products[arms * dimensions :]
     across, squares = turned.T, np.empty((arms, arms))
     variances = squares.diagonal()
+    x, put = np.empty(dimensions), Struct(f"{dimensions}d").pack_into
+    room = x.data
 
     def predict(vector: Sequence[float]) -> tuple[list[float], list[float]]:
-        everything.dot(np.array(vector), products)
+        put(room, 0, *vector)
+        everything.dot(x, products)
         turned.dot(across, squares)
         return means.tolist(), variances.tolist()
 
     return predict
-
-
-def _by_bound(learning: LinUcb, predict: Predictor, widened: Callable[[Sequence[float]], Snapshot]) -> Weigher:
-    """Keep a snapshot for each set of arms that are best together: there are as few as arms, but for ties."""
-    kept = dict[tuple[bool, ...], Snapshot]()
-
-    def weigh(vector: Sequence[float]) -> Snapshot:
-        scores = [mean + sqrt(of) for mean, of in zip(*predict(vector), strict=True)]
-        highest = max(scores)
-        least = highest - _TIE * abs(highest)
-        best = tuple([score >= least for score in scores])
-        snapshot = kept.get(best)
-        if snapshot is None:
-            snapshot = kept[best] = widened(_floored(np.array([best]) / sum(best), learning.floor))
-        return snapshot
-
-    return weigh
-
-
-def _by_chance(learning: LinThompson, predict: Predictor, widened: Callable[[Sequence[float]], Snapshot]) -> Weigher:
-    """Weigh few arms by their exact chance to be the best; of more it is an integral, and takes ten times as long."""
-    floor, rest = learning.floor, 1.0 - learning.arms * learning.floor
-
-    def weigh_few(vector: Sequence[float]) -> Snapshot:
-        mean, variance = predict(vector)
-        shares = best_of_few_normals(mean, [sqrt(of) if of > _LEAST else LEAST_DEVIATION for of in variance])
-        return widened([floor + rest * share for share in shares])
-
-    def weigh(vector: Sequence[float]) -> Snapshot:
-        mean, variance = predict(vector)
-        deviation = np.sqrt(np.maximum([variance], _LEAST))
-        return widened(_floored(best_of_normals(np.array([mean]), deviation), floor))
-
-    return weigh_few if learning.arms <= FEW else weigh
 
 
 def _floored(shares: Floats, floor: float) -> list[float]:

@@ -23,7 +23,7 @@ def taking_part(router: Router) -> set[int]:
     for key in range(KEYS):
         plan = router.plan(b"", 0b111, key=f"user-{key}")
         if plan.policy == HOLDOUT:
-            assert (plan.legs[0].arm, plan.legs[0].propensity, len(plan.legs)) == ("a", 1.0, 1)
+            assert (plan.legs[0].arm, plan.propensity, len(plan.legs)) == ("a", 1.0, 1)
         else:
             found.add(key)
     return found
@@ -88,7 +88,7 @@ def test_who_is_held_out_says_nothing_about_the_arm_of_the_others() -> None:
 
 def test_a_pinned_request_is_pinned_even_for_a_holdout() -> None:
     plan = router_of(SPLIT, holdout=1.0).plan(b"x" * 16, 0b111, pin="b")
-    assert (plan.legs[0].arm, plan.legs[0].propensity, plan.policy) == ("b", 0.0, "pinned")
+    assert (plan.legs[0].arm, plan.propensity, plan.policy) == ("b", 0.0, "pinned")
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_logged_propensity_is_what_its_snapshot_and_mask_say(policy: dict[str,
         expected = masked(known[plans[0].snapshot].weights, plans[0].mask)
         assert abs(math.fsum(expected) - 1.0) < 1e-12
         drawn = np.array([ARMS.index(plan.legs[0].arm) for plan in plans])
-        logged = np.array([plan.legs[0].propensity for plan in plans])
+        logged = np.array([plan.propensity for plan in plans])
         assert {(plan.snapshot, plan.mask) for plan in plans} == {(snapshot.number, mask)}
         assert np.abs(logged - np.array(expected)[drawn]).max() < 1e-12
         _check_shares(drawn, np.broadcast_to(expected, (len(drawn), len(ARMS))))
@@ -78,9 +78,10 @@ def test_a_logged_propensity_is_what_the_models_say_of_the_features() -> None:
     drawn, logged, expected = [], [], []
     for uid, vector in zip(identities(len(vectors)), vectors, strict=True):
         plan = router.plan(uid, 0b1011, vector=vector)
-        expected.append(masked(weigh(vector).weights, plan.mask))
+        assert plan.snapshot == 7
+        expected.append(masked(weigh.weights(vector), plan.mask))
         drawn.append(ARMS.index(plan.legs[0].arm))
-        logged.append(plan.legs[0].propensity)
+        logged.append(plan.propensity)
     pmf = np.array(expected)
     assert np.abs(pmf.sum(axis=-1) - 1.0).max() < 1e-12
     assert np.abs(np.array(logged) - pmf[np.arange(len(drawn)), drawn]).max() < 1e-12

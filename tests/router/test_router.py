@@ -43,7 +43,7 @@ def test_the_propensity_is_computed_after_the_mask(sticky: bool) -> None:
     router = router_of({"split": {"a": 70, "b": 20, "c": 10}, "sticky": sticky})
     plans = [router.plan(uid, 0b110) for uid in identities(500)]
     assert {plan.legs[0].arm for plan in plans} == {"b", "c"}
-    (propensity,) = {plan.legs[0].propensity for plan in plans if plan.legs[0].arm == "b"}
+    (propensity,) = {plan.propensity for plan in plans if plan.legs[0].arm == "b"}
     assert propensity == pytest.approx(2 / 3)
     assert all(plan.mask == 0b110 and plan.snapshot == 0 for plan in plans)
 
@@ -71,7 +71,7 @@ def test_a_pinned_arm_is_served_and_never_credited() -> None:
     router = router_of({"split": ["a", "b", "c"]})
     assert router.plan(b"x" * 16, 7, pin="b").legs[0].arm == "b"
     assert router.plan(b"x" * 16, 7, pin="3").legs[0].arm == "c"
-    assert router.plan(b"x" * 16, 7, pin="b").legs[0].propensity == 0.0
+    assert router.plan(b"x" * 16, 7, pin="b").propensity == 0.0
     with pytest.raises(NotFound, match="no arm or version 'z'; it has a"):
         router.plan(b"x" * 16, 7, pin="z")
 

@@ -121,7 +121,7 @@ def requests(view: View, begin: int, number: int, better: str = "b") -> list[tup
         plan = router.plan(uid, 0b111)
         leg = plan.legs[0]
         shown = Shown(
-            number=at, arm=leg.arm, policy=plan.policy, snapshot=plan.snapshot, propensity=leg.propensity,
+            number=at, arm=leg.arm, policy=plan.policy, snapshot=plan.snapshot, propensity=plan.propensity,
             accepted_us=now_us(),
         )  # fmt: skip
         found.append((shown, leg.arm == better))

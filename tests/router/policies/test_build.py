@@ -9,6 +9,7 @@ import pytest
 
 from broker.endpoint import read_endpoint
 from broker.rewards import Reward
+from router.assignment import cumulative, draw
 from router.declaration.bandit import BanditConfig
 from router.declaration.canary import CanaryConfig
 from router.declaration.policy import read_config
@@ -21,7 +22,7 @@ from router.policies.exp3 import Exp3
 from router.policies.learned import LearnedByFeatures
 from router.policies.linear import LinThompson
 from router.policies.thompson import GaussianThompson
-from router.snapshot import Snapshot
+from router.snapshot import Snapshot, masked
 from tests.router.declaring import POLICIES, endpoint_of
 
 BANDITS = [
@@ -105,15 +106,33 @@ def test_a_request_is_weighed_as_the_policy_weighs_it(bandit: str, arms: int) ->
     weigh = weigher_of(light, Snapshot(7, light.weights, packed(state)))
     off = 1e-12 if bandit == "linucb" or arms > 3 else 5e-4
     for vector in random.standard_normal((100, 3)):
-        snapshot = weigh(list(vector))
-        assert snapshot.number == 7
-        assert snapshot.weights == pytest.approx(learning.weights(state, vector[None])[0], abs=off)
+        assert weigh.weights(list(vector)) == pytest.approx(learning.weights(state, vector[None])[0], abs=off)
+
+
+@pytest.mark.parametrize("arms", [2, 3, 5])
+@pytest.mark.parametrize("bandit", ["linucb", "lints"])
+def test_a_request_is_drawn_by_what_it_weighs_whichever_arms_are_ready(bandit: str, arms: int) -> None:
+    light, learning = linear(bandit, arms, among=arms)
+    random = np.random.default_rng(arms)
+    seen = one_run([n % arms for n in range(200)], list(random.random(200)), [1.0] * 200)
+    models = packed(learning.fold(learning.start(1), seen, random.standard_normal((200, 3))))
+    weigh = weigher_of(light, Snapshot(7, light.weights, models))
+    picked = set()
+    for vector in random.standard_normal((200, 3)).tolist():
+        for mask in range(1 << arms):
+            number = random.random()
+            probabilities = masked(weigh.weights(vector), mask)
+            arm, propensity = weigh.pick(vector, mask, number)
+            assert arm == draw(cumulative(probabilities), number)
+            assert propensity == pytest.approx(probabilities[arm], abs=1e-12)
+            picked.add(arm)
+    assert picked == set(range(arms))
 
 
 @pytest.mark.parametrize("bandit", ["linucb", "lints"])
 def test_arms_beside_the_bandit_weigh_nothing(bandit: str) -> None:
     light, learning = linear(bandit, arms=4, among=2)
-    weights = weigher_of(light, Snapshot(1, light.weights, packed(learning.start(1))))([1.0, 0.3, -2.0]).weights
+    weights = weigher_of(light, Snapshot(1, light.weights, packed(learning.start(1)))).weights([1.0, 0.3, -2.0])
     assert len(weights) == 4
     assert [weights[arm] for arm in range(4) if arm not in light.among] == [0.0, 0.0]
     assert [weights[arm] for arm in light.among] == pytest.approx([0.5, 0.5], abs=1e-12)
@@ -127,7 +146,7 @@ def test_arms_that_nothing_is_known_of_share_alike_however_sums_are_rounded(arms
     models = packed(learning.fold(learning.start(1), seen, random.standard_normal((50, 3))))
     weigh = weigher_of(light, Snapshot(1, light.weights, models))
     for vector in random.standard_normal((100, 3)) * 10.0 ** random.integers(-3, 6, size=(100, 3)):
-        weights = weigh(vector.tolist()).weights
+        weights = weigh.weights(vector.tolist())
         assert len(set(weights[1:])) == 1
         assert weights[1] > weights[0]
 
