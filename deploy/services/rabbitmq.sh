@@ -43,6 +43,7 @@ environment=(
     RABBITMQ_MNESIA_BASE="$home/data" RABBITMQ_LOG_BASE="$home/log" RABBITMQ_CONFIG_FILE="$home/rabbitmq.conf"
     RABBITMQ_ENABLED_PLUGINS_FILE="$home/enabled_plugins"
     RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="$loopback" RABBITMQ_CTL_ERL_ARGS="$loopback"
+    RABBITMQ_SCHEDULER_BIND_TYPE=u # else each scheduler has a core of its own, whoever computes there
     ERL_CRASH_DUMP="$home/log/erl_crash.dump"
     RUNNING_UNDER_SYSTEMD=yes # which only says: become the node, with no shell in front of it
 )
@@ -125,7 +126,8 @@ start_container() {
     echo "$port" >"$home/port"
     echo docker >"$home/mode"
     docker start "$container" >/dev/null 2>&1 && return
-    docker run --detach --name "$container" --hostname localhost --publish "127.0.0.1:$port:5672" \
+    docker run --detach --name "$container" --hostname localhost --env RABBITMQ_SCHEDULER_BIND_TYPE=u \
+        --publish "127.0.0.1:$port:5672" \
         --publish "127.0.0.1:$((port + 1)):15672" --publish "127.0.0.1:$((port + 20)):15692" \
         --publish "127.0.0.1:$((port - 120)):5552" "rabbitmq:${MILLRACE_RABBITMQ_GENERATION:-3}-management" >"$home/log"
     wait_until 90 answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -90,7 +90,8 @@ def _checked(outputs: Mapping[str, Array], config: ModelConfig, rows: int | None
         array = outputs.get(spec.name)
         if array is None:
             raise Failed(f"model {config.name} returned no output {spec.name}: it returned {_names(outputs)}")
-        _check(array, spec, config.name, rows)
+        if wrong := _wrong(array, spec, rows):
+            raise Failed(f"model {config.name}: output {spec.name} {wrong}")
         checked[spec.name] = np.array(array)  # the next batch runs while this one is read: a model may reuse its buffer
     if len(outputs) > len(checked):
         extra = {name: array for name, array in outputs.items() if name not in checked}
@@ -98,16 +99,17 @@ def _checked(outputs: Mapping[str, Array], config: ModelConfig, rows: int | None
     return checked
 
 
-def _check(array: Array, spec: TensorSpec, model: str, rows: int | None) -> None:
-    where = f"model {model}: output {spec.name}"
+def _wrong(array: Any, spec: TensorSpec, rows: int | None) -> str:
+    """Return what is wrong with an output; nothing, for most."""
     if not isinstance(array, np.ndarray):
-        raise Failed(f"{where} is a {type(array).__name__}, and must be a NumPy array")
+        return f"is a {type(array).__name__}, and must be a NumPy array"
     if datatype_of(array.dtype) != spec.datatype:
-        raise Failed(f"{where} is {array.dtype}, and its config declares {spec.datatype}: convert it in the model")
+        return f"is {array.dtype}, and its config declares {spec.datatype}: convert it in the model"
     shape = spec.shape if rows is None else (rows, *spec.shape[1:])
     same = zip(shape, array.shape, strict=False)
     if len(shape) != array.ndim or any(want not in (-1, have) for want, have in same):
-        raise Failed(f"{where} has shape {list(array.shape)}, and must have {list(shape)} (-1 is any size)")
+        return f"has shape {list(array.shape)}, and must have {list(shape)} (-1 is any size)"
+    return ""
 
 
 def _names(outputs: Mapping[str, Array]) -> str:

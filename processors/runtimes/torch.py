@@ -28,7 +28,8 @@ class TorchRuntime(Runtime):
 
     def __init__(self, config: ModelConfig, module: Any, device: torch.device) -> None:
         super().__init__(config)
-        self._module = module
+        self._forward = module.forward  # calling the module would look for hooks first, which no file holds
+        self._inference = torch.inference_mode()
         self._device = device
         self._keywords, self._inputs = _arguments(config, module)
         self._outputs = _ordered(config.outputs)
@@ -46,17 +47,17 @@ class TorchRuntime(Runtime):
 
     def compute(self, inputs: dict[str, Array]) -> Mapping[str, Array]:
         """Run the module once."""
-        with torch.inference_mode():
+        with self._inference:
             tensors = [self._tensor(inputs[name]) for name in self._inputs]
             if self._keywords:
-                outputs = self._module(**dict(zip(self._inputs, tensors, strict=True)))
+                outputs = self._forward(**dict(zip(self._inputs, tensors, strict=True)))
             else:
-                outputs = self._module(*tensors)
+                outputs = self._forward(*tensors)
             return self._named(outputs)
 
     def unload(self) -> None:
         """Drop the module, and what torch keeps of the GPU's memory."""
-        self._module = None
+        self._forward = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -81,7 +82,7 @@ class TorchRuntime(Runtime):
     def _array(self, name: str, value: Any) -> Array:
         if not isinstance(value, torch.Tensor):
             raise Failed(f"model {self.config.name}: output {name} is a {type(value).__name__}, and must be a tensor")
-        array: Array = value.detach().cpu().numpy()
+        array: Array = value.numpy(force=True)
         return array
 
 
