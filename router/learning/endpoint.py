@@ -326,8 +326,9 @@ class EndpointLearner:
         if phase == self._ended or not self._experiment.is_over(self.fold.state):
             return
         snapshot = self._experiment.snapshot(self.fold.state, self.fold.snapshot.number)
-        if self._known is not None and self._known.weights == snapshot.weights:  # it says better how it came to that
-            return
+        known = self._known
+        if known is not None and known.weights == snapshot.weights and ENDS.get(known.phase) == ENDS.get(phase):
+            return  # the same has to be ordered of both, and what is known says better how it came to that
         verdict = Verdict(
             endpoint=self.subject.endpoint, experiment=self.subject.experiment, number=snapshot.number, phase=phase,
             weights=snapshot.weights, at_us=now_us(),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,90 +14,26 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from broker.base import Limits
-from broker.channels import Channels
 from broker.errors import Gap, Unreachable
-from broker.following import Following
 from broker.messages import Record
 from broker.routing import (
     TICK,
     Place,
-    Said,
-    Verdict,
-    read_order,
-    read_snapshot,
     read_tick,
     write_checkpoint,
 )
-from broker.sqlite.adapter import SqliteBroker
 from router.learning import endpoint
 from router.learning.endpoint import EndpointLearner, LearnerSettings
-from router.learning.experiment import Experiment
 from router.learning.fold import Fold
-from router.learning.ledger import Ledger
 from router.learning.metrics import LearnerMetrics
 from router.stats.arrays import ONE
+from tests.router.learning.bench import Bench, everything, until
 from tests.router.learning.test_fold import EXP3, THOMPSON
-from tests.router.learning.test_hostile import CANARY, RANKED, order
 from tests.router.learning.traces import START_US, Shown, folded, numbered, rows, subject_of, tick, trace
 
 WITHIN_S = 5.0
 NO_TICKS_S = 3600.0
 LOG = numbered([rows([Shown(number=1, arm="a")]), tick(20)])
-
-
-@dataclass
-class Bench:
-    """A broker, a ledger, and what learners have said."""
-
-    broker: SqliteBroker
-    ledger: Ledger
-    heard: list[Said] = field(default_factory=list)
-
-    def hear(self, record: Record) -> None:
-        said = read_snapshot(record)
-        self.heard += [] if said is None else [said]
-
-    async def append(self, records: Sequence[Record]) -> None:
-        log = self.broker.channels.events("e")
-        await self.broker.declare(log)
-        for record in records:
-            await self.broker.append(log, [record.body], dict(record.headers))
-
-    @asynccontextmanager
-    async def learning(
-        self, experiment: Experiment[Any] = THOMPSON, verdict: Verdict | None = None, tick_s: float = NO_TICKS_S
-    ) -> AsyncIterator[EndpointLearner]:
-        """Run a learner whose clock stands still, if nothing else is said."""
-        settings = LearnerSettings(instance="learner", tick_s=tick_s)
-        metrics = LearnerMetrics(CollectorRegistry())
-        learner = EndpointLearner(self.broker, self.ledger, subject_of(), experiment, settings, metrics, 1, verdict)
-        tasks = [
-            asyncio.create_task(learner.run()),
-            asyncio.create_task(Following(self.broker, self.broker.channels.status, 0, self.hear).run()),
-        ]
-        try:
-            yield learner
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with SqliteBroker(tmp_path / "broker.db", Channels()) as broker:
-        ledger = Ledger(tmp_path / "learner.db")
-        await ledger.open()
-        await ledger.lead(1)
-        await broker.declare(broker.channels.status)
-        yield Bench(broker, ledger)
-        await ledger.close()
-
-
-async def until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while not true():  # noqa: ASYNC110 - it is a fold of a log that is waited for
-            await asyncio.sleep(0.01)
 
 
 def elsewhere(offset: int) -> Fold[Any]:
@@ -241,78 +177,6 @@ async def test_a_second_tick_waits_until_the_first_is_read_back(bench: Bench) ->
     assert [tick.number for record in await everything(bench) if (tick := read_tick(record))] == [1]
 
 
-@pytest.mark.parametrize(("phase", "weights"), [("promoted", (0.0, 0.0, 1.0)), ("aborted", (0.5, 0.5, 0.0))])
-async def test_a_verdict_is_repeated_until_it_is_known_again(
-    bench: Bench, phase: str, weights: tuple[float, ...]
-) -> None:
-    """Ledger and log were lost, and then whoever began anew ended between its checkpoint and its order."""
-    log = bench.broker.channels.events("e")
-    await bench.broker.declare(log)
-    body, headers = write_checkpoint(Fold(subject_of(), CANARY).checkpoint())
-    await bench.broker.append(log, [body], headers)
-    verdict = Verdict(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
-    async with bench.learning(CANARY, verdict, tick_s=0.01):
-        await until(lambda: bench.heard)
-        await until(lambda: bench.heard[-1].weights == weights)
-        assert {(said.phase, said.weights) for said in bench.heard} == {(phase, weights)}
-    orders = [record for record in await everything(bench) if read_order(record)]
-    assert len(orders) == 1
-
-
-async def test_a_verdict_that_is_held_by_hand_is_repeated_once(bench: Bench) -> None:
-    """No statistics say who won a comparison whose log is gone: its weights are set, for people to change."""
-    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US)
-    for _ in range(2):
-        bench.heard.clear()
-        async with bench.learning(RANKED, verdict, tick_s=0.01):
-            await until(lambda: bench.heard and bench.heard[-1].weights == verdict.weights)
-    assert len([record for record in await everything(bench) if read_order(record)]) == 1
-
-
-@pytest.mark.parametrize(
-    ("experiment", "phase", "weights", "then"),
-    [(CANARY, "timed out", (0.5, 0.5, 0.0), "aborted"), (CANARY, "starved", (0.5, 0.5, 0.0), "aborted"),
-     (RANKED, "ended without a winner", (1.0, 0.0, 0.0), "ended without a winner")],
-)  # fmt: skip
-async def test_a_verdict_stays_what_it_was_when_it_is_repeated(
-    bench: Bench, experiment: Experiment[Any], phase: str, weights: tuple[float, ...], then: str
-) -> None:
-    verdict = Verdict(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
-    await bench.broker.declare(bench.broker.channels.declared)
-    async with bench.learning(experiment, verdict, tick_s=0.01):
-        await until(lambda: bench.heard and bench.heard[-1].phase == then)
-        await until(lambda: len(bench.heard) > 3)
-    assert bench.heard[-1].weights == weights
-    assert await bench.broker.end(bench.broker.channels.declared) == 0
-
-
-async def test_a_verdict_that_people_turn_over_twice_is_written_down_twice(bench: Bench) -> None:
-    declared, weights = bench.broker.channels.declared, (0.0, 0.0, 1.0)
-    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="promoted", weights=weights, at_us=START_US)
-    await bench.broker.declare(declared)
-    async with bench.learning(CANARY, verdict, tick_s=0.01), asyncio.timeout(WITHIN_S):
-        await until(lambda: bench.heard and bench.heard[-1].phase == "promoted")
-        for number, word in enumerate(("abort", "promote"), 1):
-            await bench.append([order(word)])
-            while await bench.broker.end(declared) < number:  # noqa: ASYNC110 - another task's doing
-                await asyncio.sleep(0.01)
-    assert await bench.broker.end(declared) == 2
-
-
-async def test_a_verdict_is_repeated_once_though_two_tasks_would(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    append = bench.broker.append
-
-    async def slowly(log: str, bodies: Sequence[bytes], headers: Any = None) -> Any:
-        await asyncio.sleep(0.1)
-        return await append(log, bodies, headers)
-
-    monkeypatch.setattr(bench.broker, "append", slowly)
-    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US)
-    async with bench.learning(RANKED, verdict, tick_s=0.01):
-        await until(lambda: bench.heard and bench.heard[-1].weights == verdict.weights)
-    assert len([record for record in await everything(bench) if read_order(record)]) == 1
-
-
 async def test_a_second_that_could_not_be_written_down_does_not_pass(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,15 +197,6 @@ async def test_a_second_that_could_not_be_written_down_does_not_pass(
     ticks = [found.number for record in await everything(bench) if (found := read_tick(record))]
     assert refused == 10
     assert ticks == list(range(1, len(ticks) + 1))
-
-
-async def everything(bench: Bench) -> list[Record]:
-    """Return all of the event log."""
-    reader = bench.broker.read(bench.broker.channels.events("e"), 0)
-    try:
-        return list(await reader.read(1000))
-    finally:
-        await reader.close()
 
 
 async def test_what_could_not_be_written_once_is_written_with_all_that_follows(

@@ -1,0 +1,78 @@
+"""A learner of one endpoint over a real embedded broker, and what is heard of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from broker.following import Following
+from broker.messages import Record
+from broker.routing import Said, Verdict, read_snapshot
+from broker.sqlite.adapter import SqliteBroker
+from router.learning.endpoint import EndpointLearner, LearnerSettings
+from router.learning.experiment import Experiment
+from router.learning.ledger import Ledger
+from router.learning.metrics import LearnerMetrics
+from tests.router.learning.test_fold import THOMPSON
+from tests.router.learning.traces import subject_of
+
+WITHIN_S = 5.0
+NO_TICKS_S = 3600.0
+
+
+@dataclass
+class Bench:
+    """A broker, a ledger, and what learners have said."""
+
+    broker: SqliteBroker
+    ledger: Ledger
+    heard: list[Said] = field(default_factory=list)
+
+    def hear(self, record: Record) -> None:
+        said = read_snapshot(record)
+        self.heard += [] if said is None else [said]
+
+    async def append(self, records: Sequence[Record]) -> None:
+        log = self.broker.channels.events("e")
+        await self.broker.declare(log)
+        for record in records:
+            await self.broker.append(log, [record.body], dict(record.headers))
+
+    @asynccontextmanager
+    async def learning(
+        self, experiment: Experiment[Any] = THOMPSON, verdict: Verdict | None = None, tick_s: float = NO_TICKS_S
+    ) -> AsyncIterator[EndpointLearner]:
+        """Run a learner whose clock stands still, if nothing else is said."""
+        settings = LearnerSettings(instance="learner", tick_s=tick_s)
+        metrics = LearnerMetrics(CollectorRegistry())
+        learner = EndpointLearner(self.broker, self.ledger, subject_of(), experiment, settings, metrics, 1, verdict)
+        tasks = [
+            asyncio.create_task(learner.run()),
+            asyncio.create_task(Following(self.broker, self.broker.channels.status, 0, self.hear).run()),
+        ]
+        try:
+            yield learner
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(true: Callable[[], Any]) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while not true():  # noqa: ASYNC110 - it is a fold of a log that is waited for
+            await asyncio.sleep(0.01)
+
+
+async def everything(bench: Bench) -> list[Record]:
+    """Return all of the event log."""
+    reader = bench.broker.read(bench.broker.channels.events("e"), 0)
+    try:
+        return list(await reader.read(1000))
+    finally:
+        await reader.close()

@@ -1,0 +1,104 @@
+"""How an experiment has ended outlives its ledger and its log, and stays what it was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from broker.routing import Verdict, read_order, read_verdict, write_checkpoint
+from router.learning.experiment import Experiment
+from router.learning.fold import Fold
+from tests.router.learning.bench import WITHIN_S, Bench, everything, until
+from tests.router.learning.test_hostile import CANARY, RANKED, order
+from tests.router.learning.traces import START_US, subject_of
+
+
+@pytest.mark.parametrize(("phase", "weights"), [("promoted", (0.0, 0.0, 1.0)), ("aborted", (0.5, 0.5, 0.0))])
+async def test_a_verdict_is_repeated_until_it_is_known_again(
+    bench: Bench, phase: str, weights: tuple[float, ...]
+) -> None:
+    """Ledger and log were lost, and then whoever began anew ended between its checkpoint and its order."""
+    log = bench.broker.channels.events("e")
+    await bench.broker.declare(log)
+    body, headers = write_checkpoint(Fold(subject_of(), CANARY).checkpoint())
+    await bench.broker.append(log, [body], headers)
+    verdict = Verdict(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
+    async with bench.learning(CANARY, verdict, tick_s=0.01):
+        await until(lambda: bench.heard)
+        await until(lambda: bench.heard[-1].weights == weights)
+        assert {(said.phase, said.weights) for said in bench.heard} == {(phase, weights)}
+    orders = [record for record in await everything(bench) if read_order(record)]
+    assert len(orders) == 1
+
+
+async def test_a_verdict_that_is_held_by_hand_is_repeated_once(bench: Bench) -> None:
+    """No statistics say who won a comparison whose log is gone: its weights are set, for people to change."""
+    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US)
+    for _ in range(2):
+        bench.heard.clear()
+        async with bench.learning(RANKED, verdict, tick_s=0.01):
+            await until(lambda: bench.heard and bench.heard[-1].weights == verdict.weights)
+    assert len([record for record in await everything(bench) if read_order(record)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("experiment", "phase", "weights", "then"),
+    [(CANARY, "timed out", (0.5, 0.5, 0.0), "aborted"), (CANARY, "starved", (0.5, 0.5, 0.0), "aborted"),
+     (RANKED, "ended without a winner", (1.0, 0.0, 0.0), "ended without a winner")],
+)  # fmt: skip
+async def test_a_verdict_stays_what_it_was_when_it_is_repeated(
+    bench: Bench, experiment: Experiment[Any], phase: str, weights: tuple[float, ...], then: str
+) -> None:
+    verdict = Verdict(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
+    await bench.broker.declare(bench.broker.channels.declared)
+    async with bench.learning(experiment, verdict, tick_s=0.01):
+        await until(lambda: bench.heard and bench.heard[-1].phase == then)
+        await until(lambda: len(bench.heard) > 3)
+    assert bench.heard[-1].weights == weights
+    assert await bench.broker.end(bench.broker.channels.declared) == 0
+
+
+async def test_a_verdict_that_people_turn_over_twice_is_written_down_twice(bench: Bench) -> None:
+    declared, weights = bench.broker.channels.declared, (0.0, 0.0, 1.0)
+    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="promoted", weights=weights, at_us=START_US)
+    await bench.broker.declare(declared)
+    async with bench.learning(CANARY, verdict, tick_s=0.01), asyncio.timeout(WITHIN_S):
+        await until(lambda: bench.heard and bench.heard[-1].phase == "promoted")
+        for number, word in enumerate(("abort", "promote"), 1):
+            await bench.append([order(word)])
+            while await bench.broker.end(declared) < number:  # noqa: ASYNC110 - another task's doing
+                await asyncio.sleep(0.01)
+    assert await bench.broker.end(declared) == 2
+
+
+async def test_a_verdict_is_repeated_once_though_two_tasks_would(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = bench.broker.append
+
+    async def slowly(log: str, bodies: Sequence[bytes], headers: Any = None) -> Any:
+        await asyncio.sleep(0.1)
+        return await append(log, bodies, headers)
+
+    monkeypatch.setattr(bench.broker, "append", slowly)
+    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US)
+    async with bench.learning(RANKED, verdict, tick_s=0.01):
+        await until(lambda: bench.heard and bench.heard[-1].weights == verdict.weights)
+    assert len([record for record in await everything(bench) if read_order(record)]) == 1
+
+
+async def test_a_comparison_that_was_decided_and_is_aborted_has_another_verdict(bench: Bench) -> None:
+    """The weights are the same, but who lost its log has to abort again, and not to set them."""
+    declared, weights = bench.broker.channels.declared, (1.0, 0.0, 0.0)
+    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="decided", weights=weights, at_us=START_US)
+    await bench.broker.declare(declared)
+    async with bench.learning(RANKED, verdict, tick_s=0.01), asyncio.timeout(WITHIN_S):
+        await until(lambda: bench.heard and bench.heard[-1].weights == weights)
+        await bench.append([order("abort")])
+        while not await bench.broker.end(declared):  # noqa: ASYNC110 - another task's doing
+            await asyncio.sleep(0.01)
+    (record,) = await bench.broker.read(declared, 0).read(10)
+    written = read_verdict(record)
+    assert written is not None
+    assert (written.phase, written.weights) == ("ended without a winner", weights)
