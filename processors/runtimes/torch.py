@@ -28,7 +28,7 @@ class TorchRuntime(Runtime):
 
     def __init__(self, config: ModelConfig, module: Any, device: torch.device) -> None:
         super().__init__(config)
-        self._forward = module.forward  # calling the module would look for hooks first, which no file holds
+        self._module = module
         self._inference = torch.inference_mode()
         self._device = device
         self._keywords, self._inputs = _arguments(config, module)
@@ -50,14 +50,14 @@ class TorchRuntime(Runtime):
         with self._inference:
             tensors = [self._tensor(inputs[name]) for name in self._inputs]
             if self._keywords:
-                outputs = self._forward(**dict(zip(self._inputs, tensors, strict=True)))
+                outputs = self._module(**dict(zip(self._inputs, tensors, strict=True)))
             else:
-                outputs = self._forward(*tensors)
+                outputs = self._module(*tensors)
             return self._named(outputs)
 
     def unload(self) -> None:
         """Drop the module, and what torch keeps of the GPU's memory."""
-        self._forward = None
+        self._module = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -112,7 +112,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def _arguments(config: ModelConfig, module: Any) -> tuple[bool, list[str]]:
-    """Return whether inputs are passed by name, and their names in order."""
+    """Return whether inputs have to be passed by name, and their names in order: hooks see what has none."""
     arguments = module.forward.schema.arguments[1:]
     names = [argument.name for argument in arguments]
     needed = [argument.name for argument in arguments if not argument.has_default_value()]
@@ -122,7 +122,10 @@ def _arguments(config: ModelConfig, module: Any) -> tuple[bool, list[str]]:
             f"model {config.name}: its module takes {', '.join(names) or 'nothing'}, "
             f"and its config declares {', '.join(ordered)}"
         )
-    return set(needed) <= set(ordered) <= set(names), ordered
+    if not set(needed) <= set(ordered) <= set(names):
+        return False, ordered
+    matched = [name for name in names if name in ordered]
+    return matched != names[: len(matched)], matched
 
 
 def _ordered(specs: Sequence[TensorSpec]) -> list[str]:

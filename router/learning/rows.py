@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from router.vectors import LARGEST
+
 COLUMNS = (
     "uid", "leg", "row", "arm", "policy", "snapshot", "mask", "propensity", "accepted_us", "published_us", "status",
     "key",
@@ -85,9 +87,9 @@ def predictions(rows: Any, scored: str, output: str) -> Sequence[Any] | None:
 
 
 def features_of(context: str) -> list[float] | None:
-    """Return the features that a decision was made with; None for what is none."""
+    """Return the features that a decision was made with; None for what no router would have decided by."""
     try:
-        found = orjson.loads(context)
-        return [float(value) for value in found]
+        found = [float(value) for value in orjson.loads(context)]
     except (orjson.JSONDecodeError, TypeError, ValueError):
         return None
+    return found if all(abs(value) <= LARGEST for value in found) else None

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from broker.endpoint import read_endpoint
+from broker.ids import uniform
+from router.assignment import cumulative, draw
 from router.learning.contextual import ContextualBandit
 from router.learning.declared import read_experiment
 from router.packing import packed
@@ -88,6 +90,42 @@ def test_a_logged_propensity_is_what_the_models_say_of_the_features() -> None:
     assert len(np.unique(pmf.round(6), axis=0)) > 1
     _check_shares(np.array(drawn), pmf)
     _check_inverse(np.array(logged), 3, 0.05)
+
+
+@pytest.mark.parametrize("bandit", ["linucb", "lints"])
+def test_a_policy_that_looks_at_features_draws_by_the_hash_of_the_request_alone(bandit: str) -> None:
+    """Its key decides nothing; without features, or while a snapshot holds no models, its weights do."""
+    policy: dict[str, object] = {"bandit": bandit, "reward": "clicked", "features": ["x", "y"], "floor": "5%"}
+    router = router_of(policy)
+    assert isinstance(router.policy, LearnedByFeatures)
+    experiment = read_experiment(router.endpoint)
+    assert isinstance(experiment, ContextualBandit)
+    seen = one_run([0, 1, 2, 3] * 5, [0.9, 0.1, 0.5, 0.2] * 5, [0.25] * 20)
+    models = packed(experiment.learning.fold(experiment.start(), seen, np.ones((20, 3))))
+    vector, weights = [1.0, 1.0, 1.0], (0.4, 0.3, 0.2, 0.1)
+    snapshot = Snapshot(7, weights, models)
+    weighed = weigher_of(router.policy, snapshot).weights(vector)
+    for uid in identities(500):
+        number = uniform(b"secret", b"e", uid)
+        router.follow(snapshot)
+        for key in ("", "user"):
+            plan = router.plan(uid, 0b1111, key=key, vector=vector)
+            assert plan.legs[0].arm == ARMS[draw(cumulative(masked(weighed, 0b1111)), number)]
+        by_weights = router.plan(uid, 0b1111)
+        assert by_weights.legs[0].arm == ARMS[draw(cumulative(weights), number)]
+        router.follow(Snapshot(8, weights))
+        again = router.plan(uid, 0b1111, vector=vector)
+        assert (again.legs, again.propensity, again.snapshot) == (by_weights.legs, by_weights.propensity, 8)
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [(0b111, [0.2, 0.3, 0.5]), (0b011, [0.4, 0.6, 0.0]), (0b1011, [0.4, 0.6, 0.0]), (0, [0.2, 0.3, 0.5]),
+     (0b11000, [0.2, 0.3, 0.5])],
+)  # fmt: skip
+def test_a_mask_leaves_the_arms_that_it_names(mask: int, expected: list[float]) -> None:
+    """Bits beyond the arms say nothing; what leaves nobody says nothing either."""
+    assert masked((2.0, 3.0, 5.0), mask) == pytest.approx(expected, abs=1e-15)
 
 
 def _check_shares(drawn: Ints, pmf: Floats) -> None:

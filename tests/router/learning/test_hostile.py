@@ -29,6 +29,7 @@ from router.learning.bandit import Bandit
 from router.learning.contextual import ContextualBandit
 from router.learning.interleaved import Interleaved
 from router.learning.joins import score, write_join
+from router.learning.rows import features_of
 from router.learning.staged import Staged, Watch
 from router.packing import packed, unpacked
 from router.policies.canary import Canary, Phase, RewardDrop
@@ -235,3 +236,12 @@ def test_a_value_that_cannot_be_taken_takes_nothing_from_the_one_beside_it() -> 
     fold.apply(replace(feedback(one, START_US, values={"clicked": 1.0, "spent": 1.0}), offset=2))
     assert fold.waiting.changed.joins == {one.uid}
     assert fold.counts == {"decisions": 1, "unusable": 1, "joined": 1}
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [("[1, 2.5]", [1.0, 2.5]), ("[1, 1e7]", None), ("[1, 1e300]", None), ('["nan"]', None), ('["x"]', None),
+     ("7", None), ("", None), ("[[1]]", None), ("null", None)],
+)  # fmt: skip
+def test_features_that_no_router_would_take_are_none(context: str, expected: list[float] | None) -> None:
+    assert features_of(context) == expected

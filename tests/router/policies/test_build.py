@@ -138,6 +138,32 @@ def test_arms_beside_the_bandit_weigh_nothing(bandit: str) -> None:
     assert [weights[arm] for arm in light.among] == pytest.approx([0.5, 0.5], abs=1e-12)
 
 
+@pytest.mark.parametrize("arms", [2, 3, 5])
+@pytest.mark.parametrize("bandit", ["linucb", "lints"])
+def test_a_request_of_which_nothing_is_predicted_goes_to_all_arms_alike(bandit: str, arms: int) -> None:
+    light, learning = linear(bandit, arms, among=arms)
+    seen = one_run([n % arms for n in range(20)], [n / 20 for n in range(20)], [1.0] * 20)
+    state = learning.fold(learning.start(1), seen, np.ones((20, 3)))
+    weigh = weigher_of(light, Snapshot(1, light.weights, packed(state)))
+    assert weigh.weights([0.0, 0.0, 0.0]) == pytest.approx([1 / arms] * arms, abs=1e-9)
+    assert weigh.pick([0.0, 0.0, 0.0], (1 << arms) - 1, 0.999)[1] == pytest.approx(1 / arms, abs=1e-9)
+
+
+@pytest.mark.parametrize("bandit", ["linucb", "lints"])
+def test_models_that_no_learner_has_made_are_refused(bandit: str) -> None:
+    """Their squares' products would be infinite."""
+    light, learning = linear(bandit, arms=3, among=3)
+    models = learning.start(1)
+    for size, refused in ((1e59, False), (1e61, True), (np.nan, True)):
+        models.root[0, 1, 0, 2] = size
+        said = packed(models)
+        if not refused:
+            assert sum(weigher_of(light, Snapshot(1, light.weights, said)).weights([1.0, 1e6, 1e6])) == pytest.approx(1)
+            continue
+        with pytest.raises(ValueError, match=r"coefficients|finite|number"):
+            weigher_of(light, Snapshot(1, light.weights, said))
+
+
 @pytest.mark.parametrize("arms", range(2, 9))
 def test_arms_that_nothing_is_known_of_share_alike_however_sums_are_rounded(arms: int) -> None:
     light, learning = linear("linucb", arms, among=arms)

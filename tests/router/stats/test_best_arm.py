@@ -78,6 +78,18 @@ def test_few_normals_at_the_edges(means: list[float], deviations: list[float], c
         assert found == pytest.approx([chances[arm] for arm in order], abs=1e-7)
 
 
+@pytest.mark.parametrize("narrow", [1e-4, 1e-8, 1e-12])
+@pytest.mark.parametrize("gap", [0.0, 0.5, 1.0, 3.0])
+def test_few_normals_of_very_unequal_widths(narrow: float, gap: float) -> None:
+    """One broad arm sees the narrow two as one; which of them is ahead does not depend on it."""
+    for mean in (-1.5, 0.0, 0.3):
+        means, variances = [mean, 0.0, gap * narrow], [1.0, narrow**2, narrow**2]
+        broad = norm.cdf(mean)
+        first = norm.cdf(-gap / 2**0.5)
+        found = [best_of_few_normals(arm, means, variances) for arm in range(3)]
+        assert found == pytest.approx([broad, (1 - broad) * first, (1 - broad) * (1 - first)], abs=3 * narrow + 1e-12)
+
+
 def integrated(arms: list[Any], low: float, high: float) -> list[float]:
     """Return each arm's probability: density times the others' distribution functions, by Gauss and Legendre's rule.
 
