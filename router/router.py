@@ -69,7 +69,8 @@ class Router:
         elif isinstance(policy, Interleaving):
             self._companions = self._rankers
         self._name, self._sticky, self._merges = policy.name, policy.sticky, isinstance(policy, Interleaving)
-        self._legs = lru_cache(maxsize=1024)(self._legs_of)
+        self._alone = [self._legs_of(arm, NOBODY) for arm in range(len(self._arms))]
+        self._together = lru_cache(maxsize=1024)(self._legs_of)
         self.follow(policy.first())
 
     def plan(
@@ -84,15 +85,17 @@ class Router:
             return self._pinned(pin, mask)
         unit = key.encode() if key else uid
         if self._excluded is not None and self._excluded(unit):
-            return Plan(self._legs(0, NOBODY), 1.0, self._snapshot.number, mask, HOLDOUT)
+            return Plan(self._alone[0], 1.0, self._snapshot.number, mask, HOLDOUT)
         identity = unit if self._sticky else uid
         if self._pick is not None and vector is not None:
             arm, propensity = self._pick(vector, mask, self._number(uid))
         else:
             arm, propensity = self._drawn(identity, mask)
         others = NOBODY if self._companions is None else self._companions(identity, mask, arm)
-        merged = self._merges and others != NOBODY
-        return Plan(self._legs(arm, others), propensity, self._snapshot.number, mask, self._name, merged)
+        if not others:
+            return Plan(self._alone[arm], propensity, self._snapshot.number, mask, self._name)
+        legs = self._together(arm, others)
+        return Plan(legs, propensity, self._snapshot.number, mask, self._name, self._merges)
 
     def follow(self, snapshot: Snapshot) -> None:
         """Draw from this snapshot from now on; plans that were made stay as they are.
@@ -173,7 +176,7 @@ class Router:
 
     def _pinned(self, arm: str, mask: int) -> Plan:
         """A pinned arm is served and logged, never credited: propensity 0 says so."""
-        return Plan(self._legs(self._arm_named(arm), NOBODY), 0.0, self._snapshot.number, mask, PINNED)
+        return Plan(self._alone[self._arm_named(arm)], 0.0, self._snapshot.number, mask, PINNED)
 
     def _arm_named(self, name: str) -> int:
         if name in self.endpoint.arms:

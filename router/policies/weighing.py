@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from math import sqrt
 from operator import add
 from struct import Struct
@@ -39,24 +40,36 @@ class Weigher(ABC):
 
 
 class ByBound(Weigher):
-    """LinUCB. The weights are kept for each set of arms that are best together: as few as arms, but for ties."""
+    """LinUCB. Only which arms are best together decides the weights: those sets are as few as arms, but for ties."""
 
     def __init__(self, learning: LinUcb, models: Models) -> None:
         self._predict = _predictor(models, learning.alpha)
         self._floor = learning.floor
-        self._kept = dict[tuple[bool, ...], list[float]]()
+        self._masked = lru_cache(maxsize=64)(self._masked_of)
 
     def weights(self, vector: Sequence[float]) -> list[float]:
         """See Weigher."""
+        return self._weights_of(self._best(vector))
+
+    def pick(self, vector: Sequence[float], mask: int, number: float) -> tuple[int, float]:
+        """See Weigher."""
+        probabilities, sums = self._masked(self._best(vector), mask)
+        arm = draw(sums, number)
+        return arm, probabilities[arm]
+
+    def _best(self, vector: Sequence[float]) -> tuple[bool, ...]:
         means, variances = self._predict(vector)
         scores = list(map(add, means, map(sqrt, variances)))
         highest = max(scores)
         least = highest - _TIE * abs(highest)
-        best = tuple([score >= least for score in scores])
-        weights = self._kept.get(best)
-        if weights is None:
-            weights = self._kept[best] = _floored(np.array([best]) / sum(best), self._floor)
-        return weights
+        return tuple([score >= least for score in scores])
+
+    def _weights_of(self, best: tuple[bool, ...]) -> list[float]:
+        return _floored(np.array([best]) / sum(best), self._floor)
+
+    def _masked_of(self, best: tuple[bool, ...], mask: int) -> tuple[list[float], list[float]]:
+        probabilities = masked(self._weights_of(best), mask)
+        return probabilities, cumulative(probabilities)
 
 
 class ByChance(Weigher):
@@ -74,17 +87,21 @@ class ByChance(Weigher):
 
 
 class ByChanceOfFew(Weigher):
-    """LinTS of two or three arms: the chances are exact, and are not looked at beyond the arm that is drawn."""
+    """LinTS of two or three arms: the chances are exact, and are not looked at beyond the arm that is drawn.
+
+    They are looked at from the arm with the highest mean on, which most requests go to.
+    """
 
     def __init__(self, learning: LinThompson, models: Models) -> None:
         self._predict = _predictor(models, learning.scale)
-        self._floor, self._rest = learning.floor, 1.0 - learning.arms * learning.floor
-        self._last, self._all = learning.arms - 1, (1 << learning.arms) - 1
+        arms = learning.arms
+        self._floor, self._rest, self._all = learning.floor, 1.0 - arms * learning.floor, (1 << arms) - 1
+        self._but_last = [[(first + step) % arms for step in range(arms - 1)] for first in range(arms)]
 
     def weights(self, vector: Sequence[float]) -> list[float]:
         """See Weigher."""
         normals = self._normals(vector)
-        weights = [self._floor + self._rest * best_of_few_normals(arm, *normals) for arm in range(self._last)]
+        weights = [self._floor + self._rest * best_of_few_normals(arm, *normals) for arm in self._but_last[0]]
         return [*weights, max(1.0 - sum(weights), self._floor)]
 
     def pick(self, vector: Sequence[float], mask: int, number: float) -> tuple[int, float]:
@@ -92,13 +109,13 @@ class ByChanceOfFew(Weigher):
         if mask != self._all:
             return super().pick(vector, mask, number)
         means, variances = self._normals(vector)
-        passed = 0.0
-        for arm in range(self._last):
-            weight = self._floor + self._rest * best_of_few_normals(arm, means, variances)
+        leader, floor, passed = means.index(max(means)), self._floor, 0.0
+        for arm in self._but_last[leader]:
+            weight = floor + self._rest * best_of_few_normals(arm, means, variances)
             passed += weight
             if number < passed:
                 return arm, weight
-        return self._last, max(1.0 - passed, self._floor)
+        return (leader - 1) % len(means), max(1.0 - passed, floor)
 
     def _normals(self, vector: Sequence[float]) -> tuple[list[float], list[float]]:
         means, variances = self._predict(vector)

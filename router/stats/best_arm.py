@@ -47,12 +47,12 @@ def best_of_few_normals(arm: int, mean: Sequence[float], variance: Sequence[floa
     h = over_y / sqrt(x + y)
     if len(mean) == 2:
         return 0.5 * erfc(-h * _SQRT_HALF)
-    z, over_z, gap = variance[arm - 2], mean[arm] - mean[arm - 2], mean[arm - 1] - mean[arm - 2]
+    z, over_z = variance[arm - 2], mean[arm] - mean[arm - 2]
     k = over_z / sqrt(x + z)
-    rest = sqrt(x * y + x * z + y * z)  # sqrt((x + y) (x + z) - x^2), but not by a difference
+    rest = sqrt(x * (y + z) + y * z)  # sqrt((x + y) (x + z) - x^2), but not by a difference, as what follows
     if h and k:
-        beyond = owens_t(h, (over_z * y + gap * x) / over_y / rest)
-        beyond += owens_t(k, (over_y * z - gap * x) / over_z / rest)
+        apart = (mean[arm - 1] - mean[arm - 2]) * x
+        beyond = owens_t(h, (over_z * y + apart) / over_y / rest) + owens_t(k, (over_y * z - apart) / over_z / rest)
     else:
         beyond = _on_an_axis(h, k, -x / rest, (sqrt((x + y) * (x + z)) - x) / rest)
     both: float = 0.25 * (erfc(-h * _SQRT_HALF) + erfc(-k * _SQRT_HALF)) - beyond

@@ -104,13 +104,14 @@ def test_a_policy_that_looks_at_features_draws_by_the_hash_of_the_request_alone(
     models = packed(experiment.learning.fold(experiment.start(), seen, np.ones((20, 3))))
     vector, weights = [1.0, 1.0, 1.0], (0.4, 0.3, 0.2, 0.1)
     snapshot = Snapshot(7, weights, models)
-    weighed = weigher_of(router.policy, snapshot).weights(vector)
+    weigh = weigher_of(router.policy, snapshot)
     for uid in identities(500):
         number = uniform(b"secret", b"e", uid)
         router.follow(snapshot)
         for key in ("", "user"):
             plan = router.plan(uid, 0b1111, key=key, vector=vector)
-            assert plan.legs[0].arm == ARMS[draw(cumulative(masked(weighed, 0b1111)), number)]
+            arm, propensity = weigh.pick(vector, 0b1111, number)
+            assert (plan.legs[0].arm, plan.propensity) == (ARMS[arm], propensity)
         by_weights = router.plan(uid, 0b1111)
         assert by_weights.legs[0].arm == ARMS[draw(cumulative(weights), number)]
         router.follow(Snapshot(8, weights))

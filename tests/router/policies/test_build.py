@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 
 from broker.endpoint import read_endpoint
 from broker.rewards import Reward
-from router.assignment import cumulative, draw
 from router.declaration.bandit import BanditConfig
 from router.declaration.canary import CanaryConfig
 from router.declaration.policy import read_config
@@ -117,16 +117,18 @@ def test_a_request_is_drawn_by_what_it_weighs_whichever_arms_are_ready(bandit: s
     seen = one_run([n % arms for n in range(200)], list(random.random(200)), [1.0] * 200)
     models = packed(learning.fold(learning.start(1), seen, random.standard_normal((200, 3))))
     weigh = weigher_of(light, Snapshot(7, light.weights, models))
-    picked = set()
-    for vector in random.standard_normal((200, 3)).tolist():
+    numbers = (np.arange(200) + 0.5) / 200
+    for vector in random.standard_normal((10, 3)).tolist():
         for mask in range(1 << arms):
-            number = random.random()
             probabilities = masked(weigh.weights(vector), mask)
-            arm, propensity = weigh.pick(vector, mask, number)
-            assert arm == draw(cumulative(probabilities), number)
-            assert propensity == pytest.approx(probabilities[arm], abs=1e-12)
-            picked.add(arm)
-    assert picked == set(range(arms))
+            picks = [weigh.pick(vector, mask, number) for number in numbers.tolist()]
+            turns = sum(one != other for (one, _), (other, _) in pairwise(picks))
+            assert turns < arms  # one piece of [0, 1) for each arm
+            for arm, probability in enumerate(probabilities):
+                assert sum(one == arm for one, _ in picks) == pytest.approx(200 * probability, abs=1.0)
+            assert [propensity for _, propensity in picks] == pytest.approx(
+                [probabilities[arm] for arm, _ in picks], abs=1e-12
+            )
 
 
 @pytest.mark.parametrize("bandit", ["linucb", "lints"])
