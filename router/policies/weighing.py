@@ -45,15 +45,14 @@ class ByBound(Weigher):
     def __init__(self, learning: LinUcb, models: Models) -> None:
         self._predict = _predictor(models, learning.alpha)
         self._floor = learning.floor
-        self._masked = lru_cache(maxsize=64)(self._masked_of)
 
-    def weights(self, vector: Sequence[float]) -> list[float]:
+    def weights(self, vector: Sequence[float]) -> Sequence[float]:
         """See Weigher."""
-        return self._weights_of(self._best(vector))
+        return _weights_of(self._best(vector), self._floor)
 
     def pick(self, vector: Sequence[float], mask: int, number: float) -> tuple[int, float]:
         """See Weigher."""
-        probabilities, sums = self._masked(self._best(vector), mask)
+        probabilities, sums = _drawn_by(self._best(vector), self._floor, mask)
         arm = draw(sums, number)
         return arm, probabilities[arm]
 
@@ -63,13 +62,6 @@ class ByBound(Weigher):
         highest = max(scores)
         least = highest - _TIE * abs(highest)
         return tuple([score >= least for score in scores])
-
-    def _weights_of(self, best: tuple[bool, ...]) -> list[float]:
-        return _floored(np.array([best]) / sum(best), self._floor)
-
-    def _masked_of(self, best: tuple[bool, ...], mask: int) -> tuple[list[float], list[float]]:
-        probabilities = masked(self._weights_of(best), mask)
-        return probabilities, cumulative(probabilities)
 
 
 class ByChance(Weigher):
@@ -173,6 +165,17 @@ def _predictor(models: Models, scale: float) -> Predictor:
         return means.tolist(), variances.tolist()
 
     return predict
+
+
+@lru_cache(maxsize=1024)
+def _weights_of(best: tuple[bool, ...], floor: float) -> Sequence[float]:
+    return tuple(_floored(np.array([best]) / sum(best), floor))
+
+
+@lru_cache(maxsize=1024)
+def _drawn_by(best: tuple[bool, ...], floor: float, mask: int) -> tuple[Sequence[float], Sequence[float]]:
+    probabilities = masked(_weights_of(best, floor), mask)
+    return probabilities, cumulative(probabilities)
 
 
 def _floored(shares: Floats, floor: float) -> list[float]:
