@@ -93,7 +93,6 @@ class EndpointLearner:
         self._saying = asyncio.Lock()
         self._kept_s = 0.0
         self._kept_at = -1
-        self._ended = "" if verdict is None else verdict.phase
         self._leaves = False
         self._silent = False  # until the first snapshot: those who know the verdict know better
 
@@ -322,19 +321,18 @@ class EndpointLearner:
 
     async def _say_verdict(self) -> None:
         """Write down how the experiment ended, where nothing is ever trimmed."""
-        phase = self._experiment.phase(self.fold.state)
-        if phase == self._ended or not self._experiment.is_over(self.fold.state):
+        if not self._experiment.is_over(self.fold.state):
             return
+        phase = self._experiment.phase(self.fold.state)
         snapshot = self._experiment.snapshot(self.fold.state, self.fold.snapshot.number)
-        known = self._known
-        if known is not None and known.weights == snapshot.weights and ENDS.get(known.phase) == ENDS.get(phase):
-            return  # the same has to be ordered of both, and what is known says better how it came to that
         verdict = Verdict(
             endpoint=self.subject.endpoint, experiment=self.subject.experiment, number=snapshot.number, phase=phase,
             weights=snapshot.weights, at_us=now_us(),
         )  # fmt: skip
+        if self._known is not None and _brings(self._known) == _brings(verdict):
+            return  # it says better how it came to that
         if await self._append_to(self._broker.channels.declared, write_verdict(verdict)):
-            self._ended, self._known = phase, verdict
+            self._known = verdict
 
     async def _keep(self) -> None:
         """Append a checkpoint once a minute, if anything was learnt; large ones less often."""
@@ -380,8 +378,14 @@ class EndpointLearner:
 
 def sentence(verdict: Verdict, subject: Subject) -> Order:
     """Return the order that brings an experiment, of which nothing else is known any more, to where it has ended."""
-    word = ENDS.get(verdict.phase, "set")
-    weights = dict(zip(subject.arms, verdict.weights, strict=False)) if word == "set" else {}
+    word, needed = _brings(verdict)
+    weights = dict(zip(subject.arms, needed, strict=False))
     return Order(
         word=word, author="the verdict of before", at_us=now_us(), weights=weights, experiment=subject.experiment
     )
+
+
+def _brings(verdict: Verdict) -> tuple[Word, tuple[float, ...]]:
+    """Return the word that brings an experiment to this end, and the weights if it needs some."""
+    word = ENDS.get(verdict.phase, "set")
+    return word, verdict.weights if word == "set" else ()

@@ -89,7 +89,9 @@ def predictions(rows: Any, scored: str, output: str) -> Sequence[Any] | None:
 def features_of(context: str) -> list[float] | None:
     """Return the features that a decision was made with; None for what no router would have decided by."""
     try:
-        found = [float(value) for value in orjson.loads(context)]
-    except (orjson.JSONDecodeError, TypeError, ValueError):
+        found = orjson.loads(context)
+    except orjson.JSONDecodeError:
         return None
-    return found if all(abs(value) <= LARGEST for value in found) else None
+    if not isinstance(found, list) or not all(type(one) in (int, float) and abs(one) <= LARGEST for one in found):
+        return None
+    return [float(one) for one in found]

@@ -51,10 +51,11 @@ def best_of_few_normals(arm: int, mean: Sequence[float], variance: Sequence[floa
     k = over_z / sqrt(x + z)
     rest = sqrt(x * (y + z) + y * z)  # sqrt((x + y) (x + z) - x^2), but not by a difference, as what follows
     if h and k:
-        apart = (mean[arm - 1] - mean[arm - 2]) * x
-        beyond = owens_t(h, (over_z * y + apart) / over_y / rest) + owens_t(k, (over_y * z - apart) / over_z / rest)
+        apart = mean[arm - 1] - mean[arm - 2]
+        beyond = owens_t(h, (over_z / over_y * y + apart / over_y * x) / rest)
+        beyond += owens_t(k, (over_y / over_z * z - apart / over_z * x) / rest)
     else:
-        beyond = _on_an_axis(h, k, -x / rest, (sqrt((x + y) * (x + z)) - x) / rest)
+        beyond = _on_an_axis(h, k, -x / rest, rest / (sqrt((x + y) * (x + z)) + x))
     both: float = 0.25 * (erfc(-h * _SQRT_HALF) + erfc(-k * _SQRT_HALF)) - beyond
     if (h < 0.0) != (k < 0.0):
         both -= 0.5

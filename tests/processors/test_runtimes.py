@@ -55,6 +55,23 @@ def test_a_torchscript_module_computes(tmp_path: Path) -> None:
     runtime.unload()
 
 
+@pytest.mark.parametrize(
+    ("forward", "expected"),
+    [("a, b): return a - 2 * b", 1), ("b, a): return a - 2 * b", 1),
+     ("a, b, c: int = 3): return c * a - 2 * b", 3),
+     ("a, c: int = 3, b: Optional[Tensor] = None): return c * a - 2 * torch.jit._unwrap_optional(b)", 3)],
+)  # fmt: skip
+def test_inputs_find_the_arguments_of_their_names(tmp_path: Path, forward: str, expected: int) -> None:
+    text = """
+    backend: "pytorch" max_batch_size: 8
+    input { name: "b" data_type: TYPE_FP32 dims: 2 }
+    input { name: "a" data_type: TYPE_FP32 dims: 2 }
+    output { name: "y" data_type: TYPE_FP32 dims: 2 }
+    """
+    runtime = scripted(tmp_path, forward, parse_config(text, model="m", source="s"))
+    np.testing.assert_array_equal(infer(runtime, a=X.copy(), b=X + 1)["y"], expected * X - 2 * (X + 1))
+
+
 def test_a_module_may_not_write_into_a_request(tmp_path: Path) -> None:
     runtime = scripted(tmp_path, "x): return x.mul_(2)", config("pytorch"))
     source = X.copy()

@@ -241,7 +241,8 @@ def test_a_value_that_cannot_be_taken_takes_nothing_from_the_one_beside_it() -> 
 @pytest.mark.parametrize(
     ("context", "expected"),
     [("[1, 2.5]", [1.0, 2.5]), ("[1, 1e7]", None), ("[1, 1e300]", None), ('["nan"]', None), ('["x"]', None),
-     ("7", None), ("", None), ("[[1]]", None), ("null", None)],
+     ("7", None), ('"12"', None), ('{"1": 2}', None), ('["1_0"]', None), ("[true]", None), ("[1e6, -1e6]", [1e6, -1e6]),
+     ("[-1e7]", None), ("", None), ("[[1]]", None), ("null", None)],
 )  # fmt: skip
 def test_features_that_no_router_would_take_are_none(context: str, expected: list[float] | None) -> None:
     assert features_of(context) == expected

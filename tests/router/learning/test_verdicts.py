@@ -88,6 +88,28 @@ async def test_a_verdict_is_repeated_once_though_two_tasks_would(bench: Bench, m
     assert len([record for record in await everything(bench) if read_order(record)]) == 1
 
 
+async def test_a_comparison_that_is_decided_again_for_another_has_another_verdict(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared, log = bench.broker.channels.declared, bench.broker.channels.events("e")
+    verdict = Verdict(
+        endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US
+    )  # fmt: skip
+    for channel in (declared, log):
+        await bench.broker.declare(channel)
+    monkeypatch.setattr(type(RANKED), "is_over", lambda *_: True)
+    monkeypatch.setattr(type(RANKED), "phase", lambda *_: "decided")
+    async with bench.learning(RANKED, verdict, tick_s=0.01) as learner, asyncio.timeout(WITHIN_S):
+        while not await bench.broker.end(declared):  # noqa: ASYNC110 - another task's doing
+            await asyncio.sleep(0.01)
+        weights = RANKED.snapshot(learner.fold.state, 0).weights
+    (record,) = await bench.broker.read(declared, 0).read(10)
+    written = read_verdict(record)
+    assert written is not None
+    assert (written.phase, written.weights) == ("decided", weights)
+    assert weights != verdict.weights
+
+
 async def test_a_comparison_that_was_decided_and_is_aborted_has_another_verdict(bench: Bench) -> None:
     """The weights are the same, but who lost its log has to abort again, and not to set them."""
     declared, weights = bench.broker.channels.declared, (1.0, 0.0, 0.0)

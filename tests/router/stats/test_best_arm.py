@@ -69,13 +69,15 @@ def test_few_normals_have_their_exact_chances(few: int) -> None:
         ([-1e9, 1e9, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]),
         ([0.0, 1e-170, -1e-170], [0.01, 0.01, 0.01], [1 / 3, 1 / 3, 1 / 3]),
         ([0.0, -1e-320, 1e-200], [1.0, 1.0, 1.0], [1 / 3, 1 / 3, 1 / 3]),
+        ([0.0, 1e-321, 3e-321], [1e-3, 1e-3, 1e-3], [1 / 3, 1 / 3, 1 / 3]),
+        ([0.0, 1e-300, 2e-300], [1e-9, 1e-9, 1e-9], [1 / 3, 1 / 3, 1 / 3]),
     ],
 )
 def test_few_normals_at_the_edges(means: list[float], deviations: list[float], chances: list[float]) -> None:
     for order in permutations(range(3)):
         turned = [means[arm] for arm in order], [deviations[arm] ** 2 for arm in order]
         found = [best_of_few_normals(place, *turned) for place in range(3)]
-        assert found == pytest.approx([chances[arm] for arm in order], abs=1e-7)
+        assert found == pytest.approx([chances[arm] for arm in order], abs=1e-9)
 
 
 @pytest.mark.parametrize("narrow", [1e-4, 1e-8, 1e-12])
