@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from broker.answers import clean
 from broker.base import Broker
 from broker.errors import TryAgain
 from broker.ids import now_us
-from broker.status import FULL_EVERY_S, HEARTBEAT_S, Announcement, Part, State, write_announcement
+from broker.status import (
+    FULL_EVERY_S,
+    HEARTBEAT_S,
+    TROUBLE_CHARACTERS,
+    TROUBLES_LIMIT,
+    Announcement,
+    Part,
+    State,
+    write_announcement,
+)
 
 
 class Announcer:
@@ -19,14 +30,16 @@ class Announcer:
 
     def __init__(
         self, broker: Broker, *, instance: str, part: Part, metrics_port: int = 0, model: str = "", version: int = 0,
-        in_flight: Callable[[], int] = lambda: 0,
+        in_flight: Callable[[], int] = lambda: 0, troubles: Callable[[], Iterable[str]] = tuple,
     ) -> None:  # fmt: skip
+        """`troubles` returns what is wrong in this process now, beside what is wrong with the broker."""
         self._broker = broker
         self._who: dict[str, Any] = {
-            "instance": instance, "part": part, "pid": os.getpid(), "metrics_port": metrics_port, "model": model,
-            "version": version,
+            "instance": instance, "part": part, "host": host(), "pid": os.getpid(), "metrics_port": metrics_port,
+            "model": model, "version": version,
         }  # fmt: skip
         self._in_flight = in_flight
+        self._troubles = troubles
         self._state: State = "starting"
         self._error = ""
         self._full: dict[str, Any] = {}
@@ -50,9 +63,18 @@ class Announcer:
             self._full_at = time.monotonic()
         announcement = Announcement(
             state=self._state, error=self._error, at_us=now_us(), in_flight=self._in_flight(),
-            full=self._full if whole else {}, **self._who,
+            full=self._full if whole else {}, troubles=self._in_words(), **self._who,
         )  # fmt: skip
         try:
             await self._broker.append(self._broker.channels.status, [write_announcement(announcement)])
         except TryAgain:
             return
+
+    def _in_words(self) -> tuple[str, ...]:
+        words = [*self._broker.troubles(), *self._troubles()]
+        return tuple(clean(text)[:TROUBLE_CHARACTERS] for text in words[:TROUBLES_LIMIT])
+
+
+def host() -> str:
+    """Return the name of this machine."""
+    return clean(socket.gethostname())[:64]

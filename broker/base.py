@@ -15,20 +15,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from broker.answers import clean
-from broker.channels import Channels, Kind
+from broker.channels import LOGS, NO_LIMITS, Channels, Limits
 from broker.ids import now_us
-from broker.messages import NO_HEADERS, Delivery, Depth, Message, Outcome, Record
+from broker.messages import NO_HEADERS, NO_QUEUE, Delivery, Depth, Message, Outcome, Record
+from broker.upkeep import Upkeep
 
 MESSAGE_LIMIT_BYTES = 8 * 1024 * 1024
 DELAY_LADDER_S = (0.2, 1.0, 5.0, 30.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much a queue may hold before it refuses; 0 means no limit."""
-
-    messages: int = 0
-    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +31,15 @@ class Since:
     at_us: int
 
 
-NO_LIMITS = Limits()
-
-
 class Consumer(ABC):
     """One competing reader of a queue. It holds at most `prefetch` broker messages that are not settled."""
 
     queue: str
+
+    @property
+    def trouble(self) -> str:
+        """Return why nothing can be taken now; empty while the consumer works."""
+        return ""
 
     @abstractmethod
     async def take(self, limit: int) -> list[Delivery]:
@@ -76,6 +71,7 @@ class Broker(ABC):
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
+        self.upkeep = Upkeep(self.missing, self._make)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -98,13 +94,31 @@ class Broker(ABC):
     async def ping(self) -> None:
         """Return when the broker has answered; raises `Unreachable`."""
 
-    @abstractmethod
     async def declare(self, channel: str, limits: Limits = NO_LIMITS) -> None:
-        """Make sure that a channel exists, of the kind that its name says. Declaring twice changes nothing."""
+        """Make sure that a channel exists, of the kind that its name says, for as long as this broker is open.
 
-    @abstractmethod
+        Declaring twice changes nothing. Raises `Refused` when the broker does not allow it, also because something
+        of another kind has the name. A channel with other limits is used as it is, where they cannot be changed.
+        """
+        await self._make(channel, limits)
+        self.upkeep.note(channel, limits)
+
     async def delete(self, channel: str) -> None:
         """Remove a channel and what is in it; a channel that is not there is fine."""
+        self.upkeep.forget(channel)
+        await self._remove(channel)
+
+    @abstractmethod
+    async def missing(self, channels: Sequence[str]) -> list[str]:
+        """Return those of these channels that are not there."""
+
+    @abstractmethod
+    async def _make(self, channel: str, limits: Limits) -> None:
+        """Make a channel where it is not there."""
+
+    @abstractmethod
+    async def _remove(self, channel: str) -> None:
+        """Remove a channel where it is there."""
 
     @abstractmethod
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
@@ -142,7 +156,23 @@ class Broker(ABC):
     @property
     def blocked(self) -> bool:
         """Tell whether the broker has said that it takes nothing from anybody now: no fault of one queue."""
-        return False
+        return bool(self.stopped_by)
+
+    @property
+    def stopped_by(self) -> str:
+        """Return why the broker takes no messages from anybody now, such as a full disk; empty while it does."""
+        return ""
+
+    def troubles(self) -> list[str]:
+        """Return what is wrong with the broker or with channels that this process declared, in words."""
+        stopped = [self.stopped_by] if self.stopped_by else []
+        return stopped + [f"channel {channel}: {why}" for channel, why in sorted(self.upkeep.troubles.items())]
+
+    def _observe(self, messages: Sequence[Message], outcomes: Sequence[Outcome]) -> None:
+        """Look after channels that a publish did not find."""
+        if NO_QUEUE in outcomes:
+            lost = [message.queue for message, outcome in zip(messages, outcomes, strict=True) if outcome == NO_QUEUE]
+            self.upkeep.suspect(lost)
 
     async def flush(self) -> None:  # noqa: B027 - most brokers settle at once
         """Return when what was acked so far stays acked, whatever dies."""
@@ -176,7 +206,7 @@ class Broker(ABC):
 
     def is_log(self, channel: str) -> bool:
         """Tell whether a channel is a log of ours."""
-        return self.channels.is_ours(channel) and self.channels.kind(channel) in (Kind.LOG, Kind.DECLARED, Kind.STATUS)
+        return self.channels.is_ours(channel) and self.channels.kind(channel) in LOGS
 
 
 def epitaph(message: Message, grave: str, reason: str, attempts: int, error: str) -> Message:

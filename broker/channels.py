@@ -30,6 +30,17 @@ class Kind(Enum):
 LOGS = frozenset({Kind.LOG, Kind.DECLARED, Kind.STATUS})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much a queue may hold before it refuses; 0 means no limit."""
+
+    messages: int = 0
+    bytes: int = 0
+
+
+NO_LIMITS = Limits()
+
+
 def check_name(what: str, name: object) -> str:
     """Return `name` if it may name an endpoint, a model or an arm; raise `Misconfigured` otherwise."""
     if not isinstance(name, str) or not NAME.fullmatch(name):

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import logging
+import os
 import queue
 import threading
 import time
@@ -18,9 +21,12 @@ from typing import Any, TypeAlias
 
 import apsw
 
-from broker.errors import Damaged, Misconfigured, Unreachable
+from broker.errors import Damaged, DiskFull, MillraceError, Misconfigured, Unreachable
+
+log = logging.getLogger(__name__)
 
 GROUP = 256
+LOOK_EVERY_S = 0.5  # at whether the file is still the one of this name
 BUSY_S = 30.0
 BUSY_PAUSE_S = 0.0005
 FIRST_SAFE_SQLITE = 3_051_003  # before it, WAL could corrupt a file that several processes check-point
@@ -59,9 +65,12 @@ class _Job:
 class Database:
     """A SQLite file, spoken to from an event loop."""
 
-    def __init__(self, path: Path, schema: Schema) -> None:
+    def __init__(self, path: Path, schema: Schema, *, anew: Work = lambda _: None) -> None:
+        """`anew` runs first, in a transaction, on a file that was made because the old one had been removed."""
         self._path = path
         self._schema = schema
+        self._anew = anew
+        self._look_at_s = 0.0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -69,6 +78,7 @@ class Database:
         """Open the file, make its tables, and start the thread."""
         self._loop = asyncio.get_running_loop()
         self._connection = await self._loop.run_in_executor(None, _connect, self._path, self._schema)
+        self._file = _identity(self._path)
         self._synchronous = "FULL"
         self._thread = threading.Thread(target=self._serve, name="millrace-sqlite", daemon=True)
         self._thread.start()
@@ -93,16 +103,20 @@ class Database:
     def _serve(self) -> None:
         while True:
             jobs, last = self._collect()
-            writes = [job for job in jobs if job.care is not Care.READ]
-            if writes:
-                self._commit(writes)
-            for job in jobs:
-                if job.care is Care.READ:
-                    self._attempt(job)
+            if jobs and self._is_usable(jobs):
+                self._do(jobs)
             self._tell(jobs)
             if last:
                 self._connection.close()
                 return
+
+    def _do(self, jobs: list[_Job]) -> None:
+        writes = [job for job in jobs if job.care is not Care.READ]
+        if writes:
+            self._commit(writes)
+        for job in jobs:
+            if job.care is Care.READ:
+                self._attempt(job)
 
     def _collect(self) -> tuple[list[_Job], bool]:
         job = self._jobs.get()
@@ -116,6 +130,34 @@ class Database:
             except queue.Empty:
                 return jobs, False
         return jobs, True
+
+    def _is_usable(self, jobs: list[_Job]) -> bool:
+        """Go on with a new file if ours was removed; if none can be made, the jobs get the error.
+
+        A removed file works on for the processes that have it open, and no process that starts later sees it.
+        """
+        now = time.monotonic()
+        if now < self._look_at_s:
+            return True
+        if _identity(self._path) != self._file:
+            log.error("%s was removed while it was in use: what it held is lost, and it is made again", self._path)
+            try:
+                self._open_anew()
+            except Exception as exc:  # noqa: BLE001 - it belongs to the callers, and the thread tries again
+                for job in jobs:
+                    job.error = _ours(exc, self._path)
+                return False
+        self._look_at_s = now + LOOK_EVERY_S
+        return True
+
+    def _open_anew(self) -> None:
+        self._connection.close()
+        self._connection = _connect(self._path, self._schema)
+        self._synchronous = "FULL"
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._anew(self._connection)
+        self._connection.execute("COMMIT")
+        self._file = _identity(self._path)
 
     def _commit(self, jobs: list[_Job]) -> None:
         """Commit all jobs at once; if one of them fails, each by itself, so that only that one does."""
@@ -190,13 +232,25 @@ def _resolve(jobs: list[_Job]) -> None:
             job.future.set_result(job.result)
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of its name; None if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 _DAMAGED = (apsw.NotADBError, apsw.CorruptError, apsw.SQLError)  # the last: other tables than ours
 
 
 def _ours(error: Exception, path: Path) -> Exception:
     if isinstance(error, apsw.Error):
-        kind = Damaged if isinstance(error, _DAMAGED) else Unreachable
-        translated = kind(f"{path}: SQLite says {type(error).__name__}: {error}")
+        if isinstance(error, apsw.FullError):
+            translated: MillraceError = DiskFull(f"{path} cannot be written: the disk is full")
+        else:
+            kind = Damaged if isinstance(error, _DAMAGED) else Unreachable
+            translated = kind(f"{path}: SQLite says {type(error).__name__}: {error}")
         translated.__cause__ = error
         return translated
     return error
@@ -207,8 +261,7 @@ def _connect(path: Path, schema: Schema) -> Connection:
         raise Misconfigured(f"apsw carries SQLite {apsw.sqlite_lib_version()}; 3.51.3 or newer is needed")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = apsw.Connection(str(path))
-        connection.set_busy_handler(_patience())
+        connection = _open(path)
         _write_ahead(connection)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA wal_autocheckpoint=4000")
@@ -220,6 +273,22 @@ def _connect(path: Path, schema: Schema) -> Connection:
     except (apsw.Error, OSError) as exc:
         kind = Damaged if isinstance(exc, _DAMAGED) else Unreachable
         raise kind(f"{schema.whose} cannot use {path}: {exc}; is {schema.setting} right?") from exc
+    return connection
+
+
+def _open(path: Path) -> Connection:
+    """Open a file, and make it where it is not there: without what a removed one left, which SQLite would read in."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if not path.exists():
+            for rest in ("-wal", "-shm"):
+                path.with_name(path.name + rest).unlink(missing_ok=True)
+        connection = apsw.Connection(str(path))
+        connection.set_busy_handler(_patience())
+        connection.execute("PRAGMA user_version")  # makes the file
+    finally:
+        os.close(folder)
     return connection
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -13,8 +13,11 @@ from broker.endpoint import Endpoint, read_endpoint
 from broker.errors import Misconfigured
 from broker.ids import now_us
 from broker.messages import Record
+from broker.skipped import SKIPPED
 
 VERSION = 1
+
+_T = TypeVar("_T", str, int)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +59,27 @@ def read_declared(record: Record) -> EndpointDeclared | None:
         data = orjson.loads(record.body)
         if data["v"] != VERSION or data["kind"] != "endpoint":
             return None
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    try:
         name, declared = check_name("endpoint", data["endpoint"]), data["declaration"]
         declaration = read_endpoint(declared, source=f"declared {record.offset}") if declared else None
         if declaration is not None and declaration.endpoint != name:
-            return None
+            raise ValueError(f"{declaration.endpoint} is declared in the name of {name}")  # noqa: TRY301 - as below
         return EndpointDeclared(
-            endpoint=name, declaration=declaration, digest=data["digest"], author=str(data["author"]),
-            at_us=data["at_us"],
+            endpoint=name, declaration=declaration, digest=_typed(data, "digest", str),
+            author=_typed(data, "author", str), at_us=_typed(data, "at_us", int),
         )  # fmt: skip
-    except (orjson.JSONDecodeError, KeyError, TypeError, Misconfigured):
+    except (KeyError, TypeError, ValueError, Misconfigured) as exc:
+        SKIPPED.note("declaration", record, exc)
         return None
+
+
+def _typed(data: dict[str, Any], name: str, kind: type[_T]) -> _T:
+    value = data[name]
+    if type(value) is not kind:
+        raise TypeError(f"{name} is {str(value)[:100]!r}")
+    return value
 
 
 def _body(declaration: Endpoint) -> dict[str, Any]:

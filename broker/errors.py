@@ -9,8 +9,10 @@ MillraceError
 │   └── QueueFull           a limit is reached; says when to come back
 ├── TryAgain          the way is broken, not the request        status `failed`
 │   ├── Unreachable         no broker answers
-│   │   └── Damaged         its file is no database
+│   │   ├── Damaged         its file is no database
+│   │   └── DiskFull        its disk is full: nothing was written
 │   ├── Unavailable         nothing can serve this now
+│   ├── Refused             the broker does not allow it until a person mends something there
 │   └── Expired             the time allowed is over            status `expired`
 ├── Cancelled         nobody wants it any more                  status `cancelled`
 ├── Failed            the model could not compute it            status `failed`
@@ -71,8 +73,19 @@ class Damaged(Unreachable):
     """A file that is to be a database is none, or is damaged."""
 
 
+class DiskFull(Unreachable):
+    """The disk of the broker is full: nothing was written, and nothing will be until there is room."""
+
+
 class Unavailable(TryAgain):
     """Nothing that could serve the request is ready."""
+
+
+class Refused(TryAgain):
+    """The broker refuses one channel or one operation: a permission, a quota, a queue of another kind.
+
+    A person mends it at the broker. Until then it is tried again, and everything else goes on.
+    """
 
 
 class Expired(TryAgain):
@@ -92,13 +105,25 @@ class Failed(MillraceError):
 
 
 class Gap(MillraceError):
-    """A log was read below its first offset: records `start` up to (not including) `end` are gone."""
+    """A log was read below its first offset: records `start` up to (not including) `end` are gone.
+
+    With `end` 0 the log itself is gone, and another one of its name begins: `is_anew`.
+    """
 
     def __init__(self, channel: str, start: int, end: int) -> None:
-        super().__init__(f"{channel}: records {start} to {end - 1} are no longer kept; reading can go on at {end}")
+        if end:
+            text = f"{channel}: records {start} to {end - 1} are no longer kept; reading can go on at {end}"
+        else:
+            text = f"{channel}: the log was deleted and made again; reading goes on at its beginning"
+        super().__init__(text)
         self.channel = channel
         self.start = start
         self.end = end
+
+    @property
+    def is_anew(self) -> bool:
+        """Tell whether the log was made again, so that its offsets begin at 0."""
+        return self.end == 0
 
 
 class Misconfigured(MillraceError):

@@ -57,6 +57,7 @@ class Reason(Enum):
     FULL = "full"
     TOO_LARGE = "too large"
     NO_QUEUE = "no such queue"
+    STOPPED = "the broker takes no messages now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,18 @@ class Outcome:
         """Tell whether the broker has the message."""
         return self.verdict is Verdict.SAFE
 
+    @property
+    def is_full(self) -> bool:
+        """Tell whether there was no room: in the queue, or in the broker as a whole."""
+        return self.reason in (Reason.FULL, Reason.STOPPED)
+
 
 SAFE = Outcome(Verdict.SAFE)
 UNKNOWN = Outcome(Verdict.UNKNOWN)
 FULL = Outcome(Verdict.REFUSED, Reason.FULL)
 TOO_LARGE = Outcome(Verdict.REFUSED, Reason.TOO_LARGE)
 NO_QUEUE = Outcome(Verdict.REFUSED, Reason.NO_QUEUE)
+STOPPED = Outcome(Verdict.REFUSED, Reason.STOPPED)
 
 
 @dataclass(frozen=True, slots=True)

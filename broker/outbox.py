@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 from broker.bundle import BUNDLE_LIMIT_BYTES, bundle
 from broker.errors import Unreachable
 from broker.header import Form
-from broker.messages import UNKNOWN, Message, Outcome, Reason, Verdict
+from broker.messages import UNKNOWN, Message, Outcome, Verdict
 from broker.tasks import Tasks
 
 T = TypeVar("T")
@@ -210,4 +210,4 @@ class Outbox(Generic[T]):
     def _worth_another(self, outcome: Outcome) -> bool:
         if outcome.verdict is Verdict.UNKNOWN:
             return self._patience_s > 0
-        return outcome.reason is Reason.FULL and self._patience_full_s > 0
+        return outcome.is_full and self._patience_full_s > 0

@@ -217,6 +217,8 @@ def _made(what: type[_T], data: dict[str, Any] | None) -> _T | None:
         return None
     if not all(isinstance(data.get(name, ""), str) for name in _NAMES):
         return None
+    if not isinstance(data.get("about", {}), dict):
+        return None
     try:
         return what(**data)
     except TypeError:

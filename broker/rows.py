@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from broker.errors import MillraceError, TryAgain
 from broker.events import Ended, Tensors, write_event
 from broker.header import BY_WORD, Request
 from broker.ids import now_us
-from broker.messages import Message, Outcome
+from broker.messages import Message, Outcome, Reason
 from broker.outbox import Outbox
 from broker.settling import Hold
 from broker.tasks import Tasks
@@ -26,6 +27,7 @@ LINGER_S = 0.02  # of a processor
 DOOR_LINGER_S = 0.1  # of whoever refuses requests at the door
 PATIENCE_S = 3600.0
 PAUSE_S = 0.5
+LATE_S = 5.0  # a row that is not safe by then is a trouble
 
 
 @dataclass(slots=True)
@@ -35,6 +37,15 @@ class _Gathered:
     inputs: list[Tensors] = field(default_factory=list)
     outputs: list[Tensors] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Event:
+    """One event on its way, with what waits for it."""
+
+    message: Message
+    holds: list[Hold]
+    written_s: float = field(default_factory=time.monotonic)
 
 
 class Rows:
@@ -55,9 +66,20 @@ class Rows:
         self._tasks = Tasks()
         self._declared: set[str] = set()
         self._random = random.Random(0)  # noqa: S311 - which tensors are kept is no secret
-        self._outbox: Outbox[list[Hold]] = Outbox(
-            broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S
-        )
+        self._outbox: Outbox[_Event] = Outbox(broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S)
+        self._unsafe: dict[int, _Event] = {}  # in the order in which they were written
+        self._refused: dict[str, str] = {}  # logs that cannot be declared now, each with the reason
+
+    @property
+    def trouble(self) -> str:
+        """Return which event log takes no rows, and since when; empty while rows get there in time."""
+        event = next(iter(self._unsafe.values()), None)
+        waited_s = 0.0 if event is None else time.monotonic() - event.written_s
+        if event is None or waited_s < LATE_S:
+            return ""
+        log = event.message.queue
+        why = f" ({self._refused[log]})" if log in self._refused else ""
+        return f"the log {log} has taken no rows for {waited_s:.0f} s{why}: their requests are held until it does"
 
     def add(
         self, endpoint: str, signature: Hashable, ended: Ended, holds: Sequence[Hold], inputs: Tensors | None,
@@ -112,24 +134,38 @@ class Rows:
     def _write(self, part: _Gathered) -> None:
         body, headers = write_event(part.ended, part.inputs, part.outputs, source=self._source)
         log = self._broker.channels.events(part.endpoint)
-        message = Message(queue=log, body=body, headers=headers)
+        event = _Event(Message(queue=log, body=body, headers=headers), part.holds)
+        self._unsafe[id(event)] = event
         if log in self._declared:
-            self._outbox.put_message(message, part.holds)
+            self._outbox.put_message(event.message, event)
         else:
-            self._tasks.spawn(self._declare_and_write(log, message, part.holds), "declare-events")
+            self._tasks.spawn(self._declare_and_write(event), "declare-events")
 
-    async def _declare_and_write(self, log: str, message: Message, holds: list[Hold]) -> None:
+    async def _declare_and_write(self, event: _Event) -> None:
+        log = event.message.queue
         while log not in self._declared:
             try:
                 await self._broker.declare(log)
                 self._declared.add(log)
-            except TryAgain:
+                self._refused.pop(log, None)
+            except TryAgain as exc:
+                self._refused[log] = str(exc)
                 await asyncio.sleep(PAUSE_S)
-        self._outbox.put_message(message, holds)
+        self._outbox.put_message(event.message, event)
 
-    def _settled(self, tokens: Sequence[list[Hold]], outcome: Outcome) -> None:
-        if not outcome.safe:  # its inputs stay unacked, so they come back and get their row then
-            return
-        for holds in tokens:
-            for hold in holds:
-                hold.settle()
+    async def _write_again(self, event: _Event) -> None:
+        """Write to a log that has vanished, once it is there again."""
+        await asyncio.sleep(PAUSE_S)
+        self._declared.discard(event.message.queue)
+        self._broker.upkeep.suspect([event.message.queue])
+        await self._declare_and_write(event)
+
+    def _settled(self, events: Sequence[_Event], outcome: Outcome) -> None:
+        for event in events:
+            if outcome.reason is Reason.NO_QUEUE:
+                self._tasks.spawn(self._write_again(event), "write-again")
+                continue
+            self._unsafe.pop(id(event), None)
+            if outcome.safe:  # else its inputs stay unacked, so they come back and get their row then
+                for hold in event.holds:
+                    hold.settle()

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from broker.base import Broker
+from broker.errors import TryAgain
 from broker.messages import Delivery
 from broker.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+PAUSE_S = 1.0
 
 
 class Hold:
@@ -58,4 +64,15 @@ class Settling:
     def _flush(self) -> None:
         if self._ready:
             ready, self._ready = self._ready, []
-            self._tasks.spawn(self._broker.ack(ready), "ack")
+            self._tasks.spawn(self._ack(ready), "ack")
+
+    async def _ack(self, deliveries: list[Delivery]) -> None:
+        """Ack until the broker has taken it: a full disk, or a lock that another process holds, ends nobody."""
+        while True:
+            try:
+                await self._broker.ack(deliveries)
+            except TryAgain as exc:
+                log.warning("%d deliveries cannot be acked now: %s; trying again", len(deliveries), exc)
+                await asyncio.sleep(PAUSE_S)
+            else:
+                return

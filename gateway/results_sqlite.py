@@ -55,7 +55,7 @@ class SqliteResults(Results):
     """`ttl_s` is how long an answer is kept, and for how long after that it is known that it was there."""
 
     def __init__(self, path: Path, *, ttl_s: float) -> None:
-        self._database = Database(path, SCHEMA)
+        self._database = Database(path, SCHEMA, anew=self._keep_identity)
         self._ttl_us = int(ttl_s * 1e6)
         self._identity = ""
 
@@ -69,6 +69,10 @@ class SqliteResults(Results):
         await self._database.open()
         statement = "SELECT identity FROM store"
         self._identity = (await self._database.run(lambda connection: fetch_one(connection, statement), Care.READ))[0]
+
+    def _keep_identity(self, connection: Connection) -> None:
+        """Stay the store whose answers this gateway takes, in a file that was made again."""
+        run(connection, "UPDATE store SET identity = ?", (self._identity,))
 
     async def close(self) -> None:
         """Finish what was asked for."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.announcer import Announcer
-from broker.base import NO_LIMITS, Broker, Limits
+from broker.base import Broker
+from broker.channels import NO_LIMITS, Limits
 from broker.errors import Misconfigured, TryAgain
 from broker.tasks import Tasks
 from processors.engine import Engine, Wanted
@@ -71,6 +72,7 @@ class Catalog:
         self._seen: dict[tuple[str, int], str] = {}
         self._looked = False
         self._wanted: list[Wanted] = []
+        self._models: dict[str, list[int]] | None = None  # nothing was announced yet
         self._problems: dict[str, str] = {}
         self._left_out: dict[str, bool] = {}  # what is said of a folder, and whether it was said
 
@@ -119,11 +121,12 @@ class Catalog:
         self._left_out = {said: at_once or said in self._left_out for said in left_out}
 
     async def _tell(self, snapshot: Snapshot) -> None:
-        """Announce models that cannot be served, with the reason."""
+        """Announce what is there, and which models cannot be served, with the reason."""
         problems = {model: str(problem) for model, problem in snapshot.problems.items()}
-        if problems != self._problems or not self._wanted:
+        models = {name: [version.number for version in model.versions] for name, model in snapshot.models.items()}
+        if (models, problems) != (self._models, self._problems):
             for model, problem in problems.items():
                 if self._problems.get(model) != problem:
                     log.warning("model %s is not served: %s", model, problem)
-            self._problems = problems
-            await self._announcer.say("ready", full={"problems": problems})
+            self._models, self._problems = models, problems
+            await self._announcer.say("ready", full={"models": models, "problems": problems})

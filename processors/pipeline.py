@@ -86,6 +86,11 @@ class Pipeline:
         return self._batcher.waiting_requests + self._computing
 
     @property
+    def trouble(self) -> str:
+        """Return what keeps requests here that are computed; empty if nothing does."""
+        return self._rows.trouble
+
+    @property
     def prefetch(self) -> int:
         """How many broker messages may be held: four batches, by the observed fill."""
         return max(BATCHES_HELD, round(self._held_limit / self._fill))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from broker.announcer import Announcer
 from broker.answers import clean
-from broker.base import NO_LIMITS, Broker, Limits, Since
+from broker.base import Broker, Consumer, Since
+from broker.channels import NO_LIMITS, Limits
 from broker.declared import read_declared
 from broker.endpoint import Endpoint
 from broker.errors import MillraceError, TryAgain
@@ -29,6 +32,8 @@ from processors.runtimes.registry import load
 
 LANE_EVERY_S = 1.0
 LANE_WAIT_S = 1.0
+READY_EVERY_S = 0.05
+PATIENCE_S = 1.0  # with a queue that cannot be taken from: most are there again by then
 CANCELS_OVER_US = 300_000_000  # of cancels from before its start a replica reads those of the last minutes
 
 
@@ -58,9 +63,11 @@ class Replica:
         self._cancels = Cancels()
         self._tasks = Tasks()
         self._pipeline: Pipeline | None = None
+        self._full: dict[str, Any] = {}  # what the model says of itself
         self._announcer = Announcer(
             broker, instance=spec.instance, part="replica", model=spec.model, version=spec.version,
             metrics_port=spec.metrics_port, in_flight=lambda: self._pipeline.in_flight if self._pipeline else 0,
+            troubles=self._troubles,
         )  # fmt: skip
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -108,7 +115,7 @@ class Replica:
         try:
             await self._broker.declare(pipeline.queue, spec.limits)
             await self._broker.declare(lane)
-            await self._announcer.say("ready", full=dict(describe(model.config, [spec.version])))
+            self._full = dict(describe(model.config, [spec.version]))
             while not self._stop.is_set():
                 await self._serve_queue(pipeline, lane)
                 if not self._stop.is_set():
@@ -121,6 +128,7 @@ class Replica:
     async def _serve_queue(self, pipeline: Pipeline, lane: str) -> None:
         """Serve the main queue until the lane has something or the replica is stopped."""
         consumer = self._broker.consume(pipeline.queue, pipeline.prefetch)
+        saying = self._tasks.spawn(self._say_whether_ready(consumer), "ready-watch")
         watch = self._tasks.spawn(self._wait_for_lane(lane), "lane-watch")
         stopped = self._tasks.spawn(self._stop.wait(), "stop-watch")
 
@@ -132,8 +140,26 @@ class Replica:
         try:
             await pipeline.run(consumer)
         finally:
-            for task in (watch, stopped, interrupting):
+            for task in (watch, stopped, interrupting, saying):
                 task.cancel()
+
+    async def _say_whether_ready(self, consumer: Consumer) -> None:
+        """Announce that the queue can be taken from, and that it cannot: a queue that vanished is not served."""
+        said, since_s = "loading", 0.0  # since when there is a trouble
+        while True:
+            trouble = consumer.trouble
+            since_s = since_s or time.monotonic() if trouble else 0.0
+            if not trouble and said != "ready":
+                said = "ready"
+                await self._announcer.say("ready", full=self._full)
+            elif since_s and time.monotonic() - since_s > PATIENCE_S and said != "failed":
+                said = "failed"
+                await self._announcer.say("failed", error=clean(trouble))
+            await asyncio.sleep(READY_EVERY_S if said == "loading" else PATIENCE_S / 2)
+
+    def _troubles(self) -> list[str]:
+        trouble = self._pipeline.trouble if self._pipeline else ""
+        return [trouble] if trouble else []
 
     async def _wait_for_lane(self, lane: str) -> None:
         while not await self._lane_depth(lane):  # noqa: ASYNC110 - brokers tell depth only when asked

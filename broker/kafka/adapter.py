@@ -10,8 +10,8 @@ from weakref import WeakSet
 
 from aiokafka import TopicPartition
 
-from broker.base import DELAY_LADDER_S, NO_LIMITS, Broker, Consumer, Limits, Reader, Since
-from broker.channels import Channels, Kind
+from broker.base import DELAY_LADDER_S, Broker, Consumer, Reader, Since
+from broker.channels import NO_LIMITS, Channels, Kind, Limits
 from broker.errors import TryAgain
 from broker.fill import Fill
 from broker.kafka.address import Address
@@ -41,6 +41,11 @@ class KafkaConsumer(Consumer):
         self.queue = queue
         self.subscription = subscription
         self._fill = fill
+
+    @property
+    def trouble(self) -> str:
+        """Return why the topic cannot be read now."""
+        return self.subscription.trouble
 
     async def take(self, limit: int) -> list[Delivery]:
         """Return 1 to `limit` messages."""
@@ -86,9 +91,11 @@ class KafkaBroker(Broker):
         """Reach a broker."""
         await self.topology.open()
         await self._limits.open()
+        self.upkeep.start()
 
     async def close(self) -> None:
         """Flush, give back what is held, let go."""
+        await self.upkeep.stop()
         await asyncio.gather(self._mover.close(), self._burials.close())
         await asyncio.gather(
             *[subscription.close() for subscription in list(self._subscriptions)],
@@ -104,16 +111,23 @@ class KafkaBroker(Broker):
         """Ask for the brokers."""
         await self.topology.ping()
 
-    async def declare(self, channel: str, limits: Limits = NO_LIMITS) -> None:
-        """Make a topic, and tell everybody its limits."""
+    async def missing(self, channels: Sequence[str]) -> list[str]:
+        """Look for topics. The topic of all limits is made again at once, with what this process knows of it."""
+        limits = self._limits.topic
+        gone = await self.topology.missing([*channels, limits])
+        if limits in gone:
+            for record in await self._limits.make_again():
+                await self._publisher.publish_keyed(limits, *record)
+        return [channel for channel in gone if channel != limits]
+
+    async def _make(self, channel: str, limits: Limits) -> None:
         await self.topology.declare(channel, limits)
         if self._is_transient(channel):
             self._transient.add(channel)
         if (news := self._limits.note(channel, limits)) is not None:
             await self._publisher.publish_keyed(self._limits.topic, channel.encode(), news)
 
-    async def delete(self, channel: str) -> None:
-        """Remove a topic."""
+    async def _remove(self, channel: str) -> None:
         self._transient.discard(channel)
         await self.topology.delete(channel)
 
@@ -127,6 +141,7 @@ class KafkaBroker(Broker):
             self._mover.hurry()
         self._fill.observe(messages)
         outcomes = await self._publisher.publish(messages)
+        self._observe(messages, outcomes)
         await self._trimming.observe(messages)
         return outcomes
 
@@ -135,7 +150,7 @@ class KafkaBroker(Broker):
         alone = self._is_transient(queue)
         delayed = queue in self._delays
         subscription = Subscription(
-            self._address, self.topology, queue, prefetch, shared=not alone,
+            self._address, self.topology, self.upkeep, queue, prefetch, shared=not alone,
             bury=self._burials.take, unpack=unpack_delayed if delayed else unpack_message,
         )  # fmt: skip
         self._subscriptions.add(subscription)
@@ -166,7 +181,7 @@ class KafkaBroker(Broker):
 
     def read(self, log: str, start: int | Since) -> Reader:
         """Read a log; one that is not there yet is waited for."""
-        reader = KafkaReader(self._address, self.topology, log, start, closed=self._readers.discard)
+        reader = KafkaReader(self._address, self.topology, self.upkeep, log, start, closed=self._readers.discard)
         self._readers.add(reader)
         return reader
 

@@ -17,8 +17,7 @@ import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from broker.base import NO_LIMITS, Limits
-from broker.channels import Channels, Kind
+from broker.channels import NO_LIMITS, Channels, Kind, Limits
 from broker.errors import TryAgain
 from broker.kafka.address import Address
 from broker.kafka.topology import Topology
@@ -61,16 +60,24 @@ class DeclaredLimits:
         if self.of(queue) == limits:
             return None
         self._limits[queue] = limits
-        return orjson.dumps({"messages": limits.messages, "bytes": limits.bytes})
+        return _record(limits)
 
     async def open(self) -> None:
         """Make the topic where it is not there, and read it to its end."""
-        if await self._topology.partitions(self.topic, fresh=True) is None:
-            await self._topology.create(self.topic, 1, {"cleanup.policy": "compact"})
+        await self._make()
         self._following = asyncio.create_task(self._follow(), name="limits of queues")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(10.0):
                 await self._caught_up.wait()
+
+    async def make_again(self) -> list[tuple[bytes, bytes]]:
+        """Make the topic after it was deleted; returns what this process knows, as records to publish."""
+        await self._make()
+        return [(queue.encode(), _record(limits)) for queue, limits in self._limits.items()]
+
+    async def _make(self) -> None:
+        if await self._topology.partitions(self.topic, fresh=True) is None:
+            await self._topology.create(self.topic, 1, {"cleanup.policy": "compact"})
 
     async def close(self) -> None:
         """Stop to follow."""
@@ -94,6 +101,8 @@ class DeclaredLimits:
             await consumer.seek_to_beginning(partition)
             end = (await self._topology.ends([partition]))[partition]
             while not self._closing:
+                if await self._topology.partitions(self.topic) is None:
+                    return  # it was deleted: the next one is read from its beginning
                 if await consumer.position(partition) >= end:
                     self._caught_up.set()
                 for record in (await consumer.getmany(timeout_ms=_POLL_MS)).get(partition, []):
@@ -107,6 +116,10 @@ class DeclaredLimits:
         with contextlib.suppress(ValueError, TypeError, KeyError):
             said: Any = orjson.loads(value or b"{}")
             self._limits[(key or b"").decode()] = Limits(messages=int(said["messages"]), bytes=int(said["bytes"]))
+
+
+def _record(limits: Limits) -> bytes:
+    return orjson.dumps({"messages": limits.messages, "bytes": limits.bytes})
 
 
 class Levels:

@@ -18,6 +18,7 @@ from broker.kafka.properties import unpack_plain
 from broker.kafka.records import Unreadable
 from broker.kafka.topology import Topology
 from broker.messages import NO_HEADERS, Record
+from broker.upkeep import Upkeep
 
 LOG = logging.getLogger(__name__)
 POLL_MS = 100
@@ -30,10 +31,12 @@ class KafkaReader(Reader):
     """Reads records in order, and says so when some are gone. A log that is not there yet is waited for."""
 
     def __init__(
-        self, address: Address, topology: Topology, log: str, start: int | Since, closed: Callable[[KafkaReader], None]
-    ) -> None:
+        self, address: Address, topology: Topology, upkeep: Upkeep, log: str, start: int | Since,
+        closed: Callable[[KafkaReader], None],
+    ) -> None:  # fmt: skip
         self._address = address
         self._topology = topology
+        self._upkeep = upkeep
         self._log = log
         self._start = start
         self._partition = TopicPartition(log, 0)
@@ -94,6 +97,7 @@ class KafkaReader(Reader):
 
     async def _begin(self) -> bool:
         if await self._topology.partitions(self._log) is None:
+            self._upkeep.suspect([self._log])
             return False
         if isinstance(self._start, Since):
             found = await self._topology.at_time(self._partition, self._start.at_us // 1000)
@@ -101,6 +105,7 @@ class KafkaReader(Reader):
         first = (await self._topology.beginnings([self._partition]))[self._partition]
         if self._start < first:
             await self._begins_later(first)
+        await self._look_for_the_end(self._start)
         consumer = AIOKafkaConsumer(
             **self._address.arguments, group_id=None, enable_auto_commit=False, auto_offset_reset="none",
             fetch_max_wait_ms=POLL_MS, max_partition_fetch_bytes=_FETCH_BYTES,
@@ -111,8 +116,14 @@ class KafkaReader(Reader):
         consumer.seek(self._partition, self._start)
         return True
 
+    async def _look_for_the_end(self, start: int) -> None:
+        """Raise `Gap` if the log ends before the record that is to come: it was deleted and made again."""
+        if (await self._topology.ends([self._partition]))[self._partition] < start:
+            self._start = 0
+            raise Gap(self._log, start, 0)
+
     async def _begins_later(self, first: int | None = None) -> list[Record]:
-        """Raise `Gap` where records are gone; go on from the end where the log is a new one."""
+        """Raise `Gap` where records are gone, also where the log is a new one."""
         await self._let_go()
         expected = self._start if isinstance(self._start, int) else 0
         if first is None:
@@ -120,6 +131,7 @@ class KafkaReader(Reader):
         if first > expected:
             self._start = first
             raise Gap(self._log, expected, first)
+        await self._look_for_the_end(expected)
         await asyncio.sleep(RETRY_S)
         return []
 

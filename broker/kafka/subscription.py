@@ -20,12 +20,14 @@ from aiokafka.structs import OffsetAndMetadata
 from broker.errors import TryAgain
 from broker.kafka.address import Address
 from broker.kafka.claim import UNKNOWN, Claim, State, pack_state
+from broker.kafka.deletion import Deleted, check_topic
 from broker.kafka.joining import consumer_of
 from broker.kafka.members import enter, is_dead, leave
 from broker.kafka.properties import unpack_message
 from broker.kafka.records import Unreadable
 from broker.kafka.topology import Topology
 from broker.messages import Delivery, Message
+from broker.upkeep import Upkeep
 
 LOG = logging.getLogger(__name__)
 PREFETCH_LIMIT = 8192
@@ -38,18 +40,21 @@ DISMISS_S = 0.3
 CLOSE_S = 5.0
 TRIM_EVERY_S = 30.0
 REQUEUE_PAUSE_S = 0.05
+TOPIC_EVERY_S = 1.0  # a look at whether the topic is still there, while nothing else happens
 
 
 class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka carries no types
     """Owns a consumer of aiokafka's; starts it when the topic is there."""
 
     def __init__(
-        self, address: Address, topology: Topology, queue: str, prefetch: int, *, shared: bool,
+        self, address: Address, topology: Topology, upkeep: Upkeep, queue: str, prefetch: int, *, shared: bool,
         bury: Callable[[str, list[tuple[Delivery, Claim]]], None], unpack: Callable[..., Message] = unpack_message,
     ) -> None:  # fmt: skip
         self._address = address
         self._topology = topology
+        self._upkeep = upkeep
         self._queue = queue
+        self.trouble = "it has not subscribed yet"
         self._prefetch = min(max(1, prefetch), PREFETCH_LIMIT)
         self._bury = bury  # what cannot be read
         self._unpack = unpack
@@ -133,6 +138,8 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
     async def _run(self) -> None:
         while not self._stopping:
             if not await self._is_there():
+                self.trouble = f"there is no topic {self._queue}"
+                self._upkeep.suspect([self._queue])
                 await self._wait_moved(RETRY_S)
                 continue
             beside: list[asyncio.Task[None]] = []
@@ -144,6 +151,8 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 await self._drained()
             except (KafkaError, TryAgain, OSError) as exc:
                 LOG.info("%s: %s; trying again", self._queue, type(exc).__name__)
+                self._arrivals = deque(arrival for arrival in self._arrivals if not claim_of(arrival).lost)
+                self.trouble = f"{self._queue} cannot be read ({type(exc).__name__})"
                 await self._wait_moved(RETRY_S)
             finally:
                 for task in beside:
@@ -175,12 +184,18 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         while not self._stopping:
             room = self._prefetch - self._held()
             self._pause_the_wide()
+            self._check_topic()
             if room <= 0:
-                await self._wait_moved(None)
+                await self._wait_moved(TOPIC_EVERY_S)
                 continue
             fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=room)
+            self._check_topic()
             if fetched and not self._stopping:
                 await self._hand_over(fetched)
+
+    def _check_topic(self) -> None:
+        if self._assigned.is_set():
+            check_topic(self._consumer, self._queue, self._claims.values())
 
     async def _hand_over(self, fetched: dict[TopicPartition, list[Any]]) -> None:
         await self._assigned.wait()  # aiokafka reads a new partition while we still ask what is settled in it
@@ -249,6 +264,8 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         """Commit what changed; False if Kafka did not take it now."""
         if not self._shared or consumer is None:
             return True
+        with contextlib.suppress(Deleted):  # its claims are lost, and nothing of them is committed
+            check_topic(consumer, self._queue, claims)
         async with self._committing:
             states = {claim: claim.state(leaving=leaving) for claim in claims if not claim.lost}
             changed = {

@@ -15,9 +15,8 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from broker.base import Limits
-from broker.channels import LOGS, Channels, Kind
-from broker.errors import Misconfigured, Unavailable, Unreachable
+from broker.channels import LOGS, Channels, Kind, Limits
+from broker.errors import Refused, Unavailable, Unreachable
 from broker.kafka.address import Address
 from broker.kafka.claim import UNKNOWN, State, unpack_state
 
@@ -139,10 +138,18 @@ class Topology:
         )
         code = made.topic_errors[0][1]
         if code not in (0, _EXISTS):
-            raise Misconfigured(f"{topic}: Kafka does not make this topic ({for_code(code).__name__})")
+            raise Refused(f"{topic}: Kafka does not make this topic ({for_code(code).__name__})")
         self.forget(topic)
         while not await self._has_leaders(topic):  # noqa: ASYNC110 - the state of another process has no event
             await asyncio.sleep(0.02)
+
+    async def missing(self, topics: Sequence[str]) -> list[str]:
+        """Return those of these topics that are not there, and look again at them the next time."""
+        found = await self._ask(lambda: self._admin.describe_topics(list(topics)))
+        gone = [topic["topic"] for topic in found if topic["error_code"] == _NO_TOPIC]
+        for topic in gone:
+            self.forget(topic)
+        return gone
 
     async def delete(self, channel: str) -> None:
         """Remove a topic; its group's offsets go with it."""

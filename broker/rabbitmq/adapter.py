@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from weakref import WeakSet
 
-from broker.base import NO_LIMITS, Broker, Consumer, Limits, Reader, Since
-from broker.channels import Channels
+from broker.base import Broker, Consumer, Reader, Since
+from broker.channels import Channels, Limits
 from broker.fill import Fill
 from broker.messages import Delivery, Depth, Message, Outcome
 from broker.rabbitmq.address import Address
@@ -46,9 +46,11 @@ class RabbitBroker(Broker):
     async def open(self) -> None:
         """Reach the broker."""
         await self.ping()
+        self.upkeep.start()
 
     async def close(self) -> None:
         """Wait for outstanding confirms, give back what is held, close both connections."""
+        await self.upkeep.stop()
         await self._publisher.flush(CLOSE_TIMEOUT_S)
         for subscription in list(self._subscriptions):
             await subscription.close()
@@ -61,16 +63,19 @@ class RabbitBroker(Broker):
             pass
 
     @property
-    def blocked(self) -> bool:
-        """Tell whether an alarm of the broker's keeps our publishes out."""
-        return self._publishing.blocked
+    def stopped_by(self) -> str:
+        """Return which alarm of the broker's keeps our publishes out."""
+        reason = self._publishing.blocked
+        return f"the broker at {self._address.shown} takes no messages now: it is {reason}" if reason else ""
 
-    async def declare(self, channel: str, limits: Limits = NO_LIMITS) -> None:
-        """Declare a channel; raises Misconfigured where it exists with other arguments."""
+    async def missing(self, channels: Sequence[str]) -> list[str]:
+        """Look for channels, and forget that those that are gone were declared."""
+        return await self._topology.missing(channels)
+
+    async def _make(self, channel: str, limits: Limits) -> None:
         await self._topology.declare(channel, limits)
 
-    async def delete(self, channel: str) -> None:
-        """Delete a channel."""
+    async def _remove(self, channel: str) -> None:
         await self._topology.delete(channel)
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
@@ -78,11 +83,13 @@ class RabbitBroker(Broker):
         if not messages:
             return []
         self._fill.observe(messages)
-        return await self._publisher.publish(messages)
+        outcomes = await self._publisher.publish(messages)
+        self._observe(messages, outcomes)
+        return outcomes
 
     def consume(self, queue: str, prefetch: int) -> Consumer:
         """Subscribe; a queue that is not there yet is waited for."""
-        subscription = QueueSubscription(self._consuming, self._topology, queue, prefetch, self._timeout_s)
+        subscription = QueueSubscription(self._consuming, self.upkeep, queue, prefetch, self._timeout_s)
         self._subscriptions.add(subscription)
         return QueueConsumer(queue, subscription, self._fill)
 
@@ -98,7 +105,7 @@ class RabbitBroker(Broker):
 
     def read(self, log: str, start: int | Since) -> Reader:
         """Read a stream; a log that is not there yet is waited for."""
-        subscription = StreamSubscription(self._consuming, self._topology, log, start, self._timeout_s)
+        subscription = StreamSubscription(self._consuming, self.upkeep, self._topology, log, start, self._timeout_s)
         self._subscriptions.add(subscription)
         return StreamReader(log, subscription, self._topology, self._timeout_s)
 

@@ -9,12 +9,12 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import pika
 from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed
 
-from broker.errors import MillraceError, Misconfigured, Unavailable, Unreachable
+from broker.errors import MillraceError, Misconfigured, Refused, Unavailable, Unreachable
 
 HEARTBEAT_S = 10
 CONNECT_TIMEOUT_S = 10.0
 _REFUSED_CREDENTIALS = (pika.exceptions.ProbableAuthenticationError, pika.exceptions.ProbableAccessDeniedError)
-_CONFIGURED_OTHERWISE = (403, 405, 406)
+_REFUSALS = (403, 405, 406, 530)
 _NO_QUEUE = 404
 
 
@@ -69,8 +69,8 @@ class Address:
             return self.unreachable()
         if reason.reply_code == _NO_QUEUE:
             return NoQueue(f"{what}: {reason.reply_text}")
-        if reason.reply_code in _CONFIGURED_OTHERWISE:
-            return Misconfigured(f"{what}: the broker at {self.shown} refuses it ({reason.reply_text})")
+        if reason.reply_code in _REFUSALS:
+            return Refused(f"{what}: the broker at {self.shown} refuses it ({reason.reply_text})")
         return Unavailable(f"{what}: the broker at {self.shown} closed the channel ({reason.reply_text})")
 
 

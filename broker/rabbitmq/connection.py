@@ -62,9 +62,9 @@ class Connection:
             return self._wire
 
     @property
-    def blocked(self) -> bool:
-        """Tell whether the broker has said that it takes no publishes now."""
-        return self._wire is not None and self._wire.is_open and self._wire.blocked
+    def blocked(self) -> str:
+        """Return why the broker takes no publishes now, in its own words; empty while it does."""
+        return self._wire.blocked if self._wire is not None and self._wire.is_open else ""
 
     async def close(self, timeout_s: float) -> None:
         """Let go for good."""

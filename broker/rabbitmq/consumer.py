@@ -7,21 +7,12 @@ from typing import Any
 from broker.base import Consumer
 from broker.fill import Fill
 from broker.messages import Delivery
-from broker.rabbitmq.connection import Connection
 from broker.rabbitmq.properties import unpack_message
 from broker.rabbitmq.subscription import Arrival, Subscription
-from broker.rabbitmq.topology import Topology
 
 
 class QueueSubscription(Subscription):
     """A subscription to a queue."""
-
-    def __init__(self, connection: Connection, topology: Topology, queue: str, prefetch: int, timeout_s: float) -> None:
-        self._topology = topology
-        super().__init__(connection, queue, prefetch, timeout_s)
-
-    async def _prepare(self) -> None:
-        await self._topology.restore(self._queue)
 
     def _arguments(self) -> dict[str, Any]:
         return {}
@@ -34,6 +25,11 @@ class QueueConsumer(Consumer):
         self.queue = queue
         self.subscription = subscription
         self._fill = fill
+
+    @property
+    def trouble(self) -> str:
+        """Return why the subscription does not stand."""
+        return self.subscription.trouble
 
     async def take(self, limit: int) -> list[Delivery]:
         """Return 1 to `limit` messages; raises what ended the subscription."""

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from broker.errors import Unreachable
-from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, UNKNOWN, Outcome
+from broker.messages import FULL, NO_QUEUE, SAFE, STOPPED, TOO_LARGE, UNKNOWN, Outcome
 from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.frames import (
     ACK,
@@ -77,7 +77,7 @@ class Line(Contents):
         """Send, and return the outcomes once all are known, or unknown when the time is over."""
         if self.channel.wire.blocked:
             await asyncio.sleep(0)  # a caller that tries again at once must not keep the end of it from being read
-            return [FULL if frame else TOO_LARGE for frame in frames]
+            return [STOPPED if frame else TOO_LARGE for frame in frames]
         batch = Batch(frames, asyncio.get_running_loop().create_future())
         self._waiting.append(batch)
         self._send()
@@ -126,7 +126,7 @@ class Line(Contents):
     def on_blocked(self) -> None:
         """Refuse what has not been written: the broker would not read it."""
         while self._waiting:
-            self._waiting.popleft().refuse_rest(FULL)
+            self._waiting.popleft().refuse_rest(STOPPED)
 
     def _send(self) -> None:
         out: list[bytes] = []

@@ -17,6 +17,7 @@ from broker.rabbitmq.frames import DELIVER, Contents
 from broker.rabbitmq.properties import unpack_record
 from broker.rabbitmq.subscription import Arrival, Subscription
 from broker.rabbitmq.topology import Topology
+from broker.upkeep import Upkeep
 
 PREFETCH = 200
 _CHUNK_LIMIT = 60_000  # records: more than a chunk can hold
@@ -28,12 +29,13 @@ class StreamSubscription(Subscription):
     """A subscription that goes on behind the last record that was read."""
 
     def __init__(
-        self, connection: Connection, topology: Topology, log: str, start: int | Since, timeout_s: float
+        self, connection: Connection, upkeep: Upkeep, topology: Topology, log: str, start: int | Since, timeout_s: float
     ) -> None:
         self.start = start
+        self.lost_at: int | None = None  # where reading was when the log was deleted, until the reader is told
         self._topology = topology
         self._was_missing = False
-        super().__init__(connection, log, PREFETCH, timeout_s)
+        super().__init__(connection, upkeep, log, PREFETCH, timeout_s)
 
     async def _prepare(self) -> None:
         """Wait for a log that is not declared yet, and for it to settle down.
@@ -45,7 +47,14 @@ class StreamSubscription(Subscription):
             raise NoQueue(f"the log {self._queue} is not declared yet")
         if self._was_missing:
             await asyncio.sleep(_SETTLE_S)
-            self._was_missing = False
+        if (self._was_missing or self._cancelled) and isinstance(self.start, int) and self.start > 0:
+            await self._look_for_the_end(self.start)
+        self._was_missing = False
+
+    async def _look_for_the_end(self, start: int) -> None:
+        """Begin at 0 if the log that is there now ends before the record that was to come."""
+        if await end_of(self._topology, self._queue, self._timeout_s) < start:
+            self.lost_at, self.start = start, 0
 
     def _arguments(self) -> dict[str, Any]:
         if isinstance(self.start, Since):
@@ -91,6 +100,10 @@ class StreamReader(Reader):
         ]  # fmt: skip
 
     async def _until_gap(self, records: list[Record]) -> list[Record]:
+        lost_at, self.subscription.lost_at = self.subscription.lost_at, None
+        if lost_at is not None:
+            self._held = records + self._held
+            raise Gap(self._log, lost_at, 0)
         for at, record in enumerate(records):
             expected = self.subscription.start
             if isinstance(expected, int) and record.offset > expected and await self._begins_behind(expected):

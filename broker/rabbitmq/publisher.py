@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from broker.base import MESSAGE_LIMIT_BYTES, ladder_step_s
 from broker.channels import Channels, Kind
 from broker.errors import TooLarge
-from broker.messages import Message, Outcome
+from broker.messages import NO_QUEUE, Message, Outcome
 from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.connection import Connection
 from broker.rabbitmq.frames import content_frames, header_fits, publish_frame
@@ -38,7 +38,10 @@ class Publisher:
         queues = await self._queues(messages)
         line = await self._open_line()
         frames = [self._frame(line, message, queue) for message, queue in zip(messages, queues, strict=True)]
-        return await line.publish(frames, self._timeout_s)
+        outcomes = await line.publish(frames, self._timeout_s)
+        if NO_QUEUE in outcomes:  # a rung that vanished is declared again by the next attempt
+            self._topology.forget(queue for queue, outcome in zip(queues, outcomes, strict=True) if outcome == NO_QUEUE)
+        return outcomes
 
     async def flush(self, timeout_s: float) -> None:
         """Wait until all is confirmed, or the time is over."""

@@ -10,10 +10,12 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from broker.errors import TryAgain
+from broker.errors import Refused, TryAgain
+from broker.rabbitmq.address import NoQueue
 from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.connection import Backoff, Connection
 from broker.rabbitmq.frames import DELIVER, Contents, ack_frame, read_deliver, requeue_frame
+from broker.upkeep import Upkeep
 
 LOG = logging.getLogger(__name__)
 PREFETCH_LIMIT = 65_535
@@ -110,9 +112,11 @@ class Session(Contents):
 class Subscription(ABC):
     """Owns the task that subscribes. If that task dies, `wait` raises its error."""
 
-    def __init__(self, connection: Connection, queue: str, prefetch: int, timeout_s: float) -> None:
+    def __init__(self, connection: Connection, upkeep: Upkeep, queue: str, prefetch: int, timeout_s: float) -> None:
         self._connection = connection
+        self._upkeep = upkeep
         self._queue = queue
+        self.trouble = "it has not subscribed yet"
         self._prefetch = prefetch
         self._timeout_s = timeout_s
         self._arrivals: deque[Arrival] = deque()
@@ -126,8 +130,7 @@ class Subscription(ABC):
         self._task = asyncio.create_task(self._run(), name=f"subscription to {queue}")
         self._task.add_done_callback(lambda _: self._arrived.set())
 
-    @abstractmethod
-    async def _prepare(self) -> None:
+    async def _prepare(self) -> None:  # noqa: B027 - a queue needs nothing
         """Do what has to be done before each attempt."""
 
     @abstractmethod
@@ -184,11 +187,15 @@ class Subscription(ABC):
                 await self._serve(session)
             except TryAgain as exc:
                 self._arrivals.clear()
+                if isinstance(exc, NoQueue):
+                    self._upkeep.suspect([self._queue])
                 await self._pause(backoff, exc)
 
     async def _pause(self, backoff: Backoff, error: TryAgain) -> None:
         wait_s = backoff.next_s()
-        LOG.info("%s; trying again in %.2f s", error, wait_s)
+        is_news = isinstance(error, Refused) and str(error) != self.trouble
+        LOG.log(logging.ERROR if is_news else logging.INFO, "%s; trying again in %.2f s", error, wait_s)
+        self.trouble = str(error)
         self._nudged.clear()
         if not self._stopping:
             with contextlib.suppress(TimeoutError):
@@ -223,6 +230,7 @@ class Subscription(ABC):
         )
         self._tags.append(answer.method.consumer_tag)
         self._applied = wanted
+        self.trouble = ""
         session.resume()
 
     async def _cancel(self, session: Session) -> None:
@@ -243,7 +251,7 @@ class Subscription(ABC):
         while not channel.closed.done():
             if self._cancelled:
                 channel.close()
-                raise TryAgain(f"{self._queue} was deleted")
+                raise NoQueue(f"{self._queue} was deleted")
             if self._stopping:
                 await self._cancel(session)
                 session.resume()

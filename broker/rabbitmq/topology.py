@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from broker.base import NO_LIMITS, Limits
-from broker.channels import LOGS, Channels, Kind
+from broker.channels import LOGS, NO_LIMITS, Channels, Kind, Limits
+from broker.errors import Refused
 from broker.rabbitmq.address import NoQueue
 from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.connection import Connection
@@ -24,6 +26,17 @@ SEGMENTS_A_LOG = 8  # a stream is trimmed by whole segments
 # RabbitMQ 3.10 says that a stream is declared 2 ms before it has a writer, and closes the connection of whoever
 # publishes to it in between. Nothing in AMQP tells when that is over.
 STREAM_STARTS_S = 0.1
+
+ARGUMENTS_LIMIT = 16
+ESSENTIAL = frozenset({"x-queue-type", "durable", "exclusive", "auto_delete"})
+
+LOG = logging.getLogger(__name__)
+
+_INEQUIVALENT = re.compile(
+    r"inequivalent arg '(?P<name>[^']+)' for queue .* but current is "
+    r"(?:none|(?:the value )?'(?P<value>[^']*)'(?: of type '(?P<type>[^']*)')?)",
+    re.DOTALL,
+)
 
 _QUORUM = {"x-queue-type": "quorum"}
 _STREAM = {"x-queue-type": "stream"}
@@ -92,7 +105,7 @@ class Topology:
         self._wire: Wire | None = None
         self._declared: set[tuple[str, Limits]] = set()
         self._starting = asyncio.Lock()
-        self._transient: dict[str, Limits] = {}
+        self._otherwise: dict[str, str] = {}  # queues that are there with other arguments, and what was said of each
 
     async def channel(self, what: str) -> Channel:
         """Open a channel to throw away; what was declared is forgotten when the connection is a new one."""
@@ -103,9 +116,7 @@ class Topology:
         return await Channel.open(wire, what, self._timeout_s)
 
     async def declare(self, channel: str, limits: Limits) -> None:
-        """Declare a channel, once a connection."""
-        if self._channels.kind(channel) is Kind.TRANSIENT:
-            self._transient[channel] = limits
+        """Declare a channel, once a connection; raises Refused when the broker does not allow it."""
         if self._channels.kind(channel) not in LOGS:
             await self._declare(channel, limits, arguments(self._channels, channel, limits))
             return
@@ -114,13 +125,6 @@ class Topology:
             await self._declare(channel, limits, arguments(self._channels, channel, limits))
             if not known:
                 await asyncio.sleep(STREAM_STARTS_S)
-
-    async def restore(self, queue: str) -> None:
-        """Declare a transient queue of this process again: it expires when the process was away for too long."""
-        limits = self._transient.get(queue)
-        if limits is not None:
-            self._declared.discard((queue, limits))
-            await self.declare(queue, limits)
 
     async def declare_delay(self, target: str, step_ms: int) -> str:
         """Declare a rung of the ladder for `target` and return its name."""
@@ -131,19 +135,81 @@ class Topology:
     async def _declare(self, queue: str, limits: Limits, wanted: Mapping[str, Any]) -> None:
         if self._is_declared(queue, limits):
             return
-        async with await self.channel(f"declaring {queue}") as channel:
-            await channel.call("queue_declare", queue=queue, durable=True, arguments=dict(wanted))
+        found = await self._declare_as_it_is(queue, wanted)
+        if found == wanted:
+            self._otherwise.pop(queue, None)
+        else:
+            self._say_otherwise(queue, differences(wanted, found))
         self._declared.add((queue, limits))
+
+    async def _declare_as_it_is(self, queue: str, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Declare a queue, and return its arguments: those that are wanted, or those of the queue that is there.
+
+        An argument cannot be changed, and each refusal names one that differs. So the next attempt has what is there;
+        only a queue of another type is none that can be used.
+        """
+        found = dict(wanted)
+        for _ in range(ARGUMENTS_LIMIT):
+            async with await self.channel(f"declaring {queue}") as channel:
+                try:
+                    await channel.call("queue_declare", queue=queue, durable=True, arguments=found)
+                except Refused as exc:
+                    name, value = read_inequivalent(str(exc))
+                    if name is None or name in ESSENTIAL or found.get(name) == value:
+                        raise
+                    found = {key: kept for key, kept in found.items() if key != name}
+                    if value is not None:
+                        found[name] = value
+                else:
+                    return found
+        raise Refused(f"declaring {queue}: it is there with other arguments: `millrace queues migrate` shows them")
+
+    def _say_otherwise(self, queue: str, how: str) -> None:
+        if self._otherwise.get(queue) != how:
+            self._otherwise[queue] = how
+            LOG.warning(
+                "%s is there with other arguments, which stay in force: %s; `millrace queues migrate` changes them",
+                queue, how,
+            )  # fmt: skip
+
+    async def arguments_of(self, queue: str, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the arguments that a queue has, as far as they matter to `wanted`; it is made if it is not there."""
+        return await self._declare_as_it_is(queue, wanted)
 
     def _is_declared(self, queue: str, limits: Limits) -> bool:
         return (queue, limits) in self._declared and self._wire is not None and self._wire.is_open
 
+    def forget(self, queues: Iterable[str]) -> None:
+        """Declare these queues again the next time."""
+        gone = set(queues)
+        self._declared = {known for known in self._declared if known[0] not in gone}
+
     async def delete(self, queue: str) -> None:
         """Delete a queue or stream with all that is in it."""
-        self._transient.pop(queue, None)
-        self._declared = {known for known in self._declared if known[0] != queue}
+        self.forget([queue])
         async with await self.channel(f"deleting {queue}") as channel:
             await channel.call("queue_delete", queue=queue)
+
+    async def missing(self, queues: Sequence[str]) -> list[str]:
+        """Return those of these queues that are not there, and declare them again the next time."""
+        gone: list[str] = []
+        left = iter(queues)
+        found = True
+        while found:
+            found = False
+            async with await self.channel("looking at queues") as channel:
+                for queue in left:  # until one is not there: that closes the channel
+                    try:
+                        await channel.call("queue_declare", queue=queue, passive=True)
+                    except NoQueue:
+                        gone.append(queue)
+                        found = True
+                        break
+                    except Refused:  # it is there, and is not ours to look at
+                        found = True
+                        break
+        self.forget(gone)
+        return gone
 
     async def exists(self, queue: str) -> bool:
         """Tell whether a queue or stream is there."""
@@ -160,3 +226,26 @@ class Topology:
             except NoQueue:
                 return None
         return int(answer.method.message_count)
+
+
+def read_inequivalent(text: str) -> tuple[str | None, str | int | None]:
+    """Read which argument of a queue differs, and its value there, from RabbitMQ's words; (None, None) for others.
+
+    They are "inequivalent arg 'NAME' for queue … received … but current is the value 'VALUE' of type 'TYPE'", and end
+    in "none" where the queue has no such argument.
+    """
+    found = _INEQUIVALENT.search(text)
+    if found is None:
+        return None, None
+    value = found["value"]
+    if value is not None and found["type"] not in ("longstr", "shortstr"):
+        return found["name"], int(value) if value.lstrip("-").isdigit() else value
+    return found["name"], value
+
+
+def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Return in which arguments two declarations of a queue differ."""
+    names = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+    return ", ".join(
+        f"{name} is {found.get(name, 'not set')} and should be {wanted.get(name, 'not set')}" for name in names
+    )

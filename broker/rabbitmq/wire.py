@@ -22,7 +22,7 @@ class Wire(AsyncioConnection):  # type: ignore[misc]  # pika carries no types
     def __init__(self, address: Address, purpose: str) -> None:
         loop = asyncio.get_running_loop()
         self.address = address
-        self.blocked = False
+        self.blocked = ""  # why the broker reads no publishes now
         self.closed: asyncio.Future[None] = loop.create_future()
         self._ready: asyncio.Future[BaseException | None] = loop.create_future()
         self._takers: dict[int, Contents] = {}
@@ -94,13 +94,13 @@ class Wire(AsyncioConnection):  # type: ignore[misc]  # pika carries no types
         if not self.closed.done():
             self.closed.set_result(None)
 
-    def _on_blocked(self, *_: Any) -> None:
-        self.blocked = True
+    def _on_blocked(self, _: Any, frame: Any) -> None:
+        self.blocked = str(frame.method.reason or "an alarm")
         for taker in list(self._takers.values()):
             taker.on_blocked()
 
     def _on_unblocked(self, *_: Any) -> None:
-        self.blocked = False
+        self.blocked = ""
 
     def _proto_connection_made(self, transport: Any) -> None:
         transport._MAX_RECV_BYTES = _RECEIVE_BYTES  # noqa: SLF001 - pika has no setting for it

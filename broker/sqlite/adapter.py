@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import orjson
 
-from broker.base import NO_LIMITS, Broker, Consumer, Limits, Reader, Since
-from broker.channels import Channels, Kind
+from broker.base import Broker, Consumer, Reader, Since
+from broker.channels import Channels, Kind, Limits
 from broker.database import Care, Connection, Database, run
+from broker.errors import DiskFull, TryAgain
 from broker.ids import now_us
-from broker.messages import Delivery, Depth, Message, Outcome
+from broker.messages import STOPPED, Delivery, Depth, Message, Outcome
 from broker.sqlite import statements
 from broker.sqlite.consumer import SqliteConsumer
 from broker.sqlite.log import SqliteReader
@@ -21,8 +23,12 @@ from broker.sqlite.ownership import Ownership
 from broker.sqlite.schema import SCHEMA
 from broker.sqlite.wakeup import Wakeups
 
+log = logging.getLogger(__name__)
+
 WATCH_S = 0.5
 TRIM_EVERY = 60  # watches
+
+LISTEN = "INSERT OR REPLACE INTO listeners VALUES (?, ?, ?)"
 
 FRAGILE = frozenset({Kind.TRANSIENT, Kind.STATUS})
 
@@ -32,13 +38,14 @@ class SqliteBroker(Broker):
 
     def __init__(self, path: Path, channels: Channels) -> None:
         super().__init__(channels)
-        self.database = Database(path, SCHEMA)
+        self.database = Database(path, SCHEMA, anew=self._enter_anew)
         self._path = path
         self._ownership = Ownership(path)
         self._wakeups = Wakeups()
         self._listening: Counter[str] = Counter()
         self._watch: asyncio.Task[None] | None = None
         self._unseen: set[asyncio.Future[None]] = set()
+        self._full = ""  # why nothing can be written
 
     @property
     def owner(self) -> int:
@@ -47,17 +54,20 @@ class SqliteBroker(Broker):
 
     async def open(self) -> None:
         """See the port."""
+        self._loop = asyncio.get_running_loop()
         await self.database.open()
         await self._wakeups.open()
         port = self._wakeups.port
         await self.database.run(lambda connection: self._ownership.claim(connection, port), Care.WRITE)
         await self._bury_the_dead()
         self._watch = asyncio.create_task(self._keep_watch(), name="sqlite-watch")
+        self.upkeep.start()
 
     async def close(self) -> None:
         """See the port."""
         if self._watch is None:
             return
+        await self.upkeep.stop()
         self._watch.cancel()
         await asyncio.gather(self._watch, return_exceptions=True)
         woken = await self.database.run(self._ownership.leave, Care.WRITE)
@@ -71,13 +81,21 @@ class SqliteBroker(Broker):
         """See the port."""
         await self.database.run(lambda connection: connection.execute("SELECT 1").fetchone(), Care.READ)
 
-    async def declare(self, channel: str, limits: Limits = NO_LIMITS) -> None:
+    @property
+    def stopped_by(self) -> str:
+        """Return why the file cannot be written."""
+        return self._full
+
+    async def missing(self, channels: Sequence[str]) -> list[str]:
         """See the port."""
+        there = await self.database.run(lambda connection: statements.present(connection, channels), Care.READ)
+        return [channel for channel in channels if channel not in there]
+
+    async def _make(self, channel: str, limits: Limits) -> None:
         kind, owner = self.channels.kind(channel) if self.channels.is_ours(channel) else Kind.QUEUE, self.owner
         await self.database.run(lambda c: statements.declare(c, channel, kind, limits, owner), Care.DURABLE)
 
-    async def delete(self, channel: str) -> None:
-        """See the port."""
+    async def _remove(self, channel: str) -> None:
         await self.database.run(lambda connection: statements.delete(connection, channel), Care.DURABLE)
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
@@ -94,7 +112,14 @@ class SqliteBroker(Broker):
                 statements.settle(connection, ids, owner)
             return outcomes, statements.listeners(connection, {message.queue for message in messages})
 
-        outcomes, ears = await self.database.run(work, self._care(messages))
+        try:
+            outcomes, ears = await self.database.run(work, self._care(messages))
+        except DiskFull as exc:  # the transaction was undone: nothing of it is there
+            self._note_full(str(exc))
+            await asyncio.sleep(0)
+            return [STOPPED] * len(messages)
+        self._note_full("")
+        self._observe(messages, outcomes)
         if all(outcome.safe for outcome in outcomes):
             _count_settled(deliveries)
         self._tell(ears)
@@ -157,8 +182,7 @@ class SqliteBroker(Broker):
         self._listening[channel] += 1
         if self._listening[channel] == 1:
             mine = (channel, self.owner, self._wakeups.port)
-            sql = "INSERT OR REPLACE INTO listeners VALUES (?, ?, ?)"
-            await self.database.run(lambda connection: run(connection, sql, mine), Care.WRITE)
+            await self.database.run(lambda connection: run(connection, LISTEN, mine), Care.WRITE)
         return event
 
     async def deafen(self, channel: str, event: asyncio.Event) -> None:
@@ -197,10 +221,35 @@ class SqliteBroker(Broker):
         watches = 0
         while True:
             await asyncio.sleep(WATCH_S)
-            await self._bury_the_dead()
             watches += 1
-            if watches % TRIM_EVERY == 0:
-                await self.database.run(lambda c: statements.trim_status(c, self.channels), Care.WRITE)
+            try:
+                await self._keep_own_entry()
+                await self._bury_the_dead()
+                if watches % TRIM_EVERY == 0:
+                    await self.database.run(lambda c: statements.trim_status(c, self.channels), Care.WRITE)
+            except (TryAgain, OSError) as exc:
+                log.warning("%s; the next look tries again", exc)
+
+    async def _keep_own_entry(self) -> None:
+        if await self.database.run(self._ownership.is_whole, Care.READ):
+            return
+        log.error("%s: the entry or the lock file of this process was removed; it is made again", self._path)
+        await self.database.run(self._enter_anew, Care.WRITE)
+
+    def _enter_anew(self, connection: Connection) -> None:
+        """Enter the file as the process that we were. Runs in the thread of the database."""
+        self._ownership.restore(connection, self._wakeups.port)
+        for channel, number in list(self._listening.items()):
+            if number > 0:
+                run(connection, LISTEN, (channel, self.owner, self._wakeups.port))
+        self._loop.call_soon_threadsafe(self.upkeep.suspect_all)
+
+    def _note_full(self, why: str) -> None:
+        if why != self._full:
+            self._full = why
+            log.error("%s: nothing is taken until there is room", why) if why else log.warning(
+                "%s can be written again", self._path
+            )
 
 
 def _count_settled(deliveries: Sequence[Delivery]) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from broker.base import Consumer
 from broker.database import Care
+from broker.errors import TryAgain
 from broker.messages import Delivery
 from broker.sqlite import properties, statements
 
 if TYPE_CHECKING:
     from broker.sqlite.adapter import SqliteBroker
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 
@@ -26,6 +30,7 @@ class SqliteConsumer(Consumer):
         self._held = 0
         self._stopped = False
         self._wake: asyncio.Event | None = None
+        self._trouble = ""
 
     async def take(self, limit: int) -> list[Delivery]:
         """See the port."""
@@ -36,11 +41,28 @@ class SqliteConsumer(Consumer):
             room = min(limit, self._prefetch - self._held)
             pause_s = POLL_S
             if room > 0:
-                rows, pause_s = await self._take(room)
+                rows, pause_s = await self._take_or_wait(room)
                 if rows:
                     return [self._delivery(row) for row in rows]
             await _wait(self._wake, min(pause_s, POLL_S))
         return []
+
+    @property
+    def trouble(self) -> str:
+        """Return why the last take failed."""
+        return self._trouble
+
+    async def _take_or_wait(self, room: int) -> tuple[list[statements.Row], float]:
+        """Take; a file that cannot be used now is tried again: a full disk, or a lock that another process holds."""
+        try:
+            taken = await self._take(room)
+        except TryAgain as exc:
+            if not self._trouble:
+                log.warning("%s: nothing can be taken now: %s; trying again", self.queue, exc)
+            self._trouble = str(exc)
+            return [], POLL_S
+        self._trouble = ""
+        return taken
 
     async def stop(self) -> None:
         """See the port."""

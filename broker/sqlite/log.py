@@ -57,6 +57,9 @@ class SqliteReader(Reader):
             return []
         channel, end = found
         start = self._offset(connection, channel, end)
+        if end < start:
+            self._start = 0
+            raise Gap(self._log, start, 0)
         rows = fetch_all(connection, NEXT, (channel, start, limit))
         first = rows[0][0] if rows else end
         if first > start and not isinstance(self._start, Since):

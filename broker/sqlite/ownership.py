@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from broker.database import Connection, fetch_all, fetch_one
 from broker.sqlite.schema import READY
+
+MISSING_S = 5.0  # so long a process has to make its lock file again, which somebody has removed
 
 
 class Ownership:
@@ -16,15 +19,42 @@ class Ownership:
     def __init__(self, database: Path) -> None:
         self._folder = database.with_name(database.name + ".owners")
         self._file: int | None = None
+        self._missing_since: dict[int, float] = {}
         self.id = 0
 
     def claim(self, connection: Connection, port: int) -> int:
         """Enter `owners` and lock the file of that number. Runs inside a transaction."""
-        self._folder.mkdir(exist_ok=True)
         self.id = fetch_one(connection, "INSERT INTO owners (port) VALUES (?) RETURNING id", (port,))[0]
-        self._file = os.open(self._path(self.id), os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock()
         return self.id
+
+    def is_whole(self, connection: Connection) -> bool:
+        """Tell whether this process's entry and its lock file are still there."""
+        return self._has_file() and fetch_one(connection, "SELECT 1 FROM owners WHERE id = ?", (self.id,)) is not None
+
+    def restore(self, connection: Connection, port: int) -> None:
+        """Make this process's entry and its lock file again: they were removed. Runs inside a transaction."""
+        connection.execute("INSERT OR IGNORE INTO owners VALUES (?, ?)", (self.id, port))
+        if not self._has_file():
+            lost, self._file = self._file, None
+            self._lock()
+            if lost is not None:
+                os.close(lost)
+
+    def _lock(self) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._file = os.open(self._path(self.id), os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # free, or just being looked at by another process
+
+    def _has_file(self) -> bool:
+        if self._file is None:
+            return False
+        try:
+            there = self._path(self.id).stat()
+        except OSError:
+            return False
+        ours = os.fstat(self._file)
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
     def bury_the_dead(self, connection: Connection) -> list[str]:
         """Give back what dead processes held; returns the channels that have something again."""
@@ -57,8 +87,10 @@ class Ownership:
     def _is_dead(self, owner: int) -> bool:
         try:
             file = os.open(self._path(owner), os.O_RDWR)
-        except FileNotFoundError:
-            return True
+        except FileNotFoundError:  # removed by somebody: a living process makes it again
+            since = self._missing_since.setdefault(owner, time.monotonic())
+            return time.monotonic() - since > MISSING_S
+        self._missing_since.pop(owner, None)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -34,6 +34,10 @@ CREATE TABLE IF NOT EXISTS owners (id INTEGER PRIMARY KEY AUTOINCREMENT, port IN
 CREATE TABLE IF NOT EXISTS listeners (
     channel TEXT NOT NULL, owner INTEGER NOT NULL, port INTEGER NOT NULL,
     PRIMARY KEY (channel, owner)) WITHOUT ROWID;
+-- A file that takes the place of a removed one gives out no number again: what was taken from that one has them.
+INSERT INTO sqlite_sequence SELECT name, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000
+    FROM (SELECT 'waiting' AS name UNION SELECT 'owners') AS new
+    WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE sqlite_sequence.name = new.name);
 """
 
 SCHEMA = Schema("the embedded broker", "broker.url", version=1, tables=_TABLES)

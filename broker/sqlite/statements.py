@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from broker.base import MESSAGE_LIMIT_BYTES, Limits
-from broker.channels import LOGS, Channels, Kind
+from broker.base import MESSAGE_LIMIT_BYTES
+from broker.channels import LOGS, Channels, Kind, Limits
 from broker.database import Connection, fetch_all, fetch_one
 from broker.ids import now_us
 from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, Message, Outcome
@@ -49,6 +49,12 @@ def declare(connection: Connection, name: str, kind: Kind, limits: Limits, owner
         " WHERE ?",
         (name, kind.value, owner if kind is Kind.TRANSIENT else None, messages, size, given),
     )
+
+
+def present(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Return those of these channels that are there."""
+    sql = "SELECT name FROM channels WHERE name IN (SELECT value FROM json_each(?))"
+    return {name for (name,) in fetch_all(connection, sql, (orjson.dumps(list(names)).decode(),))}
 
 
 def delete(connection: Connection, name: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from broker.database import Care, Connection, Database, Schema, fetch_all, fetch_one, run, run_many
-from broker.errors import Damaged, MillraceError
+from broker.errors import Damaged, MillraceError, Unavailable
 from broker.ids import now_us
 from broker.routing import Place
 from router.learning.fold import Fold
@@ -70,8 +70,10 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._database = Database(path, SCHEMA)
+        self._database = Database(path, SCHEMA, anew=self._lead_anew)
         self._term = -1
+        self._files = 0  # how often the file was made again
+        self._written: dict[str, int] = {}  # endpoints that are whole in that file
 
     async def open(self) -> None:
         """Open the file, and make it if it is not there.
@@ -112,9 +114,21 @@ class Ledger:
 
     async def save(self, fold: Fold[Any], *, whole: bool = False) -> None:
         """Write what has changed, or everything there is; raises Superseded, and then nothing is written."""
-        rows = _Rows.of(fold, whole=whole)
+        rows = _Rows.of(fold, whole=whole or self._written.get(fold.subject.endpoint, 0) != self._files)
         term = self._term
-        await self._database.run(lambda connection: _save(connection, term, rows), Care.WRITE)
+
+        def write(connection: Connection) -> int:
+            if not rows.whole and self._files != self._written.get(rows.endpoint, 0):
+                raise Unavailable(f"{self._path} was made again while {rows.endpoint} was being written")
+            _save(connection, term, rows)
+            return self._files
+
+        self._written[rows.endpoint] = await self._database.run(write, Care.WRITE)
+
+    def _lead_anew(self, connection: Connection) -> None:
+        """Lead in a file that was made again; what each endpoint saves next is all of it."""
+        self._files += 1
+        run(connection, "INSERT INTO leader VALUES (1, ?)", (self._term,))
 
 
 def digest(record: bytes | None) -> str:

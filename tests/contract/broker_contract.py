@@ -7,9 +7,10 @@ from tests.contract.installation import Installation
 from tests.contract.log_contract import LogContract
 from tests.contract.publish_contract import PublishContract
 from tests.contract.settle_contract import SettleContract
+from tests.contract.upkeep_contract import UpkeepContract
 
 
-class BrokerContract(PublishContract, SettleContract, LogContract):
+class BrokerContract(PublishContract, SettleContract, LogContract, UpkeepContract):
     """All of it."""
 
     async def test_a_ping_is_answered(self, broker: Broker) -> None:

@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 from typing import Self
 from uuid import uuid4
 
-from broker.base import DELAY_LADDER_S, NO_LIMITS, Broker, Limits
-from broker.channels import Channels
+from broker.base import DELAY_LADDER_S, Broker
+from broker.channels import NO_LIMITS, Channels, Limits
 from broker.connect import connect
 
 DEADLINE_S = 30.0

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from broker.base import Broker, Limits, Since
+from broker.base import Broker, Since
+from broker.channels import Limits
 from broker.errors import Gap
 from broker.ids import now_us
 from broker.messages import SAFE

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from broker.base import MESSAGE_LIMIT_BYTES, Broker, Limits
+from broker.base import MESSAGE_LIMIT_BYTES, Broker
+from broker.channels import Limits
 from broker.header import Form, pack_head
 from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, Depth, Message
 from tests.contract.installation import Installation

@@ -12,7 +12,7 @@ import pytest
 from broker.base import Broker, Consumer
 from broker.channels import Channels
 from broker.errors import Misconfigured, Unreachable
-from broker.messages import FULL, SAFE, UNKNOWN, Message
+from broker.messages import SAFE, STOPPED, UNKNOWN, Message
 from broker.rabbitmq.adapter import RabbitBroker
 from tests.contract.installation import DEADLINE_S, Installation
 from tests.contract.steps import bodies, read, take, until
@@ -159,7 +159,7 @@ def test_a_url_that_cannot_be_read_is_not_repeated() -> None:
     assert "secret-word" not in str(caught.value)
 
 
-async def test_an_alarm_makes_publishing_full_at_once_and_nothing_else(installation: Installation) -> None:
+async def test_an_alarm_refuses_publishes_at_once_by_its_name_and_nothing_else(installation: Installation) -> None:
     async with RabbitBroker(installation.url, installation.channels, timeout_s=3.0) as broker:
         queue = await installation.queue(broker)
         message = Message(queue=queue, body=b"x")
@@ -168,7 +168,9 @@ async def test_an_alarm_makes_publishing_full_at_once_and_nothing_else(installat
         try:
             await broker.publish([message])
             began_s = time.monotonic()
-            assert await broker.publish([message] * 2000) == [FULL] * 2000
+            assert await broker.publish([message] * 2000) == [STOPPED] * 2000
+            assert "takes no messages now: it is low on memory" in broker.stopped_by
+            assert broker.troubles() == [broker.stopped_by]
             assert time.monotonic() - began_s < 0.5
             await broker.ack(await take(broker.consume(queue, 100), 10))
             await broker.depth(queue)

@@ -7,29 +7,53 @@ import contextlib
 
 import pytest
 
-from broker.base import Broker, Limits
-from broker.channels import Channels
-from broker.errors import Misconfigured, TryAgain
-from broker.messages import NO_QUEUE, SAFE, Message
+from broker.base import Broker, Consumer
+from broker.channels import Channels, Limits
+from broker.errors import Refused, TryAgain
+from broker.messages import FULL, NO_QUEUE, SAFE, Message
 from broker.rabbitmq.address import Address
 from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.topology import arguments
 from broker.rabbitmq.wire import Wire
 from tests.contract.installation import DEADLINE_S, Installation
-from tests.contract.steps import bodies, take, until
+from tests.contract.steps import bodies, fill, take, until
 
 CHANNELS = Channels("p.")
 
 
-async def test_declaring_otherwise_is_a_wrong_setting_and_harms_nobody(
-    installation: Installation, broker: Broker
+async def test_a_queue_with_other_limits_is_used_as_it_is_and_said(
+    installation: Installation, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    queue = await installation.queue(broker)
+    queue = await installation.queue(broker, limits=Limits(messages=3))
+    other = await installation.broker()
+    for _ in range(2):
+        await other.declare(queue, Limits(messages=5, bytes=2000))
+    said = [record.message for record in caplog.records if "with other arguments" in record.message]
+    assert len(said) == 1
+    assert "x-max-length is 3 and should be 5" in said[0]
+    assert "x-max-length-bytes is not set and should be 2000" in said[0]
+    assert "millrace queues migrate" in said[0]
+    assert await fill(other, Message(queue=queue, body=b"x"), 100) == FULL
+
+
+async def test_a_log_with_another_retention_is_used_as_it_is(installation: Installation, broker: Broker) -> None:
+    log = await installation.log(broker, limits=Limits(bytes=1 << 20))
+    other = await installation.broker()
+    await other.declare(log, Limits(bytes=1 << 22))
+    assert await other.append(log, [b"x"]) == [SAFE]
+
+
+async def test_a_queue_of_another_type_is_refused_and_harms_nobody(installation: Installation, broker: Broker) -> None:
+    foreign, queue = installation.channels.requests("foreign"), await installation.queue(broker)
     consumer = broker.consume(queue, 10)
-    with pytest.raises(Misconfigured, match=queue):
-        await broker.declare(queue, Limits(messages=5))
+    wire = await Wire.open(Address.of(installation.url), "declares first")
+    await (await Channel.open(wire, "declaring", DEADLINE_S)).call("queue_declare", queue=foreign, durable=True)
+    with pytest.raises(Refused, match=f"{foreign}.*x-queue-type"):
+        await broker.declare(foreign)
     assert await broker.publish([Message(queue=queue, body=b"x")]) == [SAFE]
     assert bodies(await take(consumer)) == [b"x"]
+    await broker.delete(foreign)
+    await wire.shut(DEADLINE_S)
 
 
 async def test_a_transient_queue_survives_a_lost_connection(installation: Installation, broker: Broker) -> None:
@@ -74,14 +98,34 @@ async def test_a_consumer_whose_queue_is_deleted_finds_the_next_one(installation
     assert bodies(await take(consumer)) == [b"second"]
 
 
-async def test_a_consumer_that_may_not_consume_says_so(installation: Installation, broker: Broker) -> None:
+async def test_a_consumer_that_may_not_consume_says_so_and_begins_once_it_may(
+    installation: Installation, broker: Broker
+) -> None:
     wire = await Wire.open(Address.of(installation.url), "owns a queue")
     channel = await Channel.open(wire, "owning", DEADLINE_S)
     queue = installation.channels.requests("exclusive")
     await channel.call("queue_declare", queue=queue, exclusive=True)
-    with pytest.raises(Misconfigured, match=queue):
-        await broker.consume(queue, 10).take(1)
+    consumer = broker.consume(queue, 10)
+    waiting = asyncio.create_task(consumer.take(1))
+    await until(lambda: named(consumer, queue), wanted=True)
     await wire.shut(DEADLINE_S)
+    await until(lambda: declared(installation, broker), queue)
+    await broker.publish([Message(queue=queue, body=b"x")])
+    assert bodies(await waiting) == [b"x"]
+    assert consumer.trouble == ""
+
+
+async def named(consumer: Consumer, queue: str) -> bool:
+    """Tell whether the consumer's trouble is that the queue is another's."""
+    return queue in consumer.trouble and "RESOURCE_LOCKED" in consumer.trouble
+
+
+async def declared(installation: Installation, broker: Broker) -> str | None:
+    """Declare the queue, as soon as its owner is gone."""
+    try:
+        return await installation.queue(broker, "exclusive")
+    except Refused:
+        return None
 
 
 async def test_a_message_returned_is_the_one_that_was_sent(installation: Installation, broker: Broker) -> None:

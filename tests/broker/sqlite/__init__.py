@@ -1,0 +1,1 @@
+"""The embedded broker: what only it has."""

@@ -1,0 +1,143 @@
+"""The files of the embedded broker can be removed, and their disk can be full, while processes use them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from broker.channels import Channels
+from broker.database import Care
+from broker.errors import DiskFull, TryAgain
+from broker.messages import SAFE, STOPPED, Delivery, Message
+from broker.sqlite import ownership
+from broker.sqlite.adapter import SqliteBroker
+
+CHANNELS = Channels()
+QUEUE = CHANNELS.requests("e")
+PATIENCE_S = 20.0
+
+
+async def publish(broker: SqliteBroker, body: bytes) -> bool:
+    """Publish a message; tells whether it is safe."""
+    try:
+        return await broker.publish([Message(queue=QUEUE, body=body)]) == [SAFE]
+    except TryAgain:
+        return False
+
+
+async def until(what: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not await what():  # noqa: ASYNC110 - files have no event
+            await asyncio.sleep(0.02)
+
+
+async def test_lock_files_that_are_removed_make_nobody_dead(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "broker.db"
+    async with SqliteBroker(path, CHANNELS) as one, SqliteBroker(path, CHANNELS) as other:
+        await one.declare(QUEUE)
+        await other.declare(CHANNELS.answers("other"))
+        await publish(one, b"x")
+        [held] = await other.consume(QUEUE, 1).take(1)
+        for file in (tmp_path / "broker.db.owners").iterdir():
+            file.unlink()
+        await until(lambda: locked(tmp_path / "broker.db.owners", 2))
+        await asyncio.sleep(2 * 0.5)  # two looks of each process
+        assert (await one.depth(QUEUE)).messages == 0  # it is still the other's
+        assert not await one.missing([CHANNELS.answers("other")])
+        await other.ack([held])
+        assert "was removed" in caplog.text
+
+
+async def locked(folder: Path, number: int) -> bool:
+    """Tell whether so many lock files are there."""
+    return len(await asyncio.to_thread(lambda: list(folder.glob("*")))) == number
+
+
+async def test_a_process_that_died_without_its_lock_file_is_found_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "MISSING_S", 0.5)
+    path = tmp_path / "broker.db"
+    async with SqliteBroker(path, CHANNELS) as one:
+        await one.declare(QUEUE)
+        await publish(one, b"x")
+        dead = SqliteBroker(path, CHANNELS)
+        await dead.open()
+        assert await dead.consume(QUEUE, 1).take(1)
+        await abandon(dead)
+        (tmp_path / "broker.db.owners" / f"{dead.owner}.lock").unlink()
+        [back] = await asyncio.wait_for(one.consume(QUEUE, 1).take(1), PATIENCE_S)
+        assert back.came_back == 1
+
+
+async def abandon(broker: SqliteBroker) -> None:
+    """Let a broker go as a kill would: nothing of its entry is undone."""
+    broker._watch.cancel()  # type: ignore[union-attr]  # noqa: SLF001 - a kill has no other name
+    await broker.upkeep.stop()
+    await broker.database.close()
+    broker._wakeups.close()  # noqa: SLF001 - as above
+    os.close(broker._ownership._file)  # type: ignore[arg-type]  # noqa: SLF001 - as above
+
+
+async def test_a_data_folder_that_is_removed_is_made_again_and_serves_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "data"
+    path = folder / "broker.db"
+    async with SqliteBroker(path, CHANNELS) as one, SqliteBroker(path, CHANNELS) as other:
+        await one.declare(QUEUE)
+        await other.declare(CHANNELS.answers("other"))
+        consumer = other.consume(QUEUE, 10)
+        await publish(one, b"before")
+        [held] = await consumer.take(1)
+        shutil.rmtree(folder)
+        await until(lambda: publish(one, b"after"))
+        taken: list[Delivery] = await asyncio.wait_for(consumer.take(1), PATIENCE_S)
+        assert taken[0].message.body == b"after"
+        await other.ack([held])  # of the file that is gone: it must not settle what has its place
+        await other.requeue(taken)
+        await until(lambda: there(one, CHANNELS.answers("other")))
+        async with SqliteBroker(path, CHANNELS) as late:
+            assert (await asyncio.wait_for(consumer.take(1), PATIENCE_S))[0].message.body == b"after"
+            await until(lambda: publish(late, b"late"))
+        assert (await asyncio.wait_for(consumer.take(1), PATIENCE_S))[0].message.body == b"late"
+        assert f"{path} was removed while it was in use" in caplog.text
+
+
+async def there(broker: SqliteBroker, channel: str) -> bool:
+    return not await broker.missing([channel])
+
+
+async def test_a_full_disk_is_said_at_once_and_ends_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with SqliteBroker(tmp_path / "broker.db", CHANNELS) as broker:
+        await broker.declare(QUEUE)
+        consumer = broker.consume(QUEUE, 10)
+        await publish(broker, b"x")
+        [held] = await consumer.take(1)
+        await limit_pages(broker, 1)
+        message = Message(queue=QUEUE, body=bytes(100_000))
+        assert await broker.publish([message] * 3) == [STOPPED] * 3
+        assert "the disk is full" in broker.stopped_by
+        assert broker.troubles() == [broker.stopped_by]
+        with pytest.raises(DiskFull, match="the disk is full"):
+            await declare_many(broker)
+        await limit_pages(broker, 1 << 30)
+        assert await broker.publish([message]) == [SAFE]
+        assert broker.troubles() == []
+        await broker.ack([held])
+        assert "can be written again" in caplog.text
+
+
+async def declare_many(broker: SqliteBroker) -> None:
+    for number in range(1000):
+        await broker.declare(CHANNELS.requests(f"x{number}"))
+
+
+async def limit_pages(broker: SqliteBroker, pages: int) -> None:
+    """Let the file not grow: SQLite says what it says of a full disk."""
+    await broker.database.run(lambda c: c.execute(f"PRAGMA max_page_count={pages}").fetchall(), Care.READ)
