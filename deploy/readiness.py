@@ -34,8 +34,10 @@ async def wait_until_served(
         finally:
             await tasks.cancel()
         served = [name for name in view.endpoints() if view.mask(view.router(name).endpoint)]
-        for name in served:  # the router is about to: a queue client may be sooner
-            await broker.declare(broker.channels.requests(name))
+        while still() and await broker.missing([broker.channels.requests(name) for name in served]):
+            if time.monotonic() > until:
+                break
+            await asyncio.sleep(EVERY_S)  # the router is about to declare them: a queue client may be sooner
     gateway = installation.settings.gateway
     for name in served:
         limit_s = max(0.0, until - time.monotonic())

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker.base import Broker, Limits
+from broker.base import Broker
+from broker.channels import Limits
 from broker.connect import connect
 from deploy.settings import Settings, assignment_key, child_environment, load_settings, own_environment
 from deploy.shell import Context, context_of, run_part, serve_pages
@@ -96,7 +97,7 @@ class Installation:
         settings = GatewaySettings(
             instance=context.instance, host=gateway.host, port=gateway.http_port, body_limit_bytes=gateway.body_limit,
             pending_limit=gateway.pending_limit, results_limit_bytes=gateway.results_limit, grace_s=gateway.grace,
-            metrics_port=context.metrics_port,
+            metrics_port=context.metrics_port, strict_readiness=gateway.strict_readiness,
         )  # fmt: skip
         results = SqliteResults(self.settings.data_folder / "results.db", ttl_s=gateway.results_ttl)
         async with self.broker() as broker:
@@ -105,7 +106,7 @@ class Installation:
     async def _router(self, context: Context) -> None:
         from router.service import RouterSettings, run
 
-        settings = RouterSettings(instance=context.instance, metrics_port=context.metrics_port)
+        settings = RouterSettings(instance=context.instance, metrics_port=context.metrics_port, limits=self._limits())
         async with self.broker() as broker:
             await run(broker, settings, assignment_key(self.settings), context.registry, context.stop)
 

@@ -211,8 +211,8 @@ def _no_answer(request: Request, error: MillraceError) -> Answer:
 
 
 def _error(outcome: Outcome) -> MillraceError:
-    if outcome.reason is Reason.FULL:
-        return QueueFull("the queue of this ranker's model is full")
+    if outcome.is_full:
+        return QueueFull(f"the queue of this ranker's model: {outcome}")
     if outcome.reason is Reason.TOO_LARGE:
         return TooLarge("the request is larger than the broker takes")
     return Unavailable("the queue of this ranker's model is not there")

@@ -84,8 +84,8 @@ class _Guarded:
 
 
 def _error(outcome: Outcome) -> MillraceError:
-    if outcome.reason is Reason.FULL:
-        return QueueFull("the queue of the shadow's model is full")
+    if outcome.is_full:
+        return QueueFull(f"the queue of the shadow's model: {outcome}")
     if outcome.reason is Reason.NO_QUEUE:
         return Unavailable("the queue of the shadow's model is not there")
     if outcome.reason is Reason.TOO_LARGE:

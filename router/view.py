@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 DEFAULT_BATCH = 32
 FRESH_S = 0.25
 FORGET_AFTER_S = 600.0
+BEHIND_LIMIT = 3
+GIVEN_UP_AFTER = 3  # processes of a version that came and went before any was ready
 
 
 @dataclass(slots=True)
@@ -49,10 +51,13 @@ class View:
         self._resolved: dict[str, tuple[Router, int, float]] = {}
         self.versions: dict[str, dict[int, Served]] = {}
         self.parts: dict[str, tuple[Announcement, float]] = {}
+        self.catalogs: dict[str, Mapping[str, Any]] = {}
+        """What each catalog says of its repository: `models`, with the numbers of their versions, and `problems`."""
         self._pruned = clock()
         self.term = -1  # of the newest claim: no snapshot of another one is taken
         self._said: dict[str, Said] = {}
         self._early: dict[str, Said] = {}  # of a term whose claim has not been read yet
+        self._behind: dict[str, int] = {}  # by endpoint: snapshots in succession that seem older
         self._verdicts: dict[str, Verdict] = {}
 
     def fold_declared(self, record: Record) -> None:
@@ -83,6 +88,15 @@ class View:
             self.parts = {instance: part for instance, part in self.parts.items() if now - part[1] < FORGET_AFTER_S}
         if said.part == "replica":
             self._hear(said)
+        elif said.part == "catalog":
+            self._hear_catalog(said)
+
+    def heard_now(self) -> list[tuple[Announcement, float]]:
+        """Return what processes said last that are not silent and have not stopped, and when."""
+        oldest = self._clock() - SILENT_AFTER_S
+        return [
+            (said, at) for said, at in self.parts.values() if at >= oldest and said.state not in ("stopped", "failed")
+        ]
 
     def endpoints(self) -> list[str]:
         """Return the names that clients can address: declared endpoints, and models that none of them claims."""
@@ -140,6 +154,13 @@ class View:
             return False
         oldest = self._clock() - SILENT_AFTER_S
         return any(state == "ready" and at >= oldest for state, at in served.heard.values())
+
+    def is_settled(self, model: str, version: int) -> bool:
+        """Tell whether a model version is served, or is known not to be: it failed, or its processes die at loading."""
+        served = self.versions.get(model, {}).get(version)
+        if served is None:
+            return False
+        return self.is_ready(model, version) or bool(served.error) or len(served.heard) >= GIVEN_UP_AFTER
 
     def check_servable(self, endpoint: Endpoint, mask: int) -> None:
         """Raise Unavailable, with what they say, if no arm is ready and all that are known have failed."""
@@ -208,14 +229,33 @@ class View:
             return
         if said.term < self.term:  # from somebody who does not know yet that another one leads
             return
-        before = self._said.get(said.endpoint)
-        same = before is not None and (before.experiment, before.term) == (said.experiment, said.term)
-        if before is not None and same and said.number < before.number:
+        if self._is_behind(said):
             return
         self._said[said.endpoint] = said
         router = self._routers.get(said.endpoint)
         if router is not None:
             self._follow_snapshot(router)
+
+    def _is_behind(self, said: Said) -> bool:
+        """Tell whether a snapshot is older than the one that is followed.
+
+        One that came late, because its publication was tried again, is alone. If several in succession seem older, the
+        one that is followed has a number that its learner never reached, and is let go.
+        """
+        before = self._said.get(said.endpoint)
+        same = before is not None and (before.experiment, before.term) == (said.experiment, said.term)
+        if before is None or not same or said.number >= before.number:
+            self._behind.pop(said.endpoint, None)
+            return False
+        self._behind[said.endpoint] = self._behind.get(said.endpoint, 0) + 1
+        if self._behind[said.endpoint] < BEHIND_LIMIT:
+            return True
+        log.error(
+            "endpoint %s: snapshot %d is ahead of its learner, which is at %d: a stranger wrote it, and it is let go",
+            said.endpoint, before.number, said.number,
+        )  # fmt: skip
+        del self._behind[said.endpoint]
+        return False
 
     def _follow_snapshot(self, router: Router) -> None:
         said = self.snapshot_of(router.endpoint.endpoint)
@@ -254,6 +294,12 @@ class View:
         oldest = self._clock() - 10 * SILENT_AFTER_S
         for instance in [who for who, (_, at) in served.heard.items() if at < oldest]:
             del served.heard[instance]
+
+    def _hear_catalog(self, said: Announcement) -> None:
+        if said.state in ("stopped", "failed"):
+            self.catalogs.pop(said.instance, None)
+        elif said.full:
+            self.catalogs[said.instance] = said.full
 
     def _find(self, target: Target) -> Served | None:
         return self.versions.get(target.model, {}).get(target.version)

@@ -15,6 +15,8 @@ from broker.errors import Unavailable
 from broker.messages import JSON_LENGTH_HEADER, Delivery, Message
 from deploy.demo.wire import JSON_LENGTH, Ask, Reply
 
+QUEUES_S = 30.0
+QUEUES_EVERY_S = 0.1
 WINDOW = 256
 AT_ONCE = 64
 SILENCE_S = 60.0
@@ -81,9 +83,11 @@ def _reply(delivery: Delivery) -> Reply:
 
 @asynccontextmanager
 async def queue_half(broker: Broker, endpoints: Iterable[str]) -> AsyncIterator[QueueHalf]:
-    """Make a reply queue, make sure of the endpoints' own, and hand out a client; the reply queue goes afterwards."""
-    for endpoint in endpoints:
-        await broker.declare(broker.channels.requests(endpoint))
+    """Make a reply queue, wait for the endpoints' own, and hand out a client; the reply queue goes afterwards."""
+    queues = [broker.channels.requests(endpoint) for endpoint in endpoints]
+    async with asyncio.timeout(QUEUES_S):
+        while await broker.missing(queues):  # noqa: ASYNC110 - the router declares them once it knows the endpoints
+            await asyncio.sleep(QUEUES_EVERY_S)
     queue = f"demo.answers.{secrets.token_hex(6)}"
     await broker.declare(queue)
     half, consumer = QueueHalf(broker, queue), broker.consume(queue, WINDOW)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 
 from broker.base import Broker
 from broker.errors import TryAgain
+from broker.ids import now_us
 from broker.messages import Record
 from broker.routing import Claim, read_claim, write_claim
 from broker.status import SILENT_AFTER_S, read_status
 
 PAUSE_S = 0.5
+CLAIMS_LIMIT = 5
+CLAIMS_WITHIN_S = 60.0
 
 
 class Leadership:
@@ -25,6 +29,7 @@ class Leadership:
         self._newest: Claim | None = None
         self._heard: dict[str, float] = {}
         self._read = 0  # so much of `declared`
+        self._claimed_us: deque[int] = deque(maxlen=CLAIMS_LIMIT)
         self._changed = asyncio.Event()
 
     def fold_declared(self, record: Record) -> None:
@@ -32,6 +37,7 @@ class Leadership:
         claim = read_claim(record)
         if claim is not None:
             self._newest = claim
+            self._claimed_us.append(claim.at_us)
         self._read = record.offset + 1
         self._changed.set()
 
@@ -58,6 +64,17 @@ class Leadership:
         if newest is None or newest.instance == self._instance:
             return True
         return self._clock() - self._heard.get(newest.instance, -SILENT_AFTER_S) >= SILENT_AFTER_S
+
+    @property
+    def trouble(self) -> str:
+        """Return what is wrong with the lead: it changes hands all the time, and each time learning pauses."""
+        claims = list(self._claimed_us)
+        if len(claims) < CLAIMS_LIMIT or now_us() - claims[0] > CLAIMS_WITHIN_S * 1e6:
+            return ""
+        return (
+            f"the lead of the learners changed hands {CLAIMS_LIMIT} times within {CLAIMS_WITHIN_S:.0f} s, and learning"
+            " pauses each time: are there two installations with one prefix, or clients that may write to `declared`?"
+        )
 
     async def claim(self) -> int | None:
         """Claim, and return the term once the claim was read back; None if somebody was faster."""

@@ -54,7 +54,10 @@ async def run(
     tasks.spawn(status.run(), "status")
     await following.caught_up.wait()
     await status.caught_up.wait()
-    announcer = Announcer(broker, instance=settings.instance, part="learner", metrics_port=settings.metrics_port)
+    announcer = Announcer(
+        broker, instance=settings.instance, part="learner", metrics_port=settings.metrics_port,
+        troubles=lambda: [leadership.trouble] if leadership.trouble else [],
+    )  # fmt: skip
     await announcer.say("ready")
     tasks.spawn(announcer.beat(), "heartbeat")
     service = Service(broker, settings, ledger, declared, leadership, read, metrics)
@@ -127,6 +130,8 @@ class Service:
 
     async def _lead(self, term: int, stop: asyncio.Event) -> None:
         log.info("leading, with claim %d", term)
+        if trouble := self._leadership.trouble:
+            log.error("%s", trouble)
         await self._open()
         await self._ledger.lead(term)
         self._metrics.leads.set(1)

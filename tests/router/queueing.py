@@ -22,9 +22,9 @@ from broker.ids import now_us
 from broker.messages import FULL, NO_HEADERS, Delivery, Message, Outcome, Record
 from broker.sqlite.adapter import SqliteBroker
 from broker.status import Announcement, write_announcement
+from router.forwarding import EndpointService
 from router.merged import RankerAnswers
 from router.metrics import RouterMetrics
-from router.service import EndpointService
 from router.view import View
 from tests.arms import PATIENCE_S, X
 from tests.servers import kafka_url, rabbitmq_url

@@ -22,7 +22,8 @@ def served(clock: Clock, rate: float, seconds: float) -> tuple[Admission, float]
         if admission.stale:
             admission.look(round(depth))
         room = max(0, admission.room)
-        admission.put(room)
+        admission.leave(room)
+        admission.arrive(room)
         depth = max(0.0, depth + room - rate * step_s)
         clock.now += step_s
     return admission, depth
@@ -45,7 +46,7 @@ def test_it_is_looked_at_when_there_is_no_room_or_it_is_time() -> None:
     seen = [admission.stale]
     admission.look(0)
     seen.append(admission.stale)
-    admission.put(LEAST)
+    admission.leave(LEAST)
     seen.append(admission.stale)
     admission.look(10)
     clock.now += 2 * FRESH_S
@@ -60,3 +61,22 @@ def test_a_queue_that_others_fill_has_no_room() -> None:
     clock.now += 1.0
     admission.look(100_000)
     assert admission.room < 0
+
+
+def test_what_was_never_published_is_not_taken_for_drained() -> None:
+    clock = Clock()
+    admission = Admission(clock)
+    admission.look(0)
+    for _ in range(40):  # nothing gets into a queue that is not there
+        admission.leave(LEAST)
+        admission.give_up(LEAST)
+        clock.now += 1.0
+        admission.look(0)
+    assert admission.room == LEAST
+
+
+def test_what_is_on_its_way_takes_room() -> None:
+    admission = Admission(Clock())
+    admission.look(0)
+    admission.leave(200)
+    assert admission.room == LEAST - 200

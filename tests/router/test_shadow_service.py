@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 import pytest
 
-from broker.base import Limits
+from broker.channels import Limits
 from broker.datatypes import Array
 from broker.messages import Message, Outcome
 from broker.sqlite.adapter import SqliteBroker

@@ -117,3 +117,18 @@ def test_a_checkpoint_of_an_endpoint_that_is_gone_is_not_taken() -> None:
     logs.view.fold_declared(Record(2, endpoint_withdrawn("e", "test"), {}))
     logs.check(5)
     assert logs.view.endpoints() == []
+
+
+def test_a_number_that_no_learner_can_have_reached_holds_a_snapshot_for_a_moment_only() -> None:
+    """Somebody who may write to `status` could fix all traffic on one arm until the next claim."""
+    logs = Logs()
+    logs.say(10)
+    logs.say(2**62 - 1, ENDED)
+    assert logs.weights == ENDED
+    for number in (11, 12):
+        logs.say(number)
+    assert logs.weights == ENDED
+    logs.say(13)
+    assert logs.weights == OTHER
+    logs.say(12, ENDED)  # one that is late is alone
+    assert logs.weights == OTHER

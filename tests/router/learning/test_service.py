@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from broker.base import Broker, Limits, Since
-from broker.channels import Channels
+from broker.base import Broker, Since
+from broker.channels import Channels, Limits
 from broker.connect import connect
 from broker.declared import endpoint_declared
 from broker.endpoint import Endpoint, read_endpoint

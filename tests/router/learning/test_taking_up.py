@@ -13,7 +13,7 @@ import apsw
 import pytest
 from prometheus_client import CollectorRegistry
 
-from broker.base import Limits
+from broker.channels import Limits
 from broker.errors import Gap, Unreachable
 from broker.messages import Record
 from broker.routing import (
