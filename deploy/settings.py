@@ -93,6 +93,7 @@ class Gateway(Declared):
     pending_limit: int = Field(default=10_000, ge=1)
     results_ttl: Duration = 3600.0
     results_limit: Size = 2 << 30
+    strict_readiness: bool = False
     grace: Duration = 15.0
 
 

@@ -23,6 +23,7 @@ PAUSE_FIRST_S = 0.5
 PAUSE_LONGEST_S = 10.0
 HEALTHY_AFTER_S = 30.0
 GRACE_S = 25.0
+DECLARED_S = 10.0
 STOP_ORDER = ("gateway", "router", "processors", "learner", "monitors")
 MISCONFIGURED = 2
 READY = "/v2/health/ready"
@@ -49,6 +50,8 @@ class Supervisor:
         self._output = output
         self._overrides = dict(overrides)
         self.children = {part: Child(part) for part in PARTS}
+        self.was_ready = False
+        """Whether the installation has been ready: then a part that cannot start waits, and the others serve."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; raises Unavailable when a part says that its settings are wrong.
@@ -63,13 +66,21 @@ class Supervisor:
         async with self._installation.broker() as broker:
             await broker.declare(broker.channels.declared)
             await broker.declare(broker.channels.status)
-            watch = asyncio.create_task(Watch(broker, settings.folder, settings.endpoints).run(), name="endpoints")
+            watch = Watch(broker, settings.folder, settings.endpoints)
+            watching = asyncio.create_task(watch.run(), name="endpoints")
             try:
-                await self._keep(stop, watch)
+                await self._until_declared(watch, watching)
+                await self._keep(stop, watching)
             finally:
-                watch.cancel()
-                await asyncio.gather(watch, return_exceptions=True)
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
                 await self._end()
+
+    async def _until_declared(self, watch: Watch, watching: asyncio.Task[None]) -> None:
+        """Wait until the files are declared: a gateway that is ready knows all endpoints. A broker may be slow."""
+        looked = asyncio.create_task(watch.has_looked.wait(), name="first look at the endpoints")
+        await asyncio.wait((looked, watching), timeout=DECLARED_S, return_when=asyncio.FIRST_COMPLETED)
+        looked.cancel()
 
     async def _keep(self, stop: asyncio.Event, watch: asyncio.Task[None]) -> None:
         while not stop.is_set():
@@ -102,7 +113,7 @@ class Supervisor:
 
     def _note_death(self, child: Child, now: float) -> None:
         code = child.process.returncode if child.process else None
-        if code == MISCONFIGURED:
+        if code == MISCONFIGURED and not self.was_ready:
             raise Unavailable(f"{child.part} cannot start: it says why above")
         if now - child.started_s > HEALTHY_AFTER_S:
             child.pause_s = PAUSE_FIRST_S

@@ -127,6 +127,7 @@ class Watch:
         self._read: dict[Path, dict[str, Endpoint]] = {}  # what each file said when it last could be read
         self._owners: dict[str, Path] = {}
         self._left: dict[str, Path] = {}  # what left its file, until another one declares it or it is withdrawn
+        self.has_looked = asyncio.Event()
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -136,6 +137,8 @@ class Watch:
                 await self.look()
             except TryAgain as exc:
                 log.warning("declarations wait for the broker: %s", exc)
+            else:
+                self.has_looked.set()
             await asyncio.sleep(EVERY_S)
 
     async def start(self) -> None:

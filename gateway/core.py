@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from broker.base import MESSAGE_LIMIT_BYTES, Broker
-from broker.errors import Unavailable
+from broker.errors import MillraceError, NotFound, Unavailable
 from broker.rows import DOOR_LINGER_S, Rows
 from gateway.cancels import Cancels
 from gateway.metrics import GatewayMetrics
@@ -32,6 +32,7 @@ class GatewaySettings:
     publish_patience_s: float = 10.0
     grace_s: float = 15.0
     metrics_port: int = 0
+    strict_readiness: bool = False
 
 
 class Core:
@@ -42,7 +43,7 @@ class Core:
         self.view = view
         self.settings = settings
         self.metrics = metrics
-        self.readiness = Readiness(broker, view)
+        self.readiness = Readiness(broker, view, strict=settings.strict_readiness)
         self.pending = Pending(broker, broker.channels.answers(settings.instance), limit=settings.pending_limit)
         self.rows = Rows(broker, {}, source=f"/millrace/{settings.instance}", linger_s=DOOR_LINGER_S)
         self.cancels = Cancels(broker)
@@ -51,7 +52,10 @@ class Core:
     def resolve(self, endpoint: str) -> tuple[Router, int]:
         """Return an endpoint's router and mask; raises NotFound, or Unavailable while no model of it was ever there."""
         self._check_read()
-        router, mask = self.view.resolve(endpoint)
+        try:
+            router, mask = self.view.resolve(endpoint)
+        except NotFound as exc:
+            raise self._unknown(exc) from exc
         if not mask and not self.view.is_known(router.endpoint):
             arms = ", ".join(f"{target.model}@{target.version}" for target in router.endpoint.arms.values())
             raise Unavailable(f"endpoint {endpoint}: no replica of {arms} has come up yet")
@@ -61,7 +65,16 @@ class Core:
     def router(self, endpoint: str) -> Router:
         """Return an endpoint's router; raises NotFound, or Unavailable while it is not known what there is."""
         self._check_read()
-        return self.view.router(endpoint)
+        try:
+            return self.view.router(endpoint)
+        except NotFound as exc:
+            raise self._unknown(exc) from exc
+
+    def _unknown(self, error: NotFound) -> MillraceError:
+        """Return the error for an endpoint that is not known: it may be there once everything has been loaded."""
+        if self.readiness.has_loaded:
+            return error
+        return Unavailable(f"{error}; this gateway has just started, and not everything is loaded yet")
 
     def _check_read(self) -> None:
         if not self.readiness.has_read:

@@ -49,7 +49,7 @@ class FeedbackIntake:
 def _refusal(endpoint: str, outcome: Outcome) -> MillraceError:
     if outcome.verdict is Verdict.UNKNOWN:
         return Unreachable("the broker was lost in between: send the feedback again, with an event_id it counts once")
-    if outcome.reason is Reason.FULL:
+    if outcome.is_full:
         return QueueFull(f"the event log of {endpoint} takes nothing now")
     if outcome.reason is Reason.TOO_LARGE:
         return TooLarge("the feedback is larger than the broker takes")

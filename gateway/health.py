@@ -33,7 +33,8 @@ class Health:
         """GET /v2/health/ready. Some readers of the protocol look for `live` here: the key stands beside `ready`."""
         del request
         missing = await self._core.readiness.waiting_for()
-        body = {"ready": not missing, "live": True, "waiting_for": missing}
+        troubles = self._core.readiness.troubles()
+        body = {"ready": not missing, "live": True, "waiting_for": missing, "troubles": troubles}
         return JSONResponse(
             body, status_code=503 if missing else 200, headers={"retry-after": "1"} if missing else None
         )

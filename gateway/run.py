@@ -50,7 +50,10 @@ async def run(
     await core.pending.open()
     await asynchronous.open()
     infer = Infer(core, sending, asynchronous)
-    announcer = Announcer(broker, instance=settings.instance, part="gateway", metrics_port=settings.metrics_port)
+    announcer = Announcer(
+        broker, instance=settings.instance, part="gateway", metrics_port=settings.metrics_port,
+        troubles=lambda: [core.rows.trouble] if core.rows.trouble else [],
+    )  # fmt: skip
     await announcer.say("ready")
     tasks.spawn(announcer.beat(), "heartbeat")
     try:

@@ -88,8 +88,9 @@ class Sending:
     def _error(self, outcome: Outcome) -> MillraceError | None:
         if outcome.safe or outcome.verdict is Verdict.UNKNOWN:
             return None
-        if outcome.reason is Reason.FULL:
-            return QueueFull("the queue of this model is full", retry_after_s=self._core.pending.drain_s())
+        if outcome.is_full:
+            why = self._core.broker.stopped_by if outcome.reason is Reason.STOPPED else ""
+            return QueueFull(why or f"the queue of this model: {outcome}", retry_after_s=self._core.pending.drain_s())
         if outcome.reason is Reason.NO_QUEUE:
             return Unavailable("the queue of this model is not there yet: is its processor starting?")
         return TooLarge("the request is larger than the broker takes")

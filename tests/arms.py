@@ -9,7 +9,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from broker.base import Broker, Limits
+from broker.base import Broker
+from broker.channels import Limits
 from broker.datatypes import Array
 from broker.events import read_event
 from broker.ids import now_us

@@ -77,6 +77,7 @@ async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.
         return
     if stop.is_set():
         return
+    supervisor.was_ready = True
     for problem in problems:
         errors.print(f"[yellow]not served:[/] {problem}", highlight=False)
     console.print(f"[green]ready[/]   http://{gateway.host}:{gateway.http_port}   docs at /docs, Ctrl-C stops")

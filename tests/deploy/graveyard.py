@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
-from broker.base import NO_LIMITS, Broker, Limits, epitaph
+from broker.base import Broker, epitaph
 from broker.bundle import requests_in, single
+from broker.channels import NO_LIMITS, Limits
 from broker.declared import endpoint_declared
 from broker.endpoint import read_endpoint
 from broker.header import Request, Route

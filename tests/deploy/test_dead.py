@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.base import Limits
 from broker.bundle import requests_in
+from broker.channels import Limits
 from broker.dead import Choice
 from broker.errors import Unreachable
 from broker.ids import now_us

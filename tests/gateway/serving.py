@@ -13,9 +13,9 @@ import httpx
 from prometheus_client import CollectorRegistry
 
 from broker.answers import error_body
-from broker.base import Broker, Limits
+from broker.base import Broker
 from broker.bundle import bundle, requests_in
-from broker.channels import Channels
+from broker.channels import Channels, Limits
 from broker.declared import endpoint_declared
 from broker.endpoint import read_endpoint
 from broker.errors import MillraceError
@@ -109,6 +109,14 @@ class Gateway:
         )
         await self.broker.append(self.broker.channels.status, [write_announcement(said)])
 
+    async def catalog(self, models: dict[str, list[int]] | None = None, **problems: str) -> None:
+        """Say what the model repository holds, as a catalog does."""
+        said = Announcement(
+            instance="catalog-test", part="catalog", state="ready", at_us=now_us(),
+            full={"models": models or {}, "problems": problems},
+        )  # fmt: skip
+        await self.broker.append(self.broker.channels.status, [write_announcement(said)])
+
     async def declare(self, **declaration: Any) -> None:
         """Declare an endpoint."""
         await declare(self.broker, **declaration)
@@ -159,7 +167,7 @@ async def declare(broker: Broker, **declaration: Any) -> None:
 @asynccontextmanager
 async def serving(
     folder: Path, *, limits: Limits | None = None, ttl_s: float = 60.0, is_ready: bool = True,
-    kind: type[SqliteBroker] = SqliteBroker, **settings: Any,
+    is_loaded: bool = True, kind: type[SqliteBroker] = SqliteBroker, **settings: Any,
 ) -> AsyncIterator[Gateway]:  # fmt: skip
     """Run a gateway with one model, `double` version 1, that is ready and claimed by nobody."""
     async with kind(folder / "broker.db", Channels()) as broker:
@@ -181,8 +189,12 @@ async def serving(
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
             gateway = Gateway(broker, port, client, doubling, registry, stop, running)
             await gateway.announce("double", 1, "ready", full=FULL)
+            if is_loaded:
+                await gateway.catalog({"double": [1]})
             if is_ready:
                 await gateway.until("/v2/models/double/ready", 200)
+            if is_ready and is_loaded:
+                await gateway.until("/v2/health/ready", 200)
             yield gateway
         stop.set()
         work.cancel()

@@ -10,7 +10,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from broker.base import Limits
+from broker.channels import Limits
 from broker.errors import Unreachable
 from broker.events import read_event
 from broker.header import Status

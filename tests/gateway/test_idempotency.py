@@ -10,7 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from broker.base import Limits
+from broker.channels import Limits
 from broker.header import Status
 from tests.gateway.serving import Gateway, X, serving, until
 

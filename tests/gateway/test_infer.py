@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from broker.base import Limits
+from broker.channels import Limits
 from broker.events import read_event
 from broker.header import Status
 from tests.gateway.serving import Gateway, X, serving, until

@@ -13,9 +13,8 @@ import httpx
 import numpy as np
 import pytest
 
-from broker.base import Limits
 from broker.bundle import requests_in
-from broker.channels import Channels
+from broker.channels import Channels, Limits
 from broker.datatypes import Array
 from broker.messages import FULL, Message, Outcome
 from broker.sqlite.adapter import SqliteBroker

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.base import Broker, Limits
+from broker.base import Broker
+from broker.channels import Limits
 from broker.events import write_event
 from broker.ids import new_uid
 from monitors.checkpoint import Checkpoint, load, save
