@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from broker.answers import clean
 from broker.base import Broker
+from broker.clocks import CLOCKS
 from broker.errors import TryAgain
-from broker.ids import now_us
+from broker.ids import wall_us
 from broker.status import (
     FULL_EVERY_S,
     HEARTBEAT_S,
@@ -21,6 +21,7 @@ from broker.status import (
     Announcement,
     Part,
     State,
+    host_name,
     write_announcement,
 )
 
@@ -35,7 +36,7 @@ class Announcer:
         """`troubles` returns what is wrong in this process now, beside what is wrong with the broker."""
         self._broker = broker
         self._who: dict[str, Any] = {
-            "instance": instance, "part": part, "host": host(), "pid": os.getpid(), "metrics_port": metrics_port,
+            "instance": instance, "part": part, "host": host_name(), "pid": os.getpid(), "metrics_port": metrics_port,
             "model": model, "version": version,
         }  # fmt: skip
         self._in_flight = in_flight
@@ -62,7 +63,7 @@ class Announcer:
         if whole:
             self._full_at = time.monotonic()
         announcement = Announcement(
-            state=self._state, error=self._error, at_us=now_us(), in_flight=self._in_flight(),
+            state=self._state, error=self._error, at_us=wall_us(), in_flight=self._in_flight(),
             full=self._full if whole else {}, troubles=self._in_words(), **self._who,
         )  # fmt: skip
         try:
@@ -71,10 +72,5 @@ class Announcer:
             return
 
     def _in_words(self) -> tuple[str, ...]:
-        words = [*self._broker.troubles(), *self._troubles()]
+        words = [*self._broker.troubles(), *self._troubles(), *CLOCKS.own_troubles()]
         return tuple(clean(text)[:TROUBLE_CHARACTERS] for text in words[:TROUBLES_LIMIT])
-
-
-def host() -> str:
-    """Return the name of this machine."""
-    return clean(socket.gethostname())[:64]

@@ -7,13 +7,26 @@ import logging
 from collections.abc import Callable
 
 from broker.base import Broker, Reader, Since
+from broker.clocks import CLOCKS
 from broker.errors import Gap, TryAgain
+from broker.ids import wall_us
 from broker.messages import Record
+from broker.status import FULL_EVERY_S
 
 log = logging.getLogger(__name__)
 
 READ_AT_ONCE = 500
 PAUSE_S = 0.5
+
+
+def follow_status(broker: Broker, fold: Callable[[Record], None], *, since_s: float = 2 * FULL_EVERY_S) -> Following:
+    """Return what follows the `status` log, from `since_s` ago, and keeps this process's time with the others'."""
+
+    def both(record: Record) -> None:
+        CLOCKS.fold(record)
+        fold(record)
+
+    return Following(broker, broker.channels.status, Since(wall_us() - int(since_s * 1e6)), both)
 
 
 class Following:

@@ -14,9 +14,26 @@ _VARIANT = 0x2 << 62
 _CLEAR = ~((0xF << 76) | (0x3 << 62))
 
 
-def now_us() -> int:
-    """Return the wall clock in microseconds since the epoch, UTC."""
+_shift_us = 0
+
+
+def wall_us() -> int:
+    """Return this machine's clock in microseconds since the epoch, UTC."""
     return time.time_ns() // 1000
+
+
+def now_us() -> int:
+    """Return the installation's time in microseconds since the epoch, UTC: this machine's clock, put right.
+
+    See `broker.clocks`, which finds out by how much.
+    """
+    return time.time_ns() // 1000 + _shift_us
+
+
+def shift_clock(by_us: int) -> None:
+    """Put `now_us` ahead of this machine's clock by so much from now on."""
+    global _shift_us
+    _shift_us = by_us
 
 
 def new_uid(accepted_us: int, entropy: Callable[[int], bytes] = secrets.token_bytes) -> bytes:

@@ -5,6 +5,7 @@ Who is silent for three periods is gone.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from broker.answers import clean
 from broker.channels import NAME
 from broker.ids import UID_BYTES
 from broker.messages import Record
@@ -51,6 +53,11 @@ class Announcement:
     error: str = ""
     troubles: tuple[str, ...] = ()
     full: dict[str, Any] = field(default_factory=dict)
+
+
+def host_name() -> str:
+    """Return the name of this machine, as its processes announce it."""
+    return clean(socket.gethostname())[:64]
 
 
 def write_announcement(announcement: Announcement) -> bytes:

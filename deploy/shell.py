@@ -22,8 +22,12 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import uvloop
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from broker.clocks import CLOCKS
 from broker.errors import MillraceError, Misconfigured
+from broker.skipped import SKIPPED
 
 log = logging.getLogger("millrace")
 
@@ -151,7 +155,25 @@ def _registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
+    registry.register(_Logs())
     return registry
+
+
+class _Logs(Collector):
+    """What every process knows of the logs that it reads."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the series of records that were skipped, and of this machine's clock."""
+        skipped = CounterMetricFamily(
+            "millrace_records_skipped", "Records of our logs that are none, by kind.", labels=("kind",)
+        )
+        for kind, number in list(SKIPPED.counts.items()):
+            skipped.add_metric((kind,), number)
+        yield skipped
+        yield GaugeMetricFamily(
+            "millrace_clock_ahead_seconds", "How far this machine's clock is ahead of the others'.",
+            value=CLOCKS.own_difference_s,
+        )  # fmt: skip
 
 
 class _Quiet(WSGIRequestHandler):

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from broker.base import Broker
+from broker.clocks import CLOCKS
 from broker.errors import MillraceError
 from broker.following import Following
 from router.view import View
@@ -56,6 +57,8 @@ class Readiness:
         missing = ["the gateway is stopping"] if self.stopping else []
         if failed := await self._broker_failed():
             missing.append(failed)
+        if CLOCKS.is_lost:
+            missing += CLOCKS.troubles() or ["the clock of this machine is hours away from the others': set it right"]
         missing += [
             f"the log {log} is still being read" for log, it in self._following.items() if not it.caught_up.is_set()
         ]
@@ -66,7 +69,7 @@ class Readiness:
         said = [
             f"{one.part} {one.instance}: {trouble}" for one, _ in self._view.heard_now() for trouble in one.troubles
         ]
-        return [*self._broken_arms(), *said]
+        return [*CLOCKS.troubles(), *self._broken_arms(), *said]
 
     def _models(self) -> list[str]:
         if not self.has_loaded:

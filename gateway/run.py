@@ -9,10 +9,8 @@ from collections.abc import Awaitable, Callable
 from prometheus_client import CollectorRegistry
 
 from broker.announcer import Announcer
-from broker.base import Broker, Since
-from broker.following import Following
-from broker.ids import now_us
-from broker.status import FULL_EVERY_S
+from broker.base import Broker
+from broker.following import Following, follow_status
 from broker.tasks import Tasks
 from gateway.app import front
 from gateway.asynchronous import Asynchronous
@@ -77,10 +75,9 @@ async def _follow(core: Core, tasks: Tasks) -> None:
     declared, status = broker.channels.declared, broker.channels.status
     await broker.declare(declared)
     await broker.declare(status)
-    lately = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
     for name, following in (
         ("declared", Following(broker, declared, 0, view.fold_declared)),
-        ("status", Following(broker, status, lately, view.fold_status)),
+        ("status", follow_status(broker, view.fold_status)),
     ):
         core.readiness.follow(name, following)
         tasks.spawn(following.run(), name)

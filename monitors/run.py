@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from broker.announcer import Announcer
 from broker.base import Broker, Since
-from broker.following import Following
+from broker.following import Following, follow_status
 from broker.ids import now_us
 from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
@@ -45,7 +45,7 @@ async def run(
     await broker.declare(channels.declared)
     await broker.declare(channels.status)
     declared = Following(broker, channels.declared, 0, known.fold_declared)
-    status = Following(broker, channels.status, began, known.fold_status)
+    status = follow_status(broker, known.fold_status)
     tasks.spawn(declared.run(), "declared")
     tasks.spawn(status.run(), "status")
     announcer = Announcer(broker, instance=settings.instance, part="monitors", metrics_port=settings.metrics_port)

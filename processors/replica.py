@@ -13,13 +13,12 @@ from prometheus_client import CollectorRegistry
 
 from broker.announcer import Announcer
 from broker.answers import clean
-from broker.base import Broker, Consumer, Since
+from broker.base import Broker, Consumer
 from broker.channels import NO_LIMITS, Limits
 from broker.declared import read_declared
 from broker.endpoint import Endpoint
 from broker.errors import MillraceError, TryAgain
-from broker.following import Following
-from broker.ids import now_us
+from broker.following import Following, follow_status
 from broker.messages import Record
 from broker.tasks import Tasks
 from processors.cancels import Cancels
@@ -34,7 +33,7 @@ LANE_EVERY_S = 1.0
 LANE_WAIT_S = 1.0
 READY_EVERY_S = 0.05
 PATIENCE_S = 1.0  # with a queue that cannot be taken from: most are there again by then
-CANCELS_OVER_US = 300_000_000  # of cancels from before its start a replica reads those of the last minutes
+CANCELS_OVER_S = 300.0  # of cancels from before its start a replica reads those of the last minutes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +78,7 @@ class Replica:
         self._tasks.spawn(self._announcer.beat(), "heartbeat")
         following = Following(self._broker, self._broker.channels.declared, 0, self._fold)
         self._tasks.spawn(following.run(), "declared")
-        lately = Since(now_us() - CANCELS_OVER_US)
-        cancels = Following(self._broker, self._broker.channels.status, lately, self._cancels.fold)
+        cancels = follow_status(self._broker, self._cancels.fold, since_s=CANCELS_OVER_S)
         self._tasks.spawn(cancels.run(), "cancels")
         try:
             model = await self._load()

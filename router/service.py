@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 
 from broker.announcer import Announcer
-from broker.base import Broker, Since
+from broker.base import Broker
 from broker.channels import NO_LIMITS, Limits
 from broker.errors import TryAgain
-from broker.following import Following
-from broker.ids import now_us
-from broker.status import FULL_EVERY_S
+from broker.following import Following, follow_status
 from broker.tasks import Tasks
 from router.forwarding import EndpointService
 from router.merged import RankerAnswers
@@ -47,11 +45,10 @@ async def run(
 ) -> None:
     """Serve every endpoint that is declared or announced, until `stop` is set."""
     view, tasks = View(key), Tasks()
-    start = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
     await broker.declare(broker.channels.declared)
     await broker.declare(broker.channels.status)
     declared = Following(broker, broker.channels.declared, 0, view.fold_declared)
-    status = Following(broker, broker.channels.status, start, view.fold_status)
+    status = follow_status(broker, view.fold_status)
     tasks.spawn(declared.run(), "declared")
     tasks.spawn(status.run(), "status")
     metrics = RouterMetrics(registry)

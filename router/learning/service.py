@@ -11,15 +11,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from broker.announcer import Announcer
-from broker.base import Broker, Since
+from broker.base import Broker
 from broker.declared import read_declared
 from broker.endpoint import Endpoint
 from broker.errors import Misconfigured, TryAgain
-from broker.following import Following
-from broker.ids import now_us
+from broker.following import Following, follow_status
 from broker.messages import Record
 from broker.routing import Verdict, experiment_of, read_verdict
-from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
 from router.learning.endpoint import EndpointLearner, LearnerSettings
 from router.learning.experiment import Experiment
@@ -47,10 +45,9 @@ async def run(
     await broker.declare(broker.channels.status)
     leadership = Leadership(broker, settings.instance)
     declared = Declared(leadership)
-    lately = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
     following = Following(broker, broker.channels.declared, 0, declared.fold)
     tasks.spawn(following.run(), "declared")
-    status = Following(broker, broker.channels.status, lately, leadership.fold_status)
+    status = follow_status(broker, leadership.fold_status)
     tasks.spawn(status.run(), "status")
     await following.caught_up.wait()
     await status.caught_up.wait()
