@@ -114,7 +114,7 @@ class Infer:
         self, request: Request, shadow: Request | None, allowed_s: float, receive: Receive
     ) -> Answer:
         try:
-            future = self._pending.expect(request.uid, allowed_s)
+            future = self._pending.expect(request.uid, allowed_s, (request.route.model, request.route.version))
         except QueueFull as exc:
             self._sending.refuse([request] if shadow is None else [request, shadow], exc)
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -22,15 +23,21 @@ class _Waiting(NamedTuple):
     future: asyncio.Future[Answer]
     until_s: float
     allowed_s: float
+    model: tuple[str, int]
 
 
 class Pending:
-    """Futures by uid. The first answer wins; one that nobody waits for is dropped."""
+    """Futures by uid. The first answer wins; one that nobody waits for is dropped.
+
+    One model version may have half of all waits: one that hangs leaves room for the others.
+    """
 
     def __init__(self, broker: Broker, queue: str, *, limit: int) -> None:
         self.queue = queue
         self._broker = broker
         self._limit = limit
+        self._limit_of_one = max(1, limit // 2)
+        self._by_model: defaultdict[tuple[str, int], int] = defaultdict(int)
         self._waiting: dict[bytes, _Waiting] = {}
         self._gathering = Gathering()
         self._loop = asyncio.get_running_loop()
@@ -66,11 +73,17 @@ class Pending:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._gathering)
 
-    def expect(self, uid: bytes, allowed_s: float) -> asyncio.Future[Answer]:
-        """Return the future of an answer; raises QueueFull when too many wait already."""
+    def expect(self, uid: bytes, allowed_s: float, model: tuple[str, int]) -> asyncio.Future[Answer]:
+        """Return the future of an answer from a model version; raises QueueFull when too many wait already."""
         self._check_room()
+        if self._by_model[model] >= self._limit_of_one:
+            raise QueueFull(
+                f"{self._by_model[model]} requests wait for {model[0]}@{model[1]} here already",
+                retry_after_s=self.drain_s(),
+            )
         future: asyncio.Future[Answer] = self._loop.create_future()
-        self._waiting[uid] = _Waiting(future, time.monotonic() + allowed_s, allowed_s)
+        self._waiting[uid] = _Waiting(future, time.monotonic() + allowed_s, allowed_s, model)
+        self._by_model[model] += 1
         return future
 
     def gather(self, uid: bytes, arms: Collection[str], *, wait_s: float, allowed_s: float) -> asyncio.Future[Heard]:
@@ -87,7 +100,7 @@ class Pending:
 
     def fail(self, uid: bytes, error: MillraceError) -> None:
         """End a wait with an error."""
-        waiting = self._waiting.pop(uid, None)
+        waiting = self._pop(uid)
         if waiting is None:
             self._gathering.fail(uid, error)
         elif not waiting.future.done():
@@ -95,7 +108,7 @@ class Pending:
 
     def forget(self, uid: bytes) -> None:
         """Nobody waits any more."""
-        self._waiting.pop(uid, None)
+        self._pop(uid)
         self._gathering.forget(uid)
 
     def drain_s(self) -> float:
@@ -107,6 +120,12 @@ class Pending:
         until = time.monotonic() + grace_s
         while len(self) and time.monotonic() < until:  # noqa: ASYNC110 - an event would cost every request
             await asyncio.sleep(SWEEP_S)
+
+    def _pop(self, uid: bytes) -> _Waiting | None:
+        waiting = self._waiting.pop(uid, None)
+        if waiting is not None:
+            self._by_model[waiting.model] -= 1
+        return waiting
 
     def _check_room(self) -> None:
         if self._stopping:
@@ -127,7 +146,7 @@ class Pending:
             await self._broker.ack(deliveries)
 
     def _resolve(self, answer: Answer) -> None:
-        waiting = self._waiting.pop(answer.uid, None)
+        waiting = self._pop(answer.uid)
         if waiting is None:
             gathering = len(self._gathering)
             self.unclaimed += not self._gathering.take(answer)

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from broker.base import Reader, Since
 from broker.errors import Gap
 from broker.kafka.address import Address
-from broker.kafka.properties import unpack_plain
+from broker.kafka.properties import given, unpack_plain
 from broker.kafka.records import Unreadable
 from broker.kafka.topology import Topology
 from broker.messages import NO_HEADERS, Record
@@ -144,5 +144,5 @@ class KafkaReader(Reader):
 
 
 def _record(record: Any) -> Record:
-    raw = {name: value or b"" for name, value in record.headers}
+    raw = given(record.headers)
     return Record(record.offset, record.value or b"", unpack_plain(raw) if raw else NO_HEADERS)

@@ -6,7 +6,7 @@ says which, so that our own parts read back what they wrote. Kafka validates no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,8 @@ DELAYED_TO = "millrace-delayed-to"
 DELAYED_UNTIL = "millrace-delayed-until-us"
 REPLY_TOPIC = "kafka_replyTopic"
 REPLY_PARTITION = "kafka_replyPartition"
+CLOUD = "cloudEvents_"  # as a message of ours has the attributes of a CloudEvent, and AMQP, too
+CLOUD_HERE = "ce_"  # as CloudEvents' binding for Kafka has them
 PARTITION_MARK = "#"  # between topic and partition in a reply address; no topic can have it
 
 Headers = list[tuple[str, bytes]]
@@ -57,7 +59,8 @@ def pack_plain(headers: Any) -> Headers:
     """Write headers of any types."""
     found: Headers = []
     types: dict[str, str] = {}
-    for name, value in headers.items():
+    for known, value in headers.items():
+        name = _wire_name(known)
         if isinstance(value, str):
             found.append((name, value.encode("utf-8", "surrogateescape")))
         elif isinstance(value, (bytes, bytearray, memoryview)):
@@ -77,7 +80,7 @@ def unpack_message(queue: str, headers: Sequence[tuple[str, bytes | None]], body
         header = headers[0][1] or b"" if headers and headers[0][0] == HEADER else b""
         if header or not headers:
             return Message(queue=queue, body=body or b"", header=header, count=max(1, count_of(header)))
-    raw = {name: value or b"" for name, value in headers}
+    raw = given(headers)
     header = raw.get(HEADER, b"")
     fields: dict[str, Any] = {attribute: _text(raw[name]) for name, attribute in _TEXTS.items() if name in raw}
     for name, attribute in _NUMBERS.items():
@@ -94,7 +97,7 @@ def unpack_message(queue: str, headers: Sequence[tuple[str, bytes | None]], body
 def unpack_delayed(queue: str, headers: Sequence[tuple[str, bytes | None]], body: bytes | None) -> Message:
     """Read a record of a delay topic: a message for another queue, with the time when it is due among its headers."""
     message = unpack_message(queue, headers, body)
-    raw = {name: value or b"" for name, value in headers}
+    raw = given(headers)
     until = raw.get(DELAYED_UNTIL, b"")
     due_us = int(until[:18]) if until.isdigit() else 0
     return replace(
@@ -107,8 +110,22 @@ def unpack_plain(raw: dict[str, bytes]) -> Any:
     types = _load(raw.get(TYPES, b"{}"))
     if not isinstance(types, dict):
         types = {}
-    found = {name: _value(value, types.get(name)) for name, value in raw.items() if name not in _OURS}
+    found = {_known_name(name): _value(value, types.get(name)) for name, value in raw.items() if name not in _OURS}
     return found or NO_HEADERS
+
+
+def given(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, bytes]:
+    """Return the headers that have a value: one that is null is one that is absent."""
+    return {name: value for name, value in headers if value is not None}
+
+
+def _wire_name(name: str) -> str:
+    """Return how a header is called here: a CloudEvent's attributes have names of their own on Kafka."""
+    return f"{CLOUD_HERE}{name.removeprefix(CLOUD)}" if name.startswith(CLOUD) else name
+
+
+def _known_name(name: str) -> str:
+    return f"{CLOUD}{name.removeprefix(CLOUD_HERE)}" if name.startswith(CLOUD_HERE) else name
 
 
 def _value(value: bytes, kind: object) -> Any:

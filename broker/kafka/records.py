@@ -88,6 +88,10 @@ class Batch:
         except Exception:  # noqa: BLE001 - whatever a parser or a codec raises, what comes behind is to be read
             return iter(self._one_by_one())
 
+    def __next__(self) -> Any:
+        """Return the next record of a batch that Kafka itself wrote: the end of a transaction."""
+        return next(self._batch)
+
     def _one_by_one(self) -> list[_Record]:
         try:
             return _read_batch(self._data, self._batch.base_offset, self._batch.next_offset)

@@ -19,7 +19,7 @@ import tritonclient.http as triton
 from broker.channels import Limits
 from broker.events import read_event
 from broker.header import Status
-from tests.gateway.serving import Gateway, X, serving, until
+from tests.gateway.serving import FULL, Doubling, Gateway, X, serving, until
 
 URL = "/v2/models/double/infer"
 BODY = json.dumps({"id": "mine", "inputs": [X]}).encode()
@@ -236,6 +236,30 @@ async def test_more_than_may_wait_is_429_with_retry_after_and_has_a_row(tmp_path
         assert rows is not None
         assert rows.column("status").to_pylist() == ["overloaded"]
         assert rows.column("uid").to_pylist() == [UUID(refused.headers["millrace-request-id"]).bytes]
+
+
+async def test_a_model_that_hangs_leaves_room_for_the_others(tmp_path: Path) -> None:
+    async with serving(tmp_path, pending_limit=4) as gateway:
+        await gateway.broker.declare(gateway.broker.channels.inputs("other", 1))
+        other = Doubling(gateway.broker, "other", 1)
+        other.go.set()
+        working = asyncio.create_task(other.work())
+        await gateway.announce("other", 1, "ready", full=FULL)
+        await gateway.until("/v2/models/other/ready", 200)
+        gateway.doubling.go.clear()
+        hanging = [asyncio.create_task(gateway.client.post(URL, content=BODY)) for _ in range(2)]
+
+        async def waits() -> bool:
+            return gateway.registry.get_sample_value("millrace_gateway_pending_requests") == 2
+
+        await until(waits)
+        refused = await gateway.client.post(URL, content=BODY)
+        assert (refused.status_code, said(refused)) == (429, "2 requests wait for double@1 here already")
+        assert (await gateway.client.post("/v2/models/other/infer", content=BODY)).status_code == 200
+        gateway.doubling.go.set()
+        assert [(await one).status_code for one in hanging] == [200, 200]
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
 
 
 async def test_a_full_queue_is_429_and_not_a_wait(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 from broker.dead import read_letter
 from broker.kafka.address import Address
+from broker.kafka.properties import pack_headers
 from broker.kafka.records import Records, Unreadable
 from broker.messages import SAFE, Depth, Message
 from tests.broker.kafka.foreign import batch, named_header, record, write
 from tests.contract.installation import Installation
-from tests.contract.steps import bodies, read, take, until
+from tests.contract.steps import bodies, nothing_comes, read, take, until
 from tests.servers import kafka_url
 
 BODY = b"all alike " * 300
@@ -45,6 +47,50 @@ async def test_a_compressed_message_is_taken(installation: Installation, codec: 
     taken = await take(broker.consume(queue, 10))
     assert bodies(taken) == [BODY]
     await broker.ack(taken)
+
+
+async def test_what_a_transaction_takes_back_is_no_message(installation: Installation) -> None:
+    broker = await installation.broker()
+    queue = await installation.queue(broker)
+    arguments = {**Address.of(kafka_url()).arguments, "transactional_id": uuid4().hex}
+    async with AIOKafkaProducer(**arguments) as producer:
+        await producer.begin_transaction()
+        await producer.send_and_wait(queue, b"taken back", partition=0)
+        await producer.abort_transaction()
+        async with producer.transaction():
+            await producer.send_and_wait(queue, b"committed", partition=0)
+        await producer.begin_transaction()
+        await producer.send_and_wait(queue, b"still open", partition=0)
+        consumer = broker.consume(queue, 10)
+        taken = await take(consumer)
+        assert bodies(taken) == [b"committed"]
+        await broker.ack(taken)
+        assert await nothing_comes(consumer)
+        await producer.commit_transaction()
+    assert bodies(await take(consumer)) == [b"still open"]
+
+
+async def test_cloud_events_are_read_and_written_as_kafkas_binding_has_them(installation: Installation) -> None:
+    broker = await installation.broker()
+    queue = await installation.queue(broker)
+    headers = [("ce_id", b"order 7"), ("ce_specversion", b"1.0"), ("timeout_ms", None), ("key", b"")]
+    async with AIOKafkaProducer(**Address.of(kafka_url()).arguments) as producer:
+        await producer.send_and_wait(queue, BODY, headers=headers)
+    [delivery] = await take(broker.consume(queue, 10))
+    assert dict(delivery.message.headers) == {
+        "cloudEvents_id": "order 7", "cloudEvents_specversion": "1.0", "key": ""
+    }  # fmt: skip
+    packed = dict(pack_headers(delivery.message))
+    assert (packed["ce_id"], packed["ce_specversion"]) == (b"order 7", b"1.0")
+    await broker.ack([delivery])
+
+
+async def test_a_log_keeps_the_attributes_of_its_records(installation: Installation) -> None:
+    broker = await installation.broker()
+    log = await installation.log(broker)
+    await broker.append(log, [b"{}"], {"cloudEvents_type": "millrace.tick.v1", "n": 7})
+    [found] = await read(broker.read(log, 0), 1)
+    assert dict(found.headers) == {"cloudEvents_type": "millrace.tick.v1", "n": 7}
 
 
 @pytest.mark.parametrize("codec", CODECS)
