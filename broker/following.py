@@ -32,7 +32,12 @@ def follow_status(broker: Broker, fold: Callable[[Record], None], *, since_s: fl
 class Following:
     """Reads a log from `start` and calls `fold` for each record; `caught_up` is set at the end seen when it began."""
 
-    def __init__(self, broker: Broker, log: str, start: int | Since, fold: Callable[[Record], None]) -> None:
+    def __init__(
+        self, broker: Broker, log: str, start: int | Since, fold: Callable[[Record], None], *,
+        anew: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """`anew` is called when the log was deleted and made again: what it said is not there any more."""
+        self._anew = anew
         self._broker = broker
         self._log = log
         self._start = start
@@ -57,7 +62,10 @@ class Following:
         """Read once; tells whether there is more to come: a reader whose broker is closed returns nothing."""
         try:
             records = await reader.read(READ_AT_ONCE)
-        except Gap:
+        except Gap as gap:
+            if gap.is_anew:
+                log.warning("%s", gap)
+                self._anew()
             return True
         except TryAgain:
             await asyncio.sleep(PAUSE_S)

@@ -55,6 +55,10 @@ class StreamSubscription(Subscription):
         """Begin at 0 if the log that is there now ends before the record that was to come."""
         if await end_of(self._topology, self._queue, self._timeout_s) < start:
             self.lost_at, self.start = start, 0
+            self._arrived.set()
+
+    def _has_news(self) -> bool:
+        return self.lost_at is not None
 
     def _arguments(self) -> dict[str, Any]:
         if isinstance(self.start, Since):
@@ -82,6 +86,9 @@ class StreamReader(Reader):
         while not records:
             if not await self.subscription.wait():
                 return []
+            lost_at, self.subscription.lost_at = self.subscription.lost_at, None
+            if lost_at is not None:
+                raise Gap(self._log, lost_at, 0)
             records = self._pop(limit)
         return await self._until_gap(records)
 
@@ -100,10 +107,6 @@ class StreamReader(Reader):
         ]  # fmt: skip
 
     async def _until_gap(self, records: list[Record]) -> list[Record]:
-        lost_at, self.subscription.lost_at = self.subscription.lost_at, None
-        if lost_at is not None:
-            self._held = records + self._held
-            raise Gap(self._log, lost_at, 0)
         for at, record in enumerate(records):
             expected = self.subscription.start
             if isinstance(expected, int) and record.offset > expected and await self._begins_behind(expected):

@@ -138,14 +138,18 @@ class Subscription(ABC):
         """Return the arguments to consume with."""
 
     async def wait(self) -> bool:
-        """Return once something has arrived; False when nothing will any more."""
-        while not self._arrivals:
+        """Return once something has arrived, or there is news; False when nothing will arrive any more."""
+        while not self._arrivals and not self._has_news():
             if self._task.done():
                 self._raise_death()
                 return False
             self._arrived.clear()
             await self._arrived.wait()
         return True
+
+    def _has_news(self) -> bool:
+        """Tell whether there is something to say beside what has arrived."""
+        return False
 
     async def stop(self) -> None:
         """Ask for no more; what has arrived stays."""

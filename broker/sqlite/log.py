@@ -36,7 +36,9 @@ class SqliteReader(Reader):
         while True:
             self._wake.clear()
             records = await self._broker.database.run(lambda connection: self._next(connection, limit), Care.READ)
-            if records:
+            if records is None:
+                self._broker.upkeep.suspect([self._log])
+            elif records:
                 self._start = records[-1].offset + 1
                 return list(records)
             try:
@@ -51,10 +53,11 @@ class SqliteReader(Reader):
             await self._broker.deafen(self._log, self._wake)
             self._wake = None
 
-    def _next(self, connection: Connection, limit: int) -> list[Record]:
+    def _next(self, connection: Connection, limit: int) -> list[Record] | None:
+        """Return the next records; None if there is no such log."""
         found = fetch_one(connection, "SELECT id, next_offset FROM channels WHERE name = ?", (self._log,))
         if found is None:
-            return []
+            return None
         channel, end = found
         start = self._offset(connection, channel, end)
         if end < start:

@@ -248,6 +248,9 @@ class EndpointLearner:
 
     async def _stop_at(self, gap: Gap) -> None:
         """Records are gone that were not folded: go on from a checkpoint behind them, else say so and keep still."""
+        if gap.is_anew:
+            await self._go_on_anew()
+            return
         log.error("endpoint %s: records %d to %d are gone", self.subject.endpoint, gap.start, gap.end)
         found = await Search(self._broker, self._log, self.subject.experiment).run()
         checkpoint = found.checkpoint
@@ -263,6 +266,19 @@ class EndpointLearner:
         while True:
             await self._say()
             await asyncio.sleep(self._settings.repeat_s)
+
+    async def _go_on_anew(self) -> None:
+        """Go on with what is known in the log that has the place of the one that was deleted.
+
+        A checkpoint is its first word: whoever takes up from the log alone knows the same.
+        """
+        log.error(
+            "endpoint %s: its event log was deleted; what was learnt stays, what waited for feedback is lost",
+            self.subject.endpoint,
+        )  # fmt: skip
+        self.fold.go_on(Place(offset=0, number=self.fold.tick, at_us=now_us()))
+        self._whole, self._speaks_from, self._said_at, self._kept_at, self._sent = True, 0, -1, -1, (0, 0.0)
+        await self._append(*write_checkpoint(self.fold.checkpoint()))
 
     # -- saying
 

@@ -41,6 +41,11 @@ class Leadership:
         self._read = record.offset + 1
         self._changed.set()
 
+    def begin_anew(self) -> None:
+        """Forget all claims: the log that they stood on is gone, and a leader has to claim on the next one."""
+        self._newest, self._read = None, 0
+        self._changed.set()
+
     def fold_status(self, record: Record) -> None:
         """Take in a record of the `status` log."""
         said = read_status(record)

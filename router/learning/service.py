@@ -19,6 +19,7 @@ from broker.following import Following, follow_status
 from broker.messages import Record
 from broker.routing import Verdict, experiment_of, read_verdict
 from broker.tasks import Tasks
+from router.learning.declared_state import DeclaredState
 from router.learning.endpoint import EndpointLearner, LearnerSettings
 from router.learning.experiment import Experiment
 from router.learning.fold import Subject
@@ -44,8 +45,17 @@ async def run(
     await broker.declare(broker.channels.declared)
     await broker.declare(broker.channels.status)
     leadership = Leadership(broker, settings.instance)
-    declared = Declared(leadership)
-    following = Following(broker, broker.channels.declared, 0, declared.fold)
+    declared, state = Declared(leadership), DeclaredState(broker)
+
+    def fold(record: Record) -> None:
+        declared.fold(record)
+        state.fold(record)
+
+    def anew() -> None:
+        leadership.begin_anew()
+        tasks.spawn(state.write_again(), "declared again")
+
+    following = Following(broker, broker.channels.declared, 0, fold, anew=anew)
     tasks.spawn(following.run(), "declared")
     status = follow_status(broker, leadership.fold_status)
     tasks.spawn(status.run(), "status")
