@@ -3,8 +3,10 @@
     make chaos KILLS=200 SEED=1                     over all three brokers
     python -m tests.kill.chaos --kills 20 --seed 1 --broker kafka
 
-Replicas, the router, the gateway and the catalog get SIGKILL, SIGTERM or a pause of SIGSTOP; RabbitMQ and Kafka are
-killed and started again, and the parts' connections to them are cut, or held so that neither side hears anything.
+Replicas, the router, the gateway and the catalog get SIGKILL, SIGTERM or a pause of SIGSTOP, and a replica is frozen
+for half a minute; RabbitMQ and Kafka are killed and started again, and the parts' connections to them are cut, held so
+that neither side hears anything, or closed by RabbitMQ's management. Queues, while nothing is in them, and logs are
+deleted, and an endpoint is declared whose queue the broker refuses.
 Clients of the queue and HTTP clients ask all the while. Ends with one line, and status 1 unless nothing was lost,
 twice or wrong.
 """
@@ -41,13 +43,15 @@ HTTP_PROGRESS = 20  # and by HTTP
 ATTEMPTS = 50  # the faults of this test are none of any request's
 SETTLED_S = 10.0  # a new quorum queue that is killed at once can lose its leader
 URLS: dict[str, Callable[[], str]] = {"sqlite": lambda: "", "rabbitmq": rabbitmq_url, "kafka": kafka_url}
-CONTROLS: dict[str, Callable[[str], None]] = {"rabbitmq": control_rabbitmq, "kafka": control_kafka}
+CONTROLS: dict[str, Callable[..., None]] = {"rabbitmq": control_rabbitmq, "kafka": control_kafka}
 HEARTBEATS = {"rabbitmq": "?heartbeat=5"}
 KINDS = (
     "replica killed", "replica stopped", "replica paused", "router killed", "router stopped", "router paused",
-    "gateway killed", "gateway stopped", "gateway paused", "catalog killed",
+    "gateway killed", "gateway stopped", "gateway paused", "catalog killed", "replica frozen", "queue vanished",
+    "log vanished",
 )  # fmt: skip
-KINDS_OF_SERVER = ("broker killed", "link cut", "link held")
+KINDS_OF_SERVER = ("broker killed", "link cut", "link held", "declaration refused")
+KINDS_OF_RABBITMQ = ("connections closed",)
 
 
 class Seen(Protocol):
@@ -98,6 +102,20 @@ class Chaos:
         self._queue = queue
         self._http = http
         self._sending = True
+        self._may_send = asyncio.Event()
+        self._may_send.set()
+
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """Have nothing on its way: both clients wait, with all their answers."""
+        self._may_send.clear()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await asyncio.gather(self._queue.all_answered(), self._http.pause())
+            yield
+        finally:
+            self._may_send.set()
+            self._http.go_on()
 
     async def run(self, steps: Iterable[Step], settled_s: float) -> None:
         """Send all the while, do what the schedule says, and wait for every answer."""
@@ -107,7 +125,7 @@ class Chaos:
         for step in steps:
             await self._calm(after)
             await asyncio.sleep(step.calm_s)
-            await self._faults.do(step)
+            await self._faults.do(step, self.quiet)
             after = str(step)
         self._sending = False
         await sending
@@ -118,6 +136,7 @@ class Chaos:
     async def _send(self) -> None:
         number = 0
         while self._sending:
+            await self._may_send.wait()
             await self._queue.send(range(number, number + AT_A_TIME))
             number += AT_A_TIME
             await asyncio.sleep(EVERY_S)
@@ -137,6 +156,7 @@ class Chaos:
 async def chaos(broker: str, kills: int, seed: int) -> Ended:
     """Run one broker's share; returns what was done, and what the clients saw."""
     kinds = KINDS + (KINDS_OF_SERVER if broker in CONTROLS else ())
+    kinds += KINDS_OF_RABBITMQ if broker == "rabbitmq" else ()
     steps = schedule(kinds, kills, random.Random(f"{seed} {broker}"))  # noqa: S311 - a schedule is no secret
     with tempfile.TemporaryDirectory(prefix="millrace-chaos-") as folder:
         async with _link(broker) as link, Installation(Path(folder), URLS[broker](), link.url if link else "") as it:

@@ -59,7 +59,9 @@ class Client:
         self._reading: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self.broker.declare(self._requests)
+        async with asyncio.timeout(SILENCE_S):
+            while await self.broker.missing([self._requests]):  # noqa: ASYNC110 - the router declares it
+                await asyncio.sleep(PAUSE_S)
         await self.broker.declare(self.queue)
         self._consumer = self.broker.consume(self.queue, PREFETCH)
         self._reading = asyncio.create_task(self._read(self._consumer), name="answers")

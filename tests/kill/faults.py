@@ -1,16 +1,20 @@
-"""What a schedule does to an installation: kills, stops, pauses, and a link to the broker that is cut or held."""
+"""What a schedule does to an installation: kills, stops, pauses, a link to the broker that is cut or held, and channels
+that are deleted or refused."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import httpx
 
+from tests.kill.foreign import foreign_queue
 from tests.kill.installation import Installation, is_alive, kill_process, until
 from tests.proxy import Proxy
 
@@ -20,12 +24,19 @@ LASTS_S = {
     "stopped": (0.0, 1.0),
     "paused": (1.0, 12.0),  # both sides of 6 s, when a silent part counts as gone, and of 10 s, when its messages do
     "cut": (0.0, 0.0),
+    "frozen": (15.0, 30.0),
+    "vanished": (0.0, 0.0),
+    "refused": (2.0, 6.0),
+    "closed": (0.0, 0.0),
     "held": (6.0, 13.0),  # longer than a heartbeat of RabbitMQ's; over two of them, both sides give the connection up
 }
 PATIENCE_S = 120.0
+MODEL = "steady"
 PARTS = {"router": "router", "gateway": "gateway", "catalog": "processors"}  # by the name that a schedule has for it
 
-Control = Callable[[str], None]
+Control = Callable[..., None]
+Quiet = Callable[[], AbstractAsyncContextManager[None]]
+"""Within it no request is on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +66,21 @@ class Faults:
     def __init__(self, installation: Installation, link: Proxy | None, control: Control | None) -> None:
         """`link` is what the parts connect through, `control` what starts and kills the broker's node."""
         self.redelivered = 0
+        self._turn = itertools.count()
         self._installation = installation
         self._link = link
         self._control = control
 
-    async def do(self, step: Step) -> None:
+    async def do(self, step: Step, quiet: Quiet) -> None:
         """Do one thing, and undo it: whatever ended has been started again on return."""
         what, how = step.kind.split()
+        if step.kind == "queue vanished":
+            async with quiet():
+                await self._delete_a_queue()
+            return
         act: Callable[[str, float], Awaitable[None]] = {
             "killed": self._kill, "stopped": self._stop, "paused": self._pause, "cut": self._cut, "held": self._hold,
+            "frozen": self._pause, "vanished": self._delete_a_log, "refused": self._refuse, "closed": self._close,
         }[how]  # fmt: skip
         await act(what, step.lasts_s)
 
@@ -132,3 +149,27 @@ class Faults:
             await asyncio.sleep(lasts_s)
         finally:
             self._link.go_on()
+
+    async def _delete_a_queue(self) -> None:
+        """Delete one of the queues of the steady model, in turn: nothing is in them now."""
+        channels = self._installation.channels
+        inputs = channels.inputs(MODEL, 1)
+        queues = (inputs, channels.requests(MODEL), channels.retry(inputs), channels.results(MODEL))
+        await self._installation.broker.delete(queues[next(self._turn) % len(queues)])
+
+    async def _delete_a_log(self, _: str, __: float) -> None:
+        channels = self._installation.channels
+        logs = (channels.events(MODEL), channels.status)
+        await self._installation.broker.delete(logs[next(self._turn) % len(logs)])
+
+    async def _refuse(self, _: str, lasts_s: float) -> None:
+        """Declare an endpoint whose queue somebody else has made, of a kind that is none of ours."""
+        name = f"later{next(self._turn)}"
+        async with foreign_queue(self._installation, name):
+            await self._installation.declare(name, f"{MODEL}@1")
+            await asyncio.sleep(lasts_s)
+            await self._installation.withdraw(name)
+
+    async def _close(self, _: str, __: float) -> None:
+        assert self._control is not None
+        await asyncio.to_thread(self._control, "ctl", "close_all_connections", "chaos")

@@ -48,6 +48,8 @@ class HttpClient:
         self._numbers = itertools.count(FIRST)
         self._wrong: list[Answer] = []
         self._sending = True
+        self._may_send = asyncio.Event()
+        self._may_send.set()
         self._number_of_callers = callers
         self._deadline_s = deadline_s
         self._callers: list[asyncio.Task[None]] = []
@@ -64,6 +66,16 @@ class HttpClient:
             caller.cancel()
         await asyncio.gather(*self._callers, return_exceptions=True)
         await self._http.aclose()
+
+    async def pause(self) -> None:
+        """Send nothing new, and return when each request has its answer; `go_on` ends it."""
+        self._may_send.clear()
+        while self.sent - set(self.answers):  # noqa: ASYNC110 - each caller answers by itself
+            await asyncio.sleep(PAUSE_S)
+
+    def go_on(self) -> None:
+        """Send again."""
+        self._may_send.set()
 
     async def finish(self) -> None:
         """Send nothing new, and return when each request has its answer, or none by its deadline."""
@@ -99,6 +111,7 @@ class HttpClient:
 
     async def _call(self) -> None:
         while self._sending:
+            await self._may_send.wait()
             number = next(self._numbers)
             self.sent.add(number)
             await self._until_answered(number)

@@ -10,7 +10,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ import httpx
 
 from broker.base import DELAY_LADDER_S, Broker
 from broker.connect import connect
-from broker.declared import endpoint_declared
+from broker.declared import endpoint_declared, endpoint_withdrawn
 from broker.endpoint import read_endpoint
 from broker.following import Following
 from broker.messages import Record
@@ -88,15 +88,30 @@ class Installation:
 
     async def serve(self, name: str, source: str, *parts: str, max_batch: int = 32, **declaration: Any) -> None:
         """Serve a model by an endpoint of the same name, and return once it is ready."""
-        self._names.add(name)
         write_model(self.folder / "models", name, source, max_batch)
-        said = {"endpoint": name, "arms": {"v1": f"{name}@1"}, "deadline": DEADLINE, **declaration}
-        record = endpoint_declared(read_endpoint(said, source="test"), "test")
-        await self.broker.append(self.channels.declared, [record])
+        await self.declare(name, f"{name}@1", **declaration)
         for part in ("processors", "router", *parts):
             self.start(part)
         await self.replica()
         await until(lambda: any(said.part == "router" and said.state == "ready" for said in self.heard.values()))
+
+    async def declare(self, name: str, target: str, **declaration: Any) -> None:
+        """Declare an endpoint with one arm."""
+        await self.broker.append(self.channels.declared, [self._declaration(name, target, declaration)])
+
+    async def declare_as_another(self, name: str, target: str, url: str) -> None:
+        """Declare an endpoint by way of another user's connection."""
+        async with connect(url, self.channels) as broker:
+            await broker.append(self.channels.declared, [self._declaration(name, target, {})])
+
+    def _declaration(self, name: str, target: str, declaration: Mapping[str, Any]) -> bytes:
+        self._names.add(name)
+        said = {"endpoint": name, "arms": {"v1": target}, "deadline": DEADLINE, **declaration}
+        return endpoint_declared(read_endpoint(said, source="test"), "test")
+
+    async def withdraw(self, name: str) -> None:
+        """Take an endpoint back."""
+        await self.broker.append(self.channels.declared, [endpoint_withdrawn(name, "test")])
 
     def another_broker(self) -> Broker:
         """Return one more broker, not opened yet, as another process would have it."""
