@@ -85,7 +85,10 @@ class Processors(Declared):
 
 
 class Gateway(Declared):
-    """Where HTTP is served; the ports are Triton's."""
+    """Where HTTP is served; the ports are Triton's. `docs/gateway.md` explains the limits.
+
+    `connections_limit: 0` is as many as the descriptors of the process allow.
+    """
 
     host: str = "127.0.0.1"
     http_port: Port = 8000
@@ -93,6 +96,14 @@ class Gateway(Declared):
     pending_limit: int = Field(default=10_000, ge=1)
     results_ttl: Duration = 3600.0
     results_limit: Size = 2 << 30
+    head_limit: Annotated[Size, Field(ge=1024)] = 64 * 1024
+    target_limit: Annotated[Size, Field(ge=256)] = 8 * 1024
+    head_timeout: Duration = 15.0
+    body_timeout: Duration = 60.0
+    idle_timeout: Duration = 75.0
+    arriving_limit: Size = 64 << 20
+    bodies_limit: Size = 512 << 20
+    connections_limit: int = Field(default=0, ge=0)
     grace: Duration = 15.0
 
 

@@ -89,14 +89,20 @@ class Installation:
 
     async def _gateway(self, context: Context) -> None:
         from gateway.core import GatewaySettings
+        from gateway.door import DoorLimits
         from gateway.results_sqlite import SqliteResults
         from gateway.run import run
 
         gateway = self.settings.gateway
+        door = DoorLimits(
+            head_bytes=gateway.head_limit, target_bytes=gateway.target_limit, head_s=gateway.head_timeout,
+            body_s=gateway.body_timeout, idle_s=gateway.idle_timeout, arriving_bytes=gateway.arriving_limit,
+            bodies_bytes=gateway.bodies_limit, connections=gateway.connections_limit,
+        )  # fmt: skip
         settings = GatewaySettings(
             instance=context.instance, host=gateway.host, port=gateway.http_port, body_limit_bytes=gateway.body_limit,
             pending_limit=gateway.pending_limit, results_limit_bytes=gateway.results_limit, grace_s=gateway.grace,
-            metrics_port=context.metrics_port,
+            metrics_port=context.metrics_port, door=door,
         )  # fmt: skip
         results = SqliteResults(self.settings.data_folder / "results.db", ttl_s=gateway.results_ttl)
         async with self.broker() as broker:

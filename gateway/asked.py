@@ -14,7 +14,7 @@ Headers = dict[bytes, bytes]
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 WANTED = frozenset(
     (b"inference-header-content-length", b"content-encoding", b"content-length", b"traceparent", b"tracestate",
-     b"timeout_ms", b"millrace-timeout-ms", b"millrace-key", b"millrace-arm", b"upgrade", b"prefer", b"idempotency-key")
+     b"timeout_ms", b"millrace-timeout-ms", b"millrace-key", b"millrace-arm", b"prefer", b"idempotency-key")
 )  # fmt: skip
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from broker.compression import decompress
 from broker.errors import InvalidRequest, TooLarge
 from gateway.asgi import Receive
 
-READ_S = 60.0
 DIGITS = 18  # of a number in a header; Python refuses to read far longer ones, with an error of its own
 
 
@@ -33,18 +30,15 @@ def number(text: bytes) -> int | None:
 
 
 async def _rest(first: bytes, receive: Receive, limit: int) -> bytes:
+    """Return a body that comes in pieces; the connection ends the wait for one that is too slow."""
     parts, size, more = [first], len(first), True
-    try:
-        async with asyncio.timeout(READ_S):
-            while more and size <= limit:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _cut_short()
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                more = message.get("more_body", False)
-    except TimeoutError as exc:
-        raise InvalidRequest(f"the body was not complete after {READ_S:.0f} seconds") from exc
+    while more and size <= limit:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _cut_short()
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        more = message.get("more_body", False)
     return b"".join(parts)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from broker.base import MESSAGE_LIMIT_BYTES, Broker
 from broker.errors import Unavailable
 from broker.rows import DOOR_LINGER_S, Rows
 from gateway.cancels import Cancels
+from gateway.door import Door, DoorLimits
 from gateway.metrics import GatewayMetrics
 from gateway.pending import Pending
 from gateway.readiness import Readiness
@@ -32,6 +33,7 @@ class GatewaySettings:
     publish_patience_s: float = 10.0
     grace_s: float = 15.0
     metrics_port: int = 0
+    door: DoorLimits = field(default_factory=DoorLimits)
 
 
 class Core:
@@ -42,6 +44,7 @@ class Core:
         self.view = view
         self.settings = settings
         self.metrics = metrics
+        self.door = Door(settings.door, metrics.refused)
         self.readiness = Readiness(broker, view)
         self.pending = Pending(broker, broker.channels.answers(settings.instance), limit=settings.pending_limit)
         self.rows = Rows(broker, {}, source=f"/millrace/{settings.instance}", linger_s=DOOR_LINGER_S)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from broker.channels import NAME
-from broker.errors import Expired, Failed, InvalidRequest, MillraceError, NotFound, QueueFull, Unavailable
+from broker.errors import Expired, Failed, InvalidRequest, MillraceError, NotFound, QueueFull, TooLarge, Unavailable
 from broker.header import Answer, Reply, Request, Route
 from broker.ids import new_uid, now_us, uid_text
 from broker.tasks import Tasks
@@ -22,6 +22,7 @@ from gateway.asked import WANTED, allowed_s_of, extra_of, json_length_of, pin_of
 from gateway.asynchronous import Asynchronous
 from gateway.body import read_body
 from gateway.core import Core
+from gateway.door import Ended
 from gateway.merged import Lists, check_waits
 from gateway.results import claim_of
 from gateway.sending import Sending
@@ -65,6 +66,8 @@ class Infer:
         try:
             said = await self._infer(scope, receive, uid)
         except MillraceError as exc:
+            if isinstance(exc, TooLarge):
+                self._core.door.note(Ended.BODY_TOO_LARGE)
             await send_error(send, exc, uid)
             return
         except Exception:  # a bug of ours is an answer too, and not the end of the others
@@ -76,10 +79,6 @@ class Infer:
     async def _infer(self, scope: Scope, receive: Receive, uid: bytes) -> reply.Reply:
         endpoint, arm = _target(scope["path"])
         headers = {name: value for name, value in scope["headers"] if name in WANTED}
-        if b"upgrade" in headers:  # the server's parser drops the body of such a request
-            raise InvalidRequest(
-                "this gateway speaks HTTP/1.1 alone: send no Upgrade header (Java: HttpClient.Version.HTTP_1_1)"
-            )
         router, mask = self._core.resolve(endpoint)
         body = await read_body(
             receive, announced=headers.get(b"content-length"), encoding=headers.get(b"content-encoding"),

@@ -46,6 +46,10 @@ async def run(
         pending=lambda: len(core.pending), unclaimed=lambda: core.pending.unclaimed, stored=lambda: len(asynchronous),
         used=lambda: asynchronous.used_bytes,
     )  # fmt: skip
+    metrics.watch_door(
+        connections=lambda: len(core.door.connections), arriving=lambda: core.door.arriving_bytes,
+        held=lambda: core.door.held_bytes,
+    )  # fmt: skip
     await _follow(core, tasks)
     await core.pending.open()
     await asynchronous.open()

@@ -10,16 +10,15 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from broker.answers import error_body
 from broker.errors import Misconfigured
-from broker.ids import new_uid, now_us, uid_text
+from broker.tasks import Tasks
 from gateway.asgi import App
+from gateway.connection import connection_factory
 from gateway.core import Core
+from gateway.door import SWEEP_S, Door
 
 BACKLOG = 2048
-KEEP_ALIVE_S = 75
 LAST_WORDS_S = 5  # for the answers that say that the gateway stops
 
 
@@ -43,9 +42,11 @@ async def serve(
     """
     listening = listen(host, port)
     real_port: int = listening.getsockname()[1]
-    server = _Server(_config(app, core.settings.grace_s), lambda: on_started(real_port))
+    server = _Server(_config(app, core), lambda: on_started(real_port))
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="http")
     stopping = asyncio.create_task(stop.wait(), name="http-stop")
+    looking = Tasks()
+    looking.spawn(_look(core.door), "door")
     try:
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         core.readiness.stopping = True
@@ -55,9 +56,16 @@ async def serve(
             wait.give_up()
         await serving
     finally:
+        await looking.cancel()
         stopping.cancel()
         serving.cancel()
         listening.close()
+
+
+async def _look(door: Door) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        door.look()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -76,24 +84,6 @@ def listen(host: str, port: int) -> socket.socket:
         ) from exc
 
 
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's own, whose answer to bytes that are no HTTP is JSON with a request id, too."""
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """The parser reads nothing behind an `Upgrade` header, no body and no next request."""
-        if self.cycle is not None:
-            self.cycle.keep_alive = False
-
-    def send_400_response(self, msg: str) -> None:
-        body = error_body(msg)
-        head = (
-            f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            f"millrace-request-id: {uid_text(new_uid(now_us()))}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
-
-
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
@@ -108,9 +98,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _config(app: App, grace_s: float) -> uvicorn.Config:
+def _config(app: App, core: Core) -> uvicorn.Config:
     return uvicorn.Config(
-        app, loop="none", http=_Protocol, ws="none", lifespan="off", interface="asgi3", log_config=None,
-        access_log=False, proxy_headers=False, server_header=False, limit_concurrency=None, backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=int(grace_s) + LAST_WORDS_S,
+        app, loop="none", http=connection_factory(core.door), ws="none", lifespan="off", interface="asgi3",
+        log_config=None, access_log=False, proxy_headers=False, server_header=False, backlog=BACKLOG,
+        timeout_graceful_shutdown=int(core.settings.grace_s) + LAST_WORDS_S,
     )  # fmt: skip
