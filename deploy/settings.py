@@ -6,7 +6,6 @@ In the file `${NAME}` stands for an environment variable, and `key_file: path` g
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import secrets as random_secrets
@@ -19,6 +18,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 from broker.channels import Channels
 from broker.errors import Misconfigured
 from broker.strict import Declared, Duration, read_model
+from deploy.hosts import bare, is_loopback
 from deploy.yaml_text import read_yaml
 
 FILE = "millrace.yaml"
@@ -38,6 +38,7 @@ def size(value: Any) -> int:
 
 Size = Annotated[int, BeforeValidator(size)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Host = Annotated[str, BeforeValidator(bare)]
 
 
 class QueueLimits(Declared):
@@ -90,7 +91,7 @@ class Gateway(Declared):
     `connections_limit: 0` is as many as the descriptors of the process allow.
     """
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     http_port: Port = 8000
     body_limit: Size = 8 * 1024 * 1024 - 64 * 1024
     pending_limit: int = Field(default=10_000, ge=1)
@@ -116,7 +117,7 @@ class Learner(Declared):
 class Metrics(Declared):
     """Where Prometheus finds the installation: `/metrics` of the monitors."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 8002
 
 
@@ -272,11 +273,7 @@ def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
 
 def _check_key(settings: Settings) -> None:
     host = settings.gateway.host
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback and not settings.secrets.assignment.get_secret_value():
+    if not is_loopback(host) and not settings.secrets.assignment.get_secret_value():
         raise Misconfigured(
             f"gateway.host {host} is not loopback: set secrets.assignment, else clients choose arms by choosing ids"
         )

@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.exposition import generate_latest
 
 from broker.errors import MillraceError, Misconfigured
+from deploy.hosts import shown
 
 log = logging.getLogger("millrace")
 
@@ -159,6 +160,16 @@ class _Quiet(WSGIRequestHandler):
         """Scrapes are no news."""
 
 
+class _OverIpv6(WSGIServer):
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        """Take IPv4 clients, too, at `::`."""
+        if socket.has_dualstack_ipv6():
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
 def serve_pages(context: Context, host: str, port: int) -> WSGIServer:
     """Serve a process's pages from a thread of their own; notes the port in the context."""
 
@@ -168,10 +179,11 @@ def serve_pages(context: Context, host: str, port: int) -> WSGIServer:
         return [body]
 
     try:
-        server = make_server(host, port, app, handler_class=_Quiet)
+        kind = _OverIpv6 if ":" in host else WSGIServer
+        server = make_server(host, port, app, server_class=kind, handler_class=_Quiet)
     except OSError as exc:
         raise Misconfigured(
-            f"{host}:{port} cannot be listened on ({exc.strerror}): set metrics.port to another, or 0"
+            f"{shown(host, port)} cannot be listened on ({exc.strerror}): set metrics.port to another, or 0"
         ) from exc
     context.metrics_port = server.server_port
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from broker.base import Broker, Limits
 from broker.connect import connect
+from deploy.hosts import reached_at
 from deploy.settings import Settings, assignment_key, child_environment, load_settings, own_environment
 from deploy.shell import Context, context_of, run_part, serve_pages
 
@@ -143,7 +144,7 @@ class Installation:
         from monitors.known import Known
         from monitors.run import MonitorSettings, run
 
-        known = Known()
+        known = Known(host=reached_at(self.settings.metrics.host))
         context.pages["/targets"] = lambda: ("application/json", json.dumps(known.targets()).encode())
         settings = MonitorSettings(
             instance=context.instance, folder=self.settings.data_folder / "monitors", metrics_port=context.metrics_port,

@@ -199,9 +199,9 @@ class Connection(HttpToolsProtocol):
         self._sizes[-1] += len(body)
         self._door.held_bytes += len(body)
         cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
+        if len(cycle.body) > HIGH_WATER_LIMIT:  # small pieces wake nobody before the last one
             self.flow.pause_reading()
-        cycle.message_event.set()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """Note that the request is whole."""

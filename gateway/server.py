@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,10 @@ from gateway.connection import connection_factory
 from gateway.core import Core
 from gateway.door import SWEEP_S, Door
 
+log = logging.getLogger(__name__)
+
 BACKLOG = 2048
+EVERYWHERE = "::"
 LAST_WORDS_S = 5  # for the answers that say that the gateway stops
 
 
@@ -71,16 +75,20 @@ async def _look(door: Door) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; raises Misconfigured naming the address and the way out."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    shown = f"[{host}]" if family == socket.AF_INET6 else host
+    both = host == EVERYWHERE and socket.has_dualstack_ipv6()
+    if host == EVERYWHERE and not both:
+        log.warning("gateway.host ::: this computer cannot serve IPv4 there, too; 0.0.0.0 serves IPv4 alone")
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             raise Misconfigured(
-                f"port {port} of {host} is in use: stop what listens there, or set gateway.http_port to another one"
+                f"port {port} of {shown} is in use: stop what listens there, or set gateway.http_port to another one"
             ) from exc
         reason = exc.strerror or exc
         raise Misconfigured(
-            f"cannot listen at {host}:{port} ({reason}): are gateway.host and gateway.http_port right?"
+            f"cannot listen at {shown}:{port} ({reason}): are gateway.host and gateway.http_port right?"
         ) from exc
 
 

@@ -14,7 +14,9 @@ from uuid import UUID
 
 import pytest
 
+from broker.errors import Misconfigured
 from gateway.door import DoorLimits
+from gateway.server import listen
 from tests.gateway.serving import PATIENCE_S, Gateway, serving, until
 from tests.gateway.test_infer import BODY, URL
 
@@ -314,3 +316,16 @@ async def test_bytes_that_are_no_http_behind_a_request_do_not_cost_its_answer(ga
     assert (await answer_of(reader))[0] == 200
     assert await reader.read() == b""
     writer.close()
+
+
+async def test_the_gateway_at_every_ipv6_address_serves_ipv4_too(tmp_path: Path) -> None:
+    async with serving(tmp_path, host="::") as gateway:
+        for host in ("[::1]", "127.0.0.1"):
+            answer = await gateway.client.get(f"http://{host}:{gateway.port}/v2/health/live")
+            assert answer.json() == {"live": True}
+
+
+async def test_an_ipv6_address_in_use_is_named_in_brackets(tmp_path: Path) -> None:
+    async with serving(tmp_path, host="::") as gateway:
+        with pytest.raises(Misconfigured, match=rf"port {gateway.port} of \[::1\] is in use"):
+            listen("::1", gateway.port)
