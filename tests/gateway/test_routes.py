@@ -149,7 +149,7 @@ UID = "01890a5d-ac96-774b-bcce-b302099a8057"
         json.dumps({"request_id": UID, "values": {"a": "b"}}).encode(),
         json.dumps({"request_id": UID, "values": {"a": True}}).encode(),
         json.dumps({"request_id": UID, "values": []}).encode(),
-        json.dumps({"request_id": UID, "truth": 1, "item": 7}).encode(),
+        json.dumps({"request_id": UID, "truth": 1, "item": [7]}).encode(),
         json.dumps({"request_id": UID, "truth": 1, "more": 7}).encode(),
         b'{"request_id": "%s", "values": {"a": 1e999}}' % UID.encode(),
         b'{"request_id": "%s", "values": {"a": NaN}}' % UID.encode(),
