@@ -19,9 +19,10 @@ class Announcer:
 
     def __init__(
         self, broker: Broker, *, instance: str, part: Part, metrics_port: int = 0, model: str = "", version: int = 0,
-        in_flight: Callable[[], int] = lambda: 0,
+        in_flight: Callable[[], int] = lambda: 0, stats: Callable[[], dict[str, Any]] = dict,
     ) -> None:  # fmt: skip
         self._broker = broker
+        self._stats = stats
         self._who: dict[str, Any] = {
             "instance": instance, "part": part, "pid": os.getpid(), "metrics_port": metrics_port, "model": model,
             "version": version,
@@ -50,7 +51,7 @@ class Announcer:
             self._full_at = time.monotonic()
         announcement = Announcement(
             state=self._state, error=self._error, at_us=now_us(), in_flight=self._in_flight(),
-            full=self._full if whole else {}, **self._who,
+            stats=self._stats(),            full=self._full if whole else {}, **self._who,
         )  # fmt: skip
         try:
             await self._broker.append(self._broker.channels.status, [write_announcement(announcement)])

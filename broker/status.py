@@ -26,8 +26,9 @@ State = Literal["starting", "loading", "ready", "draining", "stopped", "failed"]
 class Announcement:
     """What a process says of itself every `HEARTBEAT_S`.
 
-    `full` carries what changes seldom (a model's configuration and tensors); it is sent at a change and every
-    `FULL_EVERY_S`, and is empty in between.
+    `stats` is what a replica has computed (see `replica_statistics`), empty before it has. `full` carries what changes
+    seldom (a model's configuration and tensors); it is sent at a change and every `FULL_EVERY_S`, and is empty in
+    between.
     """
 
     instance: str
@@ -40,6 +41,7 @@ class Announcement:
     version: int = 0
     in_flight: int = 0
     error: str = ""
+    stats: dict[str, Any] = field(default_factory=dict)
     full: dict[str, Any] = field(default_factory=dict)
 
 

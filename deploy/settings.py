@@ -105,6 +105,7 @@ class Gateway(Declared):
     arriving_limit: Size = 64 << 20
     bodies_limit: Size = 512 << 20
     connections_limit: int = Field(default=0, ge=0)
+    compress_above: Size = 4096
     grace: Duration = 15.0
 
 

@@ -21,7 +21,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import uvloop
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from broker.errors import MillraceError, Misconfigured
 from deploy.hosts import shown
@@ -174,7 +174,7 @@ def serve_pages(context: Context, host: str, port: int) -> WSGIServer:
     """Serve a process's pages from a thread of their own; notes the port in the context."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        status, kind, body = _page(context, environ.get("PATH_INFO", ""))
+        status, kind, body = _page(context, environ.get("PATH_INFO", ""), environ.get("HTTP_ACCEPT", ""))
         start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
         return [body]
 
@@ -190,9 +190,10 @@ def serve_pages(context: Context, host: str, port: int) -> WSGIServer:
     return server
 
 
-def _page(context: Context, path: str) -> tuple[str, str, bytes]:
+def _page(context: Context, path: str, accept: str) -> tuple[str, str, bytes]:
     if path == "/metrics":
-        return "200 OK", "text/plain; version=0.0.4; charset=utf-8", generate_latest(context.registry)
+        write, kind = choose_encoder(accept)  # OpenMetrics, if the scraper takes it
+        return "200 OK", kind, write(context.registry)
     if path == "/health/live":
         return "200 OK", "application/json", b'{"live":true}'
     if path == "/health/ready":

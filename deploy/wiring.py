@@ -103,7 +103,7 @@ class Installation:
         settings = GatewaySettings(
             instance=context.instance, host=gateway.host, port=gateway.http_port, body_limit_bytes=gateway.body_limit,
             pending_limit=gateway.pending_limit, results_limit_bytes=gateway.results_limit, grace_s=gateway.grace,
-            metrics_port=context.metrics_port, door=door,
+            metrics_port=context.metrics_port, compress_above_bytes=gateway.compress_above, door=door,
         )  # fmt: skip
         results = SqliteResults(self.settings.data_folder / "results.db", ttl_s=gateway.results_ttl)
         async with self.broker() as broker:

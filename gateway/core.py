@@ -11,6 +11,7 @@ from broker.rows import DOOR_LINGER_S, Rows
 from gateway.cancels import Cancels
 from gateway.door import Door, DoorLimits
 from gateway.metrics import GatewayMetrics
+from gateway.model_statistics import Computed
 from gateway.pending import Pending
 from gateway.readiness import Readiness
 from router.router import Router
@@ -33,6 +34,7 @@ class GatewaySettings:
     publish_patience_s: float = 10.0
     grace_s: float = 15.0
     metrics_port: int = 0
+    compress_above_bytes: int = 4096
     door: DoorLimits = field(default_factory=DoorLimits)
 
 
@@ -49,6 +51,7 @@ class Core:
         self.pending = Pending(broker, broker.channels.answers(settings.instance), limit=settings.pending_limit)
         self.rows = Rows(broker, {}, source=f"/millrace/{settings.instance}", linger_s=DOOR_LINGER_S)
         self.cancels = Cancels(broker)
+        self.computed = Computed()
         self.inputs = lru_cache(maxsize=1024)(broker.channels.inputs)
 
     def resolve(self, endpoint: str) -> tuple[Router, int]:

@@ -12,6 +12,7 @@ from broker.announcer import Announcer
 from broker.base import Broker, Since
 from broker.following import Following
 from broker.ids import now_us
+from broker.messages import Record
 from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
 from gateway.app import front
@@ -78,10 +79,15 @@ async def _follow(core: Core, tasks: Tasks) -> None:
     declared, status = broker.channels.declared, broker.channels.status
     await broker.declare(declared)
     await broker.declare(status)
+
+    def fold_status(record: Record) -> None:
+        view.fold_status(record)
+        core.computed.fold(record)
+
     lately = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
     for name, following in (
         ("declared", Following(broker, declared, 0, view.fold_declared)),
-        ("status", Following(broker, status, lately, view.fold_status)),
+        ("status", Following(broker, status, lately, fold_status)),
     ):
         core.readiness.follow(name, following)
         tasks.spawn(following.run(), name)

@@ -58,9 +58,11 @@ class Replica:
         self._cancels = Cancels()
         self._tasks = Tasks()
         self._pipeline: Pipeline | None = None
+        self._metrics: ProcessorMetrics | None = None
         self._announcer = Announcer(
             broker, instance=spec.instance, part="replica", model=spec.model, version=spec.version,
             metrics_port=spec.metrics_port, in_flight=lambda: self._pipeline.in_flight if self._pipeline else 0,
+            stats=lambda: self._metrics.statistics.write() if self._metrics else {},
         )  # fmt: skip
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -101,7 +103,7 @@ class Replica:
 
     async def _serve(self, model: Model) -> None:
         spec = self._spec
-        metrics = ProcessorMetrics(self._registry, spec.model, spec.version)
+        metrics = self._metrics = ProcessorMetrics(self._registry, spec.model, spec.version)
         settings = PipelineSettings(instance=spec.instance, grace_s=spec.grace_s)
         pipeline = self._pipeline = Pipeline(self._broker, model, self._endpoints, settings, metrics, self._cancels)
         lane = self._broker.channels.retry(pipeline.queue)
