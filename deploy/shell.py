@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from socketserver import ThreadingMixIn
 from typing import IO, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -32,6 +33,8 @@ FAILED = 1
 DIED = 70
 PARENT_EVERY_S = 1.0
 GRACE_S = 25.0
+PAGE_WITHIN_S = 5.0  # a request for a page comes whole, and is read, within this time
+PAGE_CONNECTIONS = 32
 # Requests are made and gone by the hundred in a batch: Python's 700 would walk them all the time (measured: a third of
 # a processor's CPU).
 GC_THRESHOLD = (50_000, 20, 50)
@@ -156,11 +159,37 @@ def _registry() -> CollectorRegistry:
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = PAGE_WITHIN_S
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
         """Scrapes are no news."""
 
 
-class _OverIpv6(WSGIServer):
+class _Pages(ThreadingMixIn, WSGIServer):
+    """A thread for each connection, and few of them: one that is silent must not keep the others from health."""
+
+    daemon_threads = True
+
+    def __init__(self, *given: Any) -> None:
+        self._free = threading.BoundedSemaphore(PAGE_CONNECTIONS)
+        super().__init__(*given)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, or close it if too many are served."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
+class _OverIpv6(_Pages):
     address_family = socket.AF_INET6
 
     def server_bind(self) -> None:
@@ -179,7 +208,7 @@ def serve_pages(context: Context, host: str, port: int) -> WSGIServer:
         return [body]
 
     try:
-        kind = _OverIpv6 if ":" in host else WSGIServer
+        kind = _OverIpv6 if ":" in host else _Pages
         server = make_server(host, port, app, server_class=kind, handler_class=_Quiet)
     except OSError as exc:
         raise Misconfigured(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 from urllib.request import Request, urlopen
@@ -52,3 +53,18 @@ async def test_metrics_are_in_the_format_that_the_scraper_takes(accept: str, kin
     read = open_families if kind.endswith("openmetrics-text") else plain_families
     values = {(it.name, it.labels.get("reason")): it.value for family in read(text) for it in family.samples}
     assert values["millrace_gateway_refused_total", "malformed"] == 1
+
+
+async def test_silent_connections_do_not_keep_health_from_anybody() -> None:
+    context = context_of("gateway", asyncio.Event())
+    server = serve_pages(context, "127.0.0.1", 0)
+    silent = [socket.create_connection(("127.0.0.1", context.metrics_port)) for _ in range(8)]
+    try:
+        page = await asyncio.to_thread(urlopen, f"http://127.0.0.1:{context.metrics_port}/health/live", None, 3)
+        assert page.read() == b'{"live":true}'
+        page.close()
+    finally:
+        for connection in silent:
+            connection.close()
+        server.shutdown()
+        server.server_close()
