@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
+from broker.answers import clean
 from broker.errors import InvalidRequest
 from broker.ids import now_us, uid_of, uid_text
 from broker.messages import Record
+from broker.rewards import Reward
+from broker.strict import nearest
 
 TYPE = "millrace.feedback.v1"
+NO_REWARDS: Mapping[str, Reward] = MappingProxyType({})
 KNOWN = ("request_id", "values", "truth", "item", "event_id")
 
 
@@ -29,8 +34,11 @@ class Feedback:
     at_us: int = 0
 
 
-def parse_feedback(body: bytes) -> Feedback:
-    """Read what a client sent; raises InvalidRequest naming what is wrong."""
+def parse_feedback(body: bytes, rewards: Mapping[str, Reward] = NO_REWARDS) -> Feedback:
+    """Read what a client sent for an endpoint with these rewards; raises InvalidRequest naming what is wrong.
+
+    An endpoint that declares rewards from values takes those names alone: one that is misspelled would count nowhere.
+    """
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
@@ -44,8 +52,8 @@ def parse_feedback(body: bytes) -> Feedback:
     if ("values" in data) == ("truth" in data):
         raise InvalidRequest("feedback: give either 'values' or 'truth'")
     return Feedback(
-        uid=_uid(data.get("request_id")), values=_values(data.get("values", {})), truth=_truth(data),
-        item=_text(data, "item"), event_id=_text(data, "event_id"), at_us=now_us(),
+        uid=_uid(data.get("request_id")), values=_rewarded(data.get("values", {}), rewards), truth=_truth(data),
+        item=_item(data), event_id=_text(data, "event_id"), at_us=now_us(),
     )  # fmt: skip
 
 
@@ -82,6 +90,21 @@ def _uid(value: Any) -> bytes:
         raise InvalidRequest(f"feedback: request_id {value!r} is not an id from a millrace-request-id header") from exc
 
 
+def _rewarded(values: Any, rewards: Mapping[str, Reward]) -> dict[str, float]:
+    if not isinstance(values, dict):
+        return _values(values)
+    given = [name for name, reward in rewards.items() if reward.source == "values"]
+    for name in values:
+        if name in rewards and name not in given:
+            raise InvalidRequest(f"feedback: reward {name!r} is scored by the truth: send 'truth', not values.{name}")
+        if given and name not in given:
+            raise InvalidRequest(
+                f"feedback: this endpoint has no reward {clean(name)[:60]!r}: {nearest(name, given, what='rewards')}"
+            )
+    flags = {name for name in given if rewards[name].type == "bool"}
+    return _values({name: float(it) if name in flags and isinstance(it, bool) else it for name, it in values.items()})
+
+
 def _values(value: Any) -> dict[str, float]:
     if not isinstance(value, dict):
         raise InvalidRequest(f"feedback: values is {type(value).__name__}; a mapping of names to numbers is expected")
@@ -97,6 +120,12 @@ def _truth(data: dict[str, Any]) -> Any:
     except TypeError as exc:  # it reads deeper nesting than it writes
         raise InvalidRequest(f"feedback: truth cannot be kept ({exc}): nest it less deep") from exc
     return data.get("truth")
+
+
+def _item(data: dict[str, Any]) -> str | None:
+    """Return the item as text: lists of integers are lists of items, too."""
+    value = data.get("item")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(data, "item")
 
 
 def _text(data: dict[str, Any], key: str) -> str | None:

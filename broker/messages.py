@@ -24,6 +24,7 @@ class Message:
     count: int = 1  # requests or answers inside
     headers: Mapping[str, Any] = field(default_factory=lambda: NO_HEADERS)
     content_type: str | None = None
+    content_encoding: str | None = None
     correlation_id: str | None = None
     message_id: str | None = None
     reply_to: str | None = None

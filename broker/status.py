@@ -35,9 +35,9 @@ TROUBLE_CHARACTERS = 300
 class Announcement:
     """What a process says of itself every `HEARTBEAT_S`.
 
-    `full` carries what changes seldom (a model's configuration and tensors); it is sent at a change and every
-    `FULL_EVERY_S`, and is empty in between. `troubles` are what is wrong now, in words. `host` names the machine whose
-    clock wrote `at_us`.
+    `stats` is what a replica has computed (see `replica_statistics`), empty before it has. `full` carries what changes
+    seldom (a model's configuration and tensors); it is sent at a change and every `FULL_EVERY_S`, and is empty in
+    between. `troubles` are what is wrong now, in words. `host` names the machine whose clock wrote `at_us`.
     """
 
     instance: str
@@ -52,6 +52,7 @@ class Announcement:
     in_flight: int = 0
     error: str = ""
     troubles: tuple[str, ...] = ()
+    stats: dict[str, Any] = field(default_factory=dict)
     full: dict[str, Any] = field(default_factory=dict)
 
 
@@ -157,6 +158,7 @@ class _Announcement(_Strict):
     in_flight: Annotated[int, Field(ge=0, lt=1 << 40)] = 0
     error: _Text = ""
     troubles: Annotated[tuple[_Text, ...], Field(max_length=100)] = ()
+    stats: dict[str, Any] = {}
     full: dict[str, Any] = {}
 
     @field_validator("full")

@@ -6,7 +6,6 @@ In the file `${NAME}` stands for an environment variable, and `key_file: path` g
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import secrets as random_secrets
@@ -19,6 +18,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 from broker.channels import Channels
 from broker.errors import Misconfigured
 from broker.strict import Declared, Duration, read_model
+from deploy.hosts import bare, is_loopback
 from deploy.yaml_text import read_yaml
 
 FILE = "millrace.yaml"
@@ -38,6 +38,7 @@ def size(value: Any) -> int:
 
 Size = Annotated[int, BeforeValidator(size)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Host = Annotated[str, BeforeValidator(bare)]
 
 
 class QueueLimits(Declared):
@@ -85,15 +86,27 @@ class Processors(Declared):
 
 
 class Gateway(Declared):
-    """Where HTTP is served; the ports are Triton's."""
+    """Where HTTP is served; the ports are Triton's. `docs/gateway.md` explains the limits.
 
-    host: str = "127.0.0.1"
+    `connections_limit: 0` is as many as the descriptors of the process allow.
+    """
+
+    host: Host = "127.0.0.1"
     http_port: Port = 8000
     body_limit: Size = 8 * 1024 * 1024 - 64 * 1024
     pending_limit: int = Field(default=10_000, ge=1)
     results_ttl: Duration = 3600.0
     results_limit: Size = 2 << 30
     strict_readiness: bool = False
+    head_limit: Annotated[Size, Field(ge=1024)] = 64 * 1024
+    target_limit: Annotated[Size, Field(ge=256)] = 8 * 1024
+    head_timeout: Duration = 15.0
+    body_timeout: Duration = 60.0
+    idle_timeout: Duration = 75.0
+    arriving_limit: Size = 64 << 20
+    bodies_limit: Size = 512 << 20
+    connections_limit: int = Field(default=0, ge=0)
+    compress_above: Size = 4096
     grace: Duration = 15.0
 
 
@@ -106,7 +119,7 @@ class Learner(Declared):
 class Metrics(Declared):
     """Where Prometheus finds the installation: `/metrics` of the monitors."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 8002
 
 
@@ -262,11 +275,7 @@ def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
 
 def _check_key(settings: Settings) -> None:
     host = settings.gateway.host
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback and not settings.secrets.assignment.get_secret_value():
+    if not is_loopback(host) and not settings.secrets.assignment.get_secret_value():
         raise Misconfigured(
             f"gateway.host {host} is not loopback: set secrets.assignment, else clients choose arms by choosing ids"
         )

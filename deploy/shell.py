@@ -16,18 +16,20 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from socketserver import ThreadingMixIn
 from typing import IO, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import uvloop
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from broker.clocks import CLOCKS
 from broker.errors import MillraceError, Misconfigured
 from broker.skipped import SKIPPED
+from deploy.hosts import shown
 
 log = logging.getLogger("millrace")
 
@@ -35,6 +37,8 @@ FAILED = 1
 DIED = 70
 PARENT_EVERY_S = 1.0
 GRACE_S = 25.0
+PAGE_WITHIN_S = 5.0  # a request for a page comes whole, and is read, within this time
+PAGE_CONNECTIONS = 32
 # Requests are made and gone by the hundred in a batch: Python's 700 would walk them all the time (measured: a third of
 # a processor's CPU).
 GC_THRESHOLD = (50_000, 20, 50)
@@ -177,32 +181,70 @@ class _Logs(Collector):
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = PAGE_WITHIN_S
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
         """Scrapes are no news."""
+
+
+class _Pages(ThreadingMixIn, WSGIServer):
+    """A thread for each connection, and few of them: one that is silent must not keep the others from health."""
+
+    daemon_threads = True
+
+    def __init__(self, *given: Any) -> None:
+        self._free = threading.BoundedSemaphore(PAGE_CONNECTIONS)
+        super().__init__(*given)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, or close it if too many are served."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
+class _OverIpv6(_Pages):
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        """Take IPv4 clients, too, at `::`."""
+        if socket.has_dualstack_ipv6():
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 def serve_pages(context: Context, host: str, port: int) -> WSGIServer:
     """Serve a process's pages from a thread of their own; notes the port in the context."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        status, kind, body = _page(context, environ.get("PATH_INFO", ""))
+        status, kind, body = _page(context, environ.get("PATH_INFO", ""), environ.get("HTTP_ACCEPT", ""))
         start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
         return [body]
 
     try:
-        server = make_server(host, port, app, handler_class=_Quiet)
+        kind = _OverIpv6 if ":" in host else _Pages
+        server = make_server(host, port, app, server_class=kind, handler_class=_Quiet)
     except OSError as exc:
         raise Misconfigured(
-            f"{host}:{port} cannot be listened on ({exc.strerror}): set metrics.port to another, or 0"
+            f"{shown(host, port)} cannot be listened on ({exc.strerror}): set metrics.port to another, or 0"
         ) from exc
     context.metrics_port = server.server_port
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server
 
 
-def _page(context: Context, path: str) -> tuple[str, str, bytes]:
+def _page(context: Context, path: str, accept: str) -> tuple[str, str, bytes]:
     if path == "/metrics":
-        return "200 OK", "text/plain; version=0.0.4; charset=utf-8", generate_latest(context.registry)
+        write, kind = choose_encoder(accept)  # OpenMetrics, if the scraper takes it
+        return "200 OK", kind, write(context.registry)
     if path == "/health/live":
         return "200 OK", "application/json", b'{"live":true}'
     if path == "/health/ready":

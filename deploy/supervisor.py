@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from broker.errors import MillraceError, Unavailable
+from deploy.hosts import shown
 from deploy.lock import the_only_one
 from deploy.settings import child_environment
 from deploy.watch import Watch
@@ -152,13 +153,13 @@ async def wait_until_ready(
         if ready:
             return
         await asyncio.sleep(EVERY_S)
-    raise Unavailable(f"http://{host}:{port}{path} is not ready after {limit_s:.0f} s: {last}")
+    raise Unavailable(f"http://{shown(host, port)}{path} is not ready after {limit_s:.0f} s: {last}")
 
 
 async def _ask(host: str, port: int, path: str) -> tuple[bool, str]:
     reader, writer = await asyncio.open_connection(host, port)
     try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {shown(host, port)}\r\nConnection: close\r\n\r\n".encode())
         answer = (await asyncio.wait_for(reader.read(), 5.0)).decode("utf-8", "replace")
     except TimeoutError as exc:
         raise MillraceError("the gateway does not answer") from exc

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from broker.base import Broker
 from broker.channels import Limits
 from broker.connect import connect
+from deploy.hosts import reached_at
 from deploy.settings import Settings, assignment_key, child_environment, load_settings, own_environment
 from deploy.shell import Context, context_of, run_part, serve_pages
 
@@ -90,14 +91,21 @@ class Installation:
 
     async def _gateway(self, context: Context) -> None:
         from gateway.core import GatewaySettings
+        from gateway.door import DoorLimits
         from gateway.results_sqlite import SqliteResults
         from gateway.run import run
 
         gateway = self.settings.gateway
+        door = DoorLimits(
+            head_bytes=gateway.head_limit, target_bytes=gateway.target_limit, head_s=gateway.head_timeout,
+            body_s=gateway.body_timeout, idle_s=gateway.idle_timeout, arriving_bytes=gateway.arriving_limit,
+            bodies_bytes=gateway.bodies_limit, connections=gateway.connections_limit,
+        )  # fmt: skip
         settings = GatewaySettings(
             instance=context.instance, host=gateway.host, port=gateway.http_port, body_limit_bytes=gateway.body_limit,
             pending_limit=gateway.pending_limit, results_limit_bytes=gateway.results_limit, grace_s=gateway.grace,
             metrics_port=context.metrics_port, strict_readiness=gateway.strict_readiness,
+            compress_above_bytes=gateway.compress_above, door=door,
         )  # fmt: skip
         results = SqliteResults(self.settings.data_folder / "results.db", ttl_s=gateway.results_ttl)
         async with self.broker() as broker:
@@ -138,7 +146,7 @@ class Installation:
         from monitors.known import Known
         from monitors.run import MonitorSettings, run
 
-        known = Known()
+        known = Known(host=reached_at(self.settings.metrics.host))
         context.pages["/targets"] = lambda: ("application/json", json.dumps(known.targets()).encode())
         settings = MonitorSettings(
             instance=context.instance, folder=self.settings.data_folder / "monitors", metrics_port=context.metrics_port,

@@ -17,6 +17,7 @@ from broker.errors import Failed, MillraceError
 from broker.ids import new_uid, now_us, uid_text
 from gateway.asgi import REQUEST_ID, App, Receive, Scope, Send, error_headers
 from gateway.asynchronous import Asynchronous
+from gateway.compress import Compressing
 from gateway.core import Core
 from gateway.errors import code_of
 from gateway.feedback import FeedbackIntake
@@ -37,9 +38,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Front:
     """The ASGI app: POST …/infer goes straight to the hot route, everything else to Starlette."""
 
-    def __init__(self, infer: Infer, app: App) -> None:
+    def __init__(self, infer: Infer, app: App, compress_above_bytes: int) -> None:
         self._infer = infer
         self._app = app
+        self._compress_above_bytes = compress_above_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request on; every answer carries a request id."""
@@ -48,12 +50,13 @@ class Front:
         if scope["method"] == "POST" and scope["path"].endswith("/infer"):
             await self._infer(scope, receive, send)
             return
-        await self._app(scope, receive, partial(_named, send, uid_text(new_uid(now_us())).encode()))
+        packing = Compressing(send, scope["headers"], self._compress_above_bytes)
+        await self._app(scope, receive, partial(_named, packing, uid_text(new_uid(now_us())).encode()))
 
 
 def front(core: Core, infer: Infer, asynchronous: Asynchronous) -> Front:
     """Return the whole gateway as one ASGI app."""
-    return Front(infer, application(core, asynchronous))
+    return Front(infer, application(core, asynchronous), core.settings.compress_above_bytes)
 
 
 def application(core: Core, asynchronous: Asynchronous) -> Starlette:
@@ -72,9 +75,11 @@ def routes(core: Core, asynchronous: Asynchronous) -> list[Route]:
         _get("/v2/health/live", health.live),
         _get("/v2/health/ready", health.ready),
         _get("/v2/models", models.names),
+        _get("/v2/models/stats", models.statistics),
         *(_get(base, models.metadata) for base in (MODEL, VERSION)),
         *(_get(base + "/ready", models.ready) for base in (MODEL, VERSION)),
         *(_get(base + "/config", models.config) for base in (MODEL, VERSION)),
+        *(_get(base + "/stats", models.statistics) for base in (MODEL, VERSION)),
         *(_post(base + "/infer", _unreached) for base in (MODEL, VERSION)),
         _post(MODEL + "/feedback", feedback.take),
         Route(REQUEST, requests.serve, methods=["GET", "DELETE"]),

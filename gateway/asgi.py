@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from http import HTTPStatus
 from typing import Any
 
 from broker.answers import error_body
@@ -33,6 +34,14 @@ async def send_error(send: Send, error: MillraceError, uid: bytes) -> None:
     await send_answer(
         send, code_of(error), [*error_headers(error, len(body)), (REQUEST_ID, uid_text(uid).encode())], body
     )
+
+
+def raw_error(error: MillraceError, uid: bytes) -> bytes:
+    """Return an error as the whole bytes of an answer, for a connection that ends with it."""
+    body, code = error_body(str(error)), code_of(error)
+    headers = [*error_headers(error, len(body)), (REQUEST_ID, uid_text(uid).encode()), (b"connection", b"close")]
+    lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}".encode(), *(b"%b: %b" % header for header in headers)]
+    return b"\r\n".join((*lines, b"", body))
 
 
 def error_headers(error: MillraceError, size: int) -> HeaderList:

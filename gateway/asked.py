@@ -8,13 +8,14 @@ import orjson
 
 from broker.errors import InvalidRequest
 from gateway.body import number
+from router.keys import KEY_CHARACTERS
 
 Headers = dict[bytes, bytes]
 
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 WANTED = frozenset(
     (b"inference-header-content-length", b"content-encoding", b"content-length", b"traceparent", b"tracestate",
-     b"timeout_ms", b"millrace-timeout-ms", b"millrace-key", b"millrace-arm", b"upgrade", b"prefer", b"idempotency-key")
+     b"timeout_ms", b"millrace-timeout-ms", b"millrace-key", b"millrace-arm", b"prefer", b"idempotency-key")
 )  # fmt: skip
 
 
@@ -39,6 +40,17 @@ def pin_of(headers: Headers, pin: str | None) -> str | None:
     if pin is not None and text.decode("latin-1") != pin:
         raise InvalidRequest(f"millrace-arm: {_shown(text)} is not the path's version, {pin!r}: send one of them")
     return text.decode("latin-1")
+
+
+def key_of_client(headers: Headers) -> str:
+    """Return the key that a client gives its request; a longer one would be the same as others."""
+    text = headers.get(b"millrace-key")
+    if text is None:
+        return ""
+    key = text.decode("utf-8", "replace")
+    if len(key) > KEY_CHARACTERS:
+        raise InvalidRequest(f"millrace-key: {len(key)} characters; {KEY_CHARACTERS} are allowed")
+    return key
 
 
 def allowed_s_of(headers: Headers, longest_s: float) -> float:

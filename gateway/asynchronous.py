@@ -35,6 +35,7 @@ PUBLISH_S = 5.0  # a broker that has not confirmed a request by then is not wait
 OTHERS_S = 1.0  # what another gateway has begun it may just be publishing
 ASK_AT_ONCE = 500
 SWEEP_S = 5.0
+TIMER_S = 0.002  # uvloop counts whole milliseconds: a timer may be early
 MEASURE_S = 1.0
 PAUSE_S = 0.5
 
@@ -152,7 +153,8 @@ class Asynchronous:
         """Return how a request stands, after waiting for its answer. Raises NotFound and Gone."""
         held = await self._known(uid)
         waits = held.answer is None and self._has_room
-        async with self._expecting(uid, min(wait_s, self._left_s(held)) if waits else 0.0) as answered:
+        longest_s = self._left_s(held) + TIMER_S
+        async with self._expecting(uid, min(wait_s, longest_s) if waits else 0.0) as answered:
             answer = held.answer or await answered()
         if answer is None and self._left_s(held) <= 0:
             raise Gone(f"request {uid_text(uid)}: the time allowed was over before its answer was there")

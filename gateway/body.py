@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import zlib
-
+from broker.compression import decompress
 from broker.errors import InvalidRequest, TooLarge
 from gateway.asgi import Receive
 
-READ_S = 60.0
 DIGITS = 18  # of a number in a header; Python refuses to read far longer ones, with an error of its own
 
 
@@ -24,7 +21,7 @@ async def read_body(receive: Receive, *, announced: bytes | None, encoding: byte
         body = await _rest(body, receive, limit)
     if len(body) > limit:
         raise _too_large(len(body), limit)
-    return _decompress(body, encoding.strip().lower(), limit) if encoding else body
+    return decompress(body, encoding.decode("latin-1"), limit) if encoding else body
 
 
 def number(text: bytes) -> int | None:
@@ -33,42 +30,16 @@ def number(text: bytes) -> int | None:
 
 
 async def _rest(first: bytes, receive: Receive, limit: int) -> bytes:
+    """Return a body that comes in pieces; the connection ends the wait for one that is too slow."""
     parts, size, more = [first], len(first), True
-    try:
-        async with asyncio.timeout(READ_S):
-            while more and size <= limit:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _cut_short()
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                more = message.get("more_body", False)
-    except TimeoutError as exc:
-        raise InvalidRequest(f"the body was not complete after {READ_S:.0f} seconds") from exc
+    while more and size <= limit:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _cut_short()
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        more = message.get("more_body", False)
     return b"".join(parts)
-
-
-def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
-    """Undo gzip or deflate, never beyond `limit`: a small body can hold a very large one."""
-    if encoding in (b"", b"identity"):
-        return body
-    if encoding not in (b"gzip", b"deflate"):
-        raise InvalidRequest(
-            f"Content-Encoding {encoding.decode('latin-1')!r} is not known: send gzip, deflate or none"
-        )
-    for window in (47, -15):  # zlib or gzip by their header; raw deflate
-        machine = zlib.decompressobj(window)
-        try:
-            data = machine.decompress(body, limit + 1)
-        except zlib.error:
-            continue
-        if len(data) > limit:
-            raise _too_large(len(data), limit)
-        if machine.eof and not machine.unused_data:
-            return data
-    raise InvalidRequest(
-        f"the body is not one whole {encoding.decode()} stream as its Content-Encoding says: it is cut short, or longer"
-    )
 
 
 def _cut_short() -> InvalidRequest:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from broker.base import MESSAGE_LIMIT_BYTES, Broker
 from broker.errors import MillraceError, NotFound, Unavailable
 from broker.rows import DOOR_LINGER_S, Rows
 from gateway.cancels import Cancels
+from gateway.door import Door, DoorLimits
 from gateway.metrics import GatewayMetrics
+from gateway.model_statistics import Computed
 from gateway.pending import Pending
 from gateway.readiness import Readiness
 from router.router import Router
@@ -33,6 +35,8 @@ class GatewaySettings:
     grace_s: float = 15.0
     metrics_port: int = 0
     strict_readiness: bool = False
+    compress_above_bytes: int = 4096
+    door: DoorLimits = field(default_factory=DoorLimits)
 
 
 class Core:
@@ -43,10 +47,12 @@ class Core:
         self.view = view
         self.settings = settings
         self.metrics = metrics
+        self.door = Door(settings.door, metrics.refused)
         self.readiness = Readiness(broker, view, strict=settings.strict_readiness)
         self.pending = Pending(broker, broker.channels.answers(settings.instance), limit=settings.pending_limit)
         self.rows = Rows(broker, {}, source=f"/millrace/{settings.instance}", linger_s=DOOR_LINGER_S)
         self.cancels = Cancels(broker)
+        self.computed = Computed()
         self.inputs = lru_cache(maxsize=1024)(broker.channels.inputs)
 
     def resolve(self, endpoint: str) -> tuple[Router, int]:

@@ -14,6 +14,7 @@ from broker.errors import (
     Rejected,
     SlowDown,
     TooLarge,
+    TryAgain,
     Unavailable,
     Unreachable,
 )
@@ -32,12 +33,27 @@ class KeyReused(Rejected):
     """The idempotency key was given for another request."""
 
 
+class HeadTooLarge(Rejected):
+    """The headers of a request are over the limit."""
+
+
+class TargetTooLong(Rejected):
+    """The target of a request is over the limit."""
+
+
+class TooSlow(TryAgain):
+    """A request did not come whole within the time allowed."""
+
+
 CODES: tuple[tuple[type[MillraceError], int], ...] = (
     (NotFound, 404),
     (TooLarge, 413),
     (Gone, 410),
     (AlreadyEnded, 409),
     (KeyReused, 422),
+    (TargetTooLong, 414),
+    (HeadTooLarge, 431),
+    (TooSlow, 408),
     (Rejected, 400),
     (SlowDown, 429),
     (Expired, 504),

@@ -21,7 +21,8 @@ class FeedbackIntake:
 
     async def take(self, request: Request) -> JSONResponse:
         """Answer 202 once the broker has the record."""
-        endpoint = self._core.router(request.path_params["endpoint"]).endpoint.endpoint
+        declared = self._core.router(request.path_params["endpoint"]).endpoint
+        endpoint = declared.endpoint
         headers = request.headers
         body = await read_body(
             request.receive,
@@ -29,7 +30,7 @@ class FeedbackIntake:
             encoding=headers.get("content-encoding", "").encode("latin-1"),
             limit=self._core.settings.feedback_limit_bytes,
         )
-        record, attributes = write_feedback(parse_feedback(body))
+        record, attributes = write_feedback(parse_feedback(body, declared.feedback.rewards))
         log = await self._log(endpoint)
         outcome = (await self._core.broker.append(log, [record], attributes))[0]
         if not outcome.safe:

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from gateway.core import Core
 
 NAME = "millrace"
-EXTENSIONS = ("binary_tensor_data", "model_configuration")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 
 
 class Health:
@@ -20,7 +20,7 @@ class Health:
         self._core = core
 
     async def server(self, request: Request) -> JSONResponse:
-        """GET /v2: who this is. `statistics` and `model_repository` are not listed before all of them is served."""
+        """GET /v2: who this is. `model_repository` is not listed before all of it is served."""
         del request
         return JSONResponse({"name": NAME, "version": product_version(), "extensions": list(EXTENSIONS)})
 

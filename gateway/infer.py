@@ -12,16 +12,18 @@ from functools import lru_cache
 from typing import TypeVar
 
 from broker.channels import NAME
-from broker.errors import Expired, Failed, InvalidRequest, MillraceError, NotFound, QueueFull, Unavailable
+from broker.errors import Expired, Failed, InvalidRequest, MillraceError, NotFound, QueueFull, TooLarge, Unavailable
 from broker.header import Answer, Reply, Request, Route
 from broker.ids import new_uid, now_us, uid_text
 from broker.tasks import Tasks
 from gateway import reply
 from gateway.asgi import Receive, Scope, Send, send_answer, send_error
-from gateway.asked import WANTED, allowed_s_of, extra_of, json_length_of, pin_of, trace_of
+from gateway.asked import WANTED, allowed_s_of, extra_of, json_length_of, key_of_client, pin_of, trace_of
 from gateway.asynchronous import Asynchronous
 from gateway.body import read_body
+from gateway.compress import compressed
 from gateway.core import Core
+from gateway.door import Ended
 from gateway.merged import Lists, check_waits
 from gateway.results import claim_of
 from gateway.sending import Sending
@@ -65,21 +67,22 @@ class Infer:
         try:
             said = await self._infer(scope, receive, uid)
         except MillraceError as exc:
+            if isinstance(exc, TooLarge):
+                self._core.door.note(Ended.BODY_TOO_LARGE)
             await send_error(send, exc, uid)
             return
         except Exception:  # a bug of ours is an answer too, and not the end of the others
             log.exception("request %s broke the gateway", uid_text(uid))
             await send_error(send, Failed("the gateway failed at this request; its log says why"), uid)
             return
-        await send_answer(send, said.code, said.headers, said.body)
+        headers, body = said.headers, said.body
+        if len(body) >= self._core.settings.compress_above_bytes:
+            headers, body = await compressed(headers, body, scope["headers"])
+        await send_answer(send, said.code, headers, body)
 
     async def _infer(self, scope: Scope, receive: Receive, uid: bytes) -> reply.Reply:
         endpoint, arm = _target(scope["path"])
         headers = {name: value for name, value in scope["headers"] if name in WANTED}
-        if b"upgrade" in headers:  # the server's parser drops the body of such a request
-            raise InvalidRequest(
-                "this gateway speaks HTTP/1.1 alone: send no Upgrade header (Java: HttpClient.Version.HTTP_1_1)"
-            )
         router, mask = self._core.resolve(endpoint)
         body = await read_body(
             receive, announced=headers.get(b"content-length"), encoding=headers.get(b"content-encoding"),
@@ -87,8 +90,7 @@ class Infer:
         )  # fmt: skip
         accepted_us = now_us()
         json_length = json_length_of(headers, len(body))
-        given = headers.get(b"millrace-key", b"").decode("utf-8", "replace")
-        key = key_of(router.endpoint.key, given, body, json_length)
+        key = key_of(router.endpoint.key, key_of_client(headers), body, json_length)
         allowed_s = allowed_s_of(headers, router.endpoint.deadline)
         arm = pin_of(headers, arm)
         vector = vector_of(router.features, body, json_length) if router.features and arm is None else None

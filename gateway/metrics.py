@@ -24,6 +24,17 @@ class GatewayMetrics:
         self._merges = Counter(
             "millrace_merges_lost", "Merge records that the log never took, by reason.", ("reason",), registry=registry
         )
+        self._refused = Counter(
+            "millrace_gateway_refused", "Connections and requests that the door ended, by reason.", ("reason",),
+            registry=registry,
+        )  # fmt: skip
+        self._connections = Gauge("millrace_gateway_connections", "Open HTTP connections.", registry=registry)
+        self._arriving = Gauge(
+            "millrace_gateway_arriving_bytes", "Bytes of request bodies that are not whole yet.", registry=registry
+        )
+        self._held = Gauge(
+            "millrace_gateway_body_bytes", "Bytes of the bodies of all requests that have not ended.", registry=registry
+        )
         self.feedback = Counter("millrace_gateway_feedback", "Feedback taken in.", ("endpoint",), registry=registry)
 
     def watch(
@@ -35,6 +46,18 @@ class GatewayMetrics:
         self._unclaimed.set_function(unclaimed)
         self._stored.set_function(stored)
         self._used.set_function(used)
+
+    def watch_door(
+        self, *, connections: Callable[[], float], arriving: Callable[[], float], held: Callable[[], float]
+    ) -> None:
+        """Read these numbers at each scrape."""
+        self._connections.set_function(connections)
+        self._arriving.set_function(arriving)
+        self._held.set_function(held)
+
+    def refused(self, reason: str) -> None:
+        """Count what the door ended."""
+        self._refused.labels(reason).inc()
 
     def lost_merge(self, reason: str) -> None:
         """Count a merge record that is lost."""

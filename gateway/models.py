@@ -35,13 +35,31 @@ class Models:
     async def metadata(self, request: Request) -> JSONResponse:
         """GET …/models/<endpoint>[/versions/<arm>]."""
         endpoint, arm = self._asked(request)
-        full = self._full(endpoint, arm)
-        return JSONResponse({**full.get("metadata", {}), "name": endpoint.endpoint, "versions": list(endpoint.arms)})
+        described = self._full(endpoint, arm).get("metadata", {})
+        numbers = sorted({target.version for target in endpoint.arms.values()})
+        return JSONResponse({
+            **described, "name": endpoint.endpoint, "versions": [str(number) for number in numbers],
+            "arms": {
+                name: {"model": it.model, "version": str(it.version)} for name, it in endpoint.arms.items()
+            },
+        })  # fmt: skip
 
     async def config(self, request: Request) -> JSONResponse:
         """GET …/models/<endpoint>[/versions/<arm>]/config, as Triton writes it."""
         endpoint, arm = self._asked(request)
         return JSONResponse({**self._full(endpoint, arm).get("config", {}), "name": endpoint.endpoint})
+
+    async def statistics(self, request: Request) -> JSONResponse:
+        """GET …/models[/<endpoint>[/versions/<arm>]]/stats: of each model version once."""
+        if "endpoint" in request.path_params:
+            asked = [self._asked(request)]
+        else:
+            asked = [(self._view.router(name).endpoint, None) for name in self._view.endpoints()]
+        found = []
+        for endpoint, arm in asked:
+            targets = {target: None for name, target in endpoint.arms.items() if arm in (None, name)}
+            found += [self._core.computed.of(endpoint.endpoint, target) for target in targets]
+        return JSONResponse({"model_stats": found})
 
     async def ready(self, request: Request) -> JSONResponse:
         """GET …/models/<endpoint>[/versions/<arm>]/ready."""
@@ -84,9 +102,11 @@ class Models:
         raise Unavailable(f"endpoint {endpoint.endpoint}: no replica of {targets} has come up yet to say what it takes")
 
     def _entry(self, endpoint: Endpoint, arm: str, target: Target) -> dict[str, str]:
+        """Return an arm's entry; `version` is the number that answers and metadata have."""
         served = self._view.versions.get(target.model, {}).get(target.version)
         state, reason = self._state(target, served)
-        return {"name": endpoint.endpoint, "version": arm, "state": state, "reason": reason}
+        version = str(target.version)
+        return {"name": endpoint.endpoint, "version": version, "arm": arm, "state": state, "reason": reason}
 
     def _state(self, target: Target, served: Served | None) -> tuple[str, str]:
         """Return one of Triton's states, and why."""

@@ -15,10 +15,14 @@ TENSOR: Json = {
     "required": ["name", "shape", "datatype"],
     "properties": {
         "name": {"type": "string"},
-        "shape": {"type": "array", "items": {"type": "integer"}},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
         "datatype": {"type": "string", "description": "BOOL, UINT8-64, INT8-64, FP16, FP32, FP64 or BYTES"},
-        "parameters": {"type": "object"},
-        "data": {"type": "array", "description": "Row-major, nested or flat; absent when the bytes follow the JSON."},
+        "parameters": {"type": "object", "additionalProperties": True},
+        "data": {
+            "type": "array",
+            "items": {},
+            "description": "Row-major, nested or flat; absent when the bytes follow the JSON.",
+        },
     },
 }
 DESCRIBED: Json = {
@@ -36,6 +40,16 @@ DESCRIBED: Json = {
 }
 
 
+_DURATIONS = (
+    "success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss",
+)  # fmt: skip
+DOOR = ("400", "408", "414", "431", "503")  # what any request may get before it is looked at
+
+
+def _ref(schema: str) -> Json:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
 def _object(required: list[str], **properties: Json) -> Json:
     return {"type": "object", "required": required, "properties": properties}
 
@@ -44,8 +58,23 @@ def _list_of(items: Json) -> Json:
     return {"type": "array", "items": items}
 
 
+def _feedback_of(name: str, schema: Json) -> Json:
+    """Return feedback that says one thing: values or a truth, never both."""
+    request_id = {
+        "type": "string", "format": "uuid", "minLength": 32, "description": "millrace-request-id of the answer.",
+    }  # fmt: skip
+    item = {"type": ["string", "integer", "null"], "maxLength": 256, "description": "Which item of a list it is about."}
+    event_id = {"type": ["string", "null"], "maxLength": 256, "description": "Sent again with it, it counts once."}
+    properties = {"request_id": request_id, name: schema, "item": item, "event_id": event_id}
+    return {**_object(["request_id", name], **properties), "additionalProperties": False}
+
+
 _STRING: Json = {"type": "string"}
 _FLAG: Json = {"type": "boolean"}
+
+_MAP: Json = {"type": "object", "additionalProperties": True}
+_COUNT: Json = {"type": "integer", "minimum": 0}
+_BINARY: Json = {"type": "string", "format": "binary"}
 
 SCHEMAS: Json = {
     "Error": _object(["error"], error=_STRING),
@@ -54,29 +83,52 @@ SCHEMAS: Json = {
     "Ready": _object(["ready", "live", "waiting_for"], ready=_FLAG, live=_FLAG, waiting_for=_list_of(_STRING)),
     "ModelNames": _object(["models"], models=_list_of(_STRING)),
     "Model": _object(
-        ["name", "versions", "platform", "inputs", "outputs"], name=_STRING, versions=_list_of(_STRING),
-        platform=_STRING, inputs=_list_of(DESCRIBED), outputs=_list_of(DESCRIBED),
+        ["name", "versions", "arms", "platform", "inputs", "outputs"], name=_STRING,
+        versions={**_list_of(_STRING), "description": "Numbers of model versions, as text."},
+        arms={
+            "type": "object", "additionalProperties": _ref("Arm"),
+            "description": "Each arm of the endpoint by its name.",
+        },
+        platform=_STRING, inputs=_list_of(_ref("DescribedTensor")),
+        outputs=_list_of(_ref("DescribedTensor")),
     ),
+    "Arm": _object(["model", "version"], model=_STRING, version=_STRING),
+    "Duration": _object(["count", "ns"], count=_COUNT, ns=_COUNT),
+    "InferenceStatistics": _object(
+        list(_DURATIONS), **{name: _ref("Duration") for name in _DURATIONS},
+    ),
+    "BatchStatistics": _object(
+        ["batch_size", "compute_input", "compute_infer", "compute_output"], batch_size=_COUNT,
+        compute_input=_ref("Duration"), compute_infer=_ref("Duration"), compute_output=_ref("Duration"),
+    ),
+    "ModelStatistics": _object(
+        ["name", "version", "last_inference", "inference_count", "execution_count", "inference_stats", "batch_stats"],
+        name=_STRING, version=_STRING, last_inference=_COUNT, inference_count=_COUNT, execution_count=_COUNT,
+        inference_stats=_ref("InferenceStatistics"), batch_stats=_list_of(_ref("BatchStatistics")),
+    ),
+    "Statistics": _object(["model_stats"], model_stats=_list_of(_ref("ModelStatistics"))),
     "ModelReady": _object(["name", "ready"], name=_STRING, ready=_FLAG, error=_STRING),
     "ModelConfig": _object(["name"], name=_STRING, max_batch_size={"type": "integer"}),
     "InferRequest": _object(
-        ["inputs"], id=_STRING, parameters={"type": "object"}, inputs=_list_of(TENSOR),
-        outputs=_list_of(_object(["name"], name=_STRING, parameters={"type": "object"})),
+        ["inputs"], id=_STRING, parameters=_MAP, inputs=_list_of(_ref("Tensor")),
+        outputs=_list_of(_ref("RequestedOutput")),
     ),
     "InferResponse": _object(
-        ["model_name", "outputs"], model_name=_STRING, model_version=_STRING, id=_STRING, parameters={"type": "object"},
-        outputs=_list_of(TENSOR),
+        ["model_name", "outputs"], model_name=_STRING, model_version=_STRING, id=_STRING, parameters=_MAP,
+        outputs=_list_of(_ref("Tensor")),
     ),
-    "Feedback": {
-        **_object(
-            ["request_id"], request_id={"type": "string", "description": "millrace-request-id of the answer."},
-            values={"type": "object", "additionalProperties": {"type": "number"}},
-            truth={"description": "The true label, any JSON."}, item={"type": "string", "maxLength": 256},
-            event_id={"type": "string", "maxLength": 256},
-        ),
-        "oneOf": [{"required": ["values"]}, {"required": ["truth"]}],
-        "additionalProperties": False,
-    },
+    "Tensor": TENSOR,
+    "RequestedOutput": _object(["name"], name=_STRING, parameters=_MAP),
+    "DescribedTensor": DESCRIBED,
+    "Feedback": {"oneOf": [_ref("FeedbackValues"), _ref("FeedbackTruth")]},
+    "FeedbackValues": _feedback_of(
+        "values",
+        {
+            "type": "object", "additionalProperties": {"type": ["number", "boolean"]},
+            "description": "Numbers by reward; true and false for rewards of type bool.",
+        },
+    ),
+    "FeedbackTruth": _feedback_of("truth", {"description": "The true label, any JSON."}),
     "Accepted": _object(["accepted"], accepted=_FLAG),
     "Pending": _object(
         ["id", "status", "location"], id=_STRING, status={"const": "pending"},
@@ -84,18 +136,24 @@ SCHEMAS: Json = {
     ),
     "IndexRequest": _object([], ready=_FLAG),
     "Index": _list_of(
-        _object(["name", "version", "state", "reason"], name=_STRING, version=_STRING, state=_STRING, reason=_STRING)
+        _object(
+            ["name", "version", "arm", "state", "reason"], name=_STRING, version=_STRING, arm=_STRING, state=_STRING,
+            reason=_STRING,
+        )
     ),
 }  # fmt: skip
 
 ERRORS = {
     "400": "The request is wrong as it stands.",
     "404": "No such endpoint, arm, version or request.",
+    "408": "The request did not come whole in the time allowed.",
     "409": "It has its answer: there is nothing to cancel.",
     "410": "It expired or was cancelled, or its answer is not kept any more.",
     "413": "Over a limit of bytes.",
+    "414": "The target is too long.",
     "422": "The Idempotency-Key was given for another request.",
     "429": "Too much waits already; Retry-After says when to come back.",
+    "431": "The headers are too large.",
     "500": "The model could not compute it.",
     "501": "Not served by this gateway.",
     "503": "Nothing that could serve it is there; Retry-After says when to come back.",
@@ -143,6 +201,7 @@ def openapi() -> Json:
         "/v2/health/live": {"get": _operation("live", "Is the process alive?", "Live")},
         "/v2/health/ready": {"get": _also("503", "Ready", _operation("ready", "Can it serve? If not, why?", "Ready"))},
         "/v2/models": {"get": _operation("models", "Names of all endpoints", "ModelNames")},
+        "/v2/models/stats": {"get": _operation("statistics", "What all models computed", "Statistics")},
     }
     for path, suffix in ((model, ""), (version, "Version")):
         paths |= _of_model(path, suffix)
@@ -155,6 +214,8 @@ def openapi() -> Json:
             "title": "Millrace gateway", "version": product_version(),
             "description": "Open Inference Protocol v2 in front of queues. Every answer carries millrace-request-id.",
         },
+        "servers": [{"url": "/", "description": "The gateway that serves this document."}],
+        "security": [],
         "paths": paths,
         "components": {"schemas": SCHEMAS},
     }  # fmt: skip
@@ -170,6 +231,10 @@ def _of_model(path: str, suffix: str) -> Json:
     return {
         path: {"get": metadata, "parameters": named},
         f"{path}/config": {"get": config, "parameters": named},
+        f"{path}/stats": {
+            "get": _operation(f"modelStatistics{suffix}", "What a model computed", "Statistics", errors=("404",)),
+            "parameters": named,
+        },
         f"{path}/ready": {"get": _also("503", "ModelReady", ready), "parameters": named},
         f"{path}/infer": {"post": _infer(suffix), "parameters": named},
     }
@@ -186,10 +251,10 @@ def _infer(suffix: str) -> Json:
         "required": True,
         "content": {
             "application/json": {"schema": _ref("InferRequest"), "example": INFER_EXAMPLE},
-            "application/octet-stream": {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}},
+            "application/octet-stream": {"schema": _BINARY},
         },
     }
-    operation["responses"]["200"]["content"]["application/octet-stream"] = {"schema": {"type": "string"}}
+    operation["responses"]["200"]["content"]["application/octet-stream"] = {"schema": _BINARY}
     return operation
 
 
@@ -208,14 +273,14 @@ def _requests() -> Json:
         "fetch", "The answer of an asynchronous request", "InferResponse",
         errors=("400", "404", "410", "429", "500", "503"),
     )  # fmt: skip
-    fetch["responses"]["200"]["content"]["application/octet-stream"] = {"schema": {"type": "string"}}
+    fetch["responses"]["200"]["content"]["application/octet-stream"] = {"schema": _BINARY}
     fetch["responses"]["202"] = _answer("No answer yet; Retry-After says when to ask again.", "Pending")
     fetch["parameters"] = [header for header in INFER_HEADERS if header["name"] == "Prefer"]
     cancel: Json = {
         "operationId": "cancel", "summary": "Cancel a request that has no answer yet",
         "responses": {
             "204": {"description": "Nobody will get an answer."},
-            **{error: _answer(ERRORS[error], "Error") for error in ("404", "409", "410", "503")},
+            **{error: _answer(ERRORS[error], "Error") for error in sorted({"404", "409", "410", *DOOR})},
         },
     }  # fmt: skip
     return {"get": fetch, "delete": cancel, "parameters": [_path_parameter("uid")]}
@@ -227,7 +292,8 @@ def _repository() -> Json:
     paths: Json = {"/v2/repository/index": {"post": index}}
     for verb in ("load", "unload"):
         operation: Json = {
-            "operationId": verb, "summary": "Not served yet", "responses": {"501": _answer(ERRORS["501"], "Error")},
+            "operationId": verb, "summary": "Not served yet",
+            "responses": {error: _answer(ERRORS[error], "Error") for error in sorted({"501", *DOOR})},
             "parameters": [_path_parameter("model")],
         }  # fmt: skip
         paths[f"/v2/repository/models/{{model}}/{verb}"] = {"post": operation}
@@ -235,7 +301,8 @@ def _repository() -> Json:
 
 
 def _operation(name: str, summary: str, schema: str, *, code: str = "200", errors: tuple[str, ...] = ()) -> Json:
-    responses = {code: _answer("The answer.", schema), **{error: _answer(ERRORS[error], "Error") for error in errors}}
+    answers = {error: _answer(ERRORS[error], "Error") for error in sorted({*errors, *DOOR})}
+    responses = {code: _answer("The answer.", schema), **answers}
     return {"operationId": name, "summary": summary, "responses": responses}
 
 
@@ -255,10 +322,6 @@ def _answer(description: str, schema: str) -> Json:
 
 def _json_body(schema: str, example: Json) -> Json:
     return {"required": True, "content": {"application/json": {"schema": _ref(schema), "example": example}}}
-
-
-def _ref(schema: str) -> Json:
-    return {"$ref": f"#/components/schemas/{schema}"}
 
 
 def _path_parameters(path: str) -> list[Json]:

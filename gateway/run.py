@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from broker.announcer import Announcer
 from broker.base import Broker
 from broker.following import Following, follow_status
+from broker.messages import Record
 from broker.tasks import Tasks
 from gateway.app import front
 from gateway.asynchronous import Asynchronous
@@ -44,6 +45,10 @@ async def run(
         pending=lambda: len(core.pending), unclaimed=lambda: core.pending.unclaimed, stored=lambda: len(asynchronous),
         used=lambda: asynchronous.used_bytes,
     )  # fmt: skip
+    metrics.watch_door(
+        connections=lambda: len(core.door.connections), arriving=lambda: core.door.arriving_bytes,
+        held=lambda: core.door.held_bytes,
+    )  # fmt: skip
     await _follow(core, tasks)
     await core.pending.open()
     await asynchronous.open()
@@ -75,9 +80,14 @@ async def _follow(core: Core, tasks: Tasks) -> None:
     declared, status = broker.channels.declared, broker.channels.status
     await broker.declare(declared)
     await broker.declare(status)
+
+    def fold_status(record: Record) -> None:
+        view.fold_status(record)
+        core.computed.fold(record)
+
     for name, following in (
         ("declared", Following(broker, declared, 0, view.fold_declared)),
-        ("status", follow_status(broker, view.fold_status)),
+        ("status", follow_status(broker, fold_status)),
     ):
         core.readiness.follow(name, following)
         tasks.spawn(following.run(), name)

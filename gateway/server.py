@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from broker.answers import error_body
 from broker.errors import Misconfigured
-from broker.ids import new_uid, now_us, uid_text
+from broker.tasks import Tasks
 from gateway.asgi import App
+from gateway.connection import connection_factory
 from gateway.core import Core
+from gateway.door import SWEEP_S, Door
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 2048
-KEEP_ALIVE_S = 75
+EVERYWHERE = "::"
 LAST_WORDS_S = 5  # for the answers that say that the gateway stops
 
 
@@ -43,9 +46,11 @@ async def serve(
     """
     listening = listen(host, port)
     real_port: int = listening.getsockname()[1]
-    server = _Server(_config(app, core.settings.grace_s), lambda: on_started(real_port))
+    server = _Server(_config(app, core), lambda: on_started(real_port))
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="http")
     stopping = asyncio.create_task(stop.wait(), name="http-stop")
+    looking = Tasks()
+    looking.spawn(_look(core.door), "door")
     try:
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         core.readiness.stopping = True
@@ -55,43 +60,36 @@ async def serve(
             wait.give_up()
         await serving
     finally:
+        await looking.cancel()
         stopping.cancel()
         serving.cancel()
         listening.close()
 
 
+async def _look(door: Door) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        door.look()
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; raises Misconfigured naming the address and the way out."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    shown = f"[{host}]" if family == socket.AF_INET6 else host
+    both = host == EVERYWHERE and socket.has_dualstack_ipv6()
+    if host == EVERYWHERE and not both:
+        log.warning("gateway.host ::: this computer cannot serve IPv4 there, too; 0.0.0.0 serves IPv4 alone")
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             raise Misconfigured(
-                f"port {port} of {host} is in use: stop what listens there, or set gateway.http_port to another one"
+                f"port {port} of {shown} is in use: stop what listens there, or set gateway.http_port to another one"
             ) from exc
         reason = exc.strerror or exc
         raise Misconfigured(
-            f"cannot listen at {host}:{port} ({reason}): are gateway.host and gateway.http_port right?"
+            f"cannot listen at {shown}:{port} ({reason}): are gateway.host and gateway.http_port right?"
         ) from exc
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's own, whose answer to bytes that are no HTTP is JSON with a request id, too."""
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """The parser reads nothing behind an `Upgrade` header, no body and no next request."""
-        if self.cycle is not None:
-            self.cycle.keep_alive = False
-
-    def send_400_response(self, msg: str) -> None:
-        body = error_body(msg)
-        head = (
-            f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            f"millrace-request-id: {uid_text(new_uid(now_us()))}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -108,9 +106,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _config(app: App, grace_s: float) -> uvicorn.Config:
+def _config(app: App, core: Core) -> uvicorn.Config:
     return uvicorn.Config(
-        app, loop="none", http=_Protocol, ws="none", lifespan="off", interface="asgi3", log_config=None,
-        access_log=False, proxy_headers=False, server_header=False, limit_concurrency=None, backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=int(grace_s) + LAST_WORDS_S,
+        app, loop="none", http=connection_factory(core.door), ws="none", lifespan="off", interface="asgi3",
+        log_config=None, access_log=False, proxy_headers=False, server_header=False, backlog=BACKLOG,
+        timeout_graceful_shutdown=int(core.settings.grace_s) + LAST_WORDS_S,
     )  # fmt: skip

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import cast
 
 
 @dataclass(slots=True)
 class Load:
-    """What a run saw: seconds of each good answer, and how many were not good."""
+    """What a run saw: seconds of each good answer, and how many were not good, by code (0: there was no answer)."""
 
     latencies_s: list[float] = field(default_factory=list)
     errors: int = 0
+    bad_codes: Counter[int] = field(default_factory=Counter)
     took_s: float = 0.0
 
 
@@ -25,6 +27,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[bool] | None = None
         self._buffer = b""
+        self.code = 0  # of the last answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -46,12 +49,19 @@ class Connection(asyncio.Protocol):
         length = int(head[at + 15 : head.find(b"\r\n", at) if head.find(b"\r\n", at) > 0 else end])
         if len(self._buffer) >= end + 4 + length:
             self._buffer = self._buffer[end + 4 + length :]
-            self._answer.set_result(head[9:12] == b"200")
+            self.code = int(head[9:12])
+            self._answer.set_result(self.code == 200)
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether nothing can be sent any more."""
+        return self._transport is None or self._transport.is_closing()
 
     async def ask(self) -> bool:
         """Send the request; tells whether the answer was 200."""
         self._answer = asyncio.get_running_loop().create_future()
-        if self._transport is None or self._transport.is_closing():
+        self.code = 0
+        if self._transport is None or self.is_closed:
             return False
         self._transport.write(self._request)
         return await self._answer
@@ -104,11 +114,14 @@ async def open_loop(port: int, path: str, body: bytes, json_length: int | None, 
     load, began = Load(), time.perf_counter()
 
     async def one(due: float) -> None:
+        while idle and idle[-1].is_closed:  # the server ends those that are idle for long
+            idle.pop()
         connection = idle.pop() if idle else await connect(port, request)
         if await connection.ask():
             load.latencies_s.append(time.perf_counter() - due)
         else:
             load.errors += 1
+            load.bad_codes[connection.code] += 1
         idle.append(connection)
 
     tasks = []

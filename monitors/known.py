@@ -14,7 +14,8 @@ from broker.status import SILENT_AFTER_S, Announcement, read_status
 class Known:
     """Endpoints that are or may be addressed, and the model versions that were ever announced or declared."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, host: str = "127.0.0.1") -> None:
+        self._host = f"[{host}]" if ":" in host else host  # where all of them serve their metrics
         self._clock = clock
         self._targets: dict[str, set[tuple[str, int]]] = {}
         self._announced: set[tuple[str, int]] = set()
@@ -46,7 +47,7 @@ class Known:
         self._parts = {instance: part for instance, part in self._parts.items() if part[1] >= oldest}
         return [
             {
-                "targets": [f"127.0.0.1:{said.metrics_port}"],
+                "targets": [f"{self._host}:{said.metrics_port}"],
                 "labels": {"part": said.part, "instance": said.instance, "model": said.model},
             }
             for said, _ in list(self._parts.values())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from broker.replica_statistics import Statistics
+
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -32,6 +34,7 @@ class ProcessorMetrics:
             "millrace_answers_dropped", "Answers that nobody could be given, by reason.", (*labels, "reason"),
             registry=registry,
         )  # fmt: skip
+        self.statistics = Statistics()
         self._dropped = _Bound(dropped, mine)
         self._ok = ended.labels(*mine, "ok")
         self._size = Histogram(
@@ -45,11 +48,17 @@ class ProcessorMetrics:
             registry=registry,
         ).labels(*mine)
 
-    def computed(self, requests: int, rows: int, took_us: int) -> None:
-        """Count one batch."""
+    def computed(self, requests: int, rows: int, took_us: int, *, queued_us: int, at_us: int) -> None:
+        """Count one batch; `queued_us` is the sum over its requests."""
+        self.statistics.computed(requests=requests, rows=rows, queued_us=queued_us, computing_us=took_us, at_us=at_us)
         self._ok.inc(requests)
         self._size.observe(rows)
         self._compute.observe(took_us / 1e6)
+
+    def failed(self, word: str, took_us: int) -> None:
+        """Count a request that ended without a result."""
+        self.statistics.fail.add(1, took_us)
+        self.ended.labels(word).inc()
 
     def dropped(self, reason: str, answers: int) -> None:
         """Count answers that were dropped."""

@@ -311,7 +311,9 @@ class Pipeline:
                 )
                 results.append((item.request, body, item.hold, times))
         self._answering.answer(results, Status.OK)
-        self._metrics.computed(len(items), size, part.computed_us - part.started_us)
+        queued_us = sum([queued + waited for *_, (queued, waited, _) in results])
+        took_us = part.computed_us - part.started_us
+        self._metrics.computed(len(items), size, took_us, queued_us=queued_us, at_us=part.computed_us)
         by_endpoint: defaultdict[str, list[Item]] = defaultdict(list)
         for item in items:
             by_endpoint[item.request.route.endpoint].append(item)
@@ -358,7 +360,7 @@ class Pipeline:
         )
         ended = Ended([request], [rows], [taken_us], status, str(error), started_us, computed_us, now_us(), batch)
         self._rows.add(request.route.endpoint, None, ended, [hold], None, None)
-        self._metrics.ended.labels(status.word).inc()
+        self._metrics.failed(status.word, _between(taken_us, computed_us))
 
     def _is_pressed(self) -> bool:
         """Tell whether half of what may be held is computed, and waits for its answers and rows alone."""

@@ -63,10 +63,11 @@ class Replica:
         self._tasks = Tasks()
         self._pipeline: Pipeline | None = None
         self._full: dict[str, Any] = {}  # what the model says of itself
+        self._metrics: ProcessorMetrics | None = None
         self._announcer = Announcer(
             broker, instance=spec.instance, part="replica", model=spec.model, version=spec.version,
             metrics_port=spec.metrics_port, in_flight=lambda: self._pipeline.in_flight if self._pipeline else 0,
-            troubles=self._troubles,
+            troubles=self._troubles, stats=lambda: self._metrics.statistics.write() if self._metrics else {},
         )  # fmt: skip
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -106,7 +107,7 @@ class Replica:
 
     async def _serve(self, model: Model) -> None:
         spec = self._spec
-        metrics = ProcessorMetrics(self._registry, spec.model, spec.version)
+        metrics = self._metrics = ProcessorMetrics(self._registry, spec.model, spec.version)
         settings = PipelineSettings(instance=spec.instance, grace_s=spec.grace_s)
         pipeline = self._pipeline = Pipeline(self._broker, model, self._endpoints, settings, metrics, self._cancels)
         lane = self._broker.channels.retry(pipeline.queue)

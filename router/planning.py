@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from broker.base import MESSAGE_LIMIT_BYTES
 from broker.channels import Channels
+from broker.compression import decompressed
 from broker.header import Reply, Request, Route
 from broker.messages import Delivery
 from router.companions import rankers_of, shadow_of
@@ -13,6 +15,8 @@ from router.keys import key_of
 from router.router import Router
 from router.vectors import noted, vector_of
 from router.view import View
+
+HEADER_ROOM_BYTES = 64 * 1024
 
 
 class Planned(NamedTuple):
@@ -30,7 +34,7 @@ class Planned(NamedTuple):
 def plan(delivery: Delivery, uid: bytes, now: int, *, endpoint: str, view: View, channels: Channels,
          answers: str) -> Planned:  # fmt: skip
     """Decide where a request goes; rankers are to answer on `answers`. Raises what is wrong with it."""
-    message = delivery.message
+    message = decompressed(delivery.message, MESSAGE_LIMIT_BYTES - HEADER_ROOM_BYTES)
     asked = read_headers(message, channels)
     router, mask = view.resolve(endpoint)
     view.check_servable(router.endpoint, mask)

@@ -312,7 +312,7 @@ class View:
         """An endpoint that nobody declared: a model under its own name, its newest ready version (or the newest)."""
         if model not in self._unclaimed():
             known = ", ".join(self.endpoints()) or "none yet"
-            raise NotFound(f"no endpoint or model {model!r}; there is: {known}")
+            raise NotFound(f"Request for unknown model: {model!r} is not found; there is: {known}")  # Triton's words
         version = self._newest(model)
         return Endpoint(endpoint=model, arms={f"v{version}": f"{model}@{version}"})  # type: ignore[dict-item]
 

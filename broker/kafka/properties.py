@@ -29,7 +29,10 @@ Headers = list[tuple[str, bytes]]
 
 _DIGITS = 9
 _INT32 = 2**32 - 1
-_TEXTS = {"content-type": "content_type", "kafka_correlationId": "correlation_id", "message_id": "message_id"}
+_TEXTS = {
+    "content-type": "content_type", "content-encoding": "content_encoding",
+    "kafka_correlationId": "correlation_id", "message_id": "message_id",
+}  # fmt: skip
 _NUMBERS = {"timestamp": "timestamp_s", "priority": "priority"}
 _OURS = frozenset({HEADER, TYPES, REPLY_TOPIC, REPLY_PARTITION, DELAYED_TO, DELAYED_UNTIL, *_TEXTS, *_NUMBERS})
 

@@ -40,9 +40,9 @@ def pack_properties(message: Message, *, persistent: bool, user: str) -> bytes:
     RabbitMQ closes the channel on a user id that is not the connection's own: another's travels as a plain header.
     """
     flags, pieces = _MODE, []
-    if message.content_type is not None:
-        flags |= _CONTENT_TYPE
-        pieces.append(_short(message.content_type))
+    if message.content_encoding is not None:
+        flags |= _ENCODING
+        pieces.append(_short(message.content_encoding))
     foreign = message.user_id is not None and message.user_id != user
     if message.header or message.headers or foreign:
         flags |= _HEADERS
@@ -64,6 +64,17 @@ def pack_properties(message: Message, *, persistent: bool, user: str) -> bytes:
         flags |= _USER_ID
         pieces.append(_short(message.user_id))
     return _FLAGS.pack(flags) + b"".join(pieces)
+
+
+def _pack_content(message: Message) -> tuple[int, list[bytes]]:
+    flags, pieces = _MODE, []
+    if message.content_type is not None:
+        flags |= _CONTENT_TYPE
+        pieces.append(_short(message.content_type))
+    if message.content_encoding is not None:
+        flags |= _ENCODING
+        pieces.append(_short(message.content_encoding))
+    return flags, pieces
 
 
 @lru_cache(maxsize=64)
@@ -107,7 +118,7 @@ def unpack_properties(data: bytes) -> dict[str, Any]:
     if flags & _CONTENT_TYPE:
         fields["content_type"], at = unpack_short(data, at)
     if flags & _ENCODING:
-        _, at = unpack_short(data, at)
+        fields["content_encoding"], at = unpack_short(data, at)
     if flags & _HEADERS:
         at = _unpack_headers(data, at, fields)
     if flags & _MODE:

@@ -16,22 +16,26 @@ def pack(message: Message) -> bytes:
     """Write what is neither header nor body; empty when all of it is at its default."""
     plain = (message.content_type, message.correlation_id, message.message_id, message.reply_to, message.user_id,
              message.timestamp_s)  # fmt: skip
-    if not message.headers and plain == (None,) * 6 and not message.priority:
+    encoding = message.content_encoding
+    if not message.headers and encoding is None and plain == (None,) * 6 and not message.priority:
         return _NONE
     texts = [_writable(value) for value in plain]
     headers = {key: _writable(value) for key, value in message.headers.items()}
-    return orjson.dumps([*texts, message.priority, headers])
+    last = [] if encoding is None else [_writable(encoding)]
+    return orjson.dumps([*texts, message.priority, headers, *last])
 
 
 def unpack(data: bytes, queue: str, header: bytes, body: bytes, count: int) -> Message:
     """Read a message back."""
     if not data:
         return Message(queue=queue, body=body, header=header, count=count)
-    content_type, correlation_id, message_id, reply_to, user_id, timestamp_s, priority, headers = orjson.loads(data)
+    (content_type, correlation_id, message_id, reply_to, user_id, timestamp_s, priority, headers,
+     *last) = orjson.loads(data)  # fmt: skip
     return Message(
         queue=queue, body=body, header=header, count=count, content_type=content_type,
-        correlation_id=_readable(correlation_id), message_id=_readable(message_id), reply_to=_readable(reply_to),
-        user_id=_readable(user_id), timestamp_s=timestamp_s, priority=priority,
+        content_encoding=_readable(last[0]) if last else None, correlation_id=_readable(correlation_id),
+        message_id=_readable(message_id), reply_to=_readable(reply_to), user_id=_readable(user_id),
+        timestamp_s=timestamp_s, priority=priority,
         headers={key: _readable(value) for key, value in headers.items()} or NO_HEADERS,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ import uvloop
 from broker.errors import TryAgain
 from broker.tasks import Tasks
 from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, SettingsPath, console, errors, installation, overrides
+from deploy.hosts import shown
 from deploy.readiness import wait_until_served
 from deploy.shell import stop_on_signals, write_logs
 from deploy.supervisor import Supervisor
@@ -80,8 +81,8 @@ async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.
     supervisor.was_ready = True
     for problem in problems:
         errors.print(f"[yellow]not served:[/] {problem}", highlight=False)
-    console.print(f"[green]ready[/]   http://{gateway.host}:{gateway.http_port}   docs at /docs, Ctrl-C stops")
-    console.print(f"metrics  http://{metrics.host}:{metrics.port}/metrics, every other process at /targets")
+    console.print(f"[green]ready[/]   http://{shown(gateway.host, gateway.http_port)}   docs at /docs, Ctrl-C stops")
+    console.print(f"metrics  http://{shown(metrics.host, metrics.port)}/metrics, every other process at /targets")
     console.print(f"models   {place.settings.repository_folder}")
     for child in supervisor.children.values():
         console.print(f"{child.part:11}pid {child.process.pid if child.process else '-'}")

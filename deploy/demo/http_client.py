@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from broker.errors import Unavailable
+from deploy.hosts import shown
 
 TIMEOUT_S = 60.0
 
@@ -54,8 +55,8 @@ async def connected(host: str, port: int) -> AsyncIterator[Connection]:
     try:
         reader, writer = await asyncio.open_connection(host, port)
     except OSError as exc:
-        raise Unavailable(f"nothing listens at {host}:{port}") from exc
+        raise Unavailable(f"nothing listens at {shown(host, port)}") from exc
     try:
-        yield Connection(reader, writer, f"{host}:{port}")
+        yield Connection(reader, writer, shown(host, port))
     finally:
         writer.close()

@@ -27,6 +27,7 @@ class PublishContract:
             count=7,
             headers={"inference-header-content-length": 12, "status": "ok", "empty": ""},
             content_type="application/octet-stream",
+            content_encoding="gzip",
             correlation_id="not utf-8: \udcff\udcfe",
             message_id="\u65e5\u672c\u8a9e \U0001f600",
             reply_to="client.queue",

@@ -113,7 +113,7 @@ def test_off_loopback_needs_the_assignment_key(tmp_path: Path, host: str) -> Non
     read(tmp_path, f"gateway: {{host: '{host}'}}\nsecrets: {{assignment: a key}}")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.3.2.1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "[::1]", "localhost", "127.3.2.1"])
 def test_on_loopback_the_key_is_made_once(tmp_path: Path, host: str) -> None:
     settings = read(tmp_path, f"gateway: {{host: '{host}'}}")
     key = assignment_key(settings)

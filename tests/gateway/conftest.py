@@ -1,13 +1,19 @@
-"""One running gateway a test."""
+"""One running gateway a test, on the event loop that processes of ours have."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest_asyncio
+import uvloop
 
 from tests.gateway.serving import Gateway, serving
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest_asyncio.fixture

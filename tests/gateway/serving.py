@@ -98,15 +98,8 @@ class Gateway:
 
     async def announce(self, model: str, version: int, state: State, **more: Any) -> None:
         """Say that a replica is there, and wait until the gateway has read it."""
-        said = Announcement(
-            instance=f"replica-{model}-{version}",
-            part="replica",
-            state=state,
-            at_us=now_us(),
-            model=model,
-            version=version,
-            **more,
-        )
+        more = {"instance": f"replica-{model}-{version}", **more}
+        said = Announcement(part="replica", state=state, at_us=now_us(), model=model, version=version, **more)
         await self.broker.append(self.broker.channels.status, [write_announcement(said)])
 
     async def catalog(self, models: dict[str, list[int]] | None = None, **problems: str) -> None:

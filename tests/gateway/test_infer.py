@@ -328,10 +328,3 @@ async def test_bytes_that_are_no_http_get_json_too(gateway: Gateway, request_lin
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"millrace-request-id: " in head
     assert set(json.loads(body)) == {"error"}
-
-
-async def test_a_client_that_wants_another_protocol_is_told_to_speak_this_one(gateway: Gateway) -> None:
-    request = b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n" % (URL.encode(), len(BODY))
-    answer = await gateway.raw(request + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n" + BODY)
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"HTTP/1.1 alone" in answer

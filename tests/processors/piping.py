@@ -63,6 +63,7 @@ class Pipe:
     pipeline: Pipeline
     registry: CollectorRegistry
     died: list[str]
+    metrics: ProcessorMetrics
 
     async def put(self, *messages: Message) -> None:
         """Put messages on the model's queue."""
@@ -179,6 +180,6 @@ async def piped(
         pipeline = Pipeline(broker, model, endpoints, settings, metrics, cancels)
         for queue in (pipeline.queue, broker.channels.retry(pipeline.queue), REPLIES):
             await broker.declare(queue)
-        yield Pipe(broker, pipeline, registry, died)
+        yield Pipe(broker, pipeline, registry, died, metrics)
         pipeline.close()
         assert not died

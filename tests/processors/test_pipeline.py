@@ -354,3 +354,13 @@ async def test_an_answer_that_cannot_be_written_costs_only_its_own_row_the_tenso
         rows = {row["status"]: row for row in await pipe.rows()}
         assert rows["ok"]["output.y"] == b"fine"
         assert "output.y" not in rows["failed"]
+
+
+async def test_what_was_computed_and_what_failed_is_in_the_statistics(tmp_path: Path) -> None:
+    async with piped(tmp_path, raising(ValueError("no"))) as pipe:
+        await pipe.put(bundled(pipe.pipeline.queue, [request(1), request(GUILTY), request(2)]))
+        await pipe.serve()
+        did = pipe.metrics.statistics
+        assert (did.success.count, did.fail.count, did.queue.count, did.compute.count, did.rows) == (2, 1, 2, 2, 2)
+        assert sum(size * it.count for size, it in did.batches.items()) == 2
+        assert did.last_ms > 0

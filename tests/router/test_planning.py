@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
+from pathlib import Path
+
+import cramjam
+import orjson
+import pytest
+
+from broker.bundle import requests_in
 from broker.channels import Channels
 from broker.declared import endpoint_declared
 from broker.endpoint import read_endpoint
@@ -10,6 +19,7 @@ from broker.messages import NO_HEADERS, Delivery, Message, Record
 from broker.status import Announcement, write_announcement
 from router.planning import plan
 from router.view import View
+from tests.router.queueing import BODY, any_broker, routing
 
 CHANNELS = Channels()
 SHARES = {"a": 0.7, "b": 0.2, "c": 0.1}
@@ -31,3 +41,37 @@ def test_a_request_of_a_queue_client_says_how_probable_its_arm_was() -> None:
         assert (request.uid, request.route.mask, request.route.snapshot) == (uid, 0b111, 0)
         drawn.add((request.route.arm, request.route.model, round(request.propensity, 12)))
     assert drawn == {(arm, f"m-{arm}", share) for arm, share in SHARES.items()}
+
+
+@pytest.mark.parametrize("kind", ["embedded", "rabbitmq", "kafka"])
+async def test_a_queue_clients_compressed_body_is_forwarded_without_its_compression(kind: str, tmp_path: Path) -> None:
+    packed = {
+        "gzip": gzip.compress(BODY), "deflate": zlib.compress(BODY), "zstd": bytes(cramjam.zstd.compress(BODY)),
+        "utf-8": BODY,
+    }  # fmt: skip
+    async with any_broker(kind, tmp_path) as broker, routing(broker, {"split": ["v1"]}) as client:
+        inputs = broker.channels.inputs("m", 1)
+        await broker.declare(inputs)
+        consumer = broker.consume(inputs, 10)
+        for encoding, body in packed.items():
+            await client.send(encoding, body=body, content_encoding=encoding)
+            deliveries = await consumer.take(10)
+            assert [one.body for it in deliveries for one in requests_in(it.message)] == [BODY], encoding
+            await broker.ack(deliveries)
+        await consumer.stop()
+
+
+@pytest.mark.parametrize("kind", ["embedded", "rabbitmq", "kafka"])
+async def test_a_queue_clients_body_that_is_wrong_or_too_large_unpacked_is_invalid(kind: str, tmp_path: Path) -> None:
+    wrong = {
+        "bomb": ("gzip", gzip.compress(b"\0" * 20_000_000)), "cut": ("zstd", bytes(cramjam.zstd.compress(BODY))[:-3]),
+        "unknown": ("br", BODY),
+    }  # fmt: skip
+    async with any_broker(kind, tmp_path) as broker, routing(broker, {"split": ["v1"]}) as client:
+        for name, (encoding, body) in wrong.items():
+            await client.send(name, body=body, content_encoding=encoding)
+        said = {str(it.correlation_id): it for it in await client.answers(3)}
+        assert {it.headers["status"] for it in said.values()} == {"invalid"}
+        assert "8323072 are allowed" in orjson.loads(said["bomb"].body)["error"]
+        assert "not whole zstd" in orjson.loads(said["cut"].body)["error"]
+        assert "gzip, deflate or zstd" in orjson.loads(said["unknown"].body)["error"]

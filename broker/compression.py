@@ -1,0 +1,100 @@
+"""Bodies that came compressed, by HTTP or through a queue: decompressed, and never beyond a limit.
+
+The names are HTTP's content codings. `gzip` and `deflate` may have several members, as RFC 1952 allows.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+
+import cramjam
+
+from broker.errors import InvalidRequest, TooLarge
+from broker.messages import Message
+
+MEMBERS_LIMIT = 256  # each costs a copy of what follows it
+KNOWN = "gzip, deflate or zstd"
+_PLAIN = frozenset({"", "identity"})
+# Some AMQP libraries put the text's charset into content_encoding.
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "binary", "8bit"})
+_GZIP = frozenset({"gzip", "x-gzip"})
+_GZIP_WINDOW, _ZLIB_WINDOW, _RAW_WINDOW = 31, 15, -15
+_NAME_CHARACTERS = 40
+_ZSTD_FULL = "failed to write whole buffer"
+
+
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """Return a body without its compression.
+
+    Raises TooLarge when that has more than `limit` bytes, InvalidRequest for an encoding that is not known or bytes
+    that are not in it.
+    """
+    name = encoding.strip().lower()
+    if name in _PLAIN:
+        return body
+    if name in _GZIP:
+        return _inflate(body, name, limit, _GZIP_WINDOW)
+    if name == "deflate":
+        return _inflate(body, name, limit, _ZLIB_WINDOW if _is_zlib(body) else _RAW_WINDOW)
+    if name == "zstd":
+        return _unpack_zstd(body, limit)
+    raise InvalidRequest(f"content encoding {encoding[:_NAME_CHARACTERS]!r} is not known: send {KNOWN}, or none")
+
+
+def decompressed(message: Message, limit: int) -> Message:
+    """Return a queue client's message with a body that is not compressed; raises what `decompress` does."""
+    encoding = message.content_encoding
+    if encoding is None or encoding.strip().lower() in _CHARSETS:
+        return message
+    return replace(message, body=decompress(message.body, encoding, limit), content_encoding=None)
+
+
+def _is_zlib(body: bytes) -> bool:
+    """Some clients call zlib's format deflate, as the RFC does, and some send the bare stream."""
+    return len(body) >= 2 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
+
+
+def _inflate(body: bytes, name: str, limit: int, window: int) -> bytes:
+    parts: list[bytes] = []
+    room, rest = limit + 1, body
+    while rest and len(parts) < MEMBERS_LIMIT:
+        machine = zlib.decompressobj(window)
+        try:
+            parts.append(machine.decompress(rest, room))
+        except zlib.error as exc:
+            raise _not_whole(name) from exc
+        room -= len(parts[-1])
+        if room <= 0:
+            raise _too_large(limit)
+        if not machine.eof:
+            raise _not_whole(name)
+        rest = machine.unused_data
+    if rest:
+        raise InvalidRequest(f"the body has more than {MEMBERS_LIMIT} members of {name}: send one")
+    if not parts:
+        raise _not_whole(name)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _unpack_zstd(body: bytes, limit: int) -> bytes:
+    if not body:
+        raise _not_whole("zstd")
+    buffer = bytearray(limit + 1)
+    try:
+        size = cramjam.zstd.decompress_into(body, buffer)
+    except cramjam.DecompressionError as exc:
+        if _ZSTD_FULL in str(exc):
+            raise _too_large(limit) from exc
+        raise _not_whole("zstd") from exc
+    if size > limit:
+        raise _too_large(limit)
+    return bytes(memoryview(buffer)[:size])
+
+
+def _not_whole(name: str) -> InvalidRequest:
+    return InvalidRequest(f"the body is not whole {name} as its content encoding says: it is cut short, or is not that")
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body has more than {limit} bytes once it is decompressed; {limit} are allowed here")

@@ -1,0 +1,243 @@
+"""A gateway under attack at its door, and what other clients notice of it.
+
+    python -m loadtests.door [--broker amqp://guest:guest@127.0.0.1:25672/] [--seconds 30] [--json door.json]
+
+A process of its own attacks with 2,000 silent connections, 1,000 slow bodies of 7 MiB and endless heads of 300 MB, all
+at once and again whenever one is ended. Other clients ask at a steady rate before and meanwhile. Ends with status 1 if
+one of their requests failed, their p99 more than doubled, the gateway grew by 150 MB, or an attack left no log line or
+metric.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import psutil
+import uvloop
+from prometheus_client.parser import text_string_to_metric_families as families
+
+from broker.base import Since
+from broker.ids import now_us
+from broker.status import read_status
+from broker.tasks import Tasks
+from deploy.supervisor import wait_until_ready
+from deploy.wiring import Installation
+from loadtests.front import open_loop
+from loadtests.report import quantile, report
+from loadtests.rig import free_port, processes
+
+SILENT, SLOW, HEADS = 2000, 1000, 4
+BODY_BYTES, HEAD_BYTES = 7 << 20, 300_000_000
+PIECE = b"a" * 64 * 1024
+SLOW_FIRST_BYTES, SLOW_BYTES, SLOW_EVERY_S = 64 * 1024, 4096, 1.0
+AGAIN_S = 0.5
+RATE = 100.0
+MOST_RATIO, MOST_GROWTH_MB = 2.0, 150.0
+REASONS = ("head_too_large", "head_too_slow", "bodies_full")
+PARTS = ("gateway", "processors")
+PATH = "/v2/models/same/infer"
+BODY = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[1]}]}'
+CONFIG = """\
+name: "same"
+backend: "python"
+max_batch_size: 64
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
+"""
+MODEL = """\
+class Model:
+    def infer(self, inputs):
+        return {"y": inputs["x"]}
+"""
+
+
+async def attack(port: int) -> None:
+    """Attack until killed; print a line once every connection has been tried."""
+    os.nice(19)  # attackers have machines of their own: here they give way
+    tasks = Tasks()
+    attackers = [_silent] * SILENT + [_slow_body] * SLOW + [_endless_head] * HEADS
+    for attacker in attackers:
+        tasks.spawn(_for_ever(attacker, port), attacker.__name__)
+    sys.stdout.write(f"{len(attackers)} attackers\n")
+    sys.stdout.flush()
+    await tasks.drain()
+
+
+async def _for_ever(attacker: Any, port: int) -> None:
+    while True:
+        with contextlib.suppress(OSError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                await attacker(reader, writer)
+            finally:
+                writer.close()
+        await asyncio.sleep(AGAIN_S)
+
+
+async def _silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def _slow_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {BODY_BYTES}\r\n\r\n"
+    writer.write(head.encode() + PIECE[:SLOW_FIRST_BYTES])
+    while not reader.at_eof():
+        await writer.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(random.uniform(0.5, 1.5) * SLOW_EVERY_S):
+                await reader.read(1024)
+        writer.write(PIECE[:SLOW_BYTES])
+
+
+async def _endless_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    del reader
+    writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nx: ".encode())
+    for _ in range(HEAD_BYTES // len(PIECE)):
+        writer.write(PIECE)
+        await writer.drain()
+
+
+def write_model(root: Path) -> None:
+    """Write a model that costs nothing."""
+    (root / "same/1").mkdir(parents=True)
+    (root / "same/config.pbtxt").write_text(CONFIG)
+    (root / "same/1/model.py").write_text(MODEL)
+
+
+async def metrics_of_gateway(place: Installation) -> dict[str, float]:
+    """Return how many connections and requests the door has ended, by reason."""
+    async with place.broker() as broker:
+        reader = broker.read(broker.channels.status, Since(now_us() - 10_000_000))
+        async with asyncio.timeout(30):
+            while True:
+                said = [read_status(record) for record in await reader.read(100)]
+                ports = [it.metrics_port for it in said if it is not None and it.part == "gateway"]
+                if ports:
+                    break
+        await reader.close()
+    page = await asyncio.to_thread(_page, ports[-1])
+    return {
+        one.labels["reason"]: one.value
+        for family in families(page)
+        for one in family.samples
+        if one.name == "millrace_gateway_refused_total"
+    }
+
+
+def _page(port: int) -> str:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        return str(page.read().decode())
+
+
+@contextmanager
+def attacked(port: int) -> Iterator[None]:
+    """Attack from a process of its own."""
+    command = [sys.executable, "-m", "loadtests.door", "--attack", str(port)]
+    attacker = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert attacker.stdout is not None  # noqa: S101 - it was asked for
+        attacker.stdout.readline()
+        yield
+    finally:
+        attacker.kill()
+        attacker.wait()
+
+
+async def ask(port: int, seconds: float, gateway: psutil.Process) -> dict[str, Any]:
+    """Ask at a steady rate; return what the clients saw, and the most memory that the gateway had."""
+    most = gateway.memory_info().rss
+    load = asyncio.create_task(open_loop(port, PATH, BODY, None, rate=RATE, seconds=seconds))
+    while not load.done():
+        await asyncio.sleep(0.1)
+        most = max(most, gateway.memory_info().rss)
+    seen = await load
+    ms = [1e3 * quantile(seen.latencies_s, share) for share in (0.5, 0.99)]
+    return {
+        "answered": len(seen.latencies_s), "errors": seen.errors, "codes": dict(seen.bad_codes), "p50_ms": ms[0],
+        "p99_ms": ms[1], "rss_mb": most / 1e6,
+    }  # fmt: skip
+
+
+async def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run everything and return the figures."""
+    with tempfile.TemporaryDirectory(prefix="millrace-door-") as name:
+        folder, port = Path(name), free_port()
+        write_model(folder / "models")
+        broker = f"broker: {{url: '{options.broker}'}}\n" if options.broker else ""
+        (folder / "millrace.yaml").write_text(
+            f"prefix: door{port}.\n{broker}gateway: {{http_port: {port}}}\nmetrics: {{port: 0}}\n"
+        )
+        place = Installation.at(folder / "millrace.yaml")
+        with processes([place.part_command(part) for part in PARTS], folder / "log") as running:
+            await wait_until_ready(port, "127.0.0.1", 90.0, lambda: True)
+            await wait_until_ready(port, "127.0.0.1", 90.0, lambda: True, path="/v2/models/same/ready")
+            await ask(port, options.seconds / 4, running[0])
+            before = await ask(port, options.seconds, running[0])
+            with attacked(port):
+                during = await ask(port, options.seconds, running[0])
+            ended = await metrics_of_gateway(place)
+        logged = (folder / "log").read_text().splitlines()
+    lines = [json.loads(line)["message"] for line in logged if "the door" in line]
+    return {"before": before, "during": during, "ended": ended, "log": lines,
+            "ratio": during["p99_ms"] / before["p99_ms"], "growth_mb": during["rss_mb"] - before["rss_mb"]}  # fmt: skip
+
+
+def wrong(figures: dict[str, Any]) -> list[str]:
+    """Return what should not be so."""
+    found = []
+    if figures["before"]["errors"] or figures["during"]["errors"]:
+        codes = {**figures["before"]["codes"], **figures["during"]["codes"]}
+        found.append(f"requests of other clients failed: {codes}")
+    if figures["ratio"] > MOST_RATIO:
+        found.append(f"p99 grew by {figures['ratio']:.2f}; {MOST_RATIO:g} is allowed")
+    if figures["growth_mb"] >= MOST_GROWTH_MB:
+        found.append(f"the gateway grew by {figures['growth_mb']:.0f} MB; {MOST_GROWTH_MB:g} are allowed")
+    found += [f"no metric says {reason}" for reason in REASONS if not figures["ended"].get(reason)]
+    if len(figures["log"]) < len(REASONS):
+        found.append(f"{len(figures['log'])} log lines for {len(REASONS)} kinds of attack")
+    return found
+
+
+def _row(seen: dict[str, Any]) -> str:
+    times = f"p50 {seen['p50_ms']:.1f} ms, p99 {seen['p99_ms']:.1f} ms"
+    return f"{times}, {seen['answered']:,} answered, {seen['errors']} failed, gateway {seen['rss_mb']:.0f} MB"
+
+
+def main() -> None:
+    """Read the options, measure, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--broker", default="", help="the embedded one without this")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--attack", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.attack:
+        uvloop.run(attack(options.attack))
+        return
+    figures = uvloop.run(measure(options))
+    rows = [(when, _row(it)) for when, it in (("before", figures["before"]), ("under attack", figures["during"]))]
+    rows += [("p99, under attack to before", f"{figures['ratio']:.2f}"),
+             ("the gateway grew by", f"{figures['growth_mb']:.0f} MB")]  # fmt: skip
+    rows += [(f"refused, {reason}", f"{count:,.0f}") for reason, count in sorted(figures["ended"].items())]
+    rows += [("log", line) for line in figures["log"]]
+    found = wrong(figures)
+    rows += [("WRONG", text) for text in found]
+    report(f"door: {SILENT:,} silent, {SLOW:,} slow bodies, {HEADS} endless heads", rows, figures, options.json)
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Hosts as people write them, and as URLs show them."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from deploy.hosts import bare, is_loopback, reached_at, shown
+from deploy.shell import Context, serve_pages
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "loopback", "url"),
+    [
+        ("127.0.0.1", "127.0.0.1", True, "127.0.0.1:80"), ("[::1]", "::1", True, "[::1]:80"),
+        ("::1", "::1", True, "[::1]:80"), ("::", "::", False, "[::]:80"),
+        ("localhost", "localhost", True, "localhost:80"),
+        ("2001:db8::7", "2001:db8::7", False, "[2001:db8::7]:80"), ("a.example", "a.example", False, "a.example:80"),
+    ],
+)  # fmt: skip
+def test_a_host_is_read_and_shown(written: str, read: str, loopback: bool, url: str) -> None:
+    assert (bare(written), is_loopback(read), shown(read, 80)) == (read, loopback, url)
+
+
+@pytest.mark.parametrize("host", ["::", "0.0.0.0", ""])  # noqa: S104 - to be recognized
+def test_what_listens_everywhere_is_reached_at_this_computer(host: str) -> None:
+    assert reached_at(host) == "127.0.0.1"
+    assert reached_at("::1") == "::1"
+
+
+@pytest.mark.parametrize(("host", "asked"), [("::1", ["[::1]"]), ("::", ["[::1]", "127.0.0.1"])])
+async def test_metrics_are_served_over_ipv6(host: str, asked: list[str]) -> None:
+    context = Context("part-1", CollectorRegistry(), asyncio.Event())
+    server = serve_pages(context, host, 0)
+    try:
+        for at in asked:
+            page = await asyncio.to_thread(urlopen, f"http://{at}:{context.metrics_port}/health/live", None, 10)
+            assert page.read() == b'{"live":true}'
+            page.close()
+    finally:
+        server.shutdown()
+        server.server_close()
