@@ -17,9 +17,9 @@ from typing import Any, Self
 from broker.answers import clean
 from broker.channels import Channels, Kind
 from broker.ids import now_us
+from broker.messages import MESSAGE_LIMIT_BYTES as MESSAGE_LIMIT_BYTES
 from broker.messages import NO_HEADERS, Delivery, Depth, Message, Outcome, Record
 
-MESSAGE_LIMIT_BYTES = 8 * 1024 * 1024
 DELAY_LADDER_S = (0.2, 1.0, 5.0, 30.0)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from broker.base import Broker
 from broker.endpoint import Endpoint
 from broker.errors import MillraceError, TryAgain
-from broker.events import Ended, Tensors, write_event
+from broker.events import Ended, Tensors, write_events
 from broker.header import BY_WORD, Request
 from broker.ids import now_us
 from broker.messages import Message, Outcome
@@ -37,6 +37,14 @@ class _Gathered:
     holds: list[Hold] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Written:
+    """The holds of rows, and how many events with them are not safe yet."""
+
+    holds: list[Hold]
+    left: int
+
+
 class Rows:
     """Gathers rows and writes them as events; settles a hold when its row is safe."""
 
@@ -55,7 +63,7 @@ class Rows:
         self._tasks = Tasks()
         self._declared: set[str] = set()
         self._random = random.Random(0)  # noqa: S311 - which tensors are kept is no secret
-        self._outbox: Outbox[list[Hold]] = Outbox(
+        self._outbox: Outbox[_Written] = Outbox(
             broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S
         )
 
@@ -110,26 +118,33 @@ class Rows:
         return declared is None or declared.log.sample >= 1.0 or self._random.random() < declared.log.sample
 
     def _write(self, part: _Gathered) -> None:
-        body, headers = write_event(part.ended, part.inputs, part.outputs, source=self._source)
         log = self._broker.channels.events(part.endpoint)
-        message = Message(queue=log, body=body, headers=headers)
+        events = write_events(part.ended, part.inputs, part.outputs, source=self._source)
+        messages = [Message(queue=log, body=body, headers=headers) for body, headers in events]
+        written = _Written(part.holds, len(messages))
         if log in self._declared:
-            self._outbox.put_message(message, part.holds)
+            self._put(messages, written)
         else:
-            self._tasks.spawn(self._declare_and_write(log, message, part.holds), "declare-events")
+            self._tasks.spawn(self._declare_and_write(log, messages, written), "declare-events")
 
-    async def _declare_and_write(self, log: str, message: Message, holds: list[Hold]) -> None:
+    def _put(self, messages: Sequence[Message], written: _Written) -> None:
+        for message in messages:
+            self._outbox.put_message(message, written)
+
+    async def _declare_and_write(self, log: str, messages: Sequence[Message], written: _Written) -> None:
         while log not in self._declared:
             try:
                 await self._broker.declare(log)
                 self._declared.add(log)
             except TryAgain:
                 await asyncio.sleep(PAUSE_S)
-        self._outbox.put_message(message, holds)
+        self._put(messages, written)
 
-    def _settled(self, tokens: Sequence[list[Hold]], outcome: Outcome) -> None:
+    def _settled(self, tokens: Sequence[_Written], outcome: Outcome) -> None:
         if not outcome.safe:  # its inputs stay unacked, so they come back and get their row then
             return
-        for holds in tokens:
-            for hold in holds:
-                hold.settle()
+        for written in tokens:
+            written.left -= 1
+            if not written.left:
+                for hold in written.holds:
+                    hold.settle()
