@@ -12,6 +12,7 @@ from broker.following import Following
 from broker.ids import now_us
 from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
+from deploy.looking import withheld_arms
 from deploy.supervisor import Supervisor, wait_until_ready
 from deploy.wiring import Installation
 from processors.repository import scan
@@ -61,8 +62,9 @@ async def _settled(
         if time.monotonic() > until:
             raise Unavailable(f"still waiting for {', '.join(missing)}; millrace status says more")
         await asyncio.sleep(EVERY_S)
-    snapshot = scan(installation.settings.repository_folder)
-    return [*map(str, snapshot.problems.values()), *_failed(view)]
+    repository = installation.settings.repository_folder
+    withheld = withheld_arms(view.declarations(), repository)
+    return [*map(str, scan(repository).problems.values()), *withheld, *_failed(view)]
 
 
 def _parts(supervisor: Supervisor, view: View) -> Iterator[str]:

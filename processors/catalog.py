@@ -83,7 +83,12 @@ class Catalog:
             return
         first, self._looked = not self._looked, True
         settled = [
-            Wanted(model.config.name, version.number, self._settings.replicas, version.fingerprint)
+            Wanted(
+                model.config.name,
+                version.number,
+                model.config.instance_count or self._settings.replicas,
+                version.fingerprint,
+            )
             for model in snapshot.models.values()
             for version in model.versions
             if first or self._seen.get((model.config.name, version.number)) == version.fingerprint

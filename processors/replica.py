@@ -95,7 +95,7 @@ class Replica:
         thread = ThreadPoolExecutor(1, "load")  # native libraries keep a pool for it: it ends, and theirs with it
         try:
             runtime = await loop.run_in_executor(
-                thread, lambda: load(folder, config, device=spec.device, threads=spec.threads)
+                thread, lambda: load(folder, config, device=config.device or spec.device, threads=spec.threads)
             )
             await loop.run_in_executor(thread, runtime.warm)
         finally:

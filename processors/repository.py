@@ -39,6 +39,7 @@ class Model:
 
     config: ModelConfig
     versions: tuple[Version, ...]
+    withheld: tuple[int, ...] = ()  # complete versions that the version policy does not serve
     left_out: tuple[str, ...] = ()  # folders that are no version, or not a whole one, and why
 
 
@@ -50,8 +51,8 @@ class Snapshot:
     problems: Mapping[str, Misconfigured]
 
     def left_out(self) -> list[str]:
-        """Return what stands among the versions and is not served, each with the way out."""
-        return [said for model in self.models.values() for said in model.left_out]
+        """Return what stands among the versions and is not served, and which fields of a config change nothing."""
+        return [said for model in self.models.values() for said in (*model.config.warnings, *model.left_out)]
 
 
 def scan(root: Path) -> Snapshot:
@@ -89,7 +90,10 @@ def write_version(
     folder = root / model
     target = folder / str(version)
     source = folder / CONFIG_FILE
-    settings = read_config(folder) if config is None else parse_config(config, model=model, source=str(source))
+    if config is None:
+        settings = read_config(folder)
+    else:
+        settings = parse_config(config, model=model, source=str(source), has=files.__contains__)
     _check_files(files, settings, target)
     with _staging(root) as staging:
         _fill(staging / str(version), files)
@@ -113,20 +117,22 @@ def _scan_model(folder: Path) -> Model | Misconfigured:
             for entry in folder.iterdir()
             if _VERSION.fullmatch(entry.name) and (entry / config.file).is_file()
         }
+        chosen = config.versions.choose(complete)
         versions = [
             Version(
                 number=number,
                 folder=complete[number].absolute(),
                 fingerprint=_fingerprint(complete[number], folder / CONFIG_FILE),
             )
-            for number in config.versions.choose(complete)
+            for number in chosen
         ]
         left_out = tuple(_left_out(folder, config.file))
     except Misconfigured as exc:
         return exc
     except OSError as exc:
         return Misconfigured(f"{folder} cannot be read: {exc}")
-    return Model(config=config, versions=tuple(versions), left_out=left_out)
+    withheld = tuple(sorted(set(complete) - set(chosen)))
+    return Model(config=config, versions=tuple(versions), withheld=withheld, left_out=left_out)
 
 
 def _left_out(folder: Path, file: str) -> Iterator[str]:

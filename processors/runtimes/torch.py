@@ -119,7 +119,10 @@ def _device(wanted: str) -> torch.device:
     except RuntimeError as exc:
         raise Misconfigured(f"device is {wanted!r}, and must be cpu, cuda, cuda:N or auto") from exc
     if device.type == "cuda" and (not there or (device.index or 0) >= torch.cuda.device_count()):
-        raise Misconfigured(f"device is {wanted}, but torch sees {torch.cuda.device_count()} GPUs: use cpu or auto")
+        raise Misconfigured(
+            f"device is {wanted}, but torch sees {torch.cuda.device_count()} GPUs: use cpu or auto "
+            "in processors.device, or KIND_CPU or KIND_AUTO in the model's instance_group"
+        )
     return device
 
 

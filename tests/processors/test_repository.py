@@ -15,6 +15,7 @@ backend: "python"
 max_batch_size: 8
 input { name: "x" data_type: TYPE_FP32 dims: 2 }
 output { name: "y" data_type: TYPE_FP32 dims: 2 }
+version_policy { all {} }
 """
 
 
@@ -84,7 +85,7 @@ def test_a_model_without_a_version_is_there_all_the_same(tmp_path: Path) -> None
 
 
 def test_the_version_policy_is_honoured(tmp_path: Path) -> None:
-    add(tmp_path, "m", 1, 2, 3, config=CONFIG + "version_policy { latest { num_versions: 2 } }")
+    add(tmp_path, "m", 1, 2, 3, config=CONFIG.replace("all {}", "latest { num_versions: 2 }"))
     assert versions(scan(tmp_path)) == {"m": [2, 3]}
 
 
@@ -160,3 +161,10 @@ def test_a_copy_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_version(tmp_path / "models", "m", 1, files, config=CONFIG)
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_without_a_policy_the_newest_version_alone_is_served_and_the_others_are_known(tmp_path: Path) -> None:
+    add(tmp_path, "m", 1, 2, 10, config=CONFIG.replace("version_policy { all {} }", ""))
+    model = scan(tmp_path).models["m"]
+    assert [version.number for version in model.versions] == [10]
+    assert model.withheld == (1, 2)
