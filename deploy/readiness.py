@@ -15,7 +15,7 @@ from broker.tasks import Tasks
 from deploy.looking import withheld_arms
 from deploy.supervisor import Supervisor, wait_until_ready
 from deploy.wiring import Installation
-from processors.repository import scan
+from processors.repository import Snapshot, scan
 from router.view import View
 
 EVERY_S = 0.1
@@ -55,14 +55,15 @@ async def _follow(broker: Broker, view: View, tasks: Tasks) -> None:
 async def _settled(
     installation: Installation, supervisor: Supervisor, view: View, until: float, still: Callable[[], bool]
 ) -> list[str]:
+    repository = installation.settings.repository_folder
     while still():
-        missing = [*_parts(supervisor, view), *_models(installation, view)]
+        found = await asyncio.to_thread(scan, repository)
+        missing = [*_parts(supervisor, view), *_models(found, view)]
         if not missing:
             break
         if time.monotonic() > until:
             raise Unavailable(f"still waiting for {', '.join(missing)}; millrace status says more")
         await asyncio.sleep(EVERY_S)
-    repository = installation.settings.repository_folder
     withheld = withheld_arms(view.declarations(), repository)
     return [*map(str, scan(repository).problems.values()), *withheld, *_failed(view)]
 
@@ -75,8 +76,8 @@ def _parts(supervisor: Supervisor, view: View) -> Iterator[str]:
             yield child.part
 
 
-def _models(installation: Installation, view: View) -> Iterable[str]:
-    for model in scan(installation.settings.repository_folder).models.values():
+def _models(found: Snapshot, view: View) -> Iterable[str]:
+    for model in found.models.values():
         for version in model.versions:
             name = model.config.name
             served = view.versions.get(name, {}).get(version.number)

@@ -62,10 +62,11 @@ class Secrets(Declared):
 
 
 class Repository(Declared):
-    """Where models are."""
+    """Where models are. What vanishes from there all at once is served for `doubt`: a volume may be unmounted."""
 
     url: str = "models"
     poll: Duration = 2.0
+    doubt: Duration = 60.0
 
 
 class Replicas(Declared):

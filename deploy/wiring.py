@@ -137,6 +137,7 @@ class Installation:
         settings = self.settings
         catalog = CatalogSettings(
             instance=context.instance, repository=settings.repository_folder, poll_s=settings.repository.poll,
+            doubt_s=settings.repository.doubt,
             replicas=settings.processors.replicas.min, limits=self._limits(),
             metrics_port=context.metrics_port,
         )  # fmt: skip

@@ -171,6 +171,8 @@ def _parse(text: str, source: str) -> Any:
         return text_format.Parse(text, _messages().ModelConfig())
     except text_format.ParseError as exc:
         raise Misconfigured(f"{source}: {exc} (line:column)") from exc
+    except (ValueError, RecursionError) as exc:
+        raise Misconfigured(f"{source} is no text of Triton's format: {exc}") from exc
 
 
 def _runtime(message: Any, source: str, has: Callable[[str], bool]) -> str:
