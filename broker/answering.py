@@ -6,13 +6,14 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
-from broker.answers import plain
+from broker.answers import ANSWER_LIMIT_BYTES, error_body, plain, too_large
 from broker.base import Broker
 from broker.channels import Channels
 from broker.header import Form, Reply, Request, Status, pack_answer
-from broker.messages import Outcome
+from broker.messages import Outcome, Reason
 from broker.outbox import Outbox
 from broker.settling import Hold
 
@@ -26,11 +27,22 @@ PATIENCE_S = 30.0
 WARN_EVERY_S = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """A plain answer on its way: what is needed to say in its place that the client's queue does not take it."""
+
+    queue: str
+    request: Request
+    size: int
+    hold: Hold
+
+
 class Answering:
     """Sends answers, each with the hold that waits for it.
 
-    An answer whose queue is missing, or stays full, is dropped and counted: it holds up nobody else. `dropped` hears
-    why and how many; the log says it at most every `WARN_EVERY_S`.
+    An answer that is too large for a message, or for its client's queue, ends `failed` with its size. One whose queue
+    is missing, or stays full, is dropped and counted: it holds up nobody else. `dropped` hears why and how many; the
+    log says it at most every `WARN_EVERY_S`.
     """
 
     def __init__(
@@ -41,7 +53,9 @@ class Answering:
         self._clock = clock
         self._unsaid = 0
         self._warned_s = -WARN_EVERY_S
-        self.outbox: Outbox[Hold] = Outbox(broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S)
+        self.outbox: Outbox[Hold | _Plain] = Outbox(
+            broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S
+        )
 
     def answer_one(self, request: Request, status: Status, body: bytes, hold: Hold, queued_us: int) -> None:
         """Send one answer that is no result."""
@@ -49,25 +63,36 @@ class Answering:
 
     def answer(self, results: Sequence[Result], status: Status) -> None:
         """Send many answers of the same status."""
-        bundled: defaultdict[str, list[tuple[bytes, bytes | memoryview, Hold]]] = defaultdict(list)
+        bundled: defaultdict[str, list[tuple[bytes, bytes | memoryview, Hold | _Plain]]] = defaultdict(list)
         for request, (body, json_length), hold, times in results:
             route = request.route
-            if route.reply is Reply.GATEWAY:
+            if len(body) > ANSWER_LIMIT_BYTES:
+                self.answer_one(request, Status.FAILED, error_body(str(too_large(len(body)))), hold, times[0])
+            elif route.reply is Reply.GATEWAY:
                 ticket = pack_answer(request.uid, status, _arm(route.arm), route.version, json_length, times, len(body))
                 bundled[route.reply_to].append((ticket, body, hold))
             elif route.reply is Reply.NOWHERE:
                 hold.settle()
             else:
                 queue = route.reply_to if route.reply is Reply.CLIENT else self._channels.results(route.endpoint)
-                self.outbox.put_message(plain(queue, request, status, body, json_length), hold)
+                token = _Plain(queue, request, len(body), hold)
+                self.outbox.put_message(plain(queue, request, status, body, json_length), token)
         for queue, items in bundled.items():
             self.outbox.put_all(queue, Form.ANSWERS, b"", items, limit=ANSWERS_PER_BUNDLE)
 
-    def _settled(self, holds: Sequence[Hold], outcome: Outcome) -> None:
+    def _settled(self, tokens: Sequence[Hold | _Plain], outcome: Outcome) -> None:
+        if outcome.reason is Reason.TOO_LARGE and isinstance(token := tokens[0], _Plain):
+            self._refuse(token)  # a plain answer stays by itself
+            return
         if not outcome.safe:
-            self._drop(str(outcome), len(holds))
-        for hold in holds:
-            hold.settle()
+            self._drop(str(outcome), len(tokens))
+        for token in tokens:
+            (token.hold if isinstance(token, _Plain) else token).settle()
+
+    def _refuse(self, answer: _Plain) -> None:
+        """Send the error in place of an answer that its queue refused: Kafka's topics have limits of their own."""
+        error = error_body(f"the answer has {answer.size} bytes, which is more than {answer.queue} takes")
+        self.outbox.put_message(plain(answer.queue, answer.request, Status.FAILED, error, None), answer.hold)
 
     def _drop(self, reason: str, number: int) -> None:
         self._dropped(reason, number)

@@ -7,9 +7,13 @@ from typing import Any
 
 import orjson
 
+from broker.errors import Failed
 from broker.header import Request, Route, Status
 from broker.ids import uid_text
-from broker.messages import BINARY, JSON, JSON_LENGTH_HEADER, Message
+from broker.messages import BINARY, JSON, JSON_LENGTH_HEADER, MESSAGE_LIMIT_BYTES, Message
+
+ANSWER_LIMIT_BYTES = MESSAGE_LIMIT_BYTES - 1024
+"""The largest body of an answer: in a bundle of ours a ticket stands before it, which takes less than the rest."""
 
 
 def plain(queue: str, request: Request, status: Status, body: bytes, json_length: int | None) -> Message:
@@ -23,6 +27,14 @@ def plain(queue: str, request: Request, status: Status, body: bytes, json_length
         queue=queue, body=bytes(body), headers=headers, content_type=JSON if json_length is None else BINARY,
         correlation_id=request.correlation or None, message_id=uid_text(request.uid),
     )  # fmt: skip
+
+
+def too_large(size: int) -> Failed:
+    """Return the error for an answer of `size` bytes, which no message can carry."""
+    return Failed(
+        f"the answer has {size} bytes, and at most {ANSWER_LIMIT_BYTES} can be sent: "
+        "ask for fewer rows or outputs in one request, or for binary outputs"
+    )
 
 
 def error_body(text: str) -> bytes:

@@ -17,10 +17,10 @@ from typing import Any, Self
 from broker.answers import clean
 from broker.channels import LOGS, NO_LIMITS, Channels, Limits
 from broker.ids import now_us
+from broker.messages import MESSAGE_LIMIT_BYTES as MESSAGE_LIMIT_BYTES
 from broker.messages import NO_HEADERS, NO_QUEUE, Delivery, Depth, Message, Outcome, Record
 from broker.upkeep import Upkeep
 
-MESSAGE_LIMIT_BYTES = 8 * 1024 * 1024
 DELAY_LADDER_S = (0.2, 1.0, 5.0, 30.0)
 
 

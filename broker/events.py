@@ -40,6 +40,7 @@ FIELDS = pa.schema(
 
 _TYPES = {field.name: field.type for field in FIELDS}
 _OF_ROUTE = ("leg", "arm", "model", "version", "policy", "snapshot", "mask", "tenant")
+_LONG = ("error", "trace", "context")  # what a row can do without
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +64,35 @@ Tensors = Mapping[str, np.ndarray[Any, Any]]
 def write_event(
     ended: Sequence[Ended], inputs: Sequence[Tensors], outputs: Sequence[Tensors], *, source: str
 ) -> tuple[bytes, dict[str, Any]]:
-    """Write rows as one event: its body and its headers.
+    """Write rows that fit into one event: its body and its headers. See `write_events`."""
+    [event] = write_events(ended, inputs, outputs, source=source)
+    return event
+
+
+def write_events(
+    ended: Sequence[Ended], inputs: Sequence[Tensors], outputs: Sequence[Tensors], *, source: str
+) -> list[tuple[bytes, dict[str, Any]]]:
+    """Write rows as one event, its body and its headers, or as several where one cannot hold them.
 
     `inputs` and `outputs` are whole batches whose rows, one after the other, are the rows of `ended` in order; all
     batches have the same names, types and trailing shapes. Empty sequences leave the tensors out. An event that is
     too large, or whose tensors Arrow cannot hold, loses its tensors (header `truncated`), never rows.
     """
     columns = _columns(ended)
-    headers: dict[str, Any] = {
+    if not inputs and not outputs:
+        return [(body, _headers(source)) for body in _parts(columns)]
+    whole = _with_tensors(columns, inputs, outputs)
+    if whole is not None:
+        return [(whole, _headers(source))]
+    return [(body, {**_headers(source), "truncated": 1}) for body in _parts(columns)]
+
+
+def _headers(source: str) -> dict[str, Any]:
+    return {
         "cloudEvents_type": TYPE, "cloudEvents_specversion": "1.0", "cloudEvents_source": source,
         "cloudEvents_id": uid_text(new_uid(now_us())), "cloudEvents_datacontenttype": ARROW,
         "cloudEvents_dataschema": TYPE,
     }  # fmt: skip
-    body = _with_tensors(columns, inputs, outputs) if inputs or outputs else _write(columns)
-    if body is None:
-        headers["truncated"] = 1
-        body = _write(columns)
-    return body, headers
 
 
 def read_event(record: Record) -> pa.RecordBatch | None:
@@ -102,6 +115,29 @@ def _with_tensors(
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return None
     return body if len(body) <= EVENT_LIMIT_BYTES else None
+
+
+def _parts(columns: list[tuple[str, pa.Array]]) -> list[bytes]:
+    """Return events that hold the rows together, each within the limit; rows of one request stay together if they can.
+
+    Rows repeat much (an error text, an arm's name): few requests of many rows can be more than a message holds.
+    """
+    body = _write(columns)
+    if len(body) <= EVENT_LIMIT_BYTES:
+        return [body]
+    cut = _middle(dict(columns)["row"].to_numpy())
+    if not cut:  # one row
+        return [_write([(name, pa.nulls(1, array.type) if name in _LONG else array) for name, array in columns])]
+    first = [(name, array.slice(0, cut)) for name, array in columns]
+    return _parts(first) + _parts([(name, array.slice(cut)) for name, array in columns])
+
+
+def _middle(rows: np.ndarray[Any, Any]) -> int:
+    """Return where to cut a column of row numbers: at the request nearest to its middle, else in the middle."""
+    half = len(rows) // 2
+    starts = np.flatnonzero(rows == 0)
+    starts = starts[starts > 0]
+    return int(starts[np.abs(starts - half).argmin()]) if len(starts) else half
 
 
 def _columns(ended: Sequence[Ended]) -> list[tuple[str, pa.Array]]:

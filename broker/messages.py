@@ -8,6 +8,9 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
+MESSAGE_LIMIT_BYTES = 8 * 1024 * 1024
+"""The largest body that a message may have, on every broker."""
+
 NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 JSON = "application/json"
 BINARY = "application/octet-stream"

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import orjson
 
+from broker.answers import ANSWER_LIMIT_BYTES, too_large
 from broker.datatypes import DTYPES, FLOATS, Array, datatype_of
 from broker.errors import Failed, InvalidRequest, MillraceError
 from broker.inference import Head, OutputHead, shown
@@ -52,7 +53,7 @@ _templates: dict[tuple[Any, ...], _Template] = {}
 def encode(outputs: Mapping[str, Array], *, head: Head, model: str, version: str) -> Encoded:
     """Return the answer that carries whole outputs, of any shapes, as `head` asked for them.
 
-    Raises `InvalidRequest` for what was asked and cannot be given, `Failed` for what is no tensor of the protocol.
+    Raises `InvalidRequest` for an output that the model does not have, `Failed` for what the protocol cannot carry.
     """
     return _Batch(outputs, model, version, whole=True).answer(head, 0, 1)
 
@@ -100,9 +101,13 @@ class _Batch:
         template, cuts = plan
         end = b"]}" if head.id is None else b'],"id":%b}' % orjson.dumps(head.id)
         if template.text is None:
-            return _filled(template, cuts, start, stop, end)
-        text = template.text + end
-        return b"".join([text, *[cut(start, stop) for cut in cuts]]), len(text)
+            encoded = _filled(template, cuts, start, stop, end)
+        else:
+            text = template.text + end
+            encoded = b"".join([text, *[cut(start, stop) for cut in cuts]]), len(text)
+        if len(encoded[0]) > ANSWER_LIMIT_BYTES:
+            raise too_large(len(encoded[0]))
+        return encoded
 
     def _plan(self, asked: tuple[tuple[OutputHead, ...] | None, bool, int]) -> tuple[_Template, list[Cut]]:
         key = (self._signature, self._whole, asked)
@@ -208,8 +213,8 @@ def _cut_numbers(field: _Field, rows: Array) -> Cut:
     def cut(start: int, stop: int) -> bytes:
         found = lines[start] if stop == start + 1 else b",".join(lines[start:stop])
         if dirty and b"n" in found:
-            raise InvalidRequest(
-                f"output {field.name} holds NaN or infinity, which JSON cannot carry: "
+            raise Failed(
+                f"the model's output {field.name} holds NaN or infinity, which JSON cannot carry: "
                 "ask for it in binary (binary_data or binary_data_output)"
             )
         return found
@@ -234,8 +239,8 @@ def _cut_strings(name: str, rows: Array) -> Cut:
         try:
             return orjson.dumps([element.decode() for element in elements])[1:-1]
         except UnicodeDecodeError as exc:
-            raise InvalidRequest(
-                f"output {name} holds bytes that are not UTF-8, which JSON cannot carry: "
+            raise Failed(
+                f"the model's output {name} holds bytes that are not UTF-8, which JSON cannot carry: "
                 "ask for it in binary (binary_data or binary_data_output)"
             ) from exc
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from broker.base import Broker
 from broker.endpoint import Endpoint
 from broker.errors import MillraceError, TryAgain
-from broker.events import Ended, Tensors, write_event
+from broker.events import Ended, Tensors, write_events
 from broker.header import BY_WORD, Request
 from broker.ids import now_us
 from broker.messages import Message, Outcome, Reason
@@ -39,12 +39,20 @@ class _Gathered:
     holds: list[Hold] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Written:
+    """The holds of rows, and how many events with them are not safe yet."""
+
+    holds: list[Hold]
+    left: int
+
+
 @dataclass(slots=True, eq=False)
 class _Event:
     """One event on its way, with what waits for it."""
 
     message: Message
-    holds: list[Hold]
+    rows: _Written
     written_s: float = field(default_factory=time.monotonic)
 
 
@@ -132,17 +140,21 @@ class Rows:
         return declared is None or declared.log.sample >= 1.0 or self._random.random() < declared.log.sample
 
     def _write(self, part: _Gathered) -> None:
-        body, headers = write_event(part.ended, part.inputs, part.outputs, source=self._source)
         log = self._broker.channels.events(part.endpoint)
-        event = _Event(Message(queue=log, body=body, headers=headers), part.holds)
-        self._unsafe[id(event)] = event
+        written = write_events(part.ended, part.inputs, part.outputs, source=self._source)
+        rows = _Written(part.holds, len(written))
+        events = [_Event(Message(queue=log, body=body, headers=headers), rows) for body, headers in written]
+        self._unsafe.update((id(event), event) for event in events)
         if log in self._declared:
-            self._outbox.put_message(event.message, event)
+            self._put(events)
         else:
-            self._tasks.spawn(self._declare_and_write(event), "declare-events")
+            self._tasks.spawn(self._declare_and_write(log, events), "declare-events")
 
-    async def _declare_and_write(self, event: _Event) -> None:
-        log = event.message.queue
+    def _put(self, events: Sequence[_Event]) -> None:
+        for event in events:
+            self._outbox.put_message(event.message, event)
+
+    async def _declare_and_write(self, log: str, events: Sequence[_Event]) -> None:
         while log not in self._declared:
             try:
                 await self._broker.declare(log)
@@ -151,14 +163,15 @@ class Rows:
             except TryAgain as exc:
                 self._refused[log] = str(exc)
                 await asyncio.sleep(PAUSE_S)
-        self._outbox.put_message(event.message, event)
+        self._put(events)
 
     async def _write_again(self, event: _Event) -> None:
         """Write to a log that has vanished, once it is there again."""
+        log = event.message.queue
         await asyncio.sleep(PAUSE_S)
-        self._declared.discard(event.message.queue)
-        self._broker.upkeep.suspect([event.message.queue])
-        await self._declare_and_write(event)
+        self._declared.discard(log)
+        self._broker.upkeep.suspect([log])
+        await self._declare_and_write(log, [event])
 
     def _settled(self, events: Sequence[_Event], outcome: Outcome) -> None:
         for event in events:
@@ -167,5 +180,12 @@ class Rows:
                 continue
             self._unsafe.pop(id(event), None)
             if outcome.safe:  # else its inputs stay unacked, so they come back and get their row then
-                for hold in event.holds:
-                    hold.settle()
+                _count_safe(event.rows)
+
+
+def _count_safe(rows: _Written) -> None:
+    """Settle what waits for rows once all their events are safe."""
+    rows.left -= 1
+    if not rows.left:
+        for hold in rows.holds:
+            hold.settle()

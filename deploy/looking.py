@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from broker.base import Broker, Since
+from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
 from broker.following import Following
 from broker.ids import now_us
 from broker.messages import Record
 from broker.status import FULL_EVERY_S
+from processors.config import CONFIG_FILE
 from processors.repository import scan
 from router.view import View
 
@@ -51,3 +53,18 @@ def left_out(repository: Path) -> list[str]:
     except Misconfigured:
         return []
     return [*map(str, snapshot.problems.values()), *snapshot.left_out()]
+
+
+def withheld_arms(endpoints: Iterable[Endpoint], repository: Path) -> list[str]:
+    """Return the arms whose version is in the repository and not served, by the model's version policy."""
+    try:
+        models = scan(repository).models
+    except Misconfigured:
+        return []
+    return [
+        f"endpoint {endpoint.endpoint}: arm {arm} names {target.model}@{target.version}, which the version_policy of "
+        f"{target.model} does not serve: add version_policy {{ all {{}} }} to its {CONFIG_FILE}"
+        for endpoint in endpoints
+        for arm, target in endpoint.arms.items()
+        if target.model in models and target.version in models[target.model].withheld
+    ]

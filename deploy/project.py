@@ -24,6 +24,7 @@ backend: "python"
 max_batch_size: 32
 input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ]
 output [ { name: "sum" data_type: TYPE_FP32 dims: [ 1 ] } ]
+version_policy: { all {} }  # every version is served; without this line the newest one alone is, as in Triton
 """
 
 MODEL = '''\

@@ -12,9 +12,10 @@ from broker.following import Following
 from broker.ids import now_us
 from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
+from deploy.looking import withheld_arms
 from deploy.supervisor import Supervisor, wait_until_ready
 from deploy.wiring import Installation
-from processors.repository import scan
+from processors.repository import Snapshot, scan
 from router.view import View
 
 EVERY_S = 0.1
@@ -56,15 +57,17 @@ async def _follow(broker: Broker, view: View, tasks: Tasks) -> None:
 async def _settled(
     installation: Installation, supervisor: Supervisor, view: View, until: float, still: Callable[[], bool]
 ) -> list[str]:
+    repository = installation.settings.repository_folder
     while still():
-        missing = [*_parts(supervisor, view), *_models(installation, view)]
+        found = await asyncio.to_thread(scan, repository)
+        missing = [*_parts(supervisor, view), *_models(found, view)]
         if not missing:
             break
         if time.monotonic() > until:
             raise Unavailable(f"still waiting for {', '.join(missing)}; millrace status says more")
         await asyncio.sleep(EVERY_S)
-    snapshot = scan(installation.settings.repository_folder)
-    return [*map(str, snapshot.problems.values()), *_failed(view)]
+    withheld = withheld_arms(view.declarations(), repository)
+    return [*map(str, scan(repository).problems.values()), *withheld, *_failed(view)]
 
 
 def _parts(supervisor: Supervisor, view: View) -> Iterator[str]:
@@ -75,8 +78,8 @@ def _parts(supervisor: Supervisor, view: View) -> Iterator[str]:
             yield child.part
 
 
-def _models(installation: Installation, view: View) -> Iterable[str]:
-    for model in scan(installation.settings.repository_folder).models.values():
+def _models(found: Snapshot, view: View) -> Iterable[str]:
+    for model in found.models.values():
         for version in model.versions:
             name = model.config.name
             served = view.versions.get(name, {}).get(version.number)

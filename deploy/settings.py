@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets as random_secrets
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -62,10 +63,11 @@ class Secrets(Declared):
 
 
 class Repository(Declared):
-    """Where models are."""
+    """Where models are. What vanishes from there all at once is served for `doubt`: a volume may be unmounted."""
 
     url: str = "models"
     poll: Duration = 2.0
+    doubt: Duration = 60.0
 
 
 class Replicas(Declared):
@@ -207,14 +209,25 @@ def assignment_key(settings: Settings) -> bytes:
     return path.read_text().encode()
 
 
-def child_environment(overrides: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with flags added, for the processes it starts."""
-    return {**os.environ, **{PREFIX + key.replace(".", "__").upper(): value for key, value in overrides.items()}}
+def child_environment(overrides: Mapping[str, str], native: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with flags and variables for native libraries, for the processes it starts."""
+    return {**os.environ, **native, **_as_variables(overrides)}
 
 
-def own_environment(overrides: Mapping[str, str]) -> dict[str, str]:
+def own_environment(overrides: Mapping[str, str], native: Mapping[str, str]) -> dict[str, str]:
     """Return what is ours in this process's environment and flags, for processes that do not inherit it."""
-    return {name: value for name, value in child_environment(overrides).items() if name.startswith(PREFIX)}
+    ours = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    return {**ours, **native, **_as_variables(overrides)}
+
+
+def start_again_with(native: Mapping[str, str]) -> None:
+    """Start this program again with variables for native libraries, unless it was started with them."""
+    if any(os.environ.get(name) != value for name, value in native.items()):
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **native})  # noqa: S606 - the same command line
+
+
+def _as_variables(overrides: Mapping[str, str]) -> dict[str, str]:
+    return {PREFIX + key.replace(".", "__").upper(): value for key, value in overrides.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:

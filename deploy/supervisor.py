@@ -13,6 +13,7 @@ from typing import IO
 from broker.errors import MillraceError, Unavailable
 from deploy.hosts import shown
 from deploy.lock import the_only_one
+from deploy.native import pools
 from deploy.settings import child_environment
 from deploy.watch import Watch
 from deploy.wiring import PARTS, Installation
@@ -106,7 +107,7 @@ class Supervisor:
         command = self._installation.part_command(child.part)
         child.process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=self._output, stderr=self._output,
-            env=child_environment(self._overrides),
+            env=child_environment(self._overrides, pools(1)),
             start_new_session=True,  # else a terminal's Ctrl-C stops all parts at once, and not in order
         )  # fmt: skip
         child.started_s = now

@@ -15,7 +15,15 @@ from broker.base import Broker
 from broker.channels import Limits
 from broker.connect import connect
 from deploy.hosts import reached_at
-from deploy.settings import Settings, assignment_key, child_environment, load_settings, own_environment
+from deploy.native import pools, replica_environment
+from deploy.settings import (
+    Settings,
+    assignment_key,
+    child_environment,
+    load_settings,
+    own_environment,
+    start_again_with,
+)
 from deploy.shell import Context, context_of, run_part, serve_pages
 
 if TYPE_CHECKING:  # a process imports the packages that it runs
@@ -48,6 +56,7 @@ class Installation:
 
     def run(self, part: str, *, with_parent: bool) -> int:
         """Run one part in this process, until a signal (or its parent's end) stops it; returns the exit status."""
+        start_again_with(pools(1))
         port = self.settings.metrics.port if part == "monitors" else 0
         mains = {
             "gateway": self._gateway,
@@ -63,6 +72,7 @@ class Installation:
 
     def run_replica(self, model: str, version: int) -> int:
         """Run one replica of a model version in this process."""
+        start_again_with(replica_environment(self.settings.processors.threads))
 
         async def main(context: Context) -> None:
             await self.serve_replica(context, model, version)
@@ -136,6 +146,7 @@ class Installation:
         settings = self.settings
         catalog = CatalogSettings(
             instance=context.instance, repository=settings.repository_folder, poll_s=settings.repository.poll,
+            doubt_s=settings.repository.doubt,
             replicas=settings.processors.replicas.min, limits=self._limits(),
             metrics_port=context.metrics_port,
         )  # fmt: skip
@@ -161,19 +172,20 @@ class Installation:
 
     def _engine(self) -> Engine:
         processors = self.settings.processors
+        native = replica_environment(processors.threads)
         if processors.engine == "ray":
             from processors.engine_ray import RayEngine
 
             work = functools.partial(serve_in_ray, str(self.path))
             name = self.settings.prefix.rstrip(".").replace(".", "-")
-            environment = own_environment(self.overrides)
+            environment = own_environment(self.overrides, native)
             return RayEngine(work, name=name, grace_s=processors.grace, environment=environment, gpus=processors.gpus)
         from processors.engine_process import ProcessEngine
 
         def command(model: str, version: int, _: int) -> Sequence[str]:
             return self.part_command("replica", model, str(version))
 
-        return ProcessEngine(command, grace_s=processors.grace, environment=child_environment(self.overrides))
+        return ProcessEngine(command, grace_s=processors.grace, environment=child_environment(self.overrides, native))
 
 
 async def serve_in_ray(path: str, model: str, version: int, stop: asyncio.Event) -> None:

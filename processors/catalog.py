@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from broker.announcer import Announcer
 from broker.base import Broker
 from broker.channels import NO_LIMITS, Limits
 from broker.errors import Misconfigured, TryAgain
+from broker.following import follow_status
+from broker.messages import Record
+from broker.status import read_status
 from broker.tasks import Tasks
+from processors.doubts import Doubts, Key
 from processors.engine import Engine, Wanted
 from processors.repository import Snapshot, scan
 
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.2
+ERROR_CHARACTERS = 1000
+PROBLEMS_ANNOUNCED = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +37,7 @@ class CatalogSettings:
     instance: str
     repository: Path
     poll_s: float = 2.0
+    doubt_s: float = 60.0
     replicas: int = 1
     limits: Limits = NO_LIMITS
     metrics_port: int = 0
@@ -42,6 +53,7 @@ async def run(broker: Broker, engine: Engine, settings: CatalogSettings, stop: a
     catalog = Catalog(broker, engine, settings, announcer)
     await catalog.look()
     tasks.spawn(announcer.beat(), "heartbeat")
+    tasks.spawn(follow_status(broker, catalog.fold, since_s=0.0).run(), "status")
     tasks.spawn(_every(settings.poll_s, catalog), "repository")
     while not stop.is_set():
         await engine.watch()
@@ -64,41 +76,71 @@ async def _every(seconds: float, catalog: Catalog) -> None:
 class Catalog:
     """What is wanted, by the last look at the repository."""
 
-    def __init__(self, broker: Broker, engine: Engine, settings: CatalogSettings, announcer: Announcer) -> None:
+    def __init__(
+        self, broker: Broker, engine: Engine, settings: CatalogSettings, announcer: Announcer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self._broker = broker
         self._engine = engine
         self._settings = settings
         self._announcer = announcer
-        self._seen: dict[tuple[str, int], str] = {}
+        self._seen: dict[Key, str] = {}
         self._looked = False
         self._wanted: list[Wanted] = []
         self._models: dict[str, list[int]] | None = None  # nothing was announced yet
+        self._ready: set[Key] = set()  # what came up at some time while it was wanted
+        self._doubts = Doubts(settings.doubt_s, clock)
         self._problems: dict[str, str] = {}
         self._left_out: dict[str, bool] = {}  # what is said of a folder, and whether it was said
+
+    def fold(self, record: Record) -> None:
+        """Take in a record of the `status` log."""
+        said = read_status(record)
+        if said is not None and said.part == "replica" and said.state == "ready":
+            self._ready.add((said.model, said.version))
 
     async def look(self) -> None:
         """Scan the repository; a version is taken up once two scans agree on it, so that nothing half-copied is."""
         try:
             snapshot = await asyncio.to_thread(scan, self._settings.repository)
         except Misconfigured as exc:
-            log.warning("%s", exc)
+            await self._tell(self._models or {}, {"": str(exc)})
             return
         first, self._looked = not self._looked, True
-        settled = [
-            Wanted(model.config.name, version.number, self._settings.replicas, version.fingerprint)
-            for model in snapshot.models.values()
-            for version in model.versions
-            if first or self._seen.get((model.config.name, version.number)) == version.fingerprint
-        ]
-        self._seen = {
-            (model.config.name, version.number): version.fingerprint
-            for model in snapshot.models.values()
-            for version in model.versions
-        }
+        wanted = self._chosen(snapshot, first=first)
         self._warn(snapshot.left_out(), at_once=first)
-        await self._tell(snapshot)
-        if settled != self._wanted:
-            await self._deploy(settled)
+        problems = {model: str(problem) for model, problem in snapshot.problems.items()}
+        models: defaultdict[str, list[int]] = defaultdict(list)
+        for one in wanted:
+            models[one.model].append(one.version)
+        await self._tell(dict(models), problems | self._doubts.said(self._settings.repository))
+        if wanted != self._wanted:
+            await self._deploy(wanted)
+
+    def _chosen(self, snapshot: Snapshot, *, first: bool) -> list[Wanted]:
+        """Return what is to be served: what is whole and settled, and what was served before and is not to end yet."""
+        found = {
+            (model.config.name, version.number): Wanted(
+                model.config.name, version.number, model.config.instance_count or self._settings.replicas,
+                version.fingerprint,
+            )
+            for model in snapshot.models.values()
+            for version in model.versions
+        }  # fmt: skip
+        settled = {key: one for key, one in found.items() if first or self._seen.get(key) == one.fingerprint}
+        self._seen = {key: one.fingerprint for key, one in found.items()}
+        served = {(one.model, one.version): one for one in self._wanted}
+        kept = {key: one for key, one in served.items() if key not in settled and self._stays(key, snapshot, settled)}
+        gone = [key for key in served if key not in settled and key not in kept and not snapshot.withholds(*key)]
+        for key in self._doubts.doubted(gone, len(served)):
+            kept[key] = served[key]
+        return list((settled | kept).values())
+
+    def _stays(self, key: Key, snapshot: Snapshot, settled: Collection[Key]) -> bool:
+        """Tell whether what was served goes on: it changes, cannot be read now, or its successor is not ready yet."""
+        if snapshot.withholds(*key):
+            return not any(other[0] == key[0] and other in self._ready for other in settled)
+        return snapshot.has(*key)
 
     async def _deploy(self, wanted: list[Wanted]) -> None:
         """Queues first, replicas after: a request may wait for a model that still loads."""
@@ -112,6 +154,7 @@ class Catalog:
             return
         await self._engine.want(wanted)
         self._wanted = wanted
+        self._ready &= {(one.model, one.version) for one in wanted}
 
     def _warn(self, left_out: list[str], *, at_once: bool) -> None:
         """Log once what is no version; one that is just being copied in becomes one by the next look."""
@@ -120,13 +163,16 @@ class Catalog:
                 log.warning("%s", said)
         self._left_out = {said: at_once or said in self._left_out for said in left_out}
 
-    async def _tell(self, snapshot: Snapshot) -> None:
-        """Announce what is there, and which models cannot be served, with the reason."""
-        problems = {model: str(problem) for model, problem in snapshot.problems.items()}
-        models = {name: [version.number for version in model.versions] for name, model in snapshot.models.items()}
-        if (models, problems) != (self._models, self._problems):
-            for model, problem in problems.items():
-                if self._problems.get(model) != problem:
-                    log.warning("model %s is not served: %s", model, problem)
-            self._models, self._problems = models, problems
-            await self._announcer.say("ready", full={"models": models, "problems": problems})
+    async def _tell(self, models: dict[str, list[int]], problems: dict[str, str]) -> None:
+        """Announce what is there, and what is wrong by model (an empty name stands for the whole repository)."""
+        if (models, problems) == (self._models, self._problems):
+            return
+        for model, problem in problems.items():
+            if self._problems.get(model) != problem:
+                log.warning("%s", f"model {model}: {problem}" if model else problem)
+        self._models, self._problems = models, problems
+        error = "; ".join([f"{model}: {problem}" if model else problem for model, problem in problems.items()])
+        announced = dict(islice(problems.items(), PROBLEMS_ANNOUNCED))
+        await self._announcer.say(
+            "ready", full={"models": models, "problems": announced}, error=error[:ERROR_CHARACTERS]
+        )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import stat
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +16,7 @@ from broker.channels import check_name
 from broker.datatypes import DTYPES
 from broker.errors import Misconfigured
 from broker.inference import TensorSpec
+from processors.fields import check_fields, check_parameters
 
 CONFIG_FILE: Final = "config.pbtxt"
 _PB2: Final = "tritonclient.grpc.model_config_pb2"
@@ -22,14 +25,27 @@ RUNTIMES: Final[Mapping[str, str]] = {"pytorch": "model.pt", "python": "model.py
 """The runtimes there are, and the file that each one loads where the config names no other."""
 
 _DATATYPES: Final[Mapping[str, str]] = {"TYPE_STRING" if name == "BYTES" else f"TYPE_{name}": name for name in DTYPES}
-_REFUSED: Final = ("reshape", "optional", "is_shape_tensor", "allow_ragged_batch", "is_non_linear_format_io")
+_PLATFORMS: Final[Mapping[str, str]] = {"pytorch_libtorch": "pytorch"}
+_BACKENDS: Final[Mapping[str, str]] = {
+    "model.graphdef": "tensorflow",
+    "model.savedmodel": "tensorflow",
+    "model.plan": "tensorrt",
+    "model.onnx": "onnxruntime",
+    "model.xml": "openvino",
+    "model.pt": "pytorch",
+    "model.py": "python",
+}
+"""The file in a version's folder by which Triton finds the backend where a config names none, in its order."""
+
+_LIMIT_BYTES: Final = 1 << 20
+_PARSED: Final = 4096  # configs: a repository is read every few seconds, and parsing is the most of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionPolicy:
-    """Which of the versions in the repository are served: the newest few, the listed ones, or all."""
+    """Which of the versions in the repository are served: the newest few, the listed ones, or all (`latest` 0)."""
 
-    latest: int | None = None
+    latest: int = 1
     only: frozenset[int] | None = None
 
     def choose(self, versions: Iterable[int]) -> tuple[int, ...]:
@@ -37,7 +53,7 @@ class VersionPolicy:
         found = sorted(versions)
         if self.only is not None:
             return tuple([version for version in found if version in self.only])
-        return tuple(found[-self.latest :] if self.latest else found)
+        return tuple(found[-self.latest :])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +61,9 @@ class ModelConfig:
     """What a model takes, gives and needs.
 
     `max_batch_size` 0 means no batch dimension; otherwise it comes first in every shape, as -1. `preferred_batch_sizes`
-    and `max_queue_delay_us` are dynamic batching's. `json` is the whole config under Triton's own field names.
+    and `max_queue_delay_us` are dynamic batching's. `instance_count` 0 and an empty `device` leave them to the
+    installation. `json` is the whole config under Triton's own field names. `warnings` are about fields that change
+    nothing here.
     """
 
     name: str
@@ -57,37 +75,57 @@ class ModelConfig:
     preferred_batch_sizes: tuple[int, ...]
     max_queue_delay_us: int
     instance_count: int
+    device: str
     versions: VersionPolicy
     parameters: Mapping[str, str]
     json: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def read_config(folder: Path) -> ModelConfig:
     """Return the config of the model in `folder`. Raises `Misconfigured`, with the line where the text is wrong."""
     path = folder / CONFIG_FILE
     try:
-        text = path.read_text("utf-8")
+        text = _read(path).decode()
     except FileNotFoundError as exc:
         raise Misconfigured(
             f"{path} is missing: it must declare backend, max_batch_size, input and output, in Triton's format"
         ) from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise Misconfigured(f"{path} cannot be read: {exc}") from exc
-    return parse_config(text, model=folder.name, source=str(path))
+    return parse_config(text, model=folder.name, source=str(path), has=lambda name: _has(folder, name))
 
 
-def parse_config(text: str, *, model: str, source: str) -> ModelConfig:
-    """Return the config in `text` for a model in a folder called `model`; `source` says where it came from."""
+def _read(path: Path) -> bytes:
+    """Return a file's bytes. Anything can lie there: opening a pipe as a file would wait for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise Misconfigured(f"{path} is no plain file")
+        if found.st_size > _LIMIT_BYTES:
+            raise Misconfigured(f"{path} has {found.st_size} bytes: a config has at most {_LIMIT_BYTES}")
+        return file.read(_LIMIT_BYTES)
+
+
+def _has(folder: Path, name: str) -> bool:
+    """Tell whether a version in the folder of a model has a file of this name."""
+    return any((entry / name).exists() for entry in folder.iterdir() if entry.name.isdecimal())
+
+
+def parse_config(text: str, *, model: str, source: str, has: Callable[[str], bool] = lambda _: False) -> ModelConfig:
+    """Return the config in `text` for a model in a folder called `model`; `source` says where it came from.
+
+    `has` tells whether its versions hold a file, from which the backend follows if the config names none.
+    """
     message = _parse(text, source)
     check_name(f"{source}: model", model)
     if message.name not in ("", model):
         raise Misconfigured(f"{source}: name is {message.name!r}, but the folder is {model!r}: they must be equal")
-    for field in ("sequence_batching", "ensemble_scheduling"):
-        if message.HasField(field):
-            raise Misconfigured(f"{source}: {field} is not served: remove it, or serve this model with Triton")
+    warnings = check_fields(message, source)
     if message.max_batch_size < 0:
         raise Misconfigured(f"{source}: max_batch_size is {message.max_batch_size}, and must be at least 0")
-    runtime = _runtime(message, source)
+    runtime = _runtime(message, source, has)
     batched = message.max_batch_size > 0
     batching = message.dynamic_batching
     return ModelConfig(
@@ -100,9 +138,11 @@ def parse_config(text: str, *, model: str, source: str) -> ModelConfig:
         preferred_batch_sizes=_preferred(batching.preferred_batch_size, message.max_batch_size, source),
         max_queue_delay_us=batching.max_queue_delay_microseconds,
         instance_count=_instances(message),
+        device=_device(message, source),
         versions=_version_policy(message, source),
         parameters={key: message.parameters[key].string_value for key in sorted(message.parameters)},
-        json={"name": model, "max_batch_size": 0, **_plain(message)},
+        json={"name": model, "backend": runtime, "max_batch_size": 0, **_plain(message)},
+        warnings=warnings + check_parameters(message, runtime, source),
     )
 
 
@@ -123,6 +163,7 @@ def _messages() -> Any:
     return module
 
 
+@lru_cache(maxsize=_PARSED)
 def _parse(text: str, source: str) -> Any:
     from google.protobuf import text_format  # a hundred modules that only a reader of configs needs
 
@@ -130,14 +171,29 @@ def _parse(text: str, source: str) -> Any:
         return text_format.Parse(text, _messages().ModelConfig())
     except text_format.ParseError as exc:
         raise Misconfigured(f"{source}: {exc} (line:column)") from exc
+    except (ValueError, RecursionError) as exc:
+        raise Misconfigured(f"{source} is no text of Triton's format: {exc}") from exc
 
 
-def _runtime(message: Any, source: str) -> str:
-    backend = message.backend or {"pytorch_libtorch": "pytorch"}.get(message.platform, message.platform)
+def _runtime(message: Any, source: str, has: Callable[[str], bool]) -> str:
+    platform = _PLATFORMS.get(message.platform, message.platform)
+    if message.backend and platform and message.backend != platform:
+        raise Misconfigured(f"{source}: backend is {message.backend!r} and platform {message.platform!r}: remove one")
+    backend, found = message.backend or platform, ""
+    if not backend and (found := _telling(message.default_model_filename, has)):
+        backend = _BACKENDS[found]
     if backend in RUNTIMES:
         return str(backend)
     wanted = f"backend is {backend!r}" if backend else "backend is missing"
-    raise Misconfigured(f"{source}: {wanted}, and must be one of {', '.join(RUNTIMES)}")
+    by = f" by the file {found}" if found else ""
+    raise Misconfigured(f"{source}: {wanted}{by}, and must be one of {', '.join(RUNTIMES)}")
+
+
+def _telling(named: str, has: Callable[[str], bool]) -> str:
+    """Return the usual name of the file that tells the backend; empty if none is there."""
+    if named:
+        return next((usual for usual in _BACKENDS if Path(usual).suffix == Path(named).suffix), "")
+    return next((usual for usual in _BACKENDS if has(usual)), "")
 
 
 def _file(message: Any, runtime: str, source: str) -> str:
@@ -161,9 +217,6 @@ def _spec(kind: str, entry: Any, source: str, *, batched: bool) -> TensorSpec:
     where = f"{source}: {kind} {entry.name!r}"
     if not entry.name:
         raise Misconfigured(f"{source}: an {kind} has no name")
-    for field, _ in entry.ListFields():
-        if field.name in _REFUSED:
-            raise Misconfigured(f"{where}: {field.name} is not served: remove it, or serve this model with Triton")
     written = _messages().DataType.Name(entry.data_type)
     datatype = _DATATYPES.get(written)
     if datatype is None:
@@ -184,13 +237,35 @@ def _preferred(sizes: Iterable[int], max_batch_size: int, source: str) -> tuple[
 
 
 def _instances(message: Any) -> int:
-    return sum([group.count or 1 for group in message.instance_group]) or 1
+    """Return how many replicas are asked for; 0 if no group says a number."""
+    if not any(group.count for group in message.instance_group):
+        return 0
+    return sum([group.count or 1 for group in message.instance_group])
+
+
+def _device(message: Any, source: str) -> str:
+    """Return the device that the instance groups ask for; empty if they leave it open."""
+    devices = {_device_of(group, source) for group in message.instance_group}
+    if len(devices) > 1:
+        raise Misconfigured(f"{source}: instance_group asks for several kinds or GPUs, and a model has one of them")
+    return devices.pop() if devices else ""
+
+
+def _device_of(group: Any, source: str) -> str:
+    if len(group.gpus) > 1:
+        raise Misconfigured(f"{source}: instance_group: gpus are {list(group.gpus)}, and a model has one of them")
+    kind = group.Kind.Name(group.kind)
+    if group.gpus and kind in ("KIND_GPU", "KIND_AUTO"):
+        return f"cuda:{group.gpus[0]}"
+    return {"KIND_GPU": "cuda", "KIND_CPU": "cpu"}.get(kind, "")
 
 
 def _version_policy(message: Any, source: str) -> VersionPolicy:
     policy = message.version_policy
     if policy.HasField("latest"):
         return VersionPolicy(latest=policy.latest.num_versions or 1)
+    if policy.HasField("all"):
+        return VersionPolicy(latest=0)
     if not policy.HasField("specific"):
         return VersionPolicy()
     wrong = [version for version in policy.specific.versions if version < 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from broker.messages import Record
 from broker.tasks import Tasks
 from processors.cancels import Cancels
 from processors.config import read_config
-from processors.memory import keep_freed_memory
 from processors.metrics import ProcessorMetrics
 from processors.model import Model, describe
 from processors.pipeline import Pipeline, PipelineSettings
@@ -95,14 +95,17 @@ class Replica:
 
     async def _load(self) -> Model:
         spec = self._spec
-        keep_freed_memory()
         config = read_config(spec.repository / spec.model)
         folder = spec.repository / spec.model / str(spec.version)
         loop = asyncio.get_running_loop()
-        runtime = await loop.run_in_executor(
-            None, lambda: load(folder, config, device=spec.device, threads=spec.threads)
-        )
-        await loop.run_in_executor(None, runtime.warm)
+        thread = ThreadPoolExecutor(1, "load")  # native libraries keep a pool for it: it ends, and theirs with it
+        try:
+            runtime = await loop.run_in_executor(
+                thread, lambda: load(folder, config, device=config.device or spec.device, threads=spec.threads)
+            )
+            await loop.run_in_executor(thread, runtime.warm)
+        finally:
+            thread.shutdown(wait=False)
         return Model(config, spec.version, runtime)
 
     async def _serve(self, model: Model) -> None:

@@ -10,17 +10,19 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
+from broker.answers import clean
 from broker.channels import check_name
 from broker.errors import Misconfigured
 from processors.config import CONFIG_FILE, ModelConfig, parse_config, read_config
 
+FILES_LIMIT: Final = 10_000  # of a version
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -39,6 +41,8 @@ class Model:
 
     config: ModelConfig
     versions: tuple[Version, ...]
+    withheld: tuple[int, ...] = ()  # complete versions that the version policy does not serve
+    unread: tuple[int, ...] = ()  # versions that are there and cannot be read
     left_out: tuple[str, ...] = ()  # folders that are no version, or not a whole one, and why
 
 
@@ -49,9 +53,20 @@ class Snapshot:
     models: Mapping[str, Model]
     problems: Mapping[str, Misconfigured]
 
+    def has(self, model: str, version: int) -> bool:
+        """Tell whether a version is there, whole or not, or cannot be told because its model cannot be read."""
+        found = self.models.get(model)
+        if found is None:
+            return model in self.problems
+        return version in found.unread or any(one.number == version for one in found.versions)
+
+    def withholds(self, model: str, version: int) -> bool:
+        """Tell whether a version is there and its model's version policy does not serve it."""
+        return model in self.models and version in self.models[model].withheld
+
     def left_out(self) -> list[str]:
-        """Return what stands among the versions and is not served, each with the way out."""
-        return [said for model in self.models.values() for said in model.left_out]
+        """Return what stands among the versions and is not served, and which fields of a config change nothing."""
+        return [said for model in self.models.values() for said in (*model.config.warnings, *model.left_out)]
 
 
 def scan(root: Path) -> Snapshot:
@@ -62,7 +77,7 @@ def scan(root: Path) -> Snapshot:
     Raises `Misconfigured` only for a root that cannot be listed.
     """
     try:
-        folders = sorted([entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")])
+        folders = sorted([entry for entry in root.iterdir() if _is_folder(entry) and not entry.name.startswith(".")])
     except OSError as exc:
         raise Misconfigured(f"the model repository {root} cannot be listed: {exc.strerror}") from exc
     models: dict[str, Model] = {}
@@ -70,7 +85,7 @@ def scan(root: Path) -> Snapshot:
     for folder in folders:
         found = _scan_model(folder)
         if isinstance(found, Misconfigured):
-            problems[folder.name] = found
+            problems[clean(folder.name)] = found
         else:
             models[folder.name] = found
     return Snapshot(models=models, problems=problems)
@@ -89,7 +104,10 @@ def write_version(
     folder = root / model
     target = folder / str(version)
     source = folder / CONFIG_FILE
-    settings = read_config(folder) if config is None else parse_config(config, model=model, source=str(source))
+    if config is None:
+        settings = read_config(folder)
+    else:
+        settings = parse_config(config, model=model, source=str(source), has=files.__contains__)
     _check_files(files, settings, target)
     with _staging(root) as staging:
         _fill(staging / str(version), files)
@@ -107,58 +125,104 @@ def write_version(
 
 def _scan_model(folder: Path) -> Model | Misconfigured:
     try:
-        config = read_config(folder)
-        complete = {
-            int(entry.name): entry
-            for entry in folder.iterdir()
-            if _VERSION.fullmatch(entry.name) and (entry / config.file).is_file()
-        }
-        versions = [
-            Version(
-                number=number,
-                folder=complete[number].absolute(),
-                fingerprint=_fingerprint(complete[number], folder / CONFIG_FILE),
-            )
-            for number in config.versions.choose(complete)
-        ]
-        left_out = tuple(_left_out(folder, config.file))
+        return _read_model(folder)
     except Misconfigured as exc:
         return exc
-    except OSError as exc:
-        return Misconfigured(f"{folder} cannot be read: {exc}")
-    return Model(config=config, versions=tuple(versions), left_out=left_out)
+    except Exception as exc:  # noqa: BLE001 - whatever lies in one folder, the other models are read
+        return Misconfigured(f"{folder} cannot be read: {clean(str(exc))}")
 
 
-def _left_out(folder: Path, file: str) -> Iterator[str]:
-    for entry in sorted(folder.iterdir()):
-        if not entry.is_dir() or entry.name.startswith((".", "_")):
+def _read_model(folder: Path) -> Model:
+    config = read_config(folder)
+    entries = sorted(folder.iterdir())
+    complete = {
+        int(entry.name): entry for entry in entries if _VERSION.fullmatch(entry.name) and _is_file(entry / config.file)
+    }
+    chosen = config.versions.choose(complete)
+    left_out = list(_left_out(entries, config.file))
+    versions = []
+    for number in chosen:
+        try:
+            fingerprint = _fingerprint(complete[number], folder / CONFIG_FILE)
+        except (OSError, Misconfigured) as exc:
+            left_out.append(f"{complete[number]} is not served: {clean(str(exc))}")
+        else:
+            versions.append(Version(number=number, folder=complete[number].absolute(), fingerprint=fingerprint))
+    withheld = tuple(sorted(set(complete) - set(chosen)))
+    unread = tuple(sorted(set(chosen) - {version.number for version in versions}))
+    return Model(
+        config=config, versions=tuple(versions), withheld=withheld, unread=unread, left_out=tuple(left_out)
+    )  # fmt: skip
+
+
+def _left_out(entries: Sequence[Path], file: str) -> Iterator[str]:
+    for entry in entries:
+        if entry.name.startswith((".", "_")) or not _is_folder(entry):
             continue
         if not _VERSION.fullmatch(entry.name):
-            yield f"{entry} is not served: a version's folder is a number from 1 to 999999999, such as 1"
-        elif not (entry / file).is_file():
+            yield f"{_text(entry)} is not served: a version's folder is a number from 1 to 999999999, such as 1"
+        elif not _is_file(entry / file):
             yield f"{entry} is not served: there is no {file} in it"
 
 
 def _fingerprint(folder: Path, config: Path) -> str:
     """Return a hash of names, sizes and times, not of contents: those can be gigabytes.
 
-    What Python leaves beside a `model.py` is no change of it.
+    What Python leaves beside a `model.py` is no change of it. Raises `Misconfigured` for a folder without an end.
     """
     digest = blake2b(digest_size=12)
     for path in (config, *sorted(_files(folder))):
-        stat = path.stat()
-        digest.update(f"{path.relative_to(config.parent)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        found = _stat(path)
+        digest.update(os.fsencode(path.relative_to(config.parent)))
+        digest.update(f"\0{found.st_size}\0{found.st_mtime_ns}\0".encode())
     return digest.hexdigest()
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for entry in folder.iterdir():
-        if entry.name == "__pycache__" or entry.name.startswith("."):
+    """Yield what is in a folder and those below it; each is entered once, whatever links lead to it."""
+    entered, waiting, number = set[tuple[int, int]](), [folder], 0
+    while waiting:
+        inner = waiting.pop()
+        found = inner.stat()
+        if (found.st_dev, found.st_ino) in entered:
             continue
-        if entry.is_dir():
-            yield from _files(entry)
-        else:
-            yield entry
+        entered.add((found.st_dev, found.st_ino))
+        for entry in inner.iterdir():
+            if entry.name == "__pycache__" or entry.name.startswith("."):
+                continue
+            number += 1
+            if number > FILES_LIMIT:
+                raise Misconfigured(f"it holds more than {FILES_LIMIT} files: is there a link to another folder in it?")
+            if _is_folder(entry):
+                waiting.append(entry)
+            else:
+                yield entry
+
+
+def _stat(path: Path) -> os.stat_result:
+    """Return what a file is; of a link that leads nowhere, what it is itself."""
+    try:
+        return path.stat()
+    except OSError:
+        return path.lstat()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder that may not be looked into
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _text(path: Path) -> str:
+    return clean(str(path))
 
 
 def _check_version(version: int) -> None:

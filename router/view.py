@@ -23,6 +23,7 @@ from router.snapshot import Snapshot
 log = logging.getLogger(__name__)
 
 DEFAULT_BATCH = 32
+ARMS_LIMIT = 64  # of one endpoint
 FRESH_S = 0.25
 FORGET_AFTER_S = 600.0
 BEHIND_LIMIT = 3
@@ -47,6 +48,7 @@ class View:
         self._key = key
         self._clock = clock
         self._declared: dict[str, Endpoint] = {}
+        self._implied: dict[str, tuple[list[int], int]] = {}  # of models that none claims: see `_served_now`
         self._routers: dict[str, Router] = {}
         self._resolved: dict[str, tuple[Router, int, float]] = {}
         self.versions: dict[str, dict[int, Served]] = {}
@@ -102,6 +104,10 @@ class View:
         """Return the names that clients can address: declared endpoints, and models that none of them claims."""
         return sorted({*self._declared, *self._unclaimed()})
 
+    def declarations(self) -> list[Endpoint]:
+        """Return all that is declared."""
+        return list(self._declared.values())
+
     def declaration(self, endpoint: str) -> Endpoint | None:
         """Return what is declared for an endpoint, if it is."""
         return self._declared.get(endpoint)
@@ -118,7 +124,7 @@ class View:
     def router(self, endpoint: str) -> Router:
         """Return the router of an endpoint; raises NotFound naming what there is."""
         router = self._routers.get(endpoint)
-        if router is not None and (endpoint in self._declared or self._is_newest(router)):
+        if router is not None and (endpoint in self._declared or self._is_current(router)):
             return router
         declaration = self._declared.get(endpoint) or self._implicit(endpoint)
         try:
@@ -309,19 +315,34 @@ class View:
         return [model for model in self.versions if model not in claimed]
 
     def _implicit(self, model: str) -> Endpoint:
-        """An endpoint that nobody declared: a model under its own name, its newest ready version (or the newest)."""
+        """An endpoint that nobody declared: a model under its own name.
+
+        Its newest ready version (or the newest) gets the traffic; the others are reachable by number.
+        """
         if model not in self._unclaimed():
             known = ", ".join(self.endpoints()) or "none yet"
             raise NotFound(f"Request for unknown model: {model!r} is not found; there is: {known}")  # Triton's words
-        version = self._newest(model)
-        return Endpoint(endpoint=model, arms={f"v{version}": f"{model}@{version}"})  # type: ignore[dict-item]
+        versions, newest = self._implied[model] = self._served_now(model)
+        arms = {f"v{version}": f"{model}@{version}" for version in versions}
+        policy = {"split": {arm: float(arm == f"v{newest}") for arm in arms}} if len(arms) > 1 else {}
+        return Endpoint(endpoint=model, arms=arms, policy=policy)  # type: ignore[arg-type]
+
+    def _served_now(self, model: str) -> tuple[list[int], int]:
+        """Return the versions of a model that somebody serves, loads or fails to load, and which gets the traffic."""
+        newest, oldest = self._newest(model), self._clock() - SILENT_AFTER_S
+        live = [
+            one.version for one in self.versions[model].values()
+            if any(state != "stopped" and at >= oldest for state, at in one.heard.values())
+        ]  # fmt: skip
+        return sorted({*live, newest})[-ARMS_LIMIT:], newest
 
     def _newest(self, model: str) -> int:
         versions = self.versions[model]
         ready = [version for version in versions if self.is_ready(model, version)]
         return max(ready or versions)
 
-    def _is_newest(self, router: Router) -> bool:
+    def _is_current(self, router: Router) -> bool:
         name = router.endpoint.endpoint
-        (target,) = router.endpoint.arms.values()
-        return name in self.versions and name in self._unclaimed() and target.version == self._newest(name)
+        if name not in self.versions or name not in self._unclaimed():
+            return False
+        return self._implied.get(name) == self._served_now(name)

@@ -23,7 +23,7 @@ from deploy.cli.terminal import (
     overrides,
     warn,
 )
-from deploy.looking import left_out
+from deploy.looking import left_out, withheld_arms
 from deploy.project import write_project
 from deploy.settings import Settings, load_settings
 from deploy.watch import Declarations, file_of, read_file
@@ -64,6 +64,7 @@ def check(
                 mistakes += _check_endpoint(endpoint, path, seen)
         except Misconfigured as exc:
             mistakes.append(str(exc))
+    mistakes += withheld_arms([endpoint for _, endpoint in seen.values()], read.repository_folder)
     if not files:
         warn(left_out(read.repository_folder))
     if mistakes:

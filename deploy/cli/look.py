@@ -12,11 +12,12 @@ import typer
 import uvloop
 
 from broker.base import Broker
+from broker.endpoint import Endpoint
 from broker.errors import Misconfigured, Unavailable
 from broker.ids import now_us
 from broker.messages import JSON, Message
 from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, Json, SettingsPath, installation, overrides, show, warn
-from deploy.looking import left_out, read_view
+from deploy.looking import left_out, read_view, withheld_arms
 
 SETTLE_S = 2.5  # a heartbeat and a little
 
@@ -30,9 +31,11 @@ def add_to(app: typer.Typer) -> None:
 
 def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json: Json = False) -> None:
     """Show which processes are there, and what they say of themselves."""
+    declared: list[Endpoint] = []
 
     async def look(connection: Broker) -> list[dict[str, Any]]:
         view = await read_view(connection)
+        declared.extend(view.declarations())
         rows = []
         for said, _ in view.parts.values():
             age_s = (now_us() - said.at_us) / 1e6
@@ -46,13 +49,16 @@ def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
 
     rows = _with_broker(settings, broker, look)
     show(rows, ("part", "state", "model", "pid", "in flight", "heard s ago", "error"), as_json=as_json)
+    warn(withheld_arms(declared, installation(settings, {}).settings.repository_folder))
 
 
 def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json: Json = False) -> None:
     """Show what can be called: endpoints, their arms, and whether each is ready."""
+    declared: list[Endpoint] = []
 
     async def look(connection: Broker) -> list[dict[str, Any]]:
         view = await read_view(connection)
+        declared.extend(view.declarations())
         rows = []
         for name in view.endpoints():
             router = view.router(name)
@@ -67,7 +73,8 @@ def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
 
     rows = _with_broker(settings, broker, look)
     show(rows, ("endpoint", "arm", "model", "version", "ready", "waiting"), as_json=as_json)
-    warn(left_out(installation(settings, {}).settings.repository_folder))
+    repository = installation(settings, {}).settings.repository_folder
+    warn([*left_out(repository), *withheld_arms(declared, repository)])
 
 
 def predict(

@@ -11,7 +11,7 @@ import numpy as np
 
 from broker.answers import clean
 from broker.datatypes import DTYPES, Array, datatype_of
-from broker.errors import Failed, MillraceError, Misconfigured
+from broker.errors import Failed, Misconfigured
 from broker.inference import TensorSpec
 from processors.config import ModelConfig
 
@@ -51,7 +51,7 @@ class Runtime(ABC):
         rows = len(next(iter(inputs.values()))) if self.config.max_batch_size else None
         try:
             return _checked(self.compute(inputs), self.config, rows)
-        except MillraceError:
+        except Failed:
             raise
         except BaseException as exc:  # a model's code may raise anything, a CancelledError too: only its request fails
             raise Failed(f"model {self.config.name} failed: {described(exc)}") from exc

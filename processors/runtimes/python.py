@@ -11,18 +11,15 @@
         def warm(self) -> None: ...                          # optional: before the first request
         def unload(self) -> None: ...                        # optional: once, at the end
 
-The file is imported under a name of its own, so that two versions never share state. Its code runs with the
-process's rights: only those who may run code here may write to the repository.
+The version's folder is an import root of its own (`import helper`, `from .helper import x`): two versions never share
+a module. Its code runs with the process's rights: only those who may run code here may write to the repository.
 '''
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 from collections.abc import Mapping
 from copy import deepcopy
-from importlib.machinery import SourceFileLoader
 from itertools import count
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +29,7 @@ from broker.datatypes import Array
 from broker.errors import Failed, Misconfigured
 from processors.config import ModelConfig
 from processors.runtimes.base import Runtime, described, model_file
+from processors.runtimes.imports import ImportRoot
 
 _numbers: Final = count(1)
 
@@ -39,24 +37,24 @@ _numbers: Final = count(1)
 class PythonRuntime(Runtime):
     """One instance of a file's `Model`."""
 
-    def __init__(self, config: ModelConfig, model: Any, module: ModuleType) -> None:
+    def __init__(self, config: ModelConfig, model: Any, root: ImportRoot) -> None:
         super().__init__(config)
         self._model = model
-        self._module = module.__name__
+        self._root = root
 
     @classmethod
     def load(cls, folder: Path, config: ModelConfig, *, device: str, threads: int) -> PythonRuntime:
         """Return an instance of the class `Model` in the version's file, which sees to devices and threads itself."""
         path = model_file(folder, config)
-        module = _imported(path, f"millrace_model_{config.name.replace('-', '_')}_{next(_numbers)}")
+        root = ImportRoot(f"millrace_model_{config.name.replace('-', '_')}_{next(_numbers)}", folder)
         try:
-            model = _created(module, config)
+            model = _created(root.load(path), config)
             if hasattr(model, "load"):
                 model.load(folder)
         except BaseException as exc:
-            sys.modules.pop(module.__name__, None)
+            root.close()
             raise exc if isinstance(exc, Misconfigured) else _broken(path, exc) from exc
-        return cls(config, model, module)
+        return cls(config, model, root)
 
     def compute(self, inputs: dict[str, Array]) -> Mapping[str, Array]:
         """Call the model's `infer`."""
@@ -69,40 +67,19 @@ class PythonRuntime(Runtime):
             self._call("warm")
 
     def unload(self) -> None:
-        """Call the model's `unload`, if it has one, and forget the module either way."""
+        """Call the model's `unload`, if it has one, and forget its modules either way."""
         try:
             if hasattr(self._model, "unload"):
                 self._call("unload")
         finally:
             self._model = None
-            sys.modules.pop(self._module, None)
+            self._root.close()
 
     def _call(self, name: str) -> None:
         try:
             getattr(self._model, name)()
         except BaseException as exc:
             raise Failed(f"model {self.config.name} failed in {name}: {described(exc)}") from exc
-
-
-class _Loader(SourceFileLoader):
-    """Leaves no compiled file behind: a repository can be read-only, and is watched."""
-
-    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
-        """Write nothing."""
-
-
-def _imported(path: Path, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_loader(name, _Loader(name, str(path)))
-    if spec is None or spec.loader is None:
-        raise Misconfigured(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as exc:
-        del sys.modules[name]
-        raise _broken(path, exc) from exc
-    return module
 
 
 def _created(module: ModuleType, config: ModelConfig) -> Any:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import get_ident
 from typing import Any, Final
 
 import torch
@@ -26,8 +27,10 @@ class TorchRuntime(Runtime):
     else in the config's order. Outputs are a tensor, a tuple or list in that same order, or a dict by name.
     """
 
-    def __init__(self, config: ModelConfig, module: Any, device: torch.device) -> None:
+    def __init__(self, config: ModelConfig, module: Any, device: torch.device, threads: int) -> None:
         super().__init__(config)
+        self._threads = threads
+        self._bounded = 0  # the thread that computed last
         self._module = module
         self._inference = torch.inference_mode()
         self._device = device
@@ -36,17 +39,20 @@ class TorchRuntime(Runtime):
 
     @classmethod
     def load(cls, folder: Path, config: ModelConfig, *, device: str, threads: int) -> TorchRuntime:
-        """Return the module in the version's `.pt` file. `threads` holds for the whole process, as torch has it."""
+        """Return the module in the version's `.pt` file."""
         path = model_file(folder, config)
         strings = [spec.name for spec in (*config.inputs, *config.outputs) if spec.datatype == "BYTES"]
         if strings:
             raise Misconfigured(f"model {config.name}: TYPE_STRING is not a type of torch's: {', '.join(strings)}")
         chosen = _device(device)
-        torch.set_num_threads(threads)
-        return cls(config, _load(path, chosen), chosen)
+        _bound_forks()
+        return cls(config, _load(path, chosen), chosen, threads)
 
     def compute(self, inputs: dict[str, Array]) -> Mapping[str, Array]:
         """Run the module once."""
+        if self._bounded != (thread := get_ident()):
+            torch.set_num_threads(self._threads)  # OpenMP, and torch with it, has a setting for each thread
+            self._bounded = thread
         with self._inference:
             tensors = [self._tensor(inputs[name]) for name in self._inputs]
             if self._keywords:
@@ -86,6 +92,12 @@ class TorchRuntime(Runtime):
         return array
 
 
+def _bound_forks() -> None:
+    """Let TorchScript's `fork` have one thread, which computes with as many as the model has."""
+    if torch.get_num_interop_threads() != 1:
+        torch.set_num_interop_threads(1)  # torch takes it once in a process
+
+
 def _load(path: Path, device: torch.device) -> Any:
     try:
         with warnings.catch_warnings():
@@ -107,7 +119,10 @@ def _device(wanted: str) -> torch.device:
     except RuntimeError as exc:
         raise Misconfigured(f"device is {wanted!r}, and must be cpu, cuda, cuda:N or auto") from exc
     if device.type == "cuda" and (not there or (device.index or 0) >= torch.cuda.device_count()):
-        raise Misconfigured(f"device is {wanted}, but torch sees {torch.cuda.device_count()} GPUs: use cpu or auto")
+        raise Misconfigured(
+            f"device is {wanted}, but torch sees {torch.cuda.device_count()} GPUs: use cpu or auto "
+            "in processors.device, or KIND_CPU or KIND_AUTO in the model's instance_group"
+        )
     return device
 
 

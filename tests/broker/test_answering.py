@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from broker.answering import WARN_EVERY_S, Answering
-from broker.answers import error_body
+from broker.answers import ANSWER_LIMIT_BYTES, error_body
 from broker.channels import Channels
 from broker.header import Reply, Request, Route, Status
 from broker.ids import new_uid, now_us
+from broker.messages import SAFE, TOO_LARGE, Message, Outcome
 from broker.settling import Settling
 from broker.sqlite.adapter import SqliteBroker
 from tests.broker.test_settling import Noting, delivery
@@ -53,3 +55,44 @@ async def test_dropped_answers_are_said_with_their_reason_and_not_each_time(
     assert [record.getMessage() for record in caplog.records] == [
         f"answers dropped: {number}, the last for this reason: no such queue" for number in (1, 3)
     ]
+
+
+class Small(Noting):
+    """Has a queue that takes short messages alone, as a topic of Kafka's can."""
+
+    async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
+        self.__dict__.setdefault("seen", []).extend(messages)
+        return [TOO_LARGE if len(message.body) > 1000 else SAFE for message in messages]
+
+
+async def test_an_answer_that_its_queue_finds_too_large_is_an_error_with_its_size(tmp_path: Path) -> None:
+    async with Small(tmp_path / "b.db") as broker:
+        answering, settling = Answering(broker, dropped=lambda *what: pytest.fail(str(what))), Settling(broker)
+        answering.answer(
+            [(request(Reply.CLIENT), (b"x" * 2000, None), settling.hold(delivery(1), 1), (0, 0, 0))], Status.OK
+        )
+        await answering.outbox.drain()
+        await settling.drain()
+        assert broker.acked == [[1]]
+        refused, said = broker.__dict__["seen"]
+    assert (refused.headers["status"], said.headers["status"]) == ("ok", "failed")
+    assert said.message_id == refused.message_id
+    assert said.body == error_body("the answer has 2000 bytes, which is more than gone takes")
+
+
+@pytest.mark.parametrize("reply", [Reply.CLIENT, Reply.GATEWAY, Reply.RESULTS])
+async def test_an_answer_that_no_message_holds_is_an_error_in_its_place(tmp_path: Path, reply: Reply) -> None:
+    """Whoever made it: a list of several rankers' items can be larger than their answers were."""
+    async with Noting(tmp_path / "b.db") as broker:
+        queue = broker.channels.results("e") if reply is Reply.RESULTS else "gone"
+        await broker.declare(queue)
+        answering, settling = Answering(broker, dropped=lambda *what: pytest.fail(str(what))), Settling(broker)
+        body = b"x" * (ANSWER_LIMIT_BYTES + 1)
+        answering.answer([(request(reply), (body, None), settling.hold(delivery(1), 1), (0, 0, 0))], Status.OK)
+        await answering.outbox.drain()
+        await settling.drain()
+        consumer = broker.consume(queue, 1)
+        [answer] = await consumer.take(1)
+        await consumer.stop()
+        assert broker.acked == [[1]]
+    assert b"the answer has %d bytes, and at most %d can be sent" % (len(body), len(body) - 1) in answer.message.body

@@ -78,8 +78,8 @@ def test_an_unknown_output_is_refused() -> None:
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_json_cannot_carry_is_refused_with_the_way_out(dtype: str, value: float) -> None:
-    with pytest.raises(InvalidRequest, match="ask for it in binary"):
+def test_what_json_cannot_carry_is_a_failure_of_the_model_with_the_way_out(dtype: str, value: float) -> None:
+    with pytest.raises(Failed, match="ask for it in binary"):
         encode({"y": np.array([[1, value]], dtype)}, head=head(), model="m", version="1")
 
 
@@ -122,8 +122,8 @@ def test_strings_in_binary_stand_behind_their_lengths() -> None:
     )
 
 
-def test_bytes_that_are_not_utf8_are_refused_in_json() -> None:
-    with pytest.raises(InvalidRequest, match=r"not UTF-8.*binary"):
+def test_bytes_that_are_not_utf8_are_a_failure_of_the_model_in_json() -> None:
+    with pytest.raises(Failed, match=r"not UTF-8.*binary"):
         encode({"y": np.array([b"\xff"], object)}, head=head(), model="m", version="1")
 
 
@@ -170,7 +170,7 @@ def test_an_item_that_cannot_be_encoded_leaves_the_others_alone() -> None:
     items = [(head(), 0, 1), (head(), 1, 2), (head(binary=True), 1, 2), (head(outputs=(OutputHead("z", None),)), 2, 3)]
     first, second, third, fourth = encode_rows(outputs, items, model="m", version="1")
     assert read(first)[0]["outputs"][0]["data"] == [1]
-    assert isinstance(second, InvalidRequest)
+    assert isinstance(second, Failed)
     assert np.isnan(np.frombuffer(read(third)[1], np.float32)).all()
     assert isinstance(fourth, InvalidRequest)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.events import Ended
+from broker.events import EVENT_LIMIT_BYTES, Ended, read_event
 from broker.header import Request, Route, Status
 from broker.ids import new_uid
 from broker.messages import SAFE, TOO_LARGE, Message, Outcome
@@ -43,3 +43,39 @@ async def test_a_request_whose_row_is_refused_stays_unacked_and_comes_back(
         await settling.drain()
         assert broker.acked == acked
         assert settling.held == 1 - len(acked)
+
+
+async def test_rows_that_no_message_can_hold_together_leave_in_several_events(tmp_path: Path) -> None:
+    """One request of many rows that failed for a long reason, between two small ones."""
+    async with Noting(tmp_path / "broker.db") as broker:
+        rows, settling = Rows(broker, {}, source="test"), Settling(broker)
+        requests = [Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"") for _ in range(3)]
+        counts = [1, 40_000, 2]
+        ended = Ended(requests, counts, [0, 0, 0], Status.FAILED, "x" * 500)
+        rows.add("e", None, ended, [settling.hold(delivery(1), 3)] * 3, None, None)
+        await rows.drain()
+        await settling.drain()
+        assert broker.acked == [[1]]
+        reader = broker.read(broker.channels.events("e"), 0)
+        records = await reader.read(1000)
+        await reader.close()
+        batches = [batch for record in records if (batch := read_event(record)) is not None]
+    assert len(batches) > 1
+    assert max(len(record.body) for record in records) <= EVENT_LIMIT_BYTES
+    found = [(row["uid"], row["row"]) for batch in batches for row in batch.select(["uid", "row"]).to_pylist()]
+    assert found == [(one.uid, row) for one, count in zip(requests, counts, strict=True) for row in range(count)]
+
+
+async def test_a_row_that_no_message_can_hold_loses_its_texts(tmp_path: Path) -> None:
+    async with Noting(tmp_path / "broker.db") as broker:
+        rows = Rows(broker, {}, source="test")
+        request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "x" * (2 * EVENT_LIMIT_BYTES), b"", b"")
+        rows.add("e", None, Ended([request], [1], [0], Status.OK), [], None, None)
+        await rows.drain()
+        reader = broker.read(broker.channels.events("e"), 0)
+        [record] = await reader.read(1000)
+        await reader.close()
+    batch = read_event(record)
+    assert batch is not None
+    [row] = batch.to_pylist()
+    assert (row["uid"], row["status"], row["trace"]) == (request.uid, "ok", None)

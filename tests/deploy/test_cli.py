@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,20 @@ def test_folders_that_are_no_version_are_shown(command: str, shop: Path) -> None
     assert done.returncode == 0
     assert "models/hello/2 is not served: there is no model.py in it" in done.stderr
     assert "models/hello/abc is not served: a version's folder is a number" in done.stderr
+
+
+@pytest.mark.parametrize(("command", "status"), [("check", 2), ("models", 0), ("status", 0)])
+def test_an_arm_whose_version_the_models_policy_does_not_serve_is_named(command: str, status: int, shop: Path) -> None:
+    """Triton's default serves the newest version alone."""
+    config = shop / "models/hello/config.pbtxt"
+    config.write_text(config.read_text().replace("version_policy", "# version_policy"), "utf-8")
+    shutil.copytree(shop / "models/hello/1", shop / "models/hello/2")
+    (shop / "endpoints/a.yaml").write_text("endpoint: a\narms: {old: hello@1}", "utf-8")
+    assert millrace("apply", "endpoints/a.yaml", folder=shop).returncode == 0
+    done = millrace(command, folder=shop)
+    assert done.returncode == status
+    said = " ".join(done.stderr.split())
+    assert "endpoint a: arm old names hello@1, which the version_policy of hello does not serve: add version_p" in said
 
 
 def test_check_goes_on_after_the_first_mistake(shop: Path) -> None:

@@ -328,3 +328,31 @@ async def test_bytes_that_are_no_http_get_json_too(gateway: Gateway, request_lin
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"millrace-request-id: " in head
     assert set(json.loads(body)) == {"error"}
+
+
+def raw(values: np.ndarray[Any, Any]) -> tuple[bytes, dict[str, str]]:
+    """Return a request with raw numbers that asks for its answer in JSON, and the header that it needs."""
+    x = {"name": "x", "shape": list(values.shape), "datatype": "FP32"}
+    head = json.dumps({"inputs": [{**x, "parameters": {"binary_data_size": values.nbytes}}]}).encode()
+    return head + values.tobytes(), {"inference-header-content-length": str(len(head))}
+
+
+@pytest.mark.parametrize("prefer", ["", "respond-async"])
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (np.array([[1, np.nan]], np.float32), "the model's output y holds NaN or infinity"),
+        (np.full((1, 1_500_000), 0.1234567, np.float32), "can be sent: ask for fewer rows or outputs"),
+    ],
+    ids=["NaN", "an answer of 17 MB"],
+)
+async def test_an_answer_that_cannot_be_sent_is_the_models_failure(
+    gateway: Gateway, values: np.ndarray[Any, Any], says: str, prefer: str
+) -> None:
+    content, headers = raw(values)
+    answer = await gateway.client.post(URL, content=content, headers={**headers, "prefer": prefer})
+    if prefer:
+        assert answer.status_code == 202
+        answer = await gateway.until(answer.headers["location"], 500)
+    assert (answer.status_code, answer.headers["millrace-status"]) == (500, "failed")
+    assert says in said(answer)

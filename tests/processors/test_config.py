@@ -52,8 +52,8 @@ def test_a_small_config_has_plain_defaults() -> None:
     config = parse(SMALL)
     assert (config.name, config.runtime, config.file, config.max_batch_size) == ("ranker", "python", "model.py", 0)
     assert config.inputs == (TensorSpec("x", "FP32", (2,)),)
-    assert (config.preferred_batch_sizes, config.max_queue_delay_us, config.instance_count) == ((), 0, 1)
-    assert config.versions.choose([3, 1, 2]) == (1, 2, 3)
+    assert (config.preferred_batch_sizes, config.max_queue_delay_us, config.instance_count) == ((), 0, 0)
+    assert config.versions.choose([3, 1, 2]) == (3,)
 
 
 def test_the_json_is_tritons_with_numbers_as_numbers() -> None:
@@ -68,6 +68,7 @@ def test_the_json_is_tritons_with_numbers_as_numbers() -> None:
 @pytest.mark.parametrize(
     ("policy", "chosen"),
     [
+        ("", (10,)),
         ("version_policy { all {} }", (1, 2, 10)),
         ("version_policy { latest {} }", (10,)),
         ("version_policy { latest { num_versions: 2 } }", (2, 10)),
@@ -99,6 +100,25 @@ def test_the_version_policy_chooses(policy: str, chosen: tuple[int, ...]) -> Non
         (SMALL + 'input { name: "z" data_type: TYPE_FP32 dims: 2 optional: true }', "optional is not served"),
         (SMALL + 'input { name: "z" data_type: TYPE_FP32 dims: 1 reshape { shape: [] } }', "reshape is not served"),
         (SMALL + "sequence_batching {}", "sequence_batching is not served"),
+        (SMALL + "ensemble_scheduling {}", "ensemble_scheduling is not served"),
+        (SMALL + "model_transaction_policy { decoupled: true }", "model_transaction_policy: decoupled is not served"),
+        (SMALL + "batch_input { kind: BATCH_ELEMENT_COUNT }", "batch_input is not served"),
+        (SMALL + "batch_output { }", "batch_output is not served"),
+        (SMALL + "dynamic_batching { preserve_ordering: true }", "dynamic_batching: preserve_ordering is not served"),
+        (SMALL + "dynamic_batching { priority_levels: 2 }", "priority_levels is not served"),
+        (
+            SMALL + "dynamic_batching { default_queue_policy { max_queue_size: 2 } }",
+            "dynamic_batching: max_queue_size is not served",
+        ),
+        (SMALL + "instance_group { passive: true }", "instance_group: passive is not served"),
+        (SMALL + 'instance_group { profile: "a" }', "profile is not served"),
+        (SMALL + "instance_group [ { kind: KIND_CPU }, { kind: KIND_GPU } ]", "several kinds or GPUs"),
+        (SMALL + "instance_group { kind: KIND_GPU gpus: [ 0, 1 ] }", r"gpus are \[0, 1\]"),
+        (SMALL + 'model_operations { op_library_filename: "x.so" }', "model_operations is not served"),
+        (SMALL + "model_repository_agents {}", "model_repository_agents is not served"),
+        (SMALL + 'runtime: "model.py"', "runtime is not served"),
+        (SMALL + 'parameters { key: "EXECUTION_ENV_PATH" value: { string_value: "x" } }', "EXECUTION_ENV_PATH is not"),
+        (SMALL + 'platform: "pytorch_libtorch"', "backend is 'python' and platform 'pytorch_libtorch'"),
         (SMALL + 'default_model_filename: "../x.py"', "plain file name"),
         (SMALL + "dynamic_batching { preferred_batch_size: 4 }", "preferred_batch_size"),
         (SMALL + "version_policy { specific {} }", "must list versions"),
@@ -134,3 +154,74 @@ def test_reading_a_config_does_not_import_tritons_client_and_does_not_hinder_it(
         f"parse_config({SMALL!r}, model='m', source='s')\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        ("optimization { priority: PRIORITY_MAX }", "optimization"),
+        ("response_cache { enable: true }", "response_cache"),
+        ('metric_tags { key: "a" value: "b" }', "metric_tags"),
+        ('model_warmup { name: "zeros" }', "model_warmup"),
+        ('output { name: "z" data_type: TYPE_FP32 dims: 2 label_filename: "l.txt" }', "label_filename"),
+        ("instance_group { rate_limiter { priority: 1 } }", "rate_limiter"),
+    ],
+)
+def test_a_field_that_changes_nothing_is_warned_of_by_name(field: str, named: str) -> None:
+    [warning] = parse(SMALL + field).warnings
+    assert warning.startswith("config.pbtxt")
+    assert f": {named} changes nothing here: " in warning
+
+
+def test_a_parameter_of_tritons_backend_is_warned_of_where_it_is_not_the_models_own() -> None:
+    given = 'parameters { key: "INTRA_OP_THREAD_COUNT" value: { string_value: "4" } }'
+    assert parse(SMALL + given).warnings == ()
+    (warning,) = parse(SMALL.replace("python", "pytorch") + given).warnings
+    assert "INTRA_OP_THREAD_COUNT changes nothing here" in warning
+
+
+@pytest.mark.parametrize(
+    ("group", "count", "device"),
+    [
+        ("", 0, ""),
+        ("instance_group { kind: KIND_AUTO }", 0, ""),
+        ("instance_group { count: 3 }", 3, ""),
+        ("instance_group { kind: KIND_CPU }", 0, "cpu"),
+        ("instance_group { kind: KIND_GPU count: 2 }", 2, "cuda"),
+        ("instance_group { gpus: 1 }", 0, "cuda:1"),
+    ],
+)
+def test_instance_groups_say_how_many_replicas_there_are_and_where(group: str, count: int, device: str) -> None:
+    config = parse(SMALL + group)
+    assert (config.instance_count, config.device) == (count, device)
+
+
+@pytest.mark.parametrize(
+    ("files", "runtime", "says"),
+    [
+        (["model.pt"], "pytorch", ""),
+        (["model.py"], "python", ""),
+        (["model.py", "model.pt"], "pytorch", ""),
+        (["model.onnx"], "", "backend is 'onnxruntime' by the file model.onnx, and must be one of pytorch, python"),
+        (["other.py"], "", "backend is missing"),
+    ],
+)
+def test_a_backend_that_is_not_named_follows_from_the_file_as_in_triton(
+    tmp_path: Path, files: list[str], runtime: str, says: str
+) -> None:
+    folder = tmp_path / "m"
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(SMALL.replace('backend: "python"', ""))
+    for name in files:
+        (folder / "1" / name).touch()
+    if says:
+        with pytest.raises(Misconfigured, match=says):
+            read_config(folder)
+    else:
+        config = read_config(folder)
+        assert (config.runtime, config.json["backend"]) == (runtime, runtime)
+
+
+def test_a_backend_that_is_not_named_follows_from_the_name_of_the_models_file() -> None:
+    text = SMALL.replace("python", "") + 'default_model_filename: "net.pt"'
+    assert (parse(text).runtime, parse(text).file) == ("pytorch", "net.pt")

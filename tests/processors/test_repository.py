@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ backend: "python"
 max_batch_size: 8
 input { name: "x" data_type: TYPE_FP32 dims: 2 }
 output { name: "y" data_type: TYPE_FP32 dims: 2 }
+version_policy { all {} }
 """
 
 
@@ -84,7 +89,7 @@ def test_a_model_without_a_version_is_there_all_the_same(tmp_path: Path) -> None
 
 
 def test_the_version_policy_is_honoured(tmp_path: Path) -> None:
-    add(tmp_path, "m", 1, 2, 3, config=CONFIG + "version_policy { latest { num_versions: 2 } }")
+    add(tmp_path, "m", 1, 2, 3, config=CONFIG.replace("all {}", "latest { num_versions: 2 }"))
     assert versions(scan(tmp_path)) == {"m": [2, 3]}
 
 
@@ -160,3 +165,103 @@ def test_a_copy_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_version(tmp_path / "models", "m", 1, files, config=CONFIG)
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_without_a_policy_the_newest_version_alone_is_served_and_the_others_are_known(tmp_path: Path) -> None:
+    add(tmp_path, "m", 1, 2, 10, config=CONFIG.replace("version_policy { all {} }", ""))
+    model = scan(tmp_path).models["m"]
+    assert [version.number for version in model.versions] == [10]
+    assert model.withheld == (1, 2)
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def listen(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(str(path))
+
+
+HOSTILE: dict[str, Callable[[Path], object]] = {
+    "a pipe": fifo,
+    "a link to itself": link_to_itself,
+    "a link to nowhere": lambda path: path.symlink_to("nowhere"),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
+    "a socket": listen,
+    "a file without an end": lambda path: os.truncate(_created(path), 1 << 40),
+    "nothing but nulls": lambda path: path.write_bytes(b"\0" * 1000),
+    "no UTF-8": lambda path: path.write_bytes(b'name: "\xff"'),
+    "braces without an end": lambda path: path.write_bytes(b"input {" * 20_000),
+}
+
+
+def _created(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("name", ["config.pbtxt", "1", "1/model.py", "1/other", "2", ".", "no\udcff text"])
+def test_the_scan_survives_whatever_lies_in_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    """One model is hostile; the others are read, and what is not served is said in words that can be written down."""
+    monkeypatch.chdir(tmp_path)  # a socket's path may have a hundred characters
+    root = Path("models")
+    add(root, "good", 1)
+    add(root, "hostile", 1)
+    place = root / "hostile" / name
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+    HOSTILE[kind](place)
+    snapshot = scan(root)
+    assert versions(snapshot)["good"] == [1]
+    said = [*snapshot.left_out(), *map(str, snapshot.problems.values()), *snapshot.problems]
+    json.dumps(said, ensure_ascii=False).encode()
+    if name == "config.pbtxt":
+        assert set(snapshot.problems) == {"hostile"}
+    if name == "1/other" and kind != "a folder":
+        assert versions(snapshot)["hostile"] == [1]
+
+
+def test_links_in_a_version_that_lead_back_are_followed_once(tmp_path: Path) -> None:
+    add(tmp_path, "m", 1)
+    for name in ("a", "b", "c"):
+        (tmp_path / "m/1" / name).symlink_to(".")
+    (tmp_path / "m/1/up").symlink_to("../..")
+    (tmp_path / "round").symlink_to(".")
+    snapshot = scan(tmp_path)
+    assert versions(snapshot) == {"m": [1]}
+    assert set(snapshot.problems) == {"round"}
+
+
+def test_a_version_that_holds_another_disk_is_left_out_and_the_others_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("processors.repository.FILES_LIMIT", 10)
+    add(tmp_path, "m", 1, 2)
+    (tmp_path / "disk").mkdir()
+    for number in range(20):
+        (tmp_path / "disk" / str(number)).touch()
+    (tmp_path / "m/2/disk").symlink_to(tmp_path / "disk")
+    snapshot = scan(tmp_path)
+    assert versions(snapshot)["m"] == [1]
+    assert snapshot.models["m"].unread == (2,)
+    assert "m/2 is not served: it holds more than 10 files" in " ".join(snapshot.left_out())
+
+
+def test_thousands_of_folders_are_read(tmp_path: Path) -> None:
+    for number in range(2000):
+        (tmp_path / "many" / f"{number}x").mkdir(parents=True)
+        (tmp_path / f"empty{number}").mkdir()
+    add(tmp_path, "many", 1)
+    snapshot = scan(tmp_path)
+    assert versions(snapshot) == {"many": [1]}
+    assert (len(snapshot.problems), len(snapshot.left_out())) == (2000, 2000)

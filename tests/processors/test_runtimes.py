@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import textwrap
 import warnings
@@ -174,6 +175,41 @@ def test_torch_serves_no_strings(tmp_path: Path) -> None:
     (tmp_path / "model.pt").touch()
     with pytest.raises(Misconfigured, match="TYPE_STRING is not a type of torch's: y"):
         load(tmp_path, config("pytorch", 'y" data_type: TYPE_STRING dims: 2'))
+
+
+COUNTED = """
+import sys, threading, warnings
+from pathlib import Path
+import numpy as np, psutil
+warnings.simplefilter("ignore")
+from processors.config import parse_config
+from processors.runtimes.registry import load
+text = 'backend: "pytorch" input { name: "x" data_type: TYPE_FP32 dims: [ 512, 512 ] } '
+text += 'output { name: "y" data_type: TYPE_FP32 dims: [ 512, 512 ] }'
+config, made = parse_config(text, model="m", source="s"), []
+def in_thread(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+in_thread(lambda: made.append(load(Path(sys.argv[1]), config, threads=int(sys.argv[2]))))
+def seconds():
+    return {thread.id: thread.user_time + thread.system_time for thread in psutil.Process().threads()}
+def compute():
+    before = seconds()
+    for _ in range(150):
+        made[0].infer({"x": np.ones((512, 512), np.float32)})
+    spent = [after - before.get(number, 0.0) for number, after in seconds().items()]
+    print(len([one for one in spent if one > max(spent) / 4]))
+in_thread(compute)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_torch_computes_on_its_number_of_threads_in_whichever_thread_it_is_called(tmp_path: Path, threads: int) -> None:
+    scripted(tmp_path, "x): return x @ x", config("pytorch"))
+    command = [sys.executable, "-c", COUNTED, str(tmp_path), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) == threads
 
 
 @pytest.mark.parametrize(("device", "says"), [("tpu?", "must be cpu"), ("cuda:99", "use cpu or auto")])

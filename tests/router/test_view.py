@@ -11,6 +11,7 @@ from broker.declared import endpoint_declared, endpoint_withdrawn
 from broker.endpoint import read_endpoint
 from broker.messages import Record
 from broker.routing import Checkpoint, Place, Said, Verdict, experiment_of, write_claim, write_snapshot, write_verdict
+from broker.status import Announcement, State, write_announcement
 from router.view import View
 
 BANDIT = {
@@ -132,3 +133,56 @@ def test_a_number_that_no_learner_can_have_reached_holds_a_snapshot_for_a_moment
     assert logs.weights == OTHER
     logs.say(12, ENDED)  # one that is late is alone
     assert logs.weights == OTHER
+
+
+class Models:
+    """A view of replicas of a model that no endpoint claims."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.view = View(b"key", lambda: self.now_s)
+
+    def say(self, version: int, state: State) -> None:
+        said = Announcement(
+            instance=f"r{version}", part="replica", state=state, at_us=0, model="m", version=version
+        )  # fmt: skip
+        self.view.fold_status(Record(0, write_announcement(said), {}))
+
+    def arms(self) -> list[str]:
+        return list(self.view.resolve("m")[0].endpoint.arms)
+
+    def drawn(self, pin: str | None = None) -> int:
+        router, mask = self.view.resolve("m")
+        return router.plan(b"u" * 16, mask, pin=pin).legs[0].version
+
+
+def test_every_version_that_is_loaded_is_reachable_by_number_and_the_newest_gets_the_traffic() -> None:
+    models = Models()
+    for version in (1, 10, 2):
+        models.say(version, "ready")
+    assert models.arms() == ["v1", "v2", "v10"]
+    assert models.drawn() == 10
+    assert [models.drawn(pin) for pin in ("1", "2", "10", "v2")] == [1, 2, 10, 2]
+
+
+def test_a_version_that_is_gone_is_listed_no_more_and_one_that_loads_is() -> None:
+    models = Models()
+    models.say(1, "ready")
+    assert models.arms() == ["v1"]
+    models.say(2, "loading")
+    models.now_s += 1.0
+    assert (models.arms(), models.drawn()) == (["v1", "v2"], 1)
+    models.say(2, "ready")
+    models.now_s += 1.0
+    assert (models.arms(), models.drawn()) == (["v1", "v2"], 2)
+    models.say(1, "stopped")
+    models.now_s += 1.0
+    assert models.arms() == ["v2"]
+
+
+def test_a_model_of_more_versions_than_an_endpoint_can_have_arms_keeps_its_newest() -> None:
+    models = Models()
+    for version in range(1, 101):
+        models.say(version, "ready")
+    assert len(models.arms()) == 64
+    assert models.drawn() == 100
