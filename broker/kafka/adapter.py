@@ -18,13 +18,14 @@ from broker.kafka.address import Address
 from broker.kafka.burials import Burials
 from broker.kafka.claim import Claim
 from broker.kafka.delays import Mover
+from broker.kafka.holding import claim_of, holder_of
 from broker.kafka.limits import DeclaredLimits, Levels
 from broker.kafka.log import KafkaReader
 from broker.kafka.properties import unpack_delayed, unpack_message
 from broker.kafka.publisher import Publisher
 from broker.kafka.records import read_leniently
 from broker.kafka.storms import quieten
-from broker.kafka.subscription import Subscription, claim_of, holder_of
+from broker.kafka.subscription import Subscription
 from broker.kafka.topology import Topology
 from broker.kafka.trimming import Trimming
 from broker.kafka.wire import translate_closed

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
@@ -21,11 +21,13 @@ from broker.errors import TryAgain
 from broker.kafka.address import Address
 from broker.kafka.claim import UNKNOWN, Claim, State, pack_state
 from broker.kafka.deletion import Deleted, check_topic
+from broker.kafka.holding import claim_of
 from broker.kafka.joining import consumer_of
 from broker.kafka.members import enter, is_dead, leave
 from broker.kafka.properties import unpack_message
 from broker.kafka.records import Unreadable
 from broker.kafka.topology import Topology
+from broker.kafka.window import pause_wide
 from broker.messages import Delivery, Message
 from broker.upkeep import Upkeep
 
@@ -179,11 +181,12 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             await consumer.seek_to_beginning(partition)
         self._claims = {partition: Claim(partition, State()) for partition in mine}
         self._assigned.set()
+        self.trouble = ""
 
     async def _poll(self) -> None:
         while not self._stopping:
             room = self._prefetch - self._held()
-            self._pause_the_wide()
+            pause_wide(self._consumer, self._claims, self._paused)
             self._check_topic()
             if room <= 0:
                 await self._wait_moved(TOPIC_EVERY_S)
@@ -325,6 +328,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self._arrivals = deque(arrival for arrival in self._arrivals if not claim_of(arrival).lost)
         self._paused.clear()
         self._assigned.set()
+        self.trouble = ""
         self._moved.set()
 
     async def _committed(self, partitions: list[TopicPartition]) -> dict[TopicPartition, State]:
@@ -382,15 +386,6 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         returned = sum(claim.holds(offset) for claim, offset in self._returned if not claim.lost)
         return self._held() - returned
 
-    def _pause_the_wide(self) -> None:
-        for partition, claim in self._claims.items():
-            if claim.is_wide and partition not in self._paused:
-                self._paused.add(partition)
-                self._consumer.pause(partition)
-            elif not claim.is_wide and partition in self._paused:
-                self._paused.discard(partition)
-                self._consumer.resume(partition)
-
     def _put_back(self, claim: Claim, arrival: Delivery) -> None:
         if not claim.lost:
             self._arrivals.append(arrival)
@@ -401,13 +396,3 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._moved.wait()
-
-
-def holder_of(delivery: Delivery) -> tuple[Subscription, Claim]:
-    """Return who took a delivery, and the claim that it was made under."""
-    return cast("tuple[Subscription, Claim]", delivery.consumer)
-
-
-def claim_of(delivery: Delivery) -> Claim:
-    """Return the claim that a delivery was made under."""
-    return holder_of(delivery)[1]
