@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -84,8 +86,11 @@ class Installation:
             await Replica(broker, spec, context.registry).run(context.stop)
 
     def part_command(self, *words: str) -> list[str]:
-        """Return the command line that runs a part of this installation."""
-        return [sys.executable, "-m", "deploy.part", str(self.path), *words]
+        """Return the command line that runs a part of this installation.
+
+        In safe-path mode (`-P`): a file of the user's folder must not stand in for a module of ours or of a library.
+        """
+        return [sys.executable, "-P", "-m", "deploy.part", str(self.path), *words]
 
     async def _gateway(self, context: Context) -> None:
         from gateway.core import GatewaySettings
@@ -155,10 +160,13 @@ class Installation:
         if processors.engine == "ray":
             from processors.engine_ray import RayEngine
 
-            work = functools.partial(serve_in_ray, str(self.path))
+            work = functools.partial(serve_in_ray, str(self.path), str(Path.cwd()))
             name = self.settings.prefix.rstrip(".").replace(".", "-")
             environment = own_environment(self.overrides)
-            return RayEngine(work, name=name, grace_s=processors.grace, environment=environment, gpus=processors.gpus)
+            return RayEngine(
+                work, name=name, grace_s=processors.grace, environment=environment, gpus=processors.gpus,
+                empty_folder=self.settings.data_folder / "ray",
+            )  # fmt: skip
         from processors.engine_process import ProcessEngine
 
         def command(model: str, version: int, _: int) -> Sequence[str]:
@@ -167,8 +175,13 @@ class Installation:
         return ProcessEngine(command, grace_s=processors.grace, environment=child_environment(self.overrides))
 
 
-async def serve_in_ray(path: str, model: str, version: int, stop: asyncio.Event) -> None:
-    """The work of one replica inside a Ray actor, which has a loop and signals of its own."""
+async def serve_in_ray(path: str, folder: str, model: str, version: int, stop: asyncio.Event) -> None:
+    """The work of one replica inside a Ray actor, which has a loop and signals of its own.
+
+    `folder` is where the processors were started: relative paths mean the same here, if it is on this machine.
+    """
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
     installation = Installation.at(Path(path))
     context = context_of(f"replica-{model}-{version}", stop)
     server = serve_pages(context, installation.settings.metrics.host, 0)

@@ -86,7 +86,7 @@ class Up:
         self.env = environment(**{**ports, **variables})
         self._output = folder / "up.txt"
         with self._output.open("wb") as output:
-            command = [sys.executable, "-m", "deploy.cli", "up", *flags]
+            command = [sys.executable, "-P", "-m", "deploy.cli", "up", *flags]
             self.process = subprocess.Popen(command, cwd=folder, env=self.env, stdout=output, stderr=output)
 
     def wait_for(self, text: str) -> None:
