@@ -12,6 +12,7 @@ from typing import IO
 
 from broker.errors import MillraceError, Unavailable
 from deploy.lock import the_only_one
+from deploy.orphans import wait_for_orphans
 from deploy.settings import child_environment
 from deploy.watch import Watch
 from deploy.wiring import PARTS, Installation
@@ -56,6 +57,7 @@ class Supervisor:
         Another supervisor of the same data folder is Unavailable too, before anything is started.
         """
         with the_only_one(self._installation.settings.data_folder):
+            await wait_for_orphans(self._installation, stop)
             await self._run(stop)
 
     async def _run(self, stop: asyncio.Event) -> None:

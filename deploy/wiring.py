@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from broker.base import Broker, Limits
 from broker.connect import connect
+from deploy.command import PartCommand, command_line
 from deploy.settings import Settings, assignment_key, child_environment, load_settings, own_environment
 from deploy.shell import Context, context_of, run_part, serve_pages
 
@@ -46,8 +47,13 @@ class Installation:
         """Return the installation's broker, not opened yet."""
         return connect(self.settings.broker_url, self.settings.channels)
 
-    def run(self, part: str, *, with_parent: bool) -> int:
-        """Run one part in this process, until a signal (or its parent's end) stops it; returns the exit status."""
+    @property
+    def grace_s(self) -> float:
+        """How long a part may take to stop."""
+        return max(self.settings.gateway.grace, self.settings.processors.grace) + CLOSING_S
+
+    def run(self, part: str, *, parent: int | None) -> int:
+        """Run one part in this process, until a signal (or the end of `parent`) stops it; returns the exit status."""
         port = self.settings.metrics.port if part == "monitors" else 0
         mains = {
             "gateway": self._gateway,
@@ -57,18 +63,17 @@ class Installation:
             "monitors": self._monitors,
         }
         return run_part(
-            part, mains[part], host=self.settings.metrics.host, port=port, with_parent=with_parent,
-            grace_s=max(self.settings.gateway.grace, self.settings.processors.grace) + CLOSING_S,
+            part, mains[part], host=self.settings.metrics.host, port=port, parent=parent, grace_s=self.grace_s,
         )  # fmt: skip
 
-    def run_replica(self, model: str, version: int) -> int:
+    def run_replica(self, model: str, version: int, *, parent: int | None) -> int:
         """Run one replica of a model version in this process."""
 
         async def main(context: Context) -> None:
             await self.serve_replica(context, model, version)
 
         grace_s = self.settings.processors.grace
-        return run_part(f"replica-{model}-{version}", main, with_parent=True, grace_s=grace_s)
+        return run_part(f"replica-{model}-{version}", main, parent=parent, grace_s=grace_s)
 
     async def serve_replica(self, context: Context, model: str, version: int) -> None:
         """Serve a model version until the context says stop."""
@@ -86,11 +91,8 @@ class Installation:
             await Replica(broker, spec, context.registry).run(context.stop)
 
     def part_command(self, *words: str) -> list[str]:
-        """Return the command line that runs a part of this installation.
-
-        In safe-path mode (`-P`): a file of the user's folder must not stand in for a module of ours or of a library.
-        """
-        return [sys.executable, "-P", "-m", "deploy.part", str(self.path), *words]
+        """Return the command line that runs a part of this installation as a child of this process."""
+        return command_line(PartCommand(parent=os.getpid(), settings=self.path, words=words))
 
     async def _gateway(self, context: Context) -> None:
         from gateway.core import GatewaySettings

@@ -88,6 +88,6 @@ async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.
 
 def _one(part: str) -> Callable[..., None]:
     def command(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "") -> None:
-        sys.exit(installation(settings, overrides(broker__url=broker)).run(part, with_parent=False))
+        sys.exit(installation(settings, overrides(broker__url=broker)).run(part, parent=None))
 
     return command

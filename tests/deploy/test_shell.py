@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from deploy.shell import DIED
 from tests.deploy.running import ROOT
 
 PATIENCE_S = 20.0
@@ -24,3 +25,12 @@ def test_a_process_whose_parent_was_killed_ends_wherever_it_hangs(kind: str, las
         parent.kill()
         # Both write into this pipe: it ends with the last of them.
         assert parent.communicate(timeout=PATIENCE_S)[0] == last
+
+
+def test_a_process_whose_parent_was_gone_before_it_looked_starts_nothing() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    command = [sys.executable, "-m", "tests.deploy.orphan", "child", "nowhere", str(gone.pid)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, done.stdout) == (DIED, "")
+    assert f"process {gone.pid}, which started this one, is gone already" in done.stderr

@@ -6,15 +6,14 @@ import json
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.deploy.running import WITHIN_S, Up, millrace, wait_until_gone
+from tests.deploy.running import WITHIN_S, Up, eventually, millrace, wait_until_gone
 
 REQUEST = '{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'
 
@@ -58,13 +57,6 @@ def rows(up: Up, command: str) -> list[dict[str, Any]]:
 def part(up: Up, name: str) -> psutil.Process:
     [found] = [child for child in psutil.Process(up.process.pid).children() if child.cmdline()[-1:] == [name]]
     return found
-
-
-def eventually(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + WITHIN_S
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_ready_means_that_a_request_is_answered(up: Up) -> None:
