@@ -6,15 +6,30 @@ it, the parent is looked up, which is late by the time that imports take.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
+from broker.errors import Misconfigured
 from deploy.command import read_command
+from deploy.shell import MISCONFIGURED, write_logs
+from deploy.streams import open_standard_streams
 from deploy.wiring import PARTS, Installation
 
 
 def main(words: list[str]) -> int:
-    """Run one part until it is stopped."""
+    """Run one part until it is stopped; returns the exit status. Wrong settings are one line, without a traceback."""
+    open_standard_streams()
+    try:
+        return run(words)
+    except Misconfigured as exc:
+        write_logs("part")
+        logging.getLogger("millrace").error("%s", exc)  # noqa: TRY400 - a person can mend this
+        return MISCONFIGURED
+
+
+def run(words: list[str]) -> int:
+    """Run what a command line asks for; raises Misconfigured."""
     command = read_command(words)
     parent = os.getppid() if command.parent is None else command.parent
     installation = Installation.at(command.settings)
@@ -23,8 +38,7 @@ def main(words: list[str]) -> int:
         model, version = rest
         return installation.run_replica(model, int(version), parent=parent)
     if part not in PARTS:
-        sys.stderr.write(f"part {part!r}: known parts are {', '.join(PARTS)} and replica\n")
-        return 2
+        raise Misconfigured(f"part {part!r}: known parts are {', '.join(PARTS)} and replica")
     return installation.run(part, parent=parent)
 
 

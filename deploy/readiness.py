@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from broker.base import Broker, Since
-from broker.errors import Unavailable
+from broker.errors import Misconfigured, Unavailable
 from broker.following import Following
 from broker.ids import now_us
 from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
 from deploy.supervisor import Supervisor, wait_until_ready
 from deploy.wiring import Installation
-from processors.repository import scan
+from processors.repository import Snapshot, scan
 from router.view import View
 
 EVERY_S = 0.1
@@ -61,8 +61,7 @@ async def _settled(
         if time.monotonic() > until:
             raise Unavailable(f"still waiting for {', '.join(missing)}; millrace status says more")
         await asyncio.sleep(EVERY_S)
-    snapshot = scan(installation.settings.repository_folder)
-    return [*map(str, snapshot.problems.values()), *_failed(view)]
+    return [*map(str, _repository(installation).problems.values()), *_failed(view)]
 
 
 def _parts(supervisor: Supervisor, view: View) -> Iterator[str]:
@@ -74,12 +73,20 @@ def _parts(supervisor: Supervisor, view: View) -> Iterator[str]:
 
 
 def _models(installation: Installation, view: View) -> Iterable[str]:
-    for model in scan(installation.settings.repository_folder).models.values():
+    for model in _repository(installation).models.values():
         for version in model.versions:
             name = model.config.name
             served = view.versions.get(name, {}).get(version.number)
             if not view.is_ready(name, version.number) and not (served and served.error):
                 yield f"model {name}@{version.number}"
+
+
+def _repository(installation: Installation) -> Snapshot:
+    """Return what is in the repository: nothing, and why, where there is no folder."""
+    try:
+        return scan(installation.settings.repository_folder)
+    except Misconfigured as exc:
+        return Snapshot(models={}, problems={"": exc})
 
 
 def _failed(view: View) -> Iterator[str]:

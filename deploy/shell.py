@@ -28,6 +28,7 @@ from broker.errors import MillraceError, Misconfigured
 log = logging.getLogger("millrace")
 
 FAILED = 1
+MISCONFIGURED = 2
 DIED = 70
 PARENT_EVERY_S = 1.0
 GRACE_S = 25.0
@@ -75,7 +76,7 @@ def run_part(
         return uvloop.run(_run(part, main, host, port, parent, grace_s))
     except Misconfigured as exc:
         log.error("%s", exc)  # noqa: TRY400 - a person can mend this: a traceback would only hide it
-        return 2
+        return MISCONFIGURED
     except MillraceError as exc:
         log.error("%s", exc)  # noqa: TRY400 - as above
         return FAILED

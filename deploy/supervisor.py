@@ -14,6 +14,7 @@ from broker.errors import MillraceError, Unavailable
 from deploy.lock import the_only_one
 from deploy.orphans import wait_for_orphans
 from deploy.settings import child_environment
+from deploy.shell import MISCONFIGURED
 from deploy.watch import Watch
 from deploy.wiring import PARTS, Installation
 
@@ -25,7 +26,6 @@ PAUSE_LONGEST_S = 10.0
 HEALTHY_AFTER_S = 30.0
 GRACE_S = 25.0
 STOP_ORDER = ("gateway", "router", "processors", "learner", "monitors")
-MISCONFIGURED = 2
 READY = "/v2/health/ready"
 
 
@@ -50,6 +50,7 @@ class Supervisor:
         self._output = output
         self._overrides = dict(overrides)
         self.children = {part: Child(part) for part in PARTS}
+        self.begun = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; raises Unavailable when a part says that its settings are wrong.
@@ -65,6 +66,7 @@ class Supervisor:
         async with self._installation.broker() as broker:
             await broker.declare(broker.channels.declared)
             await broker.declare(broker.channels.status)
+            self.begun.set()
             watch = asyncio.create_task(Watch(broker, settings.folder, settings.endpoints).run(), name="endpoints")
             try:
                 await self._keep(stop, watch)
@@ -132,18 +134,23 @@ class Supervisor:
 async def wait_until_ready(
     port: int, host: str, limit_s: float, still: Callable[[], bool] = lambda: True, path: str = READY
 ) -> None:
-    """Return when the gateway says that it, or what `path` names, is ready; raises Unavailable with what is missing."""
-    until = time.monotonic() + limit_s
+    """Return when the gateway says that it, or what `path` names, is ready, or when `still` no longer holds.
+
+    Raises Unavailable with what is missing.
+    """
+    began = time.monotonic()
     last = "nothing listens there yet"
-    while time.monotonic() < until and still():
+    while still():
         try:
             ready, last = await _ask(host, port, path)
         except OSError:
             ready = False
         if ready:
             return
+        waited_s = time.monotonic() - began
+        if waited_s > limit_s:
+            raise Unavailable(f"http://{host}:{port}{path} is not ready after {waited_s:.0f} s: {last}")
         await asyncio.sleep(EVERY_S)
-    raise Unavailable(f"http://{host}:{port}{path} is not ready after {limit_s:.0f} s: {last}")
 
 
 async def _ask(host: str, port: int, path: str) -> tuple[bool, str]:

@@ -72,6 +72,7 @@ class Catalog:
         self._looked = False
         self._wanted: list[Wanted] = []
         self._problems: dict[str, str] = {}
+        self._missing = ""
         self._left_out: dict[str, bool] = {}  # what is said of a folder, and whether it was said
 
     async def look(self) -> None:
@@ -79,8 +80,9 @@ class Catalog:
         try:
             snapshot = await asyncio.to_thread(scan, self._settings.repository)
         except Misconfigured as exc:
-            log.warning("%s", exc)
+            await self._miss(str(exc))
             return
+        await self._miss("")
         first, self._looked = not self._looked, True
         settled = [
             Wanted(model.config.name, version.number, self._settings.replicas, version.fingerprint)
@@ -117,6 +119,15 @@ class Catalog:
             if not self._left_out.get(said) and (at_once or said in self._left_out):
                 log.warning("%s", said)
         self._left_out = {said: at_once or said in self._left_out for said in left_out}
+
+    async def _miss(self, error: str) -> None:
+        """Say, once, that the repository cannot be listed, or that it can again; what runs goes on meanwhile."""
+        if error == self._missing:
+            return
+        self._missing = error
+        if error:
+            log.warning("%s; it is looked for again every %g s", error, self._settings.poll_s)
+        await self._announcer.say("ready", error=error)
 
     async def _tell(self, snapshot: Snapshot) -> None:
         """Announce models that cannot be served, with the reason."""

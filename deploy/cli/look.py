@@ -35,7 +35,7 @@ def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
         view = await read_view(connection)
         rows = []
         for said, _ in view.parts.values():
-            age_s = (now_us() - said.at_us) / 1e6
+            age_s = max(0.0, (now_us() - said.at_us) / 1e6)  # another machine's clock may be ahead
             model = f"{said.model}@{said.version}" if said.model else ""
             rows.append(
                 {"part": said.part, "state": said.state if age_s < 3 * SETTLE_S else "silent", "model": model,

@@ -9,11 +9,13 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 import pytest
 
 from tests.deploy.running import WITHIN_S, Up, eventually, millrace, wait_until_gone
+from tests.servers import rabbitmq_url
 
 REQUEST = '{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'
 
@@ -159,6 +161,51 @@ def test_a_model_that_does_not_load_is_said_and_holds_up_nothing(tmp_path: Path)
         assert ask(up)["outputs"][0]["data"] == [3.0]
     finally:
         up.stop()
+
+
+def test_without_a_models_folder_it_is_ready_and_says_so_and_serves_what_comes(tmp_path: Path) -> None:
+    millrace("init", "shop", folder=tmp_path)
+    models = (tmp_path / "shop/models").rename(tmp_path / "elsewhere")
+    up = Up(tmp_path / "shop")
+    try:
+        up.wait_for("ready   http")
+        assert "not served: the model repository" in " ".join(up.output().split())
+        [error] = {row["error"] for row in rows(up, "status") if row["part"] == "catalog"}
+        assert "cannot be listed" in error
+        models.rename(tmp_path / "shop/models")
+        eventually(lambda: [row["ready"] for row in rows(up, "models")] == ["yes"])
+        assert "Traceback" not in up.output()
+    finally:
+        up.stop()
+
+
+def test_a_stop_before_it_is_ready_is_clean(tmp_path: Path) -> None:
+    millrace("init", "shop", folder=tmp_path)
+    model = tmp_path / "shop/models/hello/1/model.py"
+    model.write_text(f"import time\ntime.sleep(60)\n{model.read_text('utf-8')}", "utf-8")
+    up = Up(tmp_path / "shop", MILLRACE__PROCESSORS__GRACE="100ms")
+    eventually(lambda: is_alive_at(up.http_port))
+    assert up.stop() == 0
+    assert "not ready" not in up.output()
+    assert "Traceback" not in up.output()
+
+
+def is_alive_at(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/v2/health/live", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def test_a_prefix_that_the_broker_refuses_is_one_error(tmp_path: Path) -> None:
+    address = rabbitmq_url()
+    millrace("init", "shop", folder=tmp_path)
+    up = Up(tmp_path / "shop", "--broker", address, MILLRACE__PREFIX="amq.")
+    assert up.process.wait(WITHIN_S) == 2
+    said = up.output()
+    assert "Traceback" not in said
+    assert said.count("error:") == 1
 
 
 def test_a_port_that_is_taken_ends_up_with_the_reason(tmp_path: Path) -> None:
