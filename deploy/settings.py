@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 
 from broker.channels import Channels
 from broker.errors import Misconfigured
+from broker.private import make_private_folder, open_private
 from broker.strict import Declared, Duration, read_model
 from deploy.yaml_text import read_yaml
 
@@ -185,8 +186,8 @@ def assignment_key(settings: Settings) -> bytes:
         return given.encode()
     path = settings.data_folder / "assignment.key"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        make_private_folder(path.parent)
+        with os.fdopen(open_private(path, os.O_EXCL | os.O_WRONLY), "w") as file:
             file.write(random_secrets.token_hex(32))
     except FileExistsError:
         pass

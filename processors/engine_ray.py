@@ -16,6 +16,7 @@ from pathlib import Path
 import ray
 from ray import serve
 
+from broker.private import make_private_folder
 from processors.engine import Engine, Wanted
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class RayEngine(Engine):
 
     def _open(self) -> None:
         self._mine = not ray.is_initialized()
-        self._empty_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(self._empty_folder)
         with contextlib.chdir(self._empty_folder):
             ray.init(
                 namespace=self._name, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING,

@@ -12,6 +12,7 @@ import orjson
 from broker.base import NO_LIMITS, Broker, Consumer, Limits, Reader, Since
 from broker.channels import Channels, Kind
 from broker.database import Care, Connection, Database, run
+from broker.errors import Damaged, Misconfigured
 from broker.ids import now_us
 from broker.messages import Delivery, Depth, Message, Outcome
 from broker.sqlite import statements
@@ -46,7 +47,16 @@ class SqliteBroker(Broker):
         return self._ownership.id
 
     async def open(self) -> None:
-        """See the port."""
+        """See the port; a damaged file is Misconfigured, because no other try will mend it."""
+        try:
+            await self._open()
+        except Damaged as exc:
+            self._wakeups.close()
+            await self.database.close()
+            self._ownership.unlock()
+            raise Misconfigured(f"{exc}. What waited in it is lost") from exc
+
+    async def _open(self) -> None:
         await self.database.open()
         await self._wakeups.open()
         port = self._wakeups.port

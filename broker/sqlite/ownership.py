@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from broker.database import Connection, fetch_all, fetch_one
+from broker.private import make_private_folder, open_private
 from broker.sqlite.schema import READY
 
 
@@ -20,9 +21,9 @@ class Ownership:
 
     def claim(self, connection: Connection, port: int) -> int:
         """Enter `owners` and lock the file of that number. Runs inside a transaction."""
-        self._folder.mkdir(exist_ok=True)
+        make_private_folder(self._folder)
         self.id = fetch_one(connection, "INSERT INTO owners (port) VALUES (?) RETURNING id", (port,))[0]
-        self._file = os.open(self._path(self.id), os.O_CREAT | os.O_RDWR, 0o600)
+        self._file = open_private(self._path(self.id), os.O_RDWR)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self.id
 

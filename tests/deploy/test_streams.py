@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from urllib.request import urlopen
 
+import httpx
 import pytest
 
 from tests.deploy.running import WITHIN_S, environment, eventually, free_port, millrace
@@ -48,7 +48,6 @@ def test_an_installation_serves_and_stops_without_its_standard_descriptors(close
 
 def is_ready(port: int) -> bool:
     try:
-        with urlopen(f"http://127.0.0.1:{port}/v2/models/hello/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
+        return httpx.get(f"http://127.0.0.1:{port}/v2/models/hello/ready").is_success
+    except httpx.TransportError:
         return False

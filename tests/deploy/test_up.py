@@ -9,8 +9,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
+import httpx
 import psutil
 import pytest
 
@@ -114,6 +114,27 @@ def test_a_replica_that_was_killed_is_started_again(up: Up) -> None:
     assert ask(up)["outputs"][0]["data"] == [3.0]
 
 
+def test_all_that_lies_in_data_is_for_its_owner_alone(up: Up) -> None:
+    url, headers = f"http://127.0.0.1:{up.http_port}/v2/models/hello/infer", {"idempotency-key": "order-17"}
+    assert httpx.post(url, content=REQUEST, headers=headers, timeout=WITHIN_S).status_code == 200
+    data = up.folder / "data"
+    eventually(lambda: any(data.glob("monitors/*.json")))
+    found = {path.relative_to(data): (path.is_dir(), path.stat().st_mode & 0o777) for path in (data, *data.rglob("*"))}
+    assert {"broker.db", "results.db", "assignment.key", "up.lock"} <= set(map(str, found))
+    assert {path: mode for path, mode in found.items() if mode not in {(True, 0o700), (False, 0o600)}} == {}
+
+
+def test_a_damaged_broker_file_ends_it_with_the_way_out(tmp_path: Path) -> None:
+    millrace("init", "shop", folder=tmp_path)
+    (tmp_path / "shop/data").mkdir()
+    (tmp_path / "shop/data/broker.db").write_bytes(b"no database at all" * 1000)
+    up = Up(tmp_path / "shop")
+    assert up.process.wait(WITHIN_S) == 2
+    said = " ".join(up.output().split())
+    assert "move broker.db, broker.db-wal, broker.db-shm away, and start again" in said
+    assert "Traceback" not in said
+
+
 def test_a_declaration_is_followed_and_withdrawn_without_a_restart(up: Up) -> None:
     path = up.folder / "endpoints/sums.yaml"
     path.write_text("endpoint: sums\narms: {v1: hello@1}\n", "utf-8")
@@ -192,9 +213,8 @@ def test_a_stop_before_it_is_ready_is_clean(tmp_path: Path) -> None:
 
 def is_alive_at(port: int) -> bool:
     try:
-        with urlopen(f"http://127.0.0.1:{port}/v2/health/live", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
+        return httpx.get(f"http://127.0.0.1:{port}/v2/health/live").is_success
+    except httpx.TransportError:
         return False
 
 
