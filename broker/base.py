@@ -103,6 +103,10 @@ class Broker(ABC):
         """Make sure that a channel exists, of the kind that its name says. Declaring twice changes nothing."""
 
     @abstractmethod
+    async def exists(self, channel: str) -> bool:
+        """Tell whether a channel is there, and make nothing."""
+
+    @abstractmethod
     async def delete(self, channel: str) -> None:
         """Remove a channel and what is in it; a channel that is not there is fine."""
 

@@ -13,6 +13,7 @@ import secrets as random_secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from pydantic import BeforeValidator, Field, SecretStr
 
@@ -158,6 +159,12 @@ class Settings(Declared):
             return f"sqlite:///{self.data_folder / 'broker.db'}"
         path = url.removeprefix("sqlite:///")
         return f"sqlite:///{self.folder / path}" if path != url else url
+
+    @property
+    def embedded_file(self) -> Path | None:
+        """The file of the embedded broker; None where the broker is a server."""
+        path = self.broker_url.removeprefix("sqlite:///")
+        return None if path == self.broker_url else Path(unquote(path))
 
     @property
     def channels(self) -> Channels:

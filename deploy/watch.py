@@ -58,8 +58,9 @@ class Declarations:
         self.authors: dict[str, str] = {}
 
     async def read(self) -> None:
-        """Read the log from its beginning to its present end."""
-        await self._broker.declare(self._broker.channels.declared)
+        """Read the log from its beginning to its present end; one that is not there has said nothing."""
+        if not await self._broker.exists(self._broker.channels.declared):
+            return
         following = Following(self._broker, self._broker.channels.declared, 0, self._fold)
         task = asyncio.create_task(following.run(), name="declared")
         await following.caught_up.wait()
@@ -93,6 +94,7 @@ class Declarations:
         self._forget(endpoint)
 
     async def _append(self, record: bytes) -> None:
+        await self._broker.declare(self._broker.channels.declared)
         outcomes = await self._broker.append(self._broker.channels.declared, [record])
         if not outcomes[0].safe:
             raise Unavailable(f"the declaration was not taken: {outcomes[0]}")

@@ -110,6 +110,7 @@ class KafkaBroker(Broker):
         if self._is_transient(channel):
             self._transient.add(channel)
         if (news := self._limits.note(channel, limits)) is not None:
+            await self._limits.make_topic()
             await self._publisher.publish_keyed(self._limits.topic, channel.encode(), news)
 
     async def delete(self, channel: str) -> None:
@@ -176,6 +177,10 @@ class KafkaBroker(Broker):
         if await self.topology.partitions(log, fresh=True) is None:
             return 0
         return (await self.topology.ends([partition]))[partition]
+
+    async def exists(self, channel: str) -> bool:
+        """See the port."""
+        return await self.topology.partitions(channel, fresh=True) is not None
 
     async def depth(self, queue: str) -> Depth:
         """Count what is not settled (Kafka does not tell what is held), and estimate the requests in it."""

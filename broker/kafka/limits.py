@@ -64,13 +64,18 @@ class DeclaredLimits:
         return orjson.dumps({"messages": limits.messages, "bytes": limits.bytes})
 
     async def open(self) -> None:
-        """Make the topic where it is not there, and read it to its end."""
-        if await self._topology.partitions(self.topic, fresh=True) is None:
-            await self._topology.create(self.topic, 1, {"cleanup.policy": "compact"})
+        """Read the topic to its end; where it is not there, no queue has limits yet, and who only looks makes none."""
         self._following = asyncio.create_task(self._follow(), name="limits of queues")
+        if await self._topology.partitions(self.topic, fresh=True) is None:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(10.0):
                 await self._caught_up.wait()
+
+    async def make_topic(self) -> None:
+        """Make the topic where it is not there: a queue is about to have limits."""
+        if await self._topology.partitions(self.topic, fresh=True) is None:
+            await self._topology.create(self.topic, 1, {"cleanup.policy": "compact"})
 
     async def close(self) -> None:
         """Stop to follow."""
@@ -81,8 +86,12 @@ class DeclaredLimits:
     async def _follow(self) -> None:
         while not self._closing:
             try:
-                await self._read()
+                found = await self._topology.partitions(self.topic, fresh=True) is not None
+                if found:
+                    await self._read()
             except (KafkaError, TryAgain, OSError):
+                found = False
+            if not found:
                 await asyncio.sleep(_RETRY_S)
 
     async def _read(self) -> None:

@@ -106,6 +106,10 @@ class RabbitBroker(Broker):
         """Return the offset that the next record will have."""
         return await end_of(self._topology, log, self._timeout_s)
 
+    async def exists(self, channel: str) -> bool:
+        """See the port."""
+        return await self._topology.exists(channel)
+
     async def depth(self, queue: str) -> Depth:
         """Ask for the ready messages, and estimate the requests in them."""
         messages = await self._topology.ready(queue)

@@ -11,7 +11,7 @@ import orjson
 
 from broker.base import NO_LIMITS, Broker, Consumer, Limits, Reader, Since
 from broker.channels import Channels, Kind
-from broker.database import Care, Connection, Database, run
+from broker.database import Care, Connection, Database, fetch_one, run
 from broker.errors import Damaged, Misconfigured
 from broker.ids import now_us
 from broker.messages import Delivery, Depth, Message, Outcome
@@ -85,6 +85,11 @@ class SqliteBroker(Broker):
         """See the port."""
         kind, owner = self.channels.kind(channel) if self.channels.is_ours(channel) else Kind.QUEUE, self.owner
         await self.database.run(lambda c: statements.declare(c, channel, kind, limits, owner), Care.DURABLE)
+
+    async def exists(self, channel: str) -> bool:
+        """See the port."""
+        sql = "SELECT 1 FROM channels WHERE name = ?"
+        return await self.database.run(lambda c: fetch_one(c, sql, (channel,)), Care.READ) is not None
 
     async def delete(self, channel: str) -> None:
         """See the port."""

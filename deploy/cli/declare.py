@@ -19,7 +19,9 @@ from deploy.cli.terminal import (
     SettingsPath,
     console,
     errors,
-    installation,
+    existing,
+    looked_at,
+    no_settings,
     overrides,
     warn,
 )
@@ -53,8 +55,8 @@ def check(
     settings: SettingsPath = DEFAULT_SETTINGS,
 ) -> None:
     """Read the settings and declarations, and explain mistakes; exit status 2 if there are any."""
-    if not files and not settings.exists():
-        raise Misconfigured(f"{settings} is not here: run this in the project's folder, or say --settings PATH")
+    if not settings.exists() and (not files or settings != DEFAULT_SETTINGS):
+        raise Misconfigured(no_settings(settings))
     read = load_settings(settings)
     paths = files or sorted(read.folder.glob(read.endpoints))
     mistakes, seen = _broker_mistakes(read), dict[str, tuple[Path, Endpoint]]()
@@ -105,7 +107,7 @@ def apply(
 ) -> None:
     """Publish declarations; every part follows at once, nothing restarts."""
     endpoints = [endpoint for path in files for endpoint in read_file(path)]
-    place = installation(settings, overrides(broker__url=broker))
+    place = existing(settings, overrides(broker__url=broker))
 
     async def publish() -> None:
         async with place.broker() as connection:
@@ -126,7 +128,7 @@ def withdraw(
     author: Annotated[str, typer.Option(help="Who withdraws this; it is logged.")] = "millrace withdraw",
 ) -> None:
     """Take an endpoint back; requests for it are refused from then on, and its queues stay."""
-    place = installation(settings, overrides(broker__url=broker))
+    place = looked_at(settings, overrides(broker__url=broker))
     found = uvloop.run(_find(place, endpoint))
     path = file_of(found)
     if path is not None and path.is_file():

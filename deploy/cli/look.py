@@ -9,14 +9,26 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-import uvloop
 
 from broker.base import Broker
 from broker.errors import Misconfigured, Unavailable
 from broker.ids import now_us
 from broker.messages import JSON, Message
-from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, Json, SettingsPath, installation, overrides, show, warn
+from deploy.cli.terminal import (
+    DEFAULT_SETTINGS,
+    BrokerUrl,
+    Json,
+    SettingsPath,
+    connected,
+    existing,
+    listed,
+    looked_at,
+    overrides,
+    show,
+    warn,
+)
 from deploy.looking import left_out, read_view
+from deploy.settings import load_settings
 
 SETTLE_S = 2.5  # a heartbeat and a little
 
@@ -44,7 +56,7 @@ def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
             )  # fmt: skip
         return sorted(rows, key=lambda row: (row["part"], row["model"], row["instance"]))
 
-    rows = _with_broker(settings, broker, look)
+    rows = listed(existing(settings, overrides(broker__url=broker)), look)
     show(rows, ("part", "state", "model", "pid", "in flight", "heard s ago", "error"), as_json=as_json)
 
 
@@ -65,9 +77,9 @@ def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
                 )  # fmt: skip
         return rows
 
-    rows = _with_broker(settings, broker, look)
+    rows = listed(existing(settings, overrides(broker__url=broker)), look)
     show(rows, ("endpoint", "arm", "model", "version", "ready", "waiting"), as_json=as_json)
-    warn(left_out(installation(settings, {}).settings.repository_folder))
+    warn(left_out(load_settings(settings).repository_folder))
 
 
 def predict(
@@ -94,7 +106,7 @@ def predict(
         finally:
             await connection.delete(queue)
 
-    answer = _with_broker(settings, broker, ask)
+    answer = connected(looked_at(settings, overrides(broker__url=broker)), ask)
     sys.stdout.write(bytes(answer.body).decode() + "\n")
     if answer.headers.get("status") != "ok":
         sys.exit(1)
@@ -119,13 +131,3 @@ async def _ask(connection: Broker, queue: str, endpoint: str, text: str, timeout
     await connection.ack(deliveries)
     await consumer.stop()
     return deliveries[0].message
-
-
-def _with_broker(settings: Any, url: str, work: Any) -> Any:
-    place = installation(settings, overrides(broker__url=url))
-
-    async def run() -> Any:
-        async with place.broker() as connection:
-            return await work(connection)
-
-    return uvloop.run(run())
