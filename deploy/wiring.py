@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from broker.agreement import Agreement, key_hash
 from broker.base import Broker, Limits
 from broker.connect import connect
+from broker.ids import now_us
 from deploy.command import PartCommand, command_line
 from deploy.settings import Settings, assignment_key, child_environment, load_settings, own_environment
 from deploy.shell import Context, context_of, run_part, serve_pages
@@ -99,22 +101,25 @@ class Installation:
         from gateway.results_sqlite import SqliteResults
         from gateway.run import run
 
-        gateway = self.settings.gateway
+        gateway, key = self.settings.gateway, assignment_key(self.settings)
         settings = GatewaySettings(
             instance=context.instance, host=gateway.host, port=gateway.http_port, body_limit_bytes=gateway.body_limit,
             pending_limit=gateway.pending_limit, results_limit_bytes=gateway.results_limit, grace_s=gateway.grace,
-            metrics_port=context.metrics_port,
+            metrics_port=context.metrics_port, agreement=self._agreement(key),
         )  # fmt: skip
         results = SqliteResults(self.settings.data_folder / "results.db", ttl_s=gateway.results_ttl)
         async with self.broker() as broker:
-            await run(broker, settings, assignment_key(self.settings), results, context.registry, context.stop)
+            await run(broker, settings, key, results, context.registry, context.stop)
 
     async def _router(self, context: Context) -> None:
         from router.service import RouterSettings, run
 
-        settings = RouterSettings(instance=context.instance, metrics_port=context.metrics_port)
+        key = assignment_key(self.settings)
+        settings = RouterSettings(
+            instance=context.instance, metrics_port=context.metrics_port, agreement=self._agreement(key)
+        )
         async with self.broker() as broker:
-            await run(broker, settings, assignment_key(self.settings), context.registry, context.stop)
+            await run(broker, settings, key, context.registry, context.stop)
 
     async def _learner(self, context: Context) -> None:
         from router.learning.declared import read_experiment
@@ -152,6 +157,14 @@ class Installation:
         )  # fmt: skip
         async with self.broker() as broker:
             await run(broker, settings, context.registry, context.stop, known)
+
+    def _agreement(self, key: bytes) -> Agreement:
+        limits = self.settings.broker.limits
+        return Agreement(
+            key=key_hash(key, self.settings.prefix),
+            is_key_given=bool(self.settings.secrets.assignment.get_secret_value()), started_us=now_us(),
+            limit_requests=limits.requests, limit_bytes=limits.size,
+        )  # fmt: skip
 
     def _limits(self) -> Limits:
         limits = self.settings.broker.limits

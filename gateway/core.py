@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from broker.agreement import Agreement
 from broker.base import MESSAGE_LIMIT_BYTES, Broker
 from broker.errors import Unavailable
 from broker.rows import DOOR_LINGER_S, Rows
@@ -32,6 +33,7 @@ class GatewaySettings:
     publish_patience_s: float = 10.0
     grace_s: float = 15.0
     metrics_port: int = 0
+    agreement: Agreement | None = None  # with other members; None compares nothing
 
 
 class Core:

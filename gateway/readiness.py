@@ -45,6 +45,8 @@ class Readiness:
         missing += [
             f"the log {log} is still being read" for log, it in self._following.items() if not it.caught_up.is_set()
         ]
+        if refusal := self._view.members.refusal:
+            missing.append(refusal)
         return missing + self._arms()
 
     def _arms(self) -> list[str]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 
+from broker.agreement import Agreement, write_agreement
 from broker.announcer import Announcer
 from broker.answering import Answering
 from broker.answers import error_body
@@ -31,6 +32,7 @@ from broker.status import FULL_EVERY_S
 from broker.tasks import Tasks
 from router.admission import Admission
 from router.intake import ADDRESS_CHARACTERS, identity, where_to_answer
+from router.members import keep_comparing
 from router.merged import Lists, RankerAnswers, Source
 from router.metrics import RouterMetrics
 from router.planning import Planned, plan
@@ -54,6 +56,7 @@ class RouterSettings:
 
     instance: str
     metrics_port: int = 0
+    agreement: Agreement | None = None  # with other members; None compares nothing
 
 
 async def run(
@@ -61,6 +64,7 @@ async def run(
 ) -> None:
     """Serve every endpoint that is declared or announced, until `stop` is set."""
     view, tasks = View(key), Tasks()
+    view.members.introduce(settings.instance, settings.agreement)
     start = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
     await broker.declare(broker.channels.declared)
     await broker.declare(broker.channels.status)
@@ -71,8 +75,9 @@ async def run(
     announcer = Announcer(broker, instance=settings.instance, part="router", metrics_port=settings.metrics_port)
     await declared.caught_up.wait()
     await status.caught_up.wait()
-    await announcer.say("ready")
+    await announcer.say("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
     tasks.spawn(announcer.beat(), "heartbeat")
+    tasks.spawn(keep_comparing(view.members, announcer, registry), "agreement")
     tasks.spawn(StandIn(broker, view).run(), "stand-in")
     service = Service(broker, view, settings, RouterMetrics(registry))
     while not stop.is_set():
