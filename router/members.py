@@ -1,8 +1,8 @@
 """Gateways and routers of one installation, and whether their settings agree with those of this process.
 
 With another assignment key, the same request key would get another arm there. A key that the settings give counts
-before one that was made in a data folder, and of two of a kind the one of the process that started first: who has
-another key that was made draws nothing by key.
+before one that was made in a data folder, and of two of a kind the one that the oldest process has: who has another
+key that was made draws nothing by key.
 """
 
 from __future__ import annotations
@@ -94,15 +94,11 @@ class Members:
         own = self._own
         if own is None or own.is_key_given:
             return ""
-        mine = _rank(self._instance, own)
-        before = sorted(
-            (_rank(name, one.agreement), name)
-            for name, one in self._others.items()
-            if one.agreement.key != own.key and _rank(name, one.agreement) < mine
-        )
-        if not before:
+        members = {self._instance: own, **{name: one.agreement for name, one in self._others.items()}}
+        first = min(members, key=lambda name: _rank(name, members[name]))  # its key counts, for all who share it
+        if members[first].key == own.key:
             return ""
-        return f"no arm is drawn by key here: {before[0][1]} has another assignment key, which counts: {WAY_OUT}"
+        return f"no arm is drawn by key here: {first} has another assignment key, which counts: {WAY_OUT}"
 
 
 def _rank(instance: str, agreement: Agreement) -> tuple[bool, int, str]:

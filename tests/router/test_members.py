@@ -77,6 +77,13 @@ def test_of_two_members_one_refuses_and_one_does_not() -> None:
         assert sorted([bool(one.refusal), bool(two.refusal)]) == [False, True]
 
 
+def test_a_process_that_starts_again_beside_an_older_one_with_its_key_still_counts() -> None:
+    me = members()
+    me.hear(announced("my-router", part="router", started_us=1))
+    me.hear(announced("theirs", key="theirs", started_us=2))
+    me.check_key()
+
+
 def test_it_is_refused_as_soon_as_it_is_heard() -> None:
     me = members()
     me.hear(announced(key="theirs", started_us=1))
