@@ -55,6 +55,10 @@ class Announcer:
             self._full = full
         await self._announce(whole=True)
 
+    async def warn(self, error: str) -> None:
+        """Announce what is wrong while the state stays as it is."""
+        await self.say(self._state, error=error)
+
     async def beat(self) -> None:
         """Announce for ever. A broker that is away is no reason to stop: the silence says it."""
         while True:

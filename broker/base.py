@@ -103,6 +103,10 @@ class Broker(ABC):
         await self._make(channel, limits)
         self.upkeep.note(channel, limits)
 
+    async def exists(self, channel: str) -> bool:
+        """Tell whether a channel is there, and make nothing."""
+        return not await self.missing([channel])
+
     async def delete(self, channel: str) -> None:
         """Remove a channel and what is in it; a channel that is not there is fine."""
         self.upkeep.forget(channel)

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import apsw
 
 from broker.errors import Damaged, DiskFull, MillraceError, Misconfigured, Unreachable
+from broker.private import make_private, make_private_folder
 
 log = logging.getLogger(__name__)
 
@@ -250,18 +251,27 @@ def _ours(error: Exception, path: Path) -> Exception:
             translated: MillraceError = DiskFull(f"{path} cannot be written: the disk is full")
         else:
             kind = Damaged if isinstance(error, _DAMAGED) else Unreachable
-            translated = kind(f"{path}: SQLite says {type(error).__name__}: {error}")
+            translated = kind(f"{path}: SQLite says {type(error).__name__}: {error}{_way_out(path, kind)}")
         translated.__cause__ = error
         return translated
     return error
+
+
+def _way_out(path: Path, kind: type[Unreachable]) -> str:
+    if kind is not Damaged:
+        return ""
+    files = ", ".join(f"{path.name}{rest}" for rest in ("", "-wal", "-shm"))
+    return f". It is damaged, or no file of Millrace: stop all that uses it, move {files} away, and start again"
 
 
 def _connect(path: Path, schema: Schema) -> Connection:
     if apsw.SQLITE_VERSION_NUMBER < FIRST_SAFE_SQLITE:
         raise Misconfigured(f"apsw carries SQLite {apsw.sqlite_lib_version()}; 3.51.3 or newer is needed")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         connection = _open(path)
+        for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):  # SQLite makes the other two like the first
+            make_private(path.with_name(name))
         _write_ahead(connection)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA wal_autocheckpoint=4000")
@@ -272,7 +282,8 @@ def _connect(path: Path, schema: Schema) -> Connection:
         connection.execute("COMMIT")
     except (apsw.Error, OSError) as exc:
         kind = Damaged if isinstance(exc, _DAMAGED) else Unreachable
-        raise kind(f"{schema.whose} cannot use {path}: {exc}; is {schema.setting} right?") from exc
+        hint = _way_out(path, kind) or f"; is {schema.setting} right?"
+        raise kind(f"{schema.whose} cannot use {path}: {exc}{hint}") from exc
     return connection
 
 

@@ -172,7 +172,7 @@ class Endpoint(Declared):
     @model_validator(mode="after")
     def _has_policy(self) -> Endpoint:
         if not self.policy and len(self.arms) > 1:
-            raise ValueError(f"policy: {len(self.arms)} arms need one, such as {{split: {{{', '.join(self.arms)}}}}}")
+            raise ValueError(f"policy: {len(self.arms)} arms need one, such as {{split: [{', '.join(self.arms)}]}}")
         return self
 
 

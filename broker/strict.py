@@ -193,6 +193,8 @@ def _explained(kind: type[BaseModel], error: Any) -> str:
         message = f"unknown key; {nearest(path[-1], _keys(found))}"
     elif error["type"] == "missing":
         message = "this key is missing"
+    elif error["type"] in ("bool_type", "bool_parsing"):
+        message = f"{shown(error['input'])} is no truth value: write true or false"
     elif error["type"] in ("model_type", "dict_type"):
         message = f"a mapping of keys is expected, found {type(error['input']).__name__}"
     where = ".".join(path)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from broker.errors import Misconfigured, Unavailable
+from broker.private import make_private_folder, open_private
 
 FILE = "up.lock"
 _PID_BYTES = 20
@@ -21,8 +22,8 @@ def the_only_one(folder: Path) -> Iterator[None]:
     The file stays: a name that is removed could be locked twice.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / FILE, os.O_CREAT | os.O_RDWR, 0o600)
+        make_private_folder(folder)
+        file = open_private(folder / FILE, os.O_RDWR)
     except OSError as exc:
         raise Misconfigured(f"{folder}: nothing can be written there ({exc.strerror}): is data right?") from exc
     try:

@@ -23,20 +23,23 @@ def _nothing(_: Record) -> None:
 
 
 async def read_view(connection: Broker, declared: Callable[[Record], None] = _nothing) -> View:
-    """Read both logs, and listen for one heartbeat; `declared` sees every record of that log, too."""
+    """Read both logs, and listen for one heartbeat; `declared` sees every record of that log, too.
+
+    A log that is not there has said nothing: who only looks makes none.
+    """
     view = View(b"")
     channels = connection.channels
-    await connection.declare(channels.declared)
-    await connection.declare(channels.status)
 
     def fold(record: Record) -> None:
         view.fold_declared(record)
         declared(record)
 
-    logs = (
-        Following(connection, channels.declared, 0, fold),
-        Following(connection, channels.status, Since(now_us() - int(2 * FULL_EVERY_S * 1e6)), view.fold_status),
+    lately = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
+    wanted = (
+        (channels.declared, Following(connection, channels.declared, 0, fold)),
+        (channels.status, Following(connection, channels.status, lately, view.fold_status)),
     )
+    logs = [following for log, following in wanted if await connection.exists(log)]
     tasks = [asyncio.create_task(log.run()) for log in logs]
     for log in logs:
         await log.caught_up.wait()

@@ -1,24 +1,45 @@
-"""`python -m deploy.part SETTINGS PART [MODEL VERSION]`: how the supervisor and the process engine start processes."""
+"""`python -P -m deploy.part [--parent PID] SETTINGS PART`: how the supervisor and the process engine start processes.
+
+A replica is `replica MODEL VERSION`. `--parent` is the process that starts it: it stops when that one is gone. Without
+it, the parent is looked up, which is late by the time that imports take.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
-from pathlib import Path
 
+from broker.errors import Misconfigured
+from deploy.command import read_command
+from deploy.shell import MISCONFIGURED, write_logs
+from deploy.streams import open_standard_streams
 from deploy.wiring import PARTS, Installation
 
 
 def main(words: list[str]) -> int:
-    """Run one part until it is stopped."""
-    path, part, *rest = words
-    installation = Installation.at(Path(path))
+    """Run one part until it is stopped; returns the exit status. Wrong settings are one line, without a traceback."""
+    open_standard_streams()
+    try:
+        return run(words)
+    except Misconfigured as exc:
+        write_logs("part")
+        logging.getLogger("millrace").error("%s", exc)  # noqa: TRY400 - a person can mend this
+        return MISCONFIGURED
+
+
+def run(words: list[str]) -> int:
+    """Run what a command line asks for; raises Misconfigured."""
+    command = read_command(words)
+    parent = os.getppid() if command.parent is None else command.parent
+    installation = Installation.at(command.settings)
+    part, *rest = command.words
     if part == "replica":
         model, version = rest
-        return installation.run_replica(model, int(version))
+        return installation.run_replica(model, int(version), parent=parent)
     if part not in PARTS:
-        sys.stderr.write(f"part {part!r}: known parts are {', '.join(PARTS)} and replica\n")
-        return 2
-    return installation.run(part, with_parent=True)
+        raise Misconfigured(f"part {part!r}: known parts are {', '.join(PARTS)} and replica")
+    return installation.run(part, parent=parent)
 
 
 if __name__ == "__main__":

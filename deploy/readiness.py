@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from broker.base import Broker, Since
-from broker.errors import Unavailable
+from broker.errors import Misconfigured, Unavailable
 from broker.following import Following
 from broker.ids import now_us
 from broker.status import FULL_EVERY_S
@@ -59,7 +59,7 @@ async def _settled(
 ) -> list[str]:
     repository = installation.settings.repository_folder
     while still():
-        found = await asyncio.to_thread(scan, repository)
+        found = await asyncio.to_thread(_repository, installation)
         missing = [*_parts(supervisor, view), *_models(found, view)]
         if not missing:
             break
@@ -67,7 +67,7 @@ async def _settled(
             raise Unavailable(f"still waiting for {', '.join(missing)}; millrace status says more")
         await asyncio.sleep(EVERY_S)
     withheld = withheld_arms(view.declarations(), repository)
-    return [*map(str, scan(repository).problems.values()), *withheld, *_failed(view)]
+    return [*map(str, _repository(installation).problems.values()), *withheld, *_failed(view)]
 
 
 def _parts(supervisor: Supervisor, view: View) -> Iterator[str]:
@@ -85,6 +85,14 @@ def _models(found: Snapshot, view: View) -> Iterable[str]:
             served = view.versions.get(name, {}).get(version.number)
             if not view.is_ready(name, version.number) and not (served and served.error):
                 yield f"model {name}@{version.number}"
+
+
+def _repository(installation: Installation) -> Snapshot:
+    """Return what is in the repository: nothing, and why, where there is no folder."""
+    try:
+        return scan(installation.settings.repository_folder)
+    except Misconfigured as exc:
+        return Snapshot(models={}, problems={"": exc})
 
 
 def _failed(view: View) -> Iterator[str]:

@@ -13,11 +13,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from pydantic import BeforeValidator, Field, SecretStr
 
 from broker.channels import Channels
 from broker.errors import Misconfigured
+from broker.private import make_private_folder, open_private
 from broker.strict import Declared, Duration, read_model
 from deploy.hosts import bare, is_loopback
 from deploy.yaml_text import read_yaml
@@ -175,6 +177,12 @@ class Settings(Declared):
         return f"sqlite:///{self.folder / path}" if path != url else url
 
     @property
+    def embedded_file(self) -> Path | None:
+        """The file of the embedded broker; None where the broker is a server."""
+        path = self.broker_url.removeprefix("sqlite:///")
+        return None if path == self.broker_url else Path(unquote(path))
+
+    @property
     def channels(self) -> Channels:
         """The names of this installation's channels."""
         return Channels(self.prefix)
@@ -201,8 +209,8 @@ def assignment_key(settings: Settings) -> bytes:
         return given.encode()
     path = settings.data_folder / "assignment.key"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        make_private_folder(path.parent)
+        with os.fdopen(open_private(path, os.O_EXCL | os.O_WRONLY), "w") as file:
             file.write(random_secrets.token_hex(32))
     except FileExistsError:
         pass

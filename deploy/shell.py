@@ -34,6 +34,7 @@ from deploy.hosts import shown
 log = logging.getLogger("millrace")
 
 FAILED = 1
+MISCONFIGURED = 2
 DIED = 70
 PARENT_EVERY_S = 1.0
 GRACE_S = 25.0
@@ -65,28 +66,32 @@ def run_part(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
-    with_parent: bool = False,
+    parent: int | None = None,
     grace_s: float = GRACE_S,
 ) -> int:
     """Run `main` until it ends or a signal asks it to; returns the exit status.
 
-    With `with_parent` the process stops when the one that started it is gone, and is ended if it has not within
-    `grace_s`, whatever it hangs in.
+    With the pid of a `parent` the process stops when that one is gone, and is ended if it has not within `grace_s`,
+    whatever it hangs in. The pid has to come from the parent: one that is looked up here may be another process's by
+    now, because what is imported first takes a second.
     """
     write_logs(part)
     gc.set_threshold(*GC_THRESHOLD)
+    if parent is not None and os.getppid() != parent:
+        log.warning("process %d, which started this one, is gone already: nothing is started", parent)
+        return DIED
     try:
-        return uvloop.run(_run(part, main, host, port, orphan_s=grace_s if with_parent else None))
+        return uvloop.run(_run(part, main, host, port, parent, grace_s))
     except Misconfigured as exc:
         log.error("%s", exc)  # noqa: TRY400 - a person can mend this: a traceback would only hide it
-        return 2
+        return MISCONFIGURED
     except MillraceError as exc:
         log.error("%s", exc)  # noqa: TRY400 - as above
         return FAILED
 
 
 async def _run(
-    part: str, main: Callable[[Context], Awaitable[None]], host: str, port: int, *, orphan_s: float | None
+    part: str, main: Callable[[Context], Awaitable[None]], host: str, port: int, parent: int | None, grace_s: float
 ) -> int:
     context = context_of(part, stop_on_signals())
     loop = asyncio.get_running_loop()
@@ -100,8 +105,8 @@ async def _run(
 
     loop.set_exception_handler(on_error)
     server = serve_pages(context, host, port)
-    if orphan_s is not None:
-        _follow_parent(loop, context.stop, orphan_s)
+    if parent is not None:
+        _follow_parent(loop, context.stop, parent, grace_s)
     main_task = asyncio.ensure_future(main(context))
     try:
         await main_task
@@ -127,13 +132,12 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def _follow_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, grace_s: float) -> None:
+def _follow_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, parent: int, grace_s: float) -> None:
     """Stop with the parent; end the process if it has not stopped within the grace.
 
     From a thread of its own: a model that hangs in the loop, in an executor or at the exit would keep what the
     process holds of the broker for ever, and nobody is left to kill it.
     """
-    parent = os.getppid()
 
     def stop_now() -> None:
         log.warning("the process that started this one is gone: it stops, within %.0f s", grace_s)

@@ -14,7 +14,9 @@ from broker.errors import MillraceError, Unavailable
 from deploy.hosts import shown
 from deploy.lock import the_only_one
 from deploy.native import pools
+from deploy.orphans import wait_for_orphans
 from deploy.settings import child_environment
+from deploy.shell import MISCONFIGURED
 from deploy.watch import Watch
 from deploy.wiring import PARTS, Installation
 
@@ -27,7 +29,6 @@ HEALTHY_AFTER_S = 30.0
 GRACE_S = 25.0
 DECLARED_S = 10.0
 STOP_ORDER = ("gateway", "router", "processors", "learner", "monitors")
-MISCONFIGURED = 2
 READY = "/v2/health/ready"
 
 
@@ -54,6 +55,7 @@ class Supervisor:
         self.children = {part: Child(part) for part in PARTS}
         self.was_ready = False
         """Whether the installation has been ready: then a part that cannot start waits, and the others serve."""
+        self.begun = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; raises Unavailable when a part says that its settings are wrong.
@@ -61,6 +63,7 @@ class Supervisor:
         Another supervisor of the same data folder is Unavailable too, before anything is started.
         """
         with the_only_one(self._installation.settings.data_folder):
+            await wait_for_orphans(self._installation, stop)
             await self._run(stop)
 
     async def _run(self, stop: asyncio.Event) -> None:
@@ -70,6 +73,7 @@ class Supervisor:
             await broker.declare(broker.channels.status)
             watch = Watch(broker, settings.folder, settings.endpoints)
             watching = asyncio.create_task(watch.run(), name="endpoints")
+            self.begun.set()
             try:
                 await self._until_declared(watch, watching)
                 await self._keep(stop, watching)
@@ -143,18 +147,23 @@ class Supervisor:
 async def wait_until_ready(
     port: int, host: str, limit_s: float, still: Callable[[], bool] = lambda: True, path: str = READY
 ) -> None:
-    """Return when the gateway says that it, or what `path` names, is ready; raises Unavailable with what is missing."""
-    until = time.monotonic() + limit_s
+    """Return when the gateway says that it, or what `path` names, is ready, or when `still` no longer holds.
+
+    Raises Unavailable with what is missing.
+    """
+    began = time.monotonic()
     last = "nothing listens there yet"
-    while time.monotonic() < until and still():
+    while still():
         try:
             ready, last = await _ask(host, port, path)
         except OSError:
             ready = False
         if ready:
             return
+        waited_s = time.monotonic() - began
+        if waited_s > limit_s:
+            raise Unavailable(f"http://{shown(host, port)}{path} is not ready after {waited_s:.0f} s: {last}")
         await asyncio.sleep(EVERY_S)
-    raise Unavailable(f"http://{shown(host, port)}{path} is not ready after {limit_s:.0f} s: {last}")
 
 
 async def _ask(host: str, port: int, path: str) -> tuple[bool, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from broker.base import Broker
@@ -27,7 +27,30 @@ def read_file(path: Path) -> list[Endpoint]:
     endpoints = [read_endpoint(document, source=path.name) for document in read_yaml(path)]
     for endpoint in endpoints:
         _check_policy(endpoint, path)
+    _check_once(endpoints, path)
     return endpoints
+
+
+def _check_once(endpoints: Sequence[Endpoint], path: Path) -> None:
+    """Refuse two documents for one endpoint: nobody could tell which of them holds."""
+    names = [endpoint.endpoint for endpoint in endpoints]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise Misconfigured(
+            f"{path.name}: endpoint {twice[0]} is declared twice in this file: keep one of the documents"
+        )
+
+
+def passed_over(folder: Path, pattern: str) -> list[str]:
+    """Return what is said of files that lie beside the declarations, and whose other spelling of .yaml nobody reads."""
+    stem, dot, suffix = pattern.rpartition(".")
+    other = {"yaml": "yml", "yml": "yaml"}.get(suffix)
+    if not dot or other is None:
+        return []
+    return [
+        f"{path} is not read: endpoints is {pattern}; name it {path.stem}.{suffix}, or change endpoints"
+        for path in sorted(folder.glob(f"{stem}.{other}"))
+    ]
 
 
 def _check_policy(endpoint: Endpoint, path: Path) -> None:
@@ -58,8 +81,9 @@ class Declarations:
         self.authors: dict[str, str] = {}
 
     async def read(self) -> None:
-        """Read the log from its beginning to its present end."""
-        await self._broker.declare(self._broker.channels.declared)
+        """Read the log from its beginning to its present end; one that is not there has said nothing."""
+        if not await self._broker.exists(self._broker.channels.declared):
+            return
         following = Following(self._broker, self._broker.channels.declared, 0, self._fold)
         task = asyncio.create_task(following.run(), name="declared")
         await following.caught_up.wait()
@@ -93,6 +117,7 @@ class Declarations:
         self._forget(endpoint)
 
     async def _append(self, record: bytes) -> None:
+        await self._broker.declare(self._broker.channels.declared)
         outcomes = await self._broker.append(self._broker.channels.declared, [record])
         if not outcomes[0].safe:
             raise Unavailable(f"the declaration was not taken: {outcomes[0]}")
@@ -126,6 +151,7 @@ class Watch:
         self._seen: Mapping[Path, float] | None = None
         self._read: dict[Path, dict[str, Endpoint]] = {}  # what each file said when it last could be read
         self._owners: dict[str, Path] = {}
+        self._passed_over = set[str]()
         self._left: dict[str, Path] = {}  # what left its file, until another one declares it or it is withdrawn
         self.has_looked = asyncio.Event()
 
@@ -152,6 +178,7 @@ class Watch:
     async def look(self) -> None:
         """Publish what changed since the last look."""
         files = await asyncio.to_thread(self._files)
+        self._warn(set(await asyncio.to_thread(passed_over, self._folder, self._pattern)))
         if files == self._seen:
             return
         before = self._seen or {}
@@ -166,9 +193,16 @@ class Watch:
             await self._withdraw(endpoint, path)
         self._seen = files  # not before all is done: the broker may be away, and the next look does what is left
 
+    def _warn(self, passed_over: set[str]) -> None:
+        for said in sorted(passed_over - self._passed_over):
+            log.warning("%s", said)
+        self._passed_over = passed_over
+
     def _read_again(self, path: Path) -> None:
         try:
             self._read[path] = {endpoint.endpoint: endpoint for endpoint in read_file(path)}
+            if not self._read[path]:
+                log.warning("%s declares nothing: what it declared before is withdrawn", path)
         except Misconfigured as exc:
             log.error("%s; what was declared before stays", exc)  # noqa: TRY400 - a person mends the file
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from broker.agreement import Agreement, key_hash
 from broker.base import Broker
 from broker.channels import Limits
 from broker.connect import connect
+from broker.ids import now_us
+from deploy.command import PartCommand, command_line
 from deploy.hosts import reached_at
 from deploy.native import pools, replica_environment
 from deploy.settings import (
@@ -54,8 +59,13 @@ class Installation:
         """Return the installation's broker, not opened yet."""
         return connect(self.settings.broker_url, self.settings.channels)
 
-    def run(self, part: str, *, with_parent: bool) -> int:
-        """Run one part in this process, until a signal (or its parent's end) stops it; returns the exit status."""
+    @property
+    def grace_s(self) -> float:
+        """How long a part may take to stop."""
+        return max(self.settings.gateway.grace, self.settings.processors.grace) + CLOSING_S
+
+    def run(self, part: str, *, parent: int | None) -> int:
+        """Run one part in this process, until a signal (or the end of `parent`) stops it; returns the exit status."""
         start_again_with(pools(1))
         port = self.settings.metrics.port if part == "monitors" else 0
         mains = {
@@ -66,11 +76,10 @@ class Installation:
             "monitors": self._monitors,
         }
         return run_part(
-            part, mains[part], host=self.settings.metrics.host, port=port, with_parent=with_parent,
-            grace_s=max(self.settings.gateway.grace, self.settings.processors.grace) + CLOSING_S,
+            part, mains[part], host=self.settings.metrics.host, port=port, parent=parent, grace_s=self.grace_s,
         )  # fmt: skip
 
-    def run_replica(self, model: str, version: int) -> int:
+    def run_replica(self, model: str, version: int, *, parent: int | None) -> int:
         """Run one replica of a model version in this process."""
         start_again_with(replica_environment(self.settings.processors.threads))
 
@@ -78,7 +87,7 @@ class Installation:
             await self.serve_replica(context, model, version)
 
         grace_s = self.settings.processors.grace
-        return run_part(f"replica-{model}-{version}", main, with_parent=True, grace_s=grace_s)
+        return run_part(f"replica-{model}-{version}", main, parent=parent, grace_s=grace_s)
 
     async def serve_replica(self, context: Context, model: str, version: int) -> None:
         """Serve a model version until the context says stop."""
@@ -96,8 +105,8 @@ class Installation:
             await Replica(broker, spec, context.registry).run(context.stop)
 
     def part_command(self, *words: str) -> list[str]:
-        """Return the command line that runs a part of this installation."""
-        return [sys.executable, "-m", "deploy.part", str(self.path), *words]
+        """Return the command line that runs a part of this installation as a child of this process."""
+        return command_line(PartCommand(parent=os.getpid(), settings=self.path, words=words))
 
     async def _gateway(self, context: Context) -> None:
         from gateway.core import GatewaySettings
@@ -105,7 +114,7 @@ class Installation:
         from gateway.results_sqlite import SqliteResults
         from gateway.run import run
 
-        gateway = self.settings.gateway
+        gateway, key = self.settings.gateway, assignment_key(self.settings)
         door = DoorLimits(
             head_bytes=gateway.head_limit, target_bytes=gateway.target_limit, head_s=gateway.head_timeout,
             body_s=gateway.body_timeout, idle_s=gateway.idle_timeout, arriving_bytes=gateway.arriving_limit,
@@ -115,18 +124,22 @@ class Installation:
             instance=context.instance, host=gateway.host, port=gateway.http_port, body_limit_bytes=gateway.body_limit,
             pending_limit=gateway.pending_limit, results_limit_bytes=gateway.results_limit, grace_s=gateway.grace,
             metrics_port=context.metrics_port, strict_readiness=gateway.strict_readiness,
-            compress_above_bytes=gateway.compress_above, door=door,
+            compress_above_bytes=gateway.compress_above, door=door, agreement=self._agreement(key),
         )  # fmt: skip
         results = SqliteResults(self.settings.data_folder / "results.db", ttl_s=gateway.results_ttl)
         async with self.broker() as broker:
-            await run(broker, settings, assignment_key(self.settings), results, context.registry, context.stop)
+            await run(broker, settings, key, results, context.registry, context.stop)
 
     async def _router(self, context: Context) -> None:
         from router.service import RouterSettings, run
 
-        settings = RouterSettings(instance=context.instance, metrics_port=context.metrics_port, limits=self._limits())
+        key = assignment_key(self.settings)
+        settings = RouterSettings(
+            instance=context.instance, metrics_port=context.metrics_port, limits=self._limits(),
+            agreement=self._agreement(key),
+        )  # fmt: skip
         async with self.broker() as broker:
-            await run(broker, settings, assignment_key(self.settings), context.registry, context.stop)
+            await run(broker, settings, key, context.registry, context.stop)
 
     async def _learner(self, context: Context) -> None:
         from router.learning.declared import read_experiment
@@ -166,6 +179,14 @@ class Installation:
         async with self.broker() as broker:
             await run(broker, settings, context.registry, context.stop, known)
 
+    def _agreement(self, key: bytes) -> Agreement:
+        limits = self.settings.broker.limits
+        return Agreement(
+            key=key_hash(key, self.settings.prefix),
+            is_key_given=bool(self.settings.secrets.assignment.get_secret_value()), started_us=now_us(),
+            limit_requests=limits.requests, limit_bytes=limits.size,
+        )  # fmt: skip
+
     def _limits(self) -> Limits:
         limits = self.settings.broker.limits
         return Limits(messages=limits.requests, bytes=limits.size)
@@ -176,10 +197,13 @@ class Installation:
         if processors.engine == "ray":
             from processors.engine_ray import RayEngine
 
-            work = functools.partial(serve_in_ray, str(self.path))
+            work = functools.partial(serve_in_ray, str(self.path), str(Path.cwd()))
             name = self.settings.prefix.rstrip(".").replace(".", "-")
             environment = own_environment(self.overrides, native)
-            return RayEngine(work, name=name, grace_s=processors.grace, environment=environment, gpus=processors.gpus)
+            return RayEngine(
+                work, name=name, grace_s=processors.grace, environment=environment, gpus=processors.gpus,
+                empty_folder=self.settings.data_folder / "ray",
+            )  # fmt: skip
         from processors.engine_process import ProcessEngine
 
         def command(model: str, version: int, _: int) -> Sequence[str]:
@@ -188,8 +212,13 @@ class Installation:
         return ProcessEngine(command, grace_s=processors.grace, environment=child_environment(self.overrides, native))
 
 
-async def serve_in_ray(path: str, model: str, version: int, stop: asyncio.Event) -> None:
-    """The work of one replica inside a Ray actor, which has a loop and signals of its own."""
+async def serve_in_ray(path: str, folder: str, model: str, version: int, stop: asyncio.Event) -> None:
+    """The work of one replica inside a Ray actor, which has a loop and signals of its own.
+
+    `folder` is where the processors were started: relative paths mean the same here, if it is on this machine.
+    """
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
     installation = Installation.at(Path(path))
     context = context_of(f"replica-{model}-{version}", stop)
     server = serve_pages(context, installation.settings.metrics.host, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from broker.agreement import Agreement
 from broker.base import MESSAGE_LIMIT_BYTES, Broker
 from broker.errors import MillraceError, NotFound, Unavailable
 from broker.rows import DOOR_LINGER_S, Rows
@@ -37,6 +38,7 @@ class GatewaySettings:
     strict_readiness: bool = False
     compress_above_bytes: int = 4096
     door: DoorLimits = field(default_factory=DoorLimits)
+    agreement: Agreement | None = None  # with other members; None compares nothing
 
 
 class Core:

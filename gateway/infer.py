@@ -93,6 +93,8 @@ class Infer:
         key = key_of(router.endpoint.key, key_of_client(headers), body, json_length)
         allowed_s = allowed_s_of(headers, router.endpoint.deadline)
         arm = pin_of(headers, arm)
+        if key and arm is None and router.draws_by_key:
+            self._core.view.members.check_key()
         vector = vector_of(router.features, body, json_length) if router.features and arm is None else None
         plan = router.plan(uid, mask, key=key, pin=arm, vector=vector)
         extra = extra_of(headers) if vector is None else noted(extra_of(headers), vector)

@@ -62,6 +62,8 @@ class Readiness:
         missing += [
             f"the log {log} is still being read" for log, it in self._following.items() if not it.caught_up.is_set()
         ]
+        if refusal := self._view.members.refusal:
+            missing.append(refusal)
         return missing + self._models()
 
     def troubles(self) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from prometheus_client import CollectorRegistry
 
+from broker.agreement import write_agreement
 from broker.announcer import Announcer
 from broker.base import Broker
 from broker.following import Following, follow_status
@@ -21,6 +22,7 @@ from gateway.metrics import GatewayMetrics
 from gateway.results import Results
 from gateway.sending import Sending
 from gateway.server import serve
+from router.members import keep_comparing
 from router.stand_in import StandIn
 from router.view import View
 
@@ -38,6 +40,7 @@ async def run(
     It listens before it is ready: /v2/health/ready says what it still waits for.
     """
     view, metrics, tasks = View(key), GatewayMetrics(registry), Tasks()
+    view.members.introduce(settings.instance, settings.agreement)
     core = Core(broker, view, settings, metrics)
     sending = Sending(core)
     asynchronous = Asynchronous(core, results, sending)
@@ -57,8 +60,9 @@ async def run(
         broker, instance=settings.instance, part="gateway", metrics_port=settings.metrics_port,
         troubles=lambda: [core.rows.trouble] if core.rows.trouble else [],
     )  # fmt: skip
-    await announcer.say("ready")
+    await announcer.say("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
     tasks.spawn(announcer.beat(), "heartbeat")
+    tasks.spawn(keep_comparing(view.members, announcer, registry), "agreement")
     try:
         await serve(
             core, front(core, infer, asynchronous), (core.pending, asynchronous), host=settings.host,

@@ -138,7 +138,7 @@ def say(what: dict[str, Any]) -> None:
 
 def child(module: str, *words: str | int) -> subprocess.Popen[str]:
     """Start a process that reports in lines of JSON."""
-    return subprocess.Popen([sys.executable, "-m", module, *map(str, words)], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-P", "-m", module, *map(str, words)], stdout=subprocess.PIPE, text=True)
 
 
 def hear(process: subprocess.Popen[str]) -> dict[str, Any]:

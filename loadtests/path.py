@@ -105,7 +105,7 @@ async def measure_queue(place: Installation, url: str, options: argparse.Namespa
     commands = [place.part_command("replica", "mlp", "1")]
     if bare:
         commands.append(
-            [sys.executable, "-W", "ignore", "-m", BARE_MODULES[bare], "processor", "--url", url, "--to",
+            [sys.executable, "-P", "-W", "ignore", "-m", BARE_MODULES[bare], "processor", "--url", url, "--to",
              Plain(place).bare, "--model", str(folder / "models/mlp/1/model.pt")]
         )  # fmt: skip
     with processes(commands, folder / "log") as running:

@@ -116,7 +116,7 @@ class Computed:
 
 def run_json(command: list[str]) -> dict[str, Any]:
     """Run a module to its end and read the JSON line it prints."""
-    done = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-P", *command], check=True, capture_output=True, text=True, timeout=300)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import orjson
 
+from broker.private import make_private_folder, open_private
+
 VERSION = 1
 
 
@@ -38,9 +40,9 @@ def load(path: Path) -> Checkpoint | None:
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint so that a crash leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     half = path.with_suffix(".part")
-    with half.open("wb") as file:
+    with os.fdopen(open_private(half, os.O_WRONLY | os.O_TRUNC), "wb") as file:
         file.write(orjson.dumps({"v": VERSION, **asdict(checkpoint)}))
         file.flush()
         os.fsync(file.fileno())

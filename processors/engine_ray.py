@@ -8,12 +8,15 @@ safe: what a replica held comes back by redelivery.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 
 import ray
 from ray import serve
 
+from broker.private import make_private_folder
 from processors.engine import Engine, Wanted
 
 log = logging.getLogger(__name__)
@@ -54,15 +57,21 @@ async def _run(work: Serve, model: str, version: int, stop: asyncio.Event) -> No
 
 
 class RayEngine(Engine):
-    """Runs replicas as Ray Serve applications named `<name>-<model>-<version>`."""
+    """Runs replicas as Ray Serve applications named `<name>-<model>-<version>`.
+
+    Ray puts the folder in which it is started at the head of the import path of its workers: it is started in
+    `empty_folder`, where nothing can stand in for a module.
+    """
 
     def __init__(
-        self, work: Serve, *, name: str, grace_s: float, environment: Mapping[str, str], gpus: float = 0.0
-    ) -> None:
+        self, work: Serve, *, name: str, grace_s: float, environment: Mapping[str, str], empty_folder: Path,
+        gpus: float = 0.0,
+    ) -> None:  # fmt: skip
         self._work = work
         self._name = name
         self._grace_s = grace_s
         self._environment = dict(environment)
+        self._empty_folder = empty_folder
         self._gpus = gpus
         self._running: dict[tuple[str, int], Wanted] = {}
         self._mine = False
@@ -95,11 +104,13 @@ class RayEngine(Engine):
 
     def _open(self) -> None:
         self._mine = not ray.is_initialized()
-        ray.init(
-            namespace=self._name, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING,
-            ignore_reinit_error=True, object_store_memory=OBJECT_STORE_BYTES,
-            runtime_env={"env_vars": self._environment},
-        )  # fmt: skip
+        make_private_folder(self._empty_folder)
+        with contextlib.chdir(self._empty_folder):
+            ray.init(
+                namespace=self._name, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING,
+                ignore_reinit_error=True, object_store_memory=OBJECT_STORE_BYTES,
+                runtime_env={"env_vars": self._environment},
+            )  # fmt: skip
         serve.start(proxy_location="Disabled")
 
     def _deploy(self, one: Wanted) -> None:

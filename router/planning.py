@@ -39,6 +39,8 @@ def plan(delivery: Delivery, uid: bytes, now: int, *, endpoint: str, view: View,
     router, mask = view.resolve(endpoint)
     view.check_servable(router.endpoint, mask)
     key = key_of(router.endpoint.key, asked.key, message.body, asked.json_length)
+    if key and asked.pin is None and router.draws_by_key:
+        view.members.check_key()
     vector = None
     if router.features and asked.pin is None:
         vector = vector_of(router.features, message.body, asked.json_length)

@@ -141,6 +141,11 @@ class Router:
         return self._policy.sticky
 
     @property
+    def draws_by_key(self) -> bool:
+        """Whether a request's key has a say: in its arm, or in whether it takes part at all."""
+        return self._sticky or self._excluded is not None
+
+    @property
     def features(self) -> tuple[Feature, ...]:
         """What plans look at in a request; nothing for most policies."""
         return self._policy.config.features if isinstance(self._policy, LearnedByFeatures) else ()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
+from broker.agreement import Agreement, write_agreement
 from broker.announcer import Announcer
 from broker.base import Broker
 from broker.channels import NO_LIMITS, Limits
@@ -18,6 +19,7 @@ from broker.errors import TryAgain
 from broker.following import Following, follow_status
 from broker.tasks import Tasks
 from router.forwarding import EndpointService
+from router.members import keep_comparing
 from router.merged import RankerAnswers
 from router.metrics import RouterMetrics
 from router.stand_in import StandIn
@@ -38,6 +40,7 @@ class RouterSettings:
     instance: str
     metrics_port: int = 0
     limits: Limits = NO_LIMITS  # of the queues that clients write to
+    agreement: Agreement | None = None  # with other members; None compares nothing
 
 
 async def run(
@@ -45,6 +48,7 @@ async def run(
 ) -> None:
     """Serve every endpoint that is declared or announced, until `stop` is set."""
     view, tasks = View(key), Tasks()
+    view.members.introduce(settings.instance, settings.agreement)
     await broker.declare(broker.channels.declared)
     await broker.declare(broker.channels.status)
     declared = Following(broker, broker.channels.declared, 0, view.fold_declared)
@@ -60,8 +64,9 @@ async def run(
     )  # fmt: skip
     await declared.caught_up.wait()
     await status.caught_up.wait()
-    await announcer.say("ready")
+    await announcer.say("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
     tasks.spawn(announcer.beat(), "heartbeat")
+    tasks.spawn(keep_comparing(view.members, announcer, registry), "agreement")
     tasks.spawn(StandIn(broker, view).run(), "stand-in")
     while not stop.is_set():
         service.look()

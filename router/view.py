@@ -14,6 +14,7 @@ from broker.errors import Misconfigured, NotFound, Unavailable
 from broker.messages import Record
 from broker.routing import Checkpoint, Said, Verdict, experiment_of, read_claim, read_snapshot, read_verdict
 from broker.status import SILENT_AFTER_S, Announcement, read_status
+from router.members import Members
 from router.policies.drawn import read_policy
 from router.policies.interleaving import Interleaving
 from router.policies.learned import Learned, LearnedByFeatures
@@ -55,6 +56,7 @@ class View:
         self.parts: dict[str, tuple[Announcement, float]] = {}
         self.catalogs: dict[str, Mapping[str, Any]] = {}
         """What each catalog says of its repository: `models`, with the numbers of their versions, and `problems`."""
+        self.members = Members(clock)
         self._pruned = clock()
         self.term = -1  # of the newest claim: no snapshot of another one is taken
         self._said: dict[str, Said] = {}
@@ -85,6 +87,7 @@ class View:
             return
         now = self._clock()
         self.parts[said.instance] = (said, now)
+        self.members.hear(said)
         if now - self._pruned > FORGET_AFTER_S:
             self._pruned = now
             self.parts = {instance: part for instance, part in self.parts.items() if now - part[1] < FORGET_AFTER_S}

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
@@ -146,6 +150,24 @@ def test_a_lent_server_is_never_killed(
     monkeypatch.setenv(variable, "scheme://elsewhere/")
     with pytest.raises(pytest.skip.Exception, match="lent"):
         control("kill")
+
+
+@pytest.mark.parametrize("has_just_died", [True, False])
+def test_a_node_waits_for_a_port_that_one_of_its_own_still_holds(has_just_died: bool, tmp_path: Path) -> None:
+    """The listener goes once somebody has looked: the first look finds it, and a later one does not."""
+    if has_just_died:
+        (tmp_path / "node.pid").write_text("1 0\n", "utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def be_seen_once() -> None:
+            listener.accept()[0].close()
+            listener.close()
+
+        threading.Thread(target=be_seen_once, daemon=True).start()
+        script = f"set -euo pipefail; home={tmp_path}; . {servers.ROOT}/deploy/services/node.sh; ports_free {port}"
+        done = subprocess.run(["/bin/bash", "-c", script], timeout=30, check=False)
+    assert done.returncode == (0 if has_just_died else 1)
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])

@@ -116,7 +116,7 @@ class KafkaBroker(Broker):
         """Look for topics. The topic of all limits is made again at once, with what this process knows of it."""
         limits = self._limits.topic
         gone = await self.topology.missing([*channels, limits])
-        if limits in gone:
+        if limits in gone and self._limits.are_known:
             for record in await self._limits.make_again():
                 await self._publisher.publish_keyed(limits, *record)
         return [channel for channel in gone if channel != limits]
@@ -126,6 +126,7 @@ class KafkaBroker(Broker):
         if self._is_transient(channel):
             self._transient.add(channel)
         if (news := self._limits.note(channel, limits)) is not None:
+            await self._limits.make_topic()
             await self._publisher.publish_keyed(self._limits.topic, channel.encode(), news)
 
     async def _remove(self, channel: str) -> None:

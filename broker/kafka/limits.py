@@ -55,6 +55,11 @@ class DeclaredLimits:
         """Return a queue's limits."""
         return self._limits.get(queue, NO_LIMITS)
 
+    @property
+    def are_known(self) -> bool:
+        """Tell whether any queue has limits."""
+        return bool(self._limits)
+
     def note(self, queue: str, limits: Limits) -> bytes | None:
         """Remember limits declared here; returns the record to publish if they are news."""
         if self.of(queue) == limits:
@@ -63,19 +68,21 @@ class DeclaredLimits:
         return _record(limits)
 
     async def open(self) -> None:
-        """Make the topic where it is not there, and read it to its end."""
-        await self._make()
+        """Read the topic to its end; where it is not there, no queue has limits yet, and who only looks makes none."""
         self._following = asyncio.create_task(self._follow(), name="limits of queues")
+        if await self._topology.partitions(self.topic, fresh=True) is None:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(10.0):
                 await self._caught_up.wait()
 
     async def make_again(self) -> list[tuple[bytes, bytes]]:
         """Make the topic after it was deleted; returns what this process knows, as records to publish."""
-        await self._make()
+        await self.make_topic()
         return [(queue.encode(), _record(limits)) for queue, limits in self._limits.items()]
 
-    async def _make(self) -> None:
+    async def make_topic(self) -> None:
+        """Make the topic where it is not there: a queue is about to have limits."""
         if await self._topology.partitions(self.topic, fresh=True) is None:
             await self._topology.create(self.topic, 1, {"cleanup.policy": "compact"})
 
@@ -88,8 +95,12 @@ class DeclaredLimits:
     async def _follow(self) -> None:
         while not self._closing:
             try:
-                await self._read()
+                found = await self._topology.partitions(self.topic, fresh=True) is not None
+                if found:
+                    await self._read()
             except (KafkaError, TryAgain, OSError):
+                found = False
+            if not found:
                 await asyncio.sleep(_RETRY_S)
 
     async def _read(self) -> None:

@@ -13,7 +13,7 @@ import orjson
 from broker.base import Broker, Consumer, Reader, Since
 from broker.channels import Channels, Kind, Limits
 from broker.database import Care, Connection, Database, run
-from broker.errors import DiskFull, TryAgain
+from broker.errors import Damaged, DiskFull, Misconfigured, TryAgain
 from broker.ids import now_us
 from broker.messages import STOPPED, Delivery, Depth, Message, Outcome
 from broker.sqlite import statements
@@ -53,8 +53,17 @@ class SqliteBroker(Broker):
         return self._ownership.id
 
     async def open(self) -> None:
-        """See the port."""
+        """See the port; a damaged file is Misconfigured, because no other try will mend it."""
         self._loop = asyncio.get_running_loop()
+        try:
+            await self._open()
+        except Damaged as exc:
+            self._wakeups.close()
+            await self.database.close()
+            self._ownership.unlock()
+            raise Misconfigured(f"{exc}. What waited in it is lost") from exc
+
+    async def _open(self) -> None:
         await self.database.open()
         await self._wakeups.open()
         port = self._wakeups.port

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from broker.database import Connection, fetch_all, fetch_one
+from broker.private import make_private_folder, open_private
 from broker.sqlite.schema import READY
 
 MISSING_S = 5.0  # so long a process has to make its lock file again, which somebody has removed
@@ -42,8 +43,8 @@ class Ownership:
                 os.close(lost)
 
     def _lock(self) -> None:
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._file = os.open(self._path(self.id), os.O_CREAT | os.O_RDWR, 0o600)
+        make_private_folder(self._folder)
+        self._file = open_private(self._path(self.id), os.O_RDWR)
         fcntl.flock(self._file, fcntl.LOCK_EX)  # free, or just being looked at by another process
 
     def _has_file(self) -> bool:

@@ -28,7 +28,9 @@ from deploy.cli.terminal import (
     SettingsPath,
     console,
     errors,
-    installation,
+    existing,
+    listed,
+    looked_at,
     overrides,
     show,
 )
@@ -77,14 +79,14 @@ def list_graves(
     """Show which dead queues hold something: how much, since when, and why."""
     if sum(map(bool, (queue, endpoint, model))) > 1:
         raise Misconfigured("--queue, --endpoint and --model: give one of them")
-    place = _place(settings, broker)
+    place = existing(settings, overrides(broker__url=broker))
 
     async def work(connection: Broker) -> list[Looked]:
         grounds = await find_grounds(connection, place.settings.repository_folder)
         graves = _wanted(grounds, queue, endpoint, model)
         return [await look(connection, grave, limit) for grave in await filled(connection, graves)]
 
-    found = _run(place, work)
+    found = listed(place, work)
     rows = [grave_row(looked, now_us(), place.settings.channels) for looked in found]
     if as_json or rows:
         shown = rows if as_json else [_as_text(row) for row in rows]
@@ -191,7 +193,7 @@ def purge_letters(
 
 
 def _place(settings: Path, broker: str) -> Installation:
-    return installation(settings, overrides(broker__url=broker))
+    return looked_at(settings, overrides(broker__url=broker))
 
 
 def _run(place: Installation, work: Callable[[Broker], Awaitable[T]]) -> T:

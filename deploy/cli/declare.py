@@ -19,14 +19,16 @@ from deploy.cli.terminal import (
     SettingsPath,
     console,
     errors,
-    installation,
+    existing,
+    looked_at,
+    no_settings,
     overrides,
     warn,
 )
 from deploy.looking import left_out, withheld_arms
 from deploy.project import write_project
 from deploy.settings import Settings, load_settings
-from deploy.watch import Declarations, file_of, read_file
+from deploy.watch import Declarations, file_of, passed_over, read_file
 from deploy.wiring import Installation
 from router.declaration.schema import endpoint_schema
 from router.declaration.slices import overlap
@@ -53,22 +55,41 @@ def check(
     settings: SettingsPath = DEFAULT_SETTINGS,
 ) -> None:
     """Read the settings and declarations, and explain mistakes; exit status 2 if there are any."""
-    if not files and not settings.exists():
-        raise Misconfigured(f"{settings} is not here: run this in the project's folder, or say --settings PATH")
+    if not settings.exists() and (not files or settings != DEFAULT_SETTINGS):
+        raise Misconfigured(no_settings(settings))
     read = load_settings(settings)
+    _say_settings(settings)
     paths = files or sorted(read.folder.glob(read.endpoints))
     mistakes, seen = _broker_mistakes(read), dict[str, tuple[Path, Endpoint]]()
     for path in paths:
-        try:
-            for endpoint in read_file(path):
-                mistakes += _check_endpoint(endpoint, path, seen)
-        except Misconfigured as exc:
-            mistakes.append(str(exc))
+        mistakes += _check_file(path, seen)
     mistakes += withheld_arms([endpoint for _, endpoint in seen.values()], read.repository_folder)
     if not files:
-        warn(left_out(read.repository_folder))
+        _say(f"{read.endpoints}: {len(paths)} file{'' if len(paths) == 1 else 's'} read in {read.folder}")
+        warn([*passed_over(read.folder, read.endpoints), *left_out(read.repository_folder)])
     if mistakes:
         raise Misconfigured("\n".join(mistakes))
+
+
+def _say_settings(settings: Path) -> None:
+    _say(
+        f"{settings}: the settings are fine" if settings.exists() else f"no {settings} here: the default settings hold"
+    )
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _check_file(path: Path, seen: dict[str, tuple[Path, Endpoint]]) -> list[str]:
+    """Return what is wrong with the declarations in a file."""
+    try:
+        endpoints = read_file(path)
+    except Misconfigured as exc:
+        return [str(exc)]
+    if not endpoints:
+        warn([f"{path} declares nothing"])
+    return [mistake for endpoint in endpoints for mistake in _check_endpoint(endpoint, path, seen)]
 
 
 def schema() -> None:
@@ -94,7 +115,7 @@ def _check_endpoint(endpoint: Endpoint, path: Path, seen: dict[str, tuple[Path, 
     mistakes = [f"{path} and {where.name}: {found}" for where, other in others if (found := overlap(endpoint, other))]
     if mistakes:
         return mistakes
-    console.print(f"{path}: endpoint {endpoint.endpoint} is fine ({len(endpoint.arms)} arms)", highlight=False)
+    _say(f"{path}: endpoint {endpoint.endpoint} is fine ({len(endpoint.arms)} arms)")
     return []
 
 
@@ -105,8 +126,8 @@ def apply(
     author: Annotated[str, typer.Option(help="Who declares this; it is logged.")] = "millrace apply",
 ) -> None:
     """Publish declarations; every part follows at once, nothing restarts."""
-    endpoints = [endpoint for path in files for endpoint in read_file(path)]
-    place = installation(settings, overrides(broker__url=broker))
+    endpoints = _declared_by(files)
+    place = existing(settings, overrides(broker__url=broker))
 
     async def publish() -> None:
         async with place.broker() as connection:
@@ -119,6 +140,21 @@ def apply(
     uvloop.run(publish())
 
 
+def _declared_by(files: list[Path]) -> list[Endpoint]:
+    """Return what files declare; raises Misconfigured for one that declares nothing, or an endpoint of another one."""
+    owners, endpoints = dict[str, Path](), list[Endpoint]()
+    for path in files:
+        found = read_file(path)
+        if not found:
+            raise Misconfigured(f"{path} declares nothing")
+        for endpoint in found:
+            if owners.setdefault(endpoint.endpoint, path) != path:
+                other = owners[endpoint.endpoint].name
+                raise Misconfigured(f"{path}: endpoint {endpoint.endpoint} is declared by {other} too")
+        endpoints += found
+    return endpoints
+
+
 def withdraw(
     endpoint: Annotated[str, typer.Argument(help="What shall no longer be served.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -127,7 +163,7 @@ def withdraw(
     author: Annotated[str, typer.Option(help="Who withdraws this; it is logged.")] = "millrace withdraw",
 ) -> None:
     """Take an endpoint back; requests for it are refused from then on, and its queues stay."""
-    place = installation(settings, overrides(broker__url=broker))
+    place = looked_at(settings, overrides(broker__url=broker))
     found = uvloop.run(_find(place, endpoint))
     path = file_of(found)
     if path is not None and path.is_file():

@@ -44,7 +44,7 @@ def grave_row(looked: Looked, now_us: int, channels: Channels) -> dict[str, Any]
         "messages": len(letters) + looked.more,
         "looked at": len(letters),
         "oldest": when(min(times)) if times else "",
-        "age s": round((now_us - min(times)) / 1e6) if times else None,
+        "age s": max(0, round((now_us - min(times)) / 1e6)) if times else None,
         "reasons": dict(Counter(printable(letter.reason) for letter in letters).most_common()),
         "unreadable": sum(bool(letter.unreadable) for letter in letters),
         "last error": printable(shorten(last.error or last.unreadable, ERROR_CHARACTERS)) if last else "",

@@ -9,15 +9,27 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-import uvloop
 
 from broker.base import Broker
 from broker.endpoint import Endpoint
 from broker.errors import Misconfigured, Unavailable
 from broker.ids import now_us
 from broker.messages import JSON, Message
-from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, Json, SettingsPath, installation, overrides, show, warn
+from deploy.cli.terminal import (
+    DEFAULT_SETTINGS,
+    BrokerUrl,
+    Json,
+    SettingsPath,
+    connected,
+    existing,
+    listed,
+    looked_at,
+    overrides,
+    show,
+    warn,
+)
 from deploy.looking import left_out, read_view, withheld_arms
+from deploy.settings import load_settings
 
 SETTLE_S = 2.5  # a heartbeat and a little
 
@@ -38,7 +50,7 @@ def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
         declared.extend(view.declarations())
         rows = []
         for said, _ in view.parts.values():
-            age_s = (now_us() - said.at_us) / 1e6
+            age_s = max(0.0, (now_us() - said.at_us) / 1e6)  # another machine's clock may be ahead
             model = f"{said.model}@{said.version}" if said.model else ""
             rows.append(
                 {"part": said.part, "state": said.state if age_s < 3 * SETTLE_S else "silent", "model": model,
@@ -47,9 +59,9 @@ def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
             )  # fmt: skip
         return sorted(rows, key=lambda row: (row["part"], row["model"], row["instance"]))
 
-    rows = _with_broker(settings, broker, look)
+    rows = listed(existing(settings, overrides(broker__url=broker)), look)
     show(rows, ("part", "state", "model", "pid", "in flight", "heard s ago", "error"), as_json=as_json)
-    warn(withheld_arms(declared, installation(settings, {}).settings.repository_folder))
+    warn(withheld_arms(declared, load_settings(settings).repository_folder))
 
 
 def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json: Json = False) -> None:
@@ -71,9 +83,9 @@ def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
                 )  # fmt: skip
         return rows
 
-    rows = _with_broker(settings, broker, look)
+    rows = listed(existing(settings, overrides(broker__url=broker)), look)
     show(rows, ("endpoint", "arm", "model", "version", "ready", "waiting"), as_json=as_json)
-    repository = installation(settings, {}).settings.repository_folder
+    repository = load_settings(settings).repository_folder
     warn([*left_out(repository), *withheld_arms(declared, repository)])
 
 
@@ -101,7 +113,7 @@ def predict(
         finally:
             await connection.delete(queue)
 
-    answer = _with_broker(settings, broker, ask)
+    answer = connected(looked_at(settings, overrides(broker__url=broker)), ask)
     sys.stdout.write(bytes(answer.body).decode() + "\n")
     if answer.headers.get("status") != "ok":
         sys.exit(1)
@@ -126,13 +138,3 @@ async def _ask(connection: Broker, queue: str, endpoint: str, text: str, timeout
     await connection.ack(deliveries)
     await consumer.stop()
     return deliveries[0].message
-
-
-def _with_broker(settings: Any, url: str, work: Any) -> Any:
-    place = installation(settings, overrides(broker__url=url))
-
-    async def run() -> Any:
-        async with place.broker() as connection:
-            return await work(connection)
-
-    return uvloop.run(run())

@@ -10,6 +10,7 @@ from rich.markup import escape
 from broker.errors import MillraceError, Misconfigured
 from deploy.cli import dead, declare, demo, look, parts, route
 from deploy.cli.terminal import errors
+from deploy.streams import open_standard_streams
 
 app = typer.Typer(
     name="millrace",
@@ -25,6 +26,7 @@ for module in (parts, declare, look, route, dead, demo):
 
 def main() -> None:
     """Run the command line; our errors are one line each, without a traceback."""
+    open_standard_streams()
     try:
         app()
     except Misconfigured as exc:

@@ -71,6 +71,7 @@ async def _say_stopping(stop: asyncio.Event) -> None:
 
 async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.Event) -> None:
     gateway, metrics = place.settings.gateway, place.settings.metrics
+    await supervisor.begun.wait()  # what the broker refuses at once ends the supervisor, and is said there
     try:
         problems = await wait_until_served(place, supervisor, READY_WITHIN_S, lambda: not stop.is_set())
     except TryAgain as exc:  # parts that are up go on: a model may be mended, a broker come back, while they run
@@ -90,6 +91,6 @@ async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.
 
 def _one(part: str) -> Callable[..., None]:
     def command(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "") -> None:
-        sys.exit(installation(settings, overrides(broker__url=broker)).run(part, with_parent=False))
+        sys.exit(installation(settings, overrides(broker__url=broker)).run(part, parent=None))
 
     return command

@@ -26,7 +26,7 @@ from deploy.cli.terminal import (
     connected,
     console,
     errors,
-    installation,
+    looked_at,
     overrides,
 )
 from deploy.report_html import page
@@ -51,7 +51,7 @@ def report(
     as_json_: Json = False,
 ) -> None:
     """Read an endpoint's log from its first record, and say what it is evidence of."""
-    place = installation(settings, overrides(broker__url=broker))
+    place = looked_at(settings, overrides(broker__url=broker))
 
     async def work(connection: Broker) -> list[Section]:
         from router.evidence.reading import read_evidence  # what it needs is heavy
@@ -74,7 +74,7 @@ def replay(
 ) -> None:
     """Say what the split or bandit that a file declares would have earned with the requests of the log."""
     candidate = one_endpoint(file, endpoint)
-    place = installation(settings, overrides(broker__url=broker))
+    place = looked_at(settings, overrides(broker__url=broker))
 
     async def work(connection: Broker) -> list[Section]:
         from router.evidence.reading import read_evidence  # what it needs is heavy

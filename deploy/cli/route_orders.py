@@ -27,7 +27,7 @@ from deploy.cli.terminal import (
     connected,
     console,
     errors,
-    installation,
+    looked_at,
     overrides,
 )
 from deploy.routing import Routed, give, look_at, look_at_led
@@ -104,7 +104,7 @@ def _order(
     yes: bool,
 ) -> None:  # fmt: skip
     """Ask, order, wait, and say what changed; the connection is not held while a person thinks."""
-    place = installation(settings, overrides(broker__url=broker))
+    place = looked_at(settings, overrides(broker__url=broker))
     before = connected(place, lambda connection: look_at(connection, name))
     _check(before.endpoint, word, weights)
     if not confirmed(_question(before, word, weights), yes=yes):

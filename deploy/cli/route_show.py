@@ -21,7 +21,7 @@ from deploy.cli.terminal import (
     SettingsPath,
     connected,
     console,
-    installation,
+    looked_at,
     overrides,
     warn,
 )
@@ -46,7 +46,7 @@ def show(
     endpoint: EndpointName, settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json_: Json = False
 ) -> None:
     """Show an endpoint's policy: who leads, the weights of its arms, and what they follow from."""
-    place = installation(settings, overrides(broker__url=broker))
+    place = looked_at(settings, overrides(broker__url=broker))
     routed = connected(place, lambda connection: look_at(connection, endpoint))
     sections = [_facts(routed), _weights(routed), *_learnt(routed), *_ended(routed)]
     if as_json_:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from broker.base import Broker
-from broker.errors import Misconfigured
+from broker.errors import Misconfigured, Unavailable
 from deploy.settings import FILE
 from deploy.wiring import Installation
 
@@ -42,6 +42,48 @@ def overrides(**flags: Any) -> dict[str, str]:
 def installation(settings: Path, flags: Mapping[str, str]) -> Installation:
     """Read the settings, with flags over them."""
     return Installation.at(settings, dict(flags))
+
+
+def existing(settings: Path, flags: Mapping[str, str]) -> Installation:
+    """Read the settings of an installation that is to be looked at or changed: it is never another one by mistake.
+
+    Raises Misconfigured where there are no settings; the default ones do where a broker is named by flag or variable.
+    """
+    place = installation(settings, flags)
+    if settings.exists() or (settings == DEFAULT_SETTINGS and place.settings.broker.url.get_secret_value()):
+        return place
+    raise Misconfigured(no_settings(settings))
+
+
+def no_settings(settings: Path) -> str:
+    """Return what is said where there are no settings."""
+    if settings != DEFAULT_SETTINGS:
+        return f"there is no {settings}: is --settings (or MILLRACE_SETTINGS) right?"
+    return f"there is no {settings} in {Path.cwd()}: run this in the project's folder, or say --settings PATH"
+
+
+def looked_at(settings: Path, flags: Mapping[str, str]) -> Installation:
+    """Return an installation to look at; raises Unavailable where nothing has run: opening makes a file."""
+    place = existing(settings, flags)
+    if said := never_ran(place):
+        raise Unavailable(said)
+    return place
+
+
+def never_ran(place: Installation) -> str:
+    """Return what is said of an installation that has no embedded broker yet; nothing for any other."""
+    file = place.settings.embedded_file
+    if file is None or file.exists():
+        return ""
+    return f"nothing has run here yet: there is no {file}, which `millrace up` makes"
+
+
+def listed(place: Installation, work: Callable[[Broker], Awaitable[list[T]]]) -> list[T]:
+    """Return a list that is read from the installation's broker; an empty one, and why, where nothing has run."""
+    if said := never_ran(place):
+        warn([said])
+        return []
+    return connected(place, work)
 
 
 def connected(place: Installation, work: Callable[[Broker], Awaitable[T]]) -> T:

@@ -85,7 +85,7 @@ fetch() {
 start_process() {
     echo process >"$home/mode"
     alive && return
-    if port_open "$port" || port_open $((port + 1)) || port_open $((port + 2)); then
+    if ! ports_free "$port" $((port + 1)) $((port + 2)); then
         fail "another program listens on 127.0.0.1:$port or the two ports after it: end it, set MILLRACE_KAFKA_PORT, or set MILLRACE_TEST_KAFKA_URL"
     fi
     write_configuration 127.0.0.1

@@ -56,6 +56,18 @@ alive() {
 }
 
 in_docker() { [[ $(cat "$home/mode" 2>/dev/null) == docker ]]; }
+
+# Whether a node can listen on these ports. One that was just killed may hold them a moment longer than it is seen to
+# run: its first thread ends before the others do.
+ports_free() { no_port_open "$@" || { [[ -s $home/node.pid ]] && wait_until 10 no_port_open "$@"; }; }
+
+no_port_open() {
+    local port
+    for port; do
+        ! port_open "$port" || return 1
+    done
+}
+
 port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # The Nth byte of what a port of this machine answers to these bytes: reply PORT N BYTES (as printf writes them).

@@ -113,7 +113,7 @@ make_home() {
 start_package() {
     make_home
     echo package >"$home/mode"
-    if ! alive && port_open "$port"; then
+    if ! alive && ! ports_free "$port"; then
         fail "another program listens on 127.0.0.1:$port: end it, set MILLRACE_${setting}_PORT, or set MILLRACE_TEST_${setting}_URL"
     fi
     write_configuration

@@ -17,6 +17,7 @@ each() {
 }
 
 start() {
+    announce
     each launch
     wait_for_all
     rm -f .services.env
@@ -25,6 +26,12 @@ start() {
         deploy/services/apt.sh "$tool" || echo "$tool is missing and cannot be installed here: tests that need it are skipped"
     done
     echo "services run; their addresses are in .services.env"
+}
+
+announce() {
+    echo "starting RabbitMQ, RabbitMQ 4 and Kafka for tests and benchmarks: on 127.0.0.1 alone, with their data in .services"
+    [[ -d .services ]] ||
+        echo "the first time it installs what is missing (Debian's packages as root, 350 MB in .cache): up to five minutes"
 }
 
 launch() {

@@ -29,8 +29,7 @@ async def read_evidence(
     records are gone.
     """
     log = broker.channels.events(endpoint.endpoint)
-    await broker.declare(log)
-    end = await broker.end(log)
+    end = await broker.end(log) if await broker.exists(log) else 0
     learns = read_experiment(endpoint) is not None
     begun = await _first_checkpoint(broker, log, end, experiment_of(endpoint)) if learns else None
     recorder = Recorder(endpoint, until_us, candidate=candidate, is_led=begun is not None)

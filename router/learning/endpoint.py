@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +15,10 @@ from broker.ids import now_us
 from broker.messages import Record
 from broker.routing import (
     Checkpoint,
-    Order,
     Place,
     Said,
     Tick,
     Verdict,
-    Word,
     write_checkpoint,
     write_order,
     write_snapshot,
@@ -33,6 +30,7 @@ from router.learning.fold import Fold, Subject
 from router.learning.ledger import Kept, Ledger, Superseded, digest, take_up
 from router.learning.metrics import LearnerMetrics
 from router.learning.search import Search
+from router.learning.sentences import sentence
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +43,6 @@ CHECKPOINT_BYTES_A_MINUTE = 256 * 1024
 LOOK_BACK_S = 10.0
 UNREAD_S = 5.0
 LEAVE_S = 2.0
-ENDS: Mapping[str, Word] = {
-    "promoted": "promote", "aborted": "abort", "timed out": "abort", "starved": "abort",
-    "ended without a winner": "abort",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,18 +384,3 @@ class EndpointLearner:
         tick = Tick(number=self.fold.tick + 1, at_us=now_us())
         if await self._append(*write_tick(tick)):
             self._sent = (tick.number, now)
-
-
-def sentence(verdict: Verdict, subject: Subject) -> Order:
-    """Return the order that brings an experiment, of which nothing else is known any more, to where it has ended."""
-    word, needed = _brings(verdict)
-    weights = dict(zip(subject.arms, needed, strict=False))
-    return Order(
-        word=word, author="the verdict of before", at_us=now_us(), weights=weights, experiment=subject.experiment
-    )
-
-
-def _brings(verdict: Verdict) -> tuple[Word, tuple[float, ...]]:
-    """Return the word that brings an experiment to this end, and the weights if it needs some."""
-    word = ENDS.get(verdict.phase, "set")
-    return word, verdict.weights if word == "set" else ()

@@ -1,11 +1,16 @@
-"""A file that several open at once: none of them is turned away."""
+"""A file that several open at once; who may read it; and what is said of one that is damaged."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from broker.channels import Channels
 from broker.database import Care, Connection, Database, Schema, fetch_one, run
+from broker.errors import Damaged, Misconfigured
+from broker.sqlite.adapter import SqliteBroker
 
 SCHEMA = Schema("a test", "no setting", 1, "CREATE TABLE IF NOT EXISTS said (word TEXT NOT NULL)")
 FILES = 100
@@ -19,6 +24,51 @@ async def test_all_who_make_the_same_file_at_once_have_it(tmp_path: Path) -> Non
         await asyncio.gather(*(database.run(_say, Care.WRITE) for database in databases))
         assert await databases[0].run(_count, Care.READ) == AT_ONCE
         await asyncio.gather(*(database.close() for database in databases))
+
+
+async def test_a_file_and_those_beside_it_are_for_their_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "data/said.db"
+    database = Database(path, SCHEMA)
+    await database.open()
+    await database.run(_say, Care.WRITE)
+    assert modes(path.parent) == {"": 0o700, "said.db": 0o600, "said.db-wal": 0o600, "said.db-shm": 0o600}
+    await database.close()
+    path.chmod(0o644)  # as earlier versions made them
+    await database.open()
+    assert set(modes(path.parent).values()) == {0o700, 0o600}
+    await database.close()
+
+
+async def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)  # noqa: ASYNC240 - a folder of a test
+    database = Database(tmp_path / "said.db", SCHEMA)
+    await database.open()
+    await database.close()
+    assert modes(tmp_path) == {"": 0o755, "said.db": 0o600}
+
+
+def modes(folder: Path) -> dict[str, int]:
+    """Return the mode of a folder, by an empty name, and of each file in it."""
+    files = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    return {"": folder.stat().st_mode & 0o777, **files}
+
+
+async def test_a_file_that_is_no_database_is_damaged_and_names_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "said.db"
+    path.write_bytes(b"no database at all" * 1000)
+    with pytest.raises(Damaged, match=r"move said\.db, said\.db-wal, said\.db-shm away, and start again"):
+        await Database(path, SCHEMA).open()
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 4096])
+async def test_a_damaged_embedded_broker_is_for_a_person_to_mend(tmp_path: Path, kept_bytes: int) -> None:
+    path = tmp_path / "broker.db"
+    async with SqliteBroker(path, Channels()) as broker:
+        await broker.declare("millrace.requests.hello")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:kept_bytes] + b"no database at all" * (len(whole) // 18))
+    with pytest.raises(Misconfigured, match=r"move broker\.db, .* away, and start again\. What waited in it is lost"):
+        await SqliteBroker(path, Channels()).open()
 
 
 def _say(connection: Connection) -> None:

@@ -41,6 +41,16 @@ class PublishContract:
         assert taken.came_back == 0
         await broker.ack([taken])
 
+    async def test_a_channel_exists_once_it_is_declared_and_not_because_it_was_asked_for(
+        self, installation: Installation, broker: Broker
+    ) -> None:
+        queue, log = installation.channels.requests("a"), installation.channels.events("a")
+        for _ in range(2):
+            assert [await broker.exists(channel) for channel in (queue, log)] == [False, False]
+        await installation.queue(broker)
+        await installation.log(broker)
+        assert [await broker.exists(channel) for channel in (queue, log)] == [True, True]
+
     async def test_a_plain_message_stays_plain(self, installation: Installation, broker: Broker) -> None:
         sent = Message(queue=await installation.queue(broker), body=b"")
         await broker.publish([sent])

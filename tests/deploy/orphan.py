@@ -1,8 +1,12 @@
-"""`python -m tests.deploy.orphan KIND`: a process that starts another, which hangs as KIND says once it is alone."""
+"""`python -m tests.deploy.orphan KIND`: a process that starts another, which hangs as KIND says once it is alone.
+
+`python -m tests.deploy.orphan child KIND PID` is that other one, whose parent is the process PID.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -41,12 +45,12 @@ async def _main(kind: str, context: Context) -> None:
 def main(words: list[str]) -> int:
     """Start the other process and wait for it, or be it."""
     if words[0] != "child":
-        return subprocess.call([sys.executable, "-m", "tests.deploy.orphan", "child", words[0]])
+        return subprocess.call([sys.executable, "-m", "tests.deploy.orphan", "child", words[0], str(os.getpid())])
 
     async def work(context: Context) -> None:
         await _main(words[1], context)
 
-    return run_part("orphan", work, with_parent=True, grace_s=GRACE_S)
+    return run_part("orphan", work, parent=int(words[2]), grace_s=GRACE_S)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class Up:
         self.env = environment(**{**ports, **variables})
         self._output = folder / "up.txt"
         with self._output.open("wb") as output:
-            command = [sys.executable, "-m", "deploy.cli", "up", *flags]
+            command = [sys.executable, "-P", "-m", "deploy.cli", "up", *flags]
             self.process = subprocess.Popen(command, cwd=folder, env=self.env, stdout=output, stderr=output)
 
     def wait_for(self, text: str) -> None:
@@ -110,6 +110,14 @@ class Up:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(WITHIN_S)
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    """Return once something is true."""
+    until = time.monotonic() + WITHIN_S
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def wait_until_gone(processes: Sequence[psutil.Process], limit_s: float) -> list[psutil.Process]:

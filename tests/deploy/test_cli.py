@@ -86,7 +86,12 @@ def shop(tmp_path: Path) -> Path:
         ("endpoint: a\narm: {v1: hello@1}", "arm: unknown key; did you mean 'arms'?"),
         ("endpoint: a\narms: {v1: hello}", "'hello' is not a model version: write model@version"),
         ("endpoint: a b\narms: {v1: hello@1}", "endpoint 'a b': a name is"),
-        ("endpoint: a\narms: {v1: hello@1, v2: hello@2}", "policy: 2 arms need one"),
+        ("endpoint: a\narms: {v1: hello@1, v2: hello@2}", "policy: 2 arms need one, such as {split: [v1, v2]}"),
+        ("endpoint: a\narms: {v1: hello@1}\n---\nendpoint: a\narms: {v2: hello@1}", "endpoint a is declared twice"),
+        (
+            "endpoint: a\nkey: header\narms: {v1: hello@1}\npolicy: {split: [v1], sticky: yes}",
+            "sticky: 'yes' is no truth value: write true or false",
+        ),
         ("endpoint: a\narms: {v1: hello@1}\npolicy: {split: {v2: 1}}", "'v2' is not an arm; declared arms: v1"),
         ("endpoint: a\narms: {v1: hello@1}\npolicy: {splt: {v1: 1}}", "known policies: split"),
         ("endpoint: a\narms: {v1: hello@1, v2: hello@2}\npolicy: {bandit: tompson}", "did you mean 'thompson'?"),
@@ -170,6 +175,61 @@ def test_check_goes_on_after_the_first_mistake(shop: Path) -> None:
     assert "a.yaml" in done.stderr
     assert "endpoint b is fine" in done.stdout
     assert "c.yaml" in done.stderr
+
+
+ARMS = "endpoint: a\narms: {v1: hello@1, v2: hello@2}\nkey: header\n"
+CLICKED = "feedback: {rewards: {clicked: {default: 0}}}\n"
+CANARY = "policy: {canary: v2, stable: %s, steps: %s, guardrails: [%s]}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{ARMS}policy: {{split: [v1, v2]}}",
+        f"{ARMS}policy: {{split: {{v1: 90, v2: 10}}, sticky: true}}",
+        f"{ARMS}{CLICKED}policy: {{bandit: thompson, reward: clicked}}",
+        ARMS + CANARY % ("v1", "[1%, 10%, 50%]", "{bad: failed}"),
+        ARMS + CANARY % ("v1", "[1%, 10%, 50%]", "{bad: slow, over: 250ms}"),
+        ARMS + CLICKED + CANARY % ("v1", "[1%, 10%, 50%]", "{reward: clicked}"),
+        f"{ARMS}policy: {{split: [v1, v2]}}\nexclusive: {{group: home, slice: [0%, 50%]}}",
+    ],
+)
+def test_what_hints_say_is_accepted(text: str, shop: Path) -> None:
+    (shop / "endpoints/a.yaml").write_text(text, "utf-8")
+    done = millrace("check", folder=shop)
+    assert done.returncode == 0, done.stderr
+
+
+def test_check_says_what_it_read_also_where_nothing_is_declared(shop: Path) -> None:
+    said = millrace("check", folder=shop).stdout
+    assert "millrace.yaml: the settings are fine" in said
+    assert f"endpoints/*.yaml: 0 files read in {shop}" in said
+    (shop / "elsewhere").mkdir()
+    (shop / "elsewhere/a.yaml").write_text("endpoint: a\narms: {v1: hello@1}", "utf-8")
+    alone = millrace("check", "a.yaml", folder=shop / "elsewhere")
+    assert alone.returncode == 0
+    assert "no millrace.yaml here: the default settings hold" in alone.stdout
+
+
+def test_check_names_files_that_are_not_read_or_declare_nothing(shop: Path) -> None:
+    (shop / "endpoints/a.yml").write_text("endpoint: a\narms: {v1: hello@1}", "utf-8")
+    (shop / "endpoints/b.yaml").write_text("# endpoint: b\n", "utf-8")
+    done = millrace("check", folder=shop)
+    assert done.returncode == 0
+    assert "endpoints/a.yml is not read: endpoints is endpoints/*.yaml; name it a.yaml" in done.stderr
+    assert "endpoints/b.yaml declares nothing" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [("", "b.yaml declares nothing"), ("endpoint: a\narms: {v2: hello@1}", "endpoint a is declared by a.yaml too")],
+)
+def test_apply_refuses_files_that_declare_nothing_or_the_same(second: str, said: str, shop: Path) -> None:
+    (shop / "a.yaml").write_text("endpoint: a\narms: {v1: hello@1}", "utf-8")
+    (shop / "b.yaml").write_text(second, "utf-8")
+    done = millrace("apply", "a.yaml", "b.yaml", folder=shop)
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
 def test_check_finds_one_endpoint_declared_by_two_files(shop: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families as plain_families
 
-from deploy.shell import context_of, serve_pages
+from deploy.shell import DIED, context_of, serve_pages
 from gateway.metrics import GatewayMetrics
 from tests.deploy.running import ROOT
 
@@ -68,3 +68,12 @@ async def test_silent_connections_do_not_keep_health_from_anybody() -> None:
             connection.close()
         server.shutdown()
         server.server_close()
+
+
+def test_a_process_whose_parent_was_gone_before_it_looked_starts_nothing() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    command = [sys.executable, "-m", "tests.deploy.orphan", "child", "nowhere", str(gone.pid)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, done.stdout) == (DIED, "")
+    assert f"process {gone.pid}, which started this one, is gone already" in done.stderr

@@ -6,15 +6,16 @@ import json
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
-from tests.deploy.running import WITHIN_S, Up, millrace, wait_until_gone
+from tests.deploy.running import WITHIN_S, Up, eventually, millrace, wait_until_gone
+from tests.servers import rabbitmq_url
 
 REQUEST = '{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'
 
@@ -58,13 +59,6 @@ def rows(up: Up, command: str) -> list[dict[str, Any]]:
 def part(up: Up, name: str) -> psutil.Process:
     [found] = [child for child in psutil.Process(up.process.pid).children() if child.cmdline()[-1:] == [name]]
     return found
-
-
-def eventually(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + WITHIN_S
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_ready_means_that_a_request_is_answered(up: Up) -> None:
@@ -120,6 +114,27 @@ def test_a_replica_that_was_killed_is_started_again(up: Up) -> None:
     assert ask(up)["outputs"][0]["data"] == [3.0]
 
 
+def test_all_that_lies_in_data_is_for_its_owner_alone(up: Up) -> None:
+    url, headers = f"http://127.0.0.1:{up.http_port}/v2/models/hello/infer", {"idempotency-key": "order-17"}
+    assert httpx.post(url, content=REQUEST, headers=headers, timeout=WITHIN_S).status_code == 200
+    data = up.folder / "data"
+    eventually(lambda: any(data.glob("monitors/*.json")))
+    found = {path.relative_to(data): (path.is_dir(), path.stat().st_mode & 0o777) for path in (data, *data.rglob("*"))}
+    assert {"broker.db", "results.db", "assignment.key", "up.lock"} <= set(map(str, found))
+    assert {path: mode for path, mode in found.items() if mode not in {(True, 0o700), (False, 0o600)}} == {}
+
+
+def test_a_damaged_broker_file_ends_it_with_the_way_out(tmp_path: Path) -> None:
+    millrace("init", "shop", folder=tmp_path)
+    (tmp_path / "shop/data").mkdir()
+    (tmp_path / "shop/data/broker.db").write_bytes(b"no database at all" * 1000)
+    up = Up(tmp_path / "shop")
+    assert up.process.wait(WITHIN_S) == 2
+    said = " ".join(up.output().split())
+    assert "move broker.db, broker.db-wal, broker.db-shm away, and start again" in said
+    assert "Traceback" not in said
+
+
 def test_a_declaration_is_followed_and_withdrawn_without_a_restart(up: Up) -> None:
     path = up.folder / "endpoints/sums.yaml"
     path.write_text("endpoint: sums\narms: {v1: hello@1}\n", "utf-8")
@@ -167,6 +182,50 @@ def test_a_model_that_does_not_load_is_said_and_holds_up_nothing(tmp_path: Path)
         assert ask(up)["outputs"][0]["data"] == [3.0]
     finally:
         up.stop()
+
+
+def test_without_a_models_folder_it_is_ready_and_says_so_and_serves_what_comes(tmp_path: Path) -> None:
+    millrace("init", "shop", folder=tmp_path)
+    models = (tmp_path / "shop/models").rename(tmp_path / "elsewhere")
+    up = Up(tmp_path / "shop")
+    try:
+        up.wait_for("ready   http")
+        assert "not served: the model repository" in " ".join(up.output().split())
+        [error] = {row["error"] for row in rows(up, "status") if row["part"] == "catalog"}
+        assert "cannot be listed" in error
+        models.rename(tmp_path / "shop/models")
+        eventually(lambda: [row["ready"] for row in rows(up, "models")] == ["yes"])
+        assert "Traceback" not in up.output()
+    finally:
+        up.stop()
+
+
+def test_a_stop_before_it_is_ready_is_clean(tmp_path: Path) -> None:
+    millrace("init", "shop", folder=tmp_path)
+    model = tmp_path / "shop/models/hello/1/model.py"
+    model.write_text(f"import time\ntime.sleep(60)\n{model.read_text('utf-8')}", "utf-8")
+    up = Up(tmp_path / "shop", MILLRACE__PROCESSORS__GRACE="100ms")
+    eventually(lambda: is_alive_at(up.http_port))
+    assert up.stop() == 0
+    assert "not ready" not in up.output()
+    assert "Traceback" not in up.output()
+
+
+def is_alive_at(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/v2/health/live").is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_a_prefix_that_the_broker_refuses_is_one_error(tmp_path: Path) -> None:
+    address = rabbitmq_url()
+    millrace("init", "shop", folder=tmp_path)
+    up = Up(tmp_path / "shop", "--broker", address, MILLRACE__PREFIX="amq.")
+    assert up.process.wait(WITHIN_S) == 2
+    said = up.output()
+    assert "Traceback" not in said
+    assert said.count("error:") == 1
 
 
 def test_a_port_that_is_taken_ends_up_with_the_reason(tmp_path: Path) -> None:

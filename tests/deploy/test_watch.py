@@ -135,3 +135,28 @@ async def test_a_broker_that_was_away_hears_of_it_later(
             await watch.look()
     await watch.look()
     assert set(await declared(broker)) == {"new"}
+
+
+async def test_two_documents_for_one_endpoint_change_nothing_and_are_said(
+    broker: Broker, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(folder, "a.yaml", "same")
+    watch = await started(broker, folder)
+    write(folder, "a.yaml", "same", "same", arm="v2")
+    await watch.look()
+    assert await declared(broker) == {"same": ["v1"]}
+    assert "endpoint same is declared twice in this file" in caplog.text
+
+
+async def test_files_that_are_not_read_or_declare_nothing_are_warned_of_once(
+    broker: Broker, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(folder, "a.yaml", "a")
+    write(folder, "b.yml", "b")
+    watch = await started(broker, folder)
+    write(folder, "a.yaml")
+    for _ in range(3):
+        await watch.look()
+    assert await declared(broker) == {}
+    assert caplog.text.count("b.yml is not read: endpoints is endpoints/*.yaml; name it b.yaml") == 1
+    assert caplog.text.count("a.yaml declares nothing") == 1

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cramjam
 import orjson
 import pytest
 
+from broker.agreement import Agreement, write_agreement
 from broker.bundle import requests_in
 from broker.channels import Channels
 from broker.declared import endpoint_declared
 from broker.endpoint import read_endpoint
+from broker.errors import Unavailable
 from broker.ids import derived_uid, now_us
 from broker.messages import NO_HEADERS, Delivery, Message, Record
 from broker.status import Announcement, write_announcement
@@ -75,3 +79,25 @@ async def test_a_queue_clients_body_that_is_wrong_or_too_large_unpacked_is_inval
         assert "8323072 are allowed" in orjson.loads(said["bomb"].body)["error"]
         assert "not whole zstd" in orjson.loads(said["cut"].body)["error"]
         assert "gzip, deflate or zstd" in orjson.loads(said["unknown"].body)["error"]
+
+
+def test_a_request_with_a_key_is_refused_where_another_assignment_key_counts() -> None:
+    view = View(b"secret")
+    own = Agreement(key="mine", is_key_given=False, started_us=2)
+    view.members.introduce("router-test", own)
+    said = {"endpoint": "e", "arms": {"a": "m@1"}, "key": "header", "policy": {"split": ["a"], "sticky": True}}
+    view.fold_declared(Record(0, endpoint_declared(read_endpoint(said, source="test"), "test"), NO_HEADERS))
+    older = Announcement(
+        instance="router-older", part="router", state="ready", at_us=now_us(),
+        full=write_agreement(replace(own, key="theirs", started_us=1)),
+    )  # fmt: skip
+    view.fold_status(Record(0, write_announcement(older), NO_HEADERS))
+
+    def planned(headers: dict[str, Any]) -> None:
+        message = Message(queue=CHANNELS.requests("e"), body=b"{}", headers=headers)
+        uid = derived_uid(b"1")
+        plan(Delivery(message, 1, 0, None), uid, now_us(), endpoint="e", view=view, channels=CHANNELS, answers="a")
+
+    planned({})
+    with pytest.raises(Unavailable, match="router-older has another assignment key"):
+        planned({"key": "ann"})
