@@ -30,7 +30,7 @@ from router.learning.fold import Fold, Subject
 from router.learning.ledger import Kept, Ledger, Superseded, digest, take_up
 from router.learning.metrics import LearnerMetrics
 from router.learning.search import Search
-from router.learning.sentences import sentence
+from router.learning.sentences import brings, sentence
 
 log = logging.getLogger(__name__)
 
@@ -339,7 +339,7 @@ class EndpointLearner:
             endpoint=self.subject.endpoint, experiment=self.subject.experiment, number=snapshot.number, phase=phase,
             weights=snapshot.weights, at_us=now_us(),
         )  # fmt: skip
-        if self._known is not None and _brings(self._known) == _brings(verdict):
+        if self._known is not None and brings(self._known) == brings(verdict):
             return  # it says better how it came to that
         if await self._append_to(self._broker.channels.declared, write_verdict(verdict)):
             self._known = verdict

@@ -16,14 +16,14 @@ ENDS: Mapping[str, Word] = {
 
 def sentence(verdict: Verdict, subject: Subject) -> Order:
     """Return the order that brings an experiment, of which nothing else is known any more, to where it has ended."""
-    word, needed = _brings(verdict)
+    word, needed = brings(verdict)
     weights = dict(zip(subject.arms, needed, strict=False))
     return Order(
         word=word, author="the verdict of before", at_us=now_us(), weights=weights, experiment=subject.experiment
     )
 
 
-def _brings(verdict: Verdict) -> tuple[Word, tuple[float, ...]]:
+def brings(verdict: Verdict) -> tuple[Word, tuple[float, ...]]:
     """Return the word that brings an experiment to this end, and the weights if it needs some."""
     word = ENDS.get(verdict.phase, "set")
     return word, verdict.weights if word == "set" else ()
