@@ -9,7 +9,7 @@ A message that was taken ends exactly one way: forwarded or acked, requeued, or 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -115,6 +115,19 @@ class Broker(ABC):
     @abstractmethod
     async def missing(self, channels: Sequence[str]) -> list[str]:
         """Return those of these channels that are not there."""
+
+    async def difference(self, queue: str, limits: Limits) -> str:
+        """Return how a channel that is there differs from what it should be, where the broker cannot change that."""
+        del queue, limits
+        return ""
+
+    async def migrate(self, queue: str, limits: Limits, moved: Callable[[int], None]) -> int:
+        """Make a queue again as it should be, with its messages; `moved` is told of each batch of them.
+
+        Nothing should publish to it meanwhile. Returns how many messages were lost to somebody who did.
+        """
+        del queue, limits, moved
+        return 0
 
     @abstractmethod
     async def _make(self, channel: str, limits: Limits) -> None:

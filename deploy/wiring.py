@@ -98,7 +98,7 @@ class Installation:
         spec = ReplicaSpec(
             instance=context.instance, repository=settings.repository_folder, model=model, version=version,
             device=settings.processors.device, threads=settings.processors.threads, grace_s=settings.processors.grace,
-            limits=self._limits(), metrics_port=context.metrics_port,
+            limits=self.queue_limits(), metrics_port=context.metrics_port,
         )  # fmt: skip
         async with self.broker() as broker:
             context.ready = True
@@ -135,7 +135,7 @@ class Installation:
 
         key = assignment_key(self.settings)
         settings = RouterSettings(
-            instance=context.instance, metrics_port=context.metrics_port, limits=self._limits(),
+            instance=context.instance, metrics_port=context.metrics_port, limits=self.queue_limits(),
             agreement=self._agreement(key),
         )  # fmt: skip
         async with self.broker() as broker:
@@ -160,7 +160,7 @@ class Installation:
         catalog = CatalogSettings(
             instance=context.instance, repository=settings.repository_folder, poll_s=settings.repository.poll,
             doubt_s=settings.repository.doubt,
-            replicas=settings.processors.replicas.min, limits=self._limits(),
+            replicas=settings.processors.replicas.min, limits=self.queue_limits(),
             metrics_port=context.metrics_port,
         )  # fmt: skip
         async with self.broker() as broker:
@@ -187,7 +187,8 @@ class Installation:
             limit_requests=limits.requests, limit_bytes=limits.size,
         )  # fmt: skip
 
-    def _limits(self) -> Limits:
+    def queue_limits(self) -> Limits:
+        """Return how much a queue may hold."""
         limits = self.settings.broker.limits
         return Limits(messages=limits.requests, bytes=limits.size)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakSet
 
 from broker.base import Broker, Consumer, Reader, Since
@@ -14,6 +14,7 @@ from broker.rabbitmq.address import Address
 from broker.rabbitmq.connection import Connection
 from broker.rabbitmq.consumer import QueueConsumer, QueueSubscription
 from broker.rabbitmq.log import StreamReader, StreamSubscription, end_of
+from broker.rabbitmq.migration import difference, migrate
 from broker.rabbitmq.publisher import Publisher
 from broker.rabbitmq.subscription import Session, Subscription
 from broker.rabbitmq.topology import Topology
@@ -71,6 +72,14 @@ class RabbitBroker(Broker):
     async def missing(self, channels: Sequence[str]) -> list[str]:
         """Look for channels, and forget that those that are gone were declared."""
         return await self._topology.missing(channels)
+
+    async def difference(self, queue: str, limits: Limits) -> str:
+        """Compare a queue's arguments, which RabbitMQ never changes."""
+        return await difference(self._topology, self, queue, limits)
+
+    async def migrate(self, queue: str, limits: Limits, moved: Callable[[int], None]) -> int:
+        """Move a queue's messages aside, delete it, and move them back into one with other arguments."""
+        return await migrate(self._topology, self, queue, limits, moved)
 
     async def _make(self, channel: str, limits: Limits) -> None:
         await self._topology.declare(channel, limits)

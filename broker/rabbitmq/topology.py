@@ -184,11 +184,12 @@ class Topology:
         gone = set(queues)
         self._declared = {known for known in self._declared if known[0] not in gone}
 
-    async def delete(self, queue: str) -> None:
-        """Delete a queue or stream with all that is in it."""
+    async def delete(self, queue: str) -> int:
+        """Delete a queue or stream with all that is in it; returns how many messages that was."""
         self.forget([queue])
         async with await self.channel(f"deleting {queue}") as channel:
-            await channel.call("queue_delete", queue=queue)
+            answer = await channel.call("queue_delete", queue=queue)
+        return int(answer.method.message_count)
 
     async def missing(self, queues: Sequence[str]) -> list[str]:
         """Return those of these queues that are not there, and declare them again the next time."""

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from broker.errors import MillraceError, Misconfigured
-from deploy.cli import dead, declare, demo, look, parts, route
+from deploy.cli import dead, declare, demo, look, parts, queues, route
 from deploy.cli.terminal import errors
 from deploy.streams import open_standard_streams
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (parts, declare, look, route, dead, demo):
+for module in (parts, declare, look, route, dead, queues, demo):
     module.add_to(app)
 
 

@@ -1,0 +1,71 @@
+"""Gives a queue other arguments, which RabbitMQ cannot change: its messages move aside, and back into a new queue.
+
+Nothing is ever in neither of both queues: a message leaves one when the other has it. Only what is published between
+the last look and the deletion is lost, so nothing should be publishing; how much that was is returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from broker.base import Broker
+from broker.channels import NO_LIMITS, Limits
+from broker.errors import Unavailable
+from broker.messages import Delivery
+from broker.rabbitmq.topology import Topology, arguments, differences
+
+ASIDE = ".migrating"
+TAKE = 500
+LOOK_S = 1.0
+
+
+async def difference(topology: Topology, broker: Broker, queue: str, limits: Limits) -> str:
+    """Return in which arguments a queue differs from those that it should have; empty if in none."""
+    if not await broker.missing([queue + ASIDE]):
+        return "its move was not finished"
+    if await broker.missing([queue]):
+        return ""
+    wanted = arguments(broker.channels, queue, limits)
+    return differences(wanted, await topology.arguments_of(queue, wanted))
+
+
+async def migrate(topology: Topology, broker: Broker, queue: str, limits: Limits, moved: Callable[[int], None]) -> int:
+    """Give a queue the arguments that it should have; returns how many messages were lost. It can be run again."""
+    aside = queue + ASIDE
+    await broker.declare(aside, NO_LIMITS)
+    await _move(broker, queue, aside, moved)
+    broker.upkeep.forget(queue)
+    lost = await topology.delete(queue)
+    await broker.declare(queue, limits)
+    await _move(broker, aside, queue, moved)
+    await broker.delete(aside)
+    return lost
+
+
+async def _move(broker: Broker, source: str, target: str, moved: Callable[[int], None]) -> None:
+    """Move all messages of one queue into another, in order."""
+    consumer = broker.consume(source, TAKE)
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    deliveries = await consumer.take(TAKE)
+            except TimeoutError:
+                if not (await broker.depth(source)).messages:
+                    return
+                continue
+            await _forward(broker, deliveries, target)
+            moved(len(deliveries))
+    finally:
+        await consumer.stop()
+
+
+async def _forward(broker: Broker, deliveries: Sequence[Delivery], target: str) -> None:
+    messages = [replace(delivery.message, queue=target) for delivery in deliveries]
+    outcomes = await broker.forward(deliveries, messages)
+    if not all(outcome.safe for outcome in outcomes):
+        await broker.requeue(deliveries)
+        refused = next(outcome for outcome in outcomes if not outcome.safe)
+        raise Unavailable(f"{target} does not take the messages of its predecessor ({refused}): nothing is lost")

@@ -1,0 +1,62 @@
+"""`millrace queues`: after other limits were set, queues that were there get them, with their messages."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from broker.base import Broker
+from broker.channels import Channels, Limits
+from broker.connect import connect
+from broker.declared import endpoint_declared
+from broker.endpoint import read_endpoint
+from broker.messages import Message
+from tests.deploy.running import millrace
+from tests.servers import rabbitmq_url
+
+SETTINGS = """\
+version: 1
+prefix: {prefix}
+broker: {{url: "{url}", limits: {{requests: {requests}, size: 1MiB}}}}
+"""
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
+    """A RabbitMQ with an endpoint's queues of older limits, and settings beside it."""
+    channels = Channels(f"q{uuid4().hex[:10]}.")
+    text = SETTINGS.format(prefix=channels.prefix, url=rabbitmq_url(), requests=50)
+    (tmp_path / "millrace.yaml").write_text(text)
+    endpoint = read_endpoint({"endpoint": "e", "arms": {"v1": "m@1"}}, source="test")
+    queue = channels.requests("e")
+    async with connect(rabbitmq_url(), channels) as broker:
+        await broker.declare(channels.declared)
+        await broker.append(channels.declared, [endpoint_declared(endpoint, "test")])
+        await broker.declare(queue, Limits(messages=40, bytes=1 << 20))
+        await broker.publish([Message(queue=queue, body=b"%d" % at) for at in range(30)])
+        broker.upkeep.forget(queue)
+        yield broker
+        for channel in (queue, channels.declared, channels.status, channels.dead(queue)):
+            await broker.delete(channel)
+
+
+async def queues(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(millrace, "queues", *words, folder=folder)
+
+
+async def test_queues_get_the_limits_that_were_set_later(broker: Broker, tmp_path: Path) -> None:
+    checked = await queues(tmp_path, "check", "--json")
+    assert checked.returncode == 1
+    assert "x-max-length is 40 and should be 50" in checked.stdout
+    refused = await queues(tmp_path, "migrate")
+    assert (refused.returncode, "say --yes" in refused.stderr) == (2, True)
+    migrated = await queues(tmp_path, "migrate", "--yes")
+    assert (migrated.returncode, "30 messages kept, 0 lost" in migrated.stdout) == (0, True)
+    assert (await broker.depth(broker.channels.requests("e"))).messages == 30
+    again = await queues(tmp_path, "check")
+    assert (again.returncode, again.stdout.strip()) == (0, "queue  differs")
