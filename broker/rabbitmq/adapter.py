@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from weakref import WeakSet
 
 from broker.base import Broker, Consumer, Reader, Since
 from broker.channels import Channels, Limits
@@ -15,8 +14,9 @@ from broker.rabbitmq.connection import Connection
 from broker.rabbitmq.consumer import QueueConsumer, QueueSubscription
 from broker.rabbitmq.log import StreamReader, StreamSubscription, end_of
 from broker.rabbitmq.migration import difference, migrate
+from broker.rabbitmq.pool import SUBSCRIPTIONS, ConnectionPool
 from broker.rabbitmq.publisher import Publisher
-from broker.rabbitmq.subscription import Session, Subscription
+from broker.rabbitmq.subscription import Session
 from broker.rabbitmq.topology import Topology
 
 TIMEOUT_S = 30.0
@@ -27,18 +27,20 @@ class RabbitBroker(Broker):
     """Two connections: one only publishes, because a broker short of memory stops reading publishers.
 
     Everything else goes over the other one: takes, acks, logs, and also declarations and depths, which are needed most
-    while publishing is blocked.
+    while publishing is blocked. With very many subscriptions there are more of that kind.
     """
 
-    def __init__(self, url: str, channels: Channels, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, channels: Channels, *, timeout_s: float = TIMEOUT_S, subscriptions: int = SUBSCRIPTIONS
+    ) -> None:
+        """`subscriptions` is how many of them share a connection."""
         super().__init__(channels)
         self._address = Address.of(url)
         self._timeout_s = timeout_s
         self._publishing = Connection(self._address, "publishes")
-        self._consuming = Connection(self._address, "consumes")
-        self._topology = Topology(self._consuming, channels, timeout_s)
+        self._consuming = ConnectionPool(self._address, "consumes", subscriptions)
+        self._topology = Topology(self._consuming.first, channels, timeout_s)
         self._publisher = Publisher(self._publishing, self._topology, channels, timeout_s)
-        self._subscriptions: WeakSet[Subscription] = WeakSet()  # a running one is held by its task
         self._fill = Fill()
 
     def __repr__(self) -> str:
@@ -53,9 +55,7 @@ class RabbitBroker(Broker):
         """Wait for outstanding confirms, give back what is held, close both connections."""
         await self.upkeep.stop()
         await self._publisher.flush(CLOSE_TIMEOUT_S)
-        for subscription in list(self._subscriptions):
-            await subscription.close()
-        self._subscriptions.clear()
+        await asyncio.gather(*[subscription.close() for subscription in self._consuming.subscriptions()])
         await asyncio.gather(self._publishing.close(CLOSE_TIMEOUT_S), self._consuming.close(CLOSE_TIMEOUT_S))
 
     async def ping(self) -> None:
@@ -98,8 +98,9 @@ class RabbitBroker(Broker):
 
     def consume(self, queue: str, prefetch: int) -> Consumer:
         """Subscribe; a queue that is not there yet is waited for."""
-        subscription = QueueSubscription(self._consuming, self.upkeep, queue, prefetch, self._timeout_s)
-        self._subscriptions.add(subscription)
+        connection = self._consuming.next()
+        subscription = QueueSubscription(connection, self.upkeep, queue, prefetch, self._timeout_s)
+        self._consuming.note(connection, subscription)
         return QueueConsumer(queue, subscription, self._fill)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
@@ -114,8 +115,9 @@ class RabbitBroker(Broker):
 
     def read(self, log: str, start: int | Since) -> Reader:
         """Read a stream; a log that is not there yet is waited for."""
-        subscription = StreamSubscription(self._consuming, self.upkeep, self._topology, log, start, self._timeout_s)
-        self._subscriptions.add(subscription)
+        connection = self._consuming.next()
+        subscription = StreamSubscription(connection, self.upkeep, self._topology, log, start, self._timeout_s)
+        self._consuming.note(connection, subscription)
         return StreamReader(log, subscription, self._topology, self._timeout_s)
 
     async def end(self, log: str) -> int:

@@ -39,10 +39,7 @@ def pack_properties(message: Message, *, persistent: bool, user: str) -> bytes:
 
     RabbitMQ closes the channel on a user id that is not the connection's own: another's travels as a plain header.
     """
-    flags, pieces = _MODE, []
-    if message.content_encoding is not None:
-        flags |= _ENCODING
-        pieces.append(_short(message.content_encoding))
+    flags, pieces = _pack_content(message)
     foreign = message.user_id is not None and message.user_id != user
     if message.header or message.headers or foreign:
         flags |= _HEADERS
