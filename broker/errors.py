@@ -9,7 +9,8 @@ MillraceError
 │   └── QueueFull           a limit is reached; says when to come back
 ├── TryAgain          the way is broken, not the request        status `failed`
 │   ├── Unreachable         no broker answers
-│   │   └── Damaged         its file is no database
+│   │   ├── Damaged         its file is no database
+│   │   └── Locked          another process does not let go of its file
 │   ├── Unavailable         nothing can serve this now
 │   └── Expired             the time allowed is over            status `expired`
 ├── Cancelled         nobody wants it any more                  status `cancelled`
@@ -69,6 +70,10 @@ class Unreachable(TryAgain):
 
 class Damaged(Unreachable):
     """A file that is to be a database is none, or is damaged."""
+
+
+class Locked(Unreachable):
+    """Another process holds the write lock of a file for long; nothing was done, and it can be tried again."""
 
 
 class Unavailable(TryAgain):

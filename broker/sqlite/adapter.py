@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ import orjson
 
 from broker.base import NO_LIMITS, Broker, Consumer, Limits, Reader, Since
 from broker.channels import Channels, Kind
-from broker.database import Care, Connection, Database, run
+from broker.database import Care, Connection, Database, Work, run
+from broker.errors import Locked
 from broker.ids import now_us
 from broker.messages import Delivery, Depth, Message, Outcome
 from broker.sqlite import statements
@@ -20,8 +22,10 @@ from broker.sqlite.log import SqliteReader
 from broker.sqlite.ownership import Ownership
 from broker.sqlite.schema import SCHEMA
 from broker.sqlite.wakeup import Wakeups
+from broker.tasks import Tasks
 
 WATCH_S = 0.5
+LOCKED_PAUSE_S = 0.5
 TRIM_EVERY = 60  # watches
 
 FRAGILE = frozenset({Kind.TRANSIENT, Kind.STATUS})
@@ -38,7 +42,7 @@ class SqliteBroker(Broker):
         self._wakeups = Wakeups()
         self._listening: Counter[str] = Counter()
         self._watch: asyncio.Task[None] | None = None
-        self._unseen: set[asyncio.Future[None]] = set()
+        self._unseen = Tasks()
 
     @property
     def owner(self) -> int:
@@ -60,8 +64,9 @@ class SqliteBroker(Broker):
             return
         self._watch.cancel()
         await asyncio.gather(self._watch, return_exceptions=True)
-        woken = await self.database.run(self._ownership.leave, Care.WRITE)
-        await self._call(woken)
+        with contextlib.suppress(Locked):  # whoever can write next finds this process's lock free, and gives it back
+            woken = await self.database.run(self._ownership.leave, Care.WRITE)
+            await self._call(woken)
         await self.database.close()
         self._ownership.unlock()
         self._wakeups.close()
@@ -69,12 +74,14 @@ class SqliteBroker(Broker):
 
     async def ping(self) -> None:
         """See the port."""
+        if self.database.locked:
+            raise Locked(self.database.locked)
         await self.database.run(lambda connection: connection.execute("SELECT 1").fetchone(), Care.READ)
 
     async def declare(self, channel: str, limits: Limits = NO_LIMITS) -> None:
         """See the port."""
         kind, owner = self.channels.kind(channel) if self.channels.is_ours(channel) else Kind.QUEUE, self.owner
-        await self.database.run(lambda c: statements.declare(c, channel, kind, limits, owner), Care.DURABLE)
+        await self._insist(lambda c: statements.declare(c, channel, kind, limits, owner), Care.DURABLE)
 
     async def delete(self, channel: str) -> None:
         """See the port."""
@@ -107,13 +114,13 @@ class SqliteBroker(Broker):
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See the port."""
         ids, owner = [delivery.tag for delivery in deliveries], self.owner
-        await self.database.run(lambda connection: statements.settle(connection, ids, owner), Care.WRITE)
+        await self._insist(lambda connection: statements.settle(connection, ids, owner), Care.WRITE)
         _count_settled(deliveries)
 
     async def requeue(self, deliveries: Sequence[Delivery]) -> None:
         """See the port."""
         ids, owner = [delivery.tag for delivery in deliveries], self.owner
-        await self.database.run(lambda connection: statements.give_back(connection, ids, owner), Care.WRITE)
+        await self._insist(lambda connection: statements.give_back(connection, ids, owner), Care.WRITE)
         _count_settled(deliveries)
         await self._call({delivery.message.queue for delivery in deliveries})
 
@@ -125,11 +132,8 @@ class SqliteBroker(Broker):
         """Return messages whose take was cancelled: nobody has seen them, so they did not come back."""
         owner = self.owner
         sql = "UPDATE waiting SET owner = 0 WHERE owner = ? AND id IN (SELECT value FROM json_each(?))"
-        future = self.database.run(
-            lambda connection: run(connection, sql, (owner, orjson.dumps(ids).decode())), Care.WRITE
-        )
-        self._unseen.add(future)
-        future.add_done_callback(self._unseen.discard)
+        given = orjson.dumps(ids).decode()
+        self._unseen.spawn(self._insist(lambda connection: run(connection, sql, (owner, given)), Care.WRITE), "unseen")
 
     def read(self, log: str, start: int | Since) -> Reader:
         """See the port."""
@@ -158,7 +162,12 @@ class SqliteBroker(Broker):
         if self._listening[channel] == 1:
             mine = (channel, self.owner, self._wakeups.port)
             sql = "INSERT OR REPLACE INTO listeners VALUES (?, ?, ?)"
-            await self.database.run(lambda connection: run(connection, sql, mine), Care.WRITE)
+            try:
+                await self.database.run(lambda connection: run(connection, sql, mine), Care.WRITE)
+            except Locked:
+                self._wakeups.forget(channel, event)
+                self._listening[channel] -= 1
+                raise
         return event
 
     async def deafen(self, channel: str, event: asyncio.Event) -> None:
@@ -168,7 +177,18 @@ class SqliteBroker(Broker):
         if self._listening[channel] == 0:
             mine = (channel, self.owner)
             sql = "DELETE FROM listeners WHERE channel = ? AND owner = ?"
-            await self.database.run(lambda connection: run(connection, sql, mine), Care.WRITE)
+            with contextlib.suppress(Locked):  # a call too many does no harm, and the row goes with this process
+                await self.database.run(lambda connection: run(connection, sql, mine), Care.WRITE)
+
+    async def _insist(self, work: Work, care: Care) -> None:
+        """Run a job that cannot fail for its caller: while another process keeps the lock, again and again."""
+        while True:
+            try:
+                await self.database.run(work, care)
+            except Locked:
+                await asyncio.sleep(LOCKED_PAUSE_S)
+            else:
+                return
 
     def _care(self, messages: Sequence[Message]) -> Care:
         """Power loss matters for durable messages only; it is what a commit pays its fsync for."""
@@ -197,10 +217,11 @@ class SqliteBroker(Broker):
         watches = 0
         while True:
             await asyncio.sleep(WATCH_S)
-            await self._bury_the_dead()
             watches += 1
-            if watches % TRIM_EVERY == 0:
-                await self.database.run(lambda c: statements.trim_status(c, self.channels), Care.WRITE)
+            with contextlib.suppress(Locked):  # the next watch looks again
+                await self._bury_the_dead()
+                if watches % TRIM_EVERY == 0:
+                    await self.database.run(lambda c: statements.trim_status(c, self.channels), Care.WRITE)
 
 
 def _count_settled(deliveries: Sequence[Delivery]) -> None:

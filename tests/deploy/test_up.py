@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
+from tests.broker.locking import held
 from tests.deploy.running import WITHIN_S, Up, millrace, wait_until_gone
 
 REQUEST = '{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}'
@@ -118,6 +120,26 @@ def test_a_replica_that_was_killed_is_started_again(up: Up) -> None:
     replica.kill()
     up.wait_for("ended with signal SIGKILL")
     assert ask(up)["outputs"][0]["data"] == [3.0]
+
+
+def test_a_process_that_hangs_with_the_brokers_lock_is_named_and_ends_nobody(own: Up) -> None:
+    before = {child.pid for child in own.family()}
+    with held(own.folder / "data/broker.db") as pid:
+        done = millrace("status", folder=own.folder, env=own.env)
+        said = " ".join(done.stderr.split())
+        assert (done.returncode, "Traceback" in said) == (1, False)
+        assert f"process {pid} (replica fraud 7) has held its write lock for" in said
+        eventually(lambda: f"process {pid} (replica fraud 7)" in ready(own))
+        for name in ("gateway", "router", "learner", "catalog", "monitors", "replica-hello-1"):
+            own.wait_for(f'"part": "{name.replace("catalog", "processors")}", "logger": "broker.database"')
+    eventually(lambda: "has held" not in ready(own))
+    eventually(lambda: {row["state"] for row in rows(own, "status")} == {"ready"})
+    assert ask(own)["outputs"][0]["data"] == [3.0]
+    assert {child.pid for child in own.family()} == before
+
+
+def ready(up: Up) -> str:
+    return httpx.get(f"http://127.0.0.1:{up.http_port}/v2/health/ready", timeout=30.0).text
 
 
 def test_a_declaration_is_followed_and_withdrawn_without_a_restart(up: Up) -> None:
