@@ -122,6 +122,23 @@ def test_a_replica_that_was_killed_is_started_again(up: Up) -> None:
     assert ask(up)["outputs"][0]["data"] == [3.0]
 
 
+def test_a_config_that_becomes_wrong_ends_nothing_and_a_replica_that_dies_comes_back(own: Up) -> None:
+    config = own.folder / "models/hello/config.pbtxt"
+    config.write_text("nonsense: 1", "utf-8")
+
+    def said() -> bool:
+        [catalog] = [row for row in rows(own, "status") if row["part"] == "catalog"]
+        return "config.pbtxt: 1:1" in catalog["error"]
+
+    eventually(said)
+    assert ask(own)["outputs"][0]["data"] == [3.0]
+    [replica] = part(own, "processors").children()
+    replica.kill()
+    own.wait_for("ended with signal SIGKILL")
+    own.wait_for("it is loaded with the config that worked last")
+    assert ask(own)["outputs"][0]["data"] == [3.0]
+
+
 def test_a_process_that_hangs_with_the_brokers_lock_is_named_and_ends_nobody(own: Up) -> None:
     before = {child.pid for child in own.family()}
     with held(own.folder / "data/broker.db") as pid:
