@@ -21,14 +21,18 @@ from typing import Any, TypeAlias
 
 import apsw
 
-from broker.errors import Damaged, DiskFull, MillraceError, Misconfigured, Unreachable
+from broker.errors import Damaged, DiskFull, Locked, MillraceError, Misconfigured, Unreachable
+from broker.holder import holder_of
 from broker.private import make_private, make_private_folder
 
 log = logging.getLogger(__name__)
 
 GROUP = 256
 LOOK_EVERY_S = 0.5  # at whether the file is still the one of this name
-BUSY_S = 30.0
+BUSY_S = 10.0
+KNOWN_BUSY_S = 1.0  # once it is known that somebody hangs: reads wait behind writes
+NAMED_AFTER_S = 3.0  # another process's commit takes milliseconds, a check-point of a large file a second
+NAMED_EVERY_S = 10.0
 BUSY_PAUSE_S = 0.0005
 FIRST_SAFE_SQLITE = 3_051_003  # before it, WAL could corrupt a file that several processes check-point
 
@@ -74,11 +78,17 @@ class Database:
         self._look_at_s = 0.0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._patience = Patience(path)
+
+    @property
+    def locked(self) -> str:
+        """Who has held the write lock for so long that it has to be said; empty if nobody has."""
+        return self._patience.said
 
     async def open(self) -> None:
         """Open the file, make its tables, and start the thread."""
         self._loop = asyncio.get_running_loop()
-        self._connection = await self._loop.run_in_executor(None, _connect, self._path, self._schema)
+        self._connection = await self._loop.run_in_executor(None, _connect, self._path, self._schema, self._patience)
         self._file = _identity(self._path)
         self._synchronous = "FULL"
         self._thread = threading.Thread(target=self._serve, name="millrace-sqlite", daemon=True)
@@ -153,7 +163,7 @@ class Database:
 
     def _open_anew(self) -> None:
         self._connection.close()
-        self._connection = _connect(self._path, self._schema)
+        self._connection = _connect(self._path, self._schema, self._patience)
         self._synchronous = "FULL"
         self._connection.execute("BEGIN IMMEDIATE")
         self._anew(self._connection)
@@ -162,7 +172,7 @@ class Database:
 
     def _commit(self, jobs: list[_Job]) -> None:
         """Commit all jobs at once; if one of them fails, each by itself, so that only that one does."""
-        if self._transaction(jobs) or len(jobs) == 1:
+        if self._transaction(jobs) or len(jobs) == 1 or isinstance(jobs[0].error, Locked):
             return
         for job in jobs:
             job.error = None
@@ -172,6 +182,7 @@ class Database:
         try:
             self._care(max(job.care for job in jobs))
             self._connection.execute("BEGIN IMMEDIATE")
+            self._patience.over()
             for job in jobs:
                 job.result = job.work(self._connection)
             self._connection.execute("COMMIT")
@@ -180,7 +191,7 @@ class Database:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
             for job in jobs:
-                job.error = _ours(exc, self._path)
+                job.error = _ours(exc, self._path, self._patience.said)
             return False
         return True
 
@@ -245,7 +256,11 @@ def _identity(path: Path) -> tuple[int, int] | None:
 _DAMAGED = (apsw.NotADBError, apsw.CorruptError, apsw.SQLError)  # the last: other tables than ours
 
 
-def _ours(error: Exception, path: Path) -> Exception:
+def _ours(error: Exception, path: Path, locked: str = "") -> Exception:
+    if isinstance(error, apsw.BusyError) and locked:
+        named = Locked(locked)
+        named.__cause__ = error
+        return named
     if isinstance(error, apsw.Error):
         if isinstance(error, apsw.FullError):
             translated: MillraceError = DiskFull(f"{path} cannot be written: the disk is full")
@@ -264,12 +279,12 @@ def _way_out(path: Path, kind: type[Unreachable]) -> str:
     return f". It is damaged, or no file of Millrace: stop all that uses it, move {files} away, and start again"
 
 
-def _connect(path: Path, schema: Schema) -> Connection:
+def _connect(path: Path, schema: Schema, patience: Patience) -> Connection:
     if apsw.SQLITE_VERSION_NUMBER < FIRST_SAFE_SQLITE:
         raise Misconfigured(f"apsw carries SQLite {apsw.sqlite_lib_version()}; 3.51.3 or newer is needed")
     try:
         make_private_folder(path.parent)
-        connection = _open(path)
+        connection = _open(path, patience)
         for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):  # SQLite makes the other two like the first
             make_private(path.with_name(name))
         _write_ahead(connection)
@@ -280,6 +295,9 @@ def _connect(path: Path, schema: Schema) -> Connection:
         connection.execute("BEGIN IMMEDIATE")
         _migrate(connection, path, schema)
         connection.execute("COMMIT")
+        patience.over()
+    except apsw.BusyError as exc:
+        raise Locked(f"{schema.whose} cannot use {path}: {patience.said or exc}") from exc
     except (apsw.Error, OSError) as exc:
         kind = Damaged if isinstance(exc, _DAMAGED) else Unreachable
         hint = _way_out(path, kind) or f"; is {schema.setting} right?"
@@ -287,7 +305,7 @@ def _connect(path: Path, schema: Schema) -> Connection:
     return connection
 
 
-def _open(path: Path) -> Connection:
+def _open(path: Path, patience: Patience) -> Connection:
     """Open a file, and make it where it is not there: without what a removed one left, which SQLite would read in."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -296,7 +314,7 @@ def _open(path: Path) -> Connection:
             for rest in ("-wal", "-shm"):
                 path.with_name(path.name + rest).unlink(missing_ok=True)
         connection = apsw.Connection(str(path))
-        connection.set_busy_handler(_patience())
+        connection.set_busy_handler(patience.wait)
         connection.execute("PRAGMA user_version")  # makes the file
     finally:
         os.close(folder)
@@ -327,15 +345,38 @@ def _migrate(connection: Connection, path: Path, schema: Schema) -> None:
     connection.execute(f"PRAGMA user_version={schema.version}")
 
 
-def _patience() -> Callable[[int], bool]:
-    """Wait for another process's commit in short steps: SQLite's own steps grow to 100 ms."""
-    began = 0.0
+class Patience:
+    """Waits for other processes' commits in short steps: SQLite's own steps grow to 100 ms. Names who takes long."""
 
-    def wait(tries: int) -> bool:
-        nonlocal began
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._began_s = 0.0
+        self._limit_s = BUSY_S
+        self._locked_s: float | None = None  # since when, over several waits
+        self._named_s = 0.0
+        self.said = ""
+
+    def wait(self, tries: int) -> bool:
+        """Be SQLite's busy handler: called again and again until the lock is free, or this says no."""
+        now_s = time.monotonic()
         if tries == 0:
-            began = time.monotonic()
+            self._began_s, self._limit_s = now_s, KNOWN_BUSY_S if self.said else BUSY_S
+            self._locked_s = now_s if self._locked_s is None else self._locked_s
+        if self._locked_s is not None and now_s - self._locked_s > NAMED_AFTER_S and now_s >= self._named_s:
+            self._named_s = now_s + NAMED_EVERY_S
+            self._name(now_s - self._locked_s)
         time.sleep(BUSY_PAUSE_S)
-        return time.monotonic() - began < BUSY_S
+        return time.monotonic() - self._began_s < self._limit_s
 
-    return wait
+    def over(self) -> None:
+        """Note that the lock was free."""
+        if self.said:
+            log.warning("%s: its write lock is free again", self._path)
+        self._locked_s, self._named_s, self.said = None, 0.0, ""
+
+    def _name(self, held_s: float) -> None:
+        self.said = (
+            f"{self._path}: {holder_of(self._path)} has held its write lock for {held_s:.0f} s, and nothing can be "
+            "written: end that process if it hangs"
+        )
+        log.warning("%s", self.said)

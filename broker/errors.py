@@ -10,7 +10,8 @@ MillraceError
 ├── TryAgain          the way is broken, not the request        status `failed`
 │   ├── Unreachable         no broker answers
 │   │   ├── Damaged         its file is no database
-│   │   └── DiskFull        its disk is full: nothing was written
+â   â   âââ DiskFull        its disk is full: nothing was written
+â   â   âââ Locked          another process does not let go of its file
 │   ├── Unavailable         nothing can serve this now
 │   ├── Refused             the broker does not allow it until a person mends something there
 │   └── Expired             the time allowed is over            status `expired`
@@ -75,6 +76,10 @@ class Damaged(Unreachable):
 
 class DiskFull(Unreachable):
     """The disk of the broker is full: nothing was written, and nothing will be until there is room."""
+
+
+class Locked(Unreachable):
+    """Another process holds the write lock of a file for long; nothing was done, and it can be tried again."""
 
 
 class Unavailable(TryAgain):

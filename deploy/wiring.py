@@ -97,6 +97,7 @@ class Installation:
         settings = self.settings
         spec = ReplicaSpec(
             instance=context.instance, repository=settings.repository_folder, model=model, version=version,
+            kept_configs=settings.data_folder / "configs",
             device=settings.processors.device, threads=settings.processors.threads, grace_s=settings.processors.grace,
             limits=self.queue_limits(), metrics_port=context.metrics_port,
         )  # fmt: skip

@@ -82,9 +82,12 @@ class ModelConfig:
     warnings: tuple[str, ...] = ()
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Return the config of the model in `folder`. Raises `Misconfigured`, with the line where the text is wrong."""
-    path = folder / CONFIG_FILE
+def read_config(folder: Path, path: Path | None = None) -> ModelConfig:
+    """Return the config of the model in `folder`, or the one at `path` for it.
+
+    Raises `Misconfigured`, with the line where the text is wrong.
+    """
+    path = folder / CONFIG_FILE if path is None else path
     try:
         text = _read(path).decode()
     except FileNotFoundError as exc:

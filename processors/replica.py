@@ -23,7 +23,7 @@ from broker.following import Following, follow_status
 from broker.messages import Record
 from broker.tasks import Tasks
 from processors.cancels import Cancels
-from processors.config import read_config
+from processors.kept_config import config_to_load, keep_config
 from processors.metrics import ProcessorMetrics
 from processors.model import Model, describe
 from processors.pipeline import Pipeline, PipelineSettings
@@ -42,6 +42,7 @@ class ReplicaSpec:
 
     instance: str
     repository: Path
+    kept_configs: Path
     model: str
     version: int
     device: str = "auto"
@@ -95,7 +96,7 @@ class Replica:
 
     async def _load(self) -> Model:
         spec = self._spec
-        config = read_config(spec.repository / spec.model)
+        config = config_to_load(spec.repository / spec.model, spec.kept_configs)
         folder = spec.repository / spec.model / str(spec.version)
         loop = asyncio.get_running_loop()
         thread = ThreadPoolExecutor(1, "load")  # native libraries keep a pool for it: it ends, and theirs with it
@@ -104,6 +105,7 @@ class Replica:
                 thread, lambda: load(folder, config, device=config.device or spec.device, threads=spec.threads)
             )
             await loop.run_in_executor(thread, runtime.warm)
+            keep_config(spec.repository / spec.model, spec.kept_configs)
         finally:
             thread.shutdown(wait=False)
         return Model(config, spec.version, runtime)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,8 +13,8 @@ import orjson
 
 from broker.base import Broker, Consumer, Reader, Since
 from broker.channels import Channels, Kind, Limits
-from broker.database import Care, Connection, Database, run
-from broker.errors import Damaged, DiskFull, Misconfigured, TryAgain
+from broker.database import Care, Connection, Database, Work, run
+from broker.errors import Damaged, DiskFull, Locked, Misconfigured, TryAgain
 from broker.ids import now_us
 from broker.messages import STOPPED, Delivery, Depth, Message, Outcome
 from broker.sqlite import statements
@@ -22,10 +23,12 @@ from broker.sqlite.log import SqliteReader
 from broker.sqlite.ownership import Ownership
 from broker.sqlite.schema import SCHEMA
 from broker.sqlite.wakeup import Wakeups
+from broker.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.5
+LOCKED_PAUSE_S = 0.5
 TRIM_EVERY = 60  # watches
 
 LISTEN = "INSERT OR REPLACE INTO listeners VALUES (?, ?, ?)"
@@ -44,7 +47,7 @@ class SqliteBroker(Broker):
         self._wakeups = Wakeups()
         self._listening: Counter[str] = Counter()
         self._watch: asyncio.Task[None] | None = None
-        self._unseen: set[asyncio.Future[None]] = set()
+        self._unseen = Tasks()
         self._full = ""  # why nothing can be written
 
     @property
@@ -79,8 +82,9 @@ class SqliteBroker(Broker):
         await self.upkeep.stop()
         self._watch.cancel()
         await asyncio.gather(self._watch, return_exceptions=True)
-        woken = await self.database.run(self._ownership.leave, Care.WRITE)
-        await self._call(woken)
+        with contextlib.suppress(Locked):  # whoever can write next finds this process's lock free, and gives it back
+            woken = await self.database.run(self._ownership.leave, Care.WRITE)
+            await self._call(woken)
         await self.database.close()
         self._ownership.unlock()
         self._wakeups.close()
@@ -88,6 +92,8 @@ class SqliteBroker(Broker):
 
     async def ping(self) -> None:
         """See the port."""
+        if self.database.locked:
+            raise Locked(self.database.locked)
         await self.database.run(lambda connection: connection.execute("SELECT 1").fetchone(), Care.READ)
 
     @property
@@ -102,7 +108,7 @@ class SqliteBroker(Broker):
 
     async def _make(self, channel: str, limits: Limits) -> None:
         kind, owner = self.channels.kind(channel) if self.channels.is_ours(channel) else Kind.QUEUE, self.owner
-        await self.database.run(lambda c: statements.declare(c, channel, kind, limits, owner), Care.DURABLE)
+        await self._insist(lambda c: statements.declare(c, channel, kind, limits, owner), Care.DURABLE)
 
     async def _remove(self, channel: str) -> None:
         await self.database.run(lambda connection: statements.delete(connection, channel), Care.DURABLE)
@@ -141,13 +147,13 @@ class SqliteBroker(Broker):
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See the port."""
         ids, owner = [delivery.tag for delivery in deliveries], self.owner
-        await self.database.run(lambda connection: statements.settle(connection, ids, owner), Care.WRITE)
+        await self._insist(lambda connection: statements.settle(connection, ids, owner), Care.WRITE)
         _count_settled(deliveries)
 
     async def requeue(self, deliveries: Sequence[Delivery]) -> None:
         """See the port."""
         ids, owner = [delivery.tag for delivery in deliveries], self.owner
-        await self.database.run(lambda connection: statements.give_back(connection, ids, owner), Care.WRITE)
+        await self._insist(lambda connection: statements.give_back(connection, ids, owner), Care.WRITE)
         _count_settled(deliveries)
         await self._call({delivery.message.queue for delivery in deliveries})
 
@@ -159,11 +165,8 @@ class SqliteBroker(Broker):
         """Return messages whose take was cancelled: nobody has seen them, so they did not come back."""
         owner = self.owner
         sql = "UPDATE waiting SET owner = 0 WHERE owner = ? AND id IN (SELECT value FROM json_each(?))"
-        future = self.database.run(
-            lambda connection: run(connection, sql, (owner, orjson.dumps(ids).decode())), Care.WRITE
-        )
-        self._unseen.add(future)
-        future.add_done_callback(self._unseen.discard)
+        given = orjson.dumps(ids).decode()
+        self._unseen.spawn(self._insist(lambda connection: run(connection, sql, (owner, given)), Care.WRITE), "unseen")
 
     def read(self, log: str, start: int | Since) -> Reader:
         """See the port."""
@@ -191,7 +194,12 @@ class SqliteBroker(Broker):
         self._listening[channel] += 1
         if self._listening[channel] == 1:
             mine = (channel, self.owner, self._wakeups.port)
-            await self.database.run(lambda connection: run(connection, LISTEN, mine), Care.WRITE)
+            try:
+                await self.database.run(lambda connection: run(connection, LISTEN, mine), Care.WRITE)
+            except Locked:
+                self._wakeups.forget(channel, event)
+                self._listening[channel] -= 1
+                raise
         return event
 
     async def deafen(self, channel: str, event: asyncio.Event) -> None:
@@ -201,7 +209,18 @@ class SqliteBroker(Broker):
         if self._listening[channel] == 0:
             mine = (channel, self.owner)
             sql = "DELETE FROM listeners WHERE channel = ? AND owner = ?"
-            await self.database.run(lambda connection: run(connection, sql, mine), Care.WRITE)
+            with contextlib.suppress(Locked):  # a call too many does no harm, and the row goes with this process
+                await self.database.run(lambda connection: run(connection, sql, mine), Care.WRITE)
+
+    async def _insist(self, work: Work, care: Care) -> None:
+        """Run a job that cannot fail for its caller: while another process keeps the lock, again and again."""
+        while True:
+            try:
+                await self.database.run(work, care)
+            except Locked:
+                await asyncio.sleep(LOCKED_PAUSE_S)
+            else:
+                return
 
     def _care(self, messages: Sequence[Message]) -> Care:
         """Power loss matters for durable messages only; it is what a commit pays its fsync for."""

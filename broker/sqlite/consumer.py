@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from broker.base import Consumer
 from broker.database import Care
-from broker.errors import TryAgain
+from broker.errors import Locked, TryAgain
 from broker.messages import Delivery
 from broker.sqlite import properties, statements
 
@@ -34,17 +34,16 @@ class SqliteConsumer(Consumer):
 
     async def take(self, limit: int) -> list[Delivery]:
         """See the port."""
-        if self._wake is None:
-            self._wake = await self._broker.listen(self.queue)
         while not self._stopped:
-            self._wake.clear()
+            wake = await self._listen()
+            wake.clear()
             room = min(limit, self._prefetch - self._held)
             pause_s = POLL_S
             if room > 0:
                 rows, pause_s = await self._take_or_wait(room)
                 if rows:
                     return [self._delivery(row) for row in rows]
-            await _wait(self._wake, min(pause_s, POLL_S))
+            await _wait(wake, min(pause_s, POLL_S))
         return []
 
     @property
@@ -63,6 +62,15 @@ class SqliteConsumer(Consumer):
             return [], POLL_S
         self._trouble = ""
         return taken
+
+    async def _listen(self) -> asyncio.Event:
+        """Return the event that says that the queue has something; one that is never set while the file is locked."""
+        if self._wake is None:
+            try:
+                self._wake = await self._broker.listen(self.queue)
+            except Locked:
+                return asyncio.Event()
+        return self._wake
 
     async def stop(self) -> None:
         """See the port."""
@@ -99,6 +107,9 @@ class SqliteConsumer(Consumer):
         except asyncio.CancelledError:
             future.add_done_callback(lambda done: self._return(done, room))
             raise
+        except Locked:  # another process hangs with the lock: this one waits, as for a broker that is away
+            self._held -= room
+            return [], POLL_S
         except BaseException:
             self._held -= room
             raise

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.broker.locking import held
 from tests.deploy.running import WITHIN_S, Up, eventually, millrace, wait_until_gone
 from tests.servers import rabbitmq_url
 
@@ -133,6 +134,43 @@ def test_a_damaged_broker_file_ends_it_with_the_way_out(tmp_path: Path) -> None:
     said = " ".join(up.output().split())
     assert "move broker.db, broker.db-wal, broker.db-shm away, and start again" in said
     assert "Traceback" not in said
+
+
+def test_a_config_that_becomes_wrong_ends_nothing_and_a_replica_that_dies_comes_back(own: Up) -> None:
+    config = own.folder / "models/hello/config.pbtxt"
+    config.write_text("nonsense: 1", "utf-8")
+
+    def said() -> bool:
+        [catalog] = [row for row in rows(own, "status") if row["part"] == "catalog"]
+        return "config.pbtxt: 1:1" in catalog["error"]
+
+    eventually(said)
+    assert ask(own)["outputs"][0]["data"] == [3.0]
+    [replica] = part(own, "processors").children()
+    replica.kill()
+    own.wait_for("ended with signal SIGKILL")
+    own.wait_for("it is loaded with the config that worked last")
+    assert ask(own)["outputs"][0]["data"] == [3.0]
+
+
+def test_a_process_that_hangs_with_the_brokers_lock_is_named_and_ends_nobody(own: Up) -> None:
+    before = {child.pid for child in own.family()}
+    with held(own.folder / "data/broker.db") as pid:
+        done = millrace("status", folder=own.folder, env=own.env)
+        said = " ".join(done.stderr.split())
+        assert (done.returncode, "Traceback" in said) == (1, False)
+        assert f"process {pid} (replica fraud 7) has held its write lock for" in said
+        eventually(lambda: f"process {pid} (replica fraud 7)" in ready(own))
+        for name in ("gateway", "router", "learner", "catalog", "monitors", "replica-hello-1"):
+            own.wait_for(f'"part": "{name.replace("catalog", "processors")}", "logger": "broker.database"')
+    eventually(lambda: "has held" not in ready(own))
+    eventually(lambda: {row["state"] for row in rows(own, "status")} == {"ready"})
+    assert ask(own)["outputs"][0]["data"] == [3.0]
+    assert {child.pid for child in own.family()} == before
+
+
+def ready(up: Up) -> str:
+    return httpx.get(f"http://127.0.0.1:{up.http_port}/v2/health/ready", timeout=30.0).text
 
 
 def test_a_declaration_is_followed_and_withdrawn_without_a_restart(up: Up) -> None:
