@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from broker.errors import Misconfigured
+from broker.private import make_private, make_private_folder
 from processors.config import CONFIG_FILE, ModelConfig, read_config
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ def keep_config(folder: Path, kept: Path) -> None:
     """Keep a model's config, with which it has been loaded. A folder that cannot be written to keeps none."""
     with contextlib.suppress(OSError, Misconfigured):
         read_config(folder)  # it may have changed since
-        kept.mkdir(parents=True, exist_ok=True)
+        make_private_folder(kept)
         draft = kept / f".{folder.name}.{os.getpid()}"
         shutil.copyfile(folder / CONFIG_FILE, draft)
+        make_private(draft)
         draft.replace(kept / f"{folder.name}.pbtxt")

@@ -16,6 +16,7 @@ CONNECT_TIMEOUT_S = 10.0
 _REFUSED_CREDENTIALS = (pika.exceptions.ProbableAuthenticationError, pika.exceptions.ProbableAccessDeniedError)
 _REFUSALS = (403, 405, 406, 530)
 _NO_QUEUE = 404
+_RESERVED = "reserved prefix"
 
 
 class NoQueue(Unavailable):
@@ -69,6 +70,10 @@ class Address:
             return self.unreachable()
         if reason.reply_code == _NO_QUEUE:
             return NoQueue(f"{what}: {reason.reply_text}")
+        if _RESERVED in reason.reply_text:
+            return Misconfigured(
+                f"{what}: the broker at {self.shown} refuses it ({reason.reply_text}): change `prefix`"
+            )
         if reason.reply_code in _REFUSALS:
             return Refused(f"{what}: the broker at {self.shown} refuses it ({reason.reply_text})")
         return Unavailable(f"{what}: the broker at {self.shown} closed the channel ({reason.reply_text})")
