@@ -13,6 +13,7 @@ from deploy.supervisor import Supervisor
 from deploy.wiring import Installation
 from tests.deploy.running import free_port
 
+PATIENCE_S = 20.0
 CONFIG = """\
 backend: "python"
 input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] } ]
@@ -20,7 +21,7 @@ output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
 """
 
 
-async def test_who_is_ready_takes_a_queue_clients_request_before_the_router_has_looked(tmp_path: Path) -> None:
+async def test_an_installation_is_not_ready_before_its_queue_clients_can_send(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "millrace.yaml").write_text(f"gateway: {{http_port: {port}}}\n")
     (tmp_path / "models/hello/1").mkdir(parents=True)
@@ -34,7 +35,11 @@ async def test_who_is_ready_takes_a_queue_clients_request_before_the_router_has_
         await broker.declare(broker.channels.status)
         said = Announcement(instance="r", part="replica", state="ready", at_us=now_us(), model="hello", version=1)
         await broker.append(broker.channels.status, [write_announcement(said)])
-        assert await wait_until_served(place, supervisor, 10.0, lambda: True) == []
+        waiting = asyncio.create_task(wait_until_served(place, supervisor, PATIENCE_S, lambda: True))
+        done, _ = await asyncio.wait((waiting,), timeout=1.0)
+        assert not done
+        await broker.declare(broker.channels.requests("hello"))  # as the router does, a little late
+        assert await asyncio.wait_for(waiting, PATIENCE_S) == []
         (outcome,) = await broker.publish([Message(queue=broker.channels.requests("hello"), body=b"{}")])
     assert outcome.safe
 
