@@ -119,7 +119,7 @@ class KafkaBroker(Broker):
         if limits in gone and self._limits.are_known:
             for record in await self._limits.make_again():
                 await self._publisher.publish_keyed(limits, *record)
-        return [channel for channel in gone if channel != limits]
+        return [channel for channel in gone if channel in channels]
 
     async def _make(self, channel: str, limits: Limits) -> None:
         await self.topology.declare(channel, limits)
