@@ -8,7 +8,7 @@ from typing import Any
 
 from broker.answers import error_body
 from broker.errors import MillraceError, QueueFull
-from broker.ids import uid_text
+from broker.ids import new_uid, now_us, uid_text
 from broker.messages import JSON
 from gateway.errors import code_of, retry_after
 
@@ -42,6 +42,18 @@ def raw_error(error: MillraceError, uid: bytes) -> bytes:
     headers = [*error_headers(error, len(body)), (REQUEST_ID, uid_text(uid).encode()), (b"connection", b"close")]
     lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}".encode(), *(b"%b: %b" % header for header in headers)]
     return b"\r\n".join((*lines, b"", body))
+
+
+class Refusal:
+    """An app that answers one request with an error."""
+
+    def __init__(self, error: MillraceError) -> None:
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        del scope, receive
+        await send_error(send, self._error, new_uid(now_us()))
 
 
 def error_headers(error: MillraceError, size: int) -> HeaderList:
