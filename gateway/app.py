@@ -13,12 +13,13 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from broker.answers import error_body
-from broker.errors import Failed, MillraceError
+from broker.errors import Failed, MillraceError, TooLarge
 from broker.ids import new_uid, now_us, uid_text
 from gateway.asgi import REQUEST_ID, App, Receive, Scope, Send, error_headers
 from gateway.asynchronous import Asynchronous
 from gateway.compress import Compressing
 from gateway.core import Core
+from gateway.door import Ended
 from gateway.errors import code_of
 from gateway.feedback import FeedbackIntake
 from gateway.health import Health
@@ -64,6 +65,7 @@ def application(core: Core, asynchronous: Asynchronous) -> Starlette:
     handlers: dict[Any, Any] = {HTTPException: _http_error, MillraceError: _our_error, Exception: _bug}
     app = Starlette(routes=routes(core, asynchronous), exception_handlers=handlers)
     app.router.redirect_slashes = False
+    app.state.door = core.door
     return app
 
 
@@ -135,7 +137,8 @@ def _said(request: Request, error: HTTPException) -> str:
 
 
 async def _our_error(request: Request, error: MillraceError) -> Response:
-    del request
+    if isinstance(error, TooLarge):
+        request.app.state.door.note(Ended.BODY_TOO_LARGE)
     body = error_body(str(error))
     headers = {name.decode(): value.decode() for name, value in error_headers(error, len(body))}
     return Response(body, status_code=code_of(error), headers=headers)

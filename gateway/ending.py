@@ -118,6 +118,7 @@ class EndingConnection(HttpToolsProtocol):
             self.cycle.keep_alive = False
             if self.cycle.more_body:
                 self._leave()
+            self._turn(self.phase, self._door.limits.head_s)  # what is behind it has an end, too
             return
         silent = self.phase is SILENT
         self._last_words(error)

@@ -99,6 +99,27 @@ async def test_a_head_over_the_limit_is_431(gateway: Gateway, parts: tuple[bytes
     assert await serves_others(gateway)
 
 
+@pytest.mark.parametrize("path", [URL, "/v2/models/double/feedback", "/v2/repository/index"])
+async def test_a_body_over_the_limit_of_its_route_is_413_and_counted(gateway: Gateway, path: str) -> None:
+    answer = await gateway.client.post(path, content=b" " * (9 << 20))
+    assert answer.status_code == 413
+    assert counted(gateway, "body_too_large") == 1
+
+
+async def test_what_is_unreadable_behind_a_body_that_is_still_to_come_ends_the_connection(tmp_path: Path) -> None:
+    async with limited(tmp_path, head_s=SHORT_S, body_s=SHORT_S) as gateway:
+        gateway.doubling.go.clear()
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY)
+        writer.write(POST + b"transfer-encoding: chunked\r\n\r\nnonsense\r\n")
+        await gateway.until_seen()
+        gateway.doubling.go.set()
+        assert (await answer_of(reader))[0] == 200
+        async with asyncio.timeout(PATIENCE_S):
+            await reader.read()
+        writer.close()
+
+
 async def test_a_target_over_the_limit_is_414(gateway: Gateway) -> None:
     code, error = await refused(gateway, b"GET /", *[b"a" * 5000] * 4)
     assert (code, "8192 bytes" in error) == (414, True)
