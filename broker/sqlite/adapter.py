@@ -82,7 +82,7 @@ class SqliteBroker(Broker):
         await self.upkeep.stop()
         self._watch.cancel()
         await asyncio.gather(self._watch, return_exceptions=True)
-        with contextlib.suppress(Locked):  # whoever can write next finds this process's lock free, and gives it back
+        with contextlib.suppress(TryAgain):  # whoever can write next finds this process's lock free, and gives it back
             woken = await self.database.run(self._ownership.leave, Care.WRITE)
             await self._call(woken)
         await self.database.close()
@@ -209,7 +209,7 @@ class SqliteBroker(Broker):
         if self._listening[channel] == 0:
             mine = (channel, self.owner)
             sql = "DELETE FROM listeners WHERE channel = ? AND owner = ?"
-            with contextlib.suppress(Locked):  # a call too many does no harm, and the row goes with this process
+            with contextlib.suppress(TryAgain):  # a call too many does no harm, and the row goes with this process
                 await self.database.run(lambda connection: run(connection, sql, mine), Care.WRITE)
 
     async def _insist(self, work: Work, care: Care) -> None:

@@ -55,7 +55,7 @@ def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
             rows.append(
                 {"part": said.part, "state": said.state if age_s < 3 * SETTLE_S else "silent", "model": model,
                  "pid": said.pid, "in flight": said.in_flight, "heard s ago": round(age_s, 1),
-                 "instance": said.instance, "error": said.error}
+                 "instance": said.instance, "error": "; ".join(filter(None, (said.error, *said.troubles)))}
             )  # fmt: skip
         return sorted(rows, key=lambda row: (row["part"], row["model"], row["instance"]))
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from broker.announcer import Announcer
+from broker.database import Care
 from broker.ids import now_us
 from broker.status import Announcement, write_announcement
-from tests.gateway.serving import Gateway, serving, until
+from tests.gateway.serving import Gateway, X, serving, until
 
 ARMS = {"a": "double@1", "b": "double@2"}
 BROKEN = "endpoint fraud: arm b (double@2) has no ready replica"
@@ -106,3 +107,27 @@ async def test_a_broker_that_takes_nothing_makes_the_gateway_unready(
         monkeypatch.setattr(type(gateway.broker), "stopped_by", "broker.db cannot be written: the disk is full")
         answer = await gateway.until("/v2/health/ready", 503)
         assert answer.json()["waiting_for"] == ["broker.db cannot be written: the disk is full"]
+
+
+async def test_a_full_disk_is_said_at_once_and_everywhere(tmp_path: Path) -> None:
+    """It used to be a 504 that the request may still run, while readiness said 200."""
+    async with serving(tmp_path) as gateway:
+        url, body = "/v2/models/double/infer", {"inputs": [X], "parameters": {"pad": "x" * 4_000_000}}
+        await pages(gateway, 1)
+        try:
+            refused = await gateway.client.post(url, json=body)
+            assert (refused.status_code, refused.headers["millrace-status"]) == (429, "overloaded")
+            assert "broker.db cannot be written: the disk is full" in refused.json()["error"]
+            answer = await gateway.client.get("/v2/health/ready")
+            assert answer.status_code == 503
+            assert "the disk is full" in answer.json()["waiting_for"][0]
+        finally:
+            await pages(gateway, 1 << 30)
+        assert (await gateway.client.post(url, json=body)).status_code == 200
+        await gateway.until("/v2/health/ready", 200)
+
+
+async def pages(gateway: Gateway, most: int) -> None:
+    """Let the broker's file not grow beyond so many pages: SQLite says what it says of a full disk."""
+    database = gateway.broker.database  # type: ignore[attr-defined]
+    await database.run(lambda c: c.execute(f"PRAGMA max_page_count={most}").fetchall(), Care.READ)
