@@ -127,7 +127,9 @@ class Rows:
         """Wait until every row is safe."""
         self.flush()
         await self._tasks.drain()
-        await self._outbox.drain()
+        while self._unsafe:  # what found no log is written again
+            await self._outbox.drain()
+            await self._tasks.drain()
 
     def _gather(self, key: Hashable, endpoint: str) -> _Gathered:
         gathered = self._gathered.get(key)

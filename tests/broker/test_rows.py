@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from broker.channels import Limits
+from broker.errors import Refused
 from broker.events import EVENT_LIMIT_BYTES, Ended, read_event
 from broker.header import Request, Route, Status
 from broker.ids import new_uid
@@ -79,3 +82,57 @@ async def test_a_row_that_no_message_can_hold_loses_its_texts(tmp_path: Path) ->
     assert batch is not None
     [row] = batch.to_pylist()
     assert (row["uid"], row["status"], row["trace"]) == (request.uid, "ok", None)
+
+
+class Fragile(Noting):
+    """Does not allow a log for a while."""
+
+    refusals = 0
+
+    async def _make(self, channel: str, limits: Limits) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise Refused("somebody else's queue has the name")
+        await super()._make(channel, limits)
+
+
+def add_row(rows: Rows, settling: Settling, tag: int) -> None:
+    request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"")
+    rows.add("e", None, Ended([request], [1], [0], Status.OK), [settling.hold(delivery(tag), 1)], None, None)
+
+
+async def test_a_row_whose_log_vanished_is_written_once_it_is_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request was held for ever: after 64 of them the model stopped."""
+    monkeypatch.setattr("broker.rows.PAUSE_S", 0.01)
+    async with Fragile(tmp_path / "broker.db") as broker:
+        rows, settling = Rows(broker, {}, source="test"), Settling(broker)
+        add_row(rows, settling, 1)
+        await rows.drain()
+        await broker._remove(broker.channels.events("e"))  # noqa: SLF001 - as somebody else would
+        broker.refusals = 3
+        add_row(rows, settling, 2)
+        await rows.drain()
+        await settling.drain()
+        assert broker.acked == [[1], [2]]
+        assert await broker.end(broker.channels.events("e")) == 1
+
+
+async def test_a_log_that_takes_no_rows_for_a_while_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.rows.LATE_S", 0.0)
+    monkeypatch.setattr("broker.rows.PAUSE_S", 0.01)
+    async with Fragile(tmp_path / "broker.db") as broker:
+        broker.refusals = 1_000_000
+        rows, settling = Rows(broker, {}, source="test"), Settling(broker)
+        add_row(rows, settling, 1)
+        rows.flush()
+        async with asyncio.timeout(10):
+            while "somebody else's queue" not in rows.trouble:  # noqa: ASYNC110 - it is tried again and again
+                await asyncio.sleep(0.01)
+        assert rows.trouble.startswith("the log millrace.events.e has taken no rows for 0 s")
+        broker.refusals = 0
+        await rows.drain()
+        assert rows.trouble == ""
+        await settling.drain()
+        assert broker.acked == [[1]]

@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from broker.channels import Channels
+from broker.errors import DiskFull
 from broker.messages import Delivery, Message
 from broker.settling import Settling
 from broker.sqlite.adapter import SqliteBroker
@@ -50,3 +53,26 @@ async def test_what_is_done_in_one_turn_is_acked_in_one_call(tmp_path: Path) -> 
         await asyncio.sleep(0)
         await settling.drain()
         assert broker.acked == [[0, 1, 2, 3, 4]]
+
+
+class Locked(Noting):
+    """Takes an ack at the second try."""
+
+    tries = 0
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        self.tries += 1
+        if self.tries == 1:
+            raise DiskFull("the disk is full")
+        await super().ack(deliveries)
+
+
+async def test_an_ack_that_the_broker_does_not_take_now_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.settling.PAUSE_S", 0.0)
+    async with Locked(tmp_path / "b.db") as broker:
+        settling = Settling(broker)
+        settling.hold(delivery(1), 1).settle()
+        await settling.drain()
+        assert (broker.acked, broker.tries) == ([[1]], 2)

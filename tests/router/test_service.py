@@ -250,6 +250,32 @@ async def test_an_endpoint_whose_queue_is_refused_is_named_and_the_others_are_se
         await service.close()
 
 
+class Slow(SqliteBroker):
+    """Takes for ever to declare the queues of new endpoints."""
+
+    async def _make(self, channel: str, limits: Limits) -> None:
+        if "requests.new" in channel:
+            await asyncio.Event().wait()
+        await super()._make(channel, limits)
+
+
+async def test_an_endpoint_whose_queue_is_there_waits_for_no_declaration_of_others(tmp_path: Path) -> None:
+    """A router that started again with thousands of endpoints declared them all, in their order, before it served."""
+    view = View(b"secret")
+    for name in [*[f"new{at}" for at in range(30)], "e"]:
+        endpoint = read_endpoint({"endpoint": name, "arms": {"v1": "whole@1"}}, source="test")
+        view.fold_declared(Record(0, endpoint_declared(endpoint, "test"), NO_HEADERS))
+    async with Slow(tmp_path / "b.db", CHANNELS) as broker:
+        for queue in (REQUESTS, CHANNELS.inputs("whole", 1)):
+            await broker.declare(queue)
+        service = Service(broker, view, RouterSettings(instance="r"), RouterMetrics(CollectorRegistry()))
+        service.look()
+        await send(broker, one=60_000)
+        async with asyncio.timeout(PATIENCE_S):
+            assert len(await broker.consume(CHANNELS.inputs("whole", 1), 1).take(1)) == 1
+        await service.close()
+
+
 async def test_the_queue_of_clients_has_a_limit(tmp_path: Path) -> None:
     view = View(b"secret")
     declare(view, "whole")
