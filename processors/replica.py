@@ -32,7 +32,9 @@ from processors.runtimes.registry import load
 LANE_EVERY_S = 1.0
 LANE_WAIT_S = 1.0
 READY_EVERY_S = 0.05
-PATIENCE_S = 1.0  # with a queue that cannot be taken from: most are there again by then
+LOOK_EVERY_S = 0.5
+LOST_AFTER_S = 5.0  # without the queue: most are there again by then
+NEVER_CAME_AFTER_S = 30.0  # a group of Kafka's may wait that long for its members
 CANCELS_OVER_S = 300.0  # of cancels from before its start a replica reads those of the last minutes
 
 
@@ -152,14 +154,15 @@ class Replica:
         said, since_s = "loading", 0.0  # since when there is a trouble
         while True:
             trouble = consumer.trouble
+            patience_s = NEVER_CAME_AFTER_S if said == "loading" else LOST_AFTER_S
             since_s = since_s or time.monotonic() if trouble else 0.0
             if not trouble and said != "ready":
                 said = "ready"
                 await self._announcer.say("ready", full=self._full)
-            elif since_s and time.monotonic() - since_s > PATIENCE_S and said != "failed":
+            elif trouble and said != "failed" and time.monotonic() - since_s > patience_s:
                 said = "failed"
                 await self._announcer.say("failed", error=clean(trouble))
-            await asyncio.sleep(READY_EVERY_S if said == "loading" else PATIENCE_S / 2)
+            await asyncio.sleep(READY_EVERY_S if said == "loading" else LOOK_EVERY_S)
 
     def _troubles(self) -> list[str]:
         trouble = self._pipeline.trouble if self._pipeline else ""
