@@ -66,6 +66,8 @@ class Replica:
         self._tasks = Tasks()
         self._pipeline: Pipeline | None = None
         self._full: dict[str, Any] = {}  # what the model says of itself
+        self._was_ready = False
+        self._queue_trouble = ""  # why the queue cannot be taken from
         self._metrics: ProcessorMetrics | None = None
         self._announcer = Announcer(
             broker, instance=spec.instance, part="replica", model=spec.model, version=spec.version,
@@ -146,27 +148,40 @@ class Replica:
         try:
             await pipeline.run(consumer)
         finally:
+            self._queue_trouble = ""
             for task in (watch, stopped, interrupting, saying):
                 task.cancel()
 
     async def _say_whether_ready(self, consumer: Consumer) -> None:
-        """Announce that the queue can be taken from, and that it cannot: a queue that vanished is not served."""
-        said, since_s = "loading", 0.0  # since when there is a trouble
+        """Announce that the queue can be taken from, and that it cannot: a queue that vanished is not served.
+
+        A replica that was ready never says that it has failed for this: requests for it wait until it is back.
+        """
+        said, since_s = "", time.monotonic()  # since when there is a trouble
         while True:
-            trouble = consumer.trouble
-            patience_s = NEVER_CAME_AFTER_S if said == "loading" else LOST_AFTER_S
-            since_s = since_s or time.monotonic() if trouble else 0.0
-            if not trouble and said != "ready":
-                said = "ready"
-                await self._announcer.say("ready", full=self._full)
-            elif trouble and said != "failed" and time.monotonic() - since_s > patience_s:
-                said = "failed"
-                await self._announcer.say("failed", error=clean(trouble))
-            await asyncio.sleep(READY_EVERY_S if said == "loading" else LOOK_EVERY_S)
+            self._queue_trouble = consumer.trouble
+            if not self._queue_trouble:
+                since_s = time.monotonic()
+                if said != "ready":
+                    said, self._was_ready = "ready", True
+                    await self._announcer.say("ready", full=self._full)
+            elif not said or said == "ready":
+                said = await self._say_not_ready(said, time.monotonic() - since_s)
+            await asyncio.sleep(READY_EVERY_S if not said else LOOK_EVERY_S)
+
+    async def _say_not_ready(self, said: str, waited_s: float) -> str:
+        """Announce that the queue cannot be taken from, if it has been so for long; returns what is announced."""
+        if waited_s <= (LOST_AFTER_S if said else NEVER_CAME_AFTER_S):
+            return said
+        if self._was_ready:
+            await self._announcer.say("loading", full=self._full)
+            return "loading"
+        await self._announcer.say("failed", error=clean(self._queue_trouble))
+        return "failed"
 
     def _troubles(self) -> list[str]:
-        trouble = self._pipeline.trouble if self._pipeline else ""
-        return [trouble] if trouble else []
+        rows = self._pipeline.trouble if self._pipeline else ""
+        return [trouble for trouble in (rows, self._queue_trouble if self._was_ready else "") if trouble]
 
     async def _wait_for_lane(self, lane: str) -> None:
         while not await self._lane_depth(lane):  # noqa: ASYNC110 - brokers tell depth only when asked
