@@ -10,6 +10,7 @@ its last heartbeats counts, and differences below `ALLOWED_S` are left alone.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
@@ -26,6 +27,9 @@ BOUND_S = 7200.0  # a clock that is off by more is no clock: it is named, and no
 WINDOW_S = 15.0
 SPAN_S = 1.0  # heartbeats that are read in one go, at the start, tell nothing
 SAMPLES = 32
+MEASURED_WITHIN_S = 5.0  # a machine that lives is heard twice in that time
+MEASURED_EVERY_S = 0.1
+KEPT_S = 3600.0
 
 
 class Clocks:
@@ -41,6 +45,7 @@ class Clocks:
         self._clock = clock
         self._shift = shift
         self._heard: dict[str, deque[tuple[float, float]]] = {}  # by host: when, and by how much it is ahead of us
+        self._kept: dict[str, tuple[float, float]] = {}  # what was measured last, of machines that left, too
         self._named: set[str] = set()
         self.offset_s = 0.0
         """What has to be added to this machine's clock."""
@@ -58,6 +63,24 @@ class Clocks:
         ahead_s = (at_us - self._wall_us()) / 1e6
         self._heard.setdefault(host, deque(maxlen=SAMPLES)).append((self._clock(), ahead_s))
         self._settle()
+
+    def age_s(self, host: str, at_us: int) -> float:
+        """Return how many seconds ago a machine said something, by its clock as far as that was measured."""
+        if not host:
+            return 0.0
+        ahead_s = self._ahead().get(host, 0.0)
+        return max(0.0, (self._wall_us() - at_us) / 1e6 + ahead_s)
+
+    @property
+    def is_measuring(self) -> bool:
+        """Tell whether a machine was heard just now, and not for long enough to know its clock."""
+        since, known = self._clock() - MEASURED_WITHIN_S, self._ahead()
+        return any(samples[-1][0] >= since for host, samples in self._heard.items() if host not in known and samples)
+
+    async def measured(self) -> None:
+        """Return once the clocks of the machines that were heard just now are known: soon, also if they are gone."""
+        while self.is_measuring:  # noqa: ASYNC110 - it ends by time passing, too
+            await asyncio.sleep(MEASURED_EVERY_S)
 
     def differences(self) -> Mapping[str, float]:
         """Return by how many seconds each machine's clock is ahead of the installation's time, ours included."""
@@ -85,7 +108,11 @@ class Clocks:
         return len(far) > len(ahead) / 2 and len(far) > 1
 
     def _settle(self) -> None:
-        near = sorted([0.0, *[ahead_s for ahead_s in self._ahead().values() if abs(ahead_s) <= BOUND_S]])
+        """Find the time in the middle. A machine that leaves takes nothing with it: the time would jump for all."""
+        now = self._clock()
+        self._kept |= {host: (now, ahead_s) for host, ahead_s in self._ahead().items()}
+        self._kept = {host: known for host, known in self._kept.items() if known[0] >= now - KEPT_S}
+        near = sorted([0.0, *[ahead_s for _, ahead_s in self._kept.values() if abs(ahead_s) <= BOUND_S]])
         middle_s = near[(len(near) - 1) // 2]
         offset_s = middle_s if abs(middle_s) > ALLOWED_S else 0.0
         if abs(offset_s - self.offset_s) > ALLOWED_S / 2:

@@ -14,7 +14,11 @@ _VARIANT = 0x2 << 62
 _CLEAR = ~((0xF << 76) | (0x3 << 62))
 
 
+KIND_S = 60.0
+
 _shift_us = 0
+_before_us = 0
+_shifted_s = float("-inf")
 
 
 def wall_us() -> int:
@@ -32,8 +36,18 @@ def now_us() -> int:
 
 def shift_clock(by_us: int) -> None:
     """Put `now_us` ahead of this machine's clock by so much from now on."""
-    global _shift_us
-    _shift_us = by_us
+    global _shift_us, _before_us, _shifted_s
+    _before_us, _shift_us, _shifted_s = _shift_us, by_us, time.monotonic()
+
+
+def is_over(deadline_us: int, now_us: int) -> bool:
+    """Tell whether a deadline is over; 0 is none.
+
+    For `KIND_S` after the clock was put right the earlier of both times counts: deadlines from before are in that one.
+    """
+    if not deadline_us or now_us <= deadline_us:
+        return False
+    return time.monotonic() - _shifted_s >= KIND_S or now_us - max(0, _shift_us - _before_us) > deadline_us
 
 
 def new_uid(accepted_us: int, entropy: Callable[[int], bytes] = secrets.token_bytes) -> bytes:

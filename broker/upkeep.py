@@ -95,6 +95,8 @@ class Upkeep:
         except TryAgain as exc:
             log.info("%d channels could not be looked at: %s", len(channels), exc)
             return
+        for channel in set(channels).difference(gone):
+            self.troubles.pop(channel, None)  # another process may have made it again
         for channel in gone:
             if channel in self._kept:
                 await self._make_again(channel)

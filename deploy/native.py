@@ -21,6 +21,7 @@ POOLS: Final = (
 """The variables that bound the pools of OpenMP, torch, the BLAS libraries, numexpr, Arrow and Rust's rayon."""
 
 _KEPT_BYTES: Final = 1 << 30
+_LARGE_BYTES: Final = 32 << 20  # glibc before 2.35 refuses more, in silence
 
 
 def pools(threads: int) -> dict[str, str]:
@@ -31,8 +32,8 @@ def pools(threads: int) -> dict[str, str]:
 def replica_environment(threads: int) -> dict[str, str]:
     """Return the variables for a process that computes a model.
 
-    glibc keeps freed buffers of up to 1 GiB, which the next call needs again: else it may give them back to the system
+    glibc keeps freed buffers of up to 32 MiB, which the next call needs again: else it may give them back to the system
     after each call, and a model on a CPU spends up to a third of its time on page faults.
     """
-    kept = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(_KEPT_BYTES))
+    kept = {"MALLOC_MMAP_THRESHOLD_": str(_LARGE_BYTES), "MALLOC_TRIM_THRESHOLD_": str(_KEPT_BYTES)}
     return {**pools(threads), **kept}

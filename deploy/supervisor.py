@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO
 
-from broker.errors import MillraceError, Unavailable
+from broker.errors import Unavailable
 from deploy.hosts import shown
 from deploy.lock import the_only_one
 from deploy.native import pools
@@ -171,8 +171,8 @@ async def _ask(host: str, port: int, path: str) -> tuple[bool, str]:
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: {shown(host, port)}\r\nConnection: close\r\n\r\n".encode())
         answer = (await asyncio.wait_for(reader.read(), 5.0)).decode("utf-8", "replace")
-    except TimeoutError as exc:
-        raise MillraceError("the gateway does not answer") from exc
+    except TimeoutError:
+        return False, "the gateway does not answer"
     finally:
         writer.close()
     head, _, body = answer.partition("\r\n\r\n")

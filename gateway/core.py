@@ -50,7 +50,9 @@ class Core:
         self.settings = settings
         self.metrics = metrics
         self.door = Door(settings.door, metrics.refused)
-        self.readiness = Readiness(broker, view, strict=settings.strict_readiness)
+        self.readiness = Readiness(
+            broker, view, strict=settings.strict_readiness, no_answers=lambda: self.pending.trouble
+        )
         self.pending = Pending(broker, broker.channels.answers(settings.instance), limit=settings.pending_limit)
         self.rows = Rows(broker, {}, source=f"/millrace/{settings.instance}", linger_s=DOOR_LINGER_S)
         self.cancels = Cancels(broker)

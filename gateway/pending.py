@@ -17,6 +17,7 @@ from gateway.rate import Rate
 from router.gathering import SWEEP_S, Gathering, Heard
 
 TAKE = 1000
+TROUBLED_S = 2.0
 
 
 class _Waiting(NamedTuple):
@@ -47,6 +48,7 @@ class Pending:
         self._answered = 0
         self._rate = Rate()
         self.unclaimed = 0
+        self._untroubled_at = time.monotonic()
 
     async def open(self) -> None:
         """Declare the queue of answers and start to take from it."""
@@ -69,6 +71,13 @@ class Pending:
         for uid in list(self._waiting):
             self.fail(uid, stops)
         self._gathering.fail_all(stops)
+
+    @property
+    def trouble(self) -> str:
+        """Return why no answers can come, if that has been so for a while; else nothing."""
+        if self._consumer is None or time.monotonic() - self._untroubled_at < TROUBLED_S:
+            return ""
+        return self._consumer.trouble
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._gathering)
@@ -130,6 +139,8 @@ class Pending:
     def _check_room(self) -> None:
         if self._stopping:
             raise Unavailable("this gateway stops: send the request to another one")
+        if trouble := self.trouble:
+            raise Unavailable(f"no answers can reach this gateway now: {trouble}")
         if len(self) >= self._limit:
             raise QueueFull(f"{self._limit} requests wait here already", retry_after_s=self.drain_s())
 
@@ -163,6 +174,8 @@ class Pending:
         while True:
             await asyncio.sleep(SWEEP_S)
             now = time.monotonic()
+            if self._consumer is not None and not self._consumer.trouble:
+                self._untroubled_at = now
             if len(self) or self._answered > answered:
                 self._rate.observe(self._answered - answered, now - before)
             before, answered = now, self._answered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from broker.base import Broker
 from broker.clocks import CLOCKS
@@ -23,10 +24,14 @@ class Readiness:
     of them makes the whole server unready.
     """
 
-    def __init__(self, broker: Broker, view: View, *, strict: bool = False) -> None:
+    def __init__(
+        self, broker: Broker, view: View, *, strict: bool = False, no_answers: Callable[[], str] = lambda: ""
+    ) -> None:
+        """`no_answers` returns why no answers can come from the broker."""
         self._broker = broker
         self._view = view
         self._strict = strict
+        self._no_answers = no_answers
         self._following: dict[str, Following] = {}
         self._pinging = asyncio.Lock()
         self._pinged_at = float("-inf")
@@ -49,7 +54,7 @@ class Readiness:
     def has_loaded(self) -> bool:
         """Tell whether all that there was at the start has been served, or was known to be broken."""
         if not self._has_loaded:
-            self._has_loaded = self.has_read and not self._loading()
+            self._has_loaded = self.has_read and not CLOCKS.is_measuring and not self._loading()
         return self._has_loaded
 
     async def waiting_for(self) -> list[str]:
@@ -57,6 +62,8 @@ class Readiness:
         missing = ["the gateway is stopping"] if self.stopping else []
         if failed := await self._broker_failed():
             missing.append(failed)
+        elif reason := self._no_answers():
+            missing.append(f"no answers can come: {reason}")
         if CLOCKS.is_lost:
             missing += CLOCKS.troubles() or ["the clock of this machine is hours away from the others': set it right"]
         missing += [
@@ -80,6 +87,8 @@ class Readiness:
 
     def _loading(self) -> list[str]:
         """Return what is neither served nor known to be broken yet."""
+        if CLOCKS.is_measuring:
+            return ["the clocks of other machines are being compared with this one's"]
         if not self._view.catalogs:
             return ["no catalog has said yet what the model repository holds: do the processors run?"]
         return [

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from broker.clocks import CLOCKS
 from broker.declared import read_declared
 from broker.messages import Record
 from broker.status import SILENT_AFTER_S, Announcement, read_status
@@ -37,7 +38,7 @@ class Known:
         said = read_status(record)
         if said is None:
             return
-        self._parts[said.instance] = (said, self._clock())
+        self._parts[said.instance] = (said, self._clock() - CLOCKS.age_s(said.host, said.at_us))
         if said.part == "replica":
             self._announced.add((said.model, said.version))
 

@@ -88,6 +88,9 @@ class EventReader:
         try:
             records = await reader.read(READ_AT_ONCE)
         except Gap as gap:
+            if gap.is_anew:
+                self.offset, self._saved = 0, None
+                return reader
             self._fold.gap(gap.end - max(gap.start, min(self.offset or 0, gap.end)))
             self.offset = max(self.offset or 0, gap.end)
             await reader.close()
@@ -95,7 +98,8 @@ class EventReader:
         except TryAgain:
             await asyncio.sleep(PAUSE_S)
             return reader
-        self._take(records)
+        if records:
+            self._take(records)
         await asyncio.sleep(0)  # folding is work: let the scrape and the heartbeat in between
         return reader
 

@@ -21,7 +21,7 @@ from broker.endpoint import Endpoint
 from broker.errors import Cancelled, Expired, Failed, InvalidRequest, MillraceError, TryAgain
 from broker.events import Ended
 from broker.header import BY_WORD, Request, Status
-from broker.ids import now_us
+from broker.ids import is_over, now_us
 from broker.messages import Delivery, Outcome
 from broker.rows import Rows
 from broker.settling import Hold, Settling
@@ -156,7 +156,7 @@ class Pipeline:
             self._admit(request, hold, taken_us)
 
     def _admit(self, request: Request, hold: Hold, taken_us: int) -> None:
-        if request.deadline_us and taken_us > request.deadline_us:
+        if is_over(request.deadline_us, taken_us):
             self._end(request, hold, _too_late(request), taken_us)
             return
         if request.uid in self._cancels:
@@ -266,7 +266,7 @@ class Pipeline:
 
     def _still_wanted(self, batch: Sequence[Item]) -> Sequence[Item]:
         now = now_us()
-        late = [item for item in batch if item.request.deadline_us and now > item.request.deadline_us]
+        late = [item for item in batch if is_over(item.request.deadline_us, now)]
         for item in late:
             self._end(item.request, item.hold, _too_late(item.request), item.taken_us, item.rows)
         return [item for item in batch if item not in late] if late else batch

@@ -16,6 +16,7 @@ from broker.announcer import Announcer
 from broker.answers import clean
 from broker.base import Broker, Consumer
 from broker.channels import NO_LIMITS, Limits
+from broker.clocks import CLOCKS
 from broker.declared import read_declared
 from broker.endpoint import Endpoint
 from broker.errors import MillraceError, TryAgain
@@ -91,6 +92,7 @@ class Replica:
             gc.collect()
             gc.freeze()  # torch's hundred thousands of objects stay: no collection needs to walk them again
             await following.caught_up.wait()
+            await CLOCKS.measured()
             await self._serve(model)
         except MillraceError as exc:
             await self._announcer.say("failed", error=clean(str(exc)))

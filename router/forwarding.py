@@ -28,7 +28,7 @@ from broker.errors import (
 )
 from broker.events import Ended
 from broker.header import BY_WORD, Form, Reply, Request, Route, pack_route, pack_ticket
-from broker.ids import now_us
+from broker.ids import is_over, now_us
 from broker.messages import UNKNOWN, Delivery, Outcome, Reason
 from broker.rows import DOOR_LINGER_S, Rows
 from broker.settling import Settling
@@ -219,11 +219,11 @@ class EndpointService:
     def _in_time(self, items: list[Taken]) -> list[Taken]:
         """End the requests whose time was over before their model's queue had room, and return the others."""
         now = now_us()
-        late = [item for item in items if item.request.deadline_us < now]
+        late = [item for item in items if is_over(item.request.deadline_us, now)]
         if not late:
             return items
         self._end_all(late, Expired("its model's queue had no room for as long as was allowed"))
-        return [item for item in items if item.request.deadline_us >= now]
+        return [item for item in items if not is_over(item.request.deadline_us, now)]
 
     # -- into an arm's queue
 
@@ -257,10 +257,11 @@ class EndpointService:
             pause_s = min(2 * pause_s, PAUSE_LONGEST_S)
             now = now_us()
             self._end_all(
-                [item for item in items if item.request.deadline_us < now],
+                [item for item in items if is_over(item.request.deadline_us, now)],
                 Expired(f"its model's queue took nothing for as long as was allowed ({outcome})"),
             )
-            items[:] = [item for item in items if item.request.deadline_us >= now]  # the caller ends what is left
+            # In place: the caller ends what is left.
+            items[:] = [item for item in items if not is_over(item.request.deadline_us, now)]
         return 0
 
     async def _attempt(self, queue: str, route: Route, items: Sequence[Taken]) -> Outcome:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -15,6 +16,7 @@ from broker.agreement import Agreement, write_agreement
 from broker.announcer import Announcer
 from broker.base import Broker
 from broker.channels import NO_LIMITS, Limits
+from broker.clocks import CLOCKS
 from broker.errors import TryAgain
 from broker.following import Following, follow_status
 from broker.tasks import Tasks
@@ -64,6 +66,7 @@ async def run(
     )  # fmt: skip
     await declared.caught_up.wait()
     await status.caught_up.wait()
+    await CLOCKS.measured()
     await announcer.say("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
     tasks.spawn(announcer.beat(), "heartbeat")
     tasks.spawn(keep_comparing(view.members, announcer, registry), "agreement")
@@ -94,6 +97,7 @@ class Service:
         self._tasks = Tasks()
         self._declaring = Tasks()
         self._at_once = asyncio.Semaphore(DECLARE_AT_ONCE)
+        self._known: set[str] = set()
         self._serving: dict[str, EndpointService] = {}
         self._refused: dict[str, str] = {}
         self._metrics = metrics
@@ -102,20 +106,17 @@ class Service:
 
     def look(self) -> None:
         """Start to serve endpoints that are new."""
-        for endpoint in self._view.endpoints():
-            if endpoint not in self._serving:
-                service = self._serving[endpoint] = EndpointService(
-                    self._broker, self._view, endpoint, self._instance, self._metrics, self._answers
-                )
-                self._tasks.spawn(service.run(), f"endpoint-{endpoint}")
-                self._declaring.spawn(self._declare(endpoint), f"queues of {endpoint}")
+        new = [endpoint for endpoint in self._view.endpoints() if endpoint not in self._known]
+        if new:
+            self._known.update(new)
+            self._declaring.spawn(self._begin(new), f"{len(new)} endpoints")
 
     def problems(self) -> dict[str, str]:
         """Return the endpoints whose queue clients cannot be served now, each with the reason."""
         found = dict(self._refused)
         for channel, why in self._broker.upkeep.troubles.items():
             endpoint = channel.removeprefix(self._broker.channels.requests(""))
-            if endpoint in self._serving:
+            if endpoint in self._known:
                 found[endpoint] = why
         return found
 
@@ -126,8 +127,32 @@ class Service:
         await self._tasks.drain()
         await self._answers.close()
 
+    async def _begin(self, endpoints: Sequence[str]) -> None:
+        """Serve those whose queue is there, and declare the queues of all."""
+        queues = {self._broker.channels.requests(endpoint): endpoint for endpoint in endpoints}
+        try:
+            gone = {queues[queue] for queue in await self._broker.missing(list(queues))}
+        except TryAgain:
+            gone = set(endpoints)
+        for endpoint in endpoints:
+            if endpoint not in gone:
+                self._serve(endpoint)
+            self._declaring.spawn(self._declare(endpoint), f"queues of {endpoint}")
+
+    def _serve(self, endpoint: str) -> None:
+        if endpoint in self._serving:
+            return
+        service = self._serving[endpoint] = EndpointService(
+            self._broker, self._view, endpoint, self._instance, self._metrics, self._answers
+        )
+        self._tasks.spawn(service.run(), f"endpoint-{endpoint}")
+
     async def _declare(self, endpoint: str) -> None:
-        """Declare an endpoint's queues; a broker that refuses is asked again for as long as it takes."""
+        """Declare an endpoint's queues, and serve it; a broker that refuses is asked again for as long as it takes.
+
+        Nobody subscribes before: RabbitMQ 3.10 ends the connection of who consumes from a quorum queue that is just
+        being made.
+        """
         channels, pause_s = self._broker.channels, PAUSE_FIRST_S
         while True:
             try:
@@ -139,6 +164,7 @@ class Service:
                     log.error("endpoint %s: clients of its queue are not served: %s; trying again", endpoint, exc)  # noqa: TRY400 - a person can mend this: a traceback would only hide it
                 self._refused[endpoint] = str(exc)
             else:
+                self._serve(endpoint)
                 if self._refused.pop(endpoint, None):
                     log.warning("endpoint %s: clients of its queue are served", endpoint)
                 return

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from broker.clocks import CLOCKS
 from broker.declared import read_declared
 from broker.endpoint import Endpoint, Target
 from broker.errors import Misconfigured, NotFound, Unavailable
@@ -86,13 +87,14 @@ class View:
                 self._fold_snapshot(snapshot)
             return
         now = self._clock()
-        self.parts[said.instance] = (said, now)
+        at = now - CLOCKS.age_s(said.host, said.at_us)  # what is read at the start was said some time ago
+        self.parts[said.instance] = (said, at)
         self.members.hear(said)
         if now - self._pruned > FORGET_AFTER_S:
             self._pruned = now
             self.parts = {instance: part for instance, part in self.parts.items() if now - part[1] < FORGET_AFTER_S}
         if said.part == "replica":
-            self._hear(said)
+            self._hear(said, at)
         elif said.part == "catalog":
             self._hear_catalog(said)
 
@@ -293,9 +295,9 @@ class View:
         if router.snapshot.number <= verdict.number and len(verdict.weights) == len(router.endpoint.arms):
             router.follow(Snapshot(verdict.number, verdict.weights))
 
-    def _hear(self, said: Announcement) -> None:
+    def _hear(self, said: Announcement, at: float) -> None:
         served = self.versions.setdefault(said.model, {}).setdefault(said.version, Served(said.model, said.version))
-        served.heard[said.instance] = (said.state, self._clock())
+        served.heard[said.instance] = (said.state, at)
         if said.full:
             served.full = said.full
         if said.error or said.state == "ready":  # while it starts again, the last reason still holds

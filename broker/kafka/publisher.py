@@ -130,8 +130,9 @@ class Publisher:
             outcomes[at] = FULL
         if messages[0].delay_s > 0:
             return await self._send_delayed(producer, messages[:room], ats, outcomes)
-        partition = next(self._turn) % number if chosen is None else chosen
-        return await self._batches(producer, topic, partition, messages[:room], ats, outcomes)
+        if chosen is None:  # of a log only the first partition is read
+            chosen = 0 if self._topology.is_log(topic) else next(self._turn) % number
+        return await self._batches(producer, topic, chosen, messages[:room], ats, outcomes)
 
     async def _send_delayed(
         self, producer: Any, messages: list[Message], ats: list[int], outcomes: list[Outcome]

@@ -11,6 +11,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.group import LeaveGroupRequest
@@ -63,6 +64,7 @@ class Topology:
         self._probe: Any = None
         self._opening = asyncio.Lock()
         self._known: dict[str, tuple[float, int | None]] = {}
+        self._checked: set[str] = set()
 
     async def open(self) -> None:
         """Reach a broker; raises Unreachable."""
@@ -113,10 +115,12 @@ class Topology:
     def forget(self, topic: str) -> None:
         """Look again the next time."""
         self._known.pop(topic, None)
+        self._checked.discard(topic)
 
     async def declare(self, channel: str, limits: Limits) -> None:
-        """Make a topic where there is none."""
+        """Make a topic where there is none; raises Refused for one that is there and would lose what is written."""
         if await self.partitions(channel, fresh=True) is not None:
+            await self._check(channel)
             return
         kind = self._channels.kind(channel) if self._channels.is_ours(channel) else Kind.QUEUE
         delay = channel.startswith(f"{self._channels.prefix}delay.")  # in which who comes first is due first
@@ -124,6 +128,21 @@ class Topology:
         await self.create(
             channel, 1 if alone else self._address.partitions, settings_of(self._channels, channel, limits)
         )
+
+    def is_log(self, topic: str) -> bool:
+        """Tell whether a topic is one of our logs, which have their order from one partition."""
+        return self._channels.is_ours(topic) and self._channels.kind(topic) in LOGS
+
+    async def _check(self, topic: str) -> None:
+        """Refuse a compacted topic: Kafka takes no record without a key there, and removes what it took."""
+        if topic in self._checked:
+            return
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, {"cleanup.policy": ""})
+        answers = await self._ask(lambda: self._admin.describe_configs([resource]))
+        policies = [entry[1] for answer in answers for one in answer.resources for entry in one[4]]
+        if any("compact" in policy for policy in policies):
+            raise Refused(f"{topic}: this topic is there with cleanup.policy={policies[0]}: set it to delete")
+        self._checked.add(topic)
 
     async def create(self, topic: str, partitions: int, settings: dict[str, str]) -> None:
         """Make a topic with these settings, and return when it can be used."""

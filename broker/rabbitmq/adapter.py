@@ -99,7 +99,7 @@ class RabbitBroker(Broker):
     def consume(self, queue: str, prefetch: int) -> Consumer:
         """Subscribe; a queue that is not there yet is waited for."""
         connection = self._consuming.next()
-        subscription = QueueSubscription(connection, self.upkeep, queue, prefetch, self._timeout_s)
+        subscription = QueueSubscription(connection, self.upkeep, self._topology, queue, prefetch, self._timeout_s)
         self._consuming.note(connection, subscription)
         return QueueConsumer(queue, subscription, self._fill)
 

@@ -66,6 +66,8 @@ class Address:
                 f"the certificate of the broker at {self.shown} is not trusted: does broker.url name the host that the "
                 "certificate names, and the CA's file, as in amqps://host?cafile=/path/to/ca.pem?"
             )
+        if isinstance(reason, pika.exceptions.ConnectionClosedByBroker):
+            return Unreachable(f"{what}: the broker at {self.shown} closed the connection ({reason.reply_text})")
         if not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
             return self.unreachable()
         if reason.reply_code == _NO_QUEUE:

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from broker.base import Consumer
 from broker.fill import Fill
 from broker.messages import Delivery
+from broker.rabbitmq.address import NoQueue
+from broker.rabbitmq.connection import Connection
 from broker.rabbitmq.properties import unpack_message
-from broker.rabbitmq.subscription import Arrival, Subscription
+from broker.rabbitmq.subscription import SETTLE_S, Arrival, Subscription
+from broker.rabbitmq.topology import Topology
+from broker.upkeep import Upkeep
 
 
 class QueueSubscription(Subscription):
     """A subscription to a queue."""
+
+    def __init__(
+        self, connection: Connection, upkeep: Upkeep, topology: Topology, queue: str, prefetch: int, timeout_s: float
+    ) -> None:
+        self._topology = topology
+        super().__init__(connection, upkeep, queue, prefetch, timeout_s)
+
+    async def _prepare(self) -> None:
+        """Wait for a queue that was not there, and for it to settle down.
+
+        RabbitMQ 3.10 ends the whole connection of who consumes from a quorum queue while it is being made.
+        """
+        if self._was_missing:
+            if not await self._topology.exists(self._queue):
+                raise NoQueue(f"the queue {self._queue} is not there")
+            await asyncio.sleep(SETTLE_S)
 
     def _arguments(self) -> dict[str, Any]:
         return {}

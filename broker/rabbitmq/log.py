@@ -15,14 +15,13 @@ from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.connection import Connection
 from broker.rabbitmq.frames import DELIVER, Contents
 from broker.rabbitmq.properties import unpack_record
-from broker.rabbitmq.subscription import Arrival, Subscription
+from broker.rabbitmq.subscription import SETTLE_S, Arrival, Subscription
 from broker.rabbitmq.topology import Topology
 from broker.upkeep import Upkeep
 
 PREFETCH = 200
 _CHUNK_LIMIT = 60_000  # records: more than a chunk can hold
 _EMPTY_AFTER_S = 1.0
-_SETTLE_S = 0.3
 
 
 class StreamSubscription(Subscription):
@@ -34,7 +33,6 @@ class StreamSubscription(Subscription):
         self.start = start
         self.lost_at: int | None = None  # where reading was when the log was deleted, until the reader is told
         self._topology = topology
-        self._was_missing = False
         super().__init__(connection, upkeep, log, PREFETCH, timeout_s)
 
     async def _prepare(self) -> None:
@@ -43,13 +41,11 @@ class StreamSubscription(Subscription):
         RabbitMQ 3.10 ends the whole connection of who consumes from a stream while it is being made.
         """
         if not await self._topology.exists(self._queue):
-            self._was_missing = True
             raise NoQueue(f"the log {self._queue} is not declared yet")
         if self._was_missing:
-            await asyncio.sleep(_SETTLE_S)
+            await asyncio.sleep(SETTLE_S)
         if (self._was_missing or self._cancelled) and isinstance(self.start, int) and self.start > 0:
             await self._look_for_the_end(self.start)
-        self._was_missing = False
 
     async def _look_for_the_end(self, start: int) -> None:
         """Begin at 0 if the log that is there now ends before the record that was to come."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from broker.base import Broker
 from broker.channels import NO_LIMITS, Limits
-from broker.errors import Unavailable
+from broker.errors import Refused, Unavailable
 from broker.messages import Delivery
 from broker.rabbitmq.topology import Topology, arguments, differences
 
@@ -34,6 +34,7 @@ async def difference(topology: Topology, broker: Broker, queue: str, limits: Lim
 async def migrate(topology: Topology, broker: Broker, queue: str, limits: Limits, moved: Callable[[int], None]) -> int:
     """Give a queue the arguments that it should have; returns how many messages were lost. It can be run again."""
     aside = queue + ASIDE
+    await _check_room(broker, queue, aside, arguments(broker.channels, queue, limits).get("x-max-length", 0))
     await broker.declare(aside, NO_LIMITS)
     await _move(broker, queue, aside, moved)
     broker.upkeep.forget(queue)
@@ -42,6 +43,16 @@ async def migrate(topology: Topology, broker: Broker, queue: str, limits: Limits
     await _move(broker, aside, queue, moved)
     await broker.delete(aside)
     return lost
+
+
+async def _check_room(broker: Broker, queue: str, aside: str, limit: int) -> None:
+    """Refuse to begin what cannot end: the new queue would not take all messages, or would drop some."""
+    held = sum([(await broker.depth(one)).messages for one in (queue, aside)])
+    if limit and held > limit:
+        raise Refused(
+            f"{queue} holds {held} messages, and its new limit is {limit}: it stays as it is; let it be consumed "
+            "first, or raise the limit"
+        )
 
 
 async def _move(broker: Broker, source: str, target: str, moved: Callable[[int], None]) -> None:

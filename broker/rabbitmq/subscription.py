@@ -20,6 +20,7 @@ from broker.upkeep import Upkeep
 LOG = logging.getLogger(__name__)
 PREFETCH_LIMIT = 65_535
 QUIET_S = 0.05
+SETTLE_S = 0.3
 
 
 class Arrival(NamedTuple):
@@ -124,13 +125,15 @@ class Subscription(ABC):
         self._nudged = asyncio.Event()
         self._cancelled = False
         self._stopping = False
+        self._was_missing = False
         self._session: Session | None = None
         self._tags: list[str] = []
         self._applied = 0
         self._task = asyncio.create_task(self._run(), name=f"subscription to {queue}")
         self._task.add_done_callback(lambda _: self._arrived.set())
 
-    async def _prepare(self) -> None:  # noqa: B027 - a queue needs nothing
+    @abstractmethod
+    async def _prepare(self) -> None:
         """Do what has to be done before each attempt."""
 
     @abstractmethod
@@ -187,11 +190,13 @@ class Subscription(ABC):
             try:
                 await self._prepare()
                 session = await self._subscribe()
+                self._was_missing = False
                 backoff.reset()
                 await self._serve(session)
             except TryAgain as exc:
                 self._arrivals.clear()
                 if isinstance(exc, NoQueue):
+                    self._was_missing = True
                     self._upkeep.suspect([self._queue])
                 await self._pause(backoff, exc)
 

@@ -105,6 +105,7 @@ class Topology:
         self._wire: Wire | None = None
         self._declared: set[tuple[str, Limits]] = set()
         self._starting = asyncio.Lock()
+        self._found: dict[str, Mapping[str, Any]] = {}  # with which arguments each queue was there
         self._otherwise: dict[str, str] = {}  # queues that are there with other arguments, and what was said of each
 
     async def channel(self, what: str) -> Channel:
@@ -135,7 +136,7 @@ class Topology:
     async def _declare(self, queue: str, limits: Limits, wanted: Mapping[str, Any]) -> None:
         if self._is_declared(queue, limits):
             return
-        found = await self._declare_as_it_is(queue, wanted)
+        found = self._found[queue] = await self._declare_as_it_is(queue, wanted)
         if found == wanted:
             self._otherwise.pop(queue, None)
         else:
@@ -192,7 +193,10 @@ class Topology:
         return int(answer.method.message_count)
 
     async def missing(self, queues: Sequence[str]) -> list[str]:
-        """Return those of these queues that are not there, and declare them again the next time."""
+        """Return those of these queues that are not there, and declare them again the next time.
+
+        A log in whose place is something else is not there either.
+        """
         gone: list[str] = []
         left = iter(queues)
         found = True
@@ -202,15 +206,23 @@ class Topology:
                 for queue in left:  # until one is not there: that closes the channel
                     try:
                         await channel.call("queue_declare", queue=queue, passive=True)
+                        await self._compare(channel, queue)
                     except NoQueue:
                         gone.append(queue)
                         found = True
                         break
-                    except Refused:  # it is there, and is not ours to look at
-                        found = True
+                    except Refused as exc:
+                        if read_inequivalent(str(exc))[0] is not None:
+                            gone.append(queue)
+                        found = True  # else it is there, and is not ours to look at
                         break
         self.forget(gone)
         return gone
+
+    async def _compare(self, channel: Channel, queue: str) -> None:
+        """Raise Refused for a log that is not what it was: nothing could be read from a queue in its place."""
+        if queue in self._found and self._channels.kind(queue) in LOGS:
+            await channel.call("queue_declare", queue=queue, durable=True, arguments=dict(self._found[queue]))
 
     async def exists(self, queue: str) -> bool:
         """Tell whether a queue or stream is there."""

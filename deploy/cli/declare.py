@@ -64,7 +64,10 @@ def check(
     for path in paths:
         mistakes += _check_file(path, seen)
     mistakes += withheld_arms([endpoint for _, endpoint in seen.values()], read.repository_folder)
-    if not files:
+    if files:
+        unread = [path for path in files if path.suffix == ".yml" and path.resolve().is_relative_to(read.folder)]
+        warn([f"{path} is not read by `millrace up`: endpoints is {read.endpoints}" for path in unread])
+    else:
         _say(f"{read.endpoints}: {len(paths)} file{'' if len(paths) == 1 else 's'} read in {read.folder}")
         warn([*passed_over(read.folder, read.endpoints), *left_out(read.repository_folder)])
     if mistakes:

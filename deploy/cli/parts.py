@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -10,9 +11,18 @@ from typing import Annotated
 import typer
 import uvloop
 
-from broker.errors import TryAgain
+from broker.errors import Misconfigured, TryAgain
 from broker.tasks import Tasks
-from deploy.cli.terminal import DEFAULT_SETTINGS, BrokerUrl, SettingsPath, console, errors, installation, overrides
+from deploy.cli.terminal import (
+    DEFAULT_SETTINGS,
+    BrokerUrl,
+    SettingsPath,
+    console,
+    errors,
+    installation,
+    no_settings,
+    overrides,
+)
 from deploy.hosts import shown
 from deploy.readiness import wait_until_served
 from deploy.shell import stop_on_signals, write_logs
@@ -20,6 +30,7 @@ from deploy.supervisor import Supervisor
 from deploy.wiring import PARTS, Installation
 
 READY_WITHIN_S = 180.0
+AGAIN_S = 5.0
 
 HttpPort = Annotated[int, typer.Option("--http-port", help="Where HTTP is served, instead of gateway.http_port.")]
 Engine = Annotated[str, typer.Option("--engine", help="process or ray, instead of processors.engine.")]
@@ -45,6 +56,8 @@ def up(
 ) -> None:
     """Run all parts on this machine until Ctrl-C: restart what dies, stop cleanly."""
     flags = overrides(broker__url=broker, gateway__http_port=http_port, processors__engine=engine)
+    if not settings.exists() and settings != DEFAULT_SETTINGS:
+        raise Misconfigured(no_settings(settings))
     place = installation(settings, flags)
     write_logs("up")
     uvloop.run(run_up(place, flags))
@@ -72,11 +85,7 @@ async def _say_stopping(stop: asyncio.Event) -> None:
 async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.Event) -> None:
     gateway, metrics = place.settings.gateway, place.settings.metrics
     await supervisor.begun.wait()  # what the broker refuses at once ends the supervisor, and is said there
-    try:
-        problems = await wait_until_served(place, supervisor, READY_WITHIN_S, lambda: not stop.is_set())
-    except TryAgain as exc:  # parts that are up go on: a model may be mended, a broker come back, while they run
-        errors.print(f"[yellow]not ready:[/] {exc}", highlight=False)
-        return
+    problems = await _until_served(place, supervisor, stop)
     if stop.is_set():
         return
     supervisor.was_ready = True
@@ -87,6 +96,18 @@ async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.
     console.print(f"models   {place.settings.repository_folder}")
     for child in supervisor.children.values():
         console.print(f"{child.part:11}pid {child.process.pid if child.process else '-'}")
+
+
+async def _until_served(place: Installation, supervisor: Supervisor, stop: asyncio.Event) -> list[str]:
+    """Return once all is served that can be, with what cannot, however long it takes; what is missing is said."""
+    while not stop.is_set():
+        try:
+            return await wait_until_served(place, supervisor, READY_WITHIN_S, lambda: not stop.is_set())
+        except TryAgain as exc:  # parts that are up go on: a model may be mended, a broker come back, while they run
+            errors.print(f"[yellow]not ready:[/] {exc}", highlight=False)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), AGAIN_S)
+    return []
 
 
 def _one(part: str) -> Callable[..., None]:

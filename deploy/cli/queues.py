@@ -8,6 +8,7 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from broker.base import Broker
+from broker.errors import Refused
 from deploy.cli.terminal import (
     DEFAULT_SETTINGS,
     BrokerUrl,
@@ -72,7 +73,14 @@ def migrate_all(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "
         await check_stopped(connection)
         if not confirmed(f"make {len(queues)} queues again, with their messages", yes=yes):
             return 1
-        return sum([await _migrate(connection, one) for one in queues])
+        lost, refused = 0, []
+        for one in queues:
+            try:
+                lost += await _migrate(connection, one)
+            except Refused as exc:  # the others can go on
+                refused.append(str(exc))
+        warn(refused)
+        return lost + len(refused)
 
     sys.exit(1 if connected(place, work) else 0)
 

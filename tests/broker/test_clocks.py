@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
-from broker.clocks import ALLOWED_S, BOUND_S, Clocks
-from broker.ids import now_us, shift_clock, wall_us
+from broker.clocks import ALLOWED_S, BOUND_S, MEASURED_WITHIN_S, Clocks
+from broker.ids import is_over, now_us, shift_clock, wall_us
 from broker.messages import Record
 from broker.status import Announcement, write_announcement
 
@@ -124,3 +124,52 @@ def test_now_is_the_machines_clock_put_right() -> None:
     finally:
         shift_clock(0)
     assert abs(now_us() - wall_us()) < ALLOWED_S * 1e6
+
+
+def test_the_time_stays_when_a_machine_leaves() -> None:
+    """Deadlines that are on their way would be judged by another time."""
+    machines = Machines({"a": 0.0, "b": 60.0, "c": 60.0})
+    machines.run(20)
+    assert machines.clocks["a"].offset_s == pytest.approx(60.0, abs=1.0)
+    for gone in ("b", "c"):
+        del machines.ahead_s[gone], machines.clocks[gone]
+    machines.run(120)
+    assert machines.clocks["a"].offset_s == pytest.approx(60.0, abs=1.0)
+    assert list(machines.clocks["a"].differences()) == ["a"]
+
+
+def test_a_machine_that_was_heard_once_is_being_measured_for_a_moment_only() -> None:
+    machines = Machines({"a": 0.0, "b": 60.0})
+    clocks = machines.clocks["a"]
+    found = [clocks.is_measuring]
+    clocks.hear("b", machines.wall_us(60.0))
+    found.append(clocks.is_measuring)
+    machines.at_s += MEASURED_WITHIN_S + 0.1  # it is gone
+    found.append(clocks.is_measuring)
+    machines.run(4)
+    found.append(clocks.is_measuring)
+    assert found == [False, True, False, False]
+
+
+def test_the_age_of_a_heartbeat_is_told_by_the_clock_of_its_machine() -> None:
+    machines = Machines({"a": 0.0, "b": 60.0})
+    clocks = machines.clocks["a"]
+    assert clocks.age_s("a", machines.wall_us(-30.0)) == pytest.approx(30.0)
+    assert clocks.age_s("a", machines.wall_us(30.0)) == 0.0
+    assert clocks.age_s("", 0) == 0.0
+    machines.run(20)
+    assert clocks.age_s("b", machines.wall_us(60.0 - 30.0)) == pytest.approx(30.0, abs=1.0)
+
+
+def test_a_deadline_from_before_the_clock_was_put_right_is_judged_by_the_time_of_then() -> None:
+    try:
+        shift_clock(60_000_000)
+        now = now_us()
+        assert not is_over(now - 1_000_000, now)
+        assert is_over(now - 61_000_000, now)
+        assert not is_over(0, now)
+        shift_clock(0)
+        now = now_us()
+        assert is_over(now - 1_000_000, now)  # the earlier of both times is that of now
+    finally:
+        shift_clock(0)

@@ -97,3 +97,13 @@ async def test_a_broker_that_is_away_is_looked_at_later(channels: Channels) -> N
     channels.is_away = False
     await channels.upkeep.look()
     assert set(channels.there) == {"a"}
+
+
+async def test_what_another_process_has_made_again_is_named_no_more(channels: Channels) -> None:
+    channels.declare("a")
+    channels.there.clear()
+    channels.refused = "permission denied"
+    await channels.upkeep.look()
+    channels.there["a"] = NO_LIMITS
+    await channels.upkeep.look()
+    assert channels.upkeep.troubles == {}

@@ -60,3 +60,17 @@ async def test_queues_get_the_limits_that_were_set_later(broker: Broker, tmp_pat
     assert (await broker.depth(broker.channels.requests("e"))).messages == 30
     again = await queues(tmp_path, "check")
     assert (again.returncode, again.stdout.strip()) == (0, "queue  differs")
+
+
+async def test_a_queue_that_holds_more_than_its_new_limit_stays_as_it_is(broker: Broker, tmp_path: Path) -> None:
+    queue, settings = broker.channels.requests("e"), tmp_path / "millrace.yaml"
+    text = settings.read_text()
+    settings.write_text(text.replace("requests: 50", "requests: 20"))
+    refused = await queues(tmp_path, "migrate", "--yes")
+    assert refused.returncode == 1
+    assert f"{queue} holds 30 messages, and its new limit is 20" in " ".join(refused.stderr.split())
+    assert (await broker.depth(queue)).messages == 30
+    assert not await broker.exists(f"{queue}.migrating")
+    settings.write_text(text)
+    migrated = await queues(tmp_path, "migrate", "--yes")
+    assert (migrated.returncode, "30 messages kept, 0 lost" in migrated.stdout) == (0, True)

@@ -137,6 +137,8 @@ async def test_permissions_that_are_withdrawn_for_a_while_end_nothing(own_user: 
         pids = {part: process.pid for part, process in installation.parts.items()}
         replica = await installation.replica()
         await allow(user, everything=False)
+        await asyncio.to_thread(control_rabbitmq, "ctl", "close_all_connections", "test")
+        await until_it(lambda: says_that_no_answers_come(http), 30.0)
         await installation.declare_as_another("later", f"{NAME}@1", rabbitmq_url())
         await asyncio.sleep(10.0)
         await allow(user, everything=True)
@@ -151,6 +153,13 @@ async def test_permissions_that_are_withdrawn_for_a_while_end_nothing(own_user: 
             await later.all_answered()
         assert {part: process.pid for part, process in installation.parts.items()} == pids
         assert all(is_alive(pid) for pid in [*pids.values(), replica.pid])
+
+
+async def says_that_no_answers_come(client: httpx.AsyncClient) -> bool:
+    """Tell whether a gateway that can hear no answer says so at once, and takes no request to let it wait."""
+    refused = await client.post(f"/v2/models/{NAME}/infer", content=body_of(7), headers={"millrace-timeout-ms": "3000"})
+    ready = await client.get("/v2/health/ready")
+    return refused.status_code == ready.status_code == 503 and "no answers can" in refused.text + ready.text
 
 
 @pytest.mark.timeout(180)

@@ -82,6 +82,19 @@ async def test_a_log_that_began_anew_is_read_from_its_start(broker: Broker, tmp_
         await until(lambda: monitor.arm(PREDICTIONS, status="ok") == 1)
 
 
+async def test_a_log_that_is_made_again_while_it_is_read_is_read_from_its_start(broker: Broker, tmp_path: Path) -> None:
+    await write(broker, [ended(), ended()], [ended()])
+    log = broker.channels.events("fraud")
+    async with monitoring(broker, tmp_path) as monitor:
+        await until(lambda: monitor.reader.rows == 3)
+        await broker.delete(log)
+        await write(broker, [ended()])
+        await until(lambda: monitor.reader.rows == 4)
+        assert monitor.value("millrace_monitor_gap_records_total") == 0
+        assert monitor.arm(PREDICTIONS, status="ok") == 4
+        assert monitor.reader.offset == 1
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"v": 2}', '{"v": 1, "offset": -1, "rebuild_from": 0, "rows": 0}', "7"]
 )

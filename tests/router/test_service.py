@@ -11,7 +11,7 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
-from broker.base import Broker
+from broker.base import Broker, Consumer
 from broker.channels import Channels, Limits
 from broker.declared import endpoint_declared
 from broker.endpoint import read_endpoint
@@ -273,6 +273,30 @@ async def test_an_endpoint_whose_queue_is_there_waits_for_no_declaration_of_othe
         await send(broker, one=60_000)
         async with asyncio.timeout(PATIENCE_S):
             assert len(await broker.consume(CHANNELS.inputs("whole", 1), 1).take(1)) == 1
+        await service.close()
+
+
+async def test_nobody_consumes_from_a_queue_that_is_being_made(tmp_path: Path) -> None:
+    """RabbitMQ 3.10 ends the connection of who does, and with it all that the others were about to settle."""
+    consumed: list[str] = []
+
+    class Watching(Slow):
+        def consume(self, queue: str, prefetch: int) -> Consumer:
+            consumed.append(queue)
+            return super().consume(queue, prefetch)
+
+    view = View(b"secret")
+    for name in ("new", "e"):
+        endpoint = read_endpoint({"endpoint": name, "arms": {"v1": "whole@1"}}, source="test")
+        view.fold_declared(Record(0, endpoint_declared(endpoint, "test"), NO_HEADERS))
+    async with Watching(tmp_path / "b.db", CHANNELS) as broker:
+        service = Service(broker, view, RouterSettings(instance="r"), RouterMetrics(CollectorRegistry()))
+        service.look()
+        async with asyncio.timeout(PATIENCE_S):
+            while REQUESTS not in consumed:  # noqa: ASYNC110 - no event tells it
+                await asyncio.sleep(0.01)
+        assert CHANNELS.requests("new") not in consumed
+        assert not await broker.missing([REQUESTS])
         await service.close()
 
 

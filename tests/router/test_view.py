@@ -9,9 +9,10 @@ import pytest
 
 from broker.declared import endpoint_declared, endpoint_withdrawn
 from broker.endpoint import read_endpoint
+from broker.ids import wall_us
 from broker.messages import Record
 from broker.routing import Checkpoint, Place, Said, Verdict, experiment_of, write_claim, write_snapshot, write_verdict
-from broker.status import Announcement, State, write_announcement
+from broker.status import SILENT_AFTER_S, Announcement, State, host_name, write_announcement
 from router.view import View
 
 BANDIT = {
@@ -186,3 +187,16 @@ def test_a_model_of_more_versions_than_an_endpoint_can_have_arms_keeps_its_newes
         models.say(version, "ready")
     assert len(models.arms()) == 64
     assert models.drawn() == 100
+
+
+def test_what_was_said_long_ago_is_not_ready_now_though_it_is_read_only_now() -> None:
+    """A gateway, and `millrace models`, read the last minutes of the log when they start."""
+    models = Models()
+    for version, age_s in ((1, 2 * SILENT_AFTER_S), (2, 0.0)):
+        said = Announcement(
+            instance=f"r{version}", part="replica", state="ready", at_us=wall_us() - int(age_s * 1e6), model="m",
+            version=version, host=host_name(),
+        )  # fmt: skip
+        models.view.fold_status(Record(0, write_announcement(said), {}))
+    assert [models.view.is_ready("m", version) for version in (1, 2)] == [False, True]
+    assert [said.instance for said, _ in models.view.heard_now()] == ["r2"]

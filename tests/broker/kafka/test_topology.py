@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.errors import Refused
 from broker.kafka import topology
 from broker.kafka.adapter import KafkaBroker
 from broker.messages import NO_QUEUE, SAFE, Message
@@ -36,3 +37,33 @@ async def test_no_more_topics_are_remembered_than_the_limit(monkeypatch: pytest.
         names = [f"{installation.channels.prefix}made-up-{at}" for at in range(3 * LIMIT)]
         assert await broker.publish([Message(queue=name, body=b"x") for name in names]) == [NO_QUEUE] * len(names)
         assert len(broker.topology._known) == LIMIT  # noqa: SLF001 - what is remembered shows nowhere else
+
+
+async def test_a_log_whose_topic_was_made_with_more_partitions_loses_no_record() -> None:
+    """Only the first partition of a log is read."""
+    async with Installation(kafka_url(), user=None) as installation:
+        broker = await installation.broker()
+        assert isinstance(broker, KafkaBroker)
+        log = installation.channels.events("e")
+        await broker.topology.create(log, 3, {})
+        await broker.declare(log)
+        for at in range(6):
+            assert await broker.append(log, [b"%d" % at]) == [SAFE]
+        reader, found = broker.read(log, 0), list[bytes]()
+        while len(found) < 6:
+            found += [bytes(record.body) for record in await reader.read(10)]
+        await reader.close()
+        assert found == [b"%d" % at for at in range(6)]
+        await broker.delete(log)
+
+
+@pytest.mark.parametrize("policy", ["compact", "compact,delete"])
+async def test_a_compacted_topic_in_the_place_of_a_channel_is_refused(policy: str) -> None:
+    async with Installation(kafka_url(), user=None) as installation:
+        broker = await installation.broker()
+        assert isinstance(broker, KafkaBroker)
+        queue = installation.channels.requests("e")
+        await broker.topology.create(queue, 1, {"cleanup.policy": policy})
+        with pytest.raises(Refused, match=f"{queue}.*cleanup.policy={policy}"):
+            await broker.declare(queue)
+        await broker.delete(queue)

@@ -56,6 +56,26 @@ async def test_a_queue_of_another_type_is_refused_and_harms_nobody(installation:
     await wire.shut(DEADLINE_S)
 
 
+async def test_a_log_in_whose_place_is_a_queue_of_another_type_is_named(
+    installation: Installation, broker: Broker
+) -> None:
+    log = await installation.log(broker)
+    await broker.delete(log)
+    await broker.declare(log)
+    other = await installation.broker()
+    await other.delete(log)
+    wire = await Wire.open(Address.of(installation.url), "makes another one")
+    await (await Channel.open(wire, "declaring", DEADLINE_S)).call("queue_declare", queue=log, durable=True)
+    await broker.upkeep.look()
+    assert "x-queue-type" in broker.upkeep.troubles[log]
+    assert any(log in trouble for trouble in broker.troubles())
+    await other.delete(log)
+    await broker.upkeep.look()
+    assert broker.upkeep.troubles == {}
+    assert await broker.append(log, [b"x"]) == [SAFE]
+    await wire.shut(DEADLINE_S)
+
+
 async def test_a_transient_queue_survives_a_lost_connection(installation: Installation, broker: Broker) -> None:
     answers = installation.channels.answers("i")
     await broker.declare(answers)
