@@ -17,7 +17,9 @@ a module. Its code runs with the process's rights: only those who may run code h
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import sys
 from collections.abc import Mapping
 from copy import deepcopy
 from itertools import count
@@ -48,7 +50,9 @@ class PythonRuntime(Runtime):
         path = model_file(folder, config)
         root = ImportRoot(f"millrace_model_{config.name.replace('-', '_')}_{next(_numbers)}", folder)
         try:
-            model = _created(root.load(path), config)
+            module = root.load(path)
+            _bound_forks()
+            model = _created(module, config)
             if hasattr(model, "load"):
                 model.load(folder)
         except BaseException as exc:
@@ -80,6 +84,14 @@ class PythonRuntime(Runtime):
             getattr(self._model, name)()
         except BaseException as exc:
             raise Failed(f"model {self.config.name} failed in {name}: {described(exc)}") from exc
+
+
+def _bound_forks() -> None:
+    """Let torch's `fork` have one thread, if the model imported torch: no variable bounds that pool."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_interop_threads() != 1:
+        with contextlib.suppress(RuntimeError):  # it was used already
+            torch.set_num_interop_threads(1)
 
 
 def _created(module: ModuleType, config: ModelConfig) -> Any:

@@ -218,6 +218,9 @@ def test_check_names_files_that_are_not_read_or_declare_nothing(shop: Path) -> N
     assert done.returncode == 0
     assert "endpoints/a.yml is not read: endpoints is endpoints/*.yaml; name it a.yaml" in done.stderr
     assert "endpoints/b.yaml declares nothing" in done.stderr
+    named = millrace("check", "endpoints/a.yml", folder=shop)
+    assert named.returncode == 0
+    assert "endpoints/a.yml is not read by `millrace up`: endpoints is endpoints/*.yaml" in named.stderr
 
 
 @pytest.mark.parametrize(

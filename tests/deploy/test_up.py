@@ -256,6 +256,14 @@ def is_alive_at(port: int) -> bool:
         return False
 
 
+def test_settings_that_are_named_have_to_be_there(tmp_path: Path) -> None:
+    """It began an installation of default settings in whatever folder it was in."""
+    done = millrace("up", "--settings", "nope.yaml", folder=tmp_path)
+    assert (done.returncode, done.stderr.count("error:")) == (2, 1)
+    assert "there is no nope.yaml" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_prefix_that_the_broker_refuses_is_one_error(tmp_path: Path) -> None:
     address = rabbitmq_url()
     millrace("init", "shop", folder=tmp_path)

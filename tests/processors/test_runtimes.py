@@ -265,6 +265,29 @@ class Model:
 """
 
 
+def test_torch_in_a_python_model_forks_onto_one_thread(tmp_path: Path) -> None:
+    """In a process of its own: torch takes the number once in a process."""
+    (tmp_path / "model.py").write_text(
+        "import torch\n\nclass Model:\n    def infer(self, inputs):\n        return {}\n", "utf-8"
+    )
+    code = """
+import sys
+from pathlib import Path
+from processors.config import parse_config
+from processors.runtimes.python import PythonRuntime
+
+config = parse_config(sys.argv[2], model="m", source="config.pbtxt")
+PythonRuntime.load(Path(sys.argv[1]), config, device="cpu", threads=1)
+print(sys.modules["torch"].get_num_interop_threads())
+"""
+    text = """
+    backend: "python" max_batch_size: 8
+    input { name: "x" data_type: TYPE_FP32 dims: 2 } output { name: "y" data_type: TYPE_FP32 dims: 2 }
+    """
+    done = subprocess.run([sys.executable, "-c", code, tmp_path, text], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("1\n", 0), done.stderr
+
+
 def test_two_versions_share_no_state_and_leave_none(tmp_path: Path) -> None:
     modules = set(sys.modules)
     runtimes = []
