@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from broker.errors import MillraceError, Unavailable
 from broker.ids import new_uid, now_us
 from gateway.asgi import raw_error
+from gateway.backlog import Backlog
 from gateway.door import Door, Ended, Phase
 from gateway.errors import TooSlow
 
@@ -39,6 +40,11 @@ class EndingConnection(HttpToolsProtocol):
         self.read_by_s = math.inf
         self._is_arriving = False  # the door counts a body that is not whole
         self._discarded = 0
+
+    def connection_made(self, transport: Any) -> None:
+        """See `Backlog`."""
+        super().connection_made(transport)
+        self._backlog = self.flow = Backlog(transport, self._door)
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio reads the answer, uvicorn gives none
         """Go on if the client only ended its own direction: its answer is still to come."""
@@ -113,6 +119,7 @@ class EndingConnection(HttpToolsProtocol):
             self._door.note(why)
         self._arrived()
         self.parser = None
+        self._backlog.take()
         self._discarded = 0
         if self.is_answering():
             self.cycle.keep_alive = False
