@@ -40,7 +40,8 @@ class Connection(EndingConnection):
         self._upgrading = b""  # the method of a request that offers an upgrade
         self._is_timed = False  # the head or the body that is not whole has its deadline
         self._piece_bytes = 0  # of what is parsed now
-        self._fed_bytes = 0  # of a head or a body that is not whole, as it came
+        self._is_split = False  # a request has ended in the piece that is parsed now
+        self._fed_bytes = 0  # of a head or a body that is not whole, as it came, before the piece that is parsed now
         self._sizes: deque[int] = deque()  # bytes of the bodies of requests that have not ended, in order
 
     # -- the connection
@@ -125,7 +126,7 @@ class Connection(EndingConnection):
         self.flow.resume_reading()
 
     def _feed(self, piece: bytes | memoryview) -> None:
-        before, self._piece_bytes = self.phase, len(piece)
+        self._piece_bytes, self._is_split = len(piece), False
         try:
             try:
                 self.parser.feed_data(piece)
@@ -134,10 +135,9 @@ class Connection(EndingConnection):
         except httptools.HttpParserError as exc:
             self._refuse_head(exc.__context__)
             return
-        if self.phase is HEAD:
-            self._check_head(len(piece) if before < BODY else 0)
-        elif self.phase is BODY:
-            self._check_body(len(piece) if before is BODY else 0)
+        self._fed_bytes += len(piece)
+        if self._is_oversized():
+            self._refuse_head(self._too_large())
 
     def _feed_without_upgrade(self, data: bytes | memoryview, at: int) -> None:
         while True:
@@ -167,7 +167,8 @@ class Connection(EndingConnection):
     def on_message_begin(self) -> None:
         """Start a head."""
         super().on_message_begin()
-        self.phase, self._is_timed, self._fed_bytes = HEAD, False, 0
+        self.phase, self._is_timed = HEAD, False
+        self._fed_bytes = -self._piece_bytes if self._is_split else 0  # the piece has bytes of an earlier request
 
     def on_url(self, url: bytes) -> None:
         """Add a piece of the target."""
@@ -182,8 +183,7 @@ class Connection(EndingConnection):
             if self._upgrading == b"CONNECT":
                 raise InvalidRequest("CONNECT is not for this gateway: it is no proxy")
             return
-        if self._fed_bytes + self._piece_bytes > self._head_limit:  # a small head is not measured
-            self._measure()
+        self._measure()
         if self._for_health or self._door.is_loaded():
             self.app = self._app()
             super().on_headers_complete()
@@ -192,7 +192,7 @@ class Connection(EndingConnection):
             super().on_headers_complete()
         self.headers = []  # trailers go nowhere
         self._sizes.append(0)
-        self.phase, self._is_timed, self._fed_bytes = BODY, False, 0
+        self.phase, self._is_timed, self._fed_bytes = BODY, False, -self._piece_bytes
         if self.scope["http_version"] == "1.0" and self.parser.should_keep_alive():
             self.cycle.keep_alive = True
             self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"keep-alive")]
@@ -214,6 +214,9 @@ class Connection(EndingConnection):
         """Note that the request is whole."""
         if self._upgrading:
             return
+        if self.headers:  # trailers
+            self._measure()
+        self._is_split = True
         if self._is_arriving:
             self._arrived()
         if self.cycle.response_complete:
@@ -237,21 +240,21 @@ class Connection(EndingConnection):
         return any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
 
     def _measure(self) -> None:
-        size = sum(len(name) + len(value) for name, value in self.headers)
-        if size > self._head_limit:
+        """Refuse headers or trailers that are whole and too large; small ones need no look."""
+        if max(0, self._fed_bytes) + self._piece_bytes <= self._head_limit:
+            return
+        if sum(len(name) + len(value) for name, value in self.headers) > self._head_limit:
             raise self._too_large()
 
-    def _check_head(self, fed: int) -> None:
-        """Count a head that is not whole yet."""
-        self._fed_bytes += fed
-        if self._fed_bytes > self._head_limit:
-            self._refuse_head(self._too_large())
-
-    def _check_body(self, fed: int) -> None:
-        """Count a body that is not whole yet; framing that outweighs it is an attack."""
-        self._fed_bytes += fed
-        if not self.cycle.response_complete and self._fed_bytes > self._head_limit + (1 + FRAMING) * self._sizes[-1]:
-            self._refuse_head(self._too_large())
+    def _is_oversized(self) -> bool:
+        """Whether a head that is not whole is too large, or framing outweighs a body that is not: an attack."""
+        if self._fed_bytes <= self._head_limit:
+            return False
+        if self.phase is BODY:
+            return not self.cycle.response_complete and (
+                self._fed_bytes > self._head_limit + (1 + FRAMING) * self._sizes[-1]
+            )
+        return self.phase is HEAD
 
     def _note_unfinished(self) -> None:
         """Set the deadline of what a read has left unfinished; the door counts a body's bytes."""
