@@ -67,6 +67,7 @@ class Connection(EndingConnection):
             self._door.held_bytes -= self._sizes.pop()
         self.pipeline.clear()
         self.phase, self.due_s = CLOSING, math.inf
+        self._leave(self.running)  # uvicorn tells the last one
         super().connection_lost(exc)
 
     # -- what comes
@@ -286,6 +287,7 @@ class Connection(EndingConnection):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """Start a request; its bytes are held until it has ended, whether its client is still there or not."""
+        self.running = cycle
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self._ended)
         self.tasks.add(task)

@@ -30,6 +30,7 @@ class EndingConnection(HttpToolsProtocol):
 
     parser: Any  # None once nothing more is read
     cycle: Any  # of the last request; None before the first
+    running: Any = None  # of the request that runs, or ran last; others may wait behind it
 
     def __init__(self, door: Door, **given: Any) -> None:
         super().__init__(**given)
@@ -56,13 +57,14 @@ class EndingConnection(HttpToolsProtocol):
 
     def _probe_later(self, wait_s: float) -> None:
         """Find out whether a client that sends no more is gone: only writing to it tells. HTTP/1.0 has no such word."""
-        if self.scope["http_version"] == "1.1":
+        if self.running.scope["http_version"] == "1.1":
             self.loop.call_later(wait_s, self._probe, wait_s)
 
     def _probe(self, waited_s: float) -> None:
-        if self.transport.is_closing() or self.cycle.response_started or self.pipeline:
+        if self.transport.is_closing() or self.cycle.response_started:
             return
-        self.transport.write(CONTINUE)
+        if not self.running.response_started:
+            self.transport.write(CONTINUE)
         self._probe_later(min(2 * waited_s, PROBE_LONGEST_S))
 
     def pause_writing(self) -> None:
@@ -124,7 +126,7 @@ class EndingConnection(HttpToolsProtocol):
         if self.is_answering():
             self.cycle.keep_alive = False
             if self.cycle.more_body:
-                self._leave()
+                self._leave(self.cycle)
             self._turn(self.phase, self._door.limits.head_s)  # what is behind it has an end, too
             return
         silent = self.phase is SILENT
@@ -132,7 +134,7 @@ class EndingConnection(HttpToolsProtocol):
         if silent or not self.transport.can_write_eof():
             self._close()
             return
-        self._leave()
+        self._leave(self.cycle)
         self.transport.write_eof()
         self.flow.resume_reading()
         self._turn(CLOSING, LINGER_S)
@@ -145,15 +147,15 @@ class EndingConnection(HttpToolsProtocol):
         if began and (fresh or not cycle.response_started):
             self.transport.write(raw_error(error, new_uid(now_us())))
 
-    def _leave(self) -> None:
-        """Tell the request that its client is gone."""
-        cycle = self.cycle
+    def _leave(self, cycle: Any) -> None:
+        """Tell a request that its client is gone."""
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
 
     def _close(self) -> None:
-        self._leave()
+        self._leave(self.running)
+        self._leave(self.cycle)
         if self.transport.get_write_buffer_size() > HIGH_WATER_LIMIT:  # it is not read
             self.transport.abort()
             return

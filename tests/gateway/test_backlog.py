@@ -58,6 +58,24 @@ async def test_a_client_that_sent_ahead_and_left_leaves_nothing_behind(gateway: 
     await until(forgotten)
 
 
+async def test_a_client_that_sent_ahead_and_left_ends_its_running_request(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.doubling.go.clear()
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(WHOLE * 3)
+    await gateway.until_seen()
+    writer.transport.abort()
+
+    async def ended() -> bool:
+        return gateway.registry.get_sample_value("millrace_gateway_pending_requests") == 0 and held_bytes(gateway) == 0
+
+    await until(ended)
+    gateway.doubling.go.set()
+    assert (await gateway.client.get("/v2/health/live")).status_code == 200
+    assert not [it for it in caplog.records if it.levelname == "ERROR"]
+
+
 async def test_requests_sent_ahead_end_their_connection_when_bodies_are_full(tmp_path: Path) -> None:
     async with limited(tmp_path, bodies_bytes=len(BODY)) as gateway:
         gateway.doubling.go.clear()
