@@ -53,14 +53,14 @@ class Connection(EndingConnection):
         if door.is_full():
             self._for_health = door.has_room_for_health()
             if not self._for_health:
-                door.note(Ended.CONNECTIONS_FULL)
-                self._last_words(Unavailable(FULL))
-                self._close()
+                self.turn_away()
+                return
         door.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         self._door.connections.discard(self)
+        self._door.refused.discard(self)
         self._door.arrived(self)
         self._backlog.take()
         for _ in range(len(self.pipeline)):  # requests that nobody will start

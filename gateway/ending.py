@@ -102,6 +102,15 @@ class EndingConnection(HttpToolsProtocol):
         self._last_words(Unavailable(FULL))
         self._close()
 
+    def turn_away(self) -> None:
+        """Refuse the whole connection: there is no room for it."""
+        self.parser = None
+        self._last_words(Unavailable(FULL))
+        if self._door.refuse(self):
+            self._linger()
+        else:
+            self._close()
+
     def drop_body(self) -> None:
         """Make room for the bodies of others."""
         self._refuse(Unavailable(LOADED), None)
@@ -131,7 +140,14 @@ class EndingConnection(HttpToolsProtocol):
             return
         silent = self.phase is SILENT
         self._last_words(error)
-        if silent or not self.transport.can_write_eof():
+        if silent:
+            self._close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """End what is written, and go on reading for a while: closing at once could cost the client its answer."""
+        if not self.transport.can_write_eof():
             self._close()
             return
         self._leave(self.cycle)
