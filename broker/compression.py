@@ -13,7 +13,8 @@ import cramjam
 from broker.errors import InvalidRequest, TooLarge
 from broker.messages import Message
 
-MEMBERS_LIMIT = 256  # each costs a copy of what follows it
+MEMBERS_LIMIT = 64
+PIECE_BYTES = 64 * 1024  # decompressed at once: the end of a member costs a copy of the rest of its piece
 KNOWN = "gzip, deflate or zstd"
 _PLAIN = frozenset({"", "identity"})
 # Some AMQP libraries put the text's charset into content_encoding.
@@ -57,24 +58,32 @@ def _is_zlib(body: bytes) -> bool:
 
 def _inflate(body: bytes, name: str, limit: int, window: int) -> bytes:
     parts: list[bytes] = []
-    room, rest = limit + 1, body
-    while rest and len(parts) < MEMBERS_LIMIT:
-        machine = zlib.decompressobj(window)
+    room, at = limit + 1, 0
+    for _ in range(MEMBERS_LIMIT):
         try:
-            parts.append(machine.decompress(rest, room))
+            at, room = _inflate_member(body, at, parts, room, zlib.decompressobj(window))
         except zlib.error as exc:
             raise _not_whole(name) from exc
-        room -= len(parts[-1])
         if room <= 0:
             raise _too_large(limit)
-        if not machine.eof:
+        if at < 0:
             raise _not_whole(name)
-        rest = machine.unused_data
-    if rest:
-        raise InvalidRequest(f"the body has more than {MEMBERS_LIMIT} members of {name}: send one")
-    if not parts:
-        raise _not_whole(name)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+        if at == len(body):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+    raise InvalidRequest(f"the body has more than {MEMBERS_LIMIT} members of {name}: send one")
+
+
+def _inflate_member(body: bytes, at: int, parts: list[bytes], room: int, machine: zlib._Decompress) -> tuple[int, int]:
+    """Add one member's bytes to `parts`; return where the next one begins, -1 if it is cut short, and the room left."""
+    view = memoryview(body)
+    while not machine.eof and room > 0:
+        if at >= len(body):
+            return -1, room
+        piece = view[at : at + PIECE_BYTES]
+        parts.append(machine.decompress(piece, room))
+        room -= len(parts[-1])
+        at += len(piece) - len(machine.unused_data)
+    return at, room
 
 
 def _unpack_zstd(body: bytes, limit: int) -> bytes:

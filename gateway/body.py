@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from broker.compression import decompress
 from broker.errors import InvalidRequest, TooLarge
 from gateway.asgi import Receive
 
+ON_LOOP_BYTES = 64 * 1024  # more is decompressed beside the loop
 DIGITS = 18  # of a number in a header; Python refuses to read far longer ones, with an error of its own
 
 
@@ -21,7 +24,11 @@ async def read_body(receive: Receive, *, announced: bytes | None, encoding: byte
         body = await _rest(body, receive, limit)
     if len(body) > limit:
         raise _too_large(len(body), limit)
-    return decompress(body, encoding.decode("latin-1"), limit) if encoding else body
+    if not encoding:
+        return body
+    if len(body) <= ON_LOOP_BYTES:
+        return decompress(body, encoding.decode("latin-1"), limit)
+    return await asyncio.get_running_loop().run_in_executor(None, decompress, body, encoding.decode("latin-1"), limit)
 
 
 def number(text: bytes) -> int | None:

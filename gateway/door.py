@@ -21,6 +21,7 @@ SWEEP_S = 0.5
 LOG_EVERY_S = 10.0
 OWN_DESCRIPTORS = 64  # the broker's links, files, the metrics' own server
 HEALTH_CONNECTIONS = 32  # beyond the limit, for health alone
+REFUSED_CONNECTIONS = 16  # beyond these, too, on our own descriptors: they get to read why
 FEWEST_CONNECTIONS = 16
 YOUNG_S = 2.0  # a body that began less than this ago is not slow yet
 DISPLACED_AT_ONCE = 32  # a part of the limit: to look at all connections for each new one would be an attack, too
@@ -110,6 +111,7 @@ class Door:
     def __init__(self, limits: DoorLimits, count: Callable[[str], None]) -> None:
         self.limits = limits
         self.connections: set[Guest] = set()
+        self.refused: set[Guest] = set()  # for whom there was no room; they are gone soon
         self.most = connections_limit(limits.connections)
         self.now_s = time.monotonic()  # as of the last look: half a second is exact enough
         self.arriving: dict[Guest, int] = {}  # bytes of bodies that are not whole yet, the oldest first
@@ -137,6 +139,14 @@ class Door:
         """Tell whether one more connection may come for health alone."""
         return len(self.connections) < self.most + HEALTH_CONNECTIONS
 
+    def refuse(self, guest: Guest) -> bool:
+        """Count a connection for which there is no room; return whether it may stay until it has read why."""
+        self.note(Ended.CONNECTIONS_FULL)
+        if len(self.refused) >= REFUSED_CONNECTIONS:
+            return False
+        self.refused.add(guest)
+        return True
+
     def is_loaded(self) -> bool:
         """Tell whether the bodies held here take all that they may."""
         return self.held_bytes >= self.limits.bodies_bytes
@@ -158,7 +168,7 @@ class Door:
     def look(self) -> None:
         """End what is late, and log what was ended."""
         now = self.now_s = time.monotonic()
-        for guest in [it for it in self.connections if it.due_s <= now]:
+        for guest in [it for it in (*self.connections, *self.refused) if it.due_s <= now]:
             guest.expire()
         for guest in [it for it in self.connections if it.read_by_s <= now]:
             self.note(Ended.ANSWER_NOT_READ)

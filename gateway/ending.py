@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from broker.errors import MillraceError, Unavailable
 from broker.ids import new_uid, now_us
 from gateway.asgi import raw_error
+from gateway.backlog import Backlog
 from gateway.door import Door, Ended, Phase
 from gateway.errors import TooSlow
 
@@ -29,6 +30,7 @@ class EndingConnection(HttpToolsProtocol):
 
     parser: Any  # None once nothing more is read
     cycle: Any  # of the last request; None before the first
+    running: Any = None  # of the request that runs, or ran last; others may wait behind it
 
     def __init__(self, door: Door, **given: Any) -> None:
         super().__init__(**given)
@@ -40,6 +42,11 @@ class EndingConnection(HttpToolsProtocol):
         self._is_arriving = False  # the door counts a body that is not whole
         self._discarded = 0
 
+    def connection_made(self, transport: Any) -> None:
+        """See `Backlog`."""
+        super().connection_made(transport)
+        self._backlog = self.flow = Backlog(transport, self._door)
+
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio reads the answer, uvicorn gives none
         """Go on if the client only ended its own direction: its answer is still to come."""
         if self.phase is not ANSWER:
@@ -50,13 +57,14 @@ class EndingConnection(HttpToolsProtocol):
 
     def _probe_later(self, wait_s: float) -> None:
         """Find out whether a client that sends no more is gone: only writing to it tells. HTTP/1.0 has no such word."""
-        if self.scope["http_version"] == "1.1":
+        if self.running.scope["http_version"] == "1.1":
             self.loop.call_later(wait_s, self._probe, wait_s)
 
     def _probe(self, waited_s: float) -> None:
-        if self.transport.is_closing() or self.cycle.response_started or self.pipeline:
+        if self.transport.is_closing() or self.cycle.response_started:
             return
-        self.transport.write(CONTINUE)
+        if not self.running.response_started:
+            self.transport.write(CONTINUE)
         self._probe_later(min(2 * waited_s, PROBE_LONGEST_S))
 
     def pause_writing(self) -> None:
@@ -94,6 +102,15 @@ class EndingConnection(HttpToolsProtocol):
         self._last_words(Unavailable(FULL))
         self._close()
 
+    def turn_away(self) -> None:
+        """Refuse the whole connection: there is no room for it."""
+        self.parser = None
+        self._last_words(Unavailable(FULL))
+        if self._door.refuse(self):
+            self._linger()
+        else:
+            self._close()
+
     def drop_body(self) -> None:
         """Make room for the bodies of others."""
         self._refuse(Unavailable(LOADED), None)
@@ -113,19 +130,27 @@ class EndingConnection(HttpToolsProtocol):
             self._door.note(why)
         self._arrived()
         self.parser = None
+        self._backlog.take()
         self._discarded = 0
         if self.is_answering():
             self.cycle.keep_alive = False
             if self.cycle.more_body:
-                self._leave()
+                self._leave(self.cycle)
             self._turn(self.phase, self._door.limits.head_s)  # what is behind it has an end, too
             return
         silent = self.phase is SILENT
         self._last_words(error)
-        if silent or not self.transport.can_write_eof():
+        if silent:
+            self._close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """End what is written, and go on reading for a while: closing at once could cost the client its answer."""
+        if not self.transport.can_write_eof():
             self._close()
             return
-        self._leave()
+        self._leave(self.cycle)
         self.transport.write_eof()
         self.flow.resume_reading()
         self._turn(CLOSING, LINGER_S)
@@ -138,15 +163,15 @@ class EndingConnection(HttpToolsProtocol):
         if began and (fresh or not cycle.response_started):
             self.transport.write(raw_error(error, new_uid(now_us())))
 
-    def _leave(self) -> None:
-        """Tell the request that its client is gone."""
-        cycle = self.cycle
+    def _leave(self, cycle: Any) -> None:
+        """Tell a request that its client is gone."""
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
 
     def _close(self) -> None:
-        self._leave()
+        self._leave(self.running)
+        self._leave(self.cycle)
         if self.transport.get_write_buffer_size() > HIGH_WATER_LIMIT:  # it is not read
             self.transport.abort()
             return

@@ -2,10 +2,10 @@
 
     python -m loadtests.door [--broker amqp://guest:guest@127.0.0.1:25672/] [--seconds 30] [--json door.json]
 
-A process of its own attacks with 2,000 silent connections, 1,000 slow bodies of 7 MiB and endless heads of 300 MB, all
-at once and again whenever one is ended. Other clients ask at a steady rate before and meanwhile. Ends with status 1 if
-one of their requests failed, their p99 more than doubled, the gateway grew by 150 MB, or an attack left no log line or
-metric.
+A process of its own attacks with 2,000 silent connections, 1,000 slow bodies of 7 MiB, endless heads of 300 MB and 40
+connections that send 12,800 requests each behind one to a slow model, all at once and again whenever one is ended.
+Other clients ask at a steady rate before and meanwhile. Ends with status 1 if one of their requests failed, their p99
+more than doubled, the gateway grew by 150 MB, or an attack left no log line or metric.
 """
 
 from __future__ import annotations
@@ -39,27 +39,34 @@ from loadtests.front import open_loop
 from loadtests.report import quantile, report
 from loadtests.rig import free_port, processes
 
-SILENT, SLOW, HEADS = 2000, 1000, 4
+SILENT, SLOW, HEADS, AHEAD = 2000, 1000, 4, 40
 BODY_BYTES, HEAD_BYTES = 7 << 20, 300_000_000
 PIECE = b"a" * 64 * 1024
 SLOW_FIRST_BYTES, SLOW_BYTES, SLOW_EVERY_S = 64 * 1024, 4096, 1.0
+SENT_AHEAD = b"GET /v2 HTTP/1.1\r\n\r\n" * 12_800
+SLOW_MODEL_S, AHEAD_S = 5.0, 4.0
 AGAIN_S = 0.5
 RATE = 100.0
 MOST_RATIO, MOST_GROWTH_MB = 2.0, 150.0
 REASONS = ("head_too_large", "head_too_slow", "bodies_full")
 PARTS = ("gateway", "processors")
 PATH = "/v2/models/same/infer"
+SLOW_PATH = "/v2/models/slow/infer"
 BODY = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[1]}]}'
 CONFIG = """\
-name: "same"
+name: "NAME"
 backend: "python"
 max_batch_size: 64
 input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] } ]
 output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
 """
 MODEL = """\
+import time
+
+
 class Model:
     def infer(self, inputs):
+        time.sleep(WORK_S)
         return {"y": inputs["x"]}
 """
 
@@ -68,7 +75,7 @@ async def attack(port: int) -> None:
     """Attack until killed; print a line once every connection has been tried."""
     os.nice(19)  # attackers have machines of their own: here they give way
     tasks = Tasks()
-    attackers = [_silent] * SILENT + [_slow_body] * SLOW + [_endless_head] * HEADS
+    attackers = [_silent] * SILENT + [_slow_body] * SLOW + [_endless_head] * HEADS + [_sent_ahead] * AHEAD
     for attacker in attackers:
         tasks.spawn(_for_ever(attacker, port), attacker.__name__)
     sys.stdout.write(f"{len(attackers)} attackers\n")
@@ -110,11 +117,20 @@ async def _endless_head(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
         await writer.drain()
 
 
-def write_model(root: Path) -> None:
-    """Write a model that costs nothing."""
-    (root / "same/1").mkdir(parents=True)
-    (root / "same/config.pbtxt").write_text(CONFIG)
-    (root / "same/1/model.py").write_text(MODEL)
+async def _sent_ahead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    head = f"POST {SLOW_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    writer.write(head.encode() + BODY + SENT_AHEAD)
+    async with asyncio.timeout(AHEAD_S):
+        while await reader.read(1 << 20):
+            pass
+
+
+def write_models(root: Path) -> None:
+    """Write a model that costs nothing, and one that is slow."""
+    for name, work_s in (("same", 0.0), ("slow", SLOW_MODEL_S)):
+        (root / name / "1").mkdir(parents=True)
+        (root / name / "config.pbtxt").write_text(CONFIG.replace("NAME", name))
+        (root / name / "1/model.py").write_text(MODEL.replace("WORK_S", str(work_s)))
 
 
 async def metrics_of_gateway(place: Installation) -> dict[str, float]:
@@ -173,9 +189,9 @@ async def ask(port: int, seconds: float, gateway: psutil.Process) -> dict[str, A
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run everything and return the figures."""
-    with tempfile.TemporaryDirectory(prefix="millrace-door-") as name:
-        folder, port = Path(name), free_port()
-        write_model(folder / "models")
+    with tempfile.TemporaryDirectory(prefix="millrace-door-") as temporary:
+        folder, port = Path(temporary), free_port()
+        write_models(folder / "models")
         broker = f"broker: {{url: '{options.broker}'}}\n" if options.broker else ""
         (folder / "millrace.yaml").write_text(
             f"prefix: door{port}.\n{broker}gateway: {{http_port: {port}}}\nmetrics: {{port: 0}}\n"
@@ -183,7 +199,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         place = Installation.at(folder / "millrace.yaml")
         with processes([place.part_command(part) for part in PARTS], folder / "log") as running:
             await wait_until_ready(port, "127.0.0.1", 90.0, lambda: True)
-            await wait_until_ready(port, "127.0.0.1", 90.0, lambda: True, path="/v2/models/same/ready")
+            for name in ("same", "slow"):
+                await wait_until_ready(port, "127.0.0.1", 90.0, lambda: True, path=f"/v2/models/{name}/ready")
             await ask(port, options.seconds / 4, running[0])
             before = await ask(port, options.seconds, running[0])
             with attacked(port):
@@ -235,7 +252,8 @@ def main() -> None:
     rows += [("log", line) for line in figures["log"]]
     found = wrong(figures)
     rows += [("WRONG", text) for text in found]
-    report(f"door: {SILENT:,} silent, {SLOW:,} slow bodies, {HEADS} endless heads", rows, figures, options.json)
+    kinds = f"{SILENT:,} silent, {SLOW:,} slow bodies, {HEADS} endless heads, {AHEAD} that send ahead"
+    report(f"door: {kinds}", rows, figures, options.json)
     sys.exit(1 if found else 0)
 
 

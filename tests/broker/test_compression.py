@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 
 import cramjam
 import pytest
 
-from broker.compression import MEMBERS_LIMIT, decompress, decompressed
+from broker.compression import MEMBERS_LIMIT, PIECE_BYTES, decompress, decompressed
 from broker.errors import InvalidRequest, TooLarge
 from broker.messages import Message
 
@@ -63,6 +64,23 @@ def test_an_encoding_that_is_not_known_is_invalid_and_the_known_ones_are_named(e
     with pytest.raises(InvalidRequest, match="gzip, deflate or zstd") as caught:
         decompress(BODY, encoding, LIMIT)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("size", [PIECE_BYTES - 23, PIECE_BYTES, 3 * PIECE_BYTES + 1])
+def test_members_larger_and_smaller_than_a_piece_are_put_together(size: int) -> None:
+    body = os.urandom(size)
+    packed = gzip.compress(body) + gzip.compress(b"") + gzip.compress(BODY) + gzip.compress(body)
+    plain = body + BODY + body
+    assert decompress(packed, "gzip", len(plain)) == plain
+    with pytest.raises(TooLarge):
+        decompress(packed, "gzip", len(plain) - 1)
+    with pytest.raises(InvalidRequest, match="not whole"):
+        decompress(packed[:-1], "gzip", len(plain))
+
+
+def test_as_many_members_as_are_allowed_are_read_and_they_are_few() -> None:
+    assert decompress(gzip.compress(b"a") * MEMBERS_LIMIT, "gzip", LIMIT) == b"a" * MEMBERS_LIMIT
+    assert MEMBERS_LIMIT <= 64
 
 
 def test_many_empty_members_are_refused_before_they_cost_time() -> None:

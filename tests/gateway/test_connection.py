@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -99,11 +100,36 @@ async def test_a_head_over_the_limit_is_431(gateway: Gateway, parts: tuple[bytes
     assert await serves_others(gateway)
 
 
+async def test_what_is_too_large_is_refused_though_it_comes_whole_at_once(tmp_path: Path) -> None:
+    async with limited(tmp_path, head_bytes=4096) as gateway:
+        chunked = POST + b"transfer-encoding: chunked\r\n\r\n%b\r\n%b\r\n0\r\n%b\r\n"
+        size, trailer = b"%x" % len(BODY), b"x: " + b"a" * 100_000 + b"\r\n"
+        assert (await refused(gateway, chunked % (size, BODY, trailer)))[0] == 431
+        assert (await refused(gateway, chunked % (size + b";" + b"a" * 100_000, BODY, b"")))[0] == 431
+        assert counted(gateway, "head_too_large") == 2
+
+
 @pytest.mark.parametrize("path", [URL, "/v2/models/double/feedback", "/v2/repository/index"])
 async def test_a_body_over_the_limit_of_its_route_is_413_and_counted(gateway: Gateway, path: str) -> None:
     answer = await gateway.client.post(path, content=b" " * (9 << 20))
     assert answer.status_code == 413
     assert counted(gateway, "body_too_large") == 1
+
+
+async def test_a_body_that_goes_on_long_after_its_refusal_is_hung_up_on(gateway: Gateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(POST + b"content-length: 9000000000\r\n\r\n")
+    assert (await answer_of(reader))[0] == 413
+
+    async def flood() -> None:
+        for _ in range(64):
+            writer.write(b" " * (1 << 20))
+            await writer.drain()
+
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(flood(), PATIENCE_S)
+    writer.close()
+    assert await serves_others(gateway)
 
 
 async def test_what_is_unreadable_behind_a_body_that_is_still_to_come_ends_the_connection(tmp_path: Path) -> None:
@@ -257,6 +283,28 @@ async def test_requests_that_wait_are_never_displaced_and_health_gets_in_all_the
             if reader not in (late, health):
                 assert (await answer_of(reader))[0] == 200
             writer.close()
+
+
+async def test_a_client_for_whom_there_is_no_room_reads_its_503(tmp_path: Path) -> None:
+    async with limited(tmp_path, connections=16) as gateway:
+        gateway.doubling.go.clear()
+        others: list[asyncio.StreamWriter] = []
+        for sent in [b"content-length: %d\r\n\r\n" % len(BODY) + BODY] * 16 + [b"content-length: 9\r\n\r\n{"] * 32:
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(POST + sent)
+            if len(others) >= 16:
+                assert (await answer_of(reader))[0] == 503
+            others.append(writer)
+        late = socket.create_connection(("127.0.0.1", gateway.port))
+        late.sendall(POST + b"content-length: 9\r\n\r\n" + b" " * 9)  # before the gateway can look
+        late.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=late)
+        assert (await answer_of(reader))[0] == 503
+        assert await reader.read() == b""
+        assert counted(gateway, "connections_full") == 33
+        gateway.doubling.go.set()
+        for it in [*others, writer]:
+            it.close()
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
