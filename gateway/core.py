@@ -51,7 +51,7 @@ class Core:
         self.metrics = metrics
         self.door = Door(settings.door, metrics.refused)
         self.readiness = Readiness(
-            broker, view, strict=settings.strict_readiness, no_answers=lambda: self.pending.trouble
+            broker, view, strict=settings.strict_readiness, no_answers=lambda: self.pending.trouble()
         )
         self.pending = Pending(broker, broker.channels.answers(settings.instance), limit=settings.pending_limit)
         self.rows = Rows(broker, {}, source=f"/millrace/{settings.instance}", linger_s=DOOR_LINGER_S)

@@ -72,12 +72,12 @@ class Pending:
             self.fail(uid, stops)
         self._gathering.fail_all(stops)
 
-    @property
     def trouble(self) -> str:
-        """Return why no answers can come, if that has been so for a while; else nothing."""
-        if self._consumer is None or time.monotonic() - self._untroubled_at < TROUBLED_S:
-            return ""
-        return self._consumer.trouble
+        """Return why no answers can come, if that has been so for a while, else nothing; to be asked often."""
+        trouble, now = self._consumer.trouble if self._consumer is not None else "", time.monotonic()
+        if not trouble:
+            self._untroubled_at = now
+        return trouble if now - self._untroubled_at >= TROUBLED_S else ""
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._gathering)
@@ -139,7 +139,7 @@ class Pending:
     def _check_room(self) -> None:
         if self._stopping:
             raise Unavailable("this gateway stops: send the request to another one")
-        if trouble := self.trouble:
+        if trouble := self.trouble():
             raise Unavailable(f"no answers can reach this gateway now: {trouble}")
         if len(self) >= self._limit:
             raise QueueFull(f"{self._limit} requests wait here already", retry_after_s=self.drain_s())
@@ -174,8 +174,7 @@ class Pending:
         while True:
             await asyncio.sleep(SWEEP_S)
             now = time.monotonic()
-            if self._consumer is not None and not self._consumer.trouble:
-                self._untroubled_at = now
+            self.trouble()
             if len(self) or self._answered > answered:
                 self._rate.observe(self._answered - answered, now - before)
             before, answered = now, self._answered
