@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ BOUND_S = 7200.0  # a clock that is off by more is no clock: it is named, and no
 WINDOW_S = 15.0
 SPAN_S = 1.0  # heartbeats that are read in one go, at the start, tell nothing
 SAMPLES = 32
-MEASURED_WITHIN_S = 5.0  # a machine that lives is heard twice in that time
+MEASURED_WITHIN_S = 5.0  # after the first word of others: a machine that lives is heard twice in that time
 MEASURED_EVERY_S = 0.1
 KEPT_S = 3600.0
 
@@ -46,6 +47,7 @@ class Clocks:
         self._shift = shift
         self._heard: dict[str, deque[tuple[float, float]]] = {}  # by host: when, and by how much it is ahead of us
         self._kept: dict[str, tuple[float, float]] = {}  # what was measured last, of machines that left, too
+        self._began_s = math.inf  # when another machine was heard first
         self._named: set[str] = set()
         self.offset_s = 0.0
         """What has to be added to this machine's clock."""
@@ -60,6 +62,7 @@ class Clocks:
         """Take in a heartbeat."""
         if host == self._host:
             return
+        self._began_s = min(self._began_s, self._clock())
         ahead_s = (at_us - self._wall_us()) / 1e6
         self._heard.setdefault(host, deque(maxlen=SAMPLES)).append((self._clock(), ahead_s))
         self._settle()
@@ -73,9 +76,11 @@ class Clocks:
 
     @property
     def is_measuring(self) -> bool:
-        """Tell whether a machine was heard just now, and not for long enough to know its clock."""
-        since, known = self._clock() - MEASURED_WITHIN_S, self._ahead()
-        return any(samples[-1][0] >= since for host, samples in self._heard.items() if host not in known and samples)
+        """Tell whether other machines have just been heard for the first time, and one's clock is not known yet."""
+        if self._clock() - self._began_s > MEASURED_WITHIN_S:
+            return False
+        known = self._ahead()
+        return any(host not in known for host in self._heard)
 
     async def measured(self) -> None:
         """Return once the clocks of the machines that were heard just now are known: soon, also if they are gone."""

@@ -173,3 +173,12 @@ def test_a_deadline_from_before_the_clock_was_put_right_is_judged_by_the_time_of
         assert is_over(now - 1_000_000, now)  # the earlier of both times is that of now
     finally:
         shift_clock(0)
+
+
+def test_machines_that_come_all_the_time_hold_nobody_up() -> None:
+    machines = Machines({"a": 0.0})
+    clocks = machines.clocks["a"]
+    for number in range(20):
+        clocks.hear(f"pod{number}", machines.wall_us(0.0))
+        machines.at_s += 1.0
+    assert not clocks.is_measuring
