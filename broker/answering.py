@@ -41,8 +41,8 @@ class Answering:
     """Sends answers, each with the hold that waits for it.
 
     An answer that is too large for a message, or for its client's queue, ends `failed` with its size. One whose queue
-    is missing, or stays full, is dropped and counted: it holds up nobody else. `dropped` hears why and how many; the
-    log says it at most every `WARN_EVERY_S`.
+    is missing, or stays full, is dropped and counted, so that other answers go on. `dropped` is called with the reason
+    and the number; a warning is logged at most every `WARN_EVERY_S`.
     """
 
     def __init__(
