@@ -1,7 +1,8 @@
 """The settings that must be the same in all gateways and routers of an installation, as each announces them.
 
 The assignment key itself is never sent: what is compared is a slow one-way hash of it, so that a key that a person
-chose cannot be guessed from the log either. The prefix is not compared: processes with different prefixes use different channels and never read each other.
+chose cannot be guessed from the log either. The prefix is not compared: processes with different prefixes use different
+channels and never read each other.
 """
 
 from __future__ import annotations
