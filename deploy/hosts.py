@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import random
+import socket
 
 _EVERYWHERE = frozenset(("", "0.0.0.0", "::"))  # noqa: S104 - these are recognized, not listened at
 _LOCAL = "127.0.0.1"
+_PORTS = range(20_000, 25_000)  # below those that Linux, macOS and Windows give to outgoing connections, and unassigned
+_TRIES = 100
 
 
 def bare(host: object) -> str:
@@ -30,3 +34,21 @@ def shown(host: str, port: int) -> str:
 def reached_at(host: str) -> str:
     """Return where this computer reaches what listens at a host."""
     return _LOCAL if host in _EVERYWHERE else host
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 for a part that is started in a moment.
+
+    The kernel's own choice may belong to an outgoing connection of any program by then.
+
+    Raises:
+        OSError: no free one was found.
+    """
+    for port in random.sample(_PORTS, _TRIES):
+        with socket.socket() as probe:
+            try:
+                probe.bind((_LOCAL, port))
+            except OSError:
+                continue
+            return port
+    raise OSError(f"{_TRIES} ports between {_PORTS.start} and {_PORTS.stop} were tried, and none is free")

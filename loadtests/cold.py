@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import uvloop
 from broker.channels import Channels
 from broker.connect import connect
 from broker.database import Care, Database, Schema, fetch_one
+from deploy.hosts import free_port
 from deploy.project import write_project
 from deploy.settings import child_environment
 from loadtests.report import console
@@ -53,7 +53,7 @@ def main() -> int:
 
 def start_once(url: str) -> str:
     """Start an installation, ask it once when it says that it is ready, and remove it; returns the answer's status."""
-    channels, port = Channels(f"cold{uuid4().hex[:8]}."), _free_port()
+    channels, port = Channels(f"cold{uuid4().hex[:8]}."), free_port()
     with tempfile.TemporaryDirectory(prefix="millrace-cold-") as folder:
         shop = Path(folder) / "shop"
         write_project(shop)
@@ -127,12 +127,6 @@ async def _identity(results: Path) -> str:
     found = await database.run(lambda connection: fetch_one(connection, "SELECT identity FROM store"), Care.READ)
     await database.close()
     return str(found[0])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -38,11 +38,12 @@ from broker.ids import new_uid, now_us
 from broker.messages import Record
 from broker.routing import Said, experiment_of, write_claim, write_snapshot
 from broker.status import Announcement, write_announcement
+from deploy.hosts import free_port
 from deploy.supervisor import wait_until_ready
 from deploy.wiring import Installation
 from loadtests.front import Load, closed_loop
 from loadtests.report import report
-from loadtests.rig import free_port, processes
+from loadtests.rig import processes
 from router.learning.declared import read_experiment
 from router.learning.fold import Fold
 from router.learning.ledger import Ledger

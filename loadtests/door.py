@@ -33,11 +33,12 @@ from broker.base import Since
 from broker.ids import now_us
 from broker.status import read_status
 from broker.tasks import Tasks
+from deploy.hosts import free_port
 from deploy.supervisor import wait_until_ready
 from deploy.wiring import Installation
 from loadtests.front import open_loop
 from loadtests.report import quantile, report
-from loadtests.rig import free_port, processes
+from loadtests.rig import processes
 
 SILENT, SLOW, HEADS, AHEAD = 2000, 1000, 4, 40
 BODY_BYTES, HEAD_BYTES = 7 << 20, 300_000_000

@@ -15,12 +15,13 @@ from typing import Any
 import psutil
 import uvloop
 
+from deploy.hosts import free_port
 from deploy.supervisor import wait_until_ready
 from loadtests.front import closed_loop
 from loadtests.path import wait_for_model
 from loadtests.queue_client import body
 from loadtests.report import report
-from loadtests.rig import free_port, processes, with_children, write_models, write_settings
+from loadtests.rig import processes, with_children, write_models, write_settings
 
 PARTS = ("gateway", "router", "monitors", "processors")
 CONNECTIONS = 64

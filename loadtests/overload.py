@@ -24,10 +24,11 @@ import psutil
 import uvloop
 
 from broker.tasks import Tasks
+from deploy.hosts import free_port
 from deploy.supervisor import wait_until_ready
 from deploy.wiring import Installation
 from loadtests.report import report
-from loadtests.rig import free_port, processes, with_children
+from loadtests.rig import processes, with_children
 
 PER_S = 100
 BATCH = 10

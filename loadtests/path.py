@@ -30,6 +30,7 @@ import uvloop
 from broker.base import Broker
 from broker.bundle import single
 from broker.header import Reply
+from deploy.hosts import free_port
 from deploy.shell import GC_THRESHOLD
 from deploy.supervisor import wait_until_ready
 from deploy.wiring import Installation
@@ -39,7 +40,6 @@ from loadtests.queue_client import body, bundled, request_on, route_to
 from loadtests.report import quantile, report
 from loadtests.rig import (
     Cost,
-    free_port,
     processes,
     run_json,
     server_processes,

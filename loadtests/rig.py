@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -149,13 +148,6 @@ def server_processes(url: str) -> list[psutil.Process]:
         and connection.pid
     }
     return [psutil.Process(pid) for pid in found]
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def with_children(process: psutil.Process) -> list[psutil.Process]:

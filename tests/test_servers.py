@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import ssl
 import subprocess
@@ -168,6 +169,42 @@ def test_a_node_waits_for_a_port_that_one_of_its_own_still_holds(has_just_died: 
         script = f"set -euo pipefail; home={tmp_path}; . {servers.ROOT}/deploy/services/node.sh; ports_free {port}"
         done = subprocess.run(["/bin/bash", "-c", script], timeout=30, check=False)
     assert done.returncode == (0 if has_just_died else 1)
+
+
+STAND_IN = """#!/bin/bash
+folder=$4
+ls -A "$folder"
+mkdir -p "$folder/proc/1" "$folder/usr"
+[[ ! -e {interrupt} ]] || {{ rm {interrupt}; kill -9 0; }}
+touch "$folder/usr/installed"
+"""
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="a Debian installs a Debian")
+def test_an_interrupted_installation_of_rabbitmq_4_is_begun_again(tmp_path: Path) -> None:
+    """debootstrap refuses a folder that another one left half full, so a stand-in that dies is enough."""
+    services, programs, interrupt = tmp_path / "deploy/services", tmp_path / "bin", tmp_path / "interrupt"
+    shutil.copytree(servers.ROOT / "deploy/services", services)
+    programs.mkdir()
+    (programs / "debootstrap").write_text(STAND_IN.format(interrupt=interrupt), "utf-8")
+    (programs / "debootstrap").chmod(0o755)
+    environment = {"PATH": f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+    def install() -> int:
+        """Run it in a process group of its own, which is what the stand-in kills."""
+        command = [services / "rabbitmq4.sh", "install"]
+        return subprocess.run(command, env=environment, start_new_session=True, timeout=60, check=False).returncode
+
+    debian = tmp_path / ".cache/rabbitmq4"
+    (debian / "usr/share").mkdir(parents=True)  # what the first release of the script left
+    interrupt.touch()
+    assert install() != 0
+    assert not (debian / "complete").exists()
+    assert install() == 0
+    assert (debian / "usr/installed").exists()
+    assert (debian / "complete").exists()
+    assert [path.name for path in debian.parent.iterdir() if path.is_dir()] == ["rabbitmq4"]
+    assert (debian.parent / "rabbitmq4.out").read_text() == "", "debootstrap gets an empty folder"
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])

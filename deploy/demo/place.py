@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import socket
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ import uvloop
 from rich.console import Console
 
 from deploy.demo.folder import write_settings
+from deploy.hosts import free_port
 from deploy.wiring import Installation
 
 HOST = "127.0.0.1"
@@ -62,7 +62,7 @@ def place_in(
     What the demonstration depends on is given as flags too, so that no variable changes it.
     """
     prefix = "millrace.demo." if known_ports else f"millrace.demo-{secrets.token_hex(3)}."
-    http_port, metrics_port = (HTTP_PORT, METRICS_PORT) if known_ports else (_free_port(), 0)
+    http_port, metrics_port = (HTTP_PORT, METRICS_PORT) if known_ports else (free_port(), 0)
     path = write_settings(folder, prefix=prefix, engine=engine, http_port=http_port, metrics_port=metrics_port)
     overrides = {
         "processors.engine": engine, "gateway.http_port": str(http_port), "metrics.port": str(metrics_port),
@@ -81,9 +81,3 @@ def print_log(console: Console, log: Path) -> None:
         tail = list(deque(lines, LOG_LINES))
     console.print(f"\nthe last {len(tail)} lines of the processes' log:", highlight=False)
     console.print("".join(tail), markup=False, highlight=False, soft_wrap=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

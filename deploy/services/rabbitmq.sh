@@ -59,6 +59,7 @@ main() {
         status) status ;;
         url) url ;;
         secure-url) secure_url ;;
+        install) install_debian ;; # what `start` of rabbitmq4.sh does first
         ctl) shift && ctl "$@" ;;
         *) usage ;;
     esac
@@ -82,22 +83,45 @@ start() {
 installed() {
     if [[ -z $debian ]]; then
         [[ -x $bin/rabbitmq-server ]] || "$here/apt.sh" rabbitmq-server
-    else
-        [[ -e $debian/complete ]] || install_debian
+    elif [[ ! -e $debian/complete ]]; then
+        ((EUID == 0)) && "$here/apt.sh" debootstrap && install_debian
     fi
 }
 
+# In a new folder that gets its name last, so an installation that was interrupted is begun again.
 install_debian() {
-    ((EUID == 0)) && "$here/apt.sh" debootstrap || return 1
-    local mirror
+    mkdir -p "${debian%/*}"
+    # One at a time; the lock is this script, and what it starts has it not.
+    [[ -n ${MILLRACE_DEBIAN_LOCKED:-} ]] ||
+        { MILLRACE_DEBIAN_LOCKED=yes flock --close "$here/rabbitmq4.sh" "$here/rabbitmq4.sh" install; return; }
+    [[ ! -e $debian/complete ]] || return 0
+    local mirror unfinished
+    for unfinished in "$debian" "$debian".unfinished.*; do
+        remove_tree "$unfinished"
+    done
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 'Created-By: Packages' | head -n 1)
+    unfinished=$(mktemp -d "$debian.unfinished.XXXXXX")
+    chmod 755 "$unfinished"
     echo "fetching RabbitMQ 4, and a Debian 13 for it"
-    rm -rf --one-file-system "$debian"
-    mkdir -p "$debian"
-    debootstrap --variant=minbase --include=rabbitmq-server trixie "$debian" "$mirror" </dev/null >"$debian.out" 2>&1 ||
-        { tail -n 20 "$debian.out" >&2; return 1; }
-    rm -rf "$debian"/var/cache/apt/archives/*.deb
-    touch "$debian/complete"
+    own_mounts debootstrap --variant=minbase --include=rabbitmq-server trixie "$unfinished" "$mirror" \
+        </dev/null >"$debian.out" 2>&1 ||
+        { tail -n 20 "$debian.out" >&2; fail "RabbitMQ 4 cannot be installed: see $debian.out"; }
+    rm -rf "$unfinished"/var/cache/apt/archives/*.deb
+    touch "$unfinished/complete"
+    mv --no-target-directory "$unfinished" "$debian"
+}
+
+# What a command mounts is gone with it, even when it is killed, where the kernel allows this.
+own_mounts() {
+    if unshare --mount true 2>/dev/null; then unshare --mount "$@"; else "$@"; fi
+}
+
+remove_tree() {
+    local mount
+    while read -r mount; do
+        umount --lazy "$mount"
+    done < <(cut -d ' ' -f 2 /proc/self/mounts | grep -F "$1/" | tac)
+    rm -rf --one-file-system "$1"
 }
 
 # The node in its small Debian and everybody outside know the folder by the same path.

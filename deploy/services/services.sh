@@ -45,7 +45,7 @@ wait_for_all() {
     for server in ${starting:-}; do
         if wait "${server#*:}"; then
             :
-        elif [[ $server == rabbitmq4:* ]]; then
+        elif [[ $server == rabbitmq4:* && -z ${CI:-} ]]; then
             echo "RabbitMQ 4 does not run here: tests that need it are skipped"
         else
             exit 1

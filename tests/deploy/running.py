@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,19 +20,13 @@ import psutil
 
 from broker.channels import Channels
 from broker.connect import connect
+from deploy.hosts import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 WITHIN_S = 60.0
 TEMPLATE = multiprocessing.get_context("forkserver")
 TEMPLATE.set_forkserver_preload(["tests.deploy.template", __name__])
-
-
-def free_port() -> int:
-    """Return a port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from deploy.hosts import bare, is_loopback, reached_at, shown
+from deploy.hosts import bare, free_port, is_loopback, reached_at, shown
 from deploy.shell import Context, serve_pages
 
 
@@ -29,6 +31,14 @@ def test_a_host_is_read_and_shown(written: str, read: str, loopback: bool, url: 
 def test_what_listens_everywhere_is_reached_at_this_computer(host: str) -> None:
     assert reached_at(host) == "127.0.0.1"
     assert reached_at("::1") == "::1"
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_may_take() -> None:
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = [free_port() for _ in range(50)]
+    assert max(ports) < lowest
+    with socket.create_server(("127.0.0.1", ports[0])):
+        assert ports[0] not in {free_port() for _ in range(50)}
 
 
 @pytest.mark.parametrize(("host", "asked"), [("::1", ["[::1]"]), ("::", ["[::1]", "127.0.0.1"])])

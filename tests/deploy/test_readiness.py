@@ -8,10 +8,10 @@ from pathlib import Path
 from broker.ids import now_us
 from broker.messages import Message
 from broker.status import Announcement, write_announcement
+from deploy.hosts import free_port
 from deploy.readiness import wait_until_served
 from deploy.supervisor import Supervisor
 from deploy.wiring import Installation
-from tests.deploy.running import free_port
 
 PATIENCE_S = 20.0
 CONFIG = """\

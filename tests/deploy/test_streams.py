@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.deploy.running import WITHIN_S, environment, eventually, free_port, millrace
+from deploy.hosts import free_port
+from tests.deploy.running import WITHIN_S, environment, eventually, millrace
 
 KNOWS = """
 import os, sys

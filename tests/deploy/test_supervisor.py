@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from broker.errors import Unavailable
+from deploy.hosts import free_port
 from deploy.shell import MISCONFIGURED
 from deploy.supervisor import Supervisor, wait_until_ready
 from deploy.wiring import Installation
-from tests.deploy.running import free_port
 
 
 async def test_who_is_stopped_before_the_gateway_is_ready_says_nothing_of_the_time_that_was_allowed() -> None:

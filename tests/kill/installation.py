@@ -7,7 +7,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,6 +25,7 @@ from broker.following import Following
 from broker.messages import Record
 from broker.status import Announcement, read_status
 from deploy import wiring
+from deploy.hosts import free_port
 from tests.kill.models import write_model
 
 PATIENCE_S = 60.0
@@ -50,7 +50,7 @@ class Installation:
 
         The parts connect to `link_url` where there is one: the same broker, by way of what a test can cut.
         """
-        self.http_port = _free_port()
+        self.http_port = free_port()
         path = folder / "millrace.yaml"
         path.write_text(SETTINGS % (f"k{uuid4().hex[:12]}.", link_url or url, self.http_port))
         self.folder = folder
@@ -222,9 +222,3 @@ def is_alive(pid: int) -> bool:
 def kill_process(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
     """Send a signal to a process that the test did not start itself."""
     os.kill(pid, number)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
