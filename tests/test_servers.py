@@ -192,7 +192,7 @@ def test_an_interrupted_installation_of_rabbitmq_4_is_begun_again(tmp_path: Path
 
     def install() -> int:
         """Run it in a process group of its own, which is what the stand-in kills."""
-        command = [services / "rabbitmq4.sh", "install"]
+        command = [str(services / "rabbitmq4.sh"), "install"]
         return subprocess.run(command, env=environment, start_new_session=True, timeout=60, check=False).returncode
 
     debian = tmp_path / ".cache/rabbitmq4"
