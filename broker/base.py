@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
-from broker.answers import clean
 from broker.channels import LOGS, NO_LIMITS, Channels, Limits
-from broker.ids import now_us
 from broker.messages import MESSAGE_LIMIT_BYTES as MESSAGE_LIMIT_BYTES
 from broker.messages import NO_HEADERS, NO_QUEUE, Delivery, Depth, Message, Outcome, Record
-from broker.upkeep import Upkeep
+from broker.protocol.answers import clean
+from broker.protocol.ids import now_us
+from broker.support.upkeep import Upkeep
 
 DELAY_LADDER_S = (0.2, 1.0, 5.0, 30.0)
 

@@ -11,9 +11,9 @@ import os
 import sys
 
 from broker.errors import Misconfigured
-from deploy.command import read_command
-from deploy.shell import MISCONFIGURED, write_logs
-from deploy.streams import open_standard_streams
+from deploy.processes.command import read_command
+from deploy.processes.shell import MISCONFIGURED, write_logs
+from deploy.processes.streams import open_standard_streams
 from deploy.wiring import PARTS, Installation
 
 

@@ -19,8 +19,8 @@ from pydantic import BeforeValidator, Field, SecretStr
 
 from broker.channels import Channels
 from broker.errors import Misconfigured
-from broker.private import make_private_folder, open_private
-from broker.strict import Declared, Duration, read_model
+from broker.support.private_files import make_private_folder, open_private
+from broker.support.strict import Declared, Duration, read_model
 from deploy.hosts import bare, is_loopback
 from deploy.yaml_text import read_yaml
 

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker.agreement import Agreement, key_hash
 from broker.base import Broker
 from broker.channels import Limits
 from broker.connect import connect
-from broker.ids import now_us
-from deploy.command import PartCommand, command_line
+from broker.protocol.ids import now_us
+from broker.records.agreement import Agreement, key_hash
 from deploy.hosts import reached_at
-from deploy.native import pools, replica_environment
+from deploy.processes.command import PartCommand, command_line
+from deploy.processes.native import pools, replica_environment
+from deploy.processes.shell import Context, context_of, run_part, serve_pages
 from deploy.settings import (
     Settings,
     assignment_key,
@@ -29,7 +30,6 @@ from deploy.settings import (
     own_environment,
     start_again_with,
 )
-from deploy.shell import Context, context_of, run_part, serve_pages
 
 if TYPE_CHECKING:  # a process imports the packages that it runs
     from processors.engine import Engine
@@ -110,10 +110,10 @@ class Installation:
         return command_line(PartCommand(parent=os.getpid(), settings=self.path, words=words))
 
     async def _gateway(self, context: Context) -> None:
-        from gateway.core import GatewaySettings
-        from gateway.door import DoorLimits
-        from gateway.results_sqlite import SqliteResults
+        from gateway.core.core import GatewaySettings
+        from gateway.results.sqlite_store import SqliteResults
         from gateway.run import run
+        from gateway.transport.door import DoorLimits
 
         gateway, key = self.settings.gateway, assignment_key(self.settings)
         door = DoorLimits(
@@ -132,7 +132,7 @@ class Installation:
             await run(broker, settings, key, results, context.registry, context.stop)
 
     async def _router(self, context: Context) -> None:
-        from router.service import RouterSettings, run
+        from router.service.run import RouterSettings, run
 
         key = assignment_key(self.settings)
         settings = RouterSettings(

@@ -8,23 +8,23 @@ from collections.abc import Awaitable, Callable
 
 from prometheus_client import CollectorRegistry
 
-from broker.agreement import write_agreement
-from broker.announcer import Announcer
 from broker.base import Broker
-from broker.following import Following, follow_status
+from broker.delivery.heartbeat import Announcer
+from broker.delivery.log_follower import Following, follow_status
 from broker.messages import Record
-from broker.tasks import Tasks
-from gateway.app import front
-from gateway.asynchronous import Asynchronous
-from gateway.core import Core, GatewaySettings
-from gateway.infer import Infer
-from gateway.metrics import GatewayMetrics
-from gateway.results import Results
-from gateway.sending import Sending
+from broker.records.agreement import write_agreement
+from broker.support.tasks import Tasks
+from gateway.core.core import Core, GatewaySettings
+from gateway.core.metrics import GatewayMetrics
+from gateway.core.sending import Sending
+from gateway.results.asynchronous import Asynchronous
+from gateway.results.store import Results
+from gateway.routes.app import front
+from gateway.routes.infer import Infer
 from gateway.server import serve
-from router.members import keep_comparing
-from router.stand_in import StandIn
-from router.view import View
+from router.state.checkpoint_bootstrap import StandIn
+from router.state.members import keep_comparing
+from router.state.view import View
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from typing import Protocol
 import uvicorn
 
 from broker.errors import Misconfigured
-from broker.tasks import Tasks
-from gateway.asgi import App
-from gateway.connection import connection_factory
-from gateway.core import Core
-from gateway.door import SWEEP_S, Door
+from broker.support.tasks import Tasks
+from gateway.core.core import Core
+from gateway.transport.asgi import App
+from gateway.transport.connection import connection_factory
+from gateway.transport.door import SWEEP_S, Door
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from broker.inference import TensorSpec
-from broker.outputs import encode, encode_rows
-from broker.tensors import assemble, check, decode
+from broker.tensor.inference import TensorSpec
+from broker.tensor.outputs import encode, encode_rows
+from broker.tensor.tensors import assemble, check, decode
 
 BATCH = 32
 SPECS = (TensorSpec("x", "FP32", (-1, 64)),)

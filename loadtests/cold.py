@@ -24,7 +24,7 @@ import uvloop
 
 from broker.channels import Channels
 from broker.connect import connect
-from broker.database import Care, Database, Schema, fetch_one
+from broker.support.database import Care, Database, Schema, fetch_one
 from deploy.hosts import free_port
 from deploy.project import write_project
 from deploy.settings import child_environment

@@ -29,28 +29,28 @@ import numpy as np
 import uvloop
 
 from broker.base import Broker
-from broker.declared import endpoint_declared
-from broker.endpoint import Endpoint, read_endpoint
-from broker.events import Ended, read_event, write_event
-from broker.feedback import Feedback, write_feedback
-from broker.header import Request, Route, Status
-from broker.ids import new_uid, now_us
 from broker.messages import Record
-from broker.routing import Said, experiment_of, write_claim, write_snapshot
-from broker.status import Announcement, write_announcement
+from broker.protocol.header import Request, Route, Status
+from broker.protocol.ids import new_uid, now_us
+from broker.records.declared import endpoint_declared
+from broker.records.endpoint import Endpoint, read_endpoint
+from broker.records.events import Ended, read_event, write_event
+from broker.records.feedback import Feedback, write_feedback
+from broker.records.routing import Said, experiment_of, write_claim, write_snapshot
+from broker.records.status import Announcement, write_announcement
 from deploy.hosts import free_port
-from deploy.supervisor import wait_until_ready
+from deploy.supervision.supervisor import wait_until_ready
 from deploy.wiring import Installation
 from loadtests.front import Load, closed_loop
+from loadtests.harness import processes
 from loadtests.report import report
-from loadtests.rig import processes
 from router.learning.declared import read_experiment
 from router.learning.fold import Fold
 from router.learning.ledger import Ledger
 from router.learning.service import subject_of
-from router.packing import packed
 from router.policies.base import one_run
-from router.view import View
+from router.state.view import View
+from router.stats.packing import packed
 
 GATE_US = 5.0
 GATE_FOLDS = 20_000

@@ -30,15 +30,15 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from broker.base import Since
-from broker.ids import now_us
-from broker.status import read_status
-from broker.tasks import Tasks
+from broker.protocol.ids import now_us
+from broker.records.status import read_status
+from broker.support.tasks import Tasks
 from deploy.hosts import free_port
-from deploy.supervisor import wait_until_ready
+from deploy.supervision.supervisor import wait_until_ready
 from deploy.wiring import Installation
 from loadtests.front import open_loop
+from loadtests.harness import processes
 from loadtests.report import quantile, report
-from loadtests.rig import processes
 
 SILENT, SLOW, HEADS, AHEAD = 2000, 1000, 4, 40
 BODY_BYTES, HEAD_BYTES = 7 << 20, 300_000_000

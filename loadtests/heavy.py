@@ -13,8 +13,8 @@ from statistics import median
 from typing import Any
 
 from deploy.wiring import Installation
+from loadtests.harness import Computed, processes, run_json, wait_for_replica
 from loadtests.queue_client import bundled
-from loadtests.rig import Computed, processes, run_json, wait_for_replica
 
 IN_FLIGHT = 1024
 BATCH = 32

@@ -16,12 +16,12 @@ import psutil
 import uvloop
 
 from deploy.hosts import free_port
-from deploy.supervisor import wait_until_ready
+from deploy.supervision.supervisor import wait_until_ready
 from loadtests.front import closed_loop
+from loadtests.harness import processes, with_children, write_models, write_settings
 from loadtests.path import wait_for_model
 from loadtests.queue_client import body
 from loadtests.report import report
-from loadtests.rig import processes, with_children, write_models, write_settings
 
 PARTS = ("gateway", "router", "monitors", "processors")
 CONNECTIONS = 64

@@ -23,12 +23,12 @@ from typing import Any
 import psutil
 import uvloop
 
-from broker.tasks import Tasks
+from broker.support.tasks import Tasks
 from deploy.hosts import free_port
-from deploy.supervisor import wait_until_ready
+from deploy.supervision.supervisor import wait_until_ready
 from deploy.wiring import Installation
+from loadtests.harness import processes, with_children
 from loadtests.report import report
-from loadtests.rig import processes, with_children
 
 PER_S = 100
 BATCH = 10

@@ -28,17 +28,14 @@ import psutil
 import uvloop
 
 from broker.base import Broker
-from broker.bundle import single
-from broker.header import Reply
+from broker.protocol.bundle import single
+from broker.protocol.header import Reply
 from deploy.hosts import free_port
-from deploy.shell import GC_THRESHOLD
-from deploy.supervisor import wait_until_ready
+from deploy.processes.shell import GC_THRESHOLD
+from deploy.supervision.supervisor import wait_until_ready
 from deploy.wiring import Installation
 from loadtests.front import closed_loop, open_loop
-from loadtests.heavy import measure_heavy
-from loadtests.queue_client import body, bundled, request_on, route_to
-from loadtests.report import quantile, report
-from loadtests.rig import (
+from loadtests.harness import (
     Cost,
     processes,
     run_json,
@@ -48,6 +45,9 @@ from loadtests.rig import (
     write_models,
     write_settings,
 )
+from loadtests.heavy import measure_heavy
+from loadtests.queue_client import body, bundled, request_on, route_to
+from loadtests.report import quantile, report
 
 KINDS = ("queue", "heavy", "http")
 IN_FLIGHT = 8192

@@ -10,13 +10,13 @@ import numpy as np
 import orjson
 
 from broker.base import Broker
-from broker.bundle import answers_in
-from broker.header import Form, Reply, Request, Route, Status, pack_route, pack_ticket
-from broker.ids import now_us
+from broker.delivery.outbox import Outbox
 from broker.messages import Outcome
-from broker.outbox import Outbox
+from broker.protocol.bundle import answers_in
+from broker.protocol.header import Form, Reply, Request, Route, Status, pack_route, pack_ticket
+from broker.protocol.ids import now_us
 from deploy.wiring import Installation
-from loadtests.rig import MAX_BATCH
+from loadtests.harness import MAX_BATCH
 
 
 def body() -> tuple[bytes, int]:

@@ -21,7 +21,7 @@ from broker.base import Broker
 from broker.channels import Channels
 from broker.connect import connect
 from broker.messages import Delivery, Message
-from broker.tasks import Tasks
+from broker.support.tasks import Tasks
 from loadtests.report import quantile, report
 
 EVERY = 100

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from broker.private import make_private_folder, open_private
+from broker.support.private_files import make_private_folder, open_private
 
 VERSION = 1
 

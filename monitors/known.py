@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from broker.clocks import CLOCKS
-from broker.declared import read_declared
+from broker.delivery.clocks import CLOCKS
 from broker.messages import Record
-from broker.status import SILENT_AFTER_S, Announcement, read_status
+from broker.records.declared import read_declared
+from broker.records.status import SILENT_AFTER_S, Announcement, read_status
 
 
 class Known:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter
 
-from broker.events import FIELDS, TYPE, read_event
-from broker.feedback import TYPE as FEEDBACK
 from broker.messages import Record
+from broker.records.events import FIELDS, TYPE, read_event
+from broker.records.feedback import TYPE as FEEDBACK
 from monitors.seen import WINDOW_ROWS, Seen, keys_of
 from monitors.series import Series
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from broker.announcer import Announcer
 from broker.base import Broker, Since
-from broker.following import Following, follow_status
-from broker.ids import now_us
-from broker.status import FULL_EVERY_S
-from broker.tasks import Tasks
+from broker.delivery.heartbeat import Announcer
+from broker.delivery.log_follower import Following, follow_status
+from broker.protocol.ids import now_us
+from broker.records.status import FULL_EVERY_S
+from broker.support.tasks import Tasks
 from monitors.known import Known
 from monitors.prometheus import MonitorMetrics, PredictionFold
 from monitors.queues import QueueDepths

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from broker.header import Request
-from broker.settling import Hold
-from broker.tensors import Inputs
+from broker.delivery.ack_tracker import Hold
+from broker.protocol.header import Request
+from broker.tensor.tensors import Inputs
 
 
 @dataclass(slots=True, eq=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container
 
-from broker.ids import now_us
 from broker.messages import Record
-from broker.status import read_cancels
+from broker.protocol.ids import now_us
+from broker.records.status import read_cancels
 
 LIMIT = 100_000  # remembered at once; more than that is computed, and its answer dropped
 PRUNE_S = 1.0

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from broker.announcer import Announcer
 from broker.base import Broker
 from broker.channels import NO_LIMITS, Limits
+from broker.delivery.heartbeat import Announcer
+from broker.delivery.log_follower import follow_status
 from broker.errors import Misconfigured, TryAgain
-from broker.following import follow_status
 from broker.messages import Record
-from broker.status import read_status
-from broker.tasks import Tasks
+from broker.records.status import read_status
+from broker.support.tasks import Tasks
 from processors.doubts import Doubts, Key
 from processors.engine import Engine, Wanted
 from processors.repository import Snapshot, scan

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.channels import check_name
-from broker.datatypes import DTYPES
 from broker.errors import Misconfigured
-from broker.inference import TensorSpec
+from broker.tensor.datatypes import DTYPES
+from broker.tensor.inference import TensorSpec
 from processors.fields import check_fields, check_parameters
 
 CONFIG_FILE: Final = "config.pbtxt"

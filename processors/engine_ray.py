@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 from ray import serve
 
-from broker.private import make_private_folder
+from broker.support.private_files import make_private_folder
 from processors.engine import Engine, Wanted
 
 log = logging.getLogger(__name__)

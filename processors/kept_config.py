@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from broker.errors import Misconfigured
-from broker.private import make_private, make_private_folder
+from broker.support.private_files import make_private, make_private_folder
 from processors.config import CONFIG_FILE, ModelConfig, read_config
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from broker.errors import Failed, MillraceError
-from broker.header import Request
-from broker.outputs import Encoded, encode, encode_rows
-from broker.tensors import Inputs, assemble, check, decode, decode_raw
+from broker.protocol.header import Request
+from broker.tensor.outputs import Encoded, encode, encode_rows
+from broker.tensor.tensors import Inputs, assemble, check, decode, decode_raw
 from processors.batcher import Item
 from processors.config import ModelConfig
 from processors.runtimes.base import Runtime

@@ -13,23 +13,23 @@ from collections import defaultdict
 from collections.abc import Awaitable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from broker.answering import Answering
-from broker.answers import error_body
 from broker.base import Broker, Consumer
-from broker.bundle import requests_in, single
-from broker.endpoint import Endpoint
+from broker.delivery.ack_tracker import Hold, Settling
+from broker.delivery.prediction_log import Rows
+from broker.delivery.reply_sender import Answering
 from broker.errors import Cancelled, Expired, Failed, InvalidRequest, MillraceError, TryAgain
-from broker.events import Ended
-from broker.header import BY_WORD, Request, Status
-from broker.ids import is_over, now_us
 from broker.messages import Delivery, Outcome
-from broker.rows import Rows
-from broker.settling import Hold, Settling
-from broker.tasks import Tasks
+from broker.protocol.answers import error_body
+from broker.protocol.bundle import requests_in, single
+from broker.protocol.header import BY_WORD, Request, Status
+from broker.protocol.ids import is_over, now_us
+from broker.records.endpoint import Endpoint
+from broker.records.events import Ended
+from broker.support.tasks import Tasks
 from processors.batcher import Batcher, Item
-from processors.lane import Lane
 from processors.metrics import ProcessorMetrics
 from processors.model import Broken, Computed, Model
+from processors.retry_queue import Lane
 from processors.worker import Worker
 
 BATCHES_HELD = 8  # four that wait or run, four whose answers and rows are on their way

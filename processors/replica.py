@@ -12,17 +12,17 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from broker.announcer import Announcer
-from broker.answers import clean
 from broker.base import Broker, Consumer
 from broker.channels import NO_LIMITS, Limits
-from broker.clocks import CLOCKS
-from broker.declared import read_declared
-from broker.endpoint import Endpoint
+from broker.delivery.clocks import CLOCKS
+from broker.delivery.heartbeat import Announcer
+from broker.delivery.log_follower import Following, follow_status
 from broker.errors import MillraceError, TryAgain
-from broker.following import Following, follow_status
 from broker.messages import Record
-from broker.tasks import Tasks
+from broker.protocol.answers import clean
+from broker.records.declared import read_declared
+from broker.records.endpoint import Endpoint
+from broker.support.tasks import Tasks
 from processors.cancels import Cancels
 from processors.kept_config import config_to_load, keep_config
 from processors.metrics import ProcessorMetrics

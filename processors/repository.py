@@ -17,9 +17,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from broker.answers import clean
 from broker.channels import check_name
 from broker.errors import Misconfigured
+from broker.protocol.answers import clean
 from processors.config import CONFIG_FILE, ModelConfig, parse_config, read_config
 
 FILES_LIMIT: Final = 10_000  # of a version

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias
 
-from broker.inference import Head
-from broker.tensors import Inputs
+from broker.tensor.inference import Head
+from broker.tensor.tensors import Inputs
 
 Signature: TypeAlias = tuple[tuple[str, str, tuple[int, ...]], ...]
 """Name, datatype and shape without the batch dimension of each input, by name: equal ones can be joined."""

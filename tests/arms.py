@@ -11,12 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from broker.base import Broker
 from broker.channels import Limits
-from broker.datatypes import Array
-from broker.events import read_event
-from broker.ids import now_us
-from broker.merges import Merge, read_merge
 from broker.messages import Record
-from broker.status import Announcement, write_announcement
+from broker.protocol.ids import now_us
+from broker.records.events import read_event
+from broker.records.merges import Merge, read_merge
+from broker.records.status import Announcement, write_announcement
+from broker.tensor.datatypes import Array
 from processors.config import parse_config
 from processors.metrics import ProcessorMetrics
 from processors.model import Model, describe

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from broker.datatypes import Array
+from broker.tensor.datatypes import Array
 from tests.arms import Compute
 
 FIRST, SECOND = ["a", "b", "c", "d"], ["x", "b", "y", "z"]

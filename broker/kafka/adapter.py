@@ -13,23 +13,23 @@ from aiokafka import TopicPartition
 from broker.base import DELAY_LADDER_S, Broker, Consumer, Reader, Since
 from broker.channels import NO_LIMITS, Channels, Kind, Limits
 from broker.errors import TryAgain
-from broker.fill import Fill
 from broker.kafka.address import Address
-from broker.kafka.burials import Burials
-from broker.kafka.claim import Claim
 from broker.kafka.delays import Mover
 from broker.kafka.holding import claim_of, holder_of
 from broker.kafka.limits import DeclaredLimits, Levels
 from broker.kafka.log import KafkaReader
+from broker.kafka.log_throttle import quieten
+from broker.kafka.offset_tracker import Claim
 from broker.kafka.properties import unpack_delayed, unpack_message
 from broker.kafka.publisher import Publisher
 from broker.kafka.records import read_leniently
-from broker.kafka.storms import quieten
 from broker.kafka.subscription import Subscription
 from broker.kafka.topology import Topology
 from broker.kafka.trimming import Trimming
+from broker.kafka.undecodable import Burials
 from broker.kafka.wire import translate_closed
 from broker.messages import Delivery, Depth, Message, Outcome
+from broker.support.fill_ratio import Fill
 
 TIMEOUT_S = 30.0
 DELETE_S = 5.0

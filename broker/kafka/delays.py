@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 from broker.base import Broker, Consumer
 from broker.errors import TryAgain
-from broker.ids import now_us
 from broker.kafka.properties import DELAYED_UNTIL
 from broker.kafka.topology import Topology
 from broker.messages import Delivery, Reason
-from broker.tasks import Tasks
+from broker.protocol.ids import now_us
+from broker.support.tasks import Tasks
 
 LOG = logging.getLogger(__name__)
 LOOK_EVERY_S = 2.0

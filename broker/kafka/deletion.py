@@ -8,7 +8,7 @@ from typing import Any
 from aiokafka.errors import IllegalStateError
 
 from broker.errors import TryAgain
-from broker.kafka.claim import Claim
+from broker.kafka.offset_tracker import Claim
 
 
 class Deleted(TryAgain):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from broker.kafka.claim import Claim
+from broker.kafka.offset_tracker import Claim
 from broker.messages import Delivery
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from broker.kafka.properties import given, unpack_plain
 from broker.kafka.records import Unreadable
 from broker.kafka.topology import Topology
 from broker.messages import NO_HEADERS, Record
-from broker.upkeep import Upkeep
+from broker.support.upkeep import Upkeep
 
 LOG = logging.getLogger(__name__)
 POLL_MS = 100

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from broker.header import count_of
 from broker.messages import NO_HEADERS, Message
+from broker.protocol.header import count_of
 
 HEADER = "millrace"
 TYPES = "millrace-types"

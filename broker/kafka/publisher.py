@@ -22,7 +22,6 @@ from aiokafka.errors import (
 
 from broker.base import MESSAGE_LIMIT_BYTES, ladder_step_s
 from broker.errors import TryAgain, Unreachable
-from broker.ids import now_us
 from broker.kafka.address import Address
 from broker.kafka.limits import Levels
 from broker.kafka.properties import (
@@ -34,7 +33,8 @@ from broker.kafka.properties import (
 )
 from broker.kafka.topology import MESSAGE_BYTES, Topology
 from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, UNKNOWN, Message, Outcome
-from broker.tasks import Tasks
+from broker.protocol.ids import now_us
+from broker.support.tasks import Tasks
 
 BATCH_BYTES = 512 * 1024
 HEADERS_LIMIT_BYTES = 512 * 1024

@@ -19,17 +19,17 @@ from aiokafka.structs import OffsetAndMetadata
 
 from broker.errors import TryAgain
 from broker.kafka.address import Address
-from broker.kafka.claim import UNKNOWN, Claim, State, pack_state
+from broker.kafka.consumer_factory import consumer_of
+from broker.kafka.dead_members import enter, is_dead, leave
 from broker.kafka.deletion import Deleted, check_topic
 from broker.kafka.holding import claim_of
-from broker.kafka.joining import consumer_of
-from broker.kafka.members import enter, is_dead, leave
+from broker.kafka.offset_tracker import UNKNOWN, Claim, State, pack_state
 from broker.kafka.properties import unpack_message
 from broker.kafka.records import Unreadable
 from broker.kafka.topology import Topology
 from broker.kafka.window import pause_wide
 from broker.messages import Delivery, Message
-from broker.upkeep import Upkeep
+from broker.support.upkeep import Upkeep
 
 LOG = logging.getLogger(__name__)
 PREFETCH_LIMIT = 8192

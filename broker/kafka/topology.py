@@ -19,7 +19,7 @@ from aiokafka.protocol.group import LeaveGroupRequest
 from broker.channels import LOGS, Channels, Kind, Limits
 from broker.errors import Refused, Unavailable, Unreachable
 from broker.kafka.address import Address
-from broker.kafka.claim import UNKNOWN, State, unpack_state
+from broker.kafka.offset_tracker import UNKNOWN, State, unpack_state
 
 GIB = 1024**3
 MESSAGE_BYTES = 9 * 1024 * 1024  # 8 MiB of body, and headers

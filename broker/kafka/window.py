@@ -7,7 +7,7 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from broker.kafka.claim import Claim
+from broker.kafka.offset_tracker import Claim
 
 
 def pause_wide(consumer: Any, claims: Mapping[TopicPartition, Claim], paused: set[TopicPartition]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 from broker.base import Broker, Consumer, Reader, Since
 from broker.channels import Channels, Limits
-from broker.fill import Fill
 from broker.messages import Delivery, Depth, Message, Outcome
 from broker.rabbitmq.address import Address
 from broker.rabbitmq.connection import Connection
@@ -18,6 +17,7 @@ from broker.rabbitmq.pool import SUBSCRIPTIONS, ConnectionPool
 from broker.rabbitmq.publisher import Publisher
 from broker.rabbitmq.subscription import Session
 from broker.rabbitmq.topology import Topology
+from broker.support.fill_ratio import Fill
 
 TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 10.0

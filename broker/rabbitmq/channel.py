@@ -9,8 +9,8 @@ from typing import Any, Self
 import pika
 
 from broker.errors import MillraceError, Unreachable
+from broker.rabbitmq.amqp_connection import Wire
 from broker.rabbitmq.frames import Contents
-from broker.rabbitmq.wire import Wire
 
 
 class Channel:

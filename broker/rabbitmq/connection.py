@@ -9,7 +9,7 @@ import time
 
 from broker.errors import MillraceError, Misconfigured, Unreachable
 from broker.rabbitmq.address import Address
-from broker.rabbitmq.wire import Wire
+from broker.rabbitmq.amqp_connection import Wire
 
 LOG = logging.getLogger(__name__)
 PIKA_LOG = logging.getLogger("pika")

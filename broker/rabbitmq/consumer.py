@@ -6,14 +6,14 @@ import asyncio
 from typing import Any
 
 from broker.base import Consumer
-from broker.fill import Fill
 from broker.messages import Delivery
 from broker.rabbitmq.address import NoQueue
 from broker.rabbitmq.connection import Connection
 from broker.rabbitmq.properties import unpack_message
 from broker.rabbitmq.subscription import SETTLE_S, Arrival, Subscription
 from broker.rabbitmq.topology import Topology
-from broker.upkeep import Upkeep
+from broker.support.fill_ratio import Fill
+from broker.support.upkeep import Upkeep
 
 
 class QueueSubscription(Subscription):

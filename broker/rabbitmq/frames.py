@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
-from broker.rabbitmq.table import pack_short, unpack_short
+from broker.rabbitmq.field_table import pack_short, unpack_short
 
 METHOD, HEADER, BODY = 1, 2, 3
 FRAME = struct.Struct(">BHI")  # kind, channel, payload size

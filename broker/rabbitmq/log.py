@@ -17,7 +17,7 @@ from broker.rabbitmq.frames import DELIVER, Contents
 from broker.rabbitmq.properties import unpack_record
 from broker.rabbitmq.subscription import SETTLE_S, Arrival, Subscription
 from broker.rabbitmq.topology import Topology
-from broker.upkeep import Upkeep
+from broker.support.upkeep import Upkeep
 
 PREFETCH = 200
 _CHUNK_LIMIT = 60_000  # records: more than a chunk can hold

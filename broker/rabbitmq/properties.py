@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from broker.header import count_of
 from broker.messages import NO_HEADERS, Message
-from broker.rabbitmq.table import pack_short, pack_value, unpack_short, unpack_table
+from broker.protocol.header import count_of
+from broker.rabbitmq.field_table import pack_short, pack_value, unpack_short, unpack_table
 
 HEADER = "millrace"
 UNREADABLE = "millrace-unreadable"  # why a message's properties could not be read; its headers are lost then

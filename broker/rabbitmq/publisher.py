@@ -10,9 +10,9 @@ from broker.channels import Channels, Kind
 from broker.errors import TooLarge
 from broker.messages import NO_QUEUE, Message, Outcome
 from broker.rabbitmq.channel import Channel
+from broker.rabbitmq.confirm_channel import Line
 from broker.rabbitmq.connection import Connection
 from broker.rabbitmq.frames import content_frames, header_fits, publish_frame
-from broker.rabbitmq.line import Line
 from broker.rabbitmq.properties import pack_properties
 from broker.rabbitmq.topology import Topology
 

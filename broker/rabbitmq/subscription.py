@@ -15,7 +15,7 @@ from broker.rabbitmq.address import NoQueue
 from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.connection import Backoff, Connection
 from broker.rabbitmq.frames import DELIVER, Contents, ack_frame, read_deliver, requeue_frame
-from broker.upkeep import Upkeep
+from broker.support.upkeep import Upkeep
 
 LOG = logging.getLogger(__name__)
 PREFETCH_LIMIT = 65_535

@@ -11,9 +11,9 @@ from typing import Any
 from broker.channels import LOGS, NO_LIMITS, Channels, Kind, Limits
 from broker.errors import Refused
 from broker.rabbitmq.address import NoQueue
+from broker.rabbitmq.amqp_connection import Wire
 from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.connection import Connection
-from broker.rabbitmq.wire import Wire
 
 GIB = 1024**3
 DELIVERY_LIMIT = 1000  # a backstop: our own count of attempts buries long before

@@ -13,17 +13,17 @@ import orjson
 
 from broker.base import Broker, Consumer, Reader, Since
 from broker.channels import Channels, Kind, Limits
-from broker.database import Care, Connection, Database, Work, run
 from broker.errors import Damaged, DiskFull, Locked, Misconfigured, TryAgain
-from broker.ids import now_us
 from broker.messages import STOPPED, Delivery, Depth, Message, Outcome
+from broker.protocol.ids import now_us
 from broker.sqlite import statements
 from broker.sqlite.consumer import SqliteConsumer
 from broker.sqlite.log import SqliteReader
 from broker.sqlite.ownership import Ownership
 from broker.sqlite.schema import SCHEMA
 from broker.sqlite.wakeup import Wakeups
-from broker.tasks import Tasks
+from broker.support.database import Care, Connection, Database, Work, run
+from broker.support.tasks import Tasks
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from broker.base import Consumer
-from broker.database import Care
 from broker.errors import Locked, TryAgain
 from broker.messages import Delivery
 from broker.sqlite import properties, statements
+from broker.support.database import Care
 
 if TYPE_CHECKING:
     from broker.sqlite.adapter import SqliteBroker

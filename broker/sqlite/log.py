@@ -6,10 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from broker.base import Reader, Since
-from broker.database import Care, Connection, fetch_all, fetch_one
 from broker.errors import Gap
 from broker.messages import Record
 from broker.sqlite import properties
+from broker.support.database import Care, Connection, fetch_all, fetch_one
 
 if TYPE_CHECKING:
     from broker.sqlite.adapter import SqliteBroker

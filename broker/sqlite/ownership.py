@@ -7,9 +7,9 @@ import os
 import time
 from pathlib import Path
 
-from broker.database import Connection, fetch_all, fetch_one
-from broker.private import make_private_folder, open_private
 from broker.sqlite.schema import READY
+from broker.support.database import Connection, fetch_all, fetch_one
+from broker.support.private_files import make_private_folder, open_private
 
 MISSING_S = 5.0  # so long a process has to make its lock file again, which somebody has removed
 

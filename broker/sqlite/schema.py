@@ -6,7 +6,7 @@ message: 0 nobody, ASLEEP nobody yet, anything else the process in `owners`.
 
 from __future__ import annotations
 
-from broker.database import Schema
+from broker.support.database import Schema
 
 READY = 0
 ASLEEP = -1

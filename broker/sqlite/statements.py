@@ -10,12 +10,12 @@ import orjson
 
 from broker.base import MESSAGE_LIMIT_BYTES
 from broker.channels import LOGS, Channels, Kind, Limits
-from broker.database import Connection, fetch_all, fetch_one
-from broker.ids import now_us
 from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, Message, Outcome
+from broker.protocol.ids import now_us
 from broker.sqlite import properties
 from broker.sqlite.ownership import drop_channel
 from broker.sqlite.schema import ASLEEP, READY
+from broker.support.database import Connection, fetch_all, fetch_one
 
 STATUS_KEEP_US = 10 * 60 * 1_000_000
 LOG_LIMIT_BYTES = 1 << 30

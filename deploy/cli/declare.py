@@ -11,8 +11,8 @@ import typer
 import uvloop
 
 from broker.connect import connect
-from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
+from broker.records.endpoint import Endpoint
 from deploy.cli.terminal import (
     DEFAULT_SETTINGS,
     BrokerUrl,
@@ -25,10 +25,10 @@ from deploy.cli.terminal import (
     overrides,
     warn,
 )
-from deploy.looking import left_out, withheld_arms
+from deploy.operations.inspection import left_out, withheld_arms
+from deploy.operations.watch import Declarations, file_of, passed_over, read_file
 from deploy.project import write_project
 from deploy.settings import Settings, load_settings
-from deploy.watch import Declarations, file_of, passed_over, read_file
 from deploy.wiring import Installation
 from router.declaration.schema import endpoint_schema
 from router.declaration.slices import overlap

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from broker.channels import Channels
-from broker.dead import Letter
-from broker.header import Reply, Request
-from deploy.dead import Looked
+from broker.protocol.dead_letters import Letter
+from broker.protocol.header import Reply, Request
+from deploy.operations.dead_letters import Looked
 
 HEAD_CHARACTERS = 4096
 SHOWN_CHARACTERS = 300

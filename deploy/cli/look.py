@@ -11,10 +11,10 @@ import orjson
 import typer
 
 from broker.base import Broker
-from broker.endpoint import Endpoint
 from broker.errors import Misconfigured, Unavailable
-from broker.ids import now_us
 from broker.messages import JSON, Message
+from broker.protocol.ids import now_us
+from broker.records.endpoint import Endpoint
 from deploy.cli.terminal import (
     DEFAULT_SETTINGS,
     BrokerUrl,
@@ -28,7 +28,7 @@ from deploy.cli.terminal import (
     show,
     warn,
 )
-from deploy.looking import left_out, read_view, withheld_arms
+from deploy.operations.inspection import left_out, read_view, withheld_arms
 from deploy.settings import load_settings
 
 SETTLE_S = 2.5  # a heartbeat and a little

@@ -8,9 +8,10 @@ import typer
 from rich.markup import escape
 
 from broker.errors import MillraceError, Misconfigured
-from deploy.cli import dead, declare, demo, look, parts, queues, route
+from deploy.cli import dead_letters as dead
+from deploy.cli import declare, demo, look, parts, queues, route
 from deploy.cli.terminal import errors
-from deploy.streams import open_standard_streams
+from deploy.processes.streams import open_standard_streams
 
 app = typer.Typer(
     name="millrace",

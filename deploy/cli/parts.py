@@ -12,7 +12,7 @@ import typer
 import uvloop
 
 from broker.errors import Misconfigured, TryAgain
-from broker.tasks import Tasks
+from broker.support.tasks import Tasks
 from deploy.cli.terminal import (
     DEFAULT_SETTINGS,
     BrokerUrl,
@@ -24,9 +24,9 @@ from deploy.cli.terminal import (
     overrides,
 )
 from deploy.hosts import shown
-from deploy.readiness import wait_until_served
-from deploy.shell import stop_on_signals, write_logs
-from deploy.supervisor import Supervisor
+from deploy.processes.shell import stop_on_signals, write_logs
+from deploy.supervision.readiness import wait_until_served
+from deploy.supervision.supervisor import Supervisor
 from deploy.wiring import PARTS, Installation
 
 READY_WITHIN_S = 180.0

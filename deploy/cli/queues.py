@@ -24,7 +24,7 @@ from deploy.cli.terminal import (
     show,
     warn,
 )
-from deploy.queues import Differing, check_stopped, find_differing, migrate
+from deploy.operations.queues import Differing, check_stopped, find_differing, migrate
 
 app = typer.Typer(
     help="Queues that are there with other arguments than the settings say.",

@@ -13,9 +13,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from broker.base import Broker
-from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
-from broker.ids import now_us
+from broker.protocol.ids import now_us
+from broker.records.endpoint import Endpoint
 from deploy.cli.plots import print_sections
 from deploy.cli.terminal import (
     DEFAULT_SETTINGS,
@@ -29,9 +29,9 @@ from deploy.cli.terminal import (
     looked_at,
     overrides,
 )
-from deploy.report_html import page
-from deploy.routing import look_at
-from deploy.watch import read_file
+from deploy.operations.report_html import page
+from deploy.operations.route_commands import look_at
+from deploy.operations.watch import read_file
 from router.evidence.sections import Section, as_json
 
 Html = Annotated[Path | None, typer.Option("--html", help="Write it as one page, for a browser, too.")]

@@ -12,11 +12,11 @@ import typer
 from rich.markup import escape
 
 from broker.base import Broker
-from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
-from broker.ids import now_us
-from broker.routing import Order, Said, Word, experiment_of
-from broker.strict import nearest
+from broker.protocol.ids import now_us
+from broker.records.endpoint import Endpoint
+from broker.records.routing import Order, Said, Word, experiment_of
+from broker.support.strict import nearest
 from deploy.cli.terminal import (
     DEFAULT_SETTINGS,
     BrokerUrl,
@@ -30,7 +30,7 @@ from deploy.cli.terminal import (
     looked_at,
     overrides,
 )
-from deploy.routing import Routed, give, look_at, look_at_led
+from deploy.operations.route_commands import Routed, give, look_at, look_at_led
 from router.declaration.bandit import BanditConfig
 from router.declaration.canary import CanaryConfig
 from router.declaration.plain import InterleaveConfig

@@ -9,9 +9,9 @@ from typing import Any
 
 import typer
 
-from broker.endpoint import Endpoint
-from broker.ids import now_us
-from broker.routing import experiment_of
+from broker.protocol.ids import now_us
+from broker.records.endpoint import Endpoint
+from broker.records.routing import experiment_of
 from deploy.cli.plots import bar, print_sections
 from deploy.cli.terminal import (
     DEFAULT_SETTINGS,
@@ -25,8 +25,8 @@ from deploy.cli.terminal import (
     overrides,
     warn,
 )
-from deploy.routing import START_ONE, Routed, look_at
-from deploy.watch import file_of
+from deploy.operations.route_commands import START_ONE, Routed, look_at
+from deploy.operations.watch import file_of
 from router.declaration.bandit import BanditConfig
 from router.declaration.canary import CanaryConfig
 from router.declaration.policy import read_config, stable_arms

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from broker.errors import Misconfigured
-from broker.strict import fraction, seconds
+from broker.support.strict import fraction, seconds
 from deploy.cli.plots import print_sections
 from deploy.cli.route_evidence import one_endpoint
 from deploy.cli.terminal import Json, console, errors

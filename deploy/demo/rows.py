@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from broker.base import Broker
-from broker.events import read_event
-from broker.feedback import read_feedback
-from broker.ids import uid_of
 from broker.messages import Record
+from broker.protocol.ids import uid_of
+from broker.records.events import read_event
+from broker.records.feedback import read_feedback
 
 READ_AT_ONCE = 200
 SILENCE_S = 20.0

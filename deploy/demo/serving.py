@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from deploy.demo.http_half import Address
 from deploy.demo.place import Place
 from deploy.demo.progress import Steps
-from deploy.shell import stop_on_signals, write_logs
-from deploy.supervisor import Supervisor, wait_until_ready
+from deploy.processes.shell import stop_on_signals, write_logs
+from deploy.supervision.supervisor import Supervisor, wait_until_ready
 from deploy.wiring import Installation
 
 READY_WITHIN_S = 150.0

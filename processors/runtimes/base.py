@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from broker.answers import clean
-from broker.datatypes import DTYPES, Array, datatype_of
 from broker.errors import Failed, Misconfigured
-from broker.inference import TensorSpec
+from broker.protocol.answers import clean
+from broker.tensor.datatypes import DTYPES, Array, datatype_of
+from broker.tensor.inference import TensorSpec
 from processors.config import ModelConfig
 
 _MAX_TEXT: Final = 500

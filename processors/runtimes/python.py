@@ -27,8 +27,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from broker.datatypes import Array
 from broker.errors import Failed, Misconfigured
+from broker.tensor.datatypes import Array
 from processors.config import ModelConfig
 from processors.runtimes.base import Runtime, described, model_file
 from processors.runtimes.imports import ImportRoot

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import torch
 
-from broker.datatypes import Array
 from broker.errors import Failed, Misconfigured
-from broker.inference import TensorSpec
+from broker.tensor.datatypes import Array
+from broker.tensor.inference import TensorSpec
 from processors.config import ModelConfig
 from processors.runtimes.base import Runtime, described, model_file
 

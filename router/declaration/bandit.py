@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag, WithJsonSchema, field_validator, model_validator
 
-from broker.strict import NAMED, Declared, Duration, Fraction, Share, Within, nearest, number, shown
+from broker.support.strict import NAMED, Declared, Duration, Fraction, Share, Within, nearest, number, shown
 from router.declaration.features import Feature, FeatureDeclared, TensorFeature
 
 DEFAULT_FLOOR = 0.002

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from broker.strict import NAMED, Declared, Duration, Fraction, Share, Within, number, whole
+from broker.support.strict import NAMED, Declared, Duration, Fraction, Share, Within, number, whole
 from router.declaration.bandit import BanditConfig, Counting, LinearConfig, bandit_named
 
 _LIST_LIMIT = 32

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from functools import singledispatch
 from typing import Any, TypeVar
 
-from broker.endpoint import Endpoint
-from broker.rewards import Reward
-from broker.strict import shown
+from broker.records.endpoint import Endpoint
+from broker.records.rewards import Reward
+from broker.support.strict import shown
 from router.declaration.bandit import BanditConfig, LinearConfig
 from router.declaration.canary import CanaryConfig, RewardGuardrail
 from router.declaration.plain import InterleaveConfig, ShadowConfig, SplitConfig

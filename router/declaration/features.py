@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from broker.strict import number, shown, whole
+from broker.support.strict import number, shown, whole
 
 _TEXT_LIMIT = 256
 _VALUES_LIMIT = 200

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema, field_validator
 
-from broker.strict import NAMED, Declared, Duration, Fraction, Share, Within, number, shown, whole
+from broker.support.strict import NAMED, Declared, Duration, Fraction, Share, Within, number, shown, whole
 from router.interleaving.interleave import LENGTH_LIMIT, METHODS, RANKERS_LIMIT
 
 _WEIGHT_LIMIT = 1e12

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
-from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
-from broker.strict import meant, read_model, shown
+from broker.records.endpoint import Endpoint
+from broker.support.strict import meant, read_model, shown
 from router.declaration.bandit import BanditConfig, bandit_named
 from router.declaration.canary import CanaryConfig
 from router.declaration.checks import checked

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from broker.endpoint import Endpoint
-from broker.strict import Declared, duration
+from broker.records.endpoint import Endpoint
+from broker.support.strict import Declared, duration
 from router.declaration.bandit import BANDITS
 from router.declaration.canary import CanaryConfig
 from router.declaration.plain import InterleaveConfig, ShadowConfig, SplitConfig

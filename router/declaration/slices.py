@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.endpoint import Endpoint
+from broker.records.endpoint import Endpoint
 
 _NOTHING = 1e-9  # 33.3% and 0.333 are not the same number
 

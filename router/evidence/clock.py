@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.messages import Record
-from broker.routing import Tick, write_tick
+from broker.records.routing import Tick, write_tick
 from router.learning.fold import JUMP_LIMIT
 
 

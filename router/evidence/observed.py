@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from broker.endpoint import Endpoint
+from broker.records.endpoint import Endpoint
 from router.learning.experiment import Closed, Credited, Experiment, Once
-from router.snapshot import Snapshot
+from router.policies.snapshot import Snapshot
 
 NEVER = 1 << 40  # ticks
 INTERLEAVE = "interleave"

@@ -9,8 +9,8 @@ from router.learning.rows import Decision
 from router.policies.base import Policy
 from router.policies.build import weigher_of
 from router.policies.learned import LearnedByFeatures
+from router.policies.snapshot import Snapshot, masked
 from router.policies.weighing import Weigher
-from router.snapshot import Snapshot, masked
 
 AGREES = 1e-9
 MODELS_KEPT = 64  # of a policy that looks at features: each snapshot of it is large

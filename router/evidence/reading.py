@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from broker.base import Broker
-from broker.endpoint import Endpoint
 from broker.errors import Gap
 from broker.messages import Record
-from broker.routing import Checkpoint, experiment_of, read_checkpoint
+from broker.records.endpoint import Endpoint
+from broker.records.routing import Checkpoint, experiment_of, read_checkpoint
 from router.evidence.recorder import Evidence, Recorder
 from router.learning.declared import read_experiment
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from broker.endpoint import Endpoint
-from broker.events import TYPE as ROWS
-from broker.events import read_event
-from broker.feedback import TYPE as FEEDBACK
-from broker.feedback import read_feedback
 from broker.messages import Record
-from broker.routing import Checkpoint
+from broker.records.endpoint import Endpoint
+from broker.records.events import TYPE as ROWS
+from broker.records.events import read_event
+from broker.records.feedback import TYPE as FEEDBACK
+from broker.records.feedback import read_feedback
+from broker.records.routing import Checkpoint
 from router.evidence.clock import Clock
 from router.evidence.decisions import Columns, Decisions
 from router.evidence.observed import Fixed, Observed, rewards_seen

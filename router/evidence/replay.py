@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
+from broker.records.endpoint import Endpoint
 from router.declaration.bandit import BanditConfig
 from router.declaration.canary import CanaryConfig
 from router.declaration.plain import SplitConfig

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from broker.endpoint import Endpoint
+from broker.records.endpoint import Endpoint
 from router.evidence.estimates import Ratio, Value, always, log_mean, sample_ratio, values
 from router.evidence.recorder import Evidence
 from router.evidence.sections import Cell, Curves, Section, Table

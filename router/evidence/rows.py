@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from broker.header import BY_WORD
+from broker.protocol.header import BY_WORD
 from router.stats.arrays import Floats
 
 REMEMBERED = 500_000

@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from broker.endpoint import Endpoint
-from broker.strict import duration
+from broker.records.endpoint import Endpoint
+from broker.support.strict import duration
 from router.declaration.bandit import BanditConfig
 from router.declaration.canary import BadGuardrail, CanaryConfig, Guardrail
 from router.declaration.plain import InterleaveConfig

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from broker.errors import InvalidRequest
-from broker.ids import uniform
+from broker.protocol.ids import uniform
 
 Draw = Callable[[], float]
 Credit = tuple[float, ...]
@@ -59,7 +59,7 @@ def _position(placed: Placed, item: str) -> int:
 
 
 def stream(key: bytes, salt: bytes, identity: bytes) -> Draw:
-    """Return a source of numbers in [0, 1) that is the same for the same identity, by a keyed hash (`broker.ids`)."""
+    """Return a source of numbers in [0, 1) that is the same for the same identity, by the keyed hash of `uniform`."""
     numbers = count()
     return lambda: uniform(key, salt + b"\0interleave" + next(numbers).to_bytes(4, "big"), identity)
 

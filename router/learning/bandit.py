@@ -10,7 +10,7 @@ import numpy as np
 
 from router.learning.experiment import Closed, Credited, Once, State
 from router.policies.base import Learning, Seen, one_run
-from router.snapshot import Snapshot
+from router.policies.snapshot import Snapshot
 from router.stats.arrays import ONE, Floats
 
 

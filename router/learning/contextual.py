@@ -10,9 +10,9 @@ import numpy as np
 
 from router.learning.bandit import seen_among, spread
 from router.learning.experiment import Closed, Credited, Once
-from router.packing import packed
 from router.policies.linear import Linear, Models
-from router.snapshot import Snapshot
+from router.policies.snapshot import Snapshot
+from router.stats.packing import packed
 
 MOST = 256.0  # a reward beyond counts as this: one of any size would be an arm's whole model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.endpoint import Endpoint
+from broker.records.endpoint import Endpoint
 from router.declaration.bandit import BanditConfig, LinearConfig
 from router.declaration.canary import BadGuardrail, CanaryConfig, Guardrail
 from router.declaration.plain import InterleaveConfig

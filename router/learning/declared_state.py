@@ -12,10 +12,10 @@ import logging
 import random
 
 from broker.base import Broker
-from broker.declared import read_declared
 from broker.errors import TryAgain
 from broker.messages import Record
-from broker.routing import read_verdict
+from broker.records.declared import read_declared
+from broker.records.routing import read_verdict
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from broker.base import Broker, Reader
 from broker.errors import Gap, TryAgain, Unreachable
-from broker.ids import now_us
 from broker.messages import Record
-from broker.routing import (
+from broker.protocol.ids import now_us
+from broker.records.routing import (
     Checkpoint,
     Place,
     Said,

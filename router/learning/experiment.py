@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from router.learning.joins import Join
 from router.learning.rows import Decision
-from router.snapshot import Snapshot
+from router.policies.snapshot import Snapshot
 
 State = TypeVar("State")
 

@@ -13,23 +13,23 @@ from typing import Any, Generic
 
 import orjson
 
-from broker.events import TYPE as ROWS
-from broker.events import read_event
-from broker.feedback import TYPE as FEEDBACK
-from broker.feedback import read_feedback
-from broker.merges import TYPE as MERGE
-from broker.merges import read_merge
 from broker.messages import Record
-from broker.rewards import Reward
-from broker.routing import ORDER, TICK, Checkpoint, Order, Place, read_order, read_tick
+from broker.records.events import TYPE as ROWS
+from broker.records.events import read_event
+from broker.records.feedback import TYPE as FEEDBACK
+from broker.records.feedback import read_feedback
+from broker.records.merges import TYPE as MERGE
+from broker.records.merges import read_merge
+from broker.records.rewards import Reward
+from broker.records.routing import ORDER, TICK, Checkpoint, Order, Place, read_order, read_tick
 from router.interleaving.placed import Placed
 from router.learning.experiment import Closed, Credited, Experiment, State
 from router.learning.joins import NOBODY, Join, write_join
 from router.learning.places import Places, read_places
 from router.learning.rows import Decision, decisions_in
 from router.learning.waiting import Waiting
-from router.packing import packed, unpacked
-from router.snapshot import Snapshot, masked
+from router.policies.snapshot import Snapshot, masked
+from router.stats.packing import packed, unpacked
 
 KEYS_LIMIT = 250_000
 JUMP_LIMIT = 600  # ticks: a record that says more is no tick

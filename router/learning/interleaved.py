@@ -13,7 +13,7 @@ from router.interleaving.preference import Ballot, Preference, Votes
 from router.learning.experiment import Closed, Credited, Once
 from router.learning.joins import Join
 from router.policies.interleaving import Interleaving
-from router.snapshot import Snapshot
+from router.policies.snapshot import Snapshot
 from router.stats.arrays import Floats, Ints
 
 RUNNING = -1

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from broker.rewards import REAL_LIMIT, Reward
+from broker.records.rewards import REAL_LIMIT, Reward
 from router.interleaving.placed import Placed
 from router.stats.arrays import ONE
 

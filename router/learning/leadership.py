@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 from broker.base import Broker
 from broker.errors import TryAgain
-from broker.ids import now_us
 from broker.messages import Record
-from broker.routing import Claim, read_claim, write_claim
-from broker.status import SILENT_AFTER_S, read_status
+from broker.protocol.ids import now_us
+from broker.records.routing import Claim, read_claim, write_claim
+from broker.records.status import SILENT_AFTER_S, read_status
 
 PAUSE_S = 0.5
 CLAIMS_LIMIT = 5

@@ -16,10 +16,10 @@ from typing import Any
 
 import orjson
 
-from broker.database import Care, Connection, Database, Schema, fetch_all, fetch_one, run, run_many
 from broker.errors import Damaged, MillraceError, Unavailable
-from broker.ids import now_us
-from broker.routing import Place
+from broker.protocol.ids import now_us
+from broker.records.routing import Place
+from broker.support.database import Care, Connection, Database, Schema, fetch_all, fetch_one, run, run_many
 from router.learning.fold import Fold
 from router.learning.joins import write_join
 from router.learning.waiting import Changed

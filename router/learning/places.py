@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from broker.routing import Place
+from broker.records.routing import Place
 
 LIMIT = 128
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from router.vectors import LARGEST
+from router.drawing.feature_vectors import LARGEST
 
 COLUMNS = (
     "uid", "leg", "row", "arm", "policy", "snapshot", "mask", "propensity", "accepted_us", "published_us", "status",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from broker.base import Broker, Since
 from broker.errors import Gap, Unreachable
-from broker.ids import now_us
 from broker.messages import Record
-from broker.routing import Checkpoint, read_checkpoint, read_tick
+from broker.protocol.ids import now_us
+from broker.records.routing import Checkpoint, read_checkpoint, read_tick
 
 READ_AT_ONCE = 1000
 BACK_S = 600.0  # where the newest checkpoint is looked for first

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from broker.ids import now_us
-from broker.routing import Order, Verdict, Word
+from broker.protocol.ids import now_us
+from broker.records.routing import Order, Verdict, Word
 from router.learning.fold import Subject
 
 ENDS: Mapping[str, Word] = {

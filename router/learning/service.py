@@ -10,15 +10,15 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from broker.announcer import Announcer
 from broker.base import Broker
-from broker.declared import read_declared
-from broker.endpoint import Endpoint
+from broker.delivery.heartbeat import Announcer
+from broker.delivery.log_follower import Following, follow_status
 from broker.errors import Misconfigured, TryAgain
-from broker.following import Following, follow_status
 from broker.messages import Record
-from broker.routing import Verdict, experiment_of, read_verdict
-from broker.tasks import Tasks
+from broker.records.declared import read_declared
+from broker.records.endpoint import Endpoint
+from broker.records.routing import Verdict, experiment_of, read_verdict
+from broker.support.tasks import Tasks
 from router.learning.declared_state import DeclaredState
 from router.learning.endpoint import EndpointLearner, LearnerSettings
 from router.learning.experiment import Experiment

@@ -13,7 +13,7 @@ from router.learning.experiment import Closed, Credited, Once
 from router.learning.rows import Decision
 from router.policies.base import Learning
 from router.policies.canary import Canary, CanaryState, Phase
-from router.snapshot import Snapshot
+from router.policies.snapshot import Snapshot
 from router.stats.arrays import Bools, Floats, Ints
 
 FAILED = ("failed", "expired", "overloaded")  # what a healthy arm would have answered

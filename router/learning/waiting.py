@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from broker.feedback import Feedback
-from broker.rewards import Reward
+from broker.records.feedback import Feedback
+from broker.records.rewards import Reward
 from router.learning.joins import NOBODY, Join, Told, read_join, usable, usable_label
 
 WAITING_LIMIT = 100_000  # requests of which only feedback is known: anybody can make some up

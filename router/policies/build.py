@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.endpoint import Endpoint
-from broker.rewards import Reward
+from broker.records.endpoint import Endpoint
+from broker.records.rewards import Reward
 from router.declaration.bandit import (
     BanditConfig,
     CountingConfig,
@@ -19,17 +19,17 @@ from router.declaration.bandit import (
 )
 from router.declaration.canary import BadGuardrail, CanaryConfig, Guardrail
 from router.declaration.policy import stable_arms, ticks, uniform
-from router.packing import unpacked
 from router.policies.base import Contextual, Learning
 from router.policies.canary import BadEvents, Canary, RewardDrop
 from router.policies.epsilon import EpsilonGreedy
 from router.policies.exp3 import Exp3
 from router.policies.learned import LearnedByFeatures
 from router.policies.linear import LinThompson, LinUcb
+from router.policies.snapshot import Snapshot
 from router.policies.thompson import GaussianThompson, Thompson
 from router.policies.ucb import Ucb
 from router.policies.weighing import Among, Weigher, weigher
-from router.snapshot import Snapshot
+from router.stats.packing import unpacked
 
 
 def learning_of(config: BanditConfig, arms: int, reward: Reward) -> Learning[Any] | Contextual[Any]:

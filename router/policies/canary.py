@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from router.snapshot import Snapshot
+from router.policies.snapshot import Snapshot
 from router.stats.arrays import Bools, Floats, Ints, log_mean_exp
 from router.stats.eprocess import EventTest, Pairs, PairTest, better_than, rarer_than, worse_than
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from router.policies.base import Seen, check_floor, floored
-from router.snapshot import Snapshot
+from router.policies.snapshot import Snapshot
 from router.stats.arrays import ONE, Floats, Ints, fixed, tallied
 
 _FACTOR_UNIT = 1 << 30  # a decay factor is a multiple of 1/2**30, so that no machine's pow changes a state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.endpoint import Endpoint
+from broker.records.endpoint import Endpoint
 from router.declaration.bandit import LinearConfig
 from router.declaration.canary import CanaryConfig
 from router.declaration.plain import InterleaveConfig, ShadowConfig, SplitConfig

@@ -9,7 +9,7 @@ import numpy as np
 
 from router.policies.base import Seen, check_floor, floored
 from router.policies.counts import decayed
-from router.snapshot import Snapshot
+from router.policies.snapshot import Snapshot
 from router.stats.arrays import ONE, Floats, Ints, fixed, tallied
 
 _LEAST_PROPENSITY = 1e-6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.snapshot import Snapshot
+from router.policies.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from router.declaration.bandit import LinearConfig
-from router.snapshot import Snapshot
+from router.policies.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from router.policies.base import Seen, check_floor, floored
-from router.snapshot import Snapshot
+from router.policies.snapshot import Snapshot
 from router.stats.arrays import Floats, argmax_shares, rounds
 from router.stats.best_arm import best_of_normals
 

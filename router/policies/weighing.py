@@ -11,10 +11,10 @@ from struct import Struct
 
 import numpy as np
 
-from router.assignment import cumulative, draw
+from router.policies.assignment import cumulative, draw
 from router.policies.base import floored
 from router.policies.linear import LEAST_DEVIATION, Linear, LinThompson, LinUcb, Models
-from router.snapshot import masked
+from router.policies.snapshot import masked
 from router.stats.arrays import Floats
 from router.stats.best_arm import FEW, best_of_few_normals, best_of_normals
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from broker.endpoint import Endpoint
 from broker.errors import Misconfigured
+from broker.records.endpoint import Endpoint
 from router.declaration.bandit import BanditConfig
 from router.declaration.canary import BadGuardrail, CanaryConfig
 from router.declaration.plain import InterleaveConfig

@@ -23,7 +23,7 @@ WORDS = ("millrace.yaml", "replica", "fraud", "7")
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process wait for locks for moments alone."""
     for name, seconds in (("BUSY_S", 0.3), ("KNOWN_BUSY_S", 0.1), ("NAMED_AFTER_S", 0.1)):
-        monkeypatch.setattr(f"broker.database.{name}", seconds)
+        monkeypatch.setattr(f"broker.support.database.{name}", seconds)
 
 
 @contextmanager

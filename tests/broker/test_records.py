@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.declared import endpoint_declared, read_declared
-from broker.endpoint import Endpoint, read_endpoint
 from broker.errors import MillraceError
-from broker.feedback import Feedback, read_feedback, write_feedback
-from broker.merges import Merge, read_merge, write_merge
 from broker.messages import Record
-from broker.routing import (
+from broker.records.declared import endpoint_declared, read_declared
+from broker.records.endpoint import Endpoint, read_endpoint
+from broker.records.feedback import Feedback, read_feedback, write_feedback
+from broker.records.merges import Merge, read_merge, write_merge
+from broker.records.routing import (
     Checkpoint,
     Order,
     Place,
@@ -41,12 +41,12 @@ from broker.routing import (
     write_tick,
     write_verdict,
 )
-from broker.skipped import SKIPPED
-from broker.status import Announcement, Cancel, read_cancels, read_status, write_announcement, write_cancels
+from broker.records.skipped import SKIPPED
+from broker.records.status import Announcement, Cancel, read_cancels, read_status, write_announcement, write_cancels
 from monitors.known import Known
 from processors.cancels import Cancels
 from router.learning.leadership import Leadership
-from router.view import View
+from router.state.view import View
 
 UID = bytes(range(16))
 PLACE = Place(offset=1, number=1, at_us=1)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from broker.datatypes import DTYPES, datatype_of
-from broker.inference import TensorSpec
-from broker.outputs import encode, encode_rows
-from broker.tensors import Inputs, assemble, decode
+from broker.tensor.datatypes import DTYPES, datatype_of
+from broker.tensor.inference import TensorSpec
+from broker.tensor.outputs import encode, encode_rows
+from broker.tensor.tensors import Inputs, assemble, decode
 
 triton = pytest.importorskip("tritonclient.http", reason="the extra with Triton's client is not installed")
 

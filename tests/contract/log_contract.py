@@ -9,8 +9,8 @@ import pytest
 from broker.base import Broker, Since
 from broker.channels import Limits
 from broker.errors import Gap
-from broker.ids import now_us
 from broker.messages import SAFE
+from broker.protocol.ids import now_us
 from tests.contract.installation import DEADLINE_S, Installation
 from tests.contract.steps import bodies, read
 

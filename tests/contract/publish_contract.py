@@ -10,8 +10,8 @@ import pytest
 
 from broker.base import MESSAGE_LIMIT_BYTES, Broker
 from broker.channels import Limits
-from broker.header import Form, pack_head
 from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, Depth, Message
+from broker.protocol.header import Form, pack_head
 from tests.contract.installation import Installation
 from tests.contract.steps import bodies, fill, take, until
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from broker.base import Broker
-from broker.header import Form, pack_head
-from broker.ids import now_us
 from broker.messages import NO_QUEUE, SAFE, Message
+from broker.protocol.header import Form, pack_head
+from broker.protocol.ids import now_us
 from tests.contract.installation import DEADLINE_S, Installation
 from tests.contract.steps import bodies, nothing_comes, take
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from uuid import uuid4
 
 from broker.base import Broker, epitaph
-from broker.bundle import requests_in, single
 from broker.channels import NO_LIMITS, Limits
-from broker.declared import endpoint_declared
-from broker.endpoint import read_endpoint
-from broker.header import Request, Route
-from broker.ids import new_uid, now_us, uid_text
 from broker.messages import Message
+from broker.protocol.bundle import requests_in, single
+from broker.protocol.header import Request, Route
+from broker.protocol.ids import new_uid, now_us, uid_text
+from broker.records.declared import endpoint_declared
+from broker.records.endpoint import read_endpoint
 from deploy.wiring import Installation
 from tests.contract.steps import take, until
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 from broker.channels import Channels
-from broker.dead import Letter, read_letter
 from broker.messages import Message
-from deploy import dead
+from broker.protocol.dead_letters import Letter, read_letter
+from deploy.operations import dead_letters as dead
 from deploy.wiring import Installation
 
 STOP_AT = 100

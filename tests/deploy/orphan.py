@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from deploy.shell import Context, run_part
+from deploy.processes.shell import Context, run_part
 
 GRACE_S = 0.3
 HANGS_S = 60.0  # for ever, but for a test that fails

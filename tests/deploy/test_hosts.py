@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from deploy.hosts import bare, free_port, is_loopback, reached_at, shown
-from deploy.shell import Context, serve_pages
+from deploy.processes.shell import Context, serve_pages
 
 
 @pytest.mark.parametrize(

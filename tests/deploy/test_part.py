@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.command import PartCommand, command_line
+from deploy.processes.command import PartCommand, command_line
 from tests.deploy.running import environment
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from broker.routing import Said
+from broker.records.routing import Said
 from deploy.demo.scenarios.canary import how_it_ended
 from deploy.demo.scenarios.claims import Claim, print_claims
 from deploy.demo.scenarios.clicks import clicks_on

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
-from broker.endpoint import read_endpoint
 from broker.errors import Misconfigured
+from broker.records.endpoint import read_endpoint
 from router.declaration.policy import read_config
 from router.declaration.schema import DRAFT, endpoint_schema
 from tests.router.declaring import POLICIES, document

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from broker.endpoint import read_endpoint
-from broker.rewards import Reward
-from broker.strict import Declared
+from broker.records.endpoint import read_endpoint
+from broker.records.rewards import Reward
+from broker.support.strict import Declared
 from deploy.yaml_text import documents
 from router.declaration.bandit import (
     BanditConfig,

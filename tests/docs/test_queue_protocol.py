@@ -16,13 +16,14 @@ import yaml
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry
 
-from broker.answering import Answering
-from broker.answers import plain
 from broker.base import MESSAGE_LIMIT_BYTES, Broker
-from broker.bundle import BUNDLE_LIMIT_BYTES, requests_in
 from broker.channels import Channels
-from broker.datatypes import DTYPES
-from broker.header import (
+from broker.delivery.ack_tracker import Settling
+from broker.delivery.reply_sender import Answering
+from broker.messages import Message
+from broker.protocol.answers import plain
+from broker.protocol.bundle import BUNDLE_LIMIT_BYTES, requests_in
+from broker.protocol.header import (
     BY_WORD,
     Form,
     Reply,
@@ -34,16 +35,15 @@ from broker.header import (
     pack_route,
     pack_ticket,
 )
-from broker.ids import new_uid, now_us
-from broker.merges import Merge, write_merge
-from broker.messages import Message
-from broker.outputs import encode
+from broker.protocol.ids import new_uid, now_us
 from broker.rabbitmq.adapter import RabbitBroker
-from broker.settling import Settling
-from broker.status import Announcement, write_announcement
-from broker.tensors import decode
-from router.intake import KEY_CHARACTERS, TIMEOUT_LIMIT_MS, read_headers
-from router.service import RouterSettings, run
+from broker.records.merges import Merge, write_merge
+from broker.records.status import Announcement, write_announcement
+from broker.tensor.datatypes import DTYPES
+from broker.tensor.outputs import encode
+from broker.tensor.tensors import decode
+from router.service.intake import KEY_CHARACTERS, TIMEOUT_LIMIT_MS, read_headers
+from router.service.run import RouterSettings, run
 from tests.servers import rabbitmq_url
 
 DOCS = Path(__file__).parent.parent.parent / "docs"

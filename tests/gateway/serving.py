@@ -12,21 +12,21 @@ from typing import Any
 import httpx
 from prometheus_client import CollectorRegistry
 
-from broker.answers import error_body
 from broker.base import Broker
-from broker.bundle import bundle, requests_in
 from broker.channels import Channels, Limits
-from broker.declared import endpoint_declared
-from broker.endpoint import read_endpoint
 from broker.errors import MillraceError
-from broker.header import BY_WORD, Form, Request, Status, pack_answer
-from broker.ids import now_us
-from broker.outputs import encode
+from broker.protocol.answers import error_body
+from broker.protocol.bundle import bundle, requests_in
+from broker.protocol.header import BY_WORD, Form, Request, Status, pack_answer
+from broker.protocol.ids import now_us
+from broker.records.declared import endpoint_declared
+from broker.records.endpoint import read_endpoint
+from broker.records.status import Announcement, State, write_announcement
 from broker.sqlite.adapter import SqliteBroker
-from broker.status import Announcement, State, write_announcement
-from broker.tensors import decode
-from gateway.core import GatewaySettings
-from gateway.results_sqlite import SqliteResults
+from broker.tensor.outputs import encode
+from broker.tensor.tensors import decode
+from gateway.core.core import GatewaySettings
+from gateway.results.sqlite_store import SqliteResults
 from gateway.run import run
 
 PATIENCE_S = 10.0

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from broker.agreement import Agreement
-from gateway.core import GatewaySettings
-from gateway.results_sqlite import SqliteResults
+from broker.records.agreement import Agreement
+from gateway.core.core import GatewaySettings
+from gateway.results.sqlite_store import SqliteResults
 from gateway.run import run
 from tests.gateway.serving import X, serving
 

@@ -14,9 +14,9 @@ import pytest
 
 from broker.base import Broker
 from broker.errors import Failed, InvalidRequest
-from broker.ids import uid_of
-from broker.merges import TYPE, read_merge
 from broker.messages import FULL, Message, Outcome
+from broker.protocol.ids import uid_of
+from broker.records.merges import TYPE, read_merge
 from broker.sqlite.adapter import SqliteBroker
 from router.interleaving.interleave import interleave
 from router.interleaving.placed import stream

@@ -15,14 +15,14 @@ import tritonclient.http as triton
 
 from broker.base import Broker
 from broker.channels import Channels
+from broker.delivery.log_follower import Following
 from broker.errors import Misconfigured, Unreachable
-from broker.feedback import read_feedback
-from broker.following import Following
+from broker.records.feedback import read_feedback
 from broker.sqlite.adapter import SqliteBroker
-from gateway.openapi import openapi
+from gateway.routes.openapi import openapi
 from gateway.server import listen
+from tests.gateway.routes.test_infer import BODY, URL, said
 from tests.gateway.serving import FULL, PATIENCE_S, Gateway, declare, serving, until
-from tests.gateway.test_infer import BODY, URL, said
 
 
 async def test_the_server_says_what_it_can(gateway: Gateway) -> None:
@@ -189,11 +189,11 @@ async def test_a_bug_is_500_in_the_usual_form(gateway: Gateway, monkeypatch: pyt
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("router.view.View.endpoints", broken)
+    monkeypatch.setattr("router.state.view.View.endpoints", broken)
     answer = await gateway.client.get("/v2/models")
     assert answer.status_code == 500
     assert "log" in said(answer)
-    monkeypatch.setattr("router.view.View.resolve", broken)
+    monkeypatch.setattr("router.state.view.View.resolve", broken)
     answer = await gateway.client.post(URL, content=BODY)
     assert answer.status_code == 500
     assert "log" in said(answer)

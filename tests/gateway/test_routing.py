@@ -11,12 +11,12 @@ import numpy as np
 import orjson
 import pytest
 
-from broker.endpoint import read_endpoint
-from broker.routing import Said, experiment_of, write_claim, write_snapshot
+from broker.records.endpoint import read_endpoint
+from broker.records.routing import Said, experiment_of, write_claim, write_snapshot
 from router.declaration.policy import read_config
-from router.packing import packed
 from router.policies.base import one_run
 from router.policies.build import learning_of
+from router.stats.packing import packed
 from tests.gateway.serving import Gateway, X, serving, until
 
 URL = "/v2/models/shop/infer"

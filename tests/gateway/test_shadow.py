@@ -13,11 +13,11 @@ import httpx
 import numpy as np
 import pytest
 
-from broker.bundle import requests_in
 from broker.channels import Channels, Limits
-from broker.datatypes import Array
 from broker.messages import FULL, Message, Outcome
+from broker.protocol.bundle import requests_in
 from broker.sqlite.adapter import SqliteBroker
+from broker.tensor.datatypes import Array
 from tests.arms import ONE_NUMBER, X, announce, processing, rows
 from tests.gateway.serving import Gateway, serving, until
 
@@ -142,7 +142,7 @@ async def test_a_shadow_that_is_silent_holds_nobody_up(tmp_path: Path) -> None:
 
 
 async def test_shadows_that_wait_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.shadows.LIMIT", 5)
+    monkeypatch.setattr("router.service.shadows.LIMIT", 5)
     async with shadowed(tmp_path, grace_s=0.2) as gateway:
         vars(gateway.broker)["shadows"] = "silent"
         answers = await asyncio.gather(*[gateway.client.post(URL, content=BODY) for _ in range(20)])

@@ -12,9 +12,9 @@ import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 
-from broker.replica_statistics import Statistics
+from broker.records.replica_statistics import Statistics
+from tests.gateway.routes.test_infer import BODY, URL
 from tests.gateway.serving import FULL, Gateway
-from tests.gateway.test_infer import BODY, URL
 
 X = np.array([[1.5, 2.5]], np.float32)
 BIG = np.arange(20_000, dtype=np.float32).reshape(-1, 2)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Protocol
 
 from broker.base import Broker
-from broker.ids import uid_of
+from broker.protocol.ids import uid_of
 from tests.kill.client import Answer, Client
 from tests.kill.faults import PATIENCE_S, Faults, Step, schedule
 from tests.kill.http_client import HttpClient

@@ -11,8 +11,8 @@ from broker.kafka.adapter import KafkaBroker
 from broker.kafka.address import Address as KafkaAddress
 from broker.rabbitmq.adapter import RabbitBroker
 from broker.rabbitmq.address import Address as RabbitAddress
+from broker.rabbitmq.amqp_connection import Wire
 from broker.rabbitmq.channel import Channel
-from broker.rabbitmq.wire import Wire
 from tests.kill.installation import Installation
 from tests.servers import kafka_url, rabbitmq_url
 

@@ -19,11 +19,11 @@ import httpx
 
 from broker.base import DELAY_LADDER_S, Broker
 from broker.connect import connect
-from broker.declared import endpoint_declared, endpoint_withdrawn
-from broker.endpoint import read_endpoint
-from broker.following import Following
+from broker.delivery.log_follower import Following
 from broker.messages import Record
-from broker.status import Announcement, read_status
+from broker.records.declared import endpoint_declared, endpoint_withdrawn
+from broker.records.endpoint import read_endpoint
+from broker.records.status import Announcement, read_status
 from deploy import wiring
 from deploy.hosts import free_port
 from tests.kill.models import write_model

@@ -18,17 +18,17 @@ import apsw
 from broker.base import Broker
 from broker.channels import Channels
 from broker.connect import connect
-from broker.declared import endpoint_declared
-from broker.endpoint import Endpoint, read_endpoint
-from broker.following import Following
+from broker.delivery.log_follower import Following
 from broker.messages import Record
-from broker.routing import read_claim, read_snapshot, write_claim
-from broker.status import read_status
+from broker.records.declared import endpoint_declared
+from broker.records.endpoint import Endpoint, read_endpoint
+from broker.records.routing import read_claim, read_snapshot, write_claim
+from broker.records.status import read_status
 from router.learning.declared import read_experiment
 from router.learning.fold import Fold
 from router.learning.ledger import Ledger, take_up
 from router.learning.service import subject_of
-from router.view import View
+from router.state.view import View
 from tests.kill.installation import GRACE_S, until
 from tests.router.learning.test_service import requests, send
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from broker.base import Broker
-from broker.events import read_event
-from broker.ids import uid_of
 from broker.messages import Record
+from broker.protocol.ids import uid_of
+from broker.records.events import read_event
 
 READ_AT_ONCE = 200
 SILENCE_S = 20.0

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from broker.bundle import bundle, requests_in
-from broker.header import Form, Reply, Request, Route, pack_route, pack_ticket
-from broker.ids import new_uid, now_us, uid_text
 from broker.messages import SAFE, Delivery
+from broker.protocol.bundle import bundle, requests_in
+from broker.protocol.header import Form, Reply, Request, Route, pack_route, pack_ticket
+from broker.protocol.ids import new_uid, now_us, uid_text
 from tests.kill.client import Client, body_of
 from tests.kill.installation import Installation
 from tests.kill.models import FLAKY, GUILTY, PICKY, POISON, POISONED

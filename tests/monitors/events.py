@@ -11,9 +11,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from broker.base import Broker, Since
-from broker.events import Ended, write_event
-from broker.header import Request, Route, Status
-from broker.ids import new_uid
+from broker.protocol.header import Request, Route, Status
+from broker.protocol.ids import new_uid
+from broker.records.events import Ended, write_event
 from monitors.prometheus import MonitorMetrics, PredictionFold
 from monitors.reader import EventReader
 from monitors.series import Series

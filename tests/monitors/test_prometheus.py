@@ -9,10 +9,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from broker.base import Broker
-from broker.events import TYPE
-from broker.feedback import Feedback, write_feedback
-from broker.header import Status
-from broker.ids import new_uid
+from broker.protocol.header import Status
+from broker.protocol.ids import new_uid
+from broker.records.events import TYPE
+from broker.records.feedback import Feedback, write_feedback
 from monitors.seen import Seen, keys_of
 from monitors.series import SECONDS, Series
 from tests.monitors.events import AT_US, ended, monitoring, until, write

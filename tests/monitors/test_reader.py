@@ -9,8 +9,8 @@ import pytest
 
 from broker.base import Broker
 from broker.channels import Limits
-from broker.events import write_event
-from broker.ids import new_uid
+from broker.protocol.ids import new_uid
+from broker.records.events import write_event
 from monitors.checkpoint import Checkpoint, load, save
 from tests.monitors.events import AT_US, ended, monitoring, until, write
 from tests.monitors.test_prometheus import PREDICTIONS

@@ -11,12 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from broker.base import Broker, Since
 from broker.channels import Channels
-from broker.declared import endpoint_declared, endpoint_withdrawn
-from broker.endpoint import read_endpoint
 from broker.errors import Unreachable
-from broker.ids import now_us
 from broker.messages import Depth, Message, Record
-from broker.status import SILENT_AFTER_S, Announcement, read_status, write_announcement
+from broker.protocol.ids import now_us
+from broker.records.declared import endpoint_declared, endpoint_withdrawn
+from broker.records.endpoint import read_endpoint
+from broker.records.status import SILENT_AFTER_S, Announcement, read_status, write_announcement
 from monitors.known import Known
 from monitors.queues import QueueDepths, queues
 from monitors.run import MonitorSettings, run

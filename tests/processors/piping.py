@@ -13,15 +13,15 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from broker.base import Broker
-from broker.bundle import bundle, requests_in, single
 from broker.channels import Channels
-from broker.datatypes import Array
-from broker.endpoint import Endpoint, read_endpoint
-from broker.events import read_event
-from broker.header import Form, Reply, Request, Route, pack_route, pack_ticket
-from broker.ids import new_uid, now_us
 from broker.messages import Message
+from broker.protocol.bundle import bundle, requests_in, single
+from broker.protocol.header import Form, Reply, Request, Route, pack_route, pack_ticket
+from broker.protocol.ids import new_uid, now_us
+from broker.records.endpoint import Endpoint, read_endpoint
+from broker.records.events import read_event
 from broker.sqlite.adapter import SqliteBroker
+from broker.tensor.datatypes import Array
 from processors.config import ModelConfig, parse_config
 from processors.metrics import ProcessorMetrics
 from processors.model import Model

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.ids import new_uid, now_us
 from broker.messages import Record
-from broker.status import Cancel, write_cancels
+from broker.protocol.ids import new_uid, now_us
+from broker.records.status import Cancel, write_cancels
 from processors import cancels
 from processors.cancels import Cancels
 from tests.processors.piping import bundled, piped, request

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from broker.announcer import Announcer
 from broker.base import Broker
 from broker.channels import Channels
+from broker.delivery.heartbeat import Announcer
 from broker.messages import Record
+from broker.records.status import Announcement, read_status, write_announcement
 from broker.sqlite.adapter import SqliteBroker
-from broker.status import Announcement, read_status, write_announcement
 from processors.catalog import Catalog, CatalogSettings
 from processors.engine import Engine, Wanted
 from tests.processors.test_repository import CONFIG, add

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import Misconfigured
-from broker.inference import TensorSpec
+from broker.tensor.inference import TensorSpec
 from processors.config import ModelConfig, VersionPolicy, parse_config, read_config
 
 FULL = """

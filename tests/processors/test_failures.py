@@ -9,11 +9,11 @@ import numpy as np
 import orjson
 import pytest
 
-from broker.answers import ANSWER_LIMIT_BYTES
-from broker.datatypes import Array
 from broker.errors import InvalidRequest
-from broker.header import Reply, Route
 from broker.messages import MESSAGE_LIMIT_BYTES, Message
+from broker.protocol.answers import ANSWER_LIMIT_BYTES
+from broker.protocol.header import Reply, Route
+from broker.tensor.datatypes import Array
 from tests.arms import X, processing, rows
 from tests.processors.piping import bundled, piped, request
 from tests.router.queueing import any_broker, routing

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker.bundle import bundle
 from broker.channels import Channels
-from broker.datatypes import Array
 from broker.errors import Failed
-from broker.header import Form, pack_head, pack_route, pack_ticket
-from broker.inference import TensorSpec
 from broker.messages import NO_QUEUE, TOO_LARGE, UNKNOWN, Delivery, Message, Outcome
+from broker.protocol.bundle import bundle
+from broker.protocol.header import Form, pack_head, pack_route, pack_ticket
 from broker.sqlite.adapter import SqliteBroker
-from broker.tensors import assemble
-from processors import lane
+from broker.tensor.datatypes import Array
+from broker.tensor.inference import TensorSpec
+from broker.tensor.tensors import assemble
+from processors import retry_queue as lane
 from tests.processors.piping import ROUTE, Compute, alone, bundled, piped, request
 
 GUILTY = 666.0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker.errors import Failed
-from broker.header import Reply
+from broker.protocol.header import Reply
 from tests.processors.piping import REPLIES, ROUTE, Pipe, alone, bundled, piped, request
 
 SHADOW = replace(ROUTE, arm="v2", policy="shadow", reply=Reply.NOWHERE, reply_to="", leg=1)

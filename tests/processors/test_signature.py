@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from broker.tensors import Inputs, decode
+from broker.tensor.tensors import Inputs, decode
 from processors.signature import signature
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.datatypes import Array
-from broker.ids import now_us
-from broker.rows import Rows
+from broker.delivery.prediction_log import Rows
+from broker.protocol.ids import now_us
+from broker.tensor.datatypes import Array
 from processors.batcher import Batcher, Item
 from tests.processors.piping import PATIENCE_S, alone, bundled, piped, request
 

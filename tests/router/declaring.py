@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.endpoint import Endpoint, read_endpoint
+from broker.records.endpoint import Endpoint, read_endpoint
 from deploy.yaml_text import documents
 
 ENDPOINT = """

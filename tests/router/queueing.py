@@ -16,16 +16,16 @@ from prometheus_client import CollectorRegistry
 from broker.base import Broker
 from broker.channels import Channels
 from broker.connect import connect
-from broker.declared import endpoint_declared
-from broker.endpoint import read_endpoint
-from broker.ids import now_us
 from broker.messages import FULL, NO_HEADERS, Delivery, Message, Outcome, Record
+from broker.protocol.ids import now_us
+from broker.records.declared import endpoint_declared
+from broker.records.endpoint import read_endpoint
+from broker.records.status import Announcement, write_announcement
 from broker.sqlite.adapter import SqliteBroker
-from broker.status import Announcement, write_announcement
-from router.forwarding import EndpointService
-from router.merged import RankerAnswers
-from router.metrics import RouterMetrics
-from router.view import View
+from router.service.forwarding import EndpointService
+from router.service.metrics import RouterMetrics
+from router.service.ranked_requests import RankerAnswers
+from router.state.view import View
 from tests.arms import PATIENCE_S, X
 from tests.servers import kafka_url, rabbitmq_url
 

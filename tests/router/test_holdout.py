@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router.router import HOLDOUT, Router
-from router.snapshot import Snapshot
-from tests.router.test_router import router_of
+from router.drawing.router import HOLDOUT, Router
+from router.policies.snapshot import Snapshot
+from tests.router.drawing.test_router import router_of
 
 KEYS = 50_000
 SPLIT: dict[str, object] = {"split": ["b", "c"]}

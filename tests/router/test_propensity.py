@@ -7,20 +7,20 @@ import math
 import numpy as np
 import pytest
 
-from broker.endpoint import read_endpoint
-from broker.ids import uniform
-from router.assignment import cumulative, draw
+from broker.protocol.ids import uniform
+from broker.records.endpoint import read_endpoint
+from router.drawing.router import Router
 from router.learning.contextual import ContextualBandit
 from router.learning.declared import read_experiment
-from router.packing import packed
+from router.policies.assignment import cumulative, draw
 from router.policies.base import one_run
 from router.policies.build import weigher_of
 from router.policies.drawn import read_policy
 from router.policies.learned import LearnedByFeatures
-from router.router import Router
-from router.snapshot import Snapshot, masked
+from router.policies.snapshot import Snapshot, masked
 from router.stats.arrays import Floats, Ints
-from tests.router.test_router import identities
+from router.stats.packing import packed
+from tests.router.drawing.test_router import identities
 
 DRAWS = 100_000
 ARMS = ("a", "b", "c", "d")

@@ -12,9 +12,9 @@ import orjson
 import pytest
 
 from broker.channels import Limits
-from broker.datatypes import Array
 from broker.messages import Message, Outcome
 from broker.sqlite.adapter import SqliteBroker
+from broker.tensor.datatypes import Array
 from tests.arms import processing, rows
 from tests.router.queueing import CHANNELS, SHADOWED, Client, Noting, any_broker, routing
 
@@ -105,8 +105,8 @@ async def test_a_full_queue_of_a_shadow_holds_nobody_up(tmp_path: Path) -> None:
 async def test_shadows_that_wait_are_limited_and_given_up_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.shadows.LIMIT", 3)
-    monkeypatch.setattr("router.shadows.DRAIN_S", 0.1)
+    monkeypatch.setattr("router.service.shadows.LIMIT", 3)
+    monkeypatch.setattr("router.service.shadows.DRAIN_S", 0.1)
     async with (
         Silent(tmp_path / "broker.db", CHANNELS) as broker,
         processing(broker, {1: times(1)}),

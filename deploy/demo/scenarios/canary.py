@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from broker.routing import Said
+from broker.records.routing import Said
 from deploy.demo.digits import SEED, Digits, load
 from deploy.demo.folder import write_endpoint
 from deploy.demo.pace import paced

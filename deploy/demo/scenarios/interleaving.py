@@ -29,7 +29,7 @@ from deploy.demo.scenarios.scenario import Unfit
 from deploy.demo.scenarios.stage import Stage, once_claim
 from deploy.demo.tally import Tally
 from deploy.demo.wire import Ask, Reply, json_request
-from router.merging import RANKERS_PARAMETER
+from router.ranking.merging import RANKERS_PARAMETER
 
 ENDPOINT = "similar"
 BLURRED, TRAINED = "blurred", "trained"

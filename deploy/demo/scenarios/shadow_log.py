@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from broker.base import Broker
-from broker.events import read_event
-from broker.following import Following
-from broker.ids import uid_of
+from broker.delivery.log_follower import Following
 from broker.messages import Record
+from broker.protocol.ids import uid_of
+from broker.records.events import read_event
 from deploy.demo.folder import OUTPUT
 
 SHADOW = "shadow"

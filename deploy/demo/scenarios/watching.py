@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from broker.base import Broker
+from broker.delivery.log_follower import Following
 from broker.errors import Unavailable
-from broker.following import Following
 from broker.messages import Record
-from broker.routing import Said, Verdict, read_snapshot, read_verdict
-from router.view import View
+from broker.records.routing import Said, Verdict, read_snapshot, read_verdict
+from router.state.view import View
 
 LOOK_S = 0.05
 

@@ -13,11 +13,11 @@ from aiokafka.codec import lz4_encode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.dead import read_letter
 from broker.kafka.address import Address
 from broker.kafka.properties import pack_headers
 from broker.kafka.records import Records, Unreadable
 from broker.messages import SAFE, Depth, Message
+from broker.protocol.dead_letters import read_letter
 from tests.broker.kafka.foreign import batch, named_header, record, write
 from tests.contract.installation import Installation
 from tests.contract.steps import bodies, nothing_comes, read, take, until

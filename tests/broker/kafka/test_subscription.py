@@ -9,7 +9,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from broker.kafka.adapter import KafkaBroker
-from broker.kafka.claim import State
+from broker.kafka.offset_tracker import State
 from broker.messages import SAFE, Message
 from tests.contract.installation import Installation
 from tests.contract.steps import take

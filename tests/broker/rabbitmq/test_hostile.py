@@ -10,11 +10,11 @@ import pytest
 from broker.base import Broker
 from broker.messages import SAFE, Message
 from broker.rabbitmq.address import Address
+from broker.rabbitmq.amqp_connection import Wire
 from broker.rabbitmq.channel import Channel
+from broker.rabbitmq.field_table import pack_short, pack_table
 from broker.rabbitmq.frames import content_frames, publish_frame
 from broker.rabbitmq.properties import UNREADABLE, unpack_message
-from broker.rabbitmq.table import pack_short, pack_table
-from broker.rabbitmq.wire import Wire
 from tests.contract.installation import DEADLINE_S, Installation
 from tests.contract.steps import bodies, nothing_comes, take
 

@@ -12,9 +12,9 @@ from broker.channels import Channels, Limits
 from broker.errors import Refused, TryAgain
 from broker.messages import FULL, NO_QUEUE, SAFE, Message
 from broker.rabbitmq.address import Address
+from broker.rabbitmq.amqp_connection import Wire
 from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.topology import arguments
-from broker.rabbitmq.wire import Wire
 from tests.contract.installation import DEADLINE_S, Installation
 from tests.contract.steps import bodies, fill, take, until
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from broker.channels import Channels
-from broker.database import Care
 from broker.errors import DiskFull, TryAgain
 from broker.messages import SAFE, STOPPED, Delivery, Message
 from broker.sqlite import ownership
 from broker.sqlite.adapter import SqliteBroker
+from broker.support.database import Care
 
 CHANNELS = Channels()
 QUEUE = CHANNELS.requests("e")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.endpoint import read_endpoint
 from broker.errors import Misconfigured
+from broker.records.endpoint import read_endpoint
 from deploy.yaml_text import documents
 from router.declaration.bandit import BanditConfig, LinearConfig, ThompsonConfig
 from router.declaration.canary import BadGuardrail, CanaryConfig, RewardGuardrail
@@ -229,7 +229,7 @@ def test_the_first_arm_may_be_tried_where_nobody_is_outside(exclusive: Any) -> N
 def test_who_draws_needs_no_numerical_library() -> None:
     code = """
 import sys
-import router.view
+import router.state.view
 from router.policies.drawn import read_policy
 from tests.router.declaring import POLICIES, endpoint_of
 for policy in POLICIES.values():

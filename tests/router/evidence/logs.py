@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from broker.endpoint import Endpoint, read_endpoint
 from broker.messages import Record
-from broker.routing import experiment_of, write_checkpoint
+from broker.records.endpoint import Endpoint, read_endpoint
+from broker.records.routing import experiment_of, write_checkpoint
 from router.evidence.recorder import Evidence, Recorder
 from router.learning.declared import read_experiment
 from router.learning.experiment import Experiment

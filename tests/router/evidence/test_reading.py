@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from broker.base import Broker
 from broker.channels import Channels
-from broker.endpoint import Endpoint
 from broker.errors import Gap
 from broker.messages import Record
-from broker.routing import Place, write_checkpoint
+from broker.records.endpoint import Endpoint
+from broker.records.routing import Place, write_checkpoint
 from router.evidence.reading import read_evidence
 from router.evidence.recorder import Evidence
 from tests.router.evidence.logs import LATER_US, SPLIT, THOMPSON, endpoint, learner_log, split_log

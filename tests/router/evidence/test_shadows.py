@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from broker.events import Ended, write_event
-from broker.header import Request, Route, Status
-from broker.ids import derived_uid
 from broker.messages import Record
+from broker.protocol.header import Request, Route, Status
+from broker.protocol.ids import derived_uid
+from broker.records.events import Ended, write_event
 from router.evidence.report import report
 from router.evidence.sections import Section, Table
 from router.evidence.shadows import footrule_of_lists, footrule_of_scores

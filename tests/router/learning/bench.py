@@ -10,9 +10,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from broker.following import Following
+from broker.delivery.log_follower import Following
 from broker.messages import Record
-from broker.routing import Said, Verdict, read_snapshot
+from broker.records.routing import Said, Verdict, read_snapshot
 from broker.sqlite.adapter import SqliteBroker
 from router.learning.endpoint import EndpointLearner, LearnerSettings
 from router.learning.experiment import Experiment

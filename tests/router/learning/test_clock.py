@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.header import Status
+from broker.protocol.header import Status
 from router.learning.fold import AHEAD_US, Fold
 from tests.router.learning.test_fold import THOMPSON
 from tests.router.learning.test_hostile import CANARY

@@ -14,16 +14,16 @@ import pytest
 from broker.base import Broker
 from broker.channels import Channels
 from broker.connect import connect
-from broker.declared import endpoint_declared
-from broker.endpoint import Endpoint, read_endpoint
 from broker.messages import Record
-from broker.routing import Checkpoint, Place, experiment_of
+from broker.records.declared import endpoint_declared
+from broker.records.endpoint import Endpoint, read_endpoint
+from broker.records.routing import Checkpoint, Place, experiment_of
 from router.learning.bandit import Bandit
-from router.packing import packed
 from router.policies.base import one_run
 from router.policies.linear import LinUcb
 from router.policies.thompson import Thompson
-from router.view import View
+from router.state.view import View
+from router.stats.packing import packed
 from tests.router.learning.test_service import BANDIT, declare, learning, requests, send, until, viewing
 from tests.router.learning.traces import folded, numbered, tick
 

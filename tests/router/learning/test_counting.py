@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from broker.header import Status
-from broker.merges import Merge, write_merge
 from broker.messages import Record
-from broker.rewards import Reward
-from broker.routing import Place
+from broker.protocol.header import Status
+from broker.records.merges import Merge, write_merge
+from broker.records.rewards import Reward
+from broker.records.routing import Place
 from router.learning import joins, waiting
 from router.learning.bandit import Bandit
 from router.learning.contextual import ContextualBandit

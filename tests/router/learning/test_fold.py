@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from broker.header import Status
 from broker.messages import Record
-from broker.rewards import Reward
-from broker.routing import Order, read_checkpoint, write_checkpoint, write_order
+from broker.protocol.header import Status
+from broker.records.rewards import Reward
+from broker.records.routing import Order, read_checkpoint, write_checkpoint, write_order
 from router.learning.bandit import Bandit
 from router.learning.experiment import Experiment
 from router.learning.fold import Fold

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from broker.header import Status
-from broker.ids import derived_uid
-from broker.merges import Merge, write_merge
 from broker.messages import Record
-from broker.rewards import Reward
-from broker.routing import (
+from broker.protocol.header import Status
+from broker.protocol.ids import derived_uid
+from broker.records.merges import Merge, write_merge
+from broker.records.rewards import Reward
+from broker.records.routing import (
     Order,
     Said,
     Verdict,
@@ -31,13 +31,13 @@ from router.learning.interleaved import Interleaved
 from router.learning.joins import score, write_join
 from router.learning.rows import features_of
 from router.learning.staged import Staged, Watch
-from router.packing import packed, unpacked
 from router.policies.canary import Canary, Phase, RewardDrop
 from router.policies.interleaving import Interleaving
 from router.policies.linear import LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
+from router.state.view import View
 from router.stats.arrays import ONE
-from router.view import View
+from router.stats.packing import packed, unpacked
 from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
 
 GAUSSIAN = Bandit(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
@@ -200,8 +200,8 @@ def test_garbage_is_no_record(body: bytes) -> None:
 
 
 def test_a_verdict_of_an_older_experiment_says_nothing_of_this_one() -> None:
-    from broker.declared import endpoint_declared
-    from broker.endpoint import read_endpoint
+    from broker.records.declared import endpoint_declared
+    from broker.records.endpoint import read_endpoint
 
     view = View(b"key")
     declaration = read_endpoint(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from broker.messages import Record
-from broker.routing import Checkpoint, read_checkpoint, write_checkpoint
+from broker.records.routing import Checkpoint, read_checkpoint, write_checkpoint
 from router.learning.fold import Fold
 from router.learning.ledger import Ledger, take_up
 from tests.router.learning.killing import KILLS_A_TRACE

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from broker.channels import Channels
 from broker.connect import connect
-from broker.following import Following
-from broker.routing import write_claim
+from broker.delivery.log_follower import Following
+from broker.records.routing import write_claim
 from router.learning.leadership import Leadership
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from broker.channels import Channels
 from broker.connect import connect
-from broker.ids import now_us
 from broker.messages import Record
-from broker.rewards import Reward
-from broker.routing import Order, Place, Said, experiment_of, read_snapshot, write_order
+from broker.protocol.ids import now_us
+from broker.records.rewards import Reward
+from broker.records.routing import Order, Place, Said, experiment_of, read_snapshot, write_order
 from router.learning.bandit import Bandit
 from router.learning.interleaved import Interleaved
 from router.learning.joins import Join, Told, write_join

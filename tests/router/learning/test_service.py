@@ -16,12 +16,12 @@ from prometheus_client import CollectorRegistry
 from broker.base import Broker, Since
 from broker.channels import Channels, Limits
 from broker.connect import connect
-from broker.declared import endpoint_declared
-from broker.endpoint import Endpoint, read_endpoint
-from broker.following import Following
-from broker.ids import now_us
+from broker.delivery.log_follower import Following
 from broker.messages import Record
-from broker.routing import (
+from broker.protocol.ids import now_us
+from broker.records.declared import endpoint_declared
+from broker.records.endpoint import Endpoint, read_endpoint
+from broker.records.routing import (
     Checkpoint,
     Order,
     Place,
@@ -37,8 +37,8 @@ from broker.routing import (
 from router.learning.declared import read_experiment
 from router.learning.endpoint import LearnerSettings
 from router.learning.service import run
-from router.stand_in import StandIn
-from router.view import View
+from router.state.checkpoint_bootstrap import StandIn
+from router.state.view import View
 from tests.router.learning.traces import Shown, feedback, rows
 from tests.servers import kafka_url, rabbitmq_url
 

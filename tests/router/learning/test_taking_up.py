@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from broker.channels import Limits
 from broker.errors import Gap, Unreachable
 from broker.messages import Record
-from broker.routing import (
+from broker.records.routing import (
     TICK,
     Place,
     read_tick,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.routing import Verdict, read_order, read_verdict, write_checkpoint
+from broker.records.routing import Verdict, read_order, read_verdict, write_checkpoint
 from router.learning.experiment import Experiment
 from router.learning.fold import Fold
 from tests.router.learning.bench import WITHIN_S, Bench, everything, until

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from broker.events import Ended, write_event
-from broker.feedback import Feedback, write_feedback
-from broker.header import Request, Route, Status
-from broker.ids import derived_uid
 from broker.messages import Record
-from broker.rewards import Reward
-from broker.routing import Tick, write_tick
+from broker.protocol.header import Request, Route, Status
+from broker.protocol.ids import derived_uid
+from broker.records.events import Ended, write_event
+from broker.records.feedback import Feedback, write_feedback
+from broker.records.rewards import Reward
+from broker.records.routing import Tick, write_tick
 from router.learning.experiment import Experiment
 from router.learning.fold import Fold, Subject
 

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from broker.endpoint import read_endpoint
-from broker.rewards import Reward
+from broker.records.endpoint import read_endpoint
+from broker.records.rewards import Reward
 from router.declaration.bandit import BanditConfig
 from router.declaration.canary import CanaryConfig
 from router.declaration.policy import read_config
-from router.packing import packed
 from router.policies.base import one_run
 from router.policies.build import canary_of, dimensions_of, learning_of, weigher_of
 from router.policies.canary import BadEvents, RewardDrop
@@ -21,8 +20,9 @@ from router.policies.drawn import read_policy
 from router.policies.exp3 import Exp3
 from router.policies.learned import LearnedByFeatures
 from router.policies.linear import LinThompson
+from router.policies.snapshot import Snapshot, masked
 from router.policies.thompson import GaussianThompson
-from router.snapshot import Snapshot, masked
+from router.stats.packing import packed
 from tests.router.declaring import POLICIES, endpoint_of
 
 BANDITS = [

@@ -1,0 +1,93 @@
+"""Following a log: one task that hands every record to a function, for as long as the process lives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from broker.base import Broker, Reader, Since
+from broker.delivery.clocks import CLOCKS
+from broker.errors import Gap, TryAgain
+from broker.messages import Record
+from broker.protocol.ids import wall_us
+from broker.records.status import FULL_EVERY_S
+
+log = logging.getLogger(__name__)
+
+READ_AT_ONCE = 500
+PAUSE_S = 0.5
+
+
+def follow_status(broker: Broker, fold: Callable[[Record], None], *, since_s: float = 2 * FULL_EVERY_S) -> Following:
+    """Return what follows the `status` log, from `since_s` ago, and keeps this process's time with the others'."""
+
+    def both(record: Record) -> None:
+        CLOCKS.fold(record)
+        fold(record)
+
+    return Following(broker, broker.channels.status, Since(wall_us() - int(since_s * 1e6)), both)
+
+
+class Following:
+    """Reads a log from `start` and calls `fold` for each record; `caught_up` is set at the end seen when it began."""
+
+    def __init__(
+        self, broker: Broker, log: str, start: int | Since, fold: Callable[[Record], None], *,
+        anew: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """`anew` is called when the log was deleted and made again: what it said is not there any more."""
+        self._anew = anew
+        self._broker = broker
+        self._log = log
+        self._start = start
+        self._fold = fold
+        self.caught_up = asyncio.Event()
+
+    async def run(self) -> None:
+        """Read for ever; a broker that is away is waited for, a gap is read over: of states the newest wins."""
+        end = await self._end()
+        if end == 0:
+            self.caught_up.set()
+        reader = self._broker.read(self._log, self._start)
+        catching_up = asyncio.create_task(self._give_up_waiting(), name="catch-up")
+        try:
+            while await self._step(reader, end):
+                pass
+        finally:
+            catching_up.cancel()
+            await reader.close()
+
+    async def _step(self, reader: Reader, end: int) -> bool:
+        """Read once; tells whether there is more to come: a reader whose broker is closed returns nothing."""
+        try:
+            records = await reader.read(READ_AT_ONCE)
+        except Gap as gap:
+            if gap.is_anew:
+                log.warning("%s", gap)
+                self._anew()
+            return True
+        except TryAgain:
+            await asyncio.sleep(PAUSE_S)
+            return True
+        for record in records:
+            try:
+                self._fold(record)
+            except Exception:  # what one record does to a fold must not end the process, and at every start again
+                log.exception("record %d of %s could not be folded", record.offset, self._log)
+        if records and records[-1].offset + 1 >= end:
+            self.caught_up.set()
+        return bool(records)
+
+    async def _end(self) -> int:
+        while True:
+            try:
+                return await self._broker.end(self._log)
+            except TryAgain:
+                await asyncio.sleep(PAUSE_S)
+
+    async def _give_up_waiting(self) -> None:
+        """A log whose newest records are older than `start` has nothing to say before the end: do not wait for it."""
+        if isinstance(self._start, Since):
+            await asyncio.sleep(1.0)
+            self.caught_up.set()

@@ -1,0 +1,1 @@
+"""The bytes that our parts exchange: headers, bundles, uids, plain answers, dead letters."""

@@ -1,0 +1,70 @@
+"""Answers as plain messages that any client of the queue can read: plain headers, `message_id` is the uid."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from broker.errors import Failed
+from broker.messages import BINARY, JSON, JSON_LENGTH_HEADER, MESSAGE_LIMIT_BYTES, Message
+from broker.protocol.header import Request, Route, Status
+from broker.protocol.ids import uid_text
+
+ANSWER_LIMIT_BYTES = MESSAGE_LIMIT_BYTES - 1024
+"""The largest body of an answer: in a bundle of ours a ticket stands before it, which takes less than the rest."""
+
+
+def plain(queue: str, request: Request, status: Status, body: bytes, json_length: int | None) -> Message:
+    """Return the answer as any client of the queue reads it: plain headers, `message_id` is the uid."""
+    headers = {**_shared_headers(request.route, status)}
+    if json_length is not None:
+        headers[JSON_LENGTH_HEADER] = json_length
+    if request.extra:
+        headers.update(cloud_attributes(request))
+    return Message(
+        queue=queue, body=bytes(body), headers=headers, content_type=JSON if json_length is None else BINARY,
+        correlation_id=request.correlation or None, message_id=uid_text(request.uid),
+    )  # fmt: skip
+
+
+def too_large(size: int) -> Failed:
+    """Return the error for an answer of `size` bytes, which no message can carry."""
+    return Failed(
+        f"the answer has {size} bytes, and at most {ANSWER_LIMIT_BYTES} can be sent: "
+        "ask for fewer rows or outputs in one request, or for binary outputs"
+    )
+
+
+def error_body(text: str) -> bytes:
+    """Return `{"error": …}`, the form of every error of ours."""
+    return orjson.dumps({"error": clean(text)})
+
+
+def clean(text: str) -> str:
+    """Return text that can be written as UTF-8, whatever bytes of a client stand in it."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def cloud_attributes(request: Request) -> dict[str, Any]:
+    """Return the CloudEvents attributes of an answer, if the request had them."""
+    asked = orjson.loads(request.extra).get("cloud_events")
+    if not asked:
+        return {}
+    return {
+        "cloudEvents_specversion": "1.0", "cloudEvents_type": "millrace.answer.v1",
+        "cloudEvents_source": f"/millrace/{request.route.endpoint}", "cloudEvents_id": uid_text(request.uid),
+        "cloudEvents_causationid": asked.get("id", ""),
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _shared_headers(route: Route, status: Status) -> dict[str, Any]:
+    return {
+        "status": status.word,
+        "endpoint": route.endpoint,
+        "arm": route.arm,
+        "model": route.model,
+        "version": str(route.version),
+    }

@@ -1,0 +1,81 @@
+"""Bundles: many requests or answers in one broker message, because the broker's own work per message is the limit.
+
+The framing is described in header.py; a body holds (ticket, body) pairs back to back, and nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from broker.errors import InvalidRequest
+from broker.messages import BINARY, JSON, Message
+from broker.protocol.header import (
+    Answer,
+    Form,
+    Request,
+    Route,
+    pack_head,
+    pack_route,
+    pack_ticket,
+    unpack_answer,
+    unpack_head,
+    unpack_route,
+    unpack_ticket,
+)
+
+BUNDLE_LIMIT_BYTES = 256 * 1024
+
+
+def single(queue: str, request: Request, *, delay_s: float = 0.0) -> Message:
+    """Return a message that carries one request."""
+    header = pack_head(Form.SINGLE, 1, pack_route(request.route)) + pack_ticket(request, 0)
+    kind = JSON if request.json_length is None else BINARY
+    return Message(queue=queue, body=bytes(request.body), header=header, content_type=kind, delay_s=delay_s)
+
+
+def bundle(queue: str, form: Form, shared: bytes, parts: Sequence[bytes | memoryview], count: int) -> Message:
+    """Return a message that carries `count` requests or answers; `parts` alternate between tickets and bodies."""
+    return Message(queue=queue, body=b"".join(parts), header=pack_head(form, count, shared), count=count)
+
+
+def requests_in(message: Message) -> list[Request]:
+    """Read the requests of one of our own messages; raises InvalidRequest when it cannot be trusted."""
+    form, count, shared, end = unpack_head(message.header)
+    route = unpack_route(shared)
+    try:
+        if form is Form.SINGLE:
+            request, _ = unpack_ticket(route, memoryview(message.header), end, message.body)
+            return [request]
+        if form is Form.BUNDLE:
+            return _bundled(route, count, memoryview(message.body))
+    except (struct.error, UnicodeDecodeError, ValueError) as exc:
+        raise InvalidRequest(f"millrace bundle: {exc}") from exc
+    raise InvalidRequest(f"millrace header: {form.name} where requests were expected")
+
+
+def answers_in(message: Message) -> list[Answer]:
+    """Read the answers of a message on one of our own answer queues."""
+    form, count, _, _ = unpack_head(message.header)
+    if form is not Form.ANSWERS:
+        raise InvalidRequest(f"millrace header: {form.name} where answers were expected")
+    data, at, answers = memoryview(message.body), 0, []
+    try:
+        for _ in range(count):
+            answer, at = unpack_answer(data, at)
+            answers.append(answer)
+    except (struct.error, UnicodeDecodeError, ValueError) as exc:
+        raise InvalidRequest(f"millrace bundle: {exc}") from exc
+    return answers
+
+
+def _bundled(route: Route, count: int, data: memoryview) -> list[Request]:
+    if not count:
+        raise ValueError("it is empty")
+    at, requests = 0, []
+    for _ in range(count):
+        request, at = unpack_ticket(route, data, at, None)
+        requests.append(request)
+    if at != len(data):
+        raise ValueError(f"{len(data) - at} bytes behind the last of {count} requests")
+    return requests

@@ -1,0 +1,102 @@
+"""Identities: uids that we make or derive, and the keyed hash that decisions are drawn with."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+
+UID_BYTES = 16
+_VERSION_7 = 0x7 << 76
+_VERSION_8 = 0x8 << 76
+_VARIANT = 0x2 << 62
+_CLEAR = ~((0xF << 76) | (0x3 << 62))
+
+
+KIND_S = 60.0
+
+_shift_us = 0
+_before_us = 0
+_shifted_s = float("-inf")
+
+
+def wall_us() -> int:
+    """Return this machine's clock in microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+def now_us() -> int:
+    """Return the installation's time in microseconds since the epoch, UTC: this machine's clock, put right.
+
+    See `broker.delivery.clocks`, which finds out by how much.
+    """
+    return time.time_ns() // 1000 + _shift_us
+
+
+def shift_clock(by_us: int) -> None:
+    """Put `now_us` ahead of this machine's clock by so much from now on."""
+    global _shift_us, _before_us, _shifted_s
+    _before_us, _shift_us, _shifted_s = _shift_us, by_us, time.monotonic()
+
+
+def is_over(deadline_us: int, now_us: int) -> bool:
+    """Tell whether a deadline is over; 0 is none.
+
+    For `KIND_S` after the clock was put right the earlier of both times counts: deadlines from before are in that one.
+    """
+    if not deadline_us or now_us <= deadline_us:
+        return False
+    return time.monotonic() - _shifted_s >= KIND_S or now_us - max(0, _shift_us - _before_us) > deadline_us
+
+
+def new_uid(accepted_us: int, entropy: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
+    """Return a UUIDv7 (RFC 9562, 5.7): 48 bits of milliseconds, then 74 random bits."""
+    random = int.from_bytes(entropy(10), "big")
+    value = ((accepted_us // 1000) & 0xFFFFFFFFFFFF) << 80 | random
+    return (value & _CLEAR | _VERSION_7 | _VARIANT).to_bytes(UID_BYTES, "big")
+
+
+def derived_uid(*parts: bytes) -> bytes:
+    """Return a UUIDv8 of blake2b over `parts`: the same parts, the same uid."""
+    digest = hashlib.blake2b(digest_size=UID_BYTES)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    value = int.from_bytes(digest.digest(), "big")
+    return (value & _CLEAR | _VERSION_8 | _VARIANT).to_bytes(UID_BYTES, "big")
+
+
+def uid_text(uid: bytes) -> str:
+    """Write a uid in the usual form, 8-4-4-4-12 hexadecimal digits."""
+    text = uid.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def uid_of(text: str) -> bytes:
+    """Read a uid written by `uid_text`; raises ValueError for anything else."""
+    uid = bytes.fromhex(text.replace("-", ""))
+    if len(uid) != UID_BYTES:
+        raise ValueError(f"{text!r} is not a request id: it has 32 hexadecimal digits")
+    return uid
+
+
+def uniform(key: bytes, salt: bytes, identity: bytes) -> float:
+    """Draw a number in [0, 1) from a keyed hash of `identity`: blake2b's first 53 bits, exact in a float.
+
+    Without the secret `key` (at most 64 bytes) nobody can choose an identity for its draw.
+    `salt` separates experiments.
+    """
+    return drawer(key, salt)(identity)
+
+
+def drawer(key: bytes, salt: bytes) -> Callable[[bytes], float]:
+    """Return what draws as `uniform` does for one key and salt, which it hashes only once."""
+    copy, whole = hashlib.blake2b(salt + b"\0", key=key, digest_size=8).copy, int.from_bytes
+
+    def draw(identity: bytes) -> float:
+        digest = copy()
+        digest.update(identity)
+        return (whole(digest.digest()) >> 11) * 2.0**-53
+
+    return draw

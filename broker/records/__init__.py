@@ -1,0 +1,1 @@
+"""The records on our logs: declarations, announcements, predictions, feedback, routing."""

@@ -1,0 +1,181 @@
+"""The declaration of an endpoint: what clients address. Its `policy` is opaque here; the router reads it."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+
+from broker.records.rewards import FeedbackDeclared
+from broker.support.strict import (
+    DURATION_PATTERN,
+    NAMED,
+    Declared,
+    Duration,
+    Fraction,
+    Within,
+    meant,
+    named,
+    read_model,
+    seconds,
+    shown,
+    whole,
+)
+
+PARAMETER = "parameters."
+_KEY = re.compile(r"header|parameters\.\S(?:.*\S)?")
+_BACKOFF = rf"^{DURATION_PATTERN}(?:\.\.{DURATION_PATTERN})?$"
+_TARGET = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,62})@([1-9][0-9]{0,8})")
+_VERSION_LIMIT = 999_999_999  # what a version's folder may be called
+_ARMS_LIMIT = 64  # a bit each in the mask that rows and headers carry
+
+
+class Target(Declared):
+    """The model version that an arm stands for."""
+
+    model: str = Field(json_schema_extra=NAMED)
+    version: Annotated[int, Field(ge=1, le=_VERSION_LIMIT), BeforeValidator(whole)]
+
+    @field_validator("model")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return named("model", value)
+
+
+def _target(value: Any) -> Any:
+    if isinstance(value, (Mapping, Target)):
+        return value
+    match = _TARGET.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{shown(value)} is not a model version: write model@version, such as fraud@3")
+    return {"model": match[1], "version": int(match[2])}
+
+
+_Short = Annotated[str, Field(pattern=f"^{_TARGET.pattern}$", examples=["fraud@3"])]
+_Arm = Annotated[Target, BeforeValidator(_target, json_schema_input_type=Target | _Short)]
+
+
+class Retry(Declared):
+    """When a request that failed is tried again."""
+
+    attempts: Annotated[int, Field(ge=1, le=100), BeforeValidator(whole)] = 3
+    backoff: str = Field(default="200ms..30s", json_schema_extra={"pattern": _BACKOFF})
+    on: tuple[Literal["failed"], ...] = ()
+
+    @field_validator("backoff")
+    @classmethod
+    def _range(cls, value: str) -> str:
+        first, dots, last = value.partition("..")
+        if seconds(first) > seconds(last if dots else first):
+            raise ValueError(f"{value!r}: the first pause is longer than the last")
+        return value
+
+    def pause_s(self, attempts: int, draw: Callable[[], float] = random.random) -> float:
+        """Return the pause after so many attempts: doubled each time within the range, less up to half of it by lot.
+
+        So what failed together is not tried again together. Brokers without delays of their own round it up.
+        """
+        first, _, last = self.backoff.partition("..")
+        longest = min(seconds(first) * 2.0 ** max(0, attempts - 1), seconds(last or first))
+        return longest * (1.0 - draw() / 2.0)
+
+
+def _key(value: str) -> str:
+    if _KEY.fullmatch(value):
+        return value
+    near = _meant_key(value)
+    hint = f"did you mean {near!r}? " if near else ""
+    raise ValueError(
+        f"{shown(value)} is no key: {hint}write header, or parameters. and the name of one, such as parameters.user_id"
+    )
+
+
+def _meant_key(value: str) -> str | None:
+    """Return the key that was probably meant: a lone word is the name of a parameter."""
+    first, dot, name = value.strip().partition(".")
+    if meant(first, ["parameters"]):
+        return PARAMETER + name.strip() if name.strip() else None
+    return meant(first, ["header"]) or (PARAMETER + first if first and not dot else None)
+
+
+_Key = Annotated[
+    str, AfterValidator(_key), WithJsonSchema({"type": "string", "pattern": f"^(?:{_KEY.pattern})$"}),
+]  # fmt: skip
+
+
+class Log(Declared):
+    """What events may hold: the share of requests whose tensors are kept, and columns that never are."""
+
+    sample: Fraction = 1.0
+    drop: tuple[str, ...] = ()
+
+
+class Exclusive(Declared):
+    """Which part of the keys an experiment may have: `slice` is from and to, two shares.
+
+    Experiments, of any endpoints, that name the same group and whose slices have no part in common never share a key.
+    """
+
+    group: str = Field(json_schema_extra=NAMED)
+    slice: tuple[Fraction, Fraction]
+
+    @field_validator("group")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return named("group", value)
+
+    @field_validator("slice")
+    @classmethod
+    def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError(f"from {value[0]:g} to {value[1]:g} is no part of the keys: write it as [0%, 50%]")
+        return value
+
+
+class Endpoint(Declared):
+    """One endpoint: its arms, how requests are told apart, how long they may take, and how rewards come back.
+
+    `key` is `header`, or `parameters.<name>` for one of a request's own parameters; a header wins over it. `holdout` is
+    the share of keys (of requests, where they have none) that always get the first arm, outside the experiment.
+    """
+
+    endpoint: str = Field(json_schema_extra=NAMED)
+    arms: dict[str, _Arm] = Field(min_length=1, max_length=_ARMS_LIMIT, json_schema_extra={"propertyNames": NAMED})
+    key: _Key | None = None
+    experiment: str = ""
+    deadline: Annotated[Duration, Within("1us", "7d", "deadline")] = 30.0  # headers count in whole microseconds
+    retry: Retry = Retry()
+    feedback: FeedbackDeclared = FeedbackDeclared()
+    holdout: Fraction = 0.0
+    exclusive: Exclusive | None = None
+    policy: dict[str, Any] = Field(default={})
+    results: Literal["drop", "keep", "none"] = "drop"
+    log: Log = Log()
+
+    @field_validator("endpoint")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return named("endpoint", value)
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _named_arms(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or not value:
+            raise ValueError("name at least one, such as {v1: fraud@1}")
+        if len(value) > _ARMS_LIMIT:
+            raise ValueError(f"{len(value)} are declared, an endpoint has at most {_ARMS_LIMIT}")
+        return {named("arm", arm): target for arm, target in value.items()}
+
+    @model_validator(mode="after")
+    def _has_policy(self) -> Endpoint:
+        if not self.policy and len(self.arms) > 1:
+            raise ValueError(f"policy: {len(self.arms)} arms need one, such as {{split: [{', '.join(self.arms)}]}}")
+        return self
+
+
+def read_endpoint(data: Any, *, source: str) -> Endpoint:
+    """Read a declaration from parsed YAML or JSON; raises Misconfigured naming `source` and the key."""
+    return read_model(Endpoint, data, source=source)

@@ -1,0 +1,1 @@
+"""Helpers without knowledge of a channel's content: tasks, files, databases, parsing of settings."""

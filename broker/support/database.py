@@ -1,0 +1,382 @@
+"""A SQLite file with one thread that speaks to it: what is asked for while it commits is committed together next time.
+
+Writers take the write lock at once (`BEGIN IMMEDIATE`): a lock that is upgraded later can fail in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import apsw
+
+from broker.errors import Damaged, DiskFull, Locked, MillraceError, Misconfigured, Unreachable
+from broker.support.lock_holder import holder_of
+from broker.support.private_files import make_private, make_private_folder
+
+log = logging.getLogger(__name__)
+
+GROUP = 256
+LOOK_EVERY_S = 0.5  # at whether the file is still the one of this name
+BUSY_S = 10.0
+KNOWN_BUSY_S = 1.0  # once it is known that somebody hangs: reads wait behind writes
+NAMED_AFTER_S = 3.0  # another process's commit takes milliseconds, a check-point of a large file a second
+NAMED_EVERY_S = 10.0
+BUSY_PAUSE_S = 0.0005
+FIRST_SAFE_SQLITE = 3_051_003  # before it, WAL could corrupt a file that several processes check-point
+
+Connection: TypeAlias = apsw.Connection
+Work: TypeAlias = Callable[[Connection], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What a file holds: `whose` it is and which `setting` names it (for people), its tables and their version."""
+
+    whose: str
+    setting: str
+    version: int
+    tables: str
+
+
+class Care(IntEnum):
+    """What a job needs of its transaction, from least to most."""
+
+    READ = 0
+    WRITE = 1  # survives kill -9
+    DURABLE = 2  # survives power loss
+
+
+@dataclass(slots=True)
+class _Job:
+    work: Work
+    care: Care
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Database:
+    """A SQLite file, spoken to from an event loop."""
+
+    def __init__(self, path: Path, schema: Schema, *, anew: Work = lambda _: None) -> None:
+        """`anew` runs first, in a transaction, on a file that was made because the old one had been removed."""
+        self._path = path
+        self._schema = schema
+        self._anew = anew
+        self._look_at_s = 0.0
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._patience = Patience(path)
+
+    @property
+    def locked(self) -> str:
+        """Who has held the write lock for so long that it has to be said; empty if nobody has."""
+        return self._patience.said
+
+    async def open(self) -> None:
+        """Open the file, make its tables, and start the thread."""
+        self._loop = asyncio.get_running_loop()
+        self._connection = await self._loop.run_in_executor(None, _connect, self._path, self._schema, self._patience)
+        self._file = _identity(self._path)
+        self._synchronous = "FULL"
+        self._thread = threading.Thread(target=self._serve, name="millrace-sqlite", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Finish what was asked for, then close the file."""
+        if self._thread is None:
+            return
+        self._jobs.put(None)
+        await self._loop.run_in_executor(None, self._thread.join)
+        self._thread = None
+
+    def run(self, work: Work, care: Care) -> asyncio.Future[Any]:
+        """Run `work` on the connection, in a transaction that it may share; it may be run again after a rollback."""
+        future = self._loop.create_future()
+        if self._thread is None:
+            future.set_exception(Unreachable(f"{self._path}: {self._schema.whose} is closed"))
+        else:
+            self._jobs.put(_Job(work, care, future))
+        return future
+
+    def _serve(self) -> None:
+        while True:
+            jobs, last = self._collect()
+            if jobs and self._is_usable(jobs):
+                self._do(jobs)
+            self._tell(jobs)
+            if last:
+                self._connection.close()
+                return
+
+    def _do(self, jobs: list[_Job]) -> None:
+        writes = [job for job in jobs if job.care is not Care.READ]
+        if writes:
+            self._commit(writes)
+        for job in jobs:
+            if job.care is Care.READ:
+                self._attempt(job)
+
+    def _collect(self) -> tuple[list[_Job], bool]:
+        job = self._jobs.get()
+        jobs: list[_Job] = []
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) == GROUP:
+                return jobs, False
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return jobs, False
+        return jobs, True
+
+    def _is_usable(self, jobs: list[_Job]) -> bool:
+        """Go on with a new file if ours was removed; if none can be made, the jobs get the error.
+
+        A removed file works on for the processes that have it open, and no process that starts later sees it.
+        """
+        now = time.monotonic()
+        if now < self._look_at_s:
+            return True
+        if _identity(self._path) != self._file:
+            log.error("%s was removed while it was in use: what it held is lost, and it is made again", self._path)
+            try:
+                self._open_anew()
+            except Exception as exc:  # noqa: BLE001 - it belongs to the callers, and the thread tries again
+                for job in jobs:
+                    job.error = _ours(exc, self._path)
+                return False
+        self._look_at_s = now + LOOK_EVERY_S
+        return True
+
+    def _open_anew(self) -> None:
+        self._connection.close()
+        self._connection = _connect(self._path, self._schema, self._patience)
+        self._synchronous = "FULL"
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._anew(self._connection)
+        self._connection.execute("COMMIT")
+        self._file = _identity(self._path)
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        """Commit all jobs at once; if one of them fails, each by itself, so that only that one does."""
+        if self._transaction(jobs) or len(jobs) == 1 or isinstance(jobs[0].error, Locked):
+            return
+        for job in jobs:
+            job.error = None
+            self._transaction([job])
+
+    def _transaction(self, jobs: list[_Job]) -> bool:
+        try:
+            self._care(max(job.care for job in jobs))
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._patience.over()
+            for job in jobs:
+                job.result = job.work(self._connection)
+            self._connection.execute("COMMIT")
+        except Exception as exc:  # noqa: BLE001 - whatever a job raises belongs to its caller, the thread goes on
+            with contextlib.suppress(apsw.Error):
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+            for job in jobs:
+                job.error = _ours(exc, self._path, self._patience.said)
+            return False
+        return True
+
+    def _care(self, care: Care) -> None:
+        wanted = "FULL" if care is Care.DURABLE else "NORMAL"
+        if wanted != self._synchronous:
+            self._connection.execute(f"PRAGMA synchronous={wanted}")
+            self._synchronous = wanted
+
+    def _attempt(self, job: _Job) -> None:
+        try:
+            job.result = job.work(self._connection)
+        except Exception as exc:  # noqa: BLE001 - as above
+            job.error = _ours(exc, self._path)
+
+    def _tell(self, jobs: list[_Job]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(_resolve, jobs)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+
+def fetch_all(connection: Connection, sql: str, bindings: tuple[Any, ...] = ()) -> list[Any]:
+    """Return all rows of a statement: what a column holds is known from the schema, not by a type checker."""
+    return connection.execute(sql, bindings).fetchall()
+
+
+def fetch_one(connection: Connection, sql: str, bindings: tuple[Any, ...] = ()) -> Any:
+    """Return the first row of a statement, or None."""
+    return connection.execute(sql, bindings).fetchone()
+
+
+def run(connection: Connection, sql: str, bindings: tuple[Any, ...] = ()) -> None:
+    """Run a statement for its effect."""
+    connection.execute(sql, bindings)
+
+
+def run_many(connection: Connection, sql: str, bindings: Iterable[tuple[Any, ...]]) -> None:
+    """Run a statement once for each tuple of bindings."""
+    connection.executemany(sql, bindings)
+
+
+def _resolve(jobs: list[_Job]) -> None:
+    for job in jobs:
+        if job.future.done():
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.result)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of its name; None if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+_DAMAGED = (apsw.NotADBError, apsw.CorruptError, apsw.SQLError)  # the last: other tables than ours
+
+
+def _ours(error: Exception, path: Path, locked: str = "") -> Exception:
+    if isinstance(error, apsw.BusyError) and locked:
+        named = Locked(locked)
+        named.__cause__ = error
+        return named
+    if isinstance(error, apsw.Error):
+        if isinstance(error, apsw.FullError):
+            translated: MillraceError = DiskFull(f"{path} cannot be written: the disk is full")
+        else:
+            kind = Damaged if isinstance(error, _DAMAGED) else Unreachable
+            translated = kind(f"{path}: SQLite says {type(error).__name__}: {error}{_way_out(path, kind)}")
+        translated.__cause__ = error
+        return translated
+    return error
+
+
+def _way_out(path: Path, kind: type[Unreachable]) -> str:
+    if kind is not Damaged:
+        return ""
+    files = ", ".join(f"{path.name}{rest}" for rest in ("", "-wal", "-shm"))
+    return f". It is damaged, or no file of Millrace: stop all that uses it, move {files} away, and start again"
+
+
+def _connect(path: Path, schema: Schema, patience: Patience) -> Connection:
+    if apsw.SQLITE_VERSION_NUMBER < FIRST_SAFE_SQLITE:
+        raise Misconfigured(f"apsw carries SQLite {apsw.sqlite_lib_version()}; 3.51.3 or newer is needed")
+    try:
+        make_private_folder(path.parent)
+        connection = _open(path, patience)
+        for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):  # SQLite makes the other two like the first
+            make_private(path.with_name(name))
+        _write_ahead(connection)
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA wal_autocheckpoint=4000")
+        connection.execute("PRAGMA cache_size=-32768")
+        connection.execute("PRAGMA temp_store=MEMORY")
+        connection.execute("BEGIN IMMEDIATE")
+        _migrate(connection, path, schema)
+        connection.execute("COMMIT")
+        patience.over()
+    except apsw.BusyError as exc:
+        raise Locked(f"{schema.whose} cannot use {path}: {patience.said or exc}") from exc
+    except (apsw.Error, OSError) as exc:
+        kind = Damaged if isinstance(exc, _DAMAGED) else Unreachable
+        hint = _way_out(path, kind) or f"; is {schema.setting} right?"
+        raise kind(f"{schema.whose} cannot use {path}: {exc}{hint}") from exc
+    return connection
+
+
+def _open(path: Path, patience: Patience) -> Connection:
+    """Open a file, and make it where it is not there: without what a removed one left, which SQLite would read in."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if not path.exists():
+            for rest in ("-wal", "-shm"):
+                path.with_name(path.name + rest).unlink(missing_ok=True)
+        connection = apsw.Connection(str(path))
+        connection.set_busy_handler(patience.wait)
+        connection.execute("PRAGMA user_version")  # makes the file
+    finally:
+        os.close(folder)
+    return connection
+
+
+def _write_ahead(connection: Connection) -> None:
+    """Switch the file to WAL. Of several who do so at once SQLite refuses some without asking their busy handler."""
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except apsw.BusyError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(BUSY_PAUSE_S)
+        else:
+            return
+
+
+def _migrate(connection: Connection, path: Path, schema: Schema) -> None:
+    found = fetch_one(connection, "PRAGMA user_version")[0]
+    if found not in (0, schema.version):
+        raise Misconfigured(
+            f"{path} was written by another version of Millrace (schema {found}, this one reads {schema.version})"
+        )
+    connection.execute(schema.tables)
+    connection.execute(f"PRAGMA user_version={schema.version}")
+
+
+class Patience:
+    """Waits for other processes' commits in short steps: SQLite's own steps grow to 100 ms. Names who takes long."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._began_s = 0.0
+        self._limit_s = BUSY_S
+        self._locked_s: float | None = None  # since when, over several waits
+        self._named_s = 0.0
+        self.said = ""
+
+    def wait(self, tries: int) -> bool:
+        """Be SQLite's busy handler: called again and again until the lock is free, or this says no."""
+        now_s = time.monotonic()
+        if tries == 0:
+            self._began_s, self._limit_s = now_s, KNOWN_BUSY_S if self.said else BUSY_S
+            self._locked_s = now_s if self._locked_s is None else self._locked_s
+        if self._locked_s is not None and now_s - self._locked_s > NAMED_AFTER_S and now_s >= self._named_s:
+            self._named_s = now_s + NAMED_EVERY_S
+            self._name(now_s - self._locked_s)
+        time.sleep(BUSY_PAUSE_S)
+        return time.monotonic() - self._began_s < self._limit_s
+
+    def over(self) -> None:
+        """Note that the lock was free."""
+        if self.said:
+            log.warning("%s: its write lock is free again", self._path)
+        self._locked_s, self._named_s, self.said = None, 0.0, ""
+
+    def _name(self, held_s: float) -> None:
+        self.said = (
+            f"{self._path}: {holder_of(self._path)} has held its write lock for {held_s:.0f} s, and nothing can be "
+            "written: end that process if it hangs"
+        )
+        log.warning("%s", self.said)

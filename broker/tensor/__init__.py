@@ -1,0 +1,1 @@
+"""The data of the Open Inference Protocol: requests, tensors, batches, answers."""

@@ -1,0 +1,102 @@
+"""When a whole installation is ready: every part says so, and every model of the repository is served or has failed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from broker.base import Broker, Since
+from broker.delivery.log_follower import Following
+from broker.errors import Misconfigured, Unavailable
+from broker.protocol.ids import now_us
+from broker.records.status import FULL_EVERY_S
+from broker.support.tasks import Tasks
+from deploy.operations.inspection import withheld_arms
+from deploy.supervision.supervisor import Supervisor, wait_until_ready
+from deploy.wiring import Installation
+from processors.repository import Snapshot, scan
+from router.state.view import View
+
+EVERY_S = 0.1
+NAMES = {"catalog": "processors"}  # what a part calls itself on the status log, where that is another word
+
+
+async def wait_until_served(
+    installation: Installation, supervisor: Supervisor, limit_s: float, still: Callable[[], bool]
+) -> list[str]:
+    """Return once everything is served that can be, with what cannot; raises Unavailable with what is missing."""
+    until = time.monotonic() + limit_s
+    async with installation.broker() as broker:
+        view, tasks = View(b""), Tasks()
+        await _follow(broker, view, tasks)
+        try:
+            problems = await _settled(installation, supervisor, view, until, still)
+        finally:
+            await tasks.cancel()
+        served = [name for name in view.endpoints() if view.mask(view.router(name).endpoint)]
+        while still() and await broker.missing([broker.channels.requests(name) for name in served]):
+            if time.monotonic() > until:
+                break
+            await asyncio.sleep(EVERY_S)  # the router is about to declare them: a queue client may be sooner
+    gateway = installation.settings.gateway
+    for name in served:
+        limit_s = max(0.0, until - time.monotonic())
+        await wait_until_ready(gateway.http_port, gateway.host, limit_s, still, path=f"/v2/models/{name}/ready")
+    return problems
+
+
+async def _follow(broker: Broker, view: View, tasks: Tasks) -> None:
+    lately = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
+    channels = broker.channels
+    for log, start, fold in ((channels.declared, 0, view.fold_declared), (channels.status, lately, view.fold_status)):
+        await broker.declare(log)
+        tasks.spawn(Following(broker, log, start, fold).run(), log)
+
+
+async def _settled(
+    installation: Installation, supervisor: Supervisor, view: View, until: float, still: Callable[[], bool]
+) -> list[str]:
+    repository = installation.settings.repository_folder
+    while still():
+        found = await asyncio.to_thread(_repository, installation)
+        missing = [*_parts(supervisor, view), *_models(found, view)]
+        if not missing:
+            break
+        if time.monotonic() > until:
+            raise Unavailable(f"still waiting for {', '.join(missing)}; millrace status says more")
+        await asyncio.sleep(EVERY_S)
+    withheld = withheld_arms(view.declarations(), repository)
+    return [*map(str, _repository(installation).problems.values()), *withheld, *_failed(view)]
+
+
+def _parts(supervisor: Supervisor, view: View) -> Iterator[str]:
+    """Yield the parts that run and have not said that they are ready; a process of an earlier run does not count."""
+    ready = {(NAMES.get(said.part, said.part), said.pid) for said, _ in view.parts.values() if said.state == "ready"}
+    for child in supervisor.children.values():
+        if child.process is None or (child.part, child.process.pid) not in ready:
+            yield child.part
+
+
+def _models(found: Snapshot, view: View) -> Iterable[str]:
+    for model in found.models.values():
+        for version in model.versions:
+            name = model.config.name
+            served = view.versions.get(name, {}).get(version.number)
+            if not view.is_ready(name, version.number) and not (served and served.error):
+                yield f"model {name}@{version.number}"
+
+
+def _repository(installation: Installation) -> Snapshot:
+    """Return what is in the repository: nothing, and why, where there is no folder."""
+    try:
+        return scan(installation.settings.repository_folder)
+    except Misconfigured as exc:
+        return Snapshot(models={}, problems={"": exc})
+
+
+def _failed(view: View) -> Iterator[str]:
+    for versions in view.versions.values():
+        for served in versions.values():
+            if served.error and not view.is_ready(served.model, served.version):
+                yield f"model {served.model}@{served.version}: {served.error}"

@@ -1,0 +1,179 @@
+"""`millrace up`: all parts as processes on this machine, restarted when they die, stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import IO
+
+from broker.errors import Unavailable
+from deploy.hosts import shown
+from deploy.operations.watch import Watch
+from deploy.processes.native import pools
+from deploy.processes.shell import MISCONFIGURED
+from deploy.settings import child_environment
+from deploy.supervision.lock import the_only_one
+from deploy.supervision.orphans import wait_for_orphans
+from deploy.wiring import PARTS, Installation
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 0.1
+PAUSE_FIRST_S = 0.5
+PAUSE_LONGEST_S = 10.0
+HEALTHY_AFTER_S = 30.0
+GRACE_S = 25.0
+DECLARED_S = 10.0
+STOP_ORDER = ("gateway", "router", "processors", "learner", "monitors")
+READY = "/v2/health/ready"
+
+
+@dataclass(slots=True)
+class Child:
+    """One part as a process."""
+
+    part: str
+    process: asyncio.subprocess.Process | None = None
+    started_s: float = 0.0
+    not_before_s: float = 0.0
+    pause_s: float = PAUSE_FIRST_S
+    restarts: int = -1
+
+
+class Supervisor:
+    """Starts the parts, keeps them running, and stops them: intake first."""
+
+    def __init__(self, installation: Installation, overrides: Mapping[str, str], output: IO[str] | None = None) -> None:
+        """`overrides` are flags that the parts get too; `output` takes what they print, else ours does."""
+        self._installation = installation
+        self._output = output
+        self._overrides = dict(overrides)
+        self.children = {part: Child(part) for part in PARTS}
+        self.was_ready = False
+        """Whether the installation has been ready: then a part that cannot start waits, and the others serve."""
+        self.begun = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set; raises Unavailable when a part says that its settings are wrong.
+
+        Another supervisor of the same data folder is Unavailable too, before anything is started.
+        """
+        with the_only_one(self._installation.settings.data_folder):
+            await wait_for_orphans(self._installation, stop)
+            await self._run(stop)
+
+    async def _run(self, stop: asyncio.Event) -> None:
+        settings = self._installation.settings
+        async with self._installation.broker() as broker:
+            await broker.declare(broker.channels.declared)
+            await broker.declare(broker.channels.status)
+            watch = Watch(broker, settings.folder, settings.endpoints)
+            watching = asyncio.create_task(watch.run(), name="endpoints")
+            self.begun.set()
+            try:
+                await self._until_declared(watch, watching)
+                await self._keep(stop, watching)
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+                await self._end()
+
+    async def _until_declared(self, watch: Watch, watching: asyncio.Task[None]) -> None:
+        """Wait until the files are declared: a gateway that is ready knows all endpoints. A broker may be slow."""
+        looked = asyncio.create_task(watch.has_looked.wait(), name="first look at the endpoints")
+        await asyncio.wait((looked, watching), timeout=DECLARED_S, return_when=asyncio.FIRST_COMPLETED)
+        looked.cancel()
+
+    async def _keep(self, stop: asyncio.Event, watch: asyncio.Task[None]) -> None:
+        while not stop.is_set():
+            if watch.done():
+                await watch  # raises what ended it
+            await self._look()
+            try:
+                async with asyncio.timeout(EVERY_S):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    async def _look(self) -> None:
+        now = time.monotonic()
+        for child in self.children.values():
+            if child.process is not None and child.process.returncode is not None:
+                self._note_death(child, now)
+            if child.process is None and now >= child.not_before_s:
+                await self._start(child, now)
+
+    async def _start(self, child: Child, now: float) -> None:
+        command = self._installation.part_command(child.part)
+        child.process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=self._output, stderr=self._output,
+            env=child_environment(self._overrides, pools(1)),
+            start_new_session=True,  # else a terminal's Ctrl-C stops all parts at once, and not in order
+        )  # fmt: skip
+        child.started_s = now
+        child.restarts += 1
+
+    def _note_death(self, child: Child, now: float) -> None:
+        code = child.process.returncode if child.process else None
+        if code == MISCONFIGURED and not self.was_ready:
+            raise Unavailable(f"{child.part} cannot start: it says why above")
+        if now - child.started_s > HEALTHY_AFTER_S:
+            child.pause_s = PAUSE_FIRST_S
+        log.warning("%s ended with %s; it starts again in %.1f s", child.part, code, child.pause_s)
+        child.process = None
+        child.not_before_s = now + child.pause_s
+        child.pause_s = min(2 * child.pause_s, PAUSE_LONGEST_S)
+
+    async def _end(self) -> None:
+        """Stop in the order of the data's way, so that every part still finds the next one."""
+        for part in STOP_ORDER:
+            process = self.children[part].process
+            if process is None or process.returncode is not None:
+                continue
+            process.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(GRACE_S):
+                    await process.wait()
+            except TimeoutError:
+                log.warning("%s did not stop within %.0f s and is killed; its work comes back by itself", part, GRACE_S)
+                process.kill()
+                await process.wait()
+
+
+async def wait_until_ready(
+    port: int, host: str, limit_s: float, still: Callable[[], bool] = lambda: True, path: str = READY
+) -> None:
+    """Return when the gateway says that it, or what `path` names, is ready, or when `still` no longer holds.
+
+    Raises Unavailable with what is missing.
+    """
+    began = time.monotonic()
+    last = "nothing listens there yet"
+    while still():
+        try:
+            ready, last = await _ask(host, port, path)
+        except OSError:
+            ready = False
+        if ready:
+            return
+        waited_s = time.monotonic() - began
+        if waited_s > limit_s:
+            raise Unavailable(f"http://{shown(host, port)}{path} is not ready after {waited_s:.0f} s: {last}")
+        await asyncio.sleep(EVERY_S)
+
+
+async def _ask(host: str, port: int, path: str) -> tuple[bool, str]:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {shown(host, port)}\r\nConnection: close\r\n\r\n".encode())
+        answer = (await asyncio.wait_for(reader.read(), 5.0)).decode("utf-8", "replace")
+    except TimeoutError:
+        return False, "the gateway does not answer"
+    finally:
+        writer.close()
+    head, _, body = answer.partition("\r\n\r\n")
+    return " 200 " in head.split("\r\n")[0], body[:500]

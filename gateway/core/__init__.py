@@ -1,0 +1,1 @@
+"""What all routes share: the broker, the view, pending answers, readiness, metrics."""

@@ -1,0 +1,95 @@
+"""What all routes of a gateway share: the broker, the view, the answers that are waited for, the rows of the door."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from broker.base import MESSAGE_LIMIT_BYTES, Broker
+from broker.delivery.prediction_log import DOOR_LINGER_S, Rows
+from broker.errors import MillraceError, NotFound, Unavailable
+from broker.records.agreement import Agreement
+from gateway.core.cancels import Cancels
+from gateway.core.metrics import GatewayMetrics
+from gateway.core.model_statistics import Computed
+from gateway.core.pending import Pending
+from gateway.core.readiness import Readiness
+from gateway.transport.door import Door, DoorLimits
+from router.drawing.router import Router
+from router.state.view import View
+
+HEADER_ROOM_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """How a gateway runs."""
+
+    instance: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    body_limit_bytes: int = MESSAGE_LIMIT_BYTES - HEADER_ROOM_BYTES
+    feedback_limit_bytes: int = 256 * 1024
+    pending_limit: int = 10_000
+    results_limit_bytes: int = 2 << 30
+    publish_patience_s: float = 10.0
+    grace_s: float = 15.0
+    metrics_port: int = 0
+    strict_readiness: bool = False
+    compress_above_bytes: int = 4096
+    door: DoorLimits = field(default_factory=DoorLimits)
+    agreement: Agreement | None = None  # with other members; None compares nothing
+
+
+class Core:
+    """One gateway's shared parts."""
+
+    def __init__(self, broker: Broker, view: View, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
+        self.broker = broker
+        self.view = view
+        self.settings = settings
+        self.metrics = metrics
+        self.door = Door(settings.door, metrics.refused)
+        self.readiness = Readiness(
+            broker, view, strict=settings.strict_readiness, no_answers=lambda: self.pending.trouble()
+        )
+        self.pending = Pending(broker, broker.channels.answers(settings.instance), limit=settings.pending_limit)
+        self.rows = Rows(broker, {}, source=f"/millrace/{settings.instance}", linger_s=DOOR_LINGER_S)
+        self.cancels = Cancels(broker)
+        self.computed = Computed()
+        self.inputs = lru_cache(maxsize=1024)(broker.channels.inputs)
+
+    def resolve(self, endpoint: str) -> tuple[Router, int]:
+        """Return an endpoint's router and mask; raises NotFound, or Unavailable while no model of it was ever there."""
+        self._check_read()
+        try:
+            router, mask = self.view.resolve(endpoint)
+        except NotFound as exc:
+            raise self._unknown(exc) from exc
+        if not mask and not self.view.is_known(router.endpoint):
+            arms = ", ".join(f"{target.model}@{target.version}" for target in router.endpoint.arms.values())
+            raise Unavailable(f"endpoint {endpoint}: no replica of {arms} has come up yet")
+        self.view.check_servable(router.endpoint, mask)
+        return router, mask
+
+    def router(self, endpoint: str) -> Router:
+        """Return an endpoint's router; raises NotFound, or Unavailable while it is not known what there is."""
+        self._check_read()
+        try:
+            return self.view.router(endpoint)
+        except NotFound as exc:
+            raise self._unknown(exc) from exc
+
+    def _unknown(self, error: NotFound) -> MillraceError:
+        """Return the error for an endpoint that is not known: it may be there once everything has been loaded."""
+        if self.readiness.has_loaded:
+            return error
+        return Unavailable(f"{error}; this gateway has just started, and not everything is loaded yet")
+
+    def _check_read(self) -> None:
+        if not self.readiness.has_read:
+            raise Unavailable("this gateway has just started, and still reads what is declared")
+
+    def max_batch(self, model: str, version: int) -> int:
+        """Return the most requests in one bundle for a model version."""
+        return self.view.max_batch(model, version)

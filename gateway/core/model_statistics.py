@@ -1,0 +1,61 @@
+"""GET …/stats: what the replicas of a model version say that they did, in Triton's form."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from broker.messages import Record
+from broker.records.endpoint import Target
+from broker.records.replica_statistics import Duration, Statistics, read_statistics, together
+from broker.records.status import read_status
+
+REPLICAS_LIMIT = 256  # of one model version that are kept apart: the sums of older ones stand together
+
+
+class Computed:
+    """A fold of the `status` log. The sums of replicas that are gone stay, as long as this gateway runs."""
+
+    def __init__(self) -> None:
+        self._by_version: defaultdict[tuple[str, int], dict[str, Statistics]] = defaultdict(dict)
+
+    def fold(self, record: Record) -> None:
+        """Take in what a replica says; one that starts again has another name."""
+        said = read_status(record)
+        if said is None or not said.stats or said.part != "replica":
+            return
+        statistics = read_statistics(said.stats)
+        if statistics is None:
+            return
+        replicas = self._by_version[said.model, said.version]
+        replicas.pop(said.instance, None)
+        replicas[said.instance] = statistics
+        if len(replicas) > REPLICAS_LIMIT:
+            oldest = list(replicas)[: len(replicas) - REPLICAS_LIMIT + 1]
+            replicas[""] = together([replicas.pop(name) for name in oldest])
+
+    def of(self, endpoint: str, target: Target) -> dict[str, Any]:
+        """Return what all replicas of a model version did, as Triton's statistics extension writes it."""
+        found = together(self._by_version.get((target.model, target.version), {}).values())
+        return {
+            "name": endpoint, "version": str(target.version), "last_inference": found.last_ms,
+            "inference_count": found.rows, "execution_count": sum(it.count for it in found.batches.values()),
+            "inference_stats": {
+                "success": _duration(found.success), "fail": _duration(found.fail), "queue": _duration(found.queue),
+                "compute_input": _duration(Duration(found.compute.count)), "compute_infer": _duration(found.compute),
+                "compute_output": _duration(Duration(found.compute.count)), "cache_hit": _duration(Duration()),
+                "cache_miss": _duration(Duration()),
+            },
+            "batch_stats": [_batch(size, it) for size, it in sorted(found.batches.items())],
+        }  # fmt: skip
+
+
+def _batch(size: int, it: Duration) -> dict[str, Any]:
+    unknown = _duration(Duration(it.count))
+    return {
+        "batch_size": size, "compute_input": unknown, "compute_infer": _duration(it), "compute_output": unknown,
+    }  # fmt: skip
+
+
+def _duration(it: Duration) -> dict[str, int]:
+    return {"count": it.count, "ns": it.total_us * 1000}

@@ -1,0 +1,96 @@
+"""Puts requests into the queues of their models, and hears what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from broker.delivery.outbox import Outbox
+from broker.errors import Cancelled, MillraceError, QueueFull, TooLarge, Unavailable, Unreachable
+from broker.messages import Outcome, Reason, Verdict
+from broker.protocol.header import Form, Request, pack_route, pack_ticket
+from gateway.core.core import Core
+from router.service.shadows import Shadows
+
+
+class Sending:
+    """Bundles requests. One that the broker refuses ends here: whoever waits for it hears why, and its row says so."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._outbox: Outbox[Request] = Outbox(core.broker, self._settled, patience_s=core.settings.publish_patience_s)
+        self._watched: dict[bytes, asyncio.Future[None]] = {}
+        self._shadows = Shadows(core.broker, core.rows, core.max_batch)
+        self._shadowed: dict[bytes, Request] = {}
+
+    def put(self, request: Request, shadow: Request | None = None) -> None:
+        """Send a request on its way; its wait fails if the broker refuses it. Its shadow goes when it is safe."""
+        if shadow is not None:
+            self._shadowed[request.uid] = shadow
+        route = request.route
+        self._outbox.put(
+            self._core.inputs(route.model, route.version), Form.BUNDLE, pack_route(route),
+            pack_ticket(request, len(request.body)), request.body, request,
+            limit=self._core.max_batch(route.model, route.version),
+        )  # fmt: skip
+
+    async def put_safely(self, request: Request, shadow: Request | None = None) -> None:
+        """Return when the broker has the request; raises what it was refused with, Unreachable if nobody knows."""
+        safe = self._watched[request.uid] = asyncio.get_running_loop().create_future()
+        try:
+            self.put(request, shadow)
+            await safe
+        finally:
+            self._watched.pop(request.uid, None)
+
+    def refuse(self, requests: Sequence[Request], error: MillraceError) -> None:
+        """Write the rows of requests that end at the door."""
+        self._core.rows.refuse(requests, error)
+
+    async def drain(self) -> None:
+        """Wait until what was accepted is in its queue."""
+        await self._outbox.drain()
+
+    async def drain_shadows(self) -> None:
+        """Wait until it is known what became of all shadows."""
+        await self._shadows.drain()
+
+    def _settled(self, requests: Sequence[Request], outcome: Outcome) -> None:
+        """Hear what became of a publish. A safe one is waited for; an unknown one may have been taken, so it is too."""
+        error = self._error(outcome)
+        if self._watched:
+            for request in requests:
+                self._tell(request.uid, outcome, error)
+        if error is not None:
+            for request in requests:
+                self._core.pending.refuse(request, error)
+            self.refuse(requests, error)
+        if self._shadowed:
+            self._let_follow(requests, outcome)
+
+    def _let_follow(self, requests: Sequence[Request], outcome: Outcome) -> None:
+        """Send the shadows of requests that are safe; those of others end with them."""
+        shadows = [self._shadowed.pop(request.uid) for request in requests if request.uid in self._shadowed]
+        if outcome.safe:
+            self._shadows.put(shadows)
+        else:
+            self._shadows.drop(shadows, Cancelled(f"the request that it shadows is not known to be safe ({outcome})"))
+
+    def _tell(self, uid: bytes, outcome: Outcome, error: MillraceError | None) -> None:
+        watched = self._watched.get(uid)
+        if watched is None or watched.done():
+            return
+        if outcome.safe:
+            watched.set_result(None)
+        else:
+            watched.set_exception(error or Unreachable("the broker was lost in between: the request may still run"))
+
+    def _error(self, outcome: Outcome) -> MillraceError | None:
+        if outcome.safe or outcome.verdict is Verdict.UNKNOWN:
+            return None
+        if outcome.is_full:
+            why = self._core.broker.stopped_by if outcome.reason is Reason.STOPPED else ""
+            return QueueFull(why or f"the queue of this model: {outcome}", retry_after_s=self._core.pending.drain_s())
+        if outcome.reason is Reason.NO_QUEUE:
+            return Unavailable("the queue of this model is not there yet: is its processor starting?")
+        return TooLarge("the request is larger than the broker takes")

@@ -1,0 +1,1 @@
+"""Requests whose answers are stored: asynchronous ones, and those with an idempotency key."""

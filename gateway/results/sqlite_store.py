@@ -1,0 +1,175 @@
+"""The results store as one SQLite file, shared by the gateways of one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from broker.protocol.header import Answer, Status
+from broker.protocol.ids import now_us
+from broker.support.database import Care, Connection, Database, Schema, fetch_one, run
+from gateway.results.store import FREEING, Claim, Held, Results
+
+SWEEP_LIMIT = 1000  # rows in one transaction: answers of others wait meanwhile
+SWEEP_ROUNDS = 1000
+
+SCHEMA = Schema(
+    "the results store",
+    "data",
+    version=1,
+    tables="""
+CREATE TABLE IF NOT EXISTS requests (
+    id INTEGER PRIMARY KEY, uid BLOB NOT NULL UNIQUE, deadline_us INTEGER NOT NULL,
+    scope BLOB UNIQUE, digest BLOB NOT NULL,       -- of an idempotency key
+    until_us INTEGER NOT NULL,                     -- when the answer is dropped, then when the row is
+    published INTEGER NOT NULL DEFAULT 0, dropped INTEGER NOT NULL DEFAULT 0,
+    status INTEGER, arm TEXT, version INTEGER, json_length INTEGER, body BLOB);
+CREATE INDEX IF NOT EXISTS kept ON requests (dropped, until_us);
+CREATE TABLE IF NOT EXISTS store (identity TEXT NOT NULL);
+INSERT INTO store SELECT lower(hex(randomblob(6))) WHERE NOT EXISTS (SELECT 1 FROM store);
+""",
+)
+
+_FREE_LAPSED = "UPDATE requests SET scope = NULL WHERE scope = ? AND status IS NULL AND deadline_us < ?"
+_BY_SCOPE = """
+SELECT uid, deadline_us, digest, published, dropped, status, arm, version, json_length, body
+FROM requests WHERE scope = ?"""
+_BY_UID = """
+SELECT uid, deadline_us, digest, published, dropped, status, arm, version, json_length, body
+FROM requests WHERE uid = ?"""
+_INSERT = "INSERT INTO requests (uid, deadline_us, scope, digest, until_us) VALUES (?, ?, ?, ?, ?)"
+_PUBLISH = "UPDATE requests SET published = 1 WHERE uid = ?"
+_WITHDRAW = "DELETE FROM requests WHERE uid = ? AND status IS NULL"
+_END = """
+UPDATE requests SET status = ?, arm = ?, version = ?, json_length = ?, body = ?, until_us = ?
+WHERE uid = ? AND status IS NULL AND NOT dropped RETURNING id"""
+_FREE = "UPDATE requests SET scope = NULL WHERE uid = ?"
+_REMOVE = "DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE dropped = 1 AND until_us < ? LIMIT ?)"
+_DROP = """
+UPDATE requests SET dropped = 1, scope = NULL, body = NULL, until_us = until_us + ?
+WHERE id IN (SELECT id FROM requests WHERE dropped = 0 AND until_us < ? LIMIT ?)"""
+
+
+class SqliteResults(Results):
+    """`ttl_s` is how long an answer is kept, and for how long after that it is known that it was there."""
+
+    def __init__(self, path: Path, *, ttl_s: float) -> None:
+        self._database = Database(path, SCHEMA, anew=self._keep_identity)
+        self._ttl_us = int(ttl_s * 1e6)
+        self._identity = ""
+
+    @property
+    def identity(self) -> str:
+        """See the port."""
+        return self._identity
+
+    async def open(self) -> None:
+        """Open the file, or make it."""
+        await self._database.open()
+        statement = "SELECT identity FROM store"
+        self._identity = (await self._database.run(lambda connection: fetch_one(connection, statement), Care.READ))[0]
+
+    def _keep_identity(self, connection: Connection) -> None:
+        """Stay the store whose answers this gateway takes, in a file that was made again."""
+        run(connection, "UPDATE store SET identity = ?", (self._identity,))
+
+    async def close(self) -> None:
+        """Finish what was asked for."""
+        await self._database.close()
+
+    async def begin(self, uid: bytes, deadline_us: int, claim: Claim | None, *, lapsed_us: int) -> Held | None:
+        """See the port."""
+        until_us = deadline_us + self._ttl_us
+
+        def work(connection: Connection) -> Held | None:
+            if claim is not None:
+                run(connection, _FREE_LAPSED, (claim.scope, lapsed_us))
+                row = fetch_one(connection, _BY_SCOPE, (claim.scope,))
+                if row is not None:
+                    return _held(row)
+            scope, digest = claim or (None, b"")
+            run(connection, _INSERT, (uid, deadline_us, scope, digest, until_us))
+            return None
+
+        held: Held | None = await self._database.run(work, Care.DURABLE)
+        return held
+
+    async def claimed(self, claim: Claim) -> Held | None:
+        """See the port."""
+        row = await self._database.run(
+            lambda connection: fetch_one(connection, _BY_SCOPE, (claim.scope,)), Care.READ
+        )  # fmt: skip
+        return None if row is None else _held(row)
+
+    async def publish(self, uid: bytes) -> None:
+        """See the port."""
+        await self._database.run(lambda connection: run(connection, _PUBLISH, (uid,)), Care.WRITE)
+
+    async def withdraw(self, uid: bytes) -> None:
+        """See the port."""
+        await self._database.run(lambda connection: run(connection, _WITHDRAW, (uid,)), Care.DURABLE)
+
+    async def end(self, answers: Sequence[Answer]) -> list[bool]:
+        """See the port."""
+        until_us = now_us() + self._ttl_us
+
+        def work(connection: Connection) -> list[bool]:
+            return [_end(connection, answer, until_us) for answer in answers]
+
+        first: list[bool] = await self._database.run(work, Care.DURABLE)
+        return first
+
+    async def find(self, uids: Sequence[bytes]) -> dict[bytes, Held]:
+        """See the port."""
+
+        def work(connection: Connection) -> list[Any]:
+            return [fetch_one(connection, _BY_UID, (uid,)) for uid in uids]
+
+        rows = await self._database.run(work, Care.READ)
+        return {row[0]: _held(row) for row in rows if row is not None}
+
+    async def sweep(self) -> int:
+        """See the port."""
+        for _ in range(SWEEP_ROUNDS):
+            if not await self._database.run(self._drop_some, Care.WRITE):
+                break
+        used: int = await self._database.run(_used_bytes, Care.READ)
+        return used
+
+    def _drop_some(self, connection: Connection) -> bool:
+        """Drop and remove some of what was kept long enough; tells whether there may be more."""
+        now = now_us()
+        run(connection, _REMOVE, (now, SWEEP_LIMIT))
+        removed = connection.changes()
+        run(connection, _DROP, (self._ttl_us, now, SWEEP_LIMIT))
+        return max(removed, connection.changes()) == SWEEP_LIMIT
+
+
+def _used_bytes(connection: Connection) -> int:
+    pages, free, size = (
+        fetch_one(connection, f"PRAGMA {name}")[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
+def _end(connection: Connection, answer: Answer, until_us: int) -> bool:
+    status, body = int(answer.status), bytes(answer.body)
+    row = fetch_one(
+        connection, _END, (status, answer.arm, answer.version, answer.json_length, body, until_us, answer.uid)
+    )
+    if row is not None and answer.status in FREEING:
+        run(connection, _FREE, (answer.uid,))
+    return row is not None
+
+
+def _held(row: Sequence[Any]) -> Held:
+    uid, deadline_us, digest, published, dropped, number, arm, version, json_length, body = row
+    status = None if number is None else Status(number)
+    answer = None
+    if status is not None and not dropped:
+        answer = Answer(uid, status, arm, version, json_length, 0, 0, 0, body)
+    return Held(
+        uid=uid, deadline_us=deadline_us, digest=digest, published=bool(published), status=status, answer=answer,
+        dropped=bool(dropped),
+    )  # fmt: skip

@@ -1,0 +1,205 @@
+"""The hot route: POST /v2/models/<endpoint>[/versions/<arm>]/infer, a bare ASGI callable.
+
+A body goes into the queue as the bytes that came, and an answer goes out as the bytes that the processor wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from functools import lru_cache
+from typing import TypeVar
+
+from broker.channels import NAME
+from broker.errors import Expired, Failed, InvalidRequest, MillraceError, NotFound, QueueFull, TooLarge, Unavailable
+from broker.protocol.header import Answer, Reply, Request, Route
+from broker.protocol.ids import new_uid, now_us, uid_text
+from broker.support.tasks import Tasks
+from gateway.core.core import Core
+from gateway.core.sending import Sending
+from gateway.results.asynchronous import Asynchronous
+from gateway.results.store import claim_of
+from gateway.routes.infer_headers import WANTED, allowed_s_of, extra_of, json_length_of, key_of_client, pin_of, trace_of
+from gateway.routes.preferences import Wishes, wishes_of
+from gateway.routes.ranked_requests import Lists, check_waits
+from gateway.transport import reply
+from gateway.transport.asgi import Receive, Scope, Send, send_answer, send_error
+from gateway.transport.body import read_body
+from gateway.transport.compress import compressed
+from gateway.transport.door import Ended
+from router.drawing.feature_vectors import noted, vector_of
+from router.drawing.keys import key_of
+from router.drawing.legs import shadow_of
+from router.drawing.router import Leg
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PATH = re.compile(rf"/v2/models/(?P<endpoint>{NAME.pattern})(?:/versions/(?P<arm>{NAME.pattern}))?/infer")
+PLAIN = wishes_of(())
+LISTEN_AFTER_S = 1.0  # most answers are there before; to listen for a client that hangs up costs a task
+
+
+class Infer:
+    """Turns HTTP requests into queue messages and answers back into HTTP."""
+
+    def __init__(self, core: Core, sending: Sending, asynchronous: Asynchronous) -> None:
+        self._core = core
+        self._sending = sending
+        self._asynchronous = asynchronous
+        self._pending = core.pending
+        self._lists = Lists(core, sending)
+        self._loop = asyncio.get_running_loop()
+        self._listening = Tasks()
+
+    async def drain(self) -> None:
+        """Wait until what was accepted is in its queue, and what was merged is written down."""
+        await self._listening.cancel()
+        await self._sending.drain()
+        await self._lists.drain()
+        await self._sending.drain_shadows()  # last: nothing else waits for one that is slow
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens."""
+        uid = new_uid(now_us())
+        try:
+            said = await self._infer(scope, receive, uid)
+        except MillraceError as exc:
+            if isinstance(exc, TooLarge):
+                self._core.door.note(Ended.BODY_TOO_LARGE)
+            await send_error(send, exc, uid)
+            return
+        except Exception:  # a bug of ours is an answer too, and not the end of the others
+            log.exception("request %s broke the gateway", uid_text(uid))
+            await send_error(send, Failed("the gateway failed at this request; its log says why"), uid)
+            return
+        headers, body = said.headers, said.body
+        if len(body) >= self._core.settings.compress_above_bytes:
+            headers, body = await compressed(headers, body, scope["headers"])
+        await send_answer(send, said.code, headers, body)
+
+    async def _infer(self, scope: Scope, receive: Receive, uid: bytes) -> reply.Reply:
+        endpoint, arm = _target(scope["path"])
+        headers = {name: value for name, value in scope["headers"] if name in WANTED}
+        router, mask = self._core.resolve(endpoint)
+        body = await read_body(
+            receive, announced=headers.get(b"content-length"), encoding=headers.get(b"content-encoding"),
+            limit=self._core.settings.body_limit_bytes,
+        )  # fmt: skip
+        accepted_us = now_us()
+        json_length = json_length_of(headers, len(body))
+        key = key_of(router.endpoint.key, key_of_client(headers), body, json_length)
+        allowed_s = allowed_s_of(headers, router.endpoint.deadline)
+        arm = pin_of(headers, arm)
+        if key and arm is None and router.draws_by_key:
+            self._core.view.members.check_key()
+        vector = vector_of(router.features, body, json_length) if router.features and arm is None else None
+        plan = router.plan(uid, mask, key=key, pin=arm, vector=vector)
+        extra = extra_of(headers) if vector is None else noted(extra_of(headers), vector)
+        wishes = _wishes(scope) if b"prefer" in headers or b"idempotency-key" in headers else PLAIN
+        check_waits(router, arm, wishes)
+        reply_to = self._asynchronous.queue if wishes.stored else self._pending.queue
+        route = _route(router.endpoint.endpoint, plan.snapshot, plan.mask, plan.policy, plan.legs[0], reply_to)
+        request = Request(
+            route, uid, accepted_us, accepted_us + int(allowed_s * 1e6), plan.propensity, json_length, 0, key, "",
+            trace_of(headers), extra, body,
+        )  # fmt: skip
+        if plan.merged:
+            heard = await self._wait(self._lists.ask(router, request, plan, allowed_s), request, receive)
+            return reply.answered(self._lists.answer(router, request, heard), uid)
+        shadow = shadow_of(request, plan)
+        if wishes.stored:
+            return await self._store(request, shadow, wishes, arm or "", allowed_s, receive)
+        return reply.answered(await self._send_and_wait(request, shadow, allowed_s, receive), uid)
+
+    async def _send_and_wait(
+        self, request: Request, shadow: Request | None, allowed_s: float, receive: Receive
+    ) -> Answer:
+        try:
+            future = self._pending.expect(request.uid, allowed_s, (request.route.model, request.route.version))
+        except QueueFull as exc:
+            self._sending.refuse([request] if shadow is None else [request, shadow], exc)
+            raise
+        self._sending.put(request, shadow)
+        return await self._wait(future, request, receive)
+
+    async def _wait(self, future: asyncio.Future[T], request: Request, receive: Receive) -> T:
+        """Wait for an answer, or for those of several arms, while the client does."""
+        listen = self._loop.call_later(LISTEN_AFTER_S, self._listen, request, receive)
+        try:
+            return await future
+        finally:
+            listen.cancel()
+            self._pending.forget(request.uid)
+
+    def _listen(self, request: Request, receive: Receive) -> None:
+        self._listening.spawn(self._until_gone(request, receive), "hang-up")
+
+    async def _until_gone(self, request: Request, receive: Receive) -> None:
+        """End the wait of a client that hangs up: it would hold a place here, and a processor, until its deadline."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._pending.fail(request.uid, InvalidRequest("the client left before its answer"))
+        self._core.cancels.add(request.uid, request.deadline_us)
+
+    async def _store(
+        self, request: Request, shadow: Request | None, wishes: Wishes, pin: str, allowed_s: float, receive: Receive
+    ) -> reply.Reply:
+        """Serve a request whose answer outlives this gateway."""
+        claim = claim_of(
+            wishes.key, tenant=request.route.tenant, endpoint=request.route.endpoint, pin=pin,
+            json_length=request.json_length, body=request.body,
+        ) if wishes.key else None  # fmt: skip
+        longest_s = 0.0 if wishes.asynchronous else allowed_s
+        wait_s = longest_s if wishes.wait_s is None else min(wishes.wait_s, allowed_s)
+        gone = self._loop.create_future()
+        listen = self._loop.call_later(
+            LISTEN_AFTER_S, lambda: self._listening.spawn(_tell_gone(receive, gone), "hang-up")
+        )  # fmt: skip
+        try:
+            standing = await self._asynchronous.send(request, claim, wait_s, gone, shadow)
+        finally:
+            listen.cancel()
+            gone.cancel()
+        again = [(b"idempotent-replayed", b"true")] if standing.again else []
+        if standing.answer is not None:
+            code, found, body = reply.answered(standing.answer, standing.uid)
+            return reply.Reply(code, [*found, *again], body)
+        if not wishes.asynchronous and self._asynchronous.stopping:
+            raise Unavailable("this gateway stops; the request may still run: send it again with its key")
+        if not wishes.asynchronous:
+            raise Expired(f"no answer within the {allowed_s * 1000:.0f} ms allowed; it may still run")
+        return reply.pending(standing.uid, [(b"preference-applied", wishes.applied), *again])
+
+
+async def _tell_gone(receive: Receive, gone: asyncio.Future[None]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    if not gone.done():
+        gone.set_result(None)
+
+
+def _wishes(scope: Scope) -> Wishes:
+    prefer = [value for name, value in scope["headers"] if name == b"prefer"]
+    keys = [value for name, value in scope["headers"] if name == b"idempotency-key"]
+    return wishes_of(prefer, keys)
+
+
+@lru_cache(maxsize=4096)
+def _target(path: str) -> tuple[str, str | None]:
+    match = PATH.fullmatch(path)
+    if match is None:
+        raise NotFound(
+            f"{path[:200]!r} is not /v2/models/<endpoint>[/versions/<arm>]/infer, with names of letters and digits"
+        )
+    return match["endpoint"], match["arm"]
+
+
+@lru_cache(maxsize=4096)
+def _route(endpoint: str, snapshot: int, mask: int, policy: str, leg: Leg, reply_to: str) -> Route:
+    return Route(
+        endpoint=endpoint, arm=leg.arm, model=leg.model, version=leg.version, snapshot=snapshot, mask=mask,
+        policy=policy, reply=Reply.GATEWAY, reply_to=reply_to, leg=leg.leg,
+    )  # fmt: skip

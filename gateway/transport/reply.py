@@ -1,0 +1,68 @@
+"""Answers as HTTP: the bytes that the processor wrote, with headers that say who made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+import orjson
+
+from broker.messages import BINARY, JSON
+from broker.protocol.header import Answer, Status
+from broker.protocol.ids import uid_text
+from gateway.transport.asgi import REQUEST_ID, HeaderList
+from gateway.transport.errors import BY_STATUS
+
+PENDING_RETRY_S = 1
+
+
+class Reply(NamedTuple):
+    """One whole HTTP answer."""
+
+    code: int
+    headers: HeaderList
+    body: bytes | memoryview
+
+
+def answered(answer: Answer, uid: bytes) -> Reply:
+    """Return the HTTP form of an answer."""
+    headers = [
+        *_arm_headers(answer.arm, answer.version, answer.status),
+        (b"content-length", b"%d" % len(answer.body)),
+        (REQUEST_ID, uid_text(uid).encode()),
+    ]
+    if answer.json_length is None:
+        headers.append((b"content-type", JSON.encode()))
+    else:
+        headers.append((b"content-type", BINARY.encode()))
+        headers.append((b"inference-header-content-length", b"%d" % answer.json_length))
+    if answer.status is Status.OVERLOADED:
+        headers.append((b"retry-after", b"1"))
+    return Reply(BY_STATUS[answer.status], headers, answer.body)
+
+
+def pending(uid: bytes, extra: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
+    """Return the 202 that says where the answer will be."""
+    text = uid_text(uid)
+    location = f"/v2/requests/{text}"
+    body = orjson.dumps({"id": text, "status": "pending", "location": location})
+    headers = [
+        (b"content-type", JSON.encode()),
+        (b"content-length", b"%d" % len(body)),
+        (b"location", location.encode()),
+        (b"retry-after", b"%d" % PENDING_RETRY_S),
+        (b"millrace-status", b"pending"),
+        (REQUEST_ID, text.encode()),
+        *extra,
+    ]
+    return Reply(202, headers, body)
+
+
+@lru_cache(maxsize=1024)
+def _arm_headers(arm: str, version: int, status: Status) -> HeaderList:
+    return [
+        (b"millrace-arm", arm.encode()),
+        (b"millrace-version", b"%d" % version),
+        (b"millrace-status", status.word.encode()),
+    ]

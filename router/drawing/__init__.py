@@ -1,0 +1,1 @@
+"""Deciding which arm gets a request."""

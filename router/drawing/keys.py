@@ -1,0 +1,28 @@
+"""The key of a request: the unit of stickiness and counting, from where its endpoint's declaration says."""
+
+from __future__ import annotations
+
+import orjson
+
+from broker.errors import InvalidRequest
+from broker.records.endpoint import PARAMETER
+
+KEY_CHARACTERS = 256
+
+
+def key_of(declared: str | None, given: str, body: bytes | memoryview, json_length: int | None) -> str:
+    """Return a request's key, empty if it has none.
+
+    `given` is what a header says, and wins. `declared` is the endpoint's `key`: `parameters.<name>` reads the request's
+    own parameter, so only such endpoints pay for a look into the JSON. Raises InvalidRequest for JSON that is none.
+    """
+    if given or declared is None or not declared.startswith(PARAMETER):
+        return given[:KEY_CHARACTERS]
+    head = body if json_length is None else memoryview(body)[:json_length]
+    try:
+        document = orjson.loads(head)
+    except orjson.JSONDecodeError as exc:
+        raise InvalidRequest(f"the request is not JSON: {exc}") from exc
+    parameters = document.get("parameters") if isinstance(document, dict) else None
+    value = parameters.get(declared.removeprefix(PARAMETER)) if isinstance(parameters, dict) else None
+    return "" if value is None or isinstance(value, (dict, list)) else str(value)[:KEY_CHARACTERS]

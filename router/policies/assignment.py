@@ -1,0 +1,49 @@
+"""Drawing an arm: a keyed hash of an identity, then a search in the cumulative probabilities.
+
+The key is a secret: who knows it can choose an arm by choosing ids.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+from broker.protocol.ids import drawer
+
+
+def cumulative(probabilities: Sequence[float]) -> list[float]:
+    """Return the running sums that `draw` searches: exactly 1 from the last arm on that has any probability."""
+    sums = list(accumulate(probabilities))
+    last = len(sums) - 1
+    while probabilities[last] <= 0.0:
+        sums[last] = 1.0
+        last -= 1
+    sums[last] = 1.0
+    return sums
+
+
+def draw(sums: Sequence[float], number: float) -> int:
+    """Return the arm whose slice of [0, 1) holds `number`."""
+    return bisect_right(sums, number)
+
+
+def rendezvous(names: Sequence[str], key: bytes, salt: bytes) -> Callable[[Sequence[float], bytes], int]:
+    """Return what draws the arm of an identity by weighted rendezvous hashing (Schindelhauer and Schomaker 2005).
+
+    It is the one with the least -ln(u)/p, u being drawn for each arm. When one arm goes, only its own identities move;
+    the draw has the probabilities exactly.
+    """
+    drawers = [drawer(key, salt + b"\0" + name.encode()) for name in names]
+
+    def draw_arm(probabilities: Sequence[float], identity: bytes) -> int:
+        nearest, least = 0, math.inf
+        for arm, probability in enumerate(probabilities):
+            if probability > 0.0:
+                distance = -math.log(drawers[arm](identity) or 2.0**-54) / probability
+                if distance < least:
+                    nearest, least = arm, distance
+        return nearest
+
+    return draw_arm

@@ -1,0 +1,1 @@
+"""Merging the lists of several rankers into one answer."""

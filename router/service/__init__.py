@@ -1,0 +1,1 @@
+"""The router for clients of the queue."""

@@ -1,0 +1,66 @@
+"""A queue client's message as the requests that it becomes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from broker.base import MESSAGE_LIMIT_BYTES
+from broker.channels import Channels
+from broker.messages import Delivery
+from broker.protocol.header import Reply, Request, Route
+from broker.support.compression import decompressed
+from router.drawing.feature_vectors import noted, vector_of
+from router.drawing.keys import key_of
+from router.drawing.legs import rankers_of, shadow_of
+from router.drawing.router import Router
+from router.service.intake import read_headers, tenant_of
+from router.state.view import View
+
+HEADER_ROOM_BYTES = 64 * 1024
+
+
+class Planned(NamedTuple):
+    """What becomes of one message: `request` is leg 0, with the client's own address.
+
+    With `rankers` all of them, leg 0 among them, are sent and answer here, and `request` never leaves.
+    """
+
+    request: Request
+    shadow: Request | None
+    rankers: tuple[Request, ...]
+    router: Router
+
+
+def plan(delivery: Delivery, uid: bytes, now: int, *, endpoint: str, view: View, channels: Channels,
+         answers: str) -> Planned:  # fmt: skip
+    """Decide where a request goes; rankers are to answer on `answers`. Raises what is wrong with it."""
+    message = decompressed(delivery.message, MESSAGE_LIMIT_BYTES - HEADER_ROOM_BYTES)
+    asked = read_headers(message, channels)
+    router, mask = view.resolve(endpoint)
+    view.check_servable(router.endpoint, mask)
+    key = key_of(router.endpoint.key, asked.key, message.body, asked.json_length)
+    if key and asked.pin is None and router.draws_by_key:
+        view.members.check_key()
+    vector = None
+    if router.features and asked.pin is None:
+        vector = vector_of(router.features, message.body, asked.json_length)
+    drawn = router.plan(uid, mask, key=key, pin=asked.pin, vector=vector)
+    leg = drawn.legs[0]
+    reply = Reply.NOWHERE if asked.reply is Reply.RESULTS and router.endpoint.results == "none" else asked.reply
+    route = Route(
+        endpoint=endpoint, arm=leg.arm, model=leg.model, version=leg.version, snapshot=drawn.snapshot,
+        mask=drawn.mask, policy=drawn.policy, tenant=tenant_of(message), reply=reply, reply_to=asked.reply_to,
+    )  # fmt: skip
+    allowed_us = int(_allowed_ms(router, asked.timeout_ms) * 1000)
+    request = Request(
+        route, uid, now, now + allowed_us, drawn.propensity, asked.json_length, 0, key,
+        message.correlation_id or "", asked.trace, asked.extra if vector is None else noted(asked.extra, vector),
+        message.body,
+    )  # fmt: skip
+    rankers = rankers_of(request, drawn, answers) if drawn.merged else ()
+    return Planned(request, shadow_of(request, drawn), rankers, router)
+
+
+def _allowed_ms(router: Router, timeout_ms: int | None) -> float:
+    longest = router.endpoint.deadline * 1000
+    return longest if timeout_ms is None else min(longest, timeout_ms)

@@ -1,0 +1,218 @@
+"""Queue clients' requests that several rankers answer together.
+
+A source is held until the one answer and the record of who placed what are both confirmed. If the router dies before,
+the source comes back and is planned again: with the same uid, where the broker lets us tell, the list is the same too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+from broker.base import Broker, Consumer
+from broker.delivery.ack_tracker import Hold, Settling
+from broker.delivery.outbox import Outbox
+from broker.delivery.prediction_log import Rows
+from broker.delivery.reply_sender import Answering
+from broker.errors import Failed, InvalidRequest, MillraceError, QueueFull, TooLarge, TryAgain, Unavailable
+from broker.messages import Delivery, Outcome, Reason, Verdict
+from broker.protocol.answers import error_body
+from broker.protocol.bundle import answers_in
+from broker.protocol.header import BY_WORD, Answer, Form, Request, pack_route, pack_ticket
+from broker.support.tasks import Tasks
+from router.ranking.fan_in import SWEEP_S, Gathering, Heard
+from router.ranking.merge_log import MergeLog
+from router.service.planning import Planned
+
+TAKE = 1000
+PER_REQUEST = 2  # what a source waits for: its answer and its record
+RECORD_PATIENCE_S = 3600.0  # as for rows: meanwhile the source stays unacked
+PAUSE_S = 0.2
+STOP_S = 10.0  # what is not answered by then comes back to another router
+
+log = logging.getLogger(__name__)
+
+
+class RankerAnswers:
+    """The queue on which rankers answer one router process, for all its endpoints."""
+
+    def __init__(self, broker: Broker, instance: str) -> None:
+        self.queue = broker.channels.answers(instance)
+        self.gathering = Gathering()
+        self._broker = broker
+        self._tasks = Tasks()
+        self._opening = asyncio.Lock()
+        self._consumer: Consumer | None = None
+
+    async def open(self) -> None:
+        """Declare the queue and take from it, if nobody has yet: most routers never need it."""
+        async with self._opening:
+            if self._consumer is None:
+                await self._broker.declare(self.queue)
+                self._consumer = self._broker.consume(self.queue, TAKE)
+                self._tasks.spawn(self._take(self._consumer), "rankers' answers")
+                self._tasks.spawn(self._sweep(), "sweep")
+
+    async def close(self) -> None:
+        """Take no more; who still waits is let go without a word: its source comes back."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+        await self._tasks.cancel()
+
+    async def _take(self, consumer: Consumer) -> None:
+        while deliveries := await consumer.take(TAKE):
+            for delivery in deliveries:
+                try:
+                    answers = answers_in(delivery.message)
+                except InvalidRequest:  # nobody but us may write here: what cannot be read is nobody's answer
+                    continue
+                for answer in answers:
+                    self.gathering.take(answer)
+            await self._broker.ack(deliveries)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.gathering.sweep()
+
+
+class Source(NamedTuple):
+    """A client's message and what became of it."""
+
+    delivery: Delivery
+    planned: Planned
+
+
+class Lists:
+    """Asks the rankers of one endpoint, makes one answer of theirs, and lets the source go when all is safe."""
+
+    def __init__(
+        self, broker: Broker, answers: RankerAnswers, answering: Answering, settling: Settling, rows: Rows, *,
+        max_batch: Callable[[str, int], int], lost: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._answers = answers
+        self._answering = answering
+        self._settling = settling
+        self._rows = rows
+        self._max_batch = max_batch
+        self._inputs = broker.channels.inputs
+        self._records = MergeLog(broker, lost=lost, patience_s=RECORD_PATIENCE_S)
+        self._outbox: Outbox[Request] = Outbox(broker, self._settled)
+        self._tasks = Tasks()
+        self._held: set[asyncio.Future[Heard]] = set()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Insist on nothing any more: what is held is either answered soon, or comes back."""
+        self._stopping = True
+
+    async def ask(self, sources: Sequence[Source]) -> None:
+        """Send requests to all their rankers. What nobody answers expires, whatever the broker does meanwhile."""
+        for source in sources:
+            self._hold(*source)
+        while not self._stopping:
+            try:
+                await self._answers.open()
+            except TryAgain:
+                await asyncio.sleep(PAUSE_S)
+                self._answers.gathering.sweep()
+            else:
+                self._put([ranker for source in sources for ranker in source.planned.rankers])
+                return
+
+    async def drain(self) -> None:
+        """Wait until what is held is answered and written down; let go of what is not, so that it comes back."""
+        until_s = time.monotonic() + STOP_S
+        while self._held and time.monotonic() < until_s:  # noqa: ASYNC110 - an event would cost every request
+            await asyncio.sleep(SWEEP_S)
+        for future in list(self._held):
+            future.cancel()
+        await self._tasks.drain()
+        await self._outbox.drain()
+        await self._answering.outbox.drain()
+        await self._records.drain()
+
+    def _hold(self, delivery: Delivery, planned: Planned) -> None:
+        request, interleaving = planned.request, planned.router.interleaving
+        allowed_s = (request.deadline_us - request.accepted_us) / 1e6
+        future = self._answers.gathering.expect(
+            request.uid, [ranker.route.arm for ranker in planned.rankers],
+            wait_s=allowed_s if interleaving is None else interleaving.wait_s, allowed_s=allowed_s,
+        )  # fmt: skip
+        self._held.add(future)
+        future.add_done_callback(partial(self._answer, planned, self._settling.hold(delivery, PER_REQUEST)))
+
+    # -- out: to the rankers
+
+    def _put(self, rankers: Sequence[Request]) -> None:
+        for ranker in rankers:
+            route = ranker.route
+            self._outbox.put(
+                self._inputs(route.model, route.version), Form.BUNDLE, pack_route(route),
+                pack_ticket(ranker, len(ranker.body)), ranker.body, ranker,
+                limit=self._max_batch(route.model, route.version),
+            )  # fmt: skip
+
+    def _settled(self, rankers: Sequence[Request], outcome: Outcome) -> None:
+        """Hear of a publish. What may have been taken is waited for; what was not is tried again while it is wanted."""
+        if outcome.safe or outcome.verdict is Verdict.UNKNOWN or self._stopping:
+            return
+        if outcome.reason is Reason.TOO_LARGE:
+            self._refuse(rankers, outcome)
+        else:
+            self._tasks.spawn(self._put_again(rankers, outcome), "rankers' queue")
+
+    async def _put_again(self, rankers: Sequence[Request], outcome: Outcome) -> None:
+        await asyncio.sleep(PAUSE_S)
+        wanted: dict[bool, list[Request]] = {True: [], False: []}
+        for ranker in rankers:
+            wanted[self._answers.gathering.waits_for(ranker.uid, ranker.route.arm)].append(ranker)
+        if not self._stopping:  # else its source comes back, and whoever plans it then ends it
+            self._refuse(wanted[False], outcome)
+            self._put(wanted[True])
+
+    def _refuse(self, rankers: Sequence[Request], outcome: Outcome) -> None:
+        error = _error(outcome)
+        self._rows.refuse(rankers, error)
+        for ranker in rankers:
+            self._answers.gathering.refuse(ranker.uid, ranker.route.arm, error)
+
+    # -- back: to the client
+
+    def _answer(self, planned: Planned, hold: Hold, future: asyncio.Future[Heard]) -> None:
+        self._held.discard(future)
+        if future.cancelled():
+            return
+        endpoint, record = planned.request.route.endpoint, None
+        try:
+            answer, record = planned.router.merge(planned.rankers[0], future.result())
+        except MillraceError as exc:
+            answer = _no_answer(planned.request, exc)
+        except Exception:  # whatever rankers answer, it must not end the router for the others
+            log.exception("endpoint %s: what the rankers answered could not be merged", endpoint)
+            answer = _no_answer(planned.request, Failed("the router could not merge what the rankers answered"))
+        if record is None:
+            hold.settle()
+        else:
+            self._records.put(endpoint, record, hold)
+        model = next((one.route.model for one in planned.rankers if one.route.arm == answer.arm), "")
+        route = replace(planned.request.route, arm=answer.arm, model=model, version=answer.version)
+        result = (bytes(answer.body), answer.json_length)
+        self._answering.answer([(planned.request._replace(route=route), result, hold, (0, 0, 0))], answer.status)
+
+
+def _no_answer(request: Request, error: MillraceError) -> Answer:
+    return Answer(request.uid, BY_WORD[error.status], "", 0, None, 0, 0, 0, error_body(str(error)))
+
+
+def _error(outcome: Outcome) -> MillraceError:
+    if outcome.is_full:
+        return QueueFull(f"the queue of this ranker's model: {outcome}")
+    if outcome.reason is Reason.TOO_LARGE:
+        return TooLarge("the request is larger than the broker takes")
+    return Unavailable("the queue of this ranker's model is not there")

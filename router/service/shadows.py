@@ -1,0 +1,93 @@
+"""Sends the shadows of requests that are safe, out of the way of everything that answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from broker.base import Broker
+from broker.delivery.outbox import Outbox
+from broker.delivery.prediction_log import Rows
+from broker.errors import Failed, MillraceError, QueueFull, TooLarge, Unavailable, Unreachable
+from broker.messages import UNKNOWN, Message, Outcome, Reason
+from broker.protocol.header import Form, Request, pack_route, pack_ticket
+
+LIMIT = 5000  # on their way at once: what comes then is dropped
+PATIENCE_S = 2.0  # with a broker that is away; a queue that is full is asked once
+DRAIN_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Shadows:
+    """Publishes shadows in bundles and windows of their own. One that gets nowhere leaves its row, and nothing else."""
+
+    def __init__(self, broker: Broker, rows: Rows, max_batch: Callable[[str, int], int]) -> None:
+        self._inputs = broker.channels.inputs
+        self._rows = rows
+        self._max_batch = max_batch
+        self._outbox: Outbox[Request] = Outbox(_Guarded(broker), self._settled, patience_s=PATIENCE_S)
+        self._sending: dict[bytes, Request] = {}
+
+    def put(self, shadows: Sequence[Request]) -> None:
+        """Send shadows, whose requests are safe by now."""
+        room = max(0, LIMIT - len(self._sending))
+        for shadow in shadows[:room]:
+            self._sending[shadow.uid] = shadow
+            route = shadow.route
+            self._outbox.put(
+                self._inputs(route.model, route.version), Form.BUNDLE, pack_route(route),
+                pack_ticket(shadow, len(shadow.body)), shadow.body, shadow,
+                limit=self._max_batch(route.model, route.version),
+            )  # fmt: skip
+        if shadows[room:]:
+            self.drop(shadows[room:], QueueFull(f"{LIMIT} shadows are on their way already"))
+
+    def drop(self, shadows: Sequence[Request], error: MillraceError) -> None:
+        """Write the rows of shadows that are not sent."""
+        self._rows.refuse(shadows, error)
+
+    async def drain(self) -> None:
+        """Wait until it is known what became of all, but not long: the rest is given up."""
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self._outbox.drain()
+        except TimeoutError:
+            self.drop(list(self._sending.values()), _error(UNKNOWN))
+            self._sending.clear()
+
+    def _settled(self, shadows: Sequence[Request], outcome: Outcome) -> None:
+        """Hear of a publish. Who says that it failed and is wrong is corrected by the log: its first row counts."""
+        for shadow in shadows:
+            self._sending.pop(shadow.uid, None)
+        if not outcome.safe:
+            self.drop(shadows, _error(outcome))
+
+
+class _Guarded:
+    """A broker for shadows alone: whatever goes wrong there is an unknown outcome, and no patience outlasts it."""
+
+    blocked = False
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+        try:
+            return await self._broker.publish(messages)
+        except Unreachable:
+            raise
+        except Exception:  # a shadow ends nothing but itself
+            log.exception("%d bundles of shadows could not be published", len(messages))
+            return [UNKNOWN] * len(messages)
+
+
+def _error(outcome: Outcome) -> MillraceError:
+    if outcome.is_full:
+        return QueueFull(f"the queue of the shadow's model: {outcome}")
+    if outcome.reason is Reason.NO_QUEUE:
+        return Unavailable("the queue of the shadow's model is not there")
+    if outcome.reason is Reason.TOO_LARGE:
+        return TooLarge("the request is larger than the broker takes")
+    return Failed("the broker did not say in time that it has the shadow")

@@ -1,0 +1,1 @@
+"""What the logs say now: endpoints, arms, weights, members."""

@@ -1,0 +1,138 @@
+"""A row settles its request's hold once it is safe on the log, and not before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from broker.channels import Limits
+from broker.delivery.ack_tracker import Settling
+from broker.delivery.prediction_log import Rows
+from broker.errors import Refused
+from broker.messages import SAFE, TOO_LARGE, Message, Outcome
+from broker.protocol.header import Request, Route, Status
+from broker.protocol.ids import new_uid
+from broker.records.events import EVENT_LIMIT_BYTES, Ended, read_event
+from tests.broker.delivery.test_ack_tracker import Noting, delivery
+
+ROUTE = Route(endpoint="e", arm="v1", model="m", version=1)
+
+
+class Refusing(Noting):
+    """Says the same of every publish."""
+
+    outcome = TOO_LARGE
+
+    async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
+        return [self.outcome] * len(messages)
+
+
+class Taking(Refusing):
+    outcome = SAFE
+
+
+@pytest.mark.parametrize(("kind", "acked"), [(Refusing, []), (Taking, [[1]])])
+async def test_a_request_whose_row_is_refused_stays_unacked_and_comes_back(
+    tmp_path: Path, kind: type[Noting], acked: list[list[int]]
+) -> None:
+    async with kind(tmp_path / "broker.db") as broker:
+        rows, settling = Rows(broker, {}, source="test"), Settling(broker)
+        request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"")
+        rows.add("e", None, Ended([request], [1], [0], Status.OK), [settling.hold(delivery(1), 1)], None, None)
+        await rows.drain()
+        await settling.drain()
+        assert broker.acked == acked
+        assert settling.held == 1 - len(acked)
+
+
+async def test_rows_that_no_message_can_hold_together_leave_in_several_events(tmp_path: Path) -> None:
+    """One request of many rows that failed for a long reason, between two small ones."""
+    async with Noting(tmp_path / "broker.db") as broker:
+        rows, settling = Rows(broker, {}, source="test"), Settling(broker)
+        requests = [Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"") for _ in range(3)]
+        counts = [1, 40_000, 2]
+        ended = Ended(requests, counts, [0, 0, 0], Status.FAILED, "x" * 500)
+        rows.add("e", None, ended, [settling.hold(delivery(1), 3)] * 3, None, None)
+        await rows.drain()
+        await settling.drain()
+        assert broker.acked == [[1]]
+        reader = broker.read(broker.channels.events("e"), 0)
+        records = await reader.read(1000)
+        await reader.close()
+        batches = [batch for record in records if (batch := read_event(record)) is not None]
+    assert len(batches) > 1
+    assert max(len(record.body) for record in records) <= EVENT_LIMIT_BYTES
+    found = [(row["uid"], row["row"]) for batch in batches for row in batch.select(["uid", "row"]).to_pylist()]
+    assert found == [(one.uid, row) for one, count in zip(requests, counts, strict=True) for row in range(count)]
+
+
+async def test_a_row_that_no_message_can_hold_loses_its_texts(tmp_path: Path) -> None:
+    async with Noting(tmp_path / "broker.db") as broker:
+        rows = Rows(broker, {}, source="test")
+        request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "x" * (2 * EVENT_LIMIT_BYTES), b"", b"")
+        rows.add("e", None, Ended([request], [1], [0], Status.OK), [], None, None)
+        await rows.drain()
+        reader = broker.read(broker.channels.events("e"), 0)
+        [record] = await reader.read(1000)
+        await reader.close()
+    batch = read_event(record)
+    assert batch is not None
+    [row] = batch.to_pylist()
+    assert (row["uid"], row["status"], row["trace"]) == (request.uid, "ok", None)
+
+
+class Fragile(Noting):
+    """Does not allow a log for a while."""
+
+    refusals = 0
+
+    async def _make(self, channel: str, limits: Limits) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise Refused("somebody else's queue has the name")
+        await super()._make(channel, limits)
+
+
+def add_row(rows: Rows, settling: Settling, tag: int) -> None:
+    request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"")
+    rows.add("e", None, Ended([request], [1], [0], Status.OK), [settling.hold(delivery(tag), 1)], None, None)
+
+
+async def test_a_row_whose_log_vanished_is_written_once_it_is_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request was held for ever: after 64 of them the model stopped."""
+    monkeypatch.setattr("broker.delivery.prediction_log.PAUSE_S", 0.01)
+    async with Fragile(tmp_path / "broker.db") as broker:
+        rows, settling = Rows(broker, {}, source="test"), Settling(broker)
+        add_row(rows, settling, 1)
+        await rows.drain()
+        await broker._remove(broker.channels.events("e"))  # noqa: SLF001 - as somebody else would
+        broker.refusals = 3
+        add_row(rows, settling, 2)
+        await rows.drain()
+        await settling.drain()
+        assert broker.acked == [[1], [2]]
+        assert await broker.end(broker.channels.events("e")) == 1
+
+
+async def test_a_log_that_takes_no_rows_for_a_while_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.delivery.prediction_log.LATE_S", 0.0)
+    monkeypatch.setattr("broker.delivery.prediction_log.PAUSE_S", 0.01)
+    async with Fragile(tmp_path / "broker.db") as broker:
+        broker.refusals = 1_000_000
+        rows, settling = Rows(broker, {}, source="test"), Settling(broker)
+        add_row(rows, settling, 1)
+        rows.flush()
+        async with asyncio.timeout(10):
+            while "somebody else's queue" not in rows.trouble:  # noqa: ASYNC110 - it is tried again and again
+                await asyncio.sleep(0.01)
+        assert rows.trouble.startswith("the log millrace.events.e has taken no rows for 0 s")
+        broker.refusals = 0
+        await rows.drain()
+        assert rows.trouble == ""
+        await settling.drain()
+        assert broker.acked == [[1]]

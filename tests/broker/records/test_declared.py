@@ -1,0 +1,83 @@
+"""What the `declared` log says is held to what a file may say: anybody who reaches the broker can write there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from broker.errors import Misconfigured
+from broker.messages import NO_HEADERS, Record
+from broker.records.declared import VERSION, endpoint_declared, read_declared
+from broker.records.endpoint import read_endpoint
+from broker.support.strict import duration, seconds
+
+TARGETS_THAT_NOBODY_CAN_SERVE = [
+    {"model": "m", "version": 99999999999},
+    {"model": "m", "version": 1_000_000_000},
+    {"model": "m", "version": 0},
+    {"model": "m", "version": -3},
+    {"model": "m", "version": True},
+    {"model": "m", "version": "1"},
+    {"model": "../x y", "version": 1},
+    {"model": "", "version": 1},
+]
+
+
+def record(body: bytes) -> Record:
+    return Record(0, body, NO_HEADERS)
+
+
+def record_of(name: Any, declaration: Any) -> Record:
+    said = {"endpoint": name, "declaration": declaration, "digest": "", "author": "somebody"}
+    return record(orjson.dumps({"v": VERSION, "kind": "endpoint", "at_us": 0, **said}))
+
+
+@pytest.mark.parametrize("target", TARGETS_THAT_NOBODY_CAN_SERVE)
+def test_a_target_is_a_model_version_however_it_is_written(target: dict[str, Any]) -> None:
+    with pytest.raises(Misconfigured, match=r"arms\.v1\.(model|version)"):
+        read_endpoint({"endpoint": "e", "arms": {"v1": target}}, source="test")
+    assert read_declared(record_of("e", {"endpoint": "e", "arms": {"v1": target}})) is None
+
+
+def test_the_highest_version_of_a_folder_can_be_declared() -> None:
+    endpoint = read_endpoint({"endpoint": "e", "arms": {"v1": "m@999999999"}}, source="test")
+    declared = read_declared(record(endpoint_declared(endpoint, "test")))
+    assert declared is not None
+    assert declared.declaration == endpoint
+
+
+def test_more_arms_than_a_mask_has_bits_are_refused() -> None:
+    arms = {f"v{number}": f"m@{number}" for number in range(1, 66)}
+    with pytest.raises(Misconfigured, match="65 are declared, an endpoint has at most 64"):
+        read_endpoint({"endpoint": "e", "arms": arms, "policy": {"split": list(arms)}}, source="test")
+
+
+@pytest.mark.parametrize("name", ["other", "../x", "", 7, {"a": 1}, None])
+def test_a_record_under_another_name_than_its_declaration_is_skipped(name: Any) -> None:
+    assert read_declared(record_of(name, {"endpoint": "e", "arms": {"v1": "m@1"}})) is None
+
+
+@given(st.floats(min_value=0.0, max_value=1e18))
+@example(seconds("50us"))
+@example(seconds("49us"))
+@example(1e17)
+def test_a_duration_is_read_back_as_it_was_written(value_s: float) -> None:
+    assert seconds(duration(value_s)) == value_s
+
+
+@pytest.mark.parametrize("deadline", ["1us", "50us", "250ms", "30s", "7d"])
+def test_a_deadline_that_can_be_declared_is_heard_by_everybody(deadline: str) -> None:
+    endpoint = read_endpoint({"endpoint": "e", "arms": {"v1": "m@1"}, "deadline": deadline}, source="test")
+    declared = read_declared(record(endpoint_declared(endpoint, "test")))
+    assert declared is not None
+    assert declared.declaration == endpoint
+
+
+@pytest.mark.parametrize("deadline", ["0s", "0.4us", "8d", "9999999999999d", "9" * 400 + "d"])
+def test_a_deadline_that_nobody_means_is_refused(deadline: str) -> None:
+    with pytest.raises(Misconfigured, match=r"deadline: .* seconds are no deadline: write one from 1us to 7d"):
+        read_endpoint({"endpoint": "e", "arms": {"v1": "m@1"}, "deadline": deadline}, source="test")

@@ -1,0 +1,128 @@
+"""The door keeps count, makes room in order, and says what it did."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.settings import Gateway, size
+from gateway.transport.door import LOG_EVERY_S, WAYS_OUT, Door, DoorLimits, Ended, Phase
+
+PAGE = Path(__file__).parents[3] / "docs/gateway.md"
+FEW = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
+from gateway.transport.door import connections_limit
+print(connections_limit({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@dataclass(eq=False)
+class Client:
+    """A connection that only notes how it ended."""
+
+    phase: Phase
+    since_s: float
+    due_s: float = math.inf
+    read_by_s: float = math.inf
+    answering: bool = False
+    ended: str = ""
+
+    def expire(self) -> None:
+        self.ended = "expired"
+
+    def leave_unread(self) -> None:
+        self.ended = "unread"
+
+    def displace(self) -> None:
+        self.ended = "displaced"
+
+    def drop_body(self) -> None:
+        self.ended = "dropped"
+
+    def is_answering(self) -> bool:
+        return self.answering
+
+
+def door_of(*clients: Client, **limits: Any) -> Door:
+    door = Door(DoorLimits(**limits), lambda reason: None)
+    door.connections.update(clients)
+    return door
+
+
+def test_who_never_asked_goes_before_who_is_idle_and_slow_bodies_go_last() -> None:
+    silent, head, idle = Client(Phase.SILENT, 2.0), Client(Phase.HEAD, 1.0), Client(Phase.IDLE, 0.0)
+    slow, fresh = Client(Phase.BODY, 0.0), Client(Phase.BODY, 1e18)
+    waiting, pipelined = Client(Phase.ANSWER, 0.0), Client(Phase.HEAD, 0.0, answering=True)
+    door = door_of(waiting, pipelined, fresh, slow, idle, silent, head)
+    order: list[object] = []
+    for most in (7, 6, 5, 4):
+        door.most = most
+        before = set(door.connections)
+        assert not door.is_full()
+        order += before - door.connections
+    assert order == [head, silent, idle, slow]
+    door.most = 3
+    assert door.is_full()
+    assert [it.ended for it in (waiting, pipelined, fresh)] == ["", "", ""]
+
+
+def test_the_bodies_that_take_longest_end_until_the_rest_is_within_the_limit() -> None:
+    first, second, third = (Client(Phase.BODY, 0.0) for _ in range(3))
+    door = door_of(first, second, third, arriving_bytes=100)
+    door.arrive(first, 40)
+    door.arrive(second, 40)
+    door.arrive(first, 10)
+    door.arrive(third, 60)
+    assert [it.ended for it in (first, second, third)] == ["dropped", "", ""]
+    assert door.arriving_bytes == 100
+    door.arrived(third)
+    door.arrived(third)
+    assert (door.arriving_bytes, list(door.arriving)) == (40, [second])
+
+
+def test_a_look_ends_what_is_late_and_says_so_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    late, unread = Client(Phase.HEAD, 0.0, due_s=0.0), Client(Phase.ANSWER, 0.0, read_by_s=0.0)
+    fine = Client(Phase.IDLE, 0.0)
+    door = door_of(late, unread, fine)
+    door.note(Ended.HEAD_TOO_LARGE)
+    door.note(Ended.HEAD_TOO_LARGE)
+    door.look()
+    door.note(Ended.HEAD_TOO_LARGE)
+    door.look()
+    assert [it.ended for it in (late, unread, fine)] == ["expired", "unread", ""]
+    said = [record.getMessage() for record in caplog.records if "head_limit" in record.getMessage()]
+    assert said == ["the door ended 2 connections or requests: headers larger than gateway.head_limit"]
+    assert LOG_EVERY_S > 1
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "said"),
+    [(256, 256, 0, "160 256"), (256, 1024, 0, "928 1024"), (256, 256, 100, "100 256"), (256, 256, 10_000, "160 256")],
+)
+def test_descriptors_are_kept_for_our_own_links_and_for_health(soft: int, hard: int, wanted: int, said: str) -> None:
+    program = FEW.format(soft=soft, hard=hard, wanted=wanted)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said
+
+
+def test_the_page_has_every_limit_with_its_default_and_every_reason() -> None:
+    page = PAGE.read_text()
+    defaults = Gateway()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", page, re.MULTILINE))
+    settings = {name for name in Gateway.model_fields if name.endswith(("_limit", "_timeout"))} - {"results_limit"}
+    assert set(rows) == settings
+    for name, text in rows.items():
+        written = size(text) if not text.endswith("s") else float(text[:-1])
+        assert getattr(defaults, name) == written, name
+    assert {why.name.lower() for why in Ended} <= set(re.findall(r"`(\w+)`", page))
+    assert set(WAYS_OUT) == set(Ended)
+    for name in re.findall(r"gateway\.(\w+)", " ".join(WAYS_OUT.values())):
+        assert name in Gateway.model_fields
