@@ -47,7 +47,7 @@ class Delivery:
     consumer: object
 
 
-class Verdict(Enum):
+class Settlement(Enum):
     """What became of a published message."""
 
     SAFE = "safe"  # the broker has it
@@ -68,7 +68,7 @@ class Reason(Enum):
 class Outcome:
     """What became of one published message, and why if it was refused."""
 
-    verdict: Verdict
+    verdict: Settlement
     reason: Reason | None = None
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class Outcome:
     @property
     def safe(self) -> bool:
         """Tell whether the broker has the message."""
-        return self.verdict is Verdict.SAFE
+        return self.verdict is Settlement.SAFE
 
     @property
     def is_full(self) -> bool:
@@ -85,12 +85,12 @@ class Outcome:
         return self.reason in (Reason.FULL, Reason.STOPPED)
 
 
-SAFE = Outcome(Verdict.SAFE)
-UNKNOWN = Outcome(Verdict.UNKNOWN)
-FULL = Outcome(Verdict.REFUSED, Reason.FULL)
-TOO_LARGE = Outcome(Verdict.REFUSED, Reason.TOO_LARGE)
-NO_QUEUE = Outcome(Verdict.REFUSED, Reason.NO_QUEUE)
-STOPPED = Outcome(Verdict.REFUSED, Reason.STOPPED)
+SAFE = Outcome(Settlement.SAFE)
+UNKNOWN = Outcome(Settlement.UNKNOWN)
+FULL = Outcome(Settlement.REFUSED, Reason.FULL)
+TOO_LARGE = Outcome(Settlement.REFUSED, Reason.TOO_LARGE)
+NO_QUEUE = Outcome(Settlement.REFUSED, Reason.NO_QUEUE)
+STOPPED = Outcome(Settlement.REFUSED, Reason.STOPPED)
 
 
 @dataclass(frozen=True, slots=True)

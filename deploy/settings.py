@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 from broker.channels import Channels
 from broker.errors import Misconfigured
 from broker.support.private_files import make_private_folder, open_private
-from broker.support.strict import Declared, Duration, read_model
+from broker.support.strict import Duration, StrictModel, read_model
 from deploy.hosts import bare, is_loopback
 from deploy.yaml_text import read_yaml
 
@@ -44,27 +44,27 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, BeforeValidator(bare)]
 
 
-class QueueLimits(Declared):
+class QueueLimits(StrictModel):
     """How much a queue may hold before it refuses."""
 
     requests: int = Field(default=100_000, ge=0)
     size: Size = 2 << 30
 
 
-class BrokerSettings(Declared):
+class BrokerSettings(StrictModel):
     """Where messages go. The embedded broker needs nothing installed."""
 
     url: SecretStr = SecretStr("")
     limits: QueueLimits = QueueLimits()
 
 
-class Secrets(Declared):
+class Secrets(StrictModel):
     """Keys. `assignment` is what decisions are drawn with: mandatory when the gateway leaves loopback."""
 
     assignment: SecretStr = SecretStr("")
 
 
-class Repository(Declared):
+class Repository(StrictModel):
     """Where models are. What vanishes from there all at once is served for `doubt`: a volume may be unmounted."""
 
     url: str = "models"
@@ -72,13 +72,13 @@ class Repository(Declared):
     doubt: Duration = 60.0
 
 
-class Replicas(Declared):
+class Replicas(StrictModel):
     """How many replicas a model version has."""
 
     min: int = Field(default=1, ge=1, le=64)
 
 
-class Processors(Declared):
+class Processors(StrictModel):
     """How models run."""
 
     engine: Literal["process", "ray"] = "process"
@@ -89,7 +89,7 @@ class Processors(Declared):
     grace: Duration = 20.0
 
 
-class Gateway(Declared):
+class Gateway(StrictModel):
     """Where HTTP is served; the ports are Triton's. `docs/gateway.md` explains the limits.
 
     `connections_limit: 0` is as many as the descriptors of the process allow.
@@ -114,32 +114,32 @@ class Gateway(Declared):
     grace: Duration = 15.0
 
 
-class Learner(Declared):
+class Learner(StrictModel):
     """How policies learn. `tick` is how long a second of the event logs' clock takes: shorter to show and to test."""
 
     tick: Annotated[Duration, Field(ge=0.01, le=60.0)] = 1.0
 
 
-class Metrics(Declared):
+class Metrics(StrictModel):
     """Where Prometheus finds the installation: `/metrics` of the monitors."""
 
     host: Host = "127.0.0.1"
     port: Port = 8002
 
 
-class Prometheus(Declared):
+class Prometheus(StrictModel):
     """The monitor that turns the event logs into series."""
 
     max_series: int = Field(default=2000, ge=1)
 
 
-class Monitors(Declared):
+class Monitors(StrictModel):
     """Who reads the event logs."""
 
     prometheus: Prometheus = Prometheus()
 
 
-class Settings(Declared):
+class Settings(StrictModel):
     """Everything in `millrace.yaml`. Paths are relative to the file."""
 
     version: Literal[1] = 1

@@ -168,10 +168,10 @@ class Installation:
             await run(broker, self._engine(), catalog, context.stop)
 
     async def _monitors(self, context: Context) -> None:
-        from monitors.known import Known
+        from monitors.known import KnownVersions
         from monitors.run import MonitorSettings, run
 
-        known = Known(host=reached_at(self.settings.metrics.host))
+        known = KnownVersions(host=reached_at(self.settings.metrics.host))
         context.pages["/targets"] = lambda: ("application/json", json.dumps(known.targets()).encode())
         settings = MonitorSettings(
             instance=context.instance, folder=self.settings.data_folder / "monitors", metrics_port=context.metrics_port,

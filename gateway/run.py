@@ -9,20 +9,20 @@ from collections.abc import Awaitable, Callable
 from prometheus_client import CollectorRegistry
 
 from broker.base import Broker
-from broker.delivery.heartbeat import Announcer
-from broker.delivery.log_follower import Following, follow_status
+from broker.delivery.heartbeat import Heartbeat
+from broker.delivery.log_follower import LogFollower, follow_status
 from broker.messages import Record
 from broker.records.agreement import write_agreement
 from broker.support.tasks import Tasks
 from gateway.core.core import Core, GatewaySettings
 from gateway.core.metrics import GatewayMetrics
-from gateway.core.sending import Sending
-from gateway.results.asynchronous import Asynchronous
-from gateway.results.store import Results
+from gateway.core.sending import RequestSender
+from gateway.results.asynchronous import StoredRequests
+from gateway.results.store import ResultsStore
 from gateway.routes.app import front
-from gateway.routes.infer import Infer
+from gateway.routes.infer import InferRoute
 from gateway.server import serve
-from router.state.checkpoint_bootstrap import StandIn
+from router.state.checkpoint_bootstrap import CheckpointBootstrap
 from router.state.members import keep_comparing
 from router.state.view import View
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 async def run(
-    broker: Broker, settings: GatewaySettings, key: bytes, results: Results, registry: CollectorRegistry,
+    broker: Broker, settings: GatewaySettings, key: bytes, results: ResultsStore, registry: CollectorRegistry,
     stop: asyncio.Event, *,
     on_started: Callable[[int], None] = lambda port: None,
 ) -> None:  # fmt: skip
@@ -42,8 +42,8 @@ async def run(
     view, metrics, tasks = View(key), GatewayMetrics(registry), Tasks()
     view.members.introduce(settings.instance, settings.agreement)
     core = Core(broker, view, settings, metrics)
-    sending = Sending(core)
-    asynchronous = Asynchronous(core, results, sending)
+    sending = RequestSender(core)
+    asynchronous = StoredRequests(core, results, sending)
     metrics.watch(
         pending=lambda: len(core.pending), unclaimed=lambda: core.pending.unclaimed, stored=lambda: len(asynchronous),
         used=lambda: asynchronous.used_bytes,
@@ -55,8 +55,8 @@ async def run(
     await _follow(core, tasks)
     await core.pending.open()
     await asynchronous.open()
-    infer = Infer(core, sending, asynchronous)
-    announcer = Announcer(
+    infer = InferRoute(core, sending, asynchronous)
+    announcer = Heartbeat(
         broker, instance=settings.instance, part="gateway", metrics_port=settings.metrics_port,
         troubles=lambda: [core.rows.trouble] if core.rows.trouble else [],
     )  # fmt: skip
@@ -90,12 +90,12 @@ async def _follow(core: Core, tasks: Tasks) -> None:
         core.computed.fold(record)
 
     for name, following in (
-        ("declared", Following(broker, declared, 0, view.fold_declared)),
+        ("declared", LogFollower(broker, declared, 0, view.fold_declared)),
         ("status", follow_status(broker, fold_status)),
     ):
         core.readiness.follow(name, following)
         tasks.spawn(following.run(), name)
-    tasks.spawn(StandIn(broker, view).run(), "stand-in")
+    tasks.spawn(CheckpointBootstrap(broker, view).run(), "stand-in")
 
 
 async def _within(grace_s: float, work: Awaitable[None], what: str) -> None:

@@ -26,7 +26,7 @@ EVERYWHERE = "::"
 LAST_WORDS_S = 5  # for the answers that say that the gateway stops
 
 
-class Waits(Protocol):
+class PendingClients(Protocol):
     """Clients that wait for their answers here."""
 
     async def drained(self, grace_s: float) -> None:
@@ -37,7 +37,7 @@ class Waits(Protocol):
 
 
 async def serve(
-    core: Core, app: App, waits: Sequence[Waits], *, host: str, port: int, stop: asyncio.Event,
+    core: Core, app: App, waits: Sequence[PendingClients], *, host: str, port: int, stop: asyncio.Event,
     on_started: Callable[[int], None],
 ) -> None:  # fmt: skip
     """Serve until `stop`, then take no new connection and wait for the pending answers, at most the grace.

@@ -24,7 +24,7 @@ import uvloop
 
 from broker.channels import Channels
 from broker.connect import connect
-from broker.support.database import Care, Database, Schema, fetch_one
+from broker.support.database import Database, Durability, Schema, fetch_one
 from deploy.hosts import free_port
 from deploy.project import write_project
 from deploy.settings import child_environment
@@ -124,7 +124,7 @@ async def _identity(results: Path) -> str:
     """Return the name of a results store."""
     database = Database(results, Schema(whose="the results store", setting="data", version=1, tables=""))
     await database.open()
-    found = await database.run(lambda connection: fetch_one(connection, "SELECT identity FROM store"), Care.READ)
+    found = await database.run(lambda connection: fetch_one(connection, "SELECT identity FROM store"), Durability.READ)
     await database.close()
     return str(found[0])
 

@@ -34,18 +34,18 @@ from broker.protocol.header import Request, Route, Status
 from broker.protocol.ids import new_uid, now_us
 from broker.records.declared import endpoint_declared
 from broker.records.endpoint import Endpoint, read_endpoint
-from broker.records.events import Ended, read_event, write_event
+from broker.records.events import EndedRequests, read_event, write_event
 from broker.records.feedback import Feedback, write_feedback
-from broker.records.routing import Said, experiment_of, write_claim, write_snapshot
+from broker.records.routing import SnapshotRecord, experiment_of, write_claim, write_snapshot
 from broker.records.status import Announcement, write_announcement
 from deploy.hosts import free_port
 from deploy.supervision.supervisor import wait_until_ready
 from deploy.wiring import Installation
-from loadtests.front import Load, closed_loop
+from loadtests.front import FrontLoad, closed_loop
 from loadtests.harness import processes
 from loadtests.report import report
 from router.learning.declared import read_experiment
-from router.learning.fold import Fold
+from router.learning.fold import ExperimentFold
 from router.learning.ledger import Ledger
 from router.learning.service import subject_of
 from router.policies.base import one_run
@@ -165,8 +165,8 @@ def _decide(name: str) -> Callable[[bytes], Any]:
     return decide
 
 
-def _said(endpoint: Endpoint, term: int, number: int, weights: tuple[float, ...], models: Any = None) -> Said:
-    return Said(
+def _said(endpoint: Endpoint, term: int, number: int, weights: tuple[float, ...], models: Any = None) -> SnapshotRecord:
+    return SnapshotRecord(
         endpoint=endpoint.endpoint, experiment=experiment_of(endpoint), term=term, number=number, weights=weights,
         models=models, at_us=now_us(),
     )  # fmt: skip
@@ -230,7 +230,7 @@ async def _publish(broker: Broker, endpoint: Endpoint, term: int, numbers: list[
         await asyncio.sleep(REFRESH_S)
 
 
-async def _load(port: int, seconds: float) -> Load:
+async def _load(port: int, seconds: float) -> FrontLoad:
     return await closed_loop(port, "/v2/models/e/infer", BODY, None, connections=CONNECTIONS, seconds=seconds)
 
 
@@ -280,18 +280,18 @@ async def folds() -> dict[str, Timed]:
     }
 
 
-def _decided(endpoint: Endpoint, events: list[Record]) -> Fold[Any]:
+def _decided(endpoint: Endpoint, events: list[Record]) -> ExperimentFold[Any]:
     """Return a fold of decisions that wait for their feedback."""
     experiment = read_experiment(endpoint)
     if experiment is None:
         raise ValueError("this policy learns nothing")
-    fold: Fold[Any] = Fold(subject_of(endpoint), experiment)
+    fold: ExperimentFold[Any] = ExperimentFold(subject_of(endpoint), experiment)
     for record in events:
         fold.apply(record)
     return fold
 
 
-async def _told(fold: Fold[Any], feedback: list[Record], commit: Callable[[], Awaitable[None]]) -> Timed:
+async def _told(fold: ExperimentFold[Any], feedback: list[Record], commit: Callable[[], Awaitable[None]]) -> Timed:
     wall, cpu = time.perf_counter(), time.process_time()
     for begin in range(0, len(feedback), COMMIT_EVERY):
         for record in feedback[begin : begin + COMMIT_EVERY]:
@@ -318,7 +318,7 @@ def _events() -> list[Record]:
     for place, begin in enumerate(range(0, DECISIONS, ROWS_AN_EVENT)):
         uids = map(_uid, range(begin, begin + ROWS_AN_EVENT))
         asked = [Request(route, uid, now_us(), 0, 1 / 3, None, 0, "", "", "", b"", b"") for uid in uids]
-        ended = Ended(asked, [1] * len(asked), [now_us()] * len(asked), Status.OK, published_us=now_us())
+        ended = EndedRequests(asked, [1] * len(asked), [now_us()] * len(asked), Status.OK, published_us=now_us())
         records.append(Record(place, *write_event([ended], [], [], source="/decision")))
     return records
 

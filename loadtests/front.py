@@ -10,7 +10,7 @@ from typing import cast
 
 
 @dataclass(slots=True)
-class Load:
+class FrontLoad:
     """What a run saw: seconds of each good answer, and how many were not good, by code (0: there was no answer)."""
 
     latencies_s: list[float] = field(default_factory=list)
@@ -19,7 +19,7 @@ class Load:
     took_s: float = 0.0
 
 
-class Connection(asyncio.Protocol):
+class FrontConnection(asyncio.Protocol):
     """One keep-alive connection; one request at a time."""
 
     def __init__(self, request: bytes) -> None:
@@ -79,18 +79,20 @@ def prepared(port: int, path: str, body: bytes, json_length: int | None) -> byte
     return head.encode() + body
 
 
-async def connect(port: int, request: bytes) -> Connection:
+async def connect(port: int, request: bytes) -> FrontConnection:
     """Open one connection."""
-    _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(request), "127.0.0.1", port)
+    _, connection = await asyncio.get_running_loop().create_connection(
+        lambda: FrontConnection(request), "127.0.0.1", port
+    )
     return connection
 
 
 async def closed_loop(
     port: int, path: str, body: bytes, json_length: int | None, *, connections: int, seconds: float
-) -> Load:
+) -> FrontLoad:
     """Keep every connection busy for `seconds`."""
     request = prepared(port, path, body, json_length)
-    load, began = Load(), time.perf_counter()
+    load, began = FrontLoad(), time.perf_counter()
 
     async def worker() -> None:
         connection = await connect(port, request)
@@ -107,11 +109,13 @@ async def closed_loop(
     return load
 
 
-async def open_loop(port: int, path: str, body: bytes, json_length: int | None, *, rate: float, seconds: float) -> Load:
+async def open_loop(
+    port: int, path: str, body: bytes, json_length: int | None, *, rate: float, seconds: float
+) -> FrontLoad:
     """Send at a fixed rate, whatever comes back; latency counts from when a request was due."""
     request = prepared(port, path, body, json_length)
     idle = [await connect(port, request) for _ in range(16)]
-    load, began = Load(), time.perf_counter()
+    load, began = FrontLoad(), time.perf_counter()
 
     async def one(due: float) -> None:
         while idle and idle[-1].is_closed:  # the server ends those that are idle for long

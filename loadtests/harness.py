@@ -98,14 +98,14 @@ async def wait_for_replica(broker: Broker, process: psutil.Process) -> Announcem
 
 
 @dataclass(frozen=True, slots=True)
-class Computed:
+class ReplicaCounters:
     """What a replica has computed until now, by its own `/metrics`."""
 
     calls: float
     seconds: float
 
     @classmethod
-    def by(cls, replica: Announcement) -> Computed:
+    def by(cls, replica: Announcement) -> ReplicaCounters:
         """Ask it."""
         with urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=10) as page:
             found = {one.name: one.value for family in families(page.read().decode()) for one in family.samples}

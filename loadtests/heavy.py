@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from deploy.wiring import Installation
-from loadtests.harness import Computed, processes, run_json, wait_for_replica
+from loadtests.harness import ReplicaCounters, processes, run_json, wait_for_replica
 from loadtests.queue_client import bundled
 
 IN_FLIGHT = 1024
@@ -21,7 +21,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class HeavyTurn:
     """What one replica did: rows a second, the share of the time in the model, and the milliseconds of a call."""
 
     rate: float
@@ -42,17 +42,17 @@ def alone(folder: Path) -> float:
     return float(run_json(["-W", "ignore", "-c", code, str(folder / "models/heavy/1/model.pt")])["rate"])
 
 
-async def queued(place: Installation, warm: int, requests: int) -> Turn:
+async def queued(place: Installation, warm: int, requests: int) -> HeavyTurn:
     """Start a replica, warm it, and send it `requests`."""
     with processes([place.part_command("replica", "heavy", "1")], place.path.parent / "log") as running:
         async with place.broker() as broker:
             replica = await wait_for_replica(broker, running[0])
         await bundled(place, "heavy", warm, IN_FLIGHT)
-        before = Computed.by(replica)
+        before = ReplicaCounters.by(replica)
         rate = await bundled(place, "heavy", requests, IN_FLIGHT)
-        after = Computed.by(replica)
+        after = ReplicaCounters.by(replica)
     seconds = after.seconds - before.seconds
-    return Turn(rate, seconds * rate / requests, 1e3 * seconds / (after.calls - before.calls))
+    return HeavyTurn(rate, seconds * rate / requests, 1e3 * seconds / (after.calls - before.calls))
 
 
 async def measure_heavy(place: Installation, *, repeat: int, warm: int, requests: int) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def children(*processes: subprocess.Popen[str]) -> Iterator[None]:
             process.communicate()
 
 
-class Hop:
+class BrokerHop:
     """The parent: declares queues, runs both ways by turns, and compares."""
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -299,7 +299,7 @@ def main() -> None:
     if options.end:
         uvloop.run(be_end(options))
         return
-    figures = Hop(options).measure()
+    figures = BrokerHop(options).measure()
     show(figures)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")

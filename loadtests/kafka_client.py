@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import for_code
 from gevent.event import Event
 
-from broker.kafka.address import Address
+from broker.kafka.address import KafkaAddress
 
 SILENCE_S = 10.0
 
@@ -26,7 +26,7 @@ class KafkaClient:
     """
 
     def __init__(self, url: str, queue: str) -> None:
-        self._arguments = {**Address.of(url).arguments, "client_id": "locust"}
+        self._arguments = {**KafkaAddress.of(url).arguments, "client_id": "locust"}
         self._queue = queue
         self._replies = f"replies-{uuid4().hex}"
         self._numbers = count(1)

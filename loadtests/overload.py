@@ -56,7 +56,7 @@ class Model:
 BODY = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[1]}]}'
 
 
-class Client:
+class OverloadClient:
     """Sends requests on connections that are kept while they are idle."""
 
     def __init__(self, port: int) -> None:
@@ -103,7 +103,7 @@ class Client:
         return found
 
 
-async def offer(client: Client, seconds: float) -> None:
+async def offer(client: OverloadClient, seconds: float) -> None:
     """Send at a steady rate, whatever becomes of it; return when all have ended."""
     tasks = Tasks()
     began, sent, total = time.monotonic(), 0, int(seconds * PER_S * OFFERED)
@@ -137,7 +137,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         place = Installation.at(folder / "millrace.yaml")
         with processes([place.part_command(part) for part in PARTS], folder / "log") as running:
             await wait_until_ready(port, "127.0.0.1", 90.0, lambda: True)
-            client = Client(port)
+            client = OverloadClient(port)
             while not client.codes[200]:
                 await client.ask()
                 await asyncio.sleep(0.2)  # the model loads

@@ -29,7 +29,7 @@ import uvloop
 
 from broker.base import Broker
 from broker.protocol.bundle import single
-from broker.protocol.header import Reply
+from broker.protocol.header import ReplyTo
 from deploy.hosts import free_port
 from deploy.processes.shell import GC_THRESHOLD
 from deploy.supervision.supervisor import wait_until_ready
@@ -80,7 +80,7 @@ class Plain:
 def single_ours(place: Installation, url: str, bare: str, requests: int) -> dict[str, Any]:
     """Single messages of a plain client through the real processor."""
     reply = Plain(place).replies
-    request = request_on(route_to("mlp", Reply.CLIENT, reply), UID_AT_MARK)
+    request = request_on(route_to("mlp", ReplyTo.CLIENT, reply), UID_AT_MARK)
     message = single(place.settings.channels.inputs("mlp", 1), request)
     return run_json(
         ["-m", BARE_MODULES[bare], "client", "--url", url, "--to", message.queue, "--reply", reply,

@@ -13,7 +13,7 @@ from broker.base import Broker
 from broker.delivery.outbox import Outbox
 from broker.messages import Outcome
 from broker.protocol.bundle import answers_in
-from broker.protocol.header import Form, Reply, Request, Route, Status, pack_route, pack_ticket
+from broker.protocol.header import BodyForm, ReplyTo, Request, Route, Status, pack_route, pack_ticket
 from broker.protocol.ids import now_us
 from deploy.wiring import Installation
 from loadtests.harness import MAX_BATCH
@@ -29,7 +29,7 @@ def body() -> tuple[bytes, int]:
     return text + np.random.default_rng(0).random(64, np.float32).tobytes(), len(text)
 
 
-def route_to(model: str, reply: Reply, reply_to: str) -> Route:
+def route_to(model: str, reply: ReplyTo, reply_to: str) -> Route:
     """Return the route of a model under its own name."""
     return Route(
         endpoint=model, arm="v1", model=model, version=1, policy="split", mask=1, reply=reply, reply_to=reply_to
@@ -50,7 +50,7 @@ class BundledClient:
         self._broker = broker
         self._queue = broker.channels.inputs(model, 1)
         self._replies = broker.channels.answers(f"bench-{model}")
-        self._route = route_to(model, Reply.GATEWAY, self._replies)
+        self._route = route_to(model, ReplyTo.GATEWAY, self._replies)
         self._limit = MAX_BATCH[model]
         self._moved = asyncio.Event()
         self.answered = 0
@@ -72,7 +72,7 @@ class BundledClient:
             many = min(self._limit, requests - sent)
             uids = [number.to_bytes(16, "big") for number in range(sent, sent + many)]
             items = [(uid + ticket, data, None) for uid in uids]
-            outbox.put_all(self._queue, Form.BUNDLE, shared, items, limit=self._limit)
+            outbox.put_all(self._queue, BodyForm.BUNDLE, shared, items, limit=self._limit)
             sent += many
             await asyncio.sleep(0)
         await taking

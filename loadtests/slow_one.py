@@ -31,7 +31,7 @@ PAUSE_S = 0.01  # between batches: 2,000 messages a second
 PREFETCH = 2000
 
 
-class Turn:
+class SlowTurn:
     """One queue, filled and emptied."""
 
     def __init__(self, broker: Broker, queue: str, messages: int, *, slow: bool) -> None:
@@ -92,7 +92,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         for turn in range(2):
             for name, slow in (("without", False), ("with", True)):
                 queue = channels.requests(f"{name}{turn}")
-                waits_s = await Turn(broker, queue, options.messages, slow=slow).run()
+                waits_s = await SlowTurn(broker, queue, options.messages, slow=slow).run()
                 figures[name] = {"p50_ms": 1e3 * quantile(waits_s, 0.5), "p99_ms": 1e3 * quantile(waits_s, 0.99)}
     figures["ratio"] = figures["with"]["p99_ms"] / figures["without"]["p99_ms"]
     return figures

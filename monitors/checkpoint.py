@@ -14,7 +14,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
+class MonitorCheckpoint:
     """Everything before `offset` is folded; to know what was seen, read again from `rebuild_from`.
 
     `rows` is how many rows have ever been counted: the fold of the log before `offset`, each row once.
@@ -25,20 +25,20 @@ class Checkpoint:
     rows: int
 
 
-def load(path: Path) -> Checkpoint | None:
+def load(path: Path) -> MonitorCheckpoint | None:
     """Return the checkpoint in a file; None if there is none that can be read, so the monitor starts anew."""
     try:
         data = orjson.loads(path.read_bytes())
         if data.pop("v") != VERSION:
             return None
-        found = Checkpoint(**data)
+        found = MonitorCheckpoint(**data)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     numbers = (found.rebuild_from, found.offset, found.rows)
     return found if all(type(number) is int and number >= 0 for number in numbers) else None
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
+def save(path: Path, checkpoint: MonitorCheckpoint) -> None:
     """Write a checkpoint so that a crash leaves the old one or the new one."""
     make_private_folder(path.parent)
     half = path.with_suffix(".part")

@@ -12,7 +12,7 @@ from broker.records.declared import read_declared
 from broker.records.status import SILENT_AFTER_S, Announcement, read_status
 
 
-class Known:
+class KnownVersions:
     """Endpoints that are or may be addressed, and the model versions that were ever announced or declared."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, host: str = "127.0.0.1") -> None:

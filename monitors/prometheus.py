@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from broker.messages import Record
 from broker.records.events import FIELDS, TYPE, read_event
 from broker.records.feedback import TYPE as FEEDBACK
-from monitors.seen import WINDOW_ROWS, Seen, keys_of
+from monitors.seen import WINDOW_ROWS, SeenRows, keys_of
 from monitors.series import Series
 
 TEXTS = ("arm", "model", "status")
@@ -52,7 +52,7 @@ class PredictionFold:
         self._endpoint = endpoint
         self._series = series
         self._metrics = metrics
-        self._seen = Seen(window_rows)
+        self._seen = SeenRows(window_rows)
 
     def fold(self, record: Record, *, counts: bool) -> int:
         """Take in a record and return how many rows it added; one that does not count is only remembered as seen."""

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from broker.base import Broker
 from broker.channels import Channels
 from broker.errors import TryAgain
-from monitors.known import Known
+from monitors.known import KnownVersions
 
 EVERY_S = 5.0
 PATIENCE_S = 2.0
@@ -20,7 +20,7 @@ PATIENCE_S = 2.0
 class QueueDepths:
     """Gauges of broker messages and of the requests inside them; a depth that cannot be had is NaN, not 0."""
 
-    def __init__(self, broker: Broker, known: Known, registry: CollectorRegistry) -> None:
+    def __init__(self, broker: Broker, known: KnownVersions, registry: CollectorRegistry) -> None:
         self._broker = broker
         self._known = known
         names = ("queue", "kind")
@@ -55,7 +55,7 @@ class QueueDepths:
         return depth.messages, depth.requests
 
 
-def queues(channels: Channels, known: Known) -> Iterator[tuple[str, str]]:
+def queues(channels: Channels, known: KnownVersions) -> Iterator[tuple[str, str]]:
     """Return (queue without the prefix, kind): the kinds are requests, inputs, retry, dead and results."""
 
     def named(queue: str, kind: str) -> tuple[str, str]:

@@ -17,14 +17,14 @@ from typing import Protocol
 from broker.base import Broker, Reader, Since
 from broker.errors import Gap, TryAgain
 from broker.messages import Record
-from monitors.checkpoint import Checkpoint, load, save
+from monitors.checkpoint import MonitorCheckpoint, load, save
 
 READ_AT_ONCE = 100
 PAUSE_S = 0.5
 CHECKPOINT_S = 5.0
 
 
-class Fold(Protocol):
+class MonitorFold(Protocol):
     """What becomes of the records."""
 
     def fold(self, record: Record, *, counts: bool) -> int:
@@ -40,13 +40,13 @@ class Fold(Protocol):
 class EventReader:
     """Follows a log for as long as it runs. Without a checkpoint it starts at `since`."""
 
-    def __init__(self, broker: Broker, log: str, fold: Fold, *, checkpoint: Path, since: Since) -> None:
+    def __init__(self, broker: Broker, log: str, fold: MonitorFold, *, checkpoint: Path, since: Since) -> None:
         self._broker = broker
         self._log = log
         self._fold = fold
         self._path = checkpoint
         self._since = since
-        self._saved: Checkpoint | None = None
+        self._saved: MonitorCheckpoint | None = None
         self.rows = 0
         self.offset: int | None = None
 
@@ -72,7 +72,7 @@ class EventReader:
         if self.offset is None or (self._saved is not None and self._saved.offset == self.offset):
             return
         rebuild_from = self._fold.rebuild_from(self.offset)
-        checkpoint = Checkpoint(offset=self.offset, rebuild_from=rebuild_from, rows=self.rows)
+        checkpoint = MonitorCheckpoint(offset=self.offset, rebuild_from=rebuild_from, rows=self.rows)
         await asyncio.get_running_loop().run_in_executor(None, save, self._path, checkpoint)
         self._saved = checkpoint
 

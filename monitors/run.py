@@ -9,12 +9,12 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from broker.base import Broker, Since
-from broker.delivery.heartbeat import Announcer
-from broker.delivery.log_follower import Following, follow_status
+from broker.delivery.heartbeat import Heartbeat
+from broker.delivery.log_follower import LogFollower, follow_status
 from broker.protocol.ids import now_us
 from broker.records.status import FULL_EVERY_S
 from broker.support.tasks import Tasks
-from monitors.known import Known
+from monitors.known import KnownVersions
 from monitors.prometheus import MonitorMetrics, PredictionFold
 from monitors.queues import QueueDepths
 from monitors.reader import EventReader
@@ -35,20 +35,20 @@ class MonitorSettings:
 
 async def run(
     broker: Broker, settings: MonitorSettings, registry: CollectorRegistry, stop: asyncio.Event,
-    known: Known | None = None,
+    known: KnownVersions | None = None,
 ) -> None:  # fmt: skip
     """Monitor until `stop`, then write where every log was left; `known` is filled with what there is."""
-    known = known or Known()
+    known = known or KnownVersions()
     tasks, readers = Tasks(), Tasks()
     began = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
     channels = broker.channels
     await broker.declare(channels.declared)
     await broker.declare(channels.status)
-    declared = Following(broker, channels.declared, 0, known.fold_declared)
+    declared = LogFollower(broker, channels.declared, 0, known.fold_declared)
     status = follow_status(broker, known.fold_status)
     tasks.spawn(declared.run(), "declared")
     tasks.spawn(status.run(), "status")
-    announcer = Announcer(broker, instance=settings.instance, part="monitors", metrics_port=settings.metrics_port)
+    announcer = Heartbeat(broker, instance=settings.instance, part="monitors", metrics_port=settings.metrics_port)
     await announcer.say("ready")
     tasks.spawn(announcer.beat(), "heartbeat")
     tasks.spawn(QueueDepths(broker, known, registry).run(), "queues")
@@ -59,7 +59,7 @@ async def run(
 
 
 async def _follow_all(
-    broker: Broker, settings: MonitorSettings, registry: CollectorRegistry, known: Known, readers: Tasks, since: Since,
+    broker: Broker, settings: MonitorSettings, registry: CollectorRegistry, known: KnownVersions, readers: Tasks, since: Since,
     stop: asyncio.Event,
 ) -> None:  # fmt: skip
     """Start a reader for every endpoint that appears. One that was withdrawn is read on: rows may still come."""

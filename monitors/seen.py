@@ -13,7 +13,7 @@ CHUNKS = 16
 _ODD = tuple(np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93))
 
 
-class Seen:
+class SeenRows:
     """The keys of the last window of rows, or some more. One that comes again later than that is counted again.
 
     Young keys are a set; older ones lie in sorted arrays, eight bytes a key: as sets they would be ten times that.

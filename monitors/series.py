@@ -20,7 +20,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class MetricSpec:
     """What a metric is; one with bounds is a histogram."""
 
     text: str
@@ -28,14 +28,14 @@ class Described:
     bounds: tuple[float, ...] = ()
 
 
-METRICS: Mapping[str, Described] = {
-    "millrace_predictions_total": Described("Rows by how they ended.", (*ARM, "status")),
-    "millrace_feedback_records_total": Described("Feedback on the event log.", ("endpoint",)),
-    "millrace_queue_wait_seconds": Described("From accepted to taken by a processor.", ARM, SECONDS),
-    "millrace_batch_wait_seconds": Described("From taken to the start of the batch.", ARM, SECONDS),
-    "millrace_compute_seconds": Described("From the start of the batch to its end.", ARM, SECONDS),
-    "millrace_publish_seconds": Described("From the end of the batch to the answer's publishing.", ARM, SECONDS),
-    "millrace_batch_rows": Described("Rows in a batch, counted once a batch.", ARM, ROWS),
+METRICS: Mapping[str, MetricSpec] = {
+    "millrace_predictions_total": MetricSpec("Rows by how they ended.", (*ARM, "status")),
+    "millrace_feedback_records_total": MetricSpec("Feedback on the event log.", ("endpoint",)),
+    "millrace_queue_wait_seconds": MetricSpec("From accepted to taken by a processor.", ARM, SECONDS),
+    "millrace_batch_wait_seconds": MetricSpec("From taken to the start of the batch.", ARM, SECONDS),
+    "millrace_compute_seconds": MetricSpec("From the start of the batch to its end.", ARM, SECONDS),
+    "millrace_publish_seconds": MetricSpec("From the end of the batch to the answer's publishing.", ARM, SECONDS),
+    "millrace_batch_rows": MetricSpec("Rows in a batch, counted once a batch.", ARM, ROWS),
 }
 
 
@@ -104,7 +104,7 @@ class Series(Collector):
 
 
 def _histogram_family(
-    name: str, described: Described, histograms: list[tuple[Labels, _Histogram]]
+    name: str, described: MetricSpec, histograms: list[tuple[Labels, _Histogram]]
 ) -> HistogramMetricFamily:
     family = HistogramMetricFamily(name, described.text, labels=described.labels)
     bounds = [*(f"{bound:g}" for bound in described.bounds), "+Inf"]

@@ -10,19 +10,19 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from broker.delivery.ack_tracker import Hold
+from broker.delivery.ack_tracker import PendingAck
 from broker.protocol.header import Request
 from broker.tensor.tensors import Inputs
 
 
 @dataclass(slots=True, eq=False)
-class Item:
+class BatchItem:
     """A decoded request on its way through a processor."""
 
     request: Request
     inputs: Inputs
     rows: int
-    hold: Hold
+    hold: PendingAck
     taken_us: int
     arrived_s: float  # monotonic
 
@@ -33,7 +33,7 @@ class Batcher:
     def __init__(self, *, max_rows: int, delay_s: float = 0.0) -> None:
         self._max_rows = max(1, max_rows)
         self._delay_s = delay_s
-        self._groups: dict[Hashable, deque[Item]] = {}
+        self._groups: dict[Hashable, deque[BatchItem]] = {}
         self._rows: dict[Hashable, int] = {}
         self.waiting_rows = 0
         self.waiting_requests = 0
@@ -43,7 +43,7 @@ class Batcher:
         """Tell whether more may be taken: two batches ahead are enough to keep the model busy."""
         return self.waiting_rows < 2 * self._max_rows
 
-    def put(self, signature: Hashable, item: Item) -> None:
+    def put(self, signature: Hashable, item: BatchItem) -> None:
         """Add one request to its group."""
         group = self._groups.get(signature)
         if group is None:
@@ -54,13 +54,13 @@ class Batcher:
         self.waiting_rows += item.rows
         self.waiting_requests += 1
 
-    def pop(self, *, full: bool = False) -> list[Item]:
+    def pop(self, *, full: bool = False) -> list[BatchItem]:
         """Return a batch if one is due (or, if so asked, one that is full), else an empty list."""
         signature = self._due(full=full)
         if signature is None:
             return []
         group, rows = self._groups[signature], 0
-        batch: list[Item] = []
+        batch: list[BatchItem] = []
         while group and (not batch or rows + group[0].rows <= self._max_rows):
             item = group.popleft()
             rows += item.rows

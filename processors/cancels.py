@@ -13,7 +13,7 @@ LIMIT = 100_000  # remembered at once; more than that is computed, and its answe
 PRUNE_S = 1.0
 
 
-class Cancels(Container[bytes]):
+class CancelledRequests(Container[bytes]):
     """uids, each until its deadline: after that it is answered `expired` anyhow."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

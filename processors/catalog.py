@@ -13,15 +13,15 @@ from pathlib import Path
 
 from broker.base import Broker
 from broker.channels import NO_LIMITS, Limits
-from broker.delivery.heartbeat import Announcer
+from broker.delivery.heartbeat import Heartbeat
 from broker.delivery.log_follower import follow_status
 from broker.errors import Misconfigured, TryAgain
 from broker.messages import Record
 from broker.records.status import read_status
 from broker.support.tasks import Tasks
-from processors.doubts import Doubts, Key
-from processors.engine import Engine, Wanted
-from processors.repository import Snapshot, scan
+from processors.doubts import Key, VanishedVersions
+from processors.engine import Engine, ReplicaTarget
+from processors.repository import RepositorySnapshot, scan
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ async def run(broker: Broker, engine: Engine, settings: CatalogSettings, stop: a
     tasks = Tasks()
     await broker.declare(broker.channels.declared)
     await broker.declare(broker.channels.status)
-    announcer = Announcer(broker, instance=settings.instance, part="catalog", metrics_port=settings.metrics_port)
+    announcer = Heartbeat(broker, instance=settings.instance, part="catalog", metrics_port=settings.metrics_port)
     await engine.open()
     catalog = Catalog(broker, engine, settings, announcer)
     await catalog.look()
@@ -77,7 +77,7 @@ class Catalog:
     """What is wanted, by the last look at the repository."""
 
     def __init__(
-        self, broker: Broker, engine: Engine, settings: CatalogSettings, announcer: Announcer,
+        self, broker: Broker, engine: Engine, settings: CatalogSettings, announcer: Heartbeat,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._broker = broker
@@ -86,10 +86,10 @@ class Catalog:
         self._announcer = announcer
         self._seen: dict[Key, str] = {}
         self._looked = False
-        self._wanted: list[Wanted] = []
+        self._wanted: list[ReplicaTarget] = []
         self._models: dict[str, list[int]] | None = None  # nothing was announced yet
         self._ready: set[Key] = set()  # what came up at some time while it was wanted
-        self._doubts = Doubts(settings.doubt_s, clock)
+        self._doubts = VanishedVersions(settings.doubt_s, clock)
         self._problems: dict[str, str] = {}
         self._left_out: dict[str, bool] = {}  # what is said of a folder, and whether it was said
 
@@ -117,10 +117,10 @@ class Catalog:
         if wanted != self._wanted:
             await self._deploy(wanted)
 
-    def _chosen(self, snapshot: Snapshot, *, first: bool) -> list[Wanted]:
+    def _chosen(self, snapshot: RepositorySnapshot, *, first: bool) -> list[ReplicaTarget]:
         """Return what is to be served: what is whole and settled, and what was served before and is not to end yet."""
         found = {
-            (model.config.name, version.number): Wanted(
+            (model.config.name, version.number): ReplicaTarget(
                 model.config.name, version.number, model.config.instance_count or self._settings.replicas,
                 version.fingerprint,
             )
@@ -136,13 +136,13 @@ class Catalog:
             kept[key] = served[key]
         return list((settled | kept).values())
 
-    def _stays(self, key: Key, snapshot: Snapshot, settled: Collection[Key]) -> bool:
+    def _stays(self, key: Key, snapshot: RepositorySnapshot, settled: Collection[Key]) -> bool:
         """Tell whether what was served goes on: it changes, cannot be read now, or its successor is not ready yet."""
         if snapshot.withholds(*key):
             return not any(other[0] == key[0] and other in self._ready for other in settled)
         return snapshot.has(*key)
 
-    async def _deploy(self, wanted: list[Wanted]) -> None:
+    async def _deploy(self, wanted: list[ReplicaTarget]) -> None:
         """Queues first, replicas after: a request may wait for a model that still loads."""
         try:
             for one in wanted:

@@ -10,7 +10,7 @@ Key: TypeAlias = tuple[str, int]
 """A model and the number of a version."""
 
 
-class Doubts:
+class VanishedVersions:
     """Keeps versions that vanished together for `after_s`; `clock` gives seconds."""
 
     def __init__(self, after_s: float, clock: Callable[[], float]) -> None:

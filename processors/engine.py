@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ReplicaTarget:
     """One model version that shall be served, and by how many replicas. Another fingerprint means other files."""
 
     model: str
@@ -24,7 +24,7 @@ class Engine(ABC):
         """Get ready to start replicas."""
 
     @abstractmethod
-    async def want(self, wanted: list[Wanted]) -> None:
+    async def want(self, wanted: list[ReplicaTarget]) -> None:
         """Make the running replicas what is wanted; returns when starts and stops are under way."""
 
     @abstractmethod

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from processors.engine import Engine, Wanted
+from processors.engine import Engine, ReplicaTarget
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ Command = Callable[[str, int, int], Sequence[str]]
 class _Slot:
     """One replica that shall run."""
 
-    wanted: Wanted
+    wanted: ReplicaTarget
     number: int
     process: asyncio.subprocess.Process | None = None
     started_s: float = 0.0
@@ -49,7 +49,7 @@ class ProcessEngine(Engine):
     async def open(self) -> None:
         """See the port."""
 
-    async def want(self, wanted: list[Wanted]) -> None:
+    async def want(self, wanted: list[ReplicaTarget]) -> None:
         """See the port."""
         keys = {(one.model, one.version, n, one.fingerprint): one for one in wanted for n in range(one.replicas)}
         async with self._lock:

@@ -17,7 +17,7 @@ import ray
 from ray import serve
 
 from broker.support.private_files import make_private_folder
-from processors.engine import Engine, Wanted
+from processors.engine import Engine, ReplicaTarget
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +73,14 @@ class RayEngine(Engine):
         self._environment = dict(environment)
         self._empty_folder = empty_folder
         self._gpus = gpus
-        self._running: dict[tuple[str, int], Wanted] = {}
+        self._running: dict[tuple[str, int], ReplicaTarget] = {}
         self._mine = False
 
     async def open(self) -> None:
         """Join the cluster at RAY_ADDRESS, or start one on this machine."""
         await asyncio.to_thread(self._open)
 
-    async def want(self, wanted: list[Wanted]) -> None:
+    async def want(self, wanted: list[ReplicaTarget]) -> None:
         """See the port."""
         now = {(one.model, one.version): one for one in wanted}
         for key in [key for key in self._running if key not in now]:
@@ -113,7 +113,7 @@ class RayEngine(Engine):
             )  # fmt: skip
         serve.start(proxy_location="Disabled")
 
-    def _deploy(self, one: Wanted) -> None:
+    def _deploy(self, one: ReplicaTarget) -> None:
         deployment = serve.deployment(
             name="replica", num_replicas=one.replicas, ray_actor_options={"num_cpus": 0, "num_gpus": self._gpus},
             health_check_period_s=HEALTH_EVERY_S, health_check_timeout_s=HEALTH_WITHIN_S,

@@ -12,7 +12,7 @@ from broker.errors import Failed, MillraceError
 from broker.protocol.header import Request
 from broker.tensor.outputs import Encoded, encode, encode_rows
 from broker.tensor.tensors import Inputs, assemble, check, decode, decode_raw
-from processors.batcher import Item
+from processors.batcher import BatchItem
 from processors.config import ModelConfig
 from processors.runtimes.base import Runtime
 from processors.signature import signature
@@ -21,16 +21,16 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Computed:
+class ComputedBatch:
     """One successful call of the model: its items, their inputs and outputs in the same order, and when it ran."""
 
-    items: Sequence[Item]
+    items: Sequence[BatchItem]
     inputs: Arrays
     outputs: Arrays
     started_us: int
     computed_us: int
 
-    def rows_of(self, items: Sequence[Item]) -> tuple[Arrays, Arrays]:
+    def rows_of(self, items: Sequence[BatchItem]) -> tuple[Arrays, Arrays]:
         """Return the inputs and outputs of some of the items, in their order in the batch; of all without a copy."""
         if len(items) == len(self.items):
             return self.inputs, self.outputs
@@ -41,16 +41,16 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class FailedItem:
     """A request that the model cannot compute."""
 
-    item: Item
+    item: BatchItem
     error: MillraceError
     started_us: int
     computed_us: int
 
 
-class Model:
+class LoadedModel:
     """One model version, loaded."""
 
     def __init__(self, config: ModelConfig, version: int, runtime: Runtime) -> None:
@@ -69,7 +69,7 @@ class Model:
         rows = check(inputs, self.config.inputs, max_rows=self.config.max_batch_size)
         return inputs, rows, signature(inputs)
 
-    def infer(self, items: Sequence[Item]) -> tuple[Arrays, Arrays]:
+    def infer(self, items: Sequence[BatchItem]) -> tuple[Arrays, Arrays]:
         """Compute a batch; raises `Failed` whatever the model's own code raised, and when memory is short."""
         try:
             inputs = self._assembled(items)
@@ -77,12 +77,12 @@ class Model:
             raise Failed(f"model {self.config.name}: no memory for the inputs of {len(items)} requests") from exc
         return inputs, self.runtime.infer(dict(inputs))  # a model may change its dict: ours goes into the row
 
-    def _assembled(self, items: Sequence[Item]) -> Arrays:
+    def _assembled(self, items: Sequence[BatchItem]) -> Arrays:
         if self.batches:
             return assemble([item.inputs.tensors for item in items], self.config.inputs)
         return {name: np.array(array) for name, array in items[0].inputs.tensors.items()}
 
-    def encode(self, computed: Computed) -> list[Encoded | MillraceError]:
+    def encode(self, computed: ComputedBatch) -> list[Encoded | MillraceError]:
         """Return each item's answer body, or the error that stands in its place."""
         version = str(self.version)
         if not self.batches:
@@ -99,7 +99,7 @@ class Model:
             for cut, name in zip(cuts, names, strict=True)
         ]
 
-    def _encode_one(self, computed: Computed, version: str) -> Encoded | MillraceError:
+    def _encode_one(self, computed: ComputedBatch, version: str) -> Encoded | MillraceError:
         item = computed.items[0]
         try:
             return encode(computed.outputs, head=item.inputs.head, model=item.request.route.endpoint, version=version)

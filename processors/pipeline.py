@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.base import Broker, Consumer
-from broker.delivery.ack_tracker import Hold, Settling
-from broker.delivery.prediction_log import Rows
-from broker.delivery.reply_sender import Answering
+from broker.delivery.ack_tracker import AckTracker, PendingAck
+from broker.delivery.prediction_log import PredictionLogWriter
+from broker.delivery.reply_sender import ReplySender
 from broker.errors import Cancelled, Expired, Failed, InvalidRequest, MillraceError, TryAgain
 from broker.messages import Delivery, Outcome
 from broker.protocol.answers import error_body
@@ -24,12 +24,12 @@ from broker.protocol.bundle import requests_in, single
 from broker.protocol.header import BY_WORD, Request, Status
 from broker.protocol.ids import is_over, now_us
 from broker.records.endpoint import Endpoint
-from broker.records.events import Ended
+from broker.records.events import EndedRequests
 from broker.support.tasks import Tasks
-from processors.batcher import Batcher, Item
+from processors.batcher import Batcher, BatchItem
 from processors.metrics import ProcessorMetrics
-from processors.model import Broken, Computed, Model
-from processors.retry_queue import Lane
+from processors.model import ComputedBatch, FailedItem, LoadedModel
+from processors.retry_queue import RetryQueue
 from processors.worker import Worker
 
 BATCHES_HELD = 8  # four that wait or run, four whose answers and rows are on their way
@@ -54,22 +54,24 @@ class Pipeline:
     """One model's queue, from take to ack."""
 
     def __init__(
-        self, broker: Broker, model: Model, endpoints: Mapping[str, Endpoint], settings: PipelineSettings,
+        self, broker: Broker, model: LoadedModel, endpoints: Mapping[str, Endpoint], settings: PipelineSettings,
         metrics: ProcessorMetrics, cancels: Container[bytes] = frozenset(),
     ) -> None:  # fmt: skip
         self.model = model
         self.queue = broker.channels.inputs(model.config.name, model.version)
-        self.settling = Settling(broker)
+        self.settling = AckTracker(broker)
         self._broker = broker
         self._endpoints = endpoints
         self._metrics = metrics
         self._cancels = cancels
         self._loop = asyncio.get_running_loop()
         self._worker = Worker(self._bisect, self._computed, name=f"infer-{model.config.name}")
-        self._answering = Answering(broker, dropped=metrics.dropped)
-        self._lane = Lane(broker, self.queue, endpoints, went=self._leave, stayed=self._end_broken)
+        self._answering = ReplySender(broker, dropped=metrics.dropped)
+        self._lane = RetryQueue(broker, self.queue, endpoints, went=self._leave, stayed=self._end_broken)
         self._held_limit = BATCHES_HELD * model.max_rows
-        self._rows = Rows(broker, endpoints, source=f"/millrace/{settings.instance}", pressed=self._is_pressed)
+        self._rows = PredictionLogWriter(
+            broker, endpoints, source=f"/millrace/{settings.instance}", pressed=self._is_pressed
+        )
         delay_s = model.config.max_queue_delay_us / 1e6
         self._batcher = Batcher(max_rows=model.max_rows, delay_s=delay_s)
         self._computing = 0
@@ -155,7 +157,7 @@ class Pipeline:
         for request in requests:
             self._admit(request, hold, taken_us)
 
-    def _admit(self, request: Request, hold: Hold, taken_us: int) -> None:
+    def _admit(self, request: Request, hold: PendingAck, taken_us: int) -> None:
         if is_over(request.deadline_us, taken_us):
             self._end(request, hold, _too_late(request), taken_us)
             return
@@ -167,7 +169,7 @@ class Pipeline:
         except MillraceError as exc:
             self._end(request, hold, exc, taken_us)
             return
-        self._batcher.put(signature, Item(request, inputs, rows, hold, taken_us, time.monotonic()))
+        self._batcher.put(signature, BatchItem(request, inputs, rows, hold, taken_us, time.monotonic()))
 
     def _observe_fill(self, deliveries: Sequence[Delivery], consumer: Consumer) -> None:
         """Follow the mean fill: up at once, because more than was meant is held already; down slowly.
@@ -251,7 +253,7 @@ class Pipeline:
         if not self._running and (pause_s := self._batcher.due_in_s()) is not None:
             self._loop.call_later(pause_s, self._pump)  # 0 if one has become due since: it was not when we looked
 
-    def _computed(self, batch: Sequence[Item], parts: Sequence[Computed | Broken]) -> None:
+    def _computed(self, batch: Sequence[BatchItem], parts: Sequence[ComputedBatch | FailedItem]) -> None:
         """Start the next batch, then finish this one while it runs."""
         self._running -= 1
         self._pump()
@@ -264,35 +266,35 @@ class Pipeline:
         self._moved.clear()
         await self._moved.wait()
 
-    def _still_wanted(self, batch: Sequence[Item]) -> Sequence[Item]:
+    def _still_wanted(self, batch: Sequence[BatchItem]) -> Sequence[BatchItem]:
         now = now_us()
         late = [item for item in batch if is_over(item.request.deadline_us, now)]
         for item in late:
             self._end(item.request, item.hold, _too_late(item.request), item.taken_us, item.rows)
         return [item for item in batch if item not in late] if late else batch
 
-    def _bisect(self, batch: Sequence[Item]) -> list[Computed | Broken]:
+    def _bisect(self, batch: Sequence[BatchItem]) -> list[ComputedBatch | FailedItem]:
         """Compute a batch; if it fails, its halves, so that only the guilty request fails. Runs in the worker."""
         started_us = now_us()
         try:
             inputs, outputs = self.model.infer(batch)
         except MillraceError as exc:
             if len(batch) == 1:
-                return [Broken(batch[0], exc, started_us, now_us())]
+                return [FailedItem(batch[0], exc, started_us, now_us())]
             half = len(batch) // 2
             return self._bisect(batch[:half]) + self._bisect(batch[half:])
-        return [Computed(batch, inputs, outputs, started_us, now_us())]
+        return [ComputedBatch(batch, inputs, outputs, started_us, now_us())]
 
     # -- out: answers and rows
 
-    def _finish(self, parts: Sequence[Computed | Broken]) -> None:
+    def _finish(self, parts: Sequence[ComputedBatch | FailedItem]) -> None:
         for part in parts:
-            if isinstance(part, Computed):
+            if isinstance(part, ComputedBatch):
                 self._finish_computed(part)
             else:
                 self._finish_broken(part)
 
-    def _finish_computed(self, part: Computed) -> None:
+    def _finish_computed(self, part: ComputedBatch) -> None:
         size = sum([item.rows for item in part.items])
         encoded = self.model.encode(part)
         computing_us = _between(part.started_us, part.computed_us)
@@ -314,15 +316,15 @@ class Pipeline:
         queued_us = sum([queued + waited for *_, (queued, waited, _) in results])
         took_us = part.computed_us - part.started_us
         self._metrics.computed(len(items), size, took_us, queued_us=queued_us, at_us=part.computed_us)
-        by_endpoint: defaultdict[str, list[Item]] = defaultdict(list)
+        by_endpoint: defaultdict[str, list[BatchItem]] = defaultdict(list)
         for item in items:
             by_endpoint[item.request.route.endpoint].append(item)
         for endpoint, mine in by_endpoint.items():
             self._record(endpoint, mine, part, size)
 
-    def _record(self, endpoint: str, items: Sequence[Item], part: Computed, size: int) -> None:
+    def _record(self, endpoint: str, items: Sequence[BatchItem], part: ComputedBatch, size: int) -> None:
         """Hand rows to the event log; tensors where the model's first axis is that of the rows."""
-        ended = Ended(
+        ended = EndedRequests(
             [item.request for item in items], [item.rows for item in items], [item.taken_us for item in items],
             Status.OK, started_us=part.started_us, computed_us=part.computed_us, published_us=now_us(), batch=size,
         )  # fmt: skip
@@ -335,22 +337,22 @@ class Pipeline:
         signature = tuple([(name, array.dtype.str, array.shape[1:]) for name, array in tensors])
         self._rows.add(endpoint, signature, ended, holds, inputs, outputs)
 
-    def _finish_broken(self, part: Broken) -> None:
+    def _finish_broken(self, part: FailedItem) -> None:
         if not self._lane.takes(part):
             self._end_broken(part)
 
-    def _end_broken(self, part: Broken) -> None:
+    def _end_broken(self, part: FailedItem) -> None:
         item = part.item
         self._end(item.request, item.hold, part.error, item.taken_us, item.rows, part.started_us, part.computed_us, 1)
 
     @staticmethod
-    def _leave(part: Broken) -> None:
+    def _leave(part: FailedItem) -> None:
         """Let go of a request that is safe in the lane: its answer and its row are for later."""
         for _ in range(PER_REQUEST):
             part.item.hold.settle()
 
     def _end(
-        self, request: Request, hold: Hold, error: MillraceError, taken_us: int, rows: int = 1, started_us: int = 0,
+        self, request: Request, hold: PendingAck, error: MillraceError, taken_us: int, rows: int = 1, started_us: int = 0,
         computed_us: int = 0, batch: int = 0,
     ) -> None:  # fmt: skip
         """End a request without a result: its typed answer and its rows."""
@@ -358,7 +360,9 @@ class Pipeline:
         self._answering.answer_one(
             request, status, error_body(str(error)), hold, _between(request.accepted_us, taken_us)
         )
-        ended = Ended([request], [rows], [taken_us], status, str(error), started_us, computed_us, now_us(), batch)
+        ended = EndedRequests(
+            [request], [rows], [taken_us], status, str(error), started_us, computed_us, now_us(), batch
+        )
         self._rows.add(request.route.endpoint, None, ended, [hold], None, None)
         self._metrics.failed(status.word, _between(taken_us, computed_us))
 

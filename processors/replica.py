@@ -15,18 +15,18 @@ from prometheus_client import CollectorRegistry
 from broker.base import Broker, Consumer
 from broker.channels import NO_LIMITS, Limits
 from broker.delivery.clocks import CLOCKS
-from broker.delivery.heartbeat import Announcer
-from broker.delivery.log_follower import Following, follow_status
+from broker.delivery.heartbeat import Heartbeat
+from broker.delivery.log_follower import LogFollower, follow_status
 from broker.errors import MillraceError, TryAgain
 from broker.messages import Record
 from broker.protocol.answers import clean
 from broker.records.declared import read_declared
 from broker.records.endpoint import Endpoint
 from broker.support.tasks import Tasks
-from processors.cancels import Cancels
+from processors.cancels import CancelledRequests
 from processors.kept_config import config_to_load, keep_config
 from processors.metrics import ProcessorMetrics
-from processors.model import Model, describe
+from processors.model import LoadedModel, describe
 from processors.pipeline import Pipeline, PipelineSettings
 from processors.runtimes.registry import load
 
@@ -63,14 +63,14 @@ class Replica:
         self._spec = spec
         self._registry = registry
         self._endpoints: dict[str, Endpoint] = {}
-        self._cancels = Cancels()
+        self._cancels = CancelledRequests()
         self._tasks = Tasks()
         self._pipeline: Pipeline | None = None
         self._full: dict[str, Any] = {}  # what the model says of itself
         self._was_ready = False
         self._queue_trouble = ""  # why the queue cannot be taken from
         self._metrics: ProcessorMetrics | None = None
-        self._announcer = Announcer(
+        self._announcer = Heartbeat(
             broker, instance=spec.instance, part="replica", model=spec.model, version=spec.version,
             metrics_port=spec.metrics_port, in_flight=lambda: self._pipeline.in_flight if self._pipeline else 0,
             troubles=self._troubles, stats=lambda: self._metrics.statistics.write() if self._metrics else {},
@@ -83,7 +83,7 @@ class Replica:
         await self._broker.declare(self._broker.channels.status)
         await self._announcer.say("loading")
         self._tasks.spawn(self._announcer.beat(), "heartbeat")
-        following = Following(self._broker, self._broker.channels.declared, 0, self._fold)
+        following = LogFollower(self._broker, self._broker.channels.declared, 0, self._fold)
         self._tasks.spawn(following.run(), "declared")
         cancels = follow_status(self._broker, self._cancels.fold, since_s=CANCELS_OVER_S)
         self._tasks.spawn(cancels.run(), "cancels")
@@ -100,7 +100,7 @@ class Replica:
         finally:
             await self._tasks.cancel()
 
-    async def _load(self) -> Model:
+    async def _load(self) -> LoadedModel:
         spec = self._spec
         config = config_to_load(spec.repository / spec.model, spec.kept_configs)
         folder = spec.repository / spec.model / str(spec.version)
@@ -114,9 +114,9 @@ class Replica:
             keep_config(spec.repository / spec.model, spec.kept_configs)
         finally:
             thread.shutdown(wait=False)
-        return Model(config, spec.version, runtime)
+        return LoadedModel(config, spec.version, runtime)
 
-    async def _serve(self, model: Model) -> None:
+    async def _serve(self, model: LoadedModel) -> None:
         spec = self._spec
         metrics = self._metrics = ProcessorMetrics(self._registry, spec.model, spec.version)
         settings = PipelineSettings(instance=spec.instance, grace_s=spec.grace_s)

@@ -27,7 +27,7 @@ _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
+class ModelVersion:
     """One version of a model; another `fingerprint` means that its files or its config changed."""
 
     number: int
@@ -36,21 +36,21 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class RepositoryModel:
     """A model with its versions that are complete and that its version policy serves, oldest first."""
 
     config: ModelConfig
-    versions: tuple[Version, ...]
+    versions: tuple[ModelVersion, ...]
     withheld: tuple[int, ...] = ()  # complete versions that the version policy does not serve
     unread: tuple[int, ...] = ()  # versions that are there and cannot be read
     left_out: tuple[str, ...] = ()  # folders that are no version, or not a whole one, and why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class RepositorySnapshot:
     """A repository at one moment: what can be served, and beside it what a person must mend, by model."""
 
-    models: Mapping[str, Model]
+    models: Mapping[str, RepositoryModel]
     problems: Mapping[str, Misconfigured]
 
     def has(self, model: str, version: int) -> bool:
@@ -69,7 +69,7 @@ class Snapshot:
         return [said for model in self.models.values() for said in (*model.config.warnings, *model.left_out)]
 
 
-def scan(root: Path) -> Snapshot:
+def scan(root: Path) -> RepositorySnapshot:
     """Return what is in the repository. One broken model never hides the others.
 
     A version whose model file is missing is not there yet. A file that is still being copied in looks complete:
@@ -80,7 +80,7 @@ def scan(root: Path) -> Snapshot:
         folders = sorted([entry for entry in root.iterdir() if _is_folder(entry) and not entry.name.startswith(".")])
     except OSError as exc:
         raise Misconfigured(f"the model repository {root} cannot be listed: {exc.strerror}") from exc
-    models: dict[str, Model] = {}
+    models: dict[str, RepositoryModel] = {}
     problems: dict[str, Misconfigured] = {}
     for folder in folders:
         found = _scan_model(folder)
@@ -88,12 +88,12 @@ def scan(root: Path) -> Snapshot:
             problems[clean(folder.name)] = found
         else:
             models[folder.name] = found
-    return Snapshot(models=models, problems=problems)
+    return RepositorySnapshot(models=models, problems=problems)
 
 
 def write_version(
     root: Path, model: str, version: int, files: Mapping[str, bytes | Path], *, config: str | None = None
-) -> Version:
+) -> ModelVersion:
     """Publish a version so that no reader ever sees part of it, and return it.
 
     `files` maps plain names to contents, or to files to copy. `config` is `config.pbtxt`: needed for the first
@@ -120,10 +120,10 @@ def write_version(
             if config is not None:
                 (staging / CONFIG_FILE).replace(source)
             _publish(staging / str(version), target)
-    return Version(number=version, folder=target, fingerprint=_fingerprint(target, source))
+    return ModelVersion(number=version, folder=target, fingerprint=_fingerprint(target, source))
 
 
-def _scan_model(folder: Path) -> Model | Misconfigured:
+def _scan_model(folder: Path) -> RepositoryModel | Misconfigured:
     try:
         return _read_model(folder)
     except Misconfigured as exc:
@@ -132,7 +132,7 @@ def _scan_model(folder: Path) -> Model | Misconfigured:
         return Misconfigured(f"{folder} cannot be read: {clean(str(exc))}")
 
 
-def _read_model(folder: Path) -> Model:
+def _read_model(folder: Path) -> RepositoryModel:
     config = read_config(folder)
     entries = sorted(folder.iterdir())
     complete = {
@@ -147,10 +147,10 @@ def _read_model(folder: Path) -> Model:
         except (OSError, Misconfigured) as exc:
             left_out.append(f"{complete[number]} is not served: {clean(str(exc))}")
         else:
-            versions.append(Version(number=number, folder=complete[number].absolute(), fingerprint=fingerprint))
+            versions.append(ModelVersion(number=number, folder=complete[number].absolute(), fingerprint=fingerprint))
     withheld = tuple(sorted(set(complete) - set(chosen)))
     unread = tuple(sorted(set(chosen) - {version.number for version in versions}))
-    return Model(
+    return RepositoryModel(
         config=config, versions=tuple(versions), withheld=withheld, unread=unread, left_out=tuple(left_out)
     )  # fmt: skip
 

@@ -9,12 +9,12 @@ from broker.delivery.outbox import Outbox
 from broker.messages import Outcome
 from broker.protocol.bundle import single
 from broker.records.endpoint import Endpoint
-from processors.model import Broken
+from processors.model import FailedItem
 
 PATIENCE_S = 30.0
 
 
-class Lane:
+class RetryQueue:
     """Sends failed requests to `retry.<queue>`; hears of each what became of it.
 
     `went` gets those that are safe there: they are answered by whoever takes them. `stayed` gets those that the lane
@@ -22,16 +22,18 @@ class Lane:
     """
 
     def __init__(
-        self, broker: Broker, queue: str, endpoints: Mapping[str, Endpoint], *, went: Callable[[Broken], None],
-        stayed: Callable[[Broken], None],
+        self, broker: Broker, queue: str, endpoints: Mapping[str, Endpoint], *, went: Callable[[FailedItem], None],
+        stayed: Callable[[FailedItem], None],
     ) -> None:  # fmt: skip
         self._lane = broker.channels.retry(queue)
         self._endpoints = endpoints
         self._went = went
         self._stayed = stayed
-        self._outbox: Outbox[Broken] = Outbox(broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S)
+        self._outbox: Outbox[FailedItem] = Outbox(
+            broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S
+        )
 
-    def takes(self, part: Broken) -> bool:
+    def takes(self, part: FailedItem) -> bool:
         """Send a failed request with one attempt more, if its endpoint wants that; tell whether it does."""
         request = part.item.request
         declared = self._endpoints.get(request.route.endpoint)
@@ -46,7 +48,7 @@ class Lane:
         """Wait until it is known of each what became of it."""
         await self._outbox.drain()
 
-    def _settled(self, parts: Sequence[Broken], outcome: Outcome) -> None:
+    def _settled(self, parts: Sequence[FailedItem], outcome: Outcome) -> None:
         heard = self._went if outcome.safe else self._stayed
         for part in parts:
             heard(part)

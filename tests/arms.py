@@ -19,7 +19,7 @@ from broker.records.status import Announcement, write_announcement
 from broker.tensor.datatypes import Array
 from processors.config import parse_config
 from processors.metrics import ProcessorMetrics
-from processors.model import Model, describe
+from processors.model import LoadedModel, describe
 from processors.pipeline import Pipeline, PipelineSettings
 from tests.processors.piping import Function
 
@@ -56,7 +56,7 @@ async def _serving(
     broker: Broker, name: str, version: int, compute: Compute, text: str, limits: Limits
 ) -> AsyncIterator[None]:
     config = parse_config(text, model=name, source="test")
-    model = Model(config, version, Function(config, compute))
+    model = LoadedModel(config, version, Function(config, compute))
     instance = f"replica-{name}-{version}"
     metrics = ProcessorMetrics(CollectorRegistry(), name, version)
     pipeline = Pipeline(broker, model, {}, PipelineSettings(instance=instance), metrics)

@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 PAUSE_S = 1.0
 
 
-class Hold:
+class PendingAck:
     """One delivery and how many things it still waits for: an answer and a row for each request in it."""
 
     __slots__ = ("_ledger", "delivery", "left")
 
-    def __init__(self, ledger: Settling, delivery: Delivery, left: int) -> None:
+    def __init__(self, ledger: AckTracker, delivery: Delivery, left: int) -> None:
         self._ledger = ledger
         self.delivery = delivery
         self.left = left
@@ -32,7 +32,7 @@ class Hold:
             self._ledger.done(self.delivery)
 
 
-class Settling:
+class AckTracker:
     """Acks the deliveries of a processor in batches: one call a turn of the loop."""
 
     def __init__(self, broker: Broker) -> None:
@@ -42,10 +42,10 @@ class Settling:
         self._ready: list[Delivery] = []
         self.held = 0
 
-    def hold(self, delivery: Delivery, things: int) -> Hold:
+    def hold(self, delivery: Delivery, things: int) -> PendingAck:
         """Start to wait for `things` before `delivery` is acked."""
         self.held += 1
-        return Hold(self, delivery, things)
+        return PendingAck(self, delivery, things)
 
     def done(self, delivery: Delivery) -> None:
         """Ack `delivery` at the end of this turn."""

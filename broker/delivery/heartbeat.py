@@ -26,7 +26,7 @@ from broker.records.status import (
 )
 
 
-class Announcer:
+class Heartbeat:
     """The voice of one process (or of one model version in it)."""
 
     def __init__(

@@ -19,17 +19,17 @@ READ_AT_ONCE = 500
 PAUSE_S = 0.5
 
 
-def follow_status(broker: Broker, fold: Callable[[Record], None], *, since_s: float = 2 * FULL_EVERY_S) -> Following:
+def follow_status(broker: Broker, fold: Callable[[Record], None], *, since_s: float = 2 * FULL_EVERY_S) -> LogFollower:
     """Return what follows the `status` log, from `since_s` ago, and keeps this process's time with the others'."""
 
     def both(record: Record) -> None:
         CLOCKS.fold(record)
         fold(record)
 
-    return Following(broker, broker.channels.status, Since(wall_us() - int(since_s * 1e6)), both)
+    return LogFollower(broker, broker.channels.status, Since(wall_us() - int(since_s * 1e6)), both)
 
 
-class Following:
+class LogFollower:
     """Reads a log from `start` and calls `fold` for each record; `caught_up` is set at the end seen when it began."""
 
     def __init__(

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from broker.errors import Unreachable
-from broker.messages import UNKNOWN, Message, Outcome, Verdict
+from broker.messages import UNKNOWN, Message, Outcome, Settlement
 from broker.protocol.bundle import BUNDLE_LIMIT_BYTES, bundle
-from broker.protocol.header import Form
+from broker.protocol.header import BodyForm
 from broker.support.tasks import Tasks
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ PAUSE_FIRST_S = 0.05
 PAUSE_LONGEST_S = 1.0
 
 
-class Publisher(Protocol):
+class BundlePublisher(Protocol):
     """What an outbox needs of a broker."""
 
     @property
@@ -54,7 +54,7 @@ class _Filling(Generic[T]):
     """The bundle that is being filled for one queue."""
 
     queue: str
-    form: Form
+    form: BodyForm
     shared: bytes
     limit: int
     parts: list[bytes | memoryview] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Outbox(Generic[T]):
 
     def __init__(
         self,
-        broker: Publisher,
+        broker: BundlePublisher,
         settled: Callable[[Sequence[T], Outcome], None],
         *,
         patience_s: float = 30.0,
@@ -94,13 +94,27 @@ class Outbox(Generic[T]):
         self._scheduled = False
 
     def put(
-        self, queue: str, form: Form, shared: bytes, ticket: bytes, body: bytes | memoryview, token: T, *, limit: int
+        self,
+        queue: str,
+        form: BodyForm,
+        shared: bytes,
+        ticket: bytes,
+        body: bytes | memoryview,
+        token: T,
+        *,
+        limit: int,
     ) -> None:
         """Add one request or answer to the bundle for `queue`, at most `limit` in one."""
         self.put_all(queue, form, shared, [(ticket, body, token)], limit=limit)
 
     def put_all(
-        self, queue: str, form: Form, shared: bytes, items: Sequence[tuple[bytes, bytes | memoryview, T]], *, limit: int
+        self,
+        queue: str,
+        form: BodyForm,
+        shared: bytes,
+        items: Sequence[tuple[bytes, bytes | memoryview, T]],
+        *,
+        limit: int,
     ) -> None:
         """Add (ticket, body, token) of many requests or answers to the bundles for `queue`."""
         for ticket, body, token in items:
@@ -133,7 +147,7 @@ class Outbox(Generic[T]):
             self._flush()
             await self._tasks.drain()
 
-    def _begin(self, queue: str, form: Form, shared: bytes, limit: int) -> _Filling[T]:
+    def _begin(self, queue: str, form: BodyForm, shared: bytes, limit: int) -> _Filling[T]:
         filling: _Filling[T] = _Filling(queue, form, shared, limit)
         self._filling[queue, shared] = filling
         return filling
@@ -199,7 +213,7 @@ class Outbox(Generic[T]):
             outcomes = [UNKNOWN] * len(batch)
         again = []
         for item, said in zip(batch, outcomes, strict=True):
-            item.unsure |= said.verdict is Verdict.UNKNOWN
+            item.unsure |= said.verdict is Settlement.UNKNOWN
             outcome = UNKNOWN if item.unsure and not said.safe else said
             if not last and self._worth_another(outcome):
                 again.append(item)
@@ -208,6 +222,6 @@ class Outbox(Generic[T]):
         return again
 
     def _worth_another(self, outcome: Outcome) -> bool:
-        if outcome.verdict is Verdict.UNKNOWN:
+        if outcome.verdict is Settlement.UNKNOWN:
             return self._patience_s > 0
         return outcome.is_full and self._patience_full_s > 0

@@ -13,14 +13,14 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from broker.base import Broker
-from broker.delivery.ack_tracker import Hold
+from broker.delivery.ack_tracker import PendingAck
 from broker.delivery.outbox import Outbox
 from broker.errors import MillraceError, TryAgain
 from broker.messages import Message, Outcome, Reason
 from broker.protocol.header import BY_WORD, Request
 from broker.protocol.ids import now_us
 from broker.records.endpoint import Endpoint
-from broker.records.events import Ended, Tensors, write_events
+from broker.records.events import EndedRequests, Tensors, write_events
 from broker.support.tasks import Tasks
 
 LINGER_S = 0.02  # of a processor
@@ -33,17 +33,17 @@ LATE_S = 5.0  # a row that is not safe by then is a trouble
 @dataclass(slots=True)
 class _Gathered:
     endpoint: str
-    ended: list[Ended] = field(default_factory=list)
+    ended: list[EndedRequests] = field(default_factory=list)
     inputs: list[Tensors] = field(default_factory=list)
     outputs: list[Tensors] = field(default_factory=list)
-    holds: list[Hold] = field(default_factory=list)
+    holds: list[PendingAck] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Written:
     """The holds of rows, and how many events with them are not safe yet."""
 
-    holds: list[Hold]
+    holds: list[PendingAck]
     left: int
 
 
@@ -56,7 +56,7 @@ class _Event:
     written_s: float = field(default_factory=time.monotonic)
 
 
-class Rows:
+class PredictionLogWriter:
     """Gathers rows and writes them as events; settles a hold when its row is safe."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Rows:
         return f"the log {log} has taken no rows for {waited_s:.0f} s{why}: their requests are held until it does"
 
     def add(
-        self, endpoint: str, signature: Hashable, ended: Ended, holds: Sequence[Hold], inputs: Tensors | None,
+        self, endpoint: str, signature: Hashable, ended: EndedRequests, holds: Sequence[PendingAck], inputs: Tensors | None,
         outputs: Tensors | None,
     ) -> None:  # fmt: skip
         """Add the rows of requests that ended together; `inputs` and `outputs` hold their rows in the same order."""
@@ -111,7 +111,7 @@ class Rows:
         """Add the rows of requests that end here, before they were in a queue."""
         status, now = BY_WORD[error.status], now_us()
         for request in requests:
-            ended = Ended([request], [1], [0], status, str(error), published_us=now)
+            ended = EndedRequests([request], [1], [0], status, str(error), published_us=now)
             self.add(request.route.endpoint, None, ended, [], None, None)
 
     def flush(self) -> None:

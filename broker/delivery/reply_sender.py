@@ -11,15 +11,15 @@ from functools import lru_cache
 
 from broker.base import Broker
 from broker.channels import Channels
-from broker.delivery.ack_tracker import Hold
+from broker.delivery.ack_tracker import PendingAck
 from broker.delivery.outbox import Outbox
 from broker.messages import Outcome, Reason
 from broker.protocol.answers import ANSWER_LIMIT_BYTES, error_body, plain, too_large
-from broker.protocol.header import Form, Reply, Request, Status, pack_answer
+from broker.protocol.header import BodyForm, ReplyTo, Request, Status, pack_answer
 
 log = logging.getLogger(__name__)
 
-Result = tuple[Request, tuple[bytes, int | None], Hold, tuple[int, int, int]]
+Result = tuple[Request, tuple[bytes, int | None], PendingAck, tuple[int, int, int]]
 """A request, its body with the length of the JSON in it, its hold, and its times in queue, batcher and model (us)."""
 
 ANSWERS_PER_BUNDLE = 256
@@ -34,10 +34,10 @@ class _Plain:
     queue: str
     request: Request
     size: int
-    hold: Hold
+    hold: PendingAck
 
 
-class Answering:
+class ReplySender:
     """Sends answers, each with the hold that waits for it.
 
     An answer that is too large for a message, or for its client's queue, ends `failed` with its size. One whose queue
@@ -53,34 +53,34 @@ class Answering:
         self._clock = clock
         self._unsaid = 0
         self._warned_s = -WARN_EVERY_S
-        self.outbox: Outbox[Hold | _Plain] = Outbox(
+        self.outbox: Outbox[PendingAck | _Plain] = Outbox(
             broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S
         )
 
-    def answer_one(self, request: Request, status: Status, body: bytes, hold: Hold, queued_us: int) -> None:
+    def answer_one(self, request: Request, status: Status, body: bytes, hold: PendingAck, queued_us: int) -> None:
         """Send one answer that is no result."""
         self.answer([(request, (body, None), hold, (queued_us, 0, 0))], status)
 
     def answer(self, results: Sequence[Result], status: Status) -> None:
         """Send many answers of the same status."""
-        bundled: defaultdict[str, list[tuple[bytes, bytes | memoryview, Hold | _Plain]]] = defaultdict(list)
+        bundled: defaultdict[str, list[tuple[bytes, bytes | memoryview, PendingAck | _Plain]]] = defaultdict(list)
         for request, (body, json_length), hold, times in results:
             route = request.route
             if len(body) > ANSWER_LIMIT_BYTES:
                 self.answer_one(request, Status.FAILED, error_body(str(too_large(len(body)))), hold, times[0])
-            elif route.reply is Reply.GATEWAY:
+            elif route.reply is ReplyTo.GATEWAY:
                 ticket = pack_answer(request.uid, status, _arm(route.arm), route.version, json_length, times, len(body))
                 bundled[route.reply_to].append((ticket, body, hold))
-            elif route.reply is Reply.NOWHERE:
+            elif route.reply is ReplyTo.NOWHERE:
                 hold.settle()
             else:
-                queue = route.reply_to if route.reply is Reply.CLIENT else self._channels.results(route.endpoint)
+                queue = route.reply_to if route.reply is ReplyTo.CLIENT else self._channels.results(route.endpoint)
                 token = _Plain(queue, request, len(body), hold)
                 self.outbox.put_message(plain(queue, request, status, body, json_length), token)
         for queue, items in bundled.items():
-            self.outbox.put_all(queue, Form.ANSWERS, b"", items, limit=ANSWERS_PER_BUNDLE)
+            self.outbox.put_all(queue, BodyForm.ANSWERS, b"", items, limit=ANSWERS_PER_BUNDLE)
 
-    def _settled(self, tokens: Sequence[Hold | _Plain], outcome: Outcome) -> None:
+    def _settled(self, tokens: Sequence[PendingAck | _Plain], outcome: Outcome) -> None:
         if outcome.reason is Reason.TOO_LARGE and isinstance(token := tokens[0], _Plain):
             self._refuse(token)  # a plain answer stays by itself
             return

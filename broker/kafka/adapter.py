@@ -13,23 +13,23 @@ from aiokafka import TopicPartition
 from broker.base import DELAY_LADDER_S, Broker, Consumer, Reader, Since
 from broker.channels import NO_LIMITS, Channels, Kind, Limits
 from broker.errors import TryAgain
-from broker.kafka.address import Address
-from broker.kafka.delays import Mover
+from broker.kafka.address import KafkaAddress
+from broker.kafka.delays import DelayMover
 from broker.kafka.holding import claim_of, holder_of
-from broker.kafka.limits import DeclaredLimits, Levels
+from broker.kafka.limits import DeclaredLimits, QueueLevels
 from broker.kafka.log import KafkaReader
 from broker.kafka.log_throttle import quieten
-from broker.kafka.offset_tracker import Claim
+from broker.kafka.offset_tracker import OffsetTracker
 from broker.kafka.properties import unpack_delayed, unpack_message
-from broker.kafka.publisher import Publisher
+from broker.kafka.publisher import KafkaPublisher
 from broker.kafka.records import read_leniently
-from broker.kafka.subscription import Subscription
-from broker.kafka.topology import Topology
-from broker.kafka.trimming import Trimming
-from broker.kafka.undecodable import Burials
+from broker.kafka.subscription import KafkaSubscription
+from broker.kafka.topology import KafkaTopology
+from broker.kafka.trimming import LogTrimmer
+from broker.kafka.undecodable import UndecodableRecords
 from broker.kafka.wire import translate_closed
 from broker.messages import Delivery, Depth, Message, Outcome
-from broker.support.fill_ratio import Fill
+from broker.support.fill_ratio import FillRatio
 
 TIMEOUT_S = 30.0
 DELETE_S = 5.0
@@ -38,7 +38,7 @@ DELETE_S = 5.0
 class KafkaConsumer(Consumer):
     """Takes what its subscription has fetched."""
 
-    def __init__(self, queue: str, subscription: Subscription, fill: Fill) -> None:
+    def __init__(self, queue: str, subscription: KafkaSubscription, fill: FillRatio) -> None:
         self.queue = queue
         self.subscription = subscription
         self._fill = fill
@@ -71,19 +71,19 @@ class KafkaBroker(Broker):
         quieten()
         translate_closed()
         read_leniently()
-        self._address = Address.of(url)
-        self.topology = Topology(self._address, channels)
+        self._address = KafkaAddress.of(url)
+        self.topology = KafkaTopology(self._address, channels)
         self._limits = DeclaredLimits(self._address, self.topology, f"{channels.prefix}limits")
-        self._levels = Levels(self.topology, self._limits, channels)
+        self._levels = QueueLevels(self.topology, self._limits, channels)
         self._delays = [f"{channels.prefix}delay.{round(step_s * 1000)}" for step_s in DELAY_LADDER_S]
-        self._publisher = Publisher(self._address, self.topology, self._levels, self._delays, timeout_s)
-        self._trimming = Trimming(self.topology, self._limits, channels)
-        self._mover = Mover(self, self.topology, self._delays)
-        self._burials = Burials(self)
-        self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._publisher = KafkaPublisher(self._address, self.topology, self._levels, self._delays, timeout_s)
+        self._trimming = LogTrimmer(self.topology, self._limits, channels)
+        self._mover = DelayMover(self, self.topology, self._delays)
+        self._burials = UndecodableRecords(self)
+        self._subscriptions: WeakSet[KafkaSubscription] = WeakSet()
         self._readers: set[KafkaReader] = set()  # whose connections nobody else would close
         self._transient: set[str] = set()  # topics that die with us
-        self._fill = Fill()
+        self._fill = FillRatio()
 
     def __repr__(self) -> str:
         return f"KafkaBroker({self._address.shown!r}, prefix={self.channels.prefix!r})"
@@ -151,7 +151,7 @@ class KafkaBroker(Broker):
         """Subscribe; a queue that is not there yet is waited for."""
         alone = self._is_transient(queue)
         delayed = queue in self._delays
-        subscription = Subscription(
+        subscription = KafkaSubscription(
             self._address, self.topology, self.upkeep, queue, prefetch, shared=not alone,
             bury=self._burials.take, unpack=unpack_delayed if delayed else unpack_message,
         )  # fmt: skip
@@ -215,8 +215,8 @@ class KafkaBroker(Broker):
                     await self.topology.delete(self._transient.pop())
 
 
-def _by_claim(deliveries: Sequence[Delivery]) -> dict[tuple[Subscription, Claim], list[Delivery]]:
-    found: defaultdict[tuple[Subscription, Claim], list[Delivery]] = defaultdict(list)
+def _by_claim(deliveries: Sequence[Delivery]) -> dict[tuple[KafkaSubscription, OffsetTracker], list[Delivery]]:
+    found: defaultdict[tuple[KafkaSubscription, OffsetTracker], list[Delivery]] = defaultdict(list)
     for delivery in deliveries:
         found[holder_of(delivery)].append(delivery)
     return found

@@ -22,7 +22,7 @@ _OPTIONS = ("cafile", "partitions", "mechanism")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Address:
+class KafkaAddress:
     """What to connect to; `partitions` is how many a new queue gets."""
 
     shown: str
@@ -33,7 +33,7 @@ class Address:
         return f"Address({self.shown!r})"
 
     @classmethod
-    def of(cls, url: str) -> Address:
+    def of(cls, url: str) -> KafkaAddress:
         """Read a URL; raises Misconfigured."""
         try:
             parts = urlsplit(url)

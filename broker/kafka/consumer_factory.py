@@ -7,7 +7,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from broker.kafka.address import Address
+from broker.kafka.address import KafkaAddress
 
 FETCH_WAIT_MS = 100  # a partition with records that wait here misses a fetch, and waits for the next one
 REBALANCE_MS = 30_000
@@ -18,7 +18,7 @@ _FETCH_BYTES = 16 * 1024 * 1024
 _PARTITION_BYTES = 9 * 1024 * 1024
 
 
-def consumer_of(address: Address, name: str, group: str | None) -> Any:
+def consumer_of(address: KafkaAddress, name: str, group: str | None) -> Any:
     """Return a consumer that is not started yet: it commits what it is told to, and nothing else."""
     arguments = {**address.arguments, "client_id": name}
     return AIOKafkaConsumer(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from broker.base import Broker, Consumer
 from broker.errors import TryAgain
 from broker.kafka.properties import DELAYED_UNTIL
-from broker.kafka.topology import Topology
+from broker.kafka.topology import KafkaTopology
 from broker.messages import Delivery, Reason
 from broker.protocol.ids import now_us
 from broker.support.tasks import Tasks
@@ -26,10 +26,10 @@ RETRY_S = 0.5
 LONGEST_S = 60.0
 
 
-class Mover:
+class DelayMover:
     """Takes from the delay topics that are there."""
 
-    def __init__(self, broker: Broker, topology: Topology, topics: Sequence[str]) -> None:
+    def __init__(self, broker: Broker, topology: KafkaTopology, topics: Sequence[str]) -> None:
         self._broker = broker
         self._topology = topology
         self._topics = topics

@@ -8,15 +8,15 @@ from typing import Any
 from aiokafka.errors import IllegalStateError
 
 from broker.errors import TryAgain
-from broker.kafka.offset_tracker import Claim
+from broker.kafka.offset_tracker import OffsetTracker
 
 
-class Deleted(TryAgain):
+class TopicDeleted(TryAgain):
     """The topic is gone, or another one has its name: nothing of what was delivered can be settled."""
 
 
-def check_topic(consumer: Any, topic: str, claims: Iterable[Claim]) -> None:
-    """Raise `Deleted` if a topic is not there, or ends before what was delivered from it; all its claims are lost then.
+def check_topic(consumer: Any, topic: str, claims: Iterable[OffsetTracker]) -> None:
+    """Raise `TopicDeleted` if a topic is not there, or ends before what was delivered from it; all its claims are lost then.
 
     Costs no request: the consumer's last answers tell it.
     """
@@ -25,10 +25,10 @@ def check_topic(consumer: Any, topic: str, claims: Iterable[Claim]) -> None:
         return
     for claim in claims:
         claim.lost = True
-    raise Deleted(f"{topic} was deleted")
+    raise TopicDeleted(f"{topic} was deleted")
 
 
-def _ends_before(consumer: Any, claim: Claim) -> bool:
+def _ends_before(consumer: Any, claim: OffsetTracker) -> bool:
     try:
         end = consumer.highwater(claim.partition)
     except IllegalStateError:  # it is not ours any more

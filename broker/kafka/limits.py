@@ -19,8 +19,8 @@ from aiokafka.errors import KafkaError
 
 from broker.channels import NO_LIMITS, Channels, Kind, Limits
 from broker.errors import TryAgain
-from broker.kafka.address import Address
-from broker.kafka.topology import Topology
+from broker.kafka.address import KafkaAddress
+from broker.kafka.topology import KafkaTopology
 from broker.messages import Message
 
 LOOK_EVERY_S = 0.5
@@ -42,7 +42,7 @@ class _Level:
 class DeclaredLimits:
     """Follows the topic of limits."""
 
-    def __init__(self, address: Address, topology: Topology, topic: str) -> None:
+    def __init__(self, address: KafkaAddress, topology: KafkaTopology, topic: str) -> None:
         self.topic = topic
         self._address = address
         self._topology = topology
@@ -133,10 +133,10 @@ def _record(limits: Limits) -> bytes:
     return orjson.dumps({"messages": limits.messages, "bytes": limits.bytes})
 
 
-class Levels:
+class QueueLevels:
     """Tells whether a queue has room. Logs and output queues always have: their oldest goes."""
 
-    def __init__(self, topology: Topology, limits: DeclaredLimits, channels: Channels) -> None:
+    def __init__(self, topology: KafkaTopology, limits: DeclaredLimits, channels: Channels) -> None:
         self._channels = channels
         self._topology = topology
         self._limits = limits

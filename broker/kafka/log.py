@@ -13,10 +13,10 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from broker.base import Reader, Since
 from broker.errors import Gap
-from broker.kafka.address import Address
+from broker.kafka.address import KafkaAddress
 from broker.kafka.properties import given, unpack_plain
-from broker.kafka.records import Unreadable
-from broker.kafka.topology import Topology
+from broker.kafka.records import UnreadableRecord
+from broker.kafka.topology import KafkaTopology
 from broker.messages import NO_HEADERS, Record
 from broker.support.upkeep import Upkeep
 
@@ -31,7 +31,7 @@ class KafkaReader(Reader):
     """Reads records in order, and says so when some are gone. A log that is not there yet is waited for."""
 
     def __init__(
-        self, address: Address, topology: Topology, upkeep: Upkeep, log: str, start: int | Since,
+        self, address: KafkaAddress, topology: KafkaTopology, upkeep: Upkeep, log: str, start: int | Since,
         closed: Callable[[KafkaReader], None],
     ) -> None:  # fmt: skip
         self._address = address
@@ -90,7 +90,7 @@ class KafkaReader(Reader):
         return [_record(record) for record in found if not self._is_passed_over(record)]
 
     def _is_passed_over(self, record: Any) -> bool:
-        if not isinstance(record.value, Unreadable):
+        if not isinstance(record.value, UnreadableRecord):
             return False
         LOG.warning("%s: the record at offset %d cannot be read: %s", self._log, record.offset, record.value.why)
         return True

@@ -13,7 +13,7 @@ _LOGGERS = (
 )  # fmt: skip
 
 
-class Seldom(logging.Filter):
+class LogThrottle(logging.Filter):
     """Lets one record through for each place in the code that logs, every `EVERY_S`."""
 
     def __init__(self) -> None:
@@ -34,5 +34,5 @@ def quieten() -> None:
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.WARNING)
-        if not any(isinstance(each, Seldom) for each in logger.filters):
-            logger.addFilter(Seldom())
+        if not any(isinstance(each, LogThrottle) for each in logger.filters):
+            logger.addFilter(LogThrottle())

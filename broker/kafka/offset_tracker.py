@@ -24,7 +24,7 @@ _VERSION = "1"
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class CommittedState:
     """What was committed. `done` has bit i for the settled offset `offset + i`."""
 
     offset: int = UNKNOWN
@@ -34,29 +34,29 @@ class State:
     done: int = 0
 
 
-def pack_state(state: State) -> str:
+def pack_state(state: CommittedState) -> str:
     """Write a commit's metadata."""
     size = (state.done.bit_length() + 7) // 8
     bitmap = b64encode(state.done.to_bytes(size, "little")).decode()
     return f"{_VERSION} {state.nonce} {state.reach} {state.deaths} {bitmap}"
 
 
-def unpack_state(offset: int, metadata: str) -> State:
+def unpack_state(offset: int, metadata: str) -> CommittedState:
     """Read a commit; metadata that is not ours says nothing beyond the offset."""
     try:
         version, nonce, reach, deaths, bitmap = metadata.split(" ")
         if version == _VERSION:
             done = int.from_bytes(b64decode(bitmap, validate=True), "little")
-            return State(offset, nonce, int(reach), int(deaths), done)
+            return CommittedState(offset, nonce, int(reach), int(deaths), done)
     except ValueError:
         pass
-    return State(offset)
+    return CommittedState(offset)
 
 
-class Claim:
+class OffsetTracker:
     """A partition that is ours until it is `lost`."""
 
-    def __init__(self, partition: Any, state: State) -> None:
+    def __init__(self, partition: Any, state: CommittedState) -> None:
         self.partition = partition
         self.nonce = secrets.token_hex(4)
         self.lost = False
@@ -133,14 +133,16 @@ class Claim:
         """Ask for a reach of at least `ahead` offsets behind what is delivered."""
         self._reach = max(self._reach, self._position + ahead)
 
-    def state(self, *, leaving: bool = False) -> State:
+    def state(self, *, leaving: bool = False) -> CommittedState:
         """Return what to commit; who leaves takes back the reach that nobody was given."""
         first = self.first
         if leaving:
             self._reach = self._position if self._outstanding else 0
         reach = max(self._reach, self._came_back_before if self._position < self._came_back_before else 0, first)
         untouched = self._inherited.deaths if self._position < self._came_back_before else 0
-        return State(first, self.nonce, reach - first, self._outstanding.get(first, untouched), self._done(first))
+        return CommittedState(
+            first, self.nonce, reach - first, self._outstanding.get(first, untouched), self._done(first)
+        )
 
     def _was_done(self, offset: int) -> bool:
         at = offset - self._inherited.offset

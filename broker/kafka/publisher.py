@@ -22,8 +22,8 @@ from aiokafka.errors import (
 
 from broker.base import MESSAGE_LIMIT_BYTES, ladder_step_s
 from broker.errors import TryAgain, Unreachable
-from broker.kafka.address import Address
-from broker.kafka.limits import Levels
+from broker.kafka.address import KafkaAddress
+from broker.kafka.limits import QueueLevels
 from broker.kafka.properties import (
     DELAYED_TO,
     DELAYED_UNTIL,
@@ -31,7 +31,7 @@ from broker.kafka.properties import (
     pack_headers,
     split_address,
 )
-from broker.kafka.topology import MESSAGE_BYTES, Topology
+from broker.kafka.topology import MESSAGE_BYTES, KafkaTopology
 from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, UNKNOWN, Message, Outcome
 from broker.protocol.ids import now_us
 from broker.support.tasks import Tasks
@@ -43,10 +43,17 @@ _Sending = tuple[list[int], Any]
 """Which messages are in a batch, and the future that says what became of it."""
 
 
-class Publisher:
+class KafkaPublisher:
     """Owns the producer; a broken one is replaced."""
 
-    def __init__(self, address: Address, topology: Topology, levels: Levels, delays: Sequence[str], timeout_s: float):
+    def __init__(
+        self,
+        address: KafkaAddress,
+        topology: KafkaTopology,
+        levels: QueueLevels,
+        delays: Sequence[str],
+        timeout_s: float,
+    ):
         self._address = address
         self._topology = topology
         self._levels = levels

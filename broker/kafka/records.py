@@ -2,7 +2,7 @@
 
 aiokafka reads strictly. A header's name that is no UTF-8 is enough to make it raise, and any client may write one;
 whoever reads the partition meets it again and again. So a batch that aiokafka cannot read is read here, record by
-record and leniently; what cannot be read even so arrives in its place with a value that is `Unreadable`.
+record and leniently; what cannot be read even so arrives in its place with a value that is `UnreadableRecord`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _DECODERS: tuple[Callable[[bytes], bytes], ...] = (
 )  # fmt: skip
 
 
-class Unreadable(bytes):
+class UnreadableRecord(bytes):
     """The bytes of what cannot be read: a record, or all that was left of a batch."""
 
     why: str
 
     @classmethod
-    def of(cls, data: bytes, why: str) -> Unreadable:
+    def of(cls, data: bytes, why: str) -> UnreadableRecord:
         """Return the bytes with the reason."""
         found = cls(data)
         found.why = why
@@ -40,10 +40,10 @@ class Unreadable(bytes):
 
 def read_leniently() -> None:
     """Have every consumer of this process read so."""
-    fetcher.MemoryRecords = Records
+    fetcher.MemoryRecords = RecordReader
 
 
-class Records:
+class RecordReader:
     """What was fetched of a partition, in place of aiokafka's class."""
 
     def __init__(self, data: bytes) -> None:
@@ -59,14 +59,14 @@ class Records:
         """Return how much was fetched."""
         return int(self._records.size_in_bytes())
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> RecordBatch:
         """Return the next batch."""
         start = self._at
         self._at += _LENGTH_ENDS + _LENGTH.unpack_from(self._data, start)[0]
-        return Batch(self._records.next_batch(), memoryview(self._data)[start : self._at])
+        return RecordBatch(self._records.next_batch(), memoryview(self._data)[start : self._at])
 
 
-class Batch:
+class RecordBatch:
     """A batch of aiokafka's that always has an end."""
 
     def __init__(self, batch: Any, data: memoryview) -> None:
@@ -169,7 +169,7 @@ def _sized(data: bytearray, at: int) -> tuple[bytes | None, int]:
 
 
 def _unreadable(offset: int, data: bytes, why: str) -> _Record:
-    return _Record(offset, 0, 0, None, Unreadable.of(data, why), [])
+    return _Record(offset, 0, 0, None, UnreadableRecord.of(data, why), [])
 
 
 def _said(exc: Exception) -> str:

@@ -18,15 +18,15 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from broker.errors import TryAgain
-from broker.kafka.address import Address
+from broker.kafka.address import KafkaAddress
 from broker.kafka.consumer_factory import consumer_of
 from broker.kafka.dead_members import enter, is_dead, leave
-from broker.kafka.deletion import Deleted, check_topic
+from broker.kafka.deletion import TopicDeleted, check_topic
 from broker.kafka.holding import claim_of
-from broker.kafka.offset_tracker import UNKNOWN, Claim, State, pack_state
+from broker.kafka.offset_tracker import UNKNOWN, CommittedState, OffsetTracker, pack_state
 from broker.kafka.properties import unpack_message
-from broker.kafka.records import Unreadable
-from broker.kafka.topology import Topology
+from broker.kafka.records import UnreadableRecord
+from broker.kafka.topology import KafkaTopology
 from broker.kafka.window import pause_wide
 from broker.messages import Delivery, Message
 from broker.support.upkeep import Upkeep
@@ -45,12 +45,12 @@ REQUEUE_PAUSE_S = 0.05
 TOPIC_EVERY_S = 1.0  # a look at whether the topic is still there, while nothing else happens
 
 
-class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka carries no types
+class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka carries no types
     """Owns a consumer of aiokafka's; starts it when the topic is there."""
 
     def __init__(
-        self, address: Address, topology: Topology, upkeep: Upkeep, queue: str, prefetch: int, *, shared: bool,
-        bury: Callable[[str, list[tuple[Delivery, Claim]]], None], unpack: Callable[..., Message] = unpack_message,
+        self, address: KafkaAddress, topology: KafkaTopology, upkeep: Upkeep, queue: str, prefetch: int, *, shared: bool,
+        bury: Callable[[str, list[tuple[Delivery, OffsetTracker]]], None], unpack: Callable[..., Message] = unpack_message,
     ) -> None:  # fmt: skip
         self._address = address
         self._topology = topology
@@ -68,9 +68,9 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self._assigned = asyncio.Event()  # the claims are those of the partitions that are read
         self._stopping = False
         self._closing = False
-        self._returned: set[tuple[Claim, int]] = set()
-        self._claims: dict[TopicPartition, Claim] = {}
-        self._former: dict[TopicPartition, Claim] = {}
+        self._returned: set[tuple[OffsetTracker, int]] = set()
+        self._claims: dict[TopicPartition, OffsetTracker] = {}
+        self._former: dict[TopicPartition, OffsetTracker] = {}
         self._paused: set[TopicPartition] = set()
         self._consumer: Any = None
         self._name = ""  # of the consumer in its group
@@ -91,14 +91,14 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             await self._arrived.wait()
         return [self._arrivals.popleft() for _ in range(min(limit, len(self._arrivals)))]
 
-    def settle(self, claim: Claim, offsets: Iterable[int]) -> None:
+    def settle(self, claim: OffsetTracker, offsets: Iterable[int]) -> None:
         """Note deliveries as settled; those of a partition that is no longer ours come back anyhow."""
         for offset in offsets:
             claim.settle(offset)
         self._moved.set()
         self._dirty.set()
 
-    def give_back(self, claim: Claim, deliveries: Sequence[Delivery]) -> None:
+    def give_back(self, claim: OffsetTracker, deliveries: Sequence[Delivery]) -> None:
         """Let deliveries come again: here, unless nothing is taken here any more."""
         for delivery in deliveries:
             count = claim.came_back_again(delivery.tag)
@@ -179,7 +179,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         consumer.assign(mine)
         for partition in mine:
             await consumer.seek_to_beginning(partition)
-        self._claims = {partition: Claim(partition, State()) for partition in mine}
+        self._claims = {partition: OffsetTracker(partition, CommittedState()) for partition in mine}
         self._assigned.set()
         self.trouble = ""
 
@@ -202,7 +202,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
 
     async def _hand_over(self, fetched: dict[TopicPartition, list[Any]]) -> None:
         await self._assigned.wait()  # aiokafka reads a new partition while we still ask what is settled in it
-        claims: set[Claim] = set()
+        claims: set[OffsetTracker] = set()
         arrivals: list[Delivery] = []
         for partition, records in fetched.items():
             claim = self._claims.get(partition)
@@ -216,15 +216,15 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         if self._shared and not await self._cover(claims):
             lost = {claim for claim in claims if claim.lost}
             arrivals = [arrival for arrival in arrivals if claim_of(arrival) not in lost]
-        unreadable = [arrival for arrival in arrivals if type(arrival.message.body) is Unreadable]
+        unreadable = [arrival for arrival in arrivals if type(arrival.message.body) is UnreadableRecord]
         if unreadable:
-            arrivals = [arrival for arrival in arrivals if type(arrival.message.body) is not Unreadable]
+            arrivals = [arrival for arrival in arrivals if type(arrival.message.body) is not UnreadableRecord]
             self._bury(self._queue, [(arrival, claim_of(arrival)) for arrival in unreadable])
         if arrivals:
             self._arrivals.extend(arrivals)
             self._arrived.set()
 
-    async def _cover(self, claims: set[Claim]) -> bool:
+    async def _cover(self, claims: set[OffsetTracker]) -> bool:
         """Commit that these may have been delivered, before they are; False when one is not ours any more."""
         for claim in claims:
             claim.cover(AHEAD if self._prefetch > 1 and not self._lags(claim) else 0)
@@ -234,7 +234,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 await asyncio.sleep(COMMIT_PAUSE_S)
         return not any(claim.lost for claim in claims)
 
-    def _lags(self, claim: Claim) -> bool:
+    def _lags(self, claim: OffsetTracker) -> bool:
         """Tell whether more waits than was fetched: then what a kill brings back is to be exactly what was held."""
         return int(self._consumer.highwater(claim.partition) or 0) > claim.position
 
@@ -263,11 +263,11 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         with contextlib.suppress(TryAgain):
             await self._topology.trim({partition: offset for partition, offset in before.items() if offset > 0})
 
-    async def _commit(self, consumer: Any, claims: Sequence[Claim], *, leaving: bool = False) -> bool:
+    async def _commit(self, consumer: Any, claims: Sequence[OffsetTracker], *, leaving: bool = False) -> bool:
         """Commit what changed; False if Kafka did not take it now."""
         if not self._shared or consumer is None:
             return True
-        with contextlib.suppress(Deleted):  # its claims are lost, and nothing of them is committed
+        with contextlib.suppress(TopicDeleted):  # its claims are lost, and nothing of them is committed
             check_topic(consumer, self._queue, claims)
         async with self._committing:
             states = {claim: claim.state(leaving=leaving) for claim in claims if not claim.lost}
@@ -322,7 +322,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             else:
                 if before is not None:
                     before.lost = True
-                self._claims[partition] = Claim(partition, state)
+                self._claims[partition] = OffsetTracker(partition, state)
         for claim in former.values():
             claim.lost = True
         self._arrivals = deque(arrival for arrival in self._arrivals if not claim_of(arrival).lost)
@@ -331,14 +331,14 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self.trouble = ""
         self._moved.set()
 
-    async def _committed(self, partitions: list[TopicPartition]) -> dict[TopicPartition, State]:
+    async def _committed(self, partitions: list[TopicPartition]) -> dict[TopicPartition, CommittedState]:
         """Ask until Kafka says it: aiokafka goes on after an error here, with partitions that nobody reads."""
         while not self._closing:
             try:
                 return await self._topology.committed(self._queue, partitions)
             except TryAgain:
                 await asyncio.sleep(RETRY_S)
-        return dict.fromkeys(partitions, State())
+        return dict.fromkeys(partitions, CommittedState())
 
     def _withdraw_arrivals(self) -> None:
         """Take back what nobody has seen, from the last on: it stays fresh. The rest is still here to be taken."""
@@ -386,7 +386,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         returned = sum(claim.holds(offset) for claim, offset in self._returned if not claim.lost)
         return self._held() - returned
 
-    def _put_back(self, claim: Claim, arrival: Delivery) -> None:
+    def _put_back(self, claim: OffsetTracker, arrival: Delivery) -> None:
         if not claim.lost:
             self._arrivals.append(arrival)
             self._arrived.set()

@@ -18,8 +18,8 @@ from aiokafka.protocol.group import LeaveGroupRequest
 
 from broker.channels import LOGS, Channels, Kind, Limits
 from broker.errors import Refused, Unavailable, Unreachable
-from broker.kafka.address import Address
-from broker.kafka.offset_tracker import UNKNOWN, State, unpack_state
+from broker.kafka.address import KafkaAddress
+from broker.kafka.offset_tracker import UNKNOWN, CommittedState, unpack_state
 
 GIB = 1024**3
 MESSAGE_BYTES = 9 * 1024 * 1024  # 8 MiB of body, and headers
@@ -54,10 +54,10 @@ def settings_of(channels: Channels, channel: str, limits: Limits) -> dict[str, s
     return settings
 
 
-class Topology:
+class KafkaTopology:
     """Declares, deletes and measures, with clients of its own: one that consumes would answer late."""
 
-    def __init__(self, address: Address, channels: Channels) -> None:
+    def __init__(self, address: KafkaAddress, channels: Channels) -> None:
         self._address = address
         self._channels = channels
         self._admin: Any = None
@@ -182,14 +182,14 @@ class Topology:
             self.forget(channel)
             await asyncio.sleep(0.02)
 
-    async def committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, State]:
+    async def committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, CommittedState]:
         """Return what the members of a group committed last."""
         found = await self._ask(lambda: self._admin.list_consumer_group_offsets(group, partitions=list(partitions)))
         states = {}
         for partition in partitions:
             commit = found.get(partition)
             known = commit is not None and commit.offset != UNKNOWN
-            states[partition] = unpack_state(commit.offset, commit.metadata or "") if known else State()
+            states[partition] = unpack_state(commit.offset, commit.metadata or "") if known else CommittedState()
         return states
 
     async def dismiss(self, group: str, is_dead: Callable[[str], bool]) -> int:

@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from broker.channels import Channels, Kind
 from broker.errors import TryAgain
 from broker.kafka.limits import DeclaredLimits
-from broker.kafka.topology import Topology
+from broker.kafka.topology import KafkaTopology
 from broker.messages import Message
 
 RESULTS_LIMIT = 100_000
@@ -27,10 +27,10 @@ class _Written:
     bytes: int = 0
 
 
-class Trimming:
+class LogTrimmer:
     """Counts what this process writes."""
 
-    def __init__(self, topology: Topology, limits: DeclaredLimits, channels: Channels) -> None:
+    def __init__(self, topology: KafkaTopology, limits: DeclaredLimits, channels: Channels) -> None:
         self._topology = topology
         self._limits = limits
         self._channels = channels

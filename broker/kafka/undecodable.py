@@ -10,8 +10,8 @@ from dataclasses import replace
 from broker.base import MESSAGE_LIMIT_BYTES, Broker
 from broker.channels import Kind
 from broker.errors import TryAgain
-from broker.kafka.offset_tracker import Claim
-from broker.kafka.records import Unreadable
+from broker.kafka.offset_tracker import OffsetTracker
+from broker.kafka.records import UnreadableRecord
 from broker.messages import Delivery, Message
 from broker.support.tasks import Tasks
 
@@ -21,7 +21,7 @@ REASON = "unreadable"
 RETRY_S = 0.5
 
 
-class Burials:
+class UndecodableRecords:
     """Buries while others go on to read."""
 
     def __init__(self, broker: Broker) -> None:
@@ -32,7 +32,7 @@ class Burials:
         """Stop; what is not buried yet comes back to others."""
         await self._tasks.cancel()
 
-    def take(self, queue: str, unreadable: Sequence[tuple[Delivery, Claim]]) -> None:
+    def take(self, queue: str, unreadable: Sequence[tuple[Delivery, OffsetTracker]]) -> None:
         """Bury these, and settle them."""
         delivery, claim = unreadable[0]
         LOG.warning(
@@ -41,7 +41,7 @@ class Burials:
         )  # fmt: skip
         self._tasks.spawn(self._bury(queue, unreadable), f"burying what is unreadable in {queue}")
 
-    async def _bury(self, queue: str, unreadable: Sequence[tuple[Delivery, Claim]]) -> None:
+    async def _bury(self, queue: str, unreadable: Sequence[tuple[Delivery, OffsetTracker]]) -> None:
         for delivery, claim in unreadable:
             if self._broker.channels.kind(queue) is Kind.TRANSIENT:  # it dies with us, and so does what lies in it
                 await self._broker.ack([delivery])
@@ -49,7 +49,7 @@ class Burials:
             while not claim.lost and not await self._is_buried(queue, delivery, claim):  # noqa: ASYNC110 - Kafka says
                 await asyncio.sleep(RETRY_S)
 
-    async def _is_buried(self, queue: str, delivery: Delivery, claim: Claim) -> bool:
+    async def _is_buried(self, queue: str, delivery: Delivery, claim: OffsetTracker) -> bool:
         why, partition = _why(delivery), claim.partition.partition
         body = bytes(delivery.message.body[:MESSAGE_LIMIT_BYTES])  # a whole batch may be larger than any message
         remains = replace(delivery, message=Message(queue=queue, body=body, headers={LOST_HEADERS: why}))
@@ -63,4 +63,4 @@ class Burials:
 
 def _why(delivery: Delivery) -> str:
     body = delivery.message.body
-    return body.why if isinstance(body, Unreadable) else ""
+    return body.why if isinstance(body, UnreadableRecord) else ""

@@ -7,10 +7,10 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from broker.kafka.offset_tracker import Claim
+from broker.kafka.offset_tracker import OffsetTracker
 
 
-def pause_wide(consumer: Any, claims: Mapping[TopicPartition, Claim], paused: set[TopicPartition]) -> None:
+def pause_wide(consumer: Any, claims: Mapping[TopicPartition, OffsetTracker], paused: set[TopicPartition]) -> None:
     """Fetch nothing more of partitions whose window is full, and go on with those that have room again."""
     for partition, claim in claims.items():
         if claim.is_wide and partition not in paused:

@@ -12,7 +12,7 @@ from broker.errors import InvalidRequest
 from broker.messages import BINARY, JSON, Message
 from broker.protocol.header import (
     Answer,
-    Form,
+    BodyForm,
     Request,
     Route,
     pack_head,
@@ -29,12 +29,12 @@ BUNDLE_LIMIT_BYTES = 256 * 1024
 
 def single(queue: str, request: Request, *, delay_s: float = 0.0) -> Message:
     """Return a message that carries one request."""
-    header = pack_head(Form.SINGLE, 1, pack_route(request.route)) + pack_ticket(request, 0)
+    header = pack_head(BodyForm.SINGLE, 1, pack_route(request.route)) + pack_ticket(request, 0)
     kind = JSON if request.json_length is None else BINARY
     return Message(queue=queue, body=bytes(request.body), header=header, content_type=kind, delay_s=delay_s)
 
 
-def bundle(queue: str, form: Form, shared: bytes, parts: Sequence[bytes | memoryview], count: int) -> Message:
+def bundle(queue: str, form: BodyForm, shared: bytes, parts: Sequence[bytes | memoryview], count: int) -> Message:
     """Return a message that carries `count` requests or answers; `parts` alternate between tickets and bodies."""
     return Message(queue=queue, body=b"".join(parts), header=pack_head(form, count, shared), count=count)
 
@@ -44,10 +44,10 @@ def requests_in(message: Message) -> list[Request]:
     form, count, shared, end = unpack_head(message.header)
     route = unpack_route(shared)
     try:
-        if form is Form.SINGLE:
+        if form is BodyForm.SINGLE:
             request, _ = unpack_ticket(route, memoryview(message.header), end, message.body)
             return [request]
-        if form is Form.BUNDLE:
+        if form is BodyForm.BUNDLE:
             return _bundled(route, count, memoryview(message.body))
     except (struct.error, UnicodeDecodeError, ValueError) as exc:
         raise InvalidRequest(f"millrace bundle: {exc}") from exc
@@ -57,7 +57,7 @@ def requests_in(message: Message) -> list[Request]:
 def answers_in(message: Message) -> list[Answer]:
     """Read the answers of a message on one of our own answer queues."""
     form, count, _, _ = unpack_head(message.header)
-    if form is not Form.ANSWERS:
+    if form is not BodyForm.ANSWERS:
         raise InvalidRequest(f"millrace header: {form.name} where answers were expected")
     data, at, answers = memoryview(message.body), 0, []
     try:

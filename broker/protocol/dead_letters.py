@@ -28,7 +28,7 @@ ID_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class DeadLetter:
     """One buried message. `requests` is empty for a client's own message, and for one that cannot be read."""
 
     message: Message
@@ -58,7 +58,7 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class DeadLetterFilter:
     """Which letters are meant; what is not said does not matter."""
 
     reason: str = ""
@@ -66,7 +66,7 @@ class Choice:
     ids: frozenset[str] = frozenset()
     before_us: int | None = None
 
-    def takes(self, letter: Letter) -> bool:
+    def takes(self, letter: DeadLetter) -> bool:
         """Tell whether a letter is meant: of a bundle, when all of its requests are."""
         return (
             self.reason in ("", letter.reason)
@@ -75,17 +75,17 @@ class Choice:
             and (self.before_us is None or (letter.at_us is not None and letter.at_us < self.before_us))
         )
 
-    def splits(self, letter: Letter) -> bool:
+    def splits(self, letter: DeadLetter) -> bool:
         """Tell whether only some of a bundle's requests are named: a message is moved whole, or not at all."""
         return bool(self.ids) and not self.ids.issuperset(letter.ids) and not self.ids.isdisjoint(letter.ids)
 
 
-def read_letter(message: Message, channels: Channels) -> Letter:
+def read_letter(message: Message, channels: Channels) -> DeadLetter:
     """Read what lies in a dead queue; what cannot be read is said in `unreadable`, never raised."""
     said = message.headers
     own = channels.prefix + message.queue.removeprefix(channels.dead(""))
     named = _text(said.get(f"{MARK}queue", own))
-    letter = Letter(
+    letter = DeadLetter(
         message=message, origin=named, reason=_text(said.get(f"{MARK}reason", UNRECORDED)),
         attempts=_number(said.get(f"{MARK}attempts")) or 0, error=_text(said.get(f"{MARK}error", "")),
         at_us=_number(said.get(f"{MARK}at-us")), endpoint="",
@@ -101,7 +101,7 @@ def read_letter(message: Message, channels: Channels) -> Letter:
     return _with_requests(letter)
 
 
-def again(letter: Letter, now_us: int, allowed_us: Callable[[str], int]) -> list[Message]:
+def again(letter: DeadLetter, now_us: int, allowed_us: Callable[[str], int]) -> list[Message]:
     """Return what is published so that a letter is tried again, as if never tried.
 
     Requests keep their uid and their decision, and go one by one; `allowed_us` tells by endpoint how long they may
@@ -118,7 +118,7 @@ def again(letter: Letter, now_us: int, allowed_us: Callable[[str], int]) -> list
     return [replace(letter.message, queue=letter.origin, headers=_without_marks(letter.message.headers))]
 
 
-def body_called(letters: Sequence[Letter], uid: str) -> bytes | None:
+def body_called(letters: Sequence[DeadLetter], uid: str) -> bytes | None:
     """Return the body of the request or message that is called `uid`."""
     for letter in letters:
         if uid in letter.ids:
@@ -127,7 +127,7 @@ def body_called(letters: Sequence[Letter], uid: str) -> bytes | None:
     return None
 
 
-def _with_requests(letter: Letter) -> Letter:
+def _with_requests(letter: DeadLetter) -> DeadLetter:
     try:
         requests = tuple(requests_in(letter.message))
     except (InvalidRequest, struct.error) as exc:

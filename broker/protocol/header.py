@@ -38,7 +38,7 @@ _TICKET = struct.Struct("<16sqqdiHBHHHHI")
 _ANSWER = struct.Struct("<16sBIiIIIHI")
 
 
-class Form(IntEnum):
+class BodyForm(IntEnum):
     """How requests or answers are laid out in one broker message."""
 
     SINGLE = 0
@@ -46,7 +46,7 @@ class Form(IntEnum):
     ANSWERS = 2
 
 
-class Reply(IntEnum):
+class ReplyTo(IntEnum):
     """Where the answer goes."""
 
     NOWHERE = 0  # a shadow: computed and logged, never answered
@@ -87,7 +87,7 @@ class Route:
     mask: int = 0
     policy: str = ""
     tenant: str = ""
-    reply: Reply = Reply.NOWHERE
+    reply: ReplyTo = ReplyTo.NOWHERE
     reply_to: str = ""
     leg: int = 0
 
@@ -153,18 +153,18 @@ def unpack_route(data: bytes) -> Route:
         check_name("endpoint", endpoint)
         return Route(
             endpoint=endpoint, arm=arm, model=model, version=version, snapshot=snapshot, mask=mask, policy=policy,
-            tenant=tenant, reply=Reply(reply), reply_to=reply_to, leg=leg,
+            tenant=tenant, reply=ReplyTo(reply), reply_to=reply_to, leg=leg,
         )  # fmt: skip
     except (struct.error, ValueError, Misconfigured) as exc:
         raise InvalidRequest(f"millrace header: the route cannot be read ({exc})") from exc
 
 
-def pack_head(form: Form, count: int, shared: bytes = b"") -> bytes:
+def pack_head(form: BodyForm, count: int, shared: bytes = b"") -> bytes:
     """Write the head and the shared part."""
     return _HEAD.pack(VERSION, form, count, len(shared)) + shared
 
 
-def unpack_head(header: bytes) -> tuple[Form, int, bytes, int]:
+def unpack_head(header: bytes) -> tuple[BodyForm, int, bytes, int]:
     """Return form, count, the shared bytes and where they end; raises InvalidRequest."""
     try:
         version, form, count, length = _HEAD.unpack_from(header)
@@ -173,7 +173,7 @@ def unpack_head(header: bytes) -> tuple[Form, int, bytes, int]:
         end = _HEAD.size + length
         if end > len(header):
             raise ValueError(f"{len(header)} bytes, {end} expected")  # noqa: TRY301 - as above
-        return Form(form), count, header[_HEAD.size : end], end
+        return BodyForm(form), count, header[_HEAD.size : end], end
     except (struct.error, ValueError) as exc:
         raise InvalidRequest(f"millrace header: {exc}") from exc
 

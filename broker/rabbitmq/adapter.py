@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from broker.base import Broker, Consumer, Reader, Since
 from broker.channels import Channels, Limits
 from broker.messages import Delivery, Depth, Message, Outcome
-from broker.rabbitmq.address import Address
-from broker.rabbitmq.connection import Connection
+from broker.rabbitmq.address import RabbitAddress
+from broker.rabbitmq.connection import RabbitConnection
 from broker.rabbitmq.consumer import QueueConsumer, QueueSubscription
 from broker.rabbitmq.log import StreamReader, StreamSubscription, end_of
 from broker.rabbitmq.migration import difference, migrate
 from broker.rabbitmq.pool import SUBSCRIPTIONS, ConnectionPool
-from broker.rabbitmq.publisher import Publisher
+from broker.rabbitmq.publisher import RabbitPublisher
 from broker.rabbitmq.subscription import Session
-from broker.rabbitmq.topology import Topology
-from broker.support.fill_ratio import Fill
+from broker.rabbitmq.topology import RabbitTopology
+from broker.support.fill_ratio import FillRatio
 
 TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 10.0
@@ -35,13 +35,13 @@ class RabbitBroker(Broker):
     ) -> None:
         """`subscriptions` is how many of them share a connection."""
         super().__init__(channels)
-        self._address = Address.of(url)
+        self._address = RabbitAddress.of(url)
         self._timeout_s = timeout_s
-        self._publishing = Connection(self._address, "publishes")
+        self._publishing = RabbitConnection(self._address, "publishes")
         self._consuming = ConnectionPool(self._address, "consumes", subscriptions)
-        self._topology = Topology(self._consuming.first, channels, timeout_s)
-        self._publisher = Publisher(self._publishing, self._topology, channels, timeout_s)
-        self._fill = Fill()
+        self._topology = RabbitTopology(self._consuming.first, channels, timeout_s)
+        self._publisher = RabbitPublisher(self._publishing, self._topology, channels, timeout_s)
+        self._fill = FillRatio()
 
     def __repr__(self) -> str:
         return f"RabbitBroker({self._address.shown!r}, prefix={self.channels.prefix!r})"

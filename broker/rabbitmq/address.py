@@ -24,7 +24,7 @@ class NoQueue(Unavailable):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Address:
+class RabbitAddress:
     """What to connect to."""
 
     url: str
@@ -35,7 +35,7 @@ class Address:
         return f"Address({self.shown!r})"
 
     @classmethod
-    def of(cls, url: str) -> Address:
+    def of(cls, url: str) -> RabbitAddress:
         """Read a URL; raises Misconfigured."""
         parameters = _parameters(url)
         scheme = "amqps" if parameters.ssl_options else "amqp"

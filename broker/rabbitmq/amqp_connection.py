@@ -9,17 +9,17 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import InvalidFrameError
 from pika.frame import decode_frame
 
-from broker.rabbitmq.address import CONNECT_TIMEOUT_S, Address
+from broker.rabbitmq.address import CONNECT_TIMEOUT_S, RabbitAddress
 from broker.rabbitmq.frames import END, FRAME, OVERHEAD, Contents
 from broker.rabbitmq.services import Services
 
 _RECEIVE_BYTES = 256 * 1024  # pika's 4 KiB cost a system call for every dozen messages
 
 
-class Wire(AsyncioConnection):  # type: ignore[misc]  # pika carries no types
+class AmqpConnection(AsyncioConnection):  # type: ignore[misc]  # pika carries no types
     """An open connection. It never reopens: a lost one is replaced."""
 
-    def __init__(self, address: Address, purpose: str) -> None:
+    def __init__(self, address: RabbitAddress, purpose: str) -> None:
         loop = asyncio.get_running_loop()
         self.address = address
         self.blocked = ""  # why the broker reads no publishes now
@@ -35,7 +35,7 @@ class Wire(AsyncioConnection):  # type: ignore[misc]  # pika carries no types
         self.add_on_connection_unblocked_callback(self._on_unblocked)
 
     @classmethod
-    async def open(cls, address: Address, purpose: str) -> Self:
+    async def open(cls, address: RabbitAddress, purpose: str) -> Self:
         """Connect; raises Unreachable, or Misconfigured when the broker refuses the user."""
         wire = cls(address, purpose)
         try:

@@ -9,14 +9,14 @@ from typing import Any, Self
 import pika
 
 from broker.errors import MillraceError, Unreachable
-from broker.rabbitmq.amqp_connection import Wire
+from broker.rabbitmq.amqp_connection import AmqpConnection
 from broker.rabbitmq.frames import Contents
 
 
 class Channel:
     """An open channel. `closed` is resolved with the reason once it is not; then nothing works any more."""
 
-    def __init__(self, wire: Wire, what: str, timeout_s: float) -> None:
+    def __init__(self, wire: AmqpConnection, what: str, timeout_s: float) -> None:
         self.wire = wire
         self.number = 0
         self.closed: asyncio.Future[MillraceError] = asyncio.get_running_loop().create_future()
@@ -25,7 +25,7 @@ class Channel:
         self._channel: Any = None
 
     @classmethod
-    async def open(cls, wire: Wire, what: str, timeout_s: float) -> Self:
+    async def open(cls, wire: AmqpConnection, what: str, timeout_s: float) -> Self:
         """Open a channel; `what` begins its error messages."""
         channel = cls(wire, what, timeout_s)
         opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

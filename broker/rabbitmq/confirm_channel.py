@@ -25,7 +25,7 @@ WINDOW_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
-class Batch:
+class ConfirmBatch:
     """The messages of one publish call as frames (None: too large), and what became of each."""
 
     frames: list[bytes | None]
@@ -53,7 +53,7 @@ class Batch:
             self.settle(index, outcome)
 
 
-class Line(Contents):
+class ConfirmChannel(Contents):
     """Sends batches within the window and settles them as confirms arrive. Nothing here awaits per message."""
 
     CONTENT = RETURN
@@ -61,8 +61,8 @@ class Line(Contents):
     def __init__(self, channel: Channel) -> None:
         super().__init__()
         self.channel = channel
-        self._waiting: deque[Batch] = deque()
-        self._pending: dict[int, tuple[Batch, int]] = {}  # by sequence number, in order
+        self._waiting: deque[ConfirmBatch] = deque()
+        self._pending: dict[int, tuple[ConfirmBatch, int]] = {}  # by sequence number, in order
         self._pending_bytes = 0
         self._last = 0
         self._confirmed = 0  # all up to here are settled
@@ -78,7 +78,7 @@ class Line(Contents):
         if self.channel.wire.blocked:
             await asyncio.sleep(0)  # a caller that tries again at once must not keep the end of it from being read
             return [STOPPED if frame else TOO_LARGE for frame in frames]
-        batch = Batch(frames, asyncio.get_running_loop().create_future())
+        batch = ConfirmBatch(frames, asyncio.get_running_loop().create_future())
         self._waiting.append(batch)
         self._send()
         if self.channel.closed.done():
@@ -138,7 +138,7 @@ class Line(Contents):
         if out:
             self.channel.send(out[0] if len(out) == 1 else b"".join(out))
 
-    def _write(self, batch: Batch, out: list[bytes]) -> None:
+    def _write(self, batch: ConfirmBatch, out: list[bytes]) -> None:
         frames = batch.frames
         while batch.sent < len(frames) and self._has_room():
             index = batch.sent
@@ -177,7 +177,7 @@ class Line(Contents):
                 first = tag
         return first
 
-    def _give_up(self, batch: Batch) -> None:
+    def _give_up(self, batch: ConfirmBatch) -> None:
         if batch.sent < len(batch.frames):
             # Waited for room until the time was over: the broker takes no more at present.
             self._waiting.remove(batch)

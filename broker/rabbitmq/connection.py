@@ -8,8 +8,8 @@ import random
 import time
 
 from broker.errors import MillraceError, Misconfigured, Unreachable
-from broker.rabbitmq.address import Address
-from broker.rabbitmq.amqp_connection import Wire
+from broker.rabbitmq.address import RabbitAddress
+from broker.rabbitmq.amqp_connection import AmqpConnection
 
 LOG = logging.getLogger(__name__)
 PIKA_LOG = logging.getLogger("pika")
@@ -35,13 +35,13 @@ class Backoff:
         return wait_s * (0.5 + 0.5 * self._random.random())
 
 
-class Connection:
+class RabbitConnection:
     """The one place that opens a wire. Attempts are shared, and spaced by a backoff however many ask."""
 
-    def __init__(self, address: Address, purpose: str) -> None:
+    def __init__(self, address: RabbitAddress, purpose: str) -> None:
         self.address = address
         self._purpose = purpose
-        self._wire: Wire | None = None
+        self._wire: AmqpConnection | None = None
         self._opening = asyncio.Lock()
         self._backoff = Backoff()
         self._not_before = 0.0
@@ -52,7 +52,7 @@ class Connection:
         if PIKA_LOG.level == logging.NOTSET:
             PIKA_LOG.setLevel(logging.CRITICAL)
 
-    async def wire(self) -> Wire:
+    async def wire(self) -> AmqpConnection:
         """Return the open wire, opening it if needed; raises Unreachable, at once while a failed attempt is recent."""
         if self._wire is not None and self._wire.is_open:
             return self._wire
@@ -74,13 +74,13 @@ class Connection:
                 await self._wire.shut(timeout_s)
                 self._wire = None
 
-    async def _open(self) -> Wire:
+    async def _open(self) -> AmqpConnection:
         if self._closed:
             raise Unreachable(f"the connection to {self.address.shown} was closed by this process")
         if time.monotonic() < self._not_before:
             raise self.address.unreachable()
         try:
-            wire = await Wire.open(self.address, self._purpose)
+            wire = await AmqpConnection.open(self.address, self._purpose)
         except MillraceError as exc:
             self._not_before = time.monotonic() + self._backoff.next_s()
             raise self._as_outage(exc) from exc

@@ -8,19 +8,25 @@ from typing import Any
 from broker.base import Consumer
 from broker.messages import Delivery
 from broker.rabbitmq.address import NoQueue
-from broker.rabbitmq.connection import Connection
+from broker.rabbitmq.connection import RabbitConnection
 from broker.rabbitmq.properties import unpack_message
-from broker.rabbitmq.subscription import SETTLE_S, Arrival, Subscription
-from broker.rabbitmq.topology import Topology
-from broker.support.fill_ratio import Fill
+from broker.rabbitmq.subscription import SETTLE_S, Arrival, RabbitSubscription
+from broker.rabbitmq.topology import RabbitTopology
+from broker.support.fill_ratio import FillRatio
 from broker.support.upkeep import Upkeep
 
 
-class QueueSubscription(Subscription):
+class QueueSubscription(RabbitSubscription):
     """A subscription to a queue."""
 
     def __init__(
-        self, connection: Connection, upkeep: Upkeep, topology: Topology, queue: str, prefetch: int, timeout_s: float
+        self,
+        connection: RabbitConnection,
+        upkeep: Upkeep,
+        topology: RabbitTopology,
+        queue: str,
+        prefetch: int,
+        timeout_s: float,
     ) -> None:
         self._topology = topology
         super().__init__(connection, upkeep, queue, prefetch, timeout_s)
@@ -42,7 +48,7 @@ class QueueSubscription(Subscription):
 class QueueConsumer(Consumer):
     """Takes what its subscription has buffered."""
 
-    def __init__(self, queue: str, subscription: QueueSubscription, fill: Fill) -> None:
+    def __init__(self, queue: str, subscription: QueueSubscription, fill: FillRatio) -> None:
         self.queue = queue
         self.subscription = subscription
         self._fill = fill

@@ -12,11 +12,11 @@ from broker.errors import Gap, Unreachable
 from broker.messages import Record
 from broker.rabbitmq.address import NoQueue
 from broker.rabbitmq.channel import Channel
-from broker.rabbitmq.connection import Connection
+from broker.rabbitmq.connection import RabbitConnection
 from broker.rabbitmq.frames import DELIVER, Contents
 from broker.rabbitmq.properties import unpack_record
-from broker.rabbitmq.subscription import SETTLE_S, Arrival, Subscription
-from broker.rabbitmq.topology import Topology
+from broker.rabbitmq.subscription import SETTLE_S, Arrival, RabbitSubscription
+from broker.rabbitmq.topology import RabbitTopology
 from broker.support.upkeep import Upkeep
 
 PREFETCH = 200
@@ -24,11 +24,17 @@ _CHUNK_LIMIT = 60_000  # records: more than a chunk can hold
 _EMPTY_AFTER_S = 1.0
 
 
-class StreamSubscription(Subscription):
+class StreamSubscription(RabbitSubscription):
     """A subscription that goes on behind the last record that was read."""
 
     def __init__(
-        self, connection: Connection, upkeep: Upkeep, topology: Topology, log: str, start: int | Since, timeout_s: float
+        self,
+        connection: RabbitConnection,
+        upkeep: Upkeep,
+        topology: RabbitTopology,
+        log: str,
+        start: int | Since,
+        timeout_s: float,
     ) -> None:
         self.start = start
         self.lost_at: int | None = None  # where reading was when the log was deleted, until the reader is told
@@ -69,7 +75,7 @@ class StreamReader(Reader):
     by now begins behind the offset that was expected.
     """
 
-    def __init__(self, log: str, subscription: StreamSubscription, topology: Topology, timeout_s: float) -> None:
+    def __init__(self, log: str, subscription: StreamSubscription, topology: RabbitTopology, timeout_s: float) -> None:
         self._log = log
         self.subscription = subscription
         self._topology = topology
@@ -124,7 +130,7 @@ def _record(arrival: Arrival) -> Record:
     return Record(offset, arrival.body, headers)
 
 
-async def first_of(topology: Topology, log: str, timeout_s: float) -> int | None:
+async def first_of(topology: RabbitTopology, log: str, timeout_s: float) -> int | None:
     """Return the offset of the oldest record; None if there is none."""
     edge = _Edge()
     async with await topology.channel(f"finding the beginning of {log}") as channel:
@@ -132,7 +138,7 @@ async def first_of(topology: Topology, log: str, timeout_s: float) -> int | None
     return edge.first
 
 
-async def end_of(topology: Topology, log: str, timeout_s: float) -> int:
+async def end_of(topology: RabbitTopology, log: str, timeout_s: float) -> int:
     """Return an offset that lies behind the last record and not behind the next one.
 
     No call of AMQP tells it, so the last chunk is read. The broker sends a chunk in one go: once the first record of it

@@ -14,14 +14,14 @@ from broker.base import Broker
 from broker.channels import NO_LIMITS, Limits
 from broker.errors import Refused, Unavailable
 from broker.messages import Delivery
-from broker.rabbitmq.topology import Topology, arguments, differences
+from broker.rabbitmq.topology import RabbitTopology, arguments, differences
 
 ASIDE = ".migrating"
 TAKE = 500
 LOOK_S = 1.0
 
 
-async def difference(topology: Topology, broker: Broker, queue: str, limits: Limits) -> str:
+async def difference(topology: RabbitTopology, broker: Broker, queue: str, limits: Limits) -> str:
     """Return in which arguments a queue differs from those that it should have; empty if in none."""
     if not await broker.missing([queue + ASIDE]):
         return "its move was not finished"
@@ -31,7 +31,9 @@ async def difference(topology: Topology, broker: Broker, queue: str, limits: Lim
     return differences(wanted, await topology.arguments_of(queue, wanted))
 
 
-async def migrate(topology: Topology, broker: Broker, queue: str, limits: Limits, moved: Callable[[int], None]) -> int:
+async def migrate(
+    topology: RabbitTopology, broker: Broker, queue: str, limits: Limits, moved: Callable[[int], None]
+) -> int:
     """Give a queue the arguments that it should have; returns how many messages were lost. It can be run again."""
     aside = queue + ASIDE
     await _check_room(broker, queue, aside, arguments(broker.channels, queue, limits).get("x-max-length", 0))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from weakref import WeakSet
 
-from broker.rabbitmq.address import Address
-from broker.rabbitmq.connection import Connection
-from broker.rabbitmq.subscription import Subscription
+from broker.rabbitmq.address import RabbitAddress
+from broker.rabbitmq.connection import RabbitConnection
+from broker.rabbitmq.subscription import RabbitSubscription
 
 SUBSCRIPTIONS = 1000  # on one connection: the other channels are for what is short
 
@@ -15,27 +15,27 @@ SUBSCRIPTIONS = 1000  # on one connection: the other channels are for what is sh
 class ConnectionPool:
     """Connections, of which each serves a limited number of subscriptions; further ones are opened when needed."""
 
-    def __init__(self, address: Address, purpose: str, limit: int = SUBSCRIPTIONS) -> None:
+    def __init__(self, address: RabbitAddress, purpose: str, limit: int = SUBSCRIPTIONS) -> None:
         self._address = address
         self._purpose = purpose
         self._limit = limit
-        self.first = Connection(address, purpose)
-        self._used: dict[Connection, WeakSet[Subscription]] = {self.first: WeakSet()}
+        self.first = RabbitConnection(address, purpose)
+        self._used: dict[RabbitConnection, WeakSet[RabbitSubscription]] = {self.first: WeakSet()}
 
-    def next(self) -> Connection:
+    def next(self) -> RabbitConnection:
         """Return a connection that has room for one more subscription."""
         for connection, subscriptions in self._used.items():
             if len(subscriptions) < self._limit:
                 return connection
-        connection = Connection(self._address, self._purpose)
+        connection = RabbitConnection(self._address, self._purpose)
         self._used[connection] = WeakSet()
         return connection
 
-    def note(self, connection: Connection, subscription: Subscription) -> None:
+    def note(self, connection: RabbitConnection, subscription: RabbitSubscription) -> None:
         """Count a subscription for as long as somebody holds it: a running one is held by its task."""
         self._used[connection].add(subscription)
 
-    def subscriptions(self) -> list[Subscription]:
+    def subscriptions(self) -> list[RabbitSubscription]:
         """Return all subscriptions."""
         return [subscription for found in self._used.values() for subscription in found]
 

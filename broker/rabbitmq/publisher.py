@@ -10,26 +10,28 @@ from broker.channels import Channels, Kind
 from broker.errors import TooLarge
 from broker.messages import NO_QUEUE, Message, Outcome
 from broker.rabbitmq.channel import Channel
-from broker.rabbitmq.confirm_channel import Line
-from broker.rabbitmq.connection import Connection
+from broker.rabbitmq.confirm_channel import ConfirmChannel
+from broker.rabbitmq.connection import RabbitConnection
 from broker.rabbitmq.frames import content_frames, header_fits, publish_frame
 from broker.rabbitmq.properties import pack_properties
-from broker.rabbitmq.topology import Topology
+from broker.rabbitmq.topology import RabbitTopology
 
 DIRECT_REPLY = "amq.rabbitmq.reply-to"
 _TARGETS_KEPT = 4096  # reply queues come and go
 
 
-class Publisher:
+class RabbitPublisher:
     """Owns the publishing connection and the line on it."""
 
-    def __init__(self, connection: Connection, topology: Topology, channels: Channels, timeout_s: float) -> None:
+    def __init__(
+        self, connection: RabbitConnection, topology: RabbitTopology, channels: Channels, timeout_s: float
+    ) -> None:
         self._connection = connection
         self._topology = topology
         self._channels = channels
         self._timeout_s = timeout_s
         self._user = connection.address.user
-        self._line: Line | None = None
+        self._line: ConfirmChannel | None = None
         self._opening = asyncio.Lock()
         self._targets: dict[str, tuple[bytes, bool]] = {}
 
@@ -57,19 +59,19 @@ class Publisher:
             for message in messages
         ]
 
-    async def _open_line(self) -> Line:
+    async def _open_line(self) -> ConfirmChannel:
         if self._line is not None and not self._line.channel.closed.done():
             return self._line
         async with self._opening:
             if self._line is None or self._line.channel.closed.done():
                 wire = await self._connection.wire()
-                line = Line(await Channel.open(wire, "publishing", self._timeout_s))
+                line = ConfirmChannel(await Channel.open(wire, "publishing", self._timeout_s))
                 await line.start()
                 self._targets.clear()
                 self._line = line
             return self._line
 
-    def _frame(self, line: Line, message: Message, queue: str) -> bytes | None:
+    def _frame(self, line: ConfirmChannel, message: Message, queue: str) -> bytes | None:
         """Write a message's frames; None when it is too large for the broker."""
         if len(message.body) > MESSAGE_LIMIT_BYTES:
             return None
@@ -83,7 +85,7 @@ class Publisher:
             return None
         return start + content_frames(line.channel.number, properties, message.body, frame_max)
 
-    def _target(self, line: Line, queue: str) -> tuple[bytes, bool]:
+    def _target(self, line: ConfirmChannel, queue: str) -> tuple[bytes, bool]:
         if len(self._targets) >= _TARGETS_KEPT:
             self._targets.clear()
         # The broker returns what it delivers to a direct reply, so no outcome is claimed there: safe means handed over.

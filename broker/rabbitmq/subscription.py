@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from broker.errors import Refused, TryAgain
 from broker.rabbitmq.address import NoQueue
 from broker.rabbitmq.channel import Channel
-from broker.rabbitmq.connection import Backoff, Connection
+from broker.rabbitmq.connection import Backoff, RabbitConnection
 from broker.rabbitmq.frames import DELIVER, Contents, ack_frame, read_deliver, requeue_frame
 from broker.support.upkeep import Upkeep
 
@@ -110,10 +110,12 @@ class Session(Contents):
             self.channel.close()
 
 
-class Subscription(ABC):
+class RabbitSubscription(ABC):
     """Owns the task that subscribes. If that task dies, `wait` raises its error."""
 
-    def __init__(self, connection: Connection, upkeep: Upkeep, queue: str, prefetch: int, timeout_s: float) -> None:
+    def __init__(
+        self, connection: RabbitConnection, upkeep: Upkeep, queue: str, prefetch: int, timeout_s: float
+    ) -> None:
         self._connection = connection
         self._upkeep = upkeep
         self._queue = queue

@@ -11,9 +11,9 @@ from typing import Any
 from broker.channels import LOGS, NO_LIMITS, Channels, Kind, Limits
 from broker.errors import Refused
 from broker.rabbitmq.address import NoQueue
-from broker.rabbitmq.amqp_connection import Wire
+from broker.rabbitmq.amqp_connection import AmqpConnection
 from broker.rabbitmq.channel import Channel
-from broker.rabbitmq.connection import Connection
+from broker.rabbitmq.connection import RabbitConnection
 
 GIB = 1024**3
 DELIVERY_LIMIT = 1000  # a backstop: our own count of attempts buries long before
@@ -95,14 +95,14 @@ def _dead_letter_to(queue: str) -> dict[str, Any]:
     }
 
 
-class Topology:
+class RabbitTopology:
     """Declares, deletes and measures, each on a channel of its own: a refused declaration closes its channel."""
 
-    def __init__(self, connection: Connection, channels: Channels, timeout_s: float) -> None:
+    def __init__(self, connection: RabbitConnection, channels: Channels, timeout_s: float) -> None:
         self._connection = connection
         self._channels = channels
         self._timeout_s = timeout_s
-        self._wire: Wire | None = None
+        self._wire: AmqpConnection | None = None
         self._declared: set[tuple[str, Limits]] = set()
         self._starting = asyncio.Lock()
         self._found: dict[str, Mapping[str, Any]] = {}  # with which arguments each queue was there

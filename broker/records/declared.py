@@ -21,7 +21,7 @@ _T = TypeVar("_T", str, int)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointDeclared:
+class EndpointDeclaration:
     """An endpoint as it shall be from now on; None in `declaration` withdraws it."""
 
     endpoint: str
@@ -53,7 +53,7 @@ def digest(declaration: Endpoint) -> str:
     return hashlib.blake2b(canonical, digest_size=8).hexdigest()
 
 
-def read_declared(record: Record) -> EndpointDeclared | None:
+def read_declared(record: Record) -> EndpointDeclaration | None:
     """Read a record; None for one of a kind or version that is not known here: it is skipped, never a crash."""
     try:
         data = orjson.loads(record.body)
@@ -66,7 +66,7 @@ def read_declared(record: Record) -> EndpointDeclared | None:
         declaration = read_endpoint(declared, source=f"declared {record.offset}") if declared else None
         if declaration is not None and declaration.endpoint != name:
             raise ValueError(f"{declaration.endpoint} is declared in the name of {name}")  # noqa: TRY301 - as below
-        return EndpointDeclared(
+        return EndpointDeclaration(
             endpoint=name, declaration=declaration, digest=_typed(data, "digest", str),
             author=_typed(data, "author", str), at_us=_typed(data, "at_us", int),
         )  # fmt: skip

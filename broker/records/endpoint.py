@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from broker.records.rewards import FeedbackDeclared
+from broker.records.rewards import FeedbackDeclaration
 from broker.support.strict import (
     DURATION_PATTERN,
     NAMED,
-    Declared,
     Duration,
+    DurationBounds,
     Fraction,
-    Within,
+    StrictModel,
     meant,
     named,
     read_model,
@@ -33,7 +33,7 @@ _VERSION_LIMIT = 999_999_999  # what a version's folder may be called
 _ARMS_LIMIT = 64  # a bit each in the mask that rows and headers carry
 
 
-class Target(Declared):
+class Target(StrictModel):
     """The model version that an arm stands for."""
 
     model: str = Field(json_schema_extra=NAMED)
@@ -58,7 +58,7 @@ _Short = Annotated[str, Field(pattern=f"^{_TARGET.pattern}$", examples=["fraud@3
 _Arm = Annotated[Target, BeforeValidator(_target, json_schema_input_type=Target | _Short)]
 
 
-class Retry(Declared):
+class Retry(StrictModel):
     """When a request that failed is tried again."""
 
     attempts: Annotated[int, Field(ge=1, le=100), BeforeValidator(whole)] = 3
@@ -106,14 +106,14 @@ _Key = Annotated[
 ]  # fmt: skip
 
 
-class Log(Declared):
+class Log(StrictModel):
     """What events may hold: the share of requests whose tensors are kept, and columns that never are."""
 
     sample: Fraction = 1.0
     drop: tuple[str, ...] = ()
 
 
-class Exclusive(Declared):
+class Exclusive(StrictModel):
     """Which part of the keys an experiment may have: `slice` is from and to, two shares.
 
     Experiments, of any endpoints, that name the same group and whose slices have no part in common never share a key.
@@ -135,7 +135,7 @@ class Exclusive(Declared):
         return value
 
 
-class Endpoint(Declared):
+class Endpoint(StrictModel):
     """One endpoint: its arms, how requests are told apart, how long they may take, and how rewards come back.
 
     `key` is `header`, or `parameters.<name>` for one of a request's own parameters; a header wins over it. `holdout` is
@@ -146,9 +146,9 @@ class Endpoint(Declared):
     arms: dict[str, _Arm] = Field(min_length=1, max_length=_ARMS_LIMIT, json_schema_extra={"propertyNames": NAMED})
     key: _Key | None = None
     experiment: str = ""
-    deadline: Annotated[Duration, Within("1us", "7d", "deadline")] = 30.0  # headers count in whole microseconds
+    deadline: Annotated[Duration, DurationBounds("1us", "7d", "deadline")] = 30.0  # headers count in whole microseconds
     retry: Retry = Retry()
-    feedback: FeedbackDeclared = FeedbackDeclared()
+    feedback: FeedbackDeclaration = FeedbackDeclaration()
     holdout: Fraction = 0.0
     exclusive: Exclusive | None = None
     policy: dict[str, Any] = Field(default={})

@@ -44,7 +44,7 @@ _LONG = ("error", "trace", "context")  # what a row can do without
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedRequests:
     """Requests that ended together and the same way: what their rows say beside the requests themselves."""
 
     requests: Sequence[Request]
@@ -62,7 +62,7 @@ Tensors = Mapping[str, np.ndarray[Any, Any]]
 
 
 def write_event(
-    ended: Sequence[Ended], inputs: Sequence[Tensors], outputs: Sequence[Tensors], *, source: str
+    ended: Sequence[EndedRequests], inputs: Sequence[Tensors], outputs: Sequence[Tensors], *, source: str
 ) -> tuple[bytes, dict[str, Any]]:
     """Write rows that fit into one event: its body and its headers. See `write_events`."""
     [event] = write_events(ended, inputs, outputs, source=source)
@@ -70,7 +70,7 @@ def write_event(
 
 
 def write_events(
-    ended: Sequence[Ended], inputs: Sequence[Tensors], outputs: Sequence[Tensors], *, source: str
+    ended: Sequence[EndedRequests], inputs: Sequence[Tensors], outputs: Sequence[Tensors], *, source: str
 ) -> list[tuple[bytes, dict[str, Any]]]:
     """Write rows as one event, its body and its headers, or as several where one cannot hold them.
 
@@ -140,7 +140,7 @@ def _middle(rows: np.ndarray[Any, Any]) -> int:
     return int(starts[np.abs(starts - half).argmin()]) if len(starts) else half
 
 
-def _columns(ended: Sequence[Ended]) -> list[tuple[str, pa.Array]]:
+def _columns(ended: Sequence[EndedRequests]) -> list[tuple[str, pa.Array]]:
     """Return one array a field. Whole columns at a time: a row costs about a microsecond this way."""
     requests = [request for end in ended for request in end.requests]
     counts = [count for end in ended for count in end.rows]
@@ -185,7 +185,7 @@ def context_of(extra: bytes) -> str:
     return orjson.dumps(features).decode() if isinstance(features, list) else ""
 
 
-def _of_ends(ended: Sequence[Ended]) -> dict[str, pa.Array]:
+def _of_ends(ended: Sequence[EndedRequests]) -> dict[str, pa.Array]:
     numbers = [len(end.requests) for end in ended]
     columns = {"taken_us": pa.array(np.concatenate([np.array(end.taken_us, np.int64) for end in ended]))}
     for name in ("started_us", "computed_us", "published_us"):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from broker.support.strict import NAMED, Declared, Duration, Within, named, number, shown
+from broker.support.strict import NAMED, Duration, DurationBounds, StrictModel, named, number, shown
 
 REAL_LIMIT = 1e12  # of a real reward, and of a sum of some: as the learner's units they have to fit into 64 bits
 _REWARDS_LIMIT = 32
@@ -30,7 +30,7 @@ def _number_or_skip(value: Any) -> float | Literal["skip"]:
     return read
 
 
-class Reward(Declared):
+class Reward(StrictModel):
     """One reward: how feedback becomes a number for a decision.
 
     `type` is `bool` (0 or 1), `unit` (0 to 1) or `real`. After `horizon` a reward is final: what has not come by then
@@ -45,7 +45,7 @@ class Reward(Declared):
     model_config = ConfigDict(json_schema_extra=_SCHEMA)
 
     type: Literal["bool", "unit", "real"] = "bool"
-    horizon: Annotated[Duration, Within("1s", "30d", "horizon")] = 1800.0
+    horizon: Annotated[Duration, DurationBounds("1s", "30d", "horizon")] = 1800.0
     default: Annotated[
         float | Literal["skip"],
         BeforeValidator(_number_or_skip),
@@ -92,7 +92,7 @@ class Reward(Declared):
 _MEANING = {"bool": "write 0, 1 or skip", "unit": "write a number from 0 to 1, or skip"}
 
 
-class FeedbackDeclared(Declared):
+class FeedbackDeclaration(StrictModel):
     """What feedback an endpoint expects: its rewards, by name."""
 
     rewards: dict[str, Reward] = Field(

@@ -41,7 +41,7 @@ def experiment_of(declaration: Endpoint) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class LeadershipClaim:
     """Somebody leads from now on: `term` is the record's offset on `declared`, and the newest one counts."""
 
     term: int
@@ -50,7 +50,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class SnapshotRecord:
     """A snapshot: the probabilities of the arms, in the order of the declaration, from a learner that claimed `term`.
 
     `number` is the tick at which it was taken. `models` are the coefficients of a policy that looks at features.
@@ -68,7 +68,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class ExperimentResult:
     """How an experiment ended: it stays so, even if all that the learner kept is lost."""
 
     endpoint: str
@@ -88,7 +88,7 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class LogPosition:
     """Where in a log, and when: the record at `offset` is the first behind tick `number`, which was at `at_us`."""
 
     offset: int
@@ -97,22 +97,22 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
+class LearnerCheckpoint:
     """What is known of an experiment at `at`; who has nothing else reads from `rebuild` with the statistics off.
 
     `weights` are those of snapshot `number`; `state` is the learner's own form.
     """
 
     experiment: str
-    at: Place
-    rebuild: Place
+    at: LogPosition
+    rebuild: LogPosition
     number: int
     weights: tuple[float, ...]
     state: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class OperatorCommand:
     """What a person wants of an experiment, and of no other one of the endpoint; `weights` by arm for `set`."""
 
     word: Word
@@ -127,30 +127,30 @@ def write_claim(instance: str) -> bytes:
     return _body("claim", {"instance": instance, "at_us": now_us()})
 
 
-def read_claim(record: Record) -> Claim | None:
+def read_claim(record: Record) -> LeadershipClaim | None:
     """Read a record of `declared`."""
     data = _read(record, "claim")
-    return None if data is None else _made(Claim, {**data, "term": record.offset})
+    return None if data is None else _made(LeadershipClaim, {**data, "term": record.offset})
 
 
-def write_verdict(verdict: Verdict) -> bytes:
+def write_verdict(verdict: ExperimentResult) -> bytes:
     """Write a record of `declared`."""
     return _body("verdict", asdict(verdict))
 
 
-def read_verdict(record: Record) -> Verdict | None:
+def read_verdict(record: Record) -> ExperimentResult | None:
     """Read a record of `declared`."""
-    return _weighed(Verdict, _read(record, "verdict"))
+    return _weighed(ExperimentResult, _read(record, "verdict"))
 
 
-def write_snapshot(said: Said) -> bytes:
+def write_snapshot(said: SnapshotRecord) -> bytes:
     """Write a record of `status`."""
     return _body("snapshot", asdict(said))
 
 
-def read_snapshot(record: Record) -> Said | None:
+def read_snapshot(record: Record) -> SnapshotRecord | None:
     """Read a record of `status`."""
-    return _weighed(Said, _read(record, "snapshot"))
+    return _weighed(SnapshotRecord, _read(record, "snapshot"))
 
 
 def write_tick(tick: Tick) -> tuple[bytes, dict[str, Any]]:
@@ -163,36 +163,36 @@ def read_tick(record: Record) -> Tick | None:
     return _made(Tick, _read(record, "tick")) if record.headers.get("cloudEvents_type") == TICK else None
 
 
-def write_order(order: Order) -> tuple[bytes, dict[str, Any]]:
+def write_order(order: OperatorCommand) -> tuple[bytes, dict[str, Any]]:
     """Write a record of an event log: its body and its headers."""
     return _body("order", asdict(order)), {"cloudEvents_type": ORDER}
 
 
-def read_order(record: Record) -> Order | None:
+def read_order(record: Record) -> OperatorCommand | None:
     """Read a record of an event log."""
     if record.headers.get("cloudEvents_type") != ORDER:
         return None
-    order = _made(Order, _read(record, "order"))
+    order = _made(OperatorCommand, _read(record, "order"))
     return order if order is not None and order.word in WORDS and isinstance(order.weights, dict) else None
 
 
-def write_checkpoint(checkpoint: Checkpoint) -> tuple[bytes, dict[str, Any]]:
+def write_checkpoint(checkpoint: LearnerCheckpoint) -> tuple[bytes, dict[str, Any]]:
     """Write a record of an event log: its body and its headers."""
     return _body("checkpoint", asdict(checkpoint)), {"cloudEvents_type": CHECKPOINT}
 
 
-def read_checkpoint(record: Record) -> Checkpoint | None:
+def read_checkpoint(record: Record) -> LearnerCheckpoint | None:
     """Read a record of an event log."""
     if record.headers.get("cloudEvents_type") != CHECKPOINT:
         return None
     data = _read(record, "checkpoint")
     try:
-        places = {name: _made(Place, data[name]) for name in ("at", "rebuild")} if data else {}
+        places = {name: _made(LogPosition, data[name]) for name in ("at", "rebuild")} if data else {}
     except (KeyError, TypeError, AttributeError):
         return None
     if None in places.values():
         return None
-    return _weighed(Checkpoint, None if data is None else {**data, **places})
+    return _weighed(LearnerCheckpoint, None if data is None else {**data, **places})
 
 
 def _body(kind: str, data: Mapping[str, Any]) -> bytes:

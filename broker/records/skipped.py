@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 SAY_EVERY_S = 30.0
 
 
-class Skipped:
+class SkippedRecords:
     """Counts by kind of record."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,5 +35,5 @@ class Skipped:
             log.warning("a record is no %s and is skipped: offset %d: %s", kind, record.offset, text)
 
 
-SKIPPED = Skipped()
+SKIPPED = SkippedRecords()
 """What this process has skipped: like its logger, one for the whole process."""

@@ -22,7 +22,7 @@ from broker.sqlite.log import SqliteReader
 from broker.sqlite.ownership import Ownership
 from broker.sqlite.schema import SCHEMA
 from broker.sqlite.wakeup import Wakeups
-from broker.support.database import Care, Connection, Database, Work, run
+from broker.support.database import Connection, Database, Durability, Work, run
 from broker.support.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class SqliteBroker(Broker):
         await self.database.open()
         await self._wakeups.open()
         port = self._wakeups.port
-        await self.database.run(lambda connection: self._ownership.claim(connection, port), Care.WRITE)
+        await self.database.run(lambda connection: self._ownership.claim(connection, port), Durability.WRITE)
         await self._bury_the_dead()
         self._watch = asyncio.create_task(self._keep_watch(), name="sqlite-watch")
         self.upkeep.start()
@@ -83,7 +83,7 @@ class SqliteBroker(Broker):
         self._watch.cancel()
         await asyncio.gather(self._watch, return_exceptions=True)
         with contextlib.suppress(TryAgain):  # whoever can write next finds this process's lock free, and gives it back
-            woken = await self.database.run(self._ownership.leave, Care.WRITE)
+            woken = await self.database.run(self._ownership.leave, Durability.WRITE)
             await self._call(woken)
         await self.database.close()
         self._ownership.unlock()
@@ -94,7 +94,7 @@ class SqliteBroker(Broker):
         """See the port."""
         if self.database.locked:
             raise Locked(self.database.locked)
-        await self.database.run(lambda connection: connection.execute("SELECT 1").fetchone(), Care.READ)
+        await self.database.run(lambda connection: connection.execute("SELECT 1").fetchone(), Durability.READ)
 
     @property
     def stopped_by(self) -> str:
@@ -103,15 +103,15 @@ class SqliteBroker(Broker):
 
     async def missing(self, channels: Sequence[str]) -> list[str]:
         """See the port."""
-        there = await self.database.run(lambda connection: statements.present(connection, channels), Care.READ)
+        there = await self.database.run(lambda connection: statements.present(connection, channels), Durability.READ)
         return [channel for channel in channels if channel not in there]
 
     async def _make(self, channel: str, limits: Limits) -> None:
         kind, owner = self.channels.kind(channel) if self.channels.is_ours(channel) else Kind.QUEUE, self.owner
-        await self._insist(lambda c: statements.declare(c, channel, kind, limits, owner), Care.DURABLE)
+        await self._insist(lambda c: statements.declare(c, channel, kind, limits, owner), Durability.DURABLE)
 
     async def _remove(self, channel: str) -> None:
-        await self.database.run(lambda connection: statements.delete(connection, channel), Care.DURABLE)
+        await self.database.run(lambda connection: statements.delete(connection, channel), Durability.DURABLE)
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
         """See the port."""
@@ -147,13 +147,13 @@ class SqliteBroker(Broker):
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See the port."""
         ids, owner = [delivery.tag for delivery in deliveries], self.owner
-        await self._insist(lambda connection: statements.settle(connection, ids, owner), Care.WRITE)
+        await self._insist(lambda connection: statements.settle(connection, ids, owner), Durability.WRITE)
         _count_settled(deliveries)
 
     async def requeue(self, deliveries: Sequence[Delivery]) -> None:
         """See the port."""
         ids, owner = [delivery.tag for delivery in deliveries], self.owner
-        await self._insist(lambda connection: statements.give_back(connection, ids, owner), Care.WRITE)
+        await self._insist(lambda connection: statements.give_back(connection, ids, owner), Durability.WRITE)
         _count_settled(deliveries)
         await self._call({delivery.message.queue for delivery in deliveries})
 
@@ -166,7 +166,9 @@ class SqliteBroker(Broker):
         owner = self.owner
         sql = "UPDATE waiting SET owner = 0 WHERE owner = ? AND id IN (SELECT value FROM json_each(?))"
         given = orjson.dumps(ids).decode()
-        self._unseen.spawn(self._insist(lambda connection: run(connection, sql, (owner, given)), Care.WRITE), "unseen")
+        self._unseen.spawn(
+            self._insist(lambda connection: run(connection, sql, (owner, given)), Durability.WRITE), "unseen"
+        )
 
     def read(self, log: str, start: int | Since) -> Reader:
         """See the port."""
@@ -175,7 +177,7 @@ class SqliteBroker(Broker):
     async def end(self, log: str) -> int:
         """See the port."""
         sql = "SELECT next_offset FROM channels WHERE name = ?"
-        row = await self.database.run(lambda connection: connection.execute(sql, (log,)).fetchone(), Care.READ)
+        row = await self.database.run(lambda connection: connection.execute(sql, (log,)).fetchone(), Durability.READ)
         return row[0] if row else 0
 
     async def depth(self, queue: str) -> Depth:
@@ -185,7 +187,9 @@ class SqliteBroker(Broker):
             "SELECT count(*), total(count) FROM waiting WHERE (owner = 0 OR (owner = -1 AND ready_at_us <= ?))"
             " AND channel = (SELECT id FROM channels WHERE name = ?)"
         )
-        messages, requests = await self.database.run(lambda c: c.execute(sql, (now_us(), queue)).fetchone(), Care.READ)
+        messages, requests = await self.database.run(
+            lambda c: c.execute(sql, (now_us(), queue)).fetchone(), Durability.READ
+        )
         return Depth(messages, int(requests))
 
     async def listen(self, channel: str) -> asyncio.Event:
@@ -195,7 +199,7 @@ class SqliteBroker(Broker):
         if self._listening[channel] == 1:
             mine = (channel, self.owner, self._wakeups.port)
             try:
-                await self.database.run(lambda connection: run(connection, LISTEN, mine), Care.WRITE)
+                await self.database.run(lambda connection: run(connection, LISTEN, mine), Durability.WRITE)
             except Locked:
                 self._wakeups.forget(channel, event)
                 self._listening[channel] -= 1
@@ -210,9 +214,9 @@ class SqliteBroker(Broker):
             mine = (channel, self.owner)
             sql = "DELETE FROM listeners WHERE channel = ? AND owner = ?"
             with contextlib.suppress(TryAgain):  # a call too many does no harm, and the row goes with this process
-                await self.database.run(lambda connection: run(connection, sql, mine), Care.WRITE)
+                await self.database.run(lambda connection: run(connection, sql, mine), Durability.WRITE)
 
-    async def _insist(self, work: Work, care: Care) -> None:
+    async def _insist(self, work: Work, care: Durability) -> None:
         """Run a job that cannot fail for its caller: while another process keeps the lock, again and again."""
         while True:
             try:
@@ -222,12 +226,12 @@ class SqliteBroker(Broker):
             else:
                 return
 
-    def _care(self, messages: Sequence[Message]) -> Care:
+    def _care(self, messages: Sequence[Message]) -> Durability:
         """Power loss matters for durable messages only; it is what a commit pays its fsync for."""
         ours, kind = self.channels.is_ours, self.channels.kind
         if all(ours(message.queue) and kind(message.queue) in FRAGILE for message in messages):
-            return Care.WRITE
-        return Care.DURABLE
+            return Durability.WRITE
+        return Durability.DURABLE
 
     def _tell(self, ears: Iterable[tuple[int, str]]) -> None:
         by_port: defaultdict[int, list[str]] = defaultdict(list)
@@ -238,11 +242,11 @@ class SqliteBroker(Broker):
 
     async def _call(self, names: Iterable[str]) -> None:
         if wanted := list(names):
-            self._tell(await self.database.run(lambda c: statements.listeners(c, wanted), Care.READ))
+            self._tell(await self.database.run(lambda c: statements.listeners(c, wanted), Durability.READ))
 
     async def _bury_the_dead(self) -> None:
-        if await self.database.run(self._ownership.any_dead, Care.READ):
-            await self._call(await self.database.run(self._ownership.bury_the_dead, Care.WRITE))
+        if await self.database.run(self._ownership.any_dead, Durability.READ):
+            await self._call(await self.database.run(self._ownership.bury_the_dead, Durability.WRITE))
 
     async def _keep_watch(self) -> None:
         """Look for dead processes and trim the status log, for as long as the broker is open."""
@@ -254,15 +258,15 @@ class SqliteBroker(Broker):
                 await self._keep_own_entry()
                 await self._bury_the_dead()
                 if watches % TRIM_EVERY == 0:
-                    await self.database.run(lambda c: statements.trim_status(c, self.channels), Care.WRITE)
+                    await self.database.run(lambda c: statements.trim_status(c, self.channels), Durability.WRITE)
             except (TryAgain, OSError) as exc:
                 log.warning("%s; the next look tries again", exc)
 
     async def _keep_own_entry(self) -> None:
-        if await self.database.run(self._ownership.is_whole, Care.READ):
+        if await self.database.run(self._ownership.is_whole, Durability.READ):
             return
         log.error("%s: the entry or the lock file of this process was removed; it is made again", self._path)
-        await self.database.run(self._enter_anew, Care.WRITE)
+        await self.database.run(self._enter_anew, Durability.WRITE)
 
     def _enter_anew(self, connection: Connection) -> None:
         """Enter the file as the process that we were. Runs in the thread of the database."""

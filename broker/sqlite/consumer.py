@@ -10,7 +10,7 @@ from broker.base import Consumer
 from broker.errors import Locked, TryAgain
 from broker.messages import Delivery
 from broker.sqlite import properties, statements
-from broker.support.database import Care
+from broker.support.database import Durability
 
 if TYPE_CHECKING:
     from broker.sqlite.adapter import SqliteBroker
@@ -100,7 +100,7 @@ class SqliteConsumer(Consumer):
         owner = self._broker.owner
         self._held += room
         future = self._broker.database.run(
-            lambda connection: statements.take(connection, self.queue, owner, room), Care.WRITE
+            lambda connection: statements.take(connection, self.queue, owner, room), Durability.WRITE
         )
         try:
             rows, pause_s = await asyncio.shield(future)

@@ -9,7 +9,7 @@ from broker.base import Reader, Since
 from broker.errors import Gap
 from broker.messages import Record
 from broker.sqlite import properties
-from broker.support.database import Care, Connection, fetch_all, fetch_one
+from broker.support.database import Connection, Durability, fetch_all, fetch_one
 
 if TYPE_CHECKING:
     from broker.sqlite.adapter import SqliteBroker
@@ -35,7 +35,7 @@ class SqliteReader(Reader):
             self._wake = await self._broker.listen(self._log)
         while True:
             self._wake.clear()
-            records = await self._broker.database.run(lambda connection: self._next(connection, limit), Care.READ)
+            records = await self._broker.database.run(lambda connection: self._next(connection, limit), Durability.READ)
             if records is None:
                 self._broker.upkeep.suspect([self._log])
             elif records:

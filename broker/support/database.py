@@ -50,7 +50,7 @@ class Schema:
     tables: str
 
 
-class Care(IntEnum):
+class Durability(IntEnum):
     """What a job needs of its transaction, from least to most."""
 
     READ = 0
@@ -61,7 +61,7 @@ class Care(IntEnum):
 @dataclass(slots=True)
 class _Job:
     work: Work
-    care: Care
+    care: Durability
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
@@ -102,7 +102,7 @@ class Database:
         await self._loop.run_in_executor(None, self._thread.join)
         self._thread = None
 
-    def run(self, work: Work, care: Care) -> asyncio.Future[Any]:
+    def run(self, work: Work, care: Durability) -> asyncio.Future[Any]:
         """Run `work` on the connection, in a transaction that it may share; it may be run again after a rollback."""
         future = self._loop.create_future()
         if self._thread is None:
@@ -122,11 +122,11 @@ class Database:
                 return
 
     def _do(self, jobs: list[_Job]) -> None:
-        writes = [job for job in jobs if job.care is not Care.READ]
+        writes = [job for job in jobs if job.care is not Durability.READ]
         if writes:
             self._commit(writes)
         for job in jobs:
-            if job.care is Care.READ:
+            if job.care is Durability.READ:
                 self._attempt(job)
 
     def _collect(self) -> tuple[list[_Job], bool]:
@@ -195,8 +195,8 @@ class Database:
             return False
         return True
 
-    def _care(self, care: Care) -> None:
-        wanted = "FULL" if care is Care.DURABLE else "NORMAL"
+    def _care(self, care: Durability) -> None:
+        wanted = "FULL" if care is Durability.DURABLE else "NORMAL"
         if wanted != self._synchronous:
             self._connection.execute(f"PRAGMA synchronous={wanted}")
             self._synchronous = wanted

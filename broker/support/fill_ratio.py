@@ -10,7 +10,7 @@ _WEIGHT = 0.05
 _QUEUES_KEPT = 1024
 
 
-class Fill:
+class FillRatio:
     """A mean for each queue that leans to what came last; 1 where nothing is known."""
 
     def __init__(self) -> None:

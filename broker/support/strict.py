@@ -104,7 +104,7 @@ def whole(value: Any) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Within:
+class DurationBounds:
     """The bounds of a duration, for its reader and for the schema; it may be either of them. `what` has them."""
 
     least: str
@@ -126,7 +126,7 @@ class Within:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class ShareBounds:
     """The bounds of a share, for its reader and for the schema: `above` 0 itself, up to `most`, or `below` that."""
 
     above: bool = False
@@ -166,10 +166,10 @@ Duration = Annotated[
     PlainSerializer(duration, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": f"^{DURATION_PATTERN}$", "examples": ["250ms", "30m"]}),
 ]
-Fraction = Annotated[float, BeforeValidator(fraction), Share()]
+Fraction = Annotated[float, BeforeValidator(fraction), ShareBounds()]
 
 
-class Declared(BaseModel):
+class StrictModel(BaseModel):
     """What every part of a declaration is: frozen, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -13,14 +13,14 @@ from broker.tensor.inference import Body
 from broker.tensor.tensors import decode
 
 
-class Response(NamedTuple):
+class DecodedResponse(NamedTuple):
     """A decoded answer."""
 
     id: str | None
     outputs: Mapping[str, Array]
 
 
-def read_response(body: Body, json_length: int | None) -> Response:
+def read_response(body: Body, json_length: int | None) -> DecodedResponse:
     """Return the outputs of an answer whose first `json_length` bytes are JSON (None: all of it).
 
     Raises `InvalidRequest` naming the tensor. An output is written like an input, so it is read as one.
@@ -37,4 +37,4 @@ def read_response(body: Body, json_length: int | None) -> Response:
     except TypeError as exc:  # it reads deeper nesting than it writes
         raise InvalidRequest(f"the answer cannot be read: {exc}") from exc
     inputs = decode(head + bytes(body[length:]), None if json_length is None else len(head))
-    return Response(document.get("id"), inputs.tensors)
+    return DecodedResponse(document.get("id"), inputs.tensors)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from broker.base import Broker
 from broker.errors import Misconfigured
-from broker.protocol.dead_letters import Choice, body_called
+from broker.protocol.dead_letters import DeadLetterFilter, body_called
 from broker.protocol.ids import now_us
 from broker.records.endpoint import Endpoint
 from broker.support.strict import seconds
@@ -34,8 +34,8 @@ from deploy.cli.terminal import (
     overrides,
     show,
 )
-from deploy.operations.dead_letters import Done, Looked, look, preview, purge, replay
-from deploy.operations.dead_queues import Grounds, filled, find_grounds, grave_called, open_grave, unknown
+from deploy.operations.dead_letters import DeadQueuePage, ReplayReport, look, preview, purge, replay
+from deploy.operations.dead_queues import DeadQueues, filled, find_grounds, grave_called, open_grave, unknown
 from deploy.operations.watch import Declarations
 from deploy.wiring import Installation
 
@@ -81,7 +81,7 @@ def list_graves(
         raise Misconfigured("--queue, --endpoint and --model: give one of them")
     place = existing(settings, overrides(broker__url=broker))
 
-    async def work(connection: Broker) -> list[Looked]:
+    async def work(connection: Broker) -> list[DeadQueuePage]:
         grounds = await find_grounds(connection, place.settings.repository_folder)
         graves = _wanted(grounds, queue, endpoint, model)
         return [await look(connection, grave, limit) for grave in await filled(connection, graves)]
@@ -155,7 +155,7 @@ def replay_letters(
         _summary("would replay" if dry_run or ahead.done else "replayed", ahead, limit)
         return
 
-    async def work(connection: Broker) -> Done:
+    async def work(connection: Broker) -> ReplayReport:
         allowed_us = await _allowed(connection, allowed_s)
         grave = grave_called(connection.channels, queue)
         with _bar(f"replay {queue}", _total(ahead)) as progress:
@@ -184,7 +184,7 @@ def purge_letters(
         _summary("would purge" if dry_run or ahead.done else "purged", ahead, limit)
         return
 
-    async def work(connection: Broker) -> Done:
+    async def work(connection: Broker) -> ReplayReport:
         grave = grave_called(connection.channels, queue)
         with _bar(f"purge {queue}", _total(ahead)) as progress:
             return await purge(connection, grave, choice, limit, progress)
@@ -204,15 +204,15 @@ def _run(place: Installation, work: Callable[[Broker], Awaitable[T]]) -> T:
     return uvloop.run(run())
 
 
-def _look(place: Installation, queue: str, limit: int) -> Looked:
-    async def work(connection: Broker) -> Looked:
+def _look(place: Installation, queue: str, limit: int) -> DeadQueuePage:
+    async def work(connection: Broker) -> DeadQueuePage:
         grave, holds = await open_grave(connection, place.settings.repository_folder, queue)
-        return await look(connection, grave, limit) if holds else Looked(grave, [], 0)
+        return await look(connection, grave, limit) if holds else DeadQueuePage(grave, [], 0)
 
     return _run(place, work)
 
 
-def _preview(place: Installation, queue: str, limit: int, choice: Choice, *, replays: bool) -> Done:
+def _preview(place: Installation, queue: str, limit: int, choice: DeadLetterFilter, *, replays: bool) -> ReplayReport:
     """Tell what would be done; a message that is named and not there is a mistake, not an empty choice."""
     looked = _look(place, queue, limit)
     ids = {one for letter in looked.letters for one in letter.ids}
@@ -222,11 +222,11 @@ def _preview(place: Installation, queue: str, limit: int, choice: Choice, *, rep
     return preview(looked, choice, replays=replays)
 
 
-def _in(place: Installation, looked: Looked) -> str:
+def _in(place: Installation, looked: DeadQueuePage) -> str:
     return f"in {looked.queue.removeprefix(place.settings.channels.prefix)}"
 
 
-def _wanted(grounds: Grounds, queue: str, endpoint: str, model: str) -> list[str]:
+def _wanted(grounds: DeadQueues, queue: str, endpoint: str, model: str) -> list[str]:
     if queue:
         return [grave_called(grounds.channels, queue)]
     if endpoint:
@@ -234,10 +234,10 @@ def _wanted(grounds: Grounds, queue: str, endpoint: str, model: str) -> list[str
     return grounds.of_model(model) if model else grounds.all()
 
 
-def _choice(reason: str, endpoint: str, uids: list[str] | None, older_than: str) -> Choice:
+def _choice(reason: str, endpoint: str, uids: list[str] | None, older_than: str) -> DeadLetterFilter:
     before_us = now_us() - int(_duration("--older-than", older_than) * 1e6) if older_than else None
     ids = frozenset(uid.lower() for uid in uids or ())
-    return Choice(reason=reason, endpoint=endpoint, ids=ids, before_us=before_us)
+    return DeadLetterFilter(reason=reason, endpoint=endpoint, ids=ids, before_us=before_us)
 
 
 def _duration(option: str, text: str) -> float:
@@ -259,7 +259,7 @@ async def _allowed(connection: Broker, given_s: float) -> Callable[[str], int]:
     return allowed_us
 
 
-def _goes_on(ahead: Done, what: str, *, yes: bool) -> bool:
+def _goes_on(ahead: ReplayReport, what: str, *, yes: bool) -> bool:
     """Tell whether there is something to do, and whoever asked for it wants it."""
     if not ahead.done:
         return False
@@ -270,7 +270,7 @@ def _goes_on(ahead: Done, what: str, *, yes: bool) -> bool:
     return typer.confirm(f"{what}?")
 
 
-def _total(ahead: Done) -> int:
+def _total(ahead: ReplayReport) -> int:
     return ahead.done + ahead.left + sum(ahead.skipped.values())
 
 
@@ -286,13 +286,13 @@ def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def _end(what: str, done: Done, limit: int) -> None:
+def _end(what: str, done: ReplayReport, limit: int) -> None:
     _summary(what, done, limit)
     if done.refused or done.stopped:
         raise typer.Exit(1)
 
 
-def _summary(what: str, done: Done, limit: int) -> None:
+def _summary(what: str, done: ReplayReport, limit: int) -> None:
     skipped, refused = sum(done.skipped.values()), sum(done.refused.values())
     left = f"; {done.left} not chosen" if done.left else ""
     _print_lines([f"{what} {done.done}, skipped {skipped}, refused {refused}{left}"])

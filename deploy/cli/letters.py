@@ -8,18 +8,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from broker.channels import Channels
-from broker.protocol.dead_letters import Letter
-from broker.protocol.header import Reply, Request
-from deploy.operations.dead_letters import Looked
+from broker.protocol.dead_letters import DeadLetter
+from broker.protocol.header import ReplyTo, Request
+from deploy.operations.dead_letters import DeadQueuePage
 
 HEAD_CHARACTERS = 4096
 SHOWN_CHARACTERS = 300
 ERROR_CHARACTERS = 80
 
 REPLIES = {
-    Reply.NOWHERE: "nobody",
-    Reply.RESULTS: "the endpoint's results",
-    Reply.GATEWAY: "a gateway, whose HTTP client is gone",
+    ReplyTo.NOWHERE: "nobody",
+    ReplyTo.RESULTS: "the endpoint's results",
+    ReplyTo.GATEWAY: "a gateway, whose HTTP client is gone",
 }
 
 
@@ -34,7 +34,7 @@ def shorten(text: str, limit: int) -> str:
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
-def grave_row(looked: Looked, now_us: int, channels: Channels) -> dict[str, Any]:
+def grave_row(looked: DeadQueuePage, now_us: int, channels: Channels) -> dict[str, Any]:
     """Return what `dead list` says of one queue."""
     letters = looked.letters
     times = [letter.at_us for letter in letters if letter.at_us is not None]
@@ -51,7 +51,7 @@ def grave_row(looked: Looked, now_us: int, channels: Channels) -> dict[str, Any]
     }
 
 
-def letter_row(letter: Letter) -> dict[str, Any]:
+def letter_row(letter: DeadLetter) -> dict[str, Any]:
     """Return what `dead show --json` says of one letter."""
     message = letter.message
     return {
@@ -65,7 +65,7 @@ def letter_row(letter: Letter) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def letter_lines(letter: Letter, now_us: int) -> Iterator[str]:
+def letter_lines(letter: DeadLetter, now_us: int) -> Iterator[str]:
     """Yield what `dead show` prints of one letter."""
     row = letter_row(letter)
     buried = f"{row['at']}, {age(now_us - letter.at_us)} ago" if letter.at_us is not None else "nobody knows when"
@@ -114,7 +114,7 @@ def counted(reasons: Mapping[str, int]) -> str:
 
 def _request_row(request: Request) -> dict[str, Any]:
     route = request.route
-    to = f"queue {route.reply_to}" if route.reply is Reply.CLIENT else REPLIES[route.reply]
+    to = f"queue {route.reply_to}" if route.reply is ReplyTo.CLIENT else REPLIES[route.reply]
     return {
         "endpoint": printable(route.endpoint), "arm": printable(route.arm), "model": printable(route.model),
         "version": route.version, "accepted": when(request.accepted_us), "attempts": request.attempts,

@@ -24,7 +24,7 @@ from deploy.cli.terminal import (
     show,
     warn,
 )
-from deploy.operations.queues import Differing, check_stopped, find_differing, migrate
+from deploy.operations.queues import DifferingQueue, check_stopped, find_differing, migrate
 
 app = typer.Typer(
     help="Queues that are there with other arguments than the settings say.",
@@ -43,7 +43,7 @@ def check(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_
     """Show which queues have other limits than the settings say: exit status 1 if any has. They serve as they are."""
     place = looked_at(settings, overrides(broker__url=broker))
 
-    async def look(connection: Broker) -> list[Differing]:
+    async def look(connection: Broker) -> list[DifferingQueue]:
         return await find_differing(connection, place.settings.repository_folder, place.queue_limits())
 
     found = connected(place, look)
@@ -85,7 +85,7 @@ def migrate_all(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "
     sys.exit(1 if connected(place, work) else 0)
 
 
-async def _migrate(connection: Broker, differing: Differing) -> int:
+async def _migrate(connection: Broker, differing: DifferingQueue) -> int:
     """Migrate one queue, with its progress; returns how many messages were lost."""
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=errors, transient=True) as progress:
         task = progress.add_task(differing.queue)

@@ -15,7 +15,7 @@ from broker.base import Broker
 from broker.errors import Misconfigured
 from broker.protocol.ids import now_us
 from broker.records.endpoint import Endpoint
-from broker.records.routing import Order, Said, Word, experiment_of
+from broker.records.routing import OperatorCommand, SnapshotRecord, Word, experiment_of
 from broker.support.strict import nearest
 from deploy.cli.terminal import (
     DEFAULT_SETTINGS,
@@ -30,7 +30,7 @@ from deploy.cli.terminal import (
     looked_at,
     overrides,
 )
-from deploy.operations.route_commands import Routed, give, look_at, look_at_led
+from deploy.operations.route_commands import RoutedEndpoint, give, look_at, look_at_led
 from router.declaration.bandit import BanditConfig
 from router.declaration.canary import CanaryConfig
 from router.declaration.plain import InterleaveConfig
@@ -109,11 +109,11 @@ def _order(
     _check(before.endpoint, word, weights)
     if not confirmed(_question(before, word, weights), yes=yes):
         return
-    order = Order(
+    order = OperatorCommand(
         word=word, author=author or _user(), at_us=now_us(), weights=weights, experiment=experiment_of(before.endpoint)
     )
 
-    async def work(connection: Broker) -> Said:
+    async def work(connection: Broker) -> SnapshotRecord:
         with errors.status(f"waiting for a snapshot of {escape(name)} that follows"):
             routed = await look_at_led(connection, name)
             return await give(connection, routed, order, lambda said: follows(said, order, before.endpoint), wait_s)
@@ -121,7 +121,7 @@ def _order(
     _say(before, connected(place, work))
 
 
-def follows(said: Said, order: Order, endpoint: Endpoint) -> bool:
+def follows(said: SnapshotRecord, order: OperatorCommand, endpoint: Endpoint) -> bool:
     """Tell whether a snapshot is one that obeys an order."""
     if order.word == "pause":
         return said.phase.endswith(HELD)
@@ -148,7 +148,7 @@ def _check(endpoint: Endpoint, word: Word, weights: Mapping[str, float]) -> None
             raise Misconfigured(f"endpoint {name} has no arm {arm!r}; {nearest(arm, endpoint.arms, what='arms')}")
 
 
-def _question(before: Routed, word: Word, weights: Mapping[str, float]) -> str:
+def _question(before: RoutedEndpoint, word: Word, weights: Mapping[str, float]) -> str:
     config, name = read_config(before.endpoint), before.endpoint.endpoint
     phase = f" ({before.said.phase})" if before.said is not None else ""
     if word == "set":
@@ -157,7 +157,7 @@ def _question(before: Routed, word: Word, weights: Mapping[str, float]) -> str:
     return f"{word} {what}{phase}"
 
 
-def _say(before: Routed, said: Said) -> None:
+def _say(before: RoutedEndpoint, said: SnapshotRecord) -> None:
     """Print the phase and the weights before and after."""
     name, old = before.endpoint.endpoint, before.view.router(before.endpoint.endpoint).snapshot.weights
     was = before.said.phase if before.said is not None else "not begun"

@@ -25,7 +25,7 @@ from deploy.cli.terminal import (
     overrides,
     warn,
 )
-from deploy.operations.route_commands import START_ONE, Routed, look_at
+from deploy.operations.route_commands import START_ONE, RoutedEndpoint, look_at
 from deploy.operations.watch import file_of
 from router.declaration.bandit import BanditConfig
 from router.declaration.canary import CanaryConfig
@@ -57,7 +57,7 @@ def show(
         warn([f"no learner leads: the weights stay as they are; {START_ONE}"])
 
 
-def _facts(routed: Routed) -> Table:
+def _facts(routed: RoutedEndpoint) -> Table:
     endpoint, said = routed.endpoint, routed.said
     fixed = "" if routed.learns else ": its weights are declared, nothing learns"
     rows = [
@@ -71,13 +71,13 @@ def _facts(routed: Routed) -> Table:
     return Table(key="policy", title=f"endpoint {endpoint.endpoint}", columns=("what", "now"), rows=rows)
 
 
-def _phase(routed: Routed) -> str:
+def _phase(routed: RoutedEndpoint) -> str:
     if routed.said is not None:
         return routed.said.phase
     return "not begun" if routed.verdict is None else routed.verdict.phase
 
 
-def _leader(routed: Routed) -> str:
+def _leader(routed: RoutedEndpoint) -> str:
     claim = routed.claim
     if claim is None:
         return "nobody, ever"
@@ -88,7 +88,7 @@ def _leader(routed: Routed) -> str:
     return f"{claim.instance} ({since}), {state}"
 
 
-def _weights(routed: Routed) -> Table:
+def _weights(routed: RoutedEndpoint) -> Table:
     endpoint, view = routed.endpoint, routed.view
     weights = view.router(endpoint.endpoint).snapshot.weights
     rows = []
@@ -103,7 +103,7 @@ def _shares(weights: tuple[float, ...]) -> list[float]:
     return [weight / total for weight in weights]
 
 
-def _learnt(routed: Routed) -> list[Section]:
+def _learnt(routed: RoutedEndpoint) -> list[Section]:
     said = routed.said
     if said is None or not isinstance(said.about, Mapping):
         return []
@@ -118,7 +118,7 @@ def _learnt(routed: Routed) -> list[Section]:
     return found
 
 
-def _ended(routed: Routed) -> list[Table]:
+def _ended(routed: RoutedEndpoint) -> list[Table]:
     verdict = routed.verdict
     if verdict is None:
         return []
@@ -128,7 +128,7 @@ def _ended(routed: Routed) -> list[Table]:
     return [Table(key="verdict", title="How it ended", columns=("what", "now"), rows=rows)]
 
 
-def advice(routed: Routed) -> str:
+def advice(routed: RoutedEndpoint) -> str:
     """Return what makes the end of an experiment permanent."""
     endpoint, verdict = routed.endpoint, routed.verdict
     config = read_config(endpoint)

@@ -47,9 +47,9 @@ def simulate(
     """Try a declared policy on made-up traffic: what it would learn, how fast, and what that would cost."""
     endpoint = one_endpoint(file)
     with errors.status(f"{runs} runs"):
-        from router.simulation.declared import Wish, simulated  # what it needs is heavy
+        from router.simulation.declared import SimulationSpec, simulated  # what it needs is heavy
 
-        wish = Wish(
+        wish = SimulationSpec(
             rate=read_rate(traffic), for_s=_duration(for_), runs=runs, seed=seed,
             means=_by_arm("--means", means, float), failures=_by_arm("--failures", failures, _share),
             noise=_by_arm("--noise", noise, float),

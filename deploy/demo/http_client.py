@@ -14,7 +14,7 @@ TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class DemoResponse:
     """An answer; the names of its headers are in lower case."""
 
     code: int
@@ -22,7 +22,7 @@ class Response:
     body: bytes
 
 
-class Connection:
+class DemoConnection:
     """One connection to the gateway."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
@@ -30,14 +30,14 @@ class Connection:
         self._writer = writer
         self._host = host
 
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Response:
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> DemoResponse:
         """Send one request and return its answer; raises Unavailable."""
         try:
             return await self._post(path, body, headers)
         except (OSError, EOFError, TimeoutError) as exc:
             raise Unavailable(f"the gateway at {self._host} does not answer: {type(exc).__name__}") from exc
 
-    async def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Response:
+    async def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> DemoResponse:
         lines = [f"POST {path} HTTP/1.1", f"Host: {self._host}", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         async with asyncio.timeout(TIMEOUT_S):
@@ -46,17 +46,17 @@ class Connection:
             status, *fields = head.removesuffix("\r\n\r\n").split("\r\n")
             answered = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
             content = await self._reader.readexactly(int(answered.get("content-length", "0")))
-        return Response(int(status.split(" ")[1]), answered, content)
+        return DemoResponse(int(status.split(" ")[1]), answered, content)
 
 
 @asynccontextmanager
-async def connected(host: str, port: int) -> AsyncIterator[Connection]:
+async def connected(host: str, port: int) -> AsyncIterator[DemoConnection]:
     """Open a connection, and close it afterwards."""
     try:
         reader, writer = await asyncio.open_connection(host, port)
     except OSError as exc:
         raise Unavailable(f"nothing listens at {shown(host, port)}") from exc
     try:
-        yield Connection(reader, writer, shown(host, port))
+        yield DemoConnection(reader, writer, shown(host, port))
     finally:
         writer.close()

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from deploy.demo.http_client import Connection, Response, connected
-from deploy.demo.wire import JSON_LENGTH, Ask, Reply
+from deploy.demo.http_client import DemoConnection, DemoResponse, connected
+from deploy.demo.wire import JSON_LENGTH, DemoReply, DemoRequest
 
 Address = tuple[str, int]
 
@@ -21,15 +21,15 @@ class HttpHalf:
     def __init__(self, gateway: Address, kept: AsyncExitStack) -> None:
         self._gateway = gateway
         self._kept = kept
-        self._idle: list[Connection] = []
+        self._idle: list[DemoConnection] = []
 
-    async def send(self, ask: Ask) -> Reply:
+    async def send(self, ask: DemoRequest) -> DemoReply:
         """Send one request and return its answer; raises Unavailable."""
         started = time.monotonic()
         response = await self._post(f"/v2/models/{ask.endpoint}/infer", ask.body, ask.headers)
         headers, latency_s = response.headers, time.monotonic() - started
         length = headers.get(JSON_LENGTH)
-        return Reply(
+        return DemoReply(
             number=ask.number, way="HTTP", request_id=headers.get("millrace-request-id", ""), latency_s=latency_s,
             status=headers.get("millrace-status", str(response.code)), arm=headers.get("millrace-arm", ""),
             body=response.body, json_length=None if length is None else int(length),
@@ -41,7 +41,7 @@ class HttpHalf:
         path = f"/v2/models/{endpoint}/feedback"
         return (await self._post(path, body, {"Content-Type": "application/json"})).code == 202
 
-    async def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Response:
+    async def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> DemoResponse:
         connection = self._idle.pop() if self._idle else await self._kept.enter_async_context(connected(*self._gateway))
         response = await connection.post(path, body, headers)
         self._idle.append(connection)

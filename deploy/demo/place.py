@@ -25,7 +25,7 @@ LOG_LINES = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class DemoWorkspace:
     """Where one demonstration runs."""
 
     installation: Installation
@@ -33,7 +33,7 @@ class Place:
     log: Path
 
 
-def reach(place: Place) -> None:
+def reach(place: DemoWorkspace) -> None:
     """Raise Unreachable now, and not once everything is trained."""
     uvloop.run(_reached(place.installation))
 
@@ -56,7 +56,7 @@ def fresh_folder(*, keep: bool) -> Iterator[Path]:
 
 def place_in(
     folder: Path, *, broker: str, engine: str, known_ports: bool = False, more: Mapping[str, str] | None = None
-) -> Place:
+) -> DemoWorkspace:
     """Write the settings; `more` are further ones, by dotted key.
 
     What the demonstration depends on is given as flags too, so that no variable changes it.
@@ -70,7 +70,7 @@ def place_in(
     }  # fmt: skip
     if broker:
         overrides["broker.url"] = broker
-    return Place(installation=Installation.at(path, overrides), overrides=overrides, log=folder / "demo.log")
+    return DemoWorkspace(installation=Installation.at(path, overrides), overrides=overrides, log=folder / "demo.log")
 
 
 def print_log(console: Console, log: Path) -> None:

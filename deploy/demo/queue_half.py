@@ -13,7 +13,7 @@ from typing import Any
 from broker.base import Broker, Consumer
 from broker.errors import Unavailable
 from broker.messages import JSON_LENGTH_HEADER, Delivery, Message
-from deploy.demo.wire import JSON_LENGTH, Ask, Reply
+from deploy.demo.wire import JSON_LENGTH, DemoReply, DemoRequest
 
 QUEUES_S = 30.0
 QUEUES_EVERY_S = 0.1
@@ -28,10 +28,10 @@ class QueueHalf:
     def __init__(self, broker: Broker, queue: str) -> None:
         self._broker = broker
         self._queue = queue
-        self._sent: dict[str, tuple[float, asyncio.Future[Reply]]] = {}
-        self.repeats: list[tuple[str, Reply]] = []  # answers to what was answered already, each with its endpoint
+        self._sent: dict[str, tuple[float, asyncio.Future[DemoReply]]] = {}
+        self.repeats: list[tuple[str, DemoReply]] = []  # answers to what was answered already, each with its endpoint
 
-    async def send(self, ask: Ask) -> Reply | None:
+    async def send(self, ask: DemoRequest) -> DemoReply | None:
         """Send one request and return its answer, None if none comes; raises Unavailable."""
         correlation = f"{ask.endpoint}/{ask.number}"
         future = asyncio.get_running_loop().create_future()
@@ -52,7 +52,7 @@ class QueueHalf:
                 self._take(delivery)
             await self._broker.ack(deliveries)
 
-    def _message(self, ask: Ask, correlation: str) -> Message:
+    def _message(self, ask: DemoRequest, correlation: str) -> Message:
         headers: dict[str, Any] = {}
         if JSON_LENGTH in ask.headers:
             headers[JSON_LENGTH_HEADER] = int(ask.headers[JSON_LENGTH])
@@ -70,11 +70,11 @@ class QueueHalf:
             future.set_result(replace(reply, latency_s=time.monotonic() - sent_s))
 
 
-def _reply(delivery: Delivery) -> Reply:
+def _reply(delivery: Delivery) -> DemoReply:
     message = delivery.message
     number = (message.correlation_id or "").rpartition("/")[2]
     length = message.headers.get(JSON_LENGTH_HEADER)
-    return Reply(
+    return DemoReply(
         number=int(number) if number.isdigit() else -1, way="queue", request_id=message.message_id or "",
         status=str(message.headers.get("status", "without a status")), arm=str(message.headers.get("arm", "")),
         body=bytes(message.body), json_length=None if length is None else int(str(length)), latency_s=float("nan"),

@@ -11,7 +11,7 @@ from rich.console import Console
 from deploy.demo.digits import Digits, load
 from deploy.demo.folder import DECLARATION, ENDPOINT, write_endpoint, write_models
 from deploy.demo.next_steps import print_next_steps
-from deploy.demo.place import Place, fresh_folder, place_in, print_log, reach
+from deploy.demo.place import DemoWorkspace, fresh_folder, place_in, print_log, reach
 from deploy.demo.progress import Steps
 from deploy.demo.serving import clean, serve_while
 from deploy.demo.show import Show
@@ -37,7 +37,7 @@ def run_demo(*, broker: str, serve: bool, engine: str, requests: int) -> int:
         return status
 
 
-async def _run(place: Place, show: Show, *, serve: bool) -> int:
+async def _run(place: DemoWorkspace, show: Show, *, serve: bool) -> int:
     try:
         await serve_while(place, _shown(place, show, serve=serve))
     finally:
@@ -46,7 +46,7 @@ async def _run(place: Place, show: Show, *, serve: bool) -> int:
     return 0 if show.held else FAILED
 
 
-async def _shown(place: Place, show: Show, *, serve: bool) -> None:
+async def _shown(place: DemoWorkspace, show: Show, *, serve: bool) -> None:
     await show.run()
     if serve:
         print_next_steps(show.console, place.installation, place.overrides.get("broker.url", ""))

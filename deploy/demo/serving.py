@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from deploy.demo.http_half import Address
-from deploy.demo.place import Place
+from deploy.demo.place import DemoWorkspace
 from deploy.demo.progress import Steps
 from deploy.processes.shell import stop_on_signals, write_logs
 from deploy.supervision.supervisor import Supervisor, wait_until_ready
@@ -18,7 +18,7 @@ READY_WITHIN_S = 150.0
 _T = TypeVar("_T")
 
 
-async def serve_while(place: Place, work: Coroutine[Any, Any, _T]) -> _T | None:
+async def serve_while(place: DemoWorkspace, work: Coroutine[Any, Any, _T]) -> _T | None:
     """Run all parts until `work` is done, and return what it returns.
 
     When the parts end first, raises why, or returns None because somebody pressed Ctrl-C.

@@ -14,7 +14,7 @@ from deploy.demo.queue_half import WINDOW, QueueHalf, queue_half
 from deploy.demo.rows import RowCheck
 from deploy.demo.serving import gateway_of, wait_for_arms
 from deploy.demo.table import print_summary, print_table
-from deploy.demo.tally import Answer, Tally
+from deploy.demo.tally import Tally, TallyAnswer
 from deploy.demo.train import ARMS
 from deploy.demo.wire import ask
 from deploy.wiring import Installation
@@ -71,7 +71,7 @@ class Show:
         accepted = 0
         with self._steps.step("true labels as feedback", len(self._tally.ids())) as advance:
 
-            async def one(answer: Answer) -> None:
+            async def one(answer: TallyAnswer) -> None:
                 nonlocal accepted
                 truth = int(self._tally.labels[answer.number])
                 was_accepted = await by_http.tell(ENDPOINT, answer.request_id, truth=truth)

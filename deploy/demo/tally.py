@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from deploy.demo.wire import OK, Reply
+from deploy.demo.wire import OK, DemoReply
 
 WAYS = ("HTTP", "queue")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class TallyAnswer:
     """One answer, for the digit of this number; `label` is -1 where the answer is no result."""
 
     number: int
@@ -37,18 +37,18 @@ class Tally:
     """All answers, and the digits that they are answers for."""
 
     labels: Any
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[TallyAnswer] = field(default_factory=list)
 
-    def take(self, reply: Reply) -> None:
+    def take(self, reply: DemoReply) -> None:
         """Note an answer."""
         self.answers.append(
-            Answer(
+            TallyAnswer(
                 number=reply.number, way=reply.way, request_id=reply.request_id, status=reply.said, arm=reply.arm,
                 label=reply.label, latency_s=reply.latency_s,
             )
         )  # fmt: skip
 
-    def take_all(self, replies: Iterable[Reply]) -> None:
+    def take_all(self, replies: Iterable[DemoReply]) -> None:
         """Note several answers."""
         for reply in replies:
             self.take(reply)
@@ -62,7 +62,7 @@ class Tally:
         """Return the arms that answered, in order."""
         return sorted({answer.arm for answer in self.answers if answer.arm}, reverse=True)
 
-    def of(self, arm: str, way: str | None = None) -> list[Answer]:
+    def of(self, arm: str, way: str | None = None) -> list[TallyAnswer]:
         """Return an arm's results, of one way or of both."""
         return [it for it in self.answers if it.status == OK and it.arm == arm and way in (None, it.way)]
 
@@ -76,7 +76,7 @@ class Tally:
         times = [answer.latency_s for answer in self.of(arm, way)]
         return float(np.percentile(times, percent)) * 1000 if times else float("nan")
 
-    def results(self) -> list[Answer]:
+    def results(self) -> list[TallyAnswer]:
         """Return the answers that are results."""
         return [answer for answer in self.answers if answer.status == OK]
 

@@ -18,7 +18,7 @@ SHOWN_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class DemoRequest:
     """One request; `number` is its own among those to its endpoint."""
 
     number: int
@@ -28,7 +28,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class DemoReply:
     """What came back, by either way. `json_length` is where raw tensors begin, None for a body that is all JSON."""
 
     number: int
@@ -66,10 +66,10 @@ class Reply:
         return np.frombuffer(raw, "<f4")
 
 
-def ask(endpoint: str, image: Array, number: int, parameters: Mapping[str, Any] | None = None) -> Ask:
+def ask(endpoint: str, image: Array, number: int, parameters: Mapping[str, Any] | None = None) -> DemoRequest:
     """Return a request: of both ways to write one, each is used for half of the requests."""
     body, headers = json_request(image, parameters) if number // 2 % 2 else binary_request(image, parameters)
-    return Ask(number=number, endpoint=endpoint, body=body, headers=headers)
+    return DemoRequest(number=number, endpoint=endpoint, body=body, headers=headers)
 
 
 def json_request(image: Array, parameters: Mapping[str, Any] | None = None) -> tuple[bytes, dict[str, str]]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from broker.base import Broker, Consumer
 from broker.errors import Rejected, TryAgain
-from broker.messages import Delivery, Outcome, Reason, Verdict
-from broker.protocol.dead_letters import Choice, Letter, again, read_letter
+from broker.messages import Delivery, Outcome, Reason, Settlement
+from broker.protocol.dead_letters import DeadLetter, DeadLetterFilter, again, read_letter
 from broker.protocol.ids import now_us
 
 PAGE = 32  # messages taken at once: of the largest size, a quarter of a gigabyte
@@ -29,16 +29,16 @@ Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class DeadQueuePage:
     """What lies in a dead queue, as far as it was looked at; `more` messages were not."""
 
     queue: str
-    letters: Sequence[Letter]
+    letters: Sequence[DeadLetter]
     more: int
 
 
 @dataclass(slots=True)
-class Done:
+class ReplayReport:
     """What became of the letters that were looked at; skipped and refused ones lie where they lay."""
 
     done: int = 0
@@ -49,24 +49,24 @@ class Done:
     stopped: str = ""  # what ended it before its end
 
 
-async def look(broker: Broker, queue: str, limit: int) -> Looked:
+async def look(broker: Broker, queue: str, limit: int) -> DeadQueuePage:
     """Read up to `limit` letters of a dead queue, and leave all of them there."""
-    letters: list[Letter] = []
+    letters: list[DeadLetter] = []
 
     async def visit(page: list[Delivery]) -> list[Delivery]:
         letters.extend(read_letter(delivery.message, broker.channels) for delivery in page)
         return page
 
     more = await _walk(broker, queue, limit, visit)
-    return Looked(queue, letters, more)
+    return DeadQueuePage(queue, letters, more)
 
 
 async def replay(
-    broker: Broker, queue: str, choice: Choice, limit: int, allowed_us: Callable[[str], int],
+    broker: Broker, queue: str, choice: DeadLetterFilter, limit: int, allowed_us: Callable[[str], int],
     progress: Progress = lambda _: None,
-) -> Done:  # fmt: skip
+) -> ReplayReport:  # fmt: skip
     """Forward the chosen letters of a dead queue to where they came from: each is published, then acked."""
-    done = Done()
+    done = ReplayReport()
 
     async def visit(page: list[Delivery]) -> list[Delivery]:
         tries = [_replay_one(broker, delivery, choice, allowed_us, done) for delivery in page]
@@ -81,9 +81,11 @@ async def replay(
     return done
 
 
-async def purge(broker: Broker, queue: str, choice: Choice, limit: int, progress: Progress = lambda _: None) -> Done:
+async def purge(
+    broker: Broker, queue: str, choice: DeadLetterFilter, limit: int, progress: Progress = lambda _: None
+) -> ReplayReport:
     """Remove the chosen letters of a dead queue for good."""
-    done = Done()
+    done = ReplayReport()
 
     async def visit(page: list[Delivery]) -> list[Delivery]:
         letters = [read_letter(delivery.message, broker.channels) for delivery in page]
@@ -98,9 +100,9 @@ async def purge(broker: Broker, queue: str, choice: Choice, limit: int, progress
     return done
 
 
-def preview(looked: Looked, choice: Choice, *, replays: bool) -> Done:
+def preview(looked: DeadQueuePage, choice: DeadLetterFilter, *, replays: bool) -> ReplayReport:
     """Tell what replay or purge would do to what was looked at."""
-    done = Done(more=looked.more)
+    done = ReplayReport(more=looked.more)
     for letter in looked.letters:
         if _is_chosen(letter, choice, done):
             if replays and letter.stuck:
@@ -110,7 +112,7 @@ def preview(looked: Looked, choice: Choice, *, replays: bool) -> Done:
     return done
 
 
-def _is_chosen(letter: Letter, choice: Choice, done: Done) -> bool:
+def _is_chosen(letter: DeadLetter, choice: DeadLetterFilter, done: ReplayReport) -> bool:
     if choice.takes(letter):
         return True
     if choice.splits(letter):
@@ -121,7 +123,7 @@ def _is_chosen(letter: Letter, choice: Choice, done: Done) -> bool:
 
 
 async def _replay_one(
-    broker: Broker, delivery: Delivery, choice: Choice, allowed_us: Callable[[str], int], done: Done
+    broker: Broker, delivery: Delivery, choice: DeadLetterFilter, allowed_us: Callable[[str], int], done: ReplayReport
 ) -> bool:
     """Forward one letter if it is chosen; tells whether it is gone from here."""
     letter = read_letter(delivery.message, broker.channels)
@@ -144,7 +146,7 @@ async def _replay_one(
 
 
 def _explain(outcome: Outcome, queue: str) -> str:
-    if outcome.verdict is Verdict.UNKNOWN:
+    if outcome.verdict is Settlement.UNKNOWN:
         return f"the connection was lost: {queue} may have it all the same; replay again, at worst it runs twice"
     return {
         Reason.FULL: f"{queue} is full: wait until it is shorter (millrace models), then replay again",
@@ -153,7 +155,7 @@ def _explain(outcome: Outcome, queue: str) -> str:
     }.get(outcome.reason or Reason.FULL, str(outcome))
 
 
-async def _count_walk(broker: Broker, queue: str, limit: int, visit: Visit, done: Done) -> None:
+async def _count_walk(broker: Broker, queue: str, limit: int, visit: Visit, done: ReplayReport) -> None:
     """Walk, and keep what was done before the broker was lost: it is worth saying."""
     try:
         done.more = await _walk(broker, queue, limit, visit)

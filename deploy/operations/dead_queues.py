@@ -28,7 +28,7 @@ Version = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Grounds:
+class DeadQueues:
     """All dead queues that there may be: of endpoints with their model versions, and of models."""
 
     channels: Channels
@@ -76,7 +76,7 @@ def grave_called(channels: Channels, name: str) -> str:
     return channels.dead(channels.prefix + name.removeprefix(channels.prefix).removeprefix("dead."))
 
 
-async def find_grounds(broker: Broker, repository: Path) -> Grounds:
+async def find_grounds(broker: Broker, repository: Path) -> DeadQueues:
     """Find what is served, announced, or in the repository, and what was ever declared: the dead outlive endpoints."""
     endpoints: defaultdict[str, set[Version]] = defaultdict(set)
 
@@ -90,7 +90,7 @@ async def find_grounds(broker: Broker, repository: Path) -> Grounds:
     models = await asyncio.to_thread(_models, view, endpoints, repository)
     for model, versions in models.items():  # a model that no endpoint claims is one under its own name
         endpoints[model].update((model, version) for version in versions)
-    return Grounds(
+    return DeadQueues(
         broker.channels,
         {name: frozenset(targets) for name, targets in endpoints.items()},
         {name: frozenset(versions) for name, versions in models.items()},

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from broker.base import Broker, Since
-from broker.delivery.log_follower import Following
+from broker.delivery.log_follower import LogFollower
 from broker.errors import Misconfigured
 from broker.messages import Record
 from broker.protocol.ids import now_us
@@ -36,8 +36,8 @@ async def read_view(connection: Broker, declared: Callable[[Record], None] = _no
 
     lately = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
     wanted = (
-        (channels.declared, Following(connection, channels.declared, 0, fold)),
-        (channels.status, Following(connection, channels.status, lately, view.fold_status)),
+        (channels.declared, LogFollower(connection, channels.declared, 0, fold)),
+        (channels.status, LogFollower(connection, channels.status, lately, view.fold_status)),
     )
     logs = [following for log, following in wanted if await connection.exists(log)]
     tasks = [asyncio.create_task(log.run()) for log in logs]

@@ -14,7 +14,7 @@ from deploy.operations.inspection import read_view
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Differing:
+class DifferingQueue:
     """A queue that is there with other arguments, and the limits that it should have."""
 
     queue: str
@@ -23,7 +23,7 @@ class Differing:
     is_log: bool
 
 
-async def find_differing(broker: Broker, repository: Path, limits: Limits) -> list[Differing]:
+async def find_differing(broker: Broker, repository: Path, limits: Limits) -> list[DifferingQueue]:
     """Return the channels whose arguments are not those of these settings."""
     grounds = await find_grounds(broker, repository)
     versions = [(model, version) for model, found in grounds.models.items() for version in found]
@@ -31,7 +31,7 @@ async def find_differing(broker: Broker, repository: Path, limits: Limits) -> li
     for channel, wanted in _wanted(broker, list(grounds.endpoints), versions, limits):
         if how := await broker.difference(channel, wanted):
             is_log = broker.channels.kind(channel) is Kind.LOG
-            found.append(Differing(queue=channel, how=how, limits=wanted, is_log=is_log))
+            found.append(DifferingQueue(queue=channel, how=how, limits=wanted, is_log=is_log))
     return found
 
 
@@ -42,7 +42,7 @@ async def check_stopped(broker: Broker) -> None:
         raise Misconfigured(f"{', '.join(running)} of this installation still run: stop them first")
 
 
-async def migrate(broker: Broker, differing: Differing, moved: Callable[[int], None]) -> int:
+async def migrate(broker: Broker, differing: DifferingQueue, moved: Callable[[int], None]) -> int:
     """Give a queue the arguments that it should have; returns how many messages were lost."""
     return await broker.migrate(differing.queue, differing.limits, moved)
 

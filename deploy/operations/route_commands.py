@@ -9,13 +9,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from broker.base import Broker
-from broker.delivery.log_follower import Following
+from broker.delivery.log_follower import LogFollower
 from broker.errors import NotFound, Unavailable
 from broker.messages import Record
 from broker.protocol.ids import now_us
 from broker.records.declared import read_declared
 from broker.records.endpoint import Endpoint
-from broker.records.routing import Claim, Order, Said, Verdict, experiment_of, read_claim, read_verdict, write_order
+from broker.records.routing import (
+    ExperimentResult,
+    LeadershipClaim,
+    OperatorCommand,
+    SnapshotRecord,
+    experiment_of,
+    read_claim,
+    read_verdict,
+    write_order,
+)
 from broker.records.status import SILENT_AFTER_S
 from deploy.operations.inspection import read_view
 from router.declaration.bandit import BanditConfig
@@ -30,27 +39,27 @@ START_ONE = "start one with `millrace learner`, or all parts with `millrace up`"
 
 
 @dataclass(slots=True)
-class Claims:
+class DeclaredResults:
     """What only this reading of `declared` wants: the newest claim, and of each endpoint its verdict and its author."""
 
-    claim: Claim | None = None
-    verdict: Verdict | None = None
+    claim: LeadershipClaim | None = None
+    verdict: ExperimentResult | None = None
     author: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Routed:
+class RoutedEndpoint:
     """One endpoint. `silent_s` is for how long its learner has said nothing, None if nobody leads."""
 
     endpoint: Endpoint
     view: View
-    claim: Claim | None
+    claim: LeadershipClaim | None
     silent_s: float | None
-    verdict: Verdict | None
+    verdict: ExperimentResult | None
     author: str
 
     @property
-    def said(self) -> Said | None:
+    def said(self) -> SnapshotRecord | None:
         """The newest snapshot of the experiment as it is declared now."""
         return self.view.snapshot_of(self.endpoint.endpoint)
 
@@ -71,9 +80,9 @@ class Routed:
         return isinstance(read_config(self.endpoint), (BanditConfig, CanaryConfig, InterleaveConfig))
 
 
-async def look_at(connection: Broker, name: str) -> Routed:
+async def look_at(connection: Broker, name: str) -> RoutedEndpoint:
     """Return what there is to know of an endpoint; raises NotFound naming those that are declared."""
-    claims = Claims()
+    claims = DeclaredResults()
 
     def fold(record: Record) -> None:
         _fold(claims, name, record)
@@ -86,13 +95,13 @@ async def look_at(connection: Broker, name: str) -> Routed:
     verdict = claims.verdict
     if verdict is not None and verdict.experiment != experiment_of(endpoint):
         verdict = None
-    return Routed(
+    return RoutedEndpoint(
         endpoint=endpoint, view=view, claim=claims.claim, silent_s=_silence_s(view, claims.claim), verdict=verdict,
         author=claims.author,
     )  # fmt: skip
 
 
-async def look_at_led(connection: Broker, name: str) -> Routed:
+async def look_at_led(connection: Broker, name: str) -> RoutedEndpoint:
     """Return the same once a learner leads; sooner if none runs that could, or none has in `BEGUN_S`.
 
     A learner claims a moment after the first endpoint that it can learn for is declared, and not before.
@@ -106,8 +115,12 @@ async def look_at_led(connection: Broker, name: str) -> Routed:
 
 
 async def give(
-    connection: Broker, routed: Routed, order: Order, is_followed: Callable[[Said], bool], wait_s: float
-) -> Said:
+    connection: Broker,
+    routed: RoutedEndpoint,
+    order: OperatorCommand,
+    is_followed: Callable[[SnapshotRecord], bool],
+    wait_s: float,
+) -> SnapshotRecord:
     """Append an order to the endpoint's event log; returns the first snapshot that follows it.
 
     Raises Unavailable when nobody leads, when the order was not taken, and when no snapshot follows it in time.
@@ -117,7 +130,7 @@ async def give(
         raise Unavailable(f"no learner leads, so nobody would obey: {START_ONE}")
     channels = connection.channels
     logs = ((channels.declared, routed.view.fold_declared), (channels.status, routed.view.fold_status))
-    follows = [Following(connection, log, await connection.end(log), fold) for log, fold in logs]
+    follows = [LogFollower(connection, log, await connection.end(log), fold) for log, fold in logs]
     tasks = [asyncio.create_task(one.run(), name="follow") for one in follows]
     try:
         with contextlib.suppress(TimeoutError):  # who has just been declared is learnt of in a moment, and not before
@@ -141,7 +154,7 @@ async def give(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _append(connection: Broker, name: str, order: Order) -> None:
+async def _append(connection: Broker, name: str, order: OperatorCommand) -> None:
     log = connection.channels.events(name)
     await connection.declare(log)
     body, headers = write_order(order)
@@ -150,7 +163,7 @@ async def _append(connection: Broker, name: str, order: Order) -> None:
         raise Unavailable(f"the order was not taken: {outcome}")
 
 
-def _fold(claims: Claims, name: str, record: Record) -> None:
+def _fold(claims: DeclaredResults, name: str, record: Record) -> None:
     claim, verdict, declared = read_claim(record), read_verdict(record), read_declared(record)
     if claim is not None:
         claims.claim = claim
@@ -160,7 +173,7 @@ def _fold(claims: Claims, name: str, record: Record) -> None:
         claims.author = declared.author
 
 
-def _silence_s(view: View, claim: Claim | None) -> float | None:
+def _silence_s(view: View, claim: LeadershipClaim | None) -> float | None:
     """Return for how long the learner of the newest claim has been silent; None if it is not there at all."""
     heard = None if claim is None else view.parts.get(claim.instance)
     if heard is None or heard[0].state == "stopped":

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from broker.base import Broker
-from broker.delivery.log_follower import Following
+from broker.delivery.log_follower import LogFollower
 from broker.errors import Misconfigured, NotFound, TryAgain, Unavailable
 from broker.messages import Record
 from broker.records.declared import digest, endpoint_declared, endpoint_withdrawn, read_declared
@@ -84,7 +84,7 @@ class Declarations:
         """Read the log from its beginning to its present end; one that is not there has said nothing."""
         if not await self._broker.exists(self._broker.channels.declared):
             return
-        following = Following(self._broker, self._broker.channels.declared, 0, self._fold)
+        following = LogFollower(self._broker, self._broker.channels.declared, 0, self._fold)
         task = asyncio.create_task(following.run(), name="declared")
         await following.caught_up.wait()
         task.cancel()
@@ -138,7 +138,7 @@ class Declarations:
             known.pop(endpoint, None)
 
 
-class Watch:
+class DeclarationWatch:
     """Keeps the log at what the files say. Only endpoints that came from files are withdrawn when they leave theirs.
 
     A record names its file, so that what left a file while nobody watched is withdrawn at the next start.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from broker.base import Broker, Since
-from broker.delivery.log_follower import Following
+from broker.delivery.log_follower import LogFollower
 from broker.errors import Misconfigured, Unavailable
 from broker.protocol.ids import now_us
 from broker.records.status import FULL_EVERY_S
@@ -15,7 +15,7 @@ from broker.support.tasks import Tasks
 from deploy.operations.inspection import withheld_arms
 from deploy.supervision.supervisor import Supervisor, wait_until_ready
 from deploy.wiring import Installation
-from processors.repository import Snapshot, scan
+from processors.repository import RepositorySnapshot, scan
 from router.state.view import View
 
 EVERY_S = 0.1
@@ -51,7 +51,7 @@ async def _follow(broker: Broker, view: View, tasks: Tasks) -> None:
     channels = broker.channels
     for log, start, fold in ((channels.declared, 0, view.fold_declared), (channels.status, lately, view.fold_status)):
         await broker.declare(log)
-        tasks.spawn(Following(broker, log, start, fold).run(), log)
+        tasks.spawn(LogFollower(broker, log, start, fold).run(), log)
 
 
 async def _settled(
@@ -78,7 +78,7 @@ def _parts(supervisor: Supervisor, view: View) -> Iterator[str]:
             yield child.part
 
 
-def _models(found: Snapshot, view: View) -> Iterable[str]:
+def _models(found: RepositorySnapshot, view: View) -> Iterable[str]:
     for model in found.models.values():
         for version in model.versions:
             name = model.config.name
@@ -87,12 +87,12 @@ def _models(found: Snapshot, view: View) -> Iterable[str]:
                 yield f"model {name}@{version.number}"
 
 
-def _repository(installation: Installation) -> Snapshot:
+def _repository(installation: Installation) -> RepositorySnapshot:
     """Return what is in the repository: nothing, and why, where there is no folder."""
     try:
         return scan(installation.settings.repository_folder)
     except Misconfigured as exc:
-        return Snapshot(models={}, problems={"": exc})
+        return RepositorySnapshot(models={}, problems={"": exc})
 
 
 def _failed(view: View) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import IO
 
 from broker.errors import Unavailable
 from deploy.hosts import shown
-from deploy.operations.watch import Watch
+from deploy.operations.watch import DeclarationWatch
 from deploy.processes.native import pools
 from deploy.processes.shell import MISCONFIGURED
 from deploy.settings import child_environment
@@ -71,7 +71,7 @@ class Supervisor:
         async with self._installation.broker() as broker:
             await broker.declare(broker.channels.declared)
             await broker.declare(broker.channels.status)
-            watch = Watch(broker, settings.folder, settings.endpoints)
+            watch = DeclarationWatch(broker, settings.folder, settings.endpoints)
             watching = asyncio.create_task(watch.run(), name="endpoints")
             self.begun.set()
             try:
@@ -82,7 +82,7 @@ class Supervisor:
                 await asyncio.gather(watching, return_exceptions=True)
                 await self._end()
 
-    async def _until_declared(self, watch: Watch, watching: asyncio.Task[None]) -> None:
+    async def _until_declared(self, watch: DeclarationWatch, watching: asyncio.Task[None]) -> None:
         """Wait until the files are declared: a gateway that is ready knows all endpoints. A broker may be slow."""
         looked = asyncio.create_task(watch.has_looked.wait(), name="first look at the endpoints")
         await asyncio.wait((looked, watching), timeout=DECLARED_S, return_when=asyncio.FIRST_COMPLETED)

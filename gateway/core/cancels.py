@@ -16,7 +16,7 @@ AT_ONCE = 1000
 log = logging.getLogger(__name__)
 
 
-class Cancels:
+class CancelSender:
     """Collects for a moment: clients that leave leave together."""
 
     def __init__(self, broker: Broker) -> None:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from broker.base import MESSAGE_LIMIT_BYTES, Broker
-from broker.delivery.prediction_log import DOOR_LINGER_S, Rows
+from broker.delivery.prediction_log import DOOR_LINGER_S, PredictionLogWriter
 from broker.errors import MillraceError, NotFound, Unavailable
 from broker.records.agreement import Agreement
-from gateway.core.cancels import Cancels
+from gateway.core.cancels import CancelSender
 from gateway.core.metrics import GatewayMetrics
-from gateway.core.model_statistics import Computed
-from gateway.core.pending import Pending
+from gateway.core.model_statistics import ModelStatistics
+from gateway.core.pending import PendingRequests
 from gateway.core.readiness import Readiness
 from gateway.transport.door import Door, DoorLimits
 from router.drawing.router import Router
@@ -53,10 +53,10 @@ class Core:
         self.readiness = Readiness(
             broker, view, strict=settings.strict_readiness, no_answers=lambda: self.pending.trouble()
         )
-        self.pending = Pending(broker, broker.channels.answers(settings.instance), limit=settings.pending_limit)
-        self.rows = Rows(broker, {}, source=f"/millrace/{settings.instance}", linger_s=DOOR_LINGER_S)
-        self.cancels = Cancels(broker)
-        self.computed = Computed()
+        self.pending = PendingRequests(broker, broker.channels.answers(settings.instance), limit=settings.pending_limit)
+        self.rows = PredictionLogWriter(broker, {}, source=f"/millrace/{settings.instance}", linger_s=DOOR_LINGER_S)
+        self.cancels = CancelSender(broker)
+        self.computed = ModelStatistics()
         self.inputs = lru_cache(maxsize=1024)(broker.channels.inputs)
 
     def resolve(self, endpoint: str) -> tuple[Router, int]:

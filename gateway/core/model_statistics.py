@@ -13,7 +13,7 @@ from broker.records.status import read_status
 REPLICAS_LIMIT = 256  # of one model version that are kept apart: the sums of older ones stand together
 
 
-class Computed:
+class ModelStatistics:
     """A fold of the `status` log. The sums of replicas that are gone stay, as long as this gateway runs."""
 
     def __init__(self) -> None:

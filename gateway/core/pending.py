@@ -13,8 +13,8 @@ from broker.errors import Expired, InvalidRequest, MillraceError, QueueFull, Una
 from broker.protocol.bundle import answers_in
 from broker.protocol.header import Answer, Request
 from broker.support.tasks import Tasks
-from gateway.core.rate import Rate
-from router.ranking.fan_in import SWEEP_S, Gathering, Heard
+from gateway.core.rate import AnswerRate
+from router.ranking.fan_in import SWEEP_S, FanIn, Heard
 
 TAKE = 1000
 TROUBLED_S = 2.0
@@ -27,7 +27,7 @@ class _Waiting(NamedTuple):
     model: tuple[str, int]
 
 
-class Pending:
+class PendingRequests:
     """Futures by uid. The first answer wins; one that nobody waits for is dropped.
 
     One model version may have half of all waits: one that hangs leaves room for the others.
@@ -40,13 +40,13 @@ class Pending:
         self._limit_of_one = max(1, limit // 2)
         self._by_model: defaultdict[tuple[str, int], int] = defaultdict(int)
         self._waiting: dict[bytes, _Waiting] = {}
-        self._gathering = Gathering()
+        self._gathering = FanIn()
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
         self._consumer: Consumer | None = None
         self._stopping = False
         self._answered = 0
-        self._rate = Rate()
+        self._rate = AnswerRate()
         self.unclaimed = 0
         self._untroubled_at = time.monotonic()
 
@@ -96,7 +96,7 @@ class Pending:
         return future
 
     def gather(self, uid: bytes, arms: Collection[str], *, wait_s: float, allowed_s: float) -> asyncio.Future[Heard]:
-        """Return the future of what several arms answer (see `Gathering`); raises QueueFull like `expect`."""
+        """Return the future of what several arms answer (see `FanIn`); raises QueueFull like `expect`."""
         self._check_room()
         return self._gathering.expect(uid, arms, wait_s=wait_s, allowed_s=allowed_s)
 

@@ -9,7 +9,7 @@ LONGEST_S = 60.0
 UNKNOWN_S = 1.0
 
 
-class Rate:
+class AnswerRate:
     """An exponentially weighted rate. Time in which nobody waited does not count: it says nothing."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from broker.base import Broker
 from broker.delivery.clocks import CLOCKS
-from broker.delivery.log_follower import Following
+from broker.delivery.log_follower import LogFollower
 from broker.errors import MillraceError
 from router.state.view import View
 
@@ -32,7 +32,7 @@ class Readiness:
         self._view = view
         self._strict = strict
         self._no_answers = no_answers
-        self._following: dict[str, Following] = {}
+        self._following: dict[str, LogFollower] = {}
         self._pinging = asyncio.Lock()
         self._pinged_at = float("-inf")
         self._ping_failed = ""
@@ -40,7 +40,7 @@ class Readiness:
         self._has_loaded = False
         self.stopping = False
 
-    def follow(self, log: str, following: Following) -> None:
+    def follow(self, log: str, following: LogFollower) -> None:
         """Wait until a log has been read to the end that was seen at the start."""
         self._following[log] = following
 

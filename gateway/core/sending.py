@@ -7,20 +7,20 @@ from collections.abc import Sequence
 
 from broker.delivery.outbox import Outbox
 from broker.errors import Cancelled, MillraceError, QueueFull, TooLarge, Unavailable, Unreachable
-from broker.messages import Outcome, Reason, Verdict
-from broker.protocol.header import Form, Request, pack_route, pack_ticket
+from broker.messages import Outcome, Reason, Settlement
+from broker.protocol.header import BodyForm, Request, pack_route, pack_ticket
 from gateway.core.core import Core
-from router.service.shadows import Shadows
+from router.service.shadows import ShadowSender
 
 
-class Sending:
+class RequestSender:
     """Bundles requests. One that the broker refuses ends here: whoever waits for it hears why, and its row says so."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self._outbox: Outbox[Request] = Outbox(core.broker, self._settled, patience_s=core.settings.publish_patience_s)
         self._watched: dict[bytes, asyncio.Future[None]] = {}
-        self._shadows = Shadows(core.broker, core.rows, core.max_batch)
+        self._shadows = ShadowSender(core.broker, core.rows, core.max_batch)
         self._shadowed: dict[bytes, Request] = {}
 
     def put(self, request: Request, shadow: Request | None = None) -> None:
@@ -29,7 +29,7 @@ class Sending:
             self._shadowed[request.uid] = shadow
         route = request.route
         self._outbox.put(
-            self._core.inputs(route.model, route.version), Form.BUNDLE, pack_route(route),
+            self._core.inputs(route.model, route.version), BodyForm.BUNDLE, pack_route(route),
             pack_ticket(request, len(request.body)), request.body, request,
             limit=self._core.max_batch(route.model, route.version),
         )  # fmt: skip
@@ -86,7 +86,7 @@ class Sending:
             watched.set_exception(error or Unreachable("the broker was lost in between: the request may still run"))
 
     def _error(self, outcome: Outcome) -> MillraceError | None:
-        if outcome.safe or outcome.verdict is Verdict.UNKNOWN:
+        if outcome.safe or outcome.verdict is Settlement.UNKNOWN:
             return None
         if outcome.is_full:
             why = self._core.broker.stopped_by if outcome.reason is Reason.STOPPED else ""

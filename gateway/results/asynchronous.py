@@ -23,10 +23,10 @@ from broker.protocol.header import Answer, Request, Status
 from broker.protocol.ids import now_us, uid_text
 from broker.support.tasks import Tasks
 from gateway.core.core import Core
-from gateway.core.rate import Rate
-from gateway.core.sending import Sending
-from gateway.results.store import Claim, Held, Results
-from gateway.transport.errors import AlreadyEnded, Gone, KeyReused
+from gateway.core.rate import AnswerRate
+from gateway.core.sending import RequestSender
+from gateway.results.store import KeyClaim, ResultsStore, StoredResult
+from gateway.transport.errors import AlreadyEnded, KeyReused, ResultExpired
 
 TAKE = 32  # messages, which may be large ones
 POLL_S = 0.1  # another gateway may have stored the answer
@@ -45,7 +45,7 @@ _Answered: TypeAlias = Callable[[], Awaitable[Answer | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StoredRequest:
     """How a stored request stands: `answer` None says that it is pending; `again` that it had been sent before."""
 
     uid: bytes
@@ -53,17 +53,17 @@ class Standing:
     again: bool = False
 
 
-class Asynchronous:
+class StoredRequests:
     """Stores requests, sends them, and waits for their answers as long as a client wishes."""
 
-    def __init__(self, core: Core, results: Results, sending: Sending) -> None:
+    def __init__(self, core: Core, results: ResultsStore, sending: RequestSender) -> None:
         self._core = core
         self._results = results
         self._sending = sending
         self._waiting: dict[bytes, set[asyncio.Future[Answer]]] = {}
         self._tasks = Tasks()
         self._consumer: Consumer | None = None
-        self._rate = Rate()
+        self._rate = AnswerRate()
         self._answered = 0
         self._publishing: dict[bytes, asyncio.Task[None]] = {}
         self._open_s = math.inf  # since when answers are taken
@@ -130,9 +130,9 @@ class Asynchronous:
         return sum(map(len, self._waiting.values()))
 
     async def send(
-        self, request: Request, claim: Claim | None, wait_s: float, gone: asyncio.Future[None] | None = None,
+        self, request: Request, claim: KeyClaim | None, wait_s: float, gone: asyncio.Future[None] | None = None,
         shadow: Request | None = None,
-    ) -> Standing:  # fmt: skip
+    ) -> StoredRequest:  # fmt: skip
         """Store a request and send it, unless its claim is held by one that was sent before; wait for the answer.
 
         The wait ends with `gone`, too: the client has left. Raises KeyReused, QueueFull, and what the broker refused.
@@ -141,15 +141,15 @@ class Asynchronous:
         if held is None:
             async with self._expecting(request.uid, wait_s, gone) as answered:
                 await self._publish(request, shadow)
-                return Standing(request.uid, await answered())
+                return StoredRequest(request.uid, await answered())
         if claim is not None and held.digest != claim.digest:
             raise KeyReused("this Idempotency-Key was given for another request: take a new key for a new request")
         async with self._expecting(held.uid, 0 if held.answer else wait_s, gone) as answered:
             if not held.answer and not held.published:
                 await self._publish_again(request._replace(uid=held.uid, deadline_us=held.deadline_us))
-            return Standing(held.uid, held.answer or await answered(), again=True)
+            return StoredRequest(held.uid, held.answer or await answered(), again=True)
 
-    async def fetch(self, uid: bytes, wait_s: float) -> Standing:
+    async def fetch(self, uid: bytes, wait_s: float) -> StoredRequest:
         """Return how a request stands, after waiting for its answer. Raises NotFound and Gone."""
         held = await self._known(uid)
         waits = held.answer is None and self._has_room
@@ -157,10 +157,10 @@ class Asynchronous:
         async with self._expecting(uid, min(wait_s, longest_s) if waits else 0.0) as answered:
             answer = held.answer or await answered()
         if answer is None and self._left_s(held) <= 0:
-            raise Gone(f"request {uid_text(uid)}: the time allowed was over before its answer was there")
+            raise ResultExpired(f"request {uid_text(uid)}: the time allowed was over before its answer was there")
         if answer is not None and answer.status in (Status.EXPIRED, Status.CANCELLED):
-            raise Gone(f"request {uid_text(uid)} was {answer.status.word}")
-        return Standing(uid, answer)
+            raise ResultExpired(f"request {uid_text(uid)} was {answer.status.word}")
+        return StoredRequest(uid, answer)
 
     async def cancel(self, uid: bytes) -> None:
         """Cancel a request that has no answer yet; again does no harm. Raises NotFound, Gone and AlreadyEnded."""
@@ -176,7 +176,7 @@ class Asynchronous:
 
     # -- on the way
 
-    def _left_s(self, held: Held) -> float:
+    def _left_s(self, held: StoredResult) -> float:
         """Return how long an answer may still come: it may wait for a gateway that takes it into the store."""
         return max((held.deadline_us - now_us()) / 1e6 + LATE_S, LATE_S - self._taken_s)
 
@@ -185,7 +185,7 @@ class Asynchronous:
         """How long answers have been taken here."""
         return time.monotonic() - self._open_s
 
-    async def _held(self, request: Request, claim: Claim | None, shadow: Request | None) -> Held | None:
+    async def _held(self, request: Request, claim: KeyClaim | None, shadow: Request | None) -> StoredResult | None:
         """Store a request, and return None; or return what holds its claim."""
         if self.stopping:
             raise Unavailable("this gateway stops: send the request to another one")
@@ -260,15 +260,15 @@ class Asynchronous:
             return MEASURE_S
         return self._rate.drain_s(depth.requests)
 
-    async def _known(self, uid: bytes) -> Held:
+    async def _known(self, uid: bytes) -> StoredResult:
         _ = self.queue
         held = (await self._results.find([uid])).get(uid)
         if held is None:
             raise NotFound(f"no request {uid_text(uid)} is known here: only asynchronous ones are, and not for ever")
         if held.dropped and held.status is None:
-            raise Gone(f"request {uid_text(uid)}: the time allowed was over before its answer was there")
+            raise ResultExpired(f"request {uid_text(uid)}: the time allowed was over before its answer was there")
         if held.dropped:
-            raise Gone(f"request {uid_text(uid)}: its answer was here, and is not kept any more")
+            raise ResultExpired(f"request {uid_text(uid)}: its answer was here, and is not kept any more")
         return held
 
     # -- answers come

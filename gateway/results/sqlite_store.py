@@ -8,8 +8,8 @@ from typing import Any
 
 from broker.protocol.header import Answer, Status
 from broker.protocol.ids import now_us
-from broker.support.database import Care, Connection, Database, Schema, fetch_one, run
-from gateway.results.store import FREEING, Claim, Held, Results
+from broker.support.database import Connection, Database, Durability, Schema, fetch_one, run
+from gateway.results.store import FREEING, KeyClaim, ResultsStore, StoredResult
 
 SWEEP_LIMIT = 1000  # rows in one transaction: answers of others wait meanwhile
 SWEEP_ROUNDS = 1000
@@ -51,7 +51,7 @@ UPDATE requests SET dropped = 1, scope = NULL, body = NULL, until_us = until_us 
 WHERE id IN (SELECT id FROM requests WHERE dropped = 0 AND until_us < ? LIMIT ?)"""
 
 
-class SqliteResults(Results):
+class SqliteResults(ResultsStore):
     """`ttl_s` is how long an answer is kept, and for how long after that it is known that it was there."""
 
     def __init__(self, path: Path, *, ttl_s: float) -> None:
@@ -68,7 +68,9 @@ class SqliteResults(Results):
         """Open the file, or make it."""
         await self._database.open()
         statement = "SELECT identity FROM store"
-        self._identity = (await self._database.run(lambda connection: fetch_one(connection, statement), Care.READ))[0]
+        self._identity = (
+            await self._database.run(lambda connection: fetch_one(connection, statement), Durability.READ)
+        )[0]
 
     def _keep_identity(self, connection: Connection) -> None:
         """Stay the store whose answers this gateway takes, in a file that was made again."""
@@ -78,11 +80,13 @@ class SqliteResults(Results):
         """Finish what was asked for."""
         await self._database.close()
 
-    async def begin(self, uid: bytes, deadline_us: int, claim: Claim | None, *, lapsed_us: int) -> Held | None:
+    async def begin(
+        self, uid: bytes, deadline_us: int, claim: KeyClaim | None, *, lapsed_us: int
+    ) -> StoredResult | None:
         """See the port."""
         until_us = deadline_us + self._ttl_us
 
-        def work(connection: Connection) -> Held | None:
+        def work(connection: Connection) -> StoredResult | None:
             if claim is not None:
                 run(connection, _FREE_LAPSED, (claim.scope, lapsed_us))
                 row = fetch_one(connection, _BY_SCOPE, (claim.scope,))
@@ -92,23 +96,23 @@ class SqliteResults(Results):
             run(connection, _INSERT, (uid, deadline_us, scope, digest, until_us))
             return None
 
-        held: Held | None = await self._database.run(work, Care.DURABLE)
+        held: StoredResult | None = await self._database.run(work, Durability.DURABLE)
         return held
 
-    async def claimed(self, claim: Claim) -> Held | None:
+    async def claimed(self, claim: KeyClaim) -> StoredResult | None:
         """See the port."""
         row = await self._database.run(
-            lambda connection: fetch_one(connection, _BY_SCOPE, (claim.scope,)), Care.READ
+            lambda connection: fetch_one(connection, _BY_SCOPE, (claim.scope,)), Durability.READ
         )  # fmt: skip
         return None if row is None else _held(row)
 
     async def publish(self, uid: bytes) -> None:
         """See the port."""
-        await self._database.run(lambda connection: run(connection, _PUBLISH, (uid,)), Care.WRITE)
+        await self._database.run(lambda connection: run(connection, _PUBLISH, (uid,)), Durability.WRITE)
 
     async def withdraw(self, uid: bytes) -> None:
         """See the port."""
-        await self._database.run(lambda connection: run(connection, _WITHDRAW, (uid,)), Care.DURABLE)
+        await self._database.run(lambda connection: run(connection, _WITHDRAW, (uid,)), Durability.DURABLE)
 
     async def end(self, answers: Sequence[Answer]) -> list[bool]:
         """See the port."""
@@ -117,24 +121,24 @@ class SqliteResults(Results):
         def work(connection: Connection) -> list[bool]:
             return [_end(connection, answer, until_us) for answer in answers]
 
-        first: list[bool] = await self._database.run(work, Care.DURABLE)
+        first: list[bool] = await self._database.run(work, Durability.DURABLE)
         return first
 
-    async def find(self, uids: Sequence[bytes]) -> dict[bytes, Held]:
+    async def find(self, uids: Sequence[bytes]) -> dict[bytes, StoredResult]:
         """See the port."""
 
         def work(connection: Connection) -> list[Any]:
             return [fetch_one(connection, _BY_UID, (uid,)) for uid in uids]
 
-        rows = await self._database.run(work, Care.READ)
+        rows = await self._database.run(work, Durability.READ)
         return {row[0]: _held(row) for row in rows if row is not None}
 
     async def sweep(self) -> int:
         """See the port."""
         for _ in range(SWEEP_ROUNDS):
-            if not await self._database.run(self._drop_some, Care.WRITE):
+            if not await self._database.run(self._drop_some, Durability.WRITE):
                 break
-        used: int = await self._database.run(_used_bytes, Care.READ)
+        used: int = await self._database.run(_used_bytes, Durability.READ)
         return used
 
     def _drop_some(self, connection: Connection) -> bool:
@@ -163,13 +167,13 @@ def _end(connection: Connection, answer: Answer, until_us: int) -> bool:
     return row is not None
 
 
-def _held(row: Sequence[Any]) -> Held:
+def _held(row: Sequence[Any]) -> StoredResult:
     uid, deadline_us, digest, published, dropped, number, arm, version, json_length, body = row
     status = None if number is None else Status(number)
     answer = None
     if status is not None and not dropped:
         answer = Answer(uid, status, arm, version, json_length, 0, 0, 0, body)
-    return Held(
+    return StoredResult(
         uid=uid, deadline_us=deadline_us, digest=digest, published=bool(published), status=status, answer=answer,
         dropped=bool(dropped),
     )  # fmt: skip

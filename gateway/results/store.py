@@ -17,7 +17,7 @@ from broker.protocol.header import Answer, Status
 FREEING = frozenset({Status.OVERLOADED, Status.EXPIRED, Status.CANCELLED})  # no result: the key is free again
 
 
-class Claim(NamedTuple):
+class KeyClaim(NamedTuple):
     """An idempotency key in its scope, and what it was given for."""
 
     scope: bytes
@@ -25,7 +25,7 @@ class Claim(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class StoredResult:
     """What the store knows of a request."""
 
     uid: bytes
@@ -37,7 +37,7 @@ class Held:
     dropped: bool = False
 
 
-class Results(ABC):
+class ResultsStore(ABC):
     """Where pending requests and their answers are. What a method has returned from outlives kill -9 and power loss.
 
     Every method raises Unreachable when the store cannot be used.
@@ -57,14 +57,16 @@ class Results(ABC):
         """The name of this store, the same for all who share it; known once it is open."""
 
     @abstractmethod
-    async def begin(self, uid: bytes, deadline_us: int, claim: Claim | None, *, lapsed_us: int) -> Held | None:
+    async def begin(
+        self, uid: bytes, deadline_us: int, claim: KeyClaim | None, *, lapsed_us: int
+    ) -> StoredResult | None:
         """Store a request as pending. Where another one holds the claim, return that one and store nothing.
 
         The claim of a request that has no answer and whose deadline was before `lapsed_us` has lapsed.
         """
 
     @abstractmethod
-    async def claimed(self, claim: Claim) -> Held | None:
+    async def claimed(self, claim: KeyClaim) -> StoredResult | None:
         """Return the request that holds a claim."""
 
     @abstractmethod
@@ -80,7 +82,7 @@ class Results(ABC):
         """Store answers; tells for each whether it was the first of a pending request, any other is dropped."""
 
     @abstractmethod
-    async def find(self, uids: Sequence[bytes]) -> dict[bytes, Held]:
+    async def find(self, uids: Sequence[bytes]) -> dict[bytes, StoredResult]:
         """Return what is known of these requests."""
 
     @abstractmethod
@@ -90,9 +92,9 @@ class Results(ABC):
 
 def claim_of(
     key: bytes, *, tenant: str, endpoint: str, pin: str, json_length: int | None, body: bytes | memoryview
-) -> Claim:
+) -> KeyClaim:
     """Return the claim of an idempotency key for a request, with the arm that it pins if it does."""
     scope = hashlib.blake2b(b"\0".join((tenant.encode(), endpoint.encode(), key)), digest_size=16)
     digest = hashlib.blake2b(f"{pin}\0{json_length}\0".encode(), digest_size=32)
     digest.update(body)
-    return Claim(scope.digest(), digest.digest())
+    return KeyClaim(scope.digest(), digest.digest())

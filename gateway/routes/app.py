@@ -16,17 +16,17 @@ from broker.errors import Failed, MillraceError, TooLarge
 from broker.protocol.answers import error_body
 from broker.protocol.ids import new_uid, now_us, uid_text
 from gateway.core.core import Core
-from gateway.results.asynchronous import Asynchronous
-from gateway.routes.feedback import FeedbackIntake
-from gateway.routes.health import Health
-from gateway.routes.infer import Infer
-from gateway.routes.models import Models
+from gateway.results.asynchronous import StoredRequests
+from gateway.routes.feedback import FeedbackRoute
+from gateway.routes.health import HealthRoutes
+from gateway.routes.infer import InferRoute
+from gateway.routes.models import ModelRoutes
 from gateway.routes.openapi import openapi
 from gateway.routes.page import page
-from gateway.routes.stored_requests import Requests
+from gateway.routes.stored_requests import StoredRequestRoutes
 from gateway.transport.asgi import REQUEST_ID, App, Receive, Scope, Send, error_headers
-from gateway.transport.compress import Compressing
-from gateway.transport.door import Ended
+from gateway.transport.compress import CompressedSend
+from gateway.transport.door import RefusalReason
 from gateway.transport.errors import code_of
 
 MODEL = "/v2/models/{endpoint}"
@@ -36,10 +36,10 @@ VERSION = MODEL + "/versions/{version}"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Front:
+class GatewayApp:
     """The ASGI app: POST …/infer goes straight to the hot route, everything else to Starlette."""
 
-    def __init__(self, infer: Infer, app: App, compress_above_bytes: int) -> None:
+    def __init__(self, infer: InferRoute, app: App, compress_above_bytes: int) -> None:
         self._infer = infer
         self._app = app
         self._compress_above_bytes = compress_above_bytes
@@ -51,16 +51,16 @@ class Front:
         if scope["method"] == "POST" and scope["path"].endswith("/infer"):
             await self._infer(scope, receive, send)
             return
-        packing = Compressing(send, scope["headers"], self._compress_above_bytes)
+        packing = CompressedSend(send, scope["headers"], self._compress_above_bytes)
         await self._app(scope, receive, partial(_named, packing, uid_text(new_uid(now_us())).encode()))
 
 
-def front(core: Core, infer: Infer, asynchronous: Asynchronous) -> Front:
+def front(core: Core, infer: InferRoute, asynchronous: StoredRequests) -> GatewayApp:
     """Return the whole gateway as one ASGI app."""
-    return Front(infer, application(core, asynchronous), core.settings.compress_above_bytes)
+    return GatewayApp(infer, application(core, asynchronous), core.settings.compress_above_bytes)
 
 
-def application(core: Core, asynchronous: Asynchronous) -> Starlette:
+def application(core: Core, asynchronous: StoredRequests) -> Starlette:
     """Return the routes beside the hot one."""
     handlers: dict[Any, Any] = {HTTPException: _http_error, MillraceError: _our_error, Exception: _bug}
     app = Starlette(routes=routes(core, asynchronous), exception_handlers=handlers)
@@ -69,9 +69,14 @@ def application(core: Core, asynchronous: Asynchronous) -> Starlette:
     return app
 
 
-def routes(core: Core, asynchronous: Asynchronous) -> list[Route]:
+def routes(core: Core, asynchronous: StoredRequests) -> list[Route]:
     """Return every route; the infer routes stand here for their 405 alone."""
-    health, models, feedback, requests = Health(core), Models(core), FeedbackIntake(core), Requests(asynchronous)
+    health, models, feedback, requests = (
+        HealthRoutes(core),
+        ModelRoutes(core),
+        FeedbackRoute(core),
+        StoredRequestRoutes(asynchronous),
+    )
     return [
         _get("/v2", health.server),
         _get("/v2/health/live", health.live),
@@ -138,7 +143,7 @@ def _said(request: Request, error: HTTPException) -> str:
 
 async def _our_error(request: Request, error: MillraceError) -> Response:
     if isinstance(error, TooLarge):
-        request.app.state.door.note(Ended.BODY_TOO_LARGE)
+        request.app.state.door.note(RefusalReason.BODY_TOO_LARGE)
     body = error_body(str(error))
     headers = {name.decode(): value.decode() for name, value in error_headers(error, len(body))}
     return Response(body, status_code=code_of(error), headers=headers)

@@ -6,13 +6,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from broker.errors import MillraceError, QueueFull, TooLarge, Unavailable, Unreachable
-from broker.messages import Outcome, Reason, Verdict
+from broker.messages import Outcome, Reason, Settlement
 from broker.records.feedback import parse_feedback, write_feedback
 from gateway.core.core import Core
 from gateway.transport.body import read_body
 
 
-class FeedbackIntake:
+class FeedbackRoute:
     """Takes feedback in. 202 says that it is on the log, not that its request was ever seen: it may come first."""
 
     def __init__(self, core: Core) -> None:
@@ -48,7 +48,7 @@ class FeedbackIntake:
 
 
 def _refusal(endpoint: str, outcome: Outcome) -> MillraceError:
-    if outcome.verdict is Verdict.UNKNOWN:
+    if outcome.verdict is Settlement.UNKNOWN:
         return Unreachable("the broker was lost in between: send the feedback again, with an event_id it counts once")
     if outcome.is_full:
         return QueueFull(f"the event log of {endpoint} takes nothing now")

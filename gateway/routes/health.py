@@ -13,7 +13,7 @@ NAME = "millrace"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 
 
-class Health:
+class HealthRoutes:
     """The gateway's own state."""
 
     def __init__(self, core: Core) -> None:

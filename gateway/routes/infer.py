@@ -13,21 +13,21 @@ from typing import TypeVar
 
 from broker.channels import NAME
 from broker.errors import Expired, Failed, InvalidRequest, MillraceError, NotFound, QueueFull, TooLarge, Unavailable
-from broker.protocol.header import Answer, Reply, Request, Route
+from broker.protocol.header import Answer, ReplyTo, Request, Route
 from broker.protocol.ids import new_uid, now_us, uid_text
 from broker.support.tasks import Tasks
 from gateway.core.core import Core
-from gateway.core.sending import Sending
-from gateway.results.asynchronous import Asynchronous
+from gateway.core.sending import RequestSender
+from gateway.results.asynchronous import StoredRequests
 from gateway.results.store import claim_of
 from gateway.routes.infer_headers import WANTED, allowed_s_of, extra_of, json_length_of, key_of_client, pin_of, trace_of
-from gateway.routes.preferences import Wishes, wishes_of
-from gateway.routes.ranked_requests import Lists, check_waits
+from gateway.routes.preferences import Preferences, wishes_of
+from gateway.routes.ranked_requests import RankedSender, check_waits
 from gateway.transport import reply
 from gateway.transport.asgi import Receive, Scope, Send, send_answer, send_error
 from gateway.transport.body import read_body
 from gateway.transport.compress import compressed
-from gateway.transport.door import Ended
+from gateway.transport.door import RefusalReason
 from router.drawing.feature_vectors import noted, vector_of
 from router.drawing.keys import key_of
 from router.drawing.legs import shadow_of
@@ -42,15 +42,15 @@ PLAIN = wishes_of(())
 LISTEN_AFTER_S = 1.0  # most answers are there before; to listen for a client that hangs up costs a task
 
 
-class Infer:
+class InferRoute:
     """Turns HTTP requests into queue messages and answers back into HTTP."""
 
-    def __init__(self, core: Core, sending: Sending, asynchronous: Asynchronous) -> None:
+    def __init__(self, core: Core, sending: RequestSender, asynchronous: StoredRequests) -> None:
         self._core = core
         self._sending = sending
         self._asynchronous = asynchronous
         self._pending = core.pending
-        self._lists = Lists(core, sending)
+        self._lists = RankedSender(core, sending)
         self._loop = asyncio.get_running_loop()
         self._listening = Tasks()
 
@@ -68,7 +68,7 @@ class Infer:
             said = await self._infer(scope, receive, uid)
         except MillraceError as exc:
             if isinstance(exc, TooLarge):
-                self._core.door.note(Ended.BODY_TOO_LARGE)
+                self._core.door.note(RefusalReason.BODY_TOO_LARGE)
             await send_error(send, exc, uid)
             return
         except Exception:  # a bug of ours is an answer too, and not the end of the others
@@ -80,7 +80,7 @@ class Infer:
             headers, body = await compressed(headers, body, scope["headers"])
         await send_answer(send, said.code, headers, body)
 
-    async def _infer(self, scope: Scope, receive: Receive, uid: bytes) -> reply.Reply:
+    async def _infer(self, scope: Scope, receive: Receive, uid: bytes) -> reply.HttpReply:
         endpoint, arm = _target(scope["path"])
         headers = {name: value for name, value in scope["headers"] if name in WANTED}
         router, mask = self._core.resolve(endpoint)
@@ -145,8 +145,14 @@ class Infer:
         self._core.cancels.add(request.uid, request.deadline_us)
 
     async def _store(
-        self, request: Request, shadow: Request | None, wishes: Wishes, pin: str, allowed_s: float, receive: Receive
-    ) -> reply.Reply:
+        self,
+        request: Request,
+        shadow: Request | None,
+        wishes: Preferences,
+        pin: str,
+        allowed_s: float,
+        receive: Receive,
+    ) -> reply.HttpReply:
         """Serve a request whose answer outlives this gateway."""
         claim = claim_of(
             wishes.key, tenant=request.route.tenant, endpoint=request.route.endpoint, pin=pin,
@@ -166,7 +172,7 @@ class Infer:
         again = [(b"idempotent-replayed", b"true")] if standing.again else []
         if standing.answer is not None:
             code, found, body = reply.answered(standing.answer, standing.uid)
-            return reply.Reply(code, [*found, *again], body)
+            return reply.HttpReply(code, [*found, *again], body)
         if not wishes.asynchronous and self._asynchronous.stopping:
             raise Unavailable("this gateway stops; the request may still run: send it again with its key")
         if not wishes.asynchronous:
@@ -181,7 +187,7 @@ async def _tell_gone(receive: Receive, gone: asyncio.Future[None]) -> None:
         gone.set_result(None)
 
 
-def _wishes(scope: Scope) -> Wishes:
+def _wishes(scope: Scope) -> Preferences:
     prefer = [value for name, value in scope["headers"] if name == b"prefer"]
     keys = [value for name, value in scope["headers"] if name == b"idempotency-key"]
     return wishes_of(prefer, keys)
@@ -201,5 +207,5 @@ def _target(path: str) -> tuple[str, str | None]:
 def _route(endpoint: str, snapshot: int, mask: int, policy: str, leg: Leg, reply_to: str) -> Route:
     return Route(
         endpoint=endpoint, arm=leg.arm, model=leg.model, version=leg.version, snapshot=snapshot, mask=mask,
-        policy=policy, reply=Reply.GATEWAY, reply_to=reply_to, leg=leg.leg,
+        policy=policy, reply=ReplyTo.GATEWAY, reply_to=reply_to, leg=leg.leg,
     )  # fmt: skip

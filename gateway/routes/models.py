@@ -14,13 +14,13 @@ from broker.records.endpoint import Endpoint, Target
 from broker.records.status import SILENT_AFTER_S
 from gateway.core.core import Core
 from gateway.transport.body import read_body
-from router.state.view import Served
+from router.state.view import ServedVersion
 
 INDEX_LIMIT_BYTES = 64 * 1024
 BEFORE_READY = frozenset({"starting", "loading"})
 
 
-class Models:
+class ModelRoutes:
     """The routes below /v2/models and /v2/repository."""
 
     def __init__(self, core: Core) -> None:
@@ -108,7 +108,7 @@ class Models:
         version = str(target.version)
         return {"name": endpoint.endpoint, "version": version, "arm": arm, "state": state, "reason": reason}
 
-    def _state(self, target: Target, served: Served | None) -> tuple[str, str]:
+    def _state(self, target: Target, served: ServedVersion | None) -> tuple[str, str]:
         """Return one of Triton's states, and why."""
         if self._is_ready(target):
             return "READY", ""

@@ -13,7 +13,7 @@ PREFER_LIMIT = 500  # bytes that are looked at
 WAIT_LIMIT_S = 60.0  # a client that hung up meanwhile is noticed no sooner
 
 
-class Wishes(NamedTuple):
+class Preferences(NamedTuple):
     """How a client wants its answer."""
 
     asynchronous: bool  # 202 when there is no answer within `wait_s`
@@ -31,7 +31,7 @@ class Wishes(NamedTuple):
         return b"respond-async" if self.wait_s is None else b"wait=%d" % self.wait_s
 
 
-def wishes_of(prefer: Sequence[bytes], keys: Sequence[bytes] = ()) -> Wishes:
+def wishes_of(prefer: Sequence[bytes], keys: Sequence[bytes] = ()) -> Preferences:
     """Read the headers, each as often as it was sent; what is unknown in Prefer is ignored, as RFC 7240 says.
 
     Raises InvalidRequest for a bad key.
@@ -43,7 +43,7 @@ def wishes_of(prefer: Sequence[bytes], keys: Sequence[bytes] = ()) -> Wishes:
     if keys and not 0 < len(keys[0]) <= KEY_LIMIT:
         raise InvalidRequest(f"Idempotency-Key: {len(keys[0])} bytes; 1 to {KEY_LIMIT} are a key")
     wait_s = None if wait is None else min(float(wait), WAIT_LIMIT_S)
-    return Wishes(b"respond-async" in found or wait is not None, wait_s, keys[0] if keys else b"")
+    return Preferences(b"respond-async" in found or wait is not None, wait_s, keys[0] if keys else b"")
 
 
 def _preferences(text: bytes) -> dict[bytes, bytes]:

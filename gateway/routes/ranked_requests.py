@@ -7,8 +7,8 @@ import asyncio
 from broker.errors import InvalidRequest, QueueFull
 from broker.protocol.header import Answer, Request
 from gateway.core.core import Core
-from gateway.core.sending import Sending
-from gateway.routes.preferences import Wishes
+from gateway.core.sending import RequestSender
+from gateway.routes.preferences import Preferences
 from router.drawing.legs import rankers_of
 from router.drawing.router import Plan, Router
 from router.ranking.fan_in import Heard
@@ -17,7 +17,7 @@ from router.ranking.merge_log import MergeLog
 RECORD_PATIENCE_S = 60.0
 
 
-def check_waits(router: Router, pin: str | None, wishes: Wishes) -> None:
+def check_waits(router: Router, pin: str | None, wishes: Preferences) -> None:
     """Raise InvalidRequest if an endpoint that makes one list of several is to answer later, or only once.
 
     By the declaration, not by who is ready now: the same request is not to be refused on some days.
@@ -29,10 +29,10 @@ def check_waits(router: Router, pin: str | None, wishes: Wishes) -> None:
         )
 
 
-class Lists:
+class RankedSender:
     """Sends the requests of a merged plan, makes one answer of theirs, and writes down who placed what."""
 
-    def __init__(self, core: Core, sending: Sending) -> None:
+    def __init__(self, core: Core, sending: RequestSender) -> None:
         self._pending = core.pending
         self._sending = sending
         self._records = MergeLog(core.broker, lost=core.metrics.lost_merge, patience_s=RECORD_PATIENCE_S)

@@ -7,15 +7,15 @@ from starlette.responses import Response
 
 from broker.errors import NotFound
 from broker.protocol.ids import uid_of
-from gateway.results.asynchronous import Asynchronous
+from gateway.results.asynchronous import StoredRequests
 from gateway.routes.preferences import wishes_of
 from gateway.transport import reply
 
 
-class Requests:
+class StoredRequestRoutes:
     """Serves what the results store knows."""
 
-    def __init__(self, asynchronous: Asynchronous) -> None:
+    def __init__(self, asynchronous: StoredRequests) -> None:
         self._asynchronous = asynchronous
 
     async def serve(self, request: Request) -> Response:
@@ -45,7 +45,7 @@ def _uid(request: Request) -> bytes:
         raise NotFound(f"{text[:100]!r} is no request id") from exc
 
 
-def _response(said: reply.Reply) -> Response:
+def _response(said: reply.HttpReply) -> Response:
     response = Response(bytes(said.body), status_code=said.code)
     response.raw_headers = list(said.headers)
     return response

@@ -44,7 +44,7 @@ def raw_error(error: MillraceError, uid: bytes) -> bytes:
     return b"\r\n".join((*lines, b"", body))
 
 
-class Refusal:
+class ErrorApp:
     """An app that answers one request with an error."""
 
     def __init__(self, error: MillraceError) -> None:

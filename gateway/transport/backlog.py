@@ -11,7 +11,7 @@ from gateway.transport.door import Door
 PIPELINED_MOST = 16  # requests of one connection that wait behind the one that runs
 
 
-class Backlog(FlowControl):
+class PipelineBacklog(FlowControl):
     """uvicorn's flow control, with the bytes that came before it could stop the client."""
 
     def __init__(self, transport: Any, door: Door) -> None:

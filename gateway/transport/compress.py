@@ -33,7 +33,7 @@ async def compressed(
     return [*kept, (b"content-length", b"%d" % len(packed)), (b"content-encoding", coding), VARY], packed
 
 
-class Compressing:
+class CompressedSend:
     """The `send` of a request whose whole answers above `least_bytes` are compressed if its headers accept that."""
 
     def __init__(self, send: Send, asked: Iterable[tuple[bytes, bytes]], least_bytes: int) -> None:

@@ -11,10 +11,10 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from broker.errors import InvalidRequest, MillraceError, Unavailable
-from gateway.transport.asgi import Refusal
+from gateway.transport.asgi import ErrorApp
 from gateway.transport.backlog import PIPELINED_MOST
 from gateway.transport.body import number
-from gateway.transport.door import Door, Ended
+from gateway.transport.door import Door, RefusalReason
 from gateway.transport.ending import ANSWER, BODY, CLOSING, FULL, HEAD, IDLE, LOADED, EndingConnection
 from gateway.transport.errors import HeadTooLarge, TargetTooLong
 
@@ -27,10 +27,13 @@ CROWDED_BYTES = 512  # parsed at once where there are more lines: they have room
 HEAD_END = b"\r\n\r\n"
 HEALTH = b"/v2/health"
 NOT_FORWARDED = frozenset((b"upgrade", b"http2-settings"))
-REASONS: dict[type[MillraceError], Ended] = {HeadTooLarge: Ended.HEAD_TOO_LARGE, TargetTooLong: Ended.TARGET_TOO_LONG}
+REASONS: dict[type[MillraceError], RefusalReason] = {
+    HeadTooLarge: RefusalReason.HEAD_TOO_LARGE,
+    TargetTooLong: RefusalReason.TARGET_TOO_LONG,
+}
 
 
-class Connection(EndingConnection):
+class HttpConnection(EndingConnection):
     """What one client sends and gets."""
 
     def __init__(self, door: Door, **given: Any) -> None:
@@ -115,7 +118,7 @@ class Connection(EndingConnection):
 
     def _keep(self, data: bytes, at: int) -> None:
         if self._door.is_loaded():
-            self._refuse(Unavailable(LOADED), Ended.BODIES_FULL)
+            self._refuse(Unavailable(LOADED), RefusalReason.BODIES_FULL)
         else:
             self._backlog.keep(data, at)
 
@@ -230,11 +233,11 @@ class Connection(EndingConnection):
     def _app(self) -> Any:
         """Return what answers this request: the gateway, or why it does not."""
         if self._for_health and not self.url.startswith(HEALTH):
-            self._door.note(Ended.CONNECTIONS_FULL)
-            return Refusal(Unavailable(FULL))
+            self._door.note(RefusalReason.CONNECTIONS_FULL)
+            return ErrorApp(Unavailable(FULL))
         if self._door.is_loaded() and self._has_body():
-            self._door.note(Ended.BODIES_FULL)
-            return Refusal(Unavailable(LOADED))
+            self._door.note(RefusalReason.BODIES_FULL)
+            return ErrorApp(Unavailable(LOADED))
         return self.config.loaded_app
 
     def _has_body(self) -> bool:
@@ -281,7 +284,7 @@ class Connection(EndingConnection):
     def _refuse_head(self, error: BaseException | None) -> None:
         if not isinstance(error, MillraceError):
             error = InvalidRequest("Invalid HTTP request received.")
-        self._refuse(error, REASONS.get(type(error), Ended.MALFORMED))
+        self._refuse(error, REASONS.get(type(error), RefusalReason.MALFORMED))
 
     # -- what goes
 
@@ -327,7 +330,7 @@ def _is_crowded(data: bytes, at: int, end: int) -> bool:
 def connection_factory(door: Door) -> type[HttpToolsProtocol]:
     """Return what uvicorn makes its connections with."""
 
-    def make(**given: Any) -> Connection:
-        return Connection(door, **given)
+    def make(**given: Any) -> HttpConnection:
+        return HttpConnection(door, **given)
 
     return cast("type[HttpToolsProtocol]", make)

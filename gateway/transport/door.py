@@ -27,7 +27,7 @@ YOUNG_S = 2.0  # a body that began less than this ago is not slow yet
 DISPLACED_AT_ONCE = 32  # a part of the limit: to look at all connections for each new one would be an attack, too
 
 
-class Phase(IntEnum):
+class ConnectionPhase(IntEnum):
     """What a connection is doing."""
 
     SILENT = 0  # nothing has come yet
@@ -38,7 +38,7 @@ class Phase(IntEnum):
     CLOSING = 5
 
 
-class Ended(IntEnum):
+class RefusalReason(IntEnum):
     """Why the door ended a connection or refused a request; the word in the metric is the name in lower case."""
 
     MALFORMED = 0
@@ -54,16 +54,16 @@ class Ended(IntEnum):
 
 
 WAYS_OUT = {
-    Ended.MALFORMED: "bytes that are not HTTP/1.1: does something else speak to this port?",
-    Ended.HEAD_TOO_LARGE: "headers larger than gateway.head_limit",
-    Ended.TARGET_TOO_LONG: "request targets longer than gateway.target_limit",
-    Ended.HEAD_TOO_SLOW: "no whole head of a request within gateway.head_timeout",
-    Ended.BODY_TOO_LARGE: "bodies larger than gateway.body_limit allows",
-    Ended.BODY_TOO_SLOW: "no whole body within gateway.body_timeout",
-    Ended.ANSWER_NOT_READ: "clients that did not read their answer within gateway.body_timeout",
-    Ended.BODIES_FULL: "bodies held here take gateway.bodies_limit, or those that arrive gateway.arriving_limit",
-    Ended.CONNECTIONS_FULL: "as many connections as gateway.connections_limit or the descriptors (ulimit -n) allow",
-    Ended.DISPLACED: "the quietest connections made room for new ones: see gateway.connections_limit and ulimit -n",
+    RefusalReason.MALFORMED: "bytes that are not HTTP/1.1: does something else speak to this port?",
+    RefusalReason.HEAD_TOO_LARGE: "headers larger than gateway.head_limit",
+    RefusalReason.TARGET_TOO_LONG: "request targets longer than gateway.target_limit",
+    RefusalReason.HEAD_TOO_SLOW: "no whole head of a request within gateway.head_timeout",
+    RefusalReason.BODY_TOO_LARGE: "bodies larger than gateway.body_limit allows",
+    RefusalReason.BODY_TOO_SLOW: "no whole body within gateway.body_timeout",
+    RefusalReason.ANSWER_NOT_READ: "clients that did not read their answer within gateway.body_timeout",
+    RefusalReason.BODIES_FULL: "bodies held here take gateway.bodies_limit, or those that arrive gateway.arriving_limit",
+    RefusalReason.CONNECTIONS_FULL: "as many connections as gateway.connections_limit or the descriptors (ulimit -n) allow",
+    RefusalReason.DISPLACED: "the quietest connections made room for new ones: see gateway.connections_limit and ulimit -n",
 }
 
 
@@ -81,10 +81,10 @@ class DoorLimits:
     connections: int = 0
 
 
-class Guest(Protocol):
+class DoorClient(Protocol):
     """A connection, as the door sees it."""
 
-    phase: Phase
+    phase: ConnectionPhase
     since_s: float  # when the phase began
     due_s: float  # when it has to be over
     read_by_s: float  # when what was written has to be read
@@ -110,18 +110,18 @@ class Door:
 
     def __init__(self, limits: DoorLimits, count: Callable[[str], None]) -> None:
         self.limits = limits
-        self.connections: set[Guest] = set()
-        self.refused: set[Guest] = set()  # for whom there was no room; they are gone soon
+        self.connections: set[DoorClient] = set()
+        self.refused: set[DoorClient] = set()  # for whom there was no room; they are gone soon
         self.most = connections_limit(limits.connections)
         self.now_s = time.monotonic()  # as of the last look: half a second is exact enough
-        self.arriving: dict[Guest, int] = {}  # bytes of bodies that are not whole yet, the oldest first
+        self.arriving: dict[DoorClient, int] = {}  # bytes of bodies that are not whole yet, the oldest first
         self.arriving_bytes = 0
         self.held_bytes = 0  # of all bodies whose request has not ended
         self._count = count
-        self._unsaid: Counter[Ended] = Counter()
-        self._said_s: dict[Ended, float] = {}
+        self._unsaid: Counter[RefusalReason] = Counter()
+        self._said_s: dict[RefusalReason, float] = {}
 
-    def note(self, why: Ended) -> None:
+    def note(self, why: RefusalReason) -> None:
         """Count an end; the log line comes with the next look."""
         self._count(why.name.lower())
         self._unsaid[why] += 1
@@ -139,9 +139,9 @@ class Door:
         """Tell whether one more connection may come for health alone."""
         return len(self.connections) < self.most + HEALTH_CONNECTIONS
 
-    def refuse(self, guest: Guest) -> bool:
+    def refuse(self, guest: DoorClient) -> bool:
         """Count a connection for which there is no room; return whether it may stay until it has read why."""
-        self.note(Ended.CONNECTIONS_FULL)
+        self.note(RefusalReason.CONNECTIONS_FULL)
         if len(self.refused) >= REFUSED_CONNECTIONS:
             return False
         self.refused.add(guest)
@@ -151,17 +151,17 @@ class Door:
         """Tell whether the bodies held here take all that they may."""
         return self.held_bytes >= self.limits.bodies_bytes
 
-    def arrive(self, guest: Guest, size: int) -> None:
+    def arrive(self, guest: DoorClient, size: int) -> None:
         """Note bytes of a body that is not whole; the oldest such bodies end when there are too many bytes."""
         self.arriving[guest] = self.arriving.get(guest, 0) + size
         self.arriving_bytes += size
         while self.arriving_bytes > self.limits.arriving_bytes:
             oldest = next(iter(self.arriving))
             self.arrived(oldest)
-            self.note(Ended.BODIES_FULL)
+            self.note(RefusalReason.BODIES_FULL)
             oldest.drop_body()
 
-    def arrived(self, guest: Guest) -> None:
+    def arrived(self, guest: DoorClient) -> None:
         """Forget a body that is whole, or will never be."""
         self.arriving_bytes -= self.arriving.pop(guest, 0)
 
@@ -171,7 +171,7 @@ class Door:
         for guest in [it for it in (*self.connections, *self.refused) if it.due_s <= now]:
             guest.expire()
         for guest in [it for it in self.connections if it.read_by_s <= now]:
-            self.note(Ended.ANSWER_NOT_READ)
+            self.note(RefusalReason.ANSWER_NOT_READ)
             guest.leave_unread()
         for why in [it for it in self._unsaid if now - self._said_s.get(it, -LOG_EVERY_S) >= LOG_EVERY_S]:
             self._said_s[why] = now
@@ -181,11 +181,11 @@ class Door:
         old = self.now_s - YOUNG_S
         quiet = [
             it for it in self.connections
-            if (it.phase < Phase.BODY or (it.phase is Phase.BODY and it.since_s < old)) and not it.is_answering()
+            if (it.phase < ConnectionPhase.BODY or (it.phase is ConnectionPhase.BODY and it.since_s < old)) and not it.is_answering()
         ]  # fmt: skip
-        quiet.sort(key=lambda it: (max(it.phase, Phase.HEAD), it.since_s))
+        quiet.sort(key=lambda it: (max(it.phase, ConnectionPhase.HEAD), it.since_s))
         for guest in quiet[: max(1, self.most // DISPLACED_AT_ONCE)]:
-            self.note(Ended.DISPLACED)
+            self.note(RefusalReason.DISPLACED)
             guest.displace()
             self.connections.discard(guest)  # its descriptor is free in a moment
 

@@ -12,11 +12,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from broker.errors import MillraceError, Unavailable
 from broker.protocol.ids import new_uid, now_us
 from gateway.transport.asgi import raw_error
-from gateway.transport.backlog import Backlog
-from gateway.transport.door import Door, Ended, Phase
+from gateway.transport.backlog import PipelineBacklog
+from gateway.transport.door import ConnectionPhase, Door, RefusalReason
 from gateway.transport.errors import TooSlow
 
-SILENT, HEAD, IDLE, BODY, ANSWER, CLOSING = Phase
+SILENT, HEAD, IDLE, BODY, ANSWER, CLOSING = ConnectionPhase
 LINGER_S = 2.0  # a client that still sends gets to read why this ends
 PROBE_S = 0.25
 PROBE_LONGEST_S = 5.0
@@ -43,9 +43,9 @@ class EndingConnection(HttpToolsProtocol):
         self._discarded = 0
 
     def connection_made(self, transport: Any) -> None:
-        """See `Backlog`."""
+        """See `PipelineBacklog`."""
         super().connection_made(transport)
-        self._backlog = self.flow = Backlog(transport, self._door)
+        self._backlog = self.flow = PipelineBacklog(transport, self._door)
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio reads the answer, uvicorn gives none
         """Go on if the client only ended its own direction: its answer is still to come."""
@@ -88,9 +88,9 @@ class EndingConnection(HttpToolsProtocol):
             self._turn(self.phase, limits.head_s)
         elif self.phase is BODY:
             error = TooSlow(f"the body was not whole after {limits.body_s:g} seconds")
-            self._refuse(error, Ended.BODY_TOO_SLOW)
+            self._refuse(error, RefusalReason.BODY_TOO_SLOW)
         else:
-            self._refuse(TooSlow(f"no request was whole after {limits.head_s:g} seconds"), Ended.HEAD_TOO_SLOW)
+            self._refuse(TooSlow(f"no request was whole after {limits.head_s:g} seconds"), RefusalReason.HEAD_TOO_SLOW)
 
     def leave_unread(self) -> None:
         """End a connection whose client does not read."""
@@ -120,11 +120,11 @@ class EndingConnection(HttpToolsProtocol):
         cycle = self.cycle
         return bool(self.pipeline) or (cycle is not None and not cycle.response_complete and not cycle.more_body)
 
-    def _turn(self, phase: Phase, within_s: float) -> None:
+    def _turn(self, phase: ConnectionPhase, within_s: float) -> None:
         self.phase, self.since_s = phase, self._door.now_s
         self.due_s = self.since_s + within_s
 
-    def _refuse(self, error: MillraceError, why: Ended | None) -> None:
+    def _refuse(self, error: MillraceError, why: RefusalReason | None) -> None:
         """Say why, read no more, and close soon; an earlier request still gets its answer."""
         if why is not None:
             self._door.note(why)

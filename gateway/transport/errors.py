@@ -21,7 +21,7 @@ from broker.errors import (
 from broker.protocol.header import Status
 
 
-class Gone(Rejected):
+class ResultExpired(Rejected):
     """The request was here once; there is nothing to fetch, and there will not be."""
 
 
@@ -48,7 +48,7 @@ class TooSlow(TryAgain):
 CODES: tuple[tuple[type[MillraceError], int], ...] = (
     (NotFound, 404),
     (TooLarge, 413),
-    (Gone, 410),
+    (ResultExpired, 410),
     (AlreadyEnded, 409),
     (KeyReused, 422),
     (TargetTooLong, 414),

@@ -17,7 +17,7 @@ from gateway.transport.errors import BY_STATUS
 PENDING_RETRY_S = 1
 
 
-class Reply(NamedTuple):
+class HttpReply(NamedTuple):
     """One whole HTTP answer."""
 
     code: int
@@ -25,7 +25,7 @@ class Reply(NamedTuple):
     body: bytes | memoryview
 
 
-def answered(answer: Answer, uid: bytes) -> Reply:
+def answered(answer: Answer, uid: bytes) -> HttpReply:
     """Return the HTTP form of an answer."""
     headers = [
         *_arm_headers(answer.arm, answer.version, answer.status),
@@ -39,10 +39,10 @@ def answered(answer: Answer, uid: bytes) -> Reply:
         headers.append((b"inference-header-content-length", b"%d" % answer.json_length))
     if answer.status is Status.OVERLOADED:
         headers.append((b"retry-after", b"1"))
-    return Reply(BY_STATUS[answer.status], headers, answer.body)
+    return HttpReply(BY_STATUS[answer.status], headers, answer.body)
 
 
-def pending(uid: bytes, extra: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
+def pending(uid: bytes, extra: Iterable[tuple[bytes, bytes]] = ()) -> HttpReply:
     """Return the 202 that says where the answer will be."""
     text = uid_text(uid)
     location = f"/v2/requests/{text}"
@@ -56,7 +56,7 @@ def pending(uid: bytes, extra: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
         (REQUEST_ID, text.encode()),
         *extra,
     ]
-    return Reply(202, headers, body)
+    return HttpReply(202, headers, body)
 
 
 @lru_cache(maxsize=1024)

@@ -63,7 +63,7 @@ async def send(producer: Any, topic: str, partition: int, messages: list[tuple[b
     return await producer.send_batch(batch, topic, partition=partition)
 
 
-class Processor:
+class BareKafkaProcessor:
     """Answers every request with the model's output for its 64 floats."""
 
     def __init__(self, consumer: Any, producer: Any, model: Any) -> None:
@@ -110,7 +110,7 @@ class Processor:
             await self.consumer.commit(offsets)
 
 
-class Client:
+class BareKafkaClient:
     """Keeps `window` requests in flight until `messages` are answered."""
 
     def __init__(self, consumer: Any, producer: Any, options: argparse.Namespace) -> None:
@@ -167,7 +167,7 @@ async def client(options: argparse.Namespace) -> None:
         try:
             await consumer.seek_to_end(replies)
             await consumer.position(replies)
-            sender = Client(consumer, producer, options)
+            sender = BareKafkaClient(consumer, producer, options)
             await sender.run(PARTITIONS * SEND_EVERY)  # to every partition: whoever is behind them has joined by then
             before = resource.getrusage(resource.RUSAGE_SELF)
             began = time.perf_counter()
@@ -193,7 +193,7 @@ async def processor(options: argparse.Namespace) -> None:
     async with producer_to(servers) as producer, consumer:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-        await Processor(consumer, producer, model).run()
+        await BareKafkaProcessor(consumer, producer, model).run()
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ WINDOW = 1000
 ACK_EVERY = 100
 
 
-class Hop:
+class BareHop:
     """One end of the hop; `done` is resolved when all messages have passed it."""
 
     def __init__(self, url: str, queue: str, messages: int) -> None:
@@ -53,7 +53,7 @@ class Hop:
             self.done.set_result(None)
 
 
-class Publisher(Hop):
+class BareHopPublisher(BareHop):
     """Keeps the window of unconfirmed messages full."""
 
     def __init__(self, url: str, queue: str, messages: int, size: int) -> None:
@@ -83,7 +83,7 @@ class Publisher(Hop):
             self.fill()
 
 
-class Consumer(Hop):
+class BareHopConsumer(BareHop):
     """Acks every hundredth delivery and all before it."""
 
     def start(self) -> None:
@@ -111,9 +111,9 @@ def say(what: dict[str, Any]) -> None:
 async def run(options: argparse.Namespace) -> None:
     """Pass all messages, and report rate and processor time."""
     if options.role == "publish":
-        hop: Hop = Publisher(options.url, options.queue, options.messages, options.size)
+        hop: BareHop = BareHopPublisher(options.url, options.queue, options.messages, options.size)
     else:
-        hop = Consumer(options.url, options.queue, options.messages)
+        hop = BareHopConsumer(options.url, options.queue, options.messages)
     before = resource.getrusage(resource.RUSAGE_SELF)
     await hop.done
     after = resource.getrusage(resource.RUSAGE_SELF)

@@ -47,7 +47,7 @@ async def declare(channel: Any, queue: str) -> None:
     await done
 
 
-class Processor:
+class BarePikaProcessor:
     """Answers every request with the model's output for its 64 floats."""
 
     def __init__(self, channel: Any, queue: str, model: Any) -> None:
@@ -97,7 +97,7 @@ class Processor:
             self.channel.basic_ack(last, multiple=True)
 
 
-class Client:
+class BarePikaClient:
     """Keeps `window` requests in flight until `messages` are answered."""
 
     def __init__(self, channel: Any, options: argparse.Namespace) -> None:
@@ -143,7 +143,7 @@ async def client(options: argparse.Namespace) -> None:
     """Run a client and report the rate."""
     channel = await channel_to(options.url)
     await declare(channel, options.reply)
-    sender = Client(channel, options)
+    sender = BarePikaClient(channel, options)
     began = time.perf_counter()
     sender.send(options.window)
     await sender.done
@@ -159,7 +159,7 @@ async def processor(options: argparse.Namespace) -> None:
     model = torch_model(options.model)
     channel = await channel_to(options.url)
     await declare(channel, options.to)
-    Processor(channel, options.to, model)
+    BarePikaProcessor(channel, options.to, model)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     await asyncio.Event().wait()

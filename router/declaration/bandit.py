@@ -10,7 +10,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag, WithJsonSchema, field_validator, model_validator
 
-from broker.support.strict import NAMED, Declared, Duration, Fraction, Share, Within, nearest, number, shown
+from broker.support.strict import (
+    NAMED,
+    Duration,
+    DurationBounds,
+    Fraction,
+    ShareBounds,
+    StrictModel,
+    nearest,
+    number,
+    shown,
+)
 from router.declaration.features import Feature, FeatureDeclared, TensorFeature
 
 DEFAULT_FLOOR = 0.002
@@ -29,10 +39,10 @@ def _rate(value: Any) -> float | Literal["auto"]:
 
 
 _FLOOR_MOST = 0.5  # there are two arms at least
-_Floor = Annotated[Fraction, Share(most=_FLOOR_MOST)]
+_Floor = Annotated[Fraction, ShareBounds(most=_FLOOR_MOST)]
 _FloorNeeded = Annotated[
     Fraction,
-    Share(
+    ShareBounds(
         above=True,
         most=_FLOOR_MOST,
         why="without a floor every probability is 0 or 1, and logs compare no arms",
@@ -48,7 +58,7 @@ _ArmName = Annotated[str, Field(json_schema_extra=NAMED)]
 _TWO_OR_NONE: dict[str, Any] = {"uniqueItems": True, "not": {"minItems": 1, "maxItems": 1}}
 
 
-class BanditConfig(Declared):
+class BanditConfig(StrictModel):
     """What all of them have. `arms` empty: all of the endpoint's (for a canary's stable side: but the canary).
 
     `floor` is the least probability of an arm; `refresh` is how often new probabilities are published.
@@ -58,7 +68,7 @@ class BanditConfig(Declared):
     reward: str = Field(json_schema_extra=NAMED)
     arms: tuple[_ArmName, ...] = Field(default=(), json_schema_extra=_TWO_OR_NONE)
     floor: _Floor = DEFAULT_FLOOR
-    refresh: Annotated[Duration, Within("1s", "1h", "refresh")] = 5.0
+    refresh: Annotated[Duration, DurationBounds("1s", "1h", "refresh")] = 5.0
 
     @property
     def takes_real(self) -> bool:
@@ -74,7 +84,7 @@ class BanditConfig(Declared):
 class CountingConfig(BanditConfig):
     """Those that count rewards; with `discount` older ones count less: half after so long."""
 
-    discount: Annotated[Duration, Within("1s", "365d", "half-life")] | None = None
+    discount: Annotated[Duration, DurationBounds("1s", "365d", "half-life")] | None = None
 
 
 class ThompsonConfig(CountingConfig):

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from broker.support.strict import NAMED, Declared, Duration, Fraction, Share, Within, number, whole
+from broker.support.strict import NAMED, Duration, DurationBounds, Fraction, ShareBounds, StrictModel, number, whole
 from router.declaration.bandit import BanditConfig, Counting, LinearConfig, bandit_named
 
 _LIST_LIMIT = 32
@@ -29,14 +29,14 @@ _SLOW_NEEDS_OVER: dict[str, Any] = {
 }
 
 
-class Hold(Declared):
+class StepHold(StrictModel):
     """How long each of a canary's steps lasts at least: so many requests to the canary, and so much time."""
 
     canary_requests: Annotated[int, Field(ge=1, le=10**9), BeforeValidator(whole)] = 500
-    time: Annotated[Duration, Within("1s", "30d", "hold")] = 600.0
+    time: Annotated[Duration, DurationBounds("1s", "30d", "hold")] = 600.0
 
 
-class BadGuardrail(Declared):
+class BadGuardrail(StrictModel):
     """Bad events: requests that `failed`, or that took longer than `over` (`slow`).
 
     The canary is taken back when it is shown to have more of them than the others, and promoted only when it is shown
@@ -46,9 +46,9 @@ class BadGuardrail(Declared):
     model_config = ConfigDict(json_schema_extra=_SLOW_NEEDS_OVER)
 
     bad: Literal["failed", "slow"]
-    over: Annotated[Duration, Within("1us", "7d", "limit")] | None = None
+    over: Annotated[Duration, DurationBounds("1us", "7d", "limit")] | None = None
     max_ratio: Annotated[float, Field(gt=1.0, le=100.0), BeforeValidator(number)] = 1.5
-    max_rate: Annotated[Fraction, Share(above=True, below=True)] | None = None
+    max_rate: Annotated[Fraction, ShareBounds(above=True, below=True)] | None = None
 
     @model_validator(mode="after")
     def _limited(self) -> BadGuardrail:
@@ -59,7 +59,7 @@ class BadGuardrail(Declared):
         return self
 
 
-class RewardGuardrail(Declared):
+class RewardGuardrail(StrictModel):
     """A reward whose mean is to be less than `max_drop` lower than that of the others."""
 
     reward: str = Field(json_schema_extra=NAMED)
@@ -117,7 +117,7 @@ Stable = Annotated[
 _GUARDRAILS = (BadGuardrail(bad="failed"),)
 
 
-class CanaryConfig(Declared):
+class CanaryConfig(StrictModel):
     """The arm `canary` gets more and more of the traffic while nothing shows harm; `stable` has the rest.
 
     `alpha` is how probable a harmless canary is to be taken back; `timeout` takes back one without its proofs.
@@ -125,15 +125,15 @@ class CanaryConfig(Declared):
 
     canary: str = Field(json_schema_extra=NAMED)
     stable: Stable
-    steps: tuple[Annotated[Fraction, Share(above=True, below=True)], ...] = Field(
+    steps: tuple[Annotated[Fraction, ShareBounds(above=True, below=True)], ...] = Field(
         default=(0.01, 0.05, 0.25, 0.5), json_schema_extra=_ONE_OR_MORE
     )
-    hold: Hold = Hold()
+    hold: StepHold = StepHold()
     guardrails: tuple[Guardrail, ...] = Field(default=_GUARDRAILS, json_schema_extra=_ONE_OR_MORE)
-    alpha: Annotated[Fraction, Share(above=True, most=0.5)] = 0.05
+    alpha: Annotated[Fraction, ShareBounds(above=True, most=0.5)] = 0.05
     on_no_data: Literal["hold", "rollback"] = "hold"
     on_promote: Literal["replace", "join"] = "replace"
-    timeout: Annotated[Duration, Within("1s", "365d", "timeout")] = 86_400.0
+    timeout: Annotated[Duration, DurationBounds("1s", "365d", "timeout")] = 86_400.0
     sticky: StrictBool = False
 
     @field_validator("steps")

@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema, field_validator
 
-from broker.support.strict import NAMED, Declared, Duration, Fraction, Share, Within, number, shown, whole
+from broker.support.strict import (
+    NAMED,
+    Duration,
+    DurationBounds,
+    Fraction,
+    ShareBounds,
+    StrictModel,
+    number,
+    shown,
+    whole,
+)
 from router.interleaving.interleave import LENGTH_LIMIT, METHODS, RANKERS_LIMIT
 
 _WEIGHT_LIMIT = 1e12
@@ -44,7 +54,7 @@ _SHARES: dict[str, Any] = {
 _RANKERS: dict[str, Any] = {"minItems": 2, "maxItems": RANKERS_LIMIT, "uniqueItems": True}
 
 
-class SplitConfig(Declared):
+class SplitConfig(StrictModel):
     """Fixed shares: `split` gives each arm a weight, relative to the others; sticky: the same key gets the same arm."""
 
     split: Annotated[dict[str, float], BeforeValidator(_weights), WithJsonSchema({"anyOf": [_SHARES, _NAMES]})]
@@ -58,7 +68,7 @@ class SplitConfig(Declared):
         return value
 
 
-class ShadowConfig(Declared):
+class ShadowConfig(StrictModel):
     """`serve` answers; the arm `shadow` gets a `sample` of the same requests, and its output `compare` is compared."""
 
     shadow: str = Field(json_schema_extra=NAMED)
@@ -67,14 +77,14 @@ class ShadowConfig(Declared):
     compare: str = Field(default="", max_length=256)
 
 
-class Stop(Declared):
+class StopRule(StrictModel):
     """When interleaving ends: a ranker is proven the best at `alpha`, or after `max` in any case (none: never)."""
 
-    alpha: Annotated[Fraction, Share(above=True, most=0.5)] = 0.05
-    max: Annotated[Duration, Within("1s", "365d", "length of an experiment")] | None = None
+    alpha: Annotated[Fraction, ShareBounds(above=True, most=0.5)] = 0.05
+    max: Annotated[Duration, DurationBounds("1s", "365d", "length of an experiment")] | None = None
 
 
-class InterleaveConfig(Declared):
+class InterleaveConfig(StrictModel):
     """Several arms rank the same items in their `output`; the client gets one list of `length` items made of all.
 
     Feedback named `credit`, with an item, is a click. A ranker that takes longer than `wait` is left out.
@@ -85,5 +95,5 @@ class InterleaveConfig(Declared):
     method: str = Field(default="team_draft", json_schema_extra={"enum": [*METHODS]})
     length: Annotated[int, Field(ge=1, le=LENGTH_LIMIT), BeforeValidator(whole)] = 10
     output: str = Field(default="", max_length=256)
-    wait: Annotated[Duration, Within("1ms", "10m", "wait")] = 1.0
-    stop: Stop = Stop()
+    wait: Annotated[Duration, DurationBounds("1ms", "10m", "wait")] = 1.0
+    stop: StopRule = StopRule()

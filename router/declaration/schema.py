@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from broker.records.endpoint import Endpoint
-from broker.support.strict import Declared, duration
+from broker.support.strict import StrictModel, duration
 from router.declaration.bandit import BANDITS
 from router.declaration.canary import CanaryConfig
 from router.declaration.plain import InterleaveConfig, ShadowConfig, SplitConfig
@@ -18,7 +18,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 def endpoint_schema() -> dict[str, Any]:
     """Return the schema (draft 2020-12) of one YAML document that declares an endpoint."""
-    policies: list[type[Declared]] = [SplitConfig, ShadowConfig, CanaryConfig, *BANDITS.values(), InterleaveConfig]
+    policies: list[type[StrictModel]] = [SplitConfig, ShadowConfig, CanaryConfig, *BANDITS.values(), InterleaveConfig]
     kinds: list[type[BaseModel]] = [Endpoint, *policies]
     _, generated = models_json_schema([(kind, "validation") for kind in kinds])
     models: dict[str, Any] = _tidied(generated)["$defs"]

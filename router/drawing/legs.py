@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from broker.protocol.header import Reply, Request, Route
+from broker.protocol.header import ReplyTo, Request, Route
 from router.drawing.router import Leg, Plan
 
 
@@ -14,21 +14,21 @@ def shadow_of(request: Request, plan: Plan) -> Request | None:
     if plan.merged or len(plan.legs) == 1:
         return None
     leg = plan.legs[1]
-    return request._replace(route=_route(request.route, leg, Reply.NOWHERE, ""), propensity=0.0)
+    return request._replace(route=_route(request.route, leg, ReplyTo.NOWHERE, ""), propensity=0.0)
 
 
 def rankers_of(request: Request, plan: Plan, queue: str) -> tuple[Request, ...]:
     """Return the requests of a merged plan, leg 0 among them; all are answered on `queue`, in bundles."""
     return tuple(
         request._replace(
-            route=_route(request.route, leg, Reply.GATEWAY, queue), propensity=0.0 if leg.leg else plan.propensity
+            route=_route(request.route, leg, ReplyTo.GATEWAY, queue), propensity=0.0 if leg.leg else plan.propensity
         )
         for leg in plan.legs
     )
 
 
 @lru_cache(maxsize=4096)
-def _route(first: Route, leg: Leg, reply: Reply, reply_to: str) -> Route:
+def _route(first: Route, leg: Leg, reply: ReplyTo, reply_to: str) -> Route:
     return replace(
         first, arm=leg.arm, model=leg.model, version=leg.version, leg=leg.leg, reply=reply, reply_to=reply_to
     )

@@ -16,11 +16,11 @@ from router.interleaving.placed import stream
 from router.policies.assignment import cumulative, draw, rendezvous
 from router.policies.base import Policy
 from router.policies.interleaving import Interleaving
-from router.policies.learned import LearnedByFeatures
+from router.policies.learned import LearnedLinearPolicy
 from router.policies.shadow import Shadow
-from router.policies.snapshot import Snapshot, masked
+from router.policies.snapshot import WeightSnapshot, masked
 from router.ranking.fan_in import Heard
-from router.ranking.merging import Merged, merge
+from router.ranking.merging import MergedAnswer, merge
 
 PINNED = "pinned"
 HOLDOUT = "holdout"
@@ -97,20 +97,20 @@ class Router:
         legs = self._together(arm, others)
         return Plan(legs, propensity, self._snapshot.number, mask, self._name, self._merges)
 
-    def follow(self, snapshot: Snapshot) -> None:
+    def follow(self, snapshot: WeightSnapshot) -> None:
         """Draw from this snapshot from now on; plans that were made stay as they are.
 
         Raises ValueError for models that are none of this policy's.
         """
         pick: Callable[[Sequence[float], int, float], tuple[int, float]] | None = None
-        if isinstance(self._policy, LearnedByFeatures) and snapshot.models is not None:
+        if isinstance(self._policy, LearnedLinearPolicy) and snapshot.models is not None:
             from router.policies.build import weigher_of  # what it needs is heavy
 
             pick = weigher_of(self._policy, snapshot).pick
         self._snapshot, self._pick = snapshot, pick
         self._sums = lru_cache(maxsize=64)(partial(_cumulative, snapshot.weights))
 
-    def merge(self, request: Request, heard: Heard) -> Merged:
+    def merge(self, request: Request, heard: Heard) -> MergedAnswer:
         """Return what the client sees of all that the rankers of `request`, leg 0, said. See `merging.merge`.
 
         The same uid and rankings give the same list, whichever of them was leg 0.
@@ -131,7 +131,7 @@ class Router:
         return self._policy
 
     @property
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> WeightSnapshot:
         """What plans are drawn from now."""
         return self._snapshot
 
@@ -148,7 +148,7 @@ class Router:
     @property
     def features(self) -> tuple[Feature, ...]:
         """What plans look at in a request; nothing for most policies."""
-        return self._policy.config.features if isinstance(self._policy, LearnedByFeatures) else ()
+        return self._policy.config.features if isinstance(self._policy, LearnedLinearPolicy) else ()
 
     def _drawn(self, identity: bytes, mask: int) -> tuple[int, float]:
         """Draw an arm by the snapshot's weights; return its place and its probability."""

@@ -7,7 +7,7 @@ from broker.records.routing import Tick, write_tick
 from router.learning.fold import JUMP_LIMIT
 
 
-class Clock:
+class LogClock:
     """Makes ticks from the times that records say. A pause longer than `patience` ticks counts as that and one more.
 
     Times behind `until_us`, when the log is read, are nobody's.

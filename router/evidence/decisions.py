@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from router.learning.experiment import Closed, Credited
+from router.learning.experiment import ClosedReward, CreditedDecision
 from router.stats.arrays import Bools, Floats, Ints
 
 NOT_KNOWN = float("nan")
@@ -73,7 +73,7 @@ class Columns:
     def __len__(self) -> int:
         return len(self._arm)
 
-    def add(self, place: int, credited: Credited, weights: Sequence[float] | None) -> None:
+    def add(self, place: int, credited: CreditedDecision, weights: Sequence[float] | None) -> None:
         """Add a decision; `place` is its join's, which only grows, or -1 if it has none."""
         decision = credited.decision
         self._place.append(place)
@@ -86,7 +86,7 @@ class Columns:
         for values in self._rewards.values():
             values.append(NOT_KNOWN)
 
-    def close(self, name: str, closed: Closed) -> None:
+    def close(self, name: str, closed: ClosedReward) -> None:
         """Note a reward whose horizon is over."""
         at = bisect_left(self._place, closed.join.place)
         if at < len(self._place) and self._place[at] == closed.join.place:

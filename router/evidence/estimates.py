@@ -22,7 +22,7 @@ SUPPORTED = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Value:
+class PolicyValue:
     """One estimate with its 95 % interval; `refused` says why there is none."""
 
     how: str
@@ -51,7 +51,7 @@ class Ratio:
         return self.log_e >= LOG_ALARM
 
 
-def values(decisions: Decisions, reward: Floats, target: Floats) -> list[Value]:
+def values(decisions: Decisions, reward: Floats, target: Floats) -> list[PolicyValue]:
     """Return what a policy with the probabilities `target` (decisions, arms) would have earned, by three estimators.
 
     Decisions whose reward or target is not known are left out. The doubly robust one predicts with the mean that an arm
@@ -122,13 +122,15 @@ def sample_ratio(decisions: Decisions, kept: Bools | None = None, *, sticky: boo
     )  # fmt: skip
 
 
-def _value(how: str, found: Estimate, used: int) -> Value:
+def _value(how: str, found: Estimate, used: int) -> PolicyValue:
     ess, mean_weight = float(found.ess[0]), float(found.mean_weight[0])
     if found.refused[0]:
         why = _why(ess, mean_weight)
-        return Value(how=how, value=None, low=None, high=None, used=used, ess=ess, mean_weight=mean_weight, refused=why)
+        return PolicyValue(
+            how=how, value=None, low=None, high=None, used=used, ess=ess, mean_weight=mean_weight, refused=why
+        )
     value, low, high = (float(column[0]) for column in (found.value, found.low, found.high))
-    return Value(how=how, value=value, low=low, high=high, used=used, ess=ess, mean_weight=mean_weight)
+    return PolicyValue(how=how, value=value, low=low, high=high, used=used, ess=ess, mean_weight=mean_weight)
 
 
 def _why(ess: float, mean_weight: float) -> str:
@@ -138,6 +140,6 @@ def _why(ess: float, mean_weight: float) -> str:
     return f"the mean weight is {mean_weight:.3g}, and right propensities give {low:g} to {high:g}"
 
 
-def _nothing(how: str, used: int) -> Value:
+def _nothing(how: str, used: int) -> PolicyValue:
     why = f"{used} decisions can be used, and {LEAST_ESS:.0f} are needed"
-    return Value(how=how, value=None, low=None, high=None, used=used, ess=0.0, mean_weight=0.0, refused=why)
+    return PolicyValue(how=how, value=None, low=None, high=None, used=used, ess=0.0, mean_weight=0.0, refused=why)

@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from broker.records.endpoint import Endpoint
-from router.learning.experiment import Closed, Credited, Experiment, Once
-from router.policies.snapshot import Snapshot
+from router.learning.experiment import ClosedReward, CreditedDecision, Experiment, Once
+from router.policies.snapshot import WeightSnapshot
 
 NEVER = 1 << 40  # ticks
 INTERLEAVE = "interleave"
 
 
-class Witness(Protocol):
+class Observer(Protocol):
     """Who looks on."""
 
-    def decided(self, credited: Sequence[Credited]) -> None:
+    def decided(self, credited: Sequence[CreditedDecision]) -> None:
         """See decisions that count, in the order of the log, each once."""
 
-    def rewarded(self, name: str, closed: Sequence[Closed]) -> None:
+    def rewarded(self, name: str, closed: Sequence[ClosedReward]) -> None:
         """See the rewards whose horizon is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fixed:
+class FixedExperiment:
     """A policy that learns nothing, as an experiment: its weights stay."""
 
     policy: str
@@ -37,12 +37,12 @@ class Fixed:
         """See the protocol."""
         return ()
 
-    def decided(self, state: Any, credited: Sequence[Credited], once: Once) -> Any:
+    def decided(self, state: Any, credited: Sequence[CreditedDecision], once: Once) -> Any:
         """See the protocol."""
         del credited, once
         return state
 
-    def rewarded(self, state: Any, name: str, closed: Sequence[Closed], once: Once) -> Any:
+    def rewarded(self, state: Any, name: str, closed: Sequence[ClosedReward], once: Once) -> Any:
         """See the protocol."""
         del name, closed, once
         return state
@@ -56,10 +56,10 @@ class Fixed:
         del word
         return state
 
-    def snapshot(self, state: Any, number: int) -> Snapshot:
+    def snapshot(self, state: Any, number: int) -> WeightSnapshot:
         """See the protocol."""
         del state
-        return Snapshot(number, self.weights)
+        return WeightSnapshot(number, self.weights)
 
     def phase(self, state: Any) -> str:
         """See the protocol."""
@@ -83,7 +83,7 @@ class Fixed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
+class ObservedExperiment:
     """`inner` as it is, with a witness. `rewards` may be more than those that it learns from, which come first.
 
     `policy` is the word of the rows that are taken for its own: another one's, where it is asked what it would have
@@ -91,7 +91,7 @@ class Observed:
     """
 
     inner: Experiment[Any]
-    witness: Witness
+    witness: Observer
     policy: str
     rewards: tuple[str, ...]
 
@@ -104,12 +104,12 @@ class Observed:
         """See the protocol."""
         return self.inner.start()
 
-    def decided(self, state: Any, credited: Sequence[Credited], once: Once) -> Any:
+    def decided(self, state: Any, credited: Sequence[CreditedDecision], once: Once) -> Any:
         """See the protocol."""
         self.witness.decided(credited)
         return self.inner.decided(state, credited, once)
 
-    def rewarded(self, state: Any, name: str, closed: Sequence[Closed], once: Once) -> Any:
+    def rewarded(self, state: Any, name: str, closed: Sequence[ClosedReward], once: Once) -> Any:
         """See the protocol."""
         self.witness.rewarded(name, closed)
         return self.inner.rewarded(state, name, closed, once) if name in self.inner.rewards else state
@@ -122,7 +122,7 @@ class Observed:
         """See the protocol."""
         return self.inner.ordered(state, word)
 
-    def snapshot(self, state: Any, number: int) -> Snapshot:
+    def snapshot(self, state: Any, number: int) -> WeightSnapshot:
         """See the protocol."""
         return self.inner.snapshot(state, number)
 

@@ -8,8 +8,8 @@ from functools import lru_cache
 from router.learning.rows import Decision
 from router.policies.base import Policy
 from router.policies.build import weigher_of
-from router.policies.learned import LearnedByFeatures
-from router.policies.snapshot import Snapshot, masked
+from router.policies.learned import LearnedLinearPolicy
+from router.policies.snapshot import WeightSnapshot, masked
 from router.policies.weighing import Weigher
 
 AGREES = 1e-9
@@ -22,12 +22,12 @@ class Probabilities:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self.published: list[tuple[int, tuple[float, ...]]] = []  # when, and the weights without any features
-        self._by_number: dict[int, Snapshot] = {}
-        self._recent: list[tuple[int, Snapshot]] = []
+        self._by_number: dict[int, WeightSnapshot] = {}
+        self._recent: list[tuple[int, WeightSnapshot]] = []
         self._masked = lru_cache(maxsize=4096)(lambda snapshot, mask: masked(snapshot.weights, mask))
         self._weigher = lru_cache(maxsize=MODELS_KEPT)(self._made)
 
-    def note(self, snapshot: Snapshot, at_us: int) -> None:
+    def note(self, snapshot: WeightSnapshot, at_us: int) -> None:
         """Know one more snapshot."""
         self.published.append((at_us, snapshot.weights))
         self._by_number[snapshot.number] = snapshot
@@ -48,10 +48,10 @@ class Probabilities:
         snapshot = next((one for at_us, one in reversed(self._recent) if at_us <= decision.accepted_us), None)
         return None if snapshot is None else self._of(snapshot, decision)
 
-    def _of(self, snapshot: Snapshot, decision: Decision) -> Sequence[float] | None:
+    def _of(self, snapshot: WeightSnapshot, decision: Decision) -> Sequence[float] | None:
         if snapshot.models is None:
             return self._masked(snapshot, decision.mask)
-        if not isinstance(self._policy, LearnedByFeatures) or decision.features is None:
+        if not isinstance(self._policy, LearnedLinearPolicy) or decision.features is None:
             return None
         if len(decision.features) != self._policy.config.dimensions:
             return None
@@ -59,6 +59,6 @@ class Probabilities:
 
     def _made(self, number: int) -> Weigher:
         snapshot = self._by_number[number]
-        if not isinstance(self._policy, LearnedByFeatures):
+        if not isinstance(self._policy, LearnedLinearPolicy):
             raise TypeError(f"{self._policy.name} has no models")
         return weigher_of(self._policy, snapshot)

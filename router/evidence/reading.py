@@ -9,7 +9,7 @@ from broker.base import Broker
 from broker.errors import Gap
 from broker.messages import Record
 from broker.records.endpoint import Endpoint
-from broker.records.routing import Checkpoint, experiment_of, read_checkpoint
+from broker.records.routing import LearnerCheckpoint, experiment_of, read_checkpoint
 from router.evidence.recorder import Evidence, Recorder
 from router.learning.declared import read_experiment
 
@@ -45,7 +45,7 @@ async def read_evidence(
     return recorder.finish()
 
 
-async def _first_checkpoint(broker: Broker, log: str, end: int, experiment: str) -> Checkpoint | None:
+async def _first_checkpoint(broker: Broker, log: str, end: int, experiment: str) -> LearnerCheckpoint | None:
     """Return the first one of which all is left that it is rebuilt from."""
     first = end
     async for records in _batches(broker, log, 0, end):

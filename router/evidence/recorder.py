@@ -16,16 +16,16 @@ from broker.records.events import TYPE as ROWS
 from broker.records.events import read_event
 from broker.records.feedback import TYPE as FEEDBACK
 from broker.records.feedback import read_feedback
-from broker.records.routing import Checkpoint
-from router.evidence.clock import Clock
+from broker.records.routing import LearnerCheckpoint
+from router.evidence.clock import LogClock
 from router.evidence.decisions import Columns, Decisions
-from router.evidence.observed import Fixed, Observed, rewards_seen
+from router.evidence.observed import FixedExperiment, ObservedExperiment, rewards_seen
 from router.evidence.probabilities import Probabilities
-from router.evidence.rows import Rows
-from router.evidence.shadows import Shadows
+from router.evidence.rows import ArmRows
+from router.evidence.shadows import ShadowPairs
 from router.learning.declared import read_experiment
-from router.learning.experiment import Closed, Credited, Experiment
-from router.learning.fold import Fold
+from router.learning.experiment import ClosedReward, CreditedDecision, Experiment
+from router.learning.fold import ExperimentFold
 from router.learning.rows import Decision
 from router.learning.service import subject_of
 from router.policies.base import Policy
@@ -49,8 +49,8 @@ class Evidence:
     endpoint: Endpoint
     decisions: Decisions
     published: Sequence[tuple[int, tuple[float, ...]]]
-    rows: Rows
-    shadows: Shadows | None
+    rows: ArmRows
+    shadows: ShadowPairs | None
     counts: Counter[str]
     experiment: Experiment[Any]
     state: Any
@@ -73,22 +73,22 @@ class Recorder:
         logged, judged = read_policy(endpoint), candidate or endpoint
         policy = read_policy(judged)
         learnt = read_experiment(judged) if is_led or candidate is not None else None
-        inner = learnt or Fixed(policy=policy.name, weights=policy.first().weights)
-        self._experiment = Observed(
+        inner = learnt or FixedExperiment(policy=policy.name, weights=policy.first().weights)
+        self._experiment = ObservedExperiment(
             inner=inner, witness=self, policy=logged.name, rewards=rewards_seen(judged, inner)
         )  # fmt: skip
-        self._fold: Fold[Any] = Fold(subject_of(judged), self._experiment)
+        self._fold: ExperimentFold[Any] = ExperimentFold(subject_of(judged), self._experiment)
         self._known = Probabilities(policy)
         self._weigh: Weigh = self._known.drawn if candidate is None else self._before
         self._newest = (-1, 0)  # the number and the time of the newest snapshot
-        self._clock = None if is_led else Clock(self._fold.waiting.patience, until_us)
+        self._clock = None if is_led else LogClock(self._fold.waiting.patience, until_us)
         self._columns = Columns(len(endpoint.arms), self._experiment.rewards)
-        self._rows = Rows()
+        self._rows = ArmRows()
         self._shadows = _shadows_of(logged)
         self._counts: Counter[str] = Counter()
         self._note_snapshots()
 
-    def resume(self, checkpoint: Checkpoint) -> None:
+    def resume(self, checkpoint: LearnerCheckpoint) -> None:
         """Begin where the experiment is first known of: the next records are those from `checkpoint.rebuild` on."""
         if self._is_candidate or checkpoint.at == checkpoint.rebuild:
             self._fold.begin(checkpoint.rebuild)
@@ -126,7 +126,7 @@ class Recorder:
 
     # -- as a witness
 
-    def decided(self, credited: Sequence[Credited]) -> None:
+    def decided(self, credited: Sequence[CreditedDecision]) -> None:
         """See Witness."""
         joins = self._fold.waiting.joins
         for one in credited:
@@ -134,7 +134,7 @@ class Recorder:
             weights = self._weigh(one.decision, one.arm)
             self._columns.add(-1 if join is None else join.place, one, weights)
 
-    def rewarded(self, name: str, closed: Sequence[Closed]) -> None:
+    def rewarded(self, name: str, closed: Sequence[ClosedReward]) -> None:
         """See Witness."""
         for one in closed:
             self._columns.close(name, one)
@@ -182,5 +182,5 @@ class Recorder:
             self._known.note(snapshot, at_us)
 
 
-def _shadows_of(policy: Policy) -> Shadows | None:
-    return Shadows(policy.compare) if isinstance(policy, Shadow) else None
+def _shadows_of(policy: Policy) -> ShadowPairs | None:
+    return ShadowPairs(policy.compare) if isinstance(policy, Shadow) else None

@@ -13,7 +13,7 @@ from router.declaration.bandit import BanditConfig
 from router.declaration.canary import CanaryConfig
 from router.declaration.plain import SplitConfig
 from router.declaration.policy import read_config
-from router.evidence.estimates import Value, log_mean, values
+from router.evidence.estimates import PolicyValue, log_mean, values
 from router.evidence.recorder import Evidence
 from router.evidence.report import VALUE_COLUMNS, value_cells
 from router.evidence.sections import Cell, Section, Table
@@ -89,7 +89,7 @@ def _values(evidence: Evidence, name: str, notes: Sequence[str]) -> Table:
     return Table(key=f"value {name}", title=title, columns=("policy", *VALUE_COLUMNS), rows=rows, notes=notes)
 
 
-def _better(one: Value, logged: float | None) -> Value:
+def _better(one: PolicyValue, logged: float | None) -> PolicyValue:
     """Say beside an estimate whether its interval is all on one side of what the log earned."""
     if one.refused or logged is None or one.low is None or one.high is None:
         return one

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from broker.records.endpoint import Endpoint
-from router.evidence.estimates import Ratio, Value, always, log_mean, sample_ratio, values
+from router.evidence.estimates import PolicyValue, Ratio, always, log_mean, sample_ratio, values
 from router.evidence.recorder import Evidence
 from router.evidence.sections import Cell, Curves, Section, Table
 from router.evidence.shadow_table import shadow_tables
 from router.evidence.standing import e_value, standing
-from router.learning.bandit import Bandit
+from router.learning.bandit import BanditExperiment
 from router.policies.drawn import read_policy
 from router.policies.thompson import GaussianThompson, Thompson
 
@@ -138,7 +138,7 @@ def _always(evidence: Evidence) -> Iterator[Table]:
         yield Table(key=f"value {name}", title=title, columns=("policy", *VALUE_COLUMNS), rows=rows)
 
 
-def value_cells(one: Value) -> tuple[Cell, ...]:
+def value_cells(one: PolicyValue) -> tuple[Cell, ...]:
     """Return an estimate as the cells of a row, under VALUE_COLUMNS."""
     return one.how, one.value, one.low, one.high, one.used, one.ess, one.mean_weight, one.refused
 
@@ -146,7 +146,9 @@ def value_cells(one: Value) -> tuple[Cell, ...]:
 def _posterior(evidence: Evidence) -> Iterator[Table]:
     """What a Thompson bandit believes of each arm's mean: quantiles, and how probably it is the best."""
     experiment, arms = evidence.experiment, tuple(evidence.endpoint.arms)
-    if not isinstance(experiment, Bandit) or not isinstance(experiment.learning, (Thompson, GaussianThompson)):
+    if not isinstance(experiment, BanditExperiment) or not isinstance(
+        experiment.learning, (Thompson, GaussianThompson)
+    ):
         return
     learning, state = experiment.learning, evidence.state
     best = learning.shares(state)[0]

@@ -20,7 +20,7 @@ QUANTILES = (0.5, 0.9, 0.99)
 SHADOW = "shadow of it"
 
 
-class Twice:
+class RepeatFilter:
     """Tells what came before. It forgets the oldest half when it holds twice `REMEMBERED`."""
 
     def __init__(self) -> None:
@@ -50,13 +50,13 @@ class Arm:
         return quantiles_ms(np.array(self.latency_us, np.float64))
 
 
-class Rows:
+class ArmRows:
     """Requests by (arm, policy); a second leg is counted for itself."""
 
     def __init__(self) -> None:
         self.arms: dict[tuple[str, str], Arm] = {}
         self.duplicates = 0
-        self._twice = Twice()
+        self._twice = RepeatFilter()
 
     def add(self, rows: Any) -> None:
         """Take in an event's rows (an Arrow record batch); raises KeyError for one of another form."""

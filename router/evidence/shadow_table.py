@@ -9,15 +9,15 @@ import numpy as np
 
 from router.evidence.rows import quantiles_ms
 from router.evidence.sections import Cell, Table
-from router.evidence.shadows import REFUSED, Compared, Shadows
+from router.evidence.shadows import REFUSED, ShadowComparison, ShadowPairs
 
 
-def shadow_tables(shadows: Shadows) -> list[Table]:
+def shadow_tables(shadows: ShadowPairs) -> list[Table]:
     """Return how many pairs there were, how far they agree, and how much longer the shadow takes."""
     return [_pairs(shadows), _agreement(shadows.compared), _latency(shadows.compared)]
 
 
-def _pairs(shadows: Shadows) -> Table:
+def _pairs(shadows: ShadowPairs) -> Table:
     of = shadows.compared
     refused = sum(of.statuses[word] for word in REFUSED)
     rows = [
@@ -30,7 +30,7 @@ def _pairs(shadows: Shadows) -> Table:
     return Table(key="shadow", title="Shadow requests", columns=("what", "number"), rows=rows)
 
 
-def _agreement(of: Compared) -> Table:
+def _agreement(of: ShadowComparison) -> Table:
     difference = np.array(of.difference)
     distance = np.array(of.rank_distance)
     rows: list[Sequence[Cell]] = [
@@ -44,7 +44,7 @@ def _agreement(of: Compared) -> Table:
     return Table(key="agreement", title="How far they agree", columns=("what", "value"), rows=rows, notes=notes)
 
 
-def _latency(of: Compared) -> Table:
+def _latency(of: ShadowComparison) -> Table:
     rows: list[Sequence[Cell]] = [
         ("compute", *_spread(of.compute_us)),
         ("from the door to the end", *_spread(of.total_us)),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from router.evidence.rows import Twice
+from router.evidence.rows import RepeatFilter
 from router.stats.arrays import Floats
 
 WAITING_LIMIT = 100_000  # requests of which only one leg was seen: their outputs are held
@@ -18,7 +18,7 @@ REFUSED = ("overloaded", "expired")
 
 
 @dataclass(slots=True)
-class Side:
+class ShadowSide:
     """One leg of a request: how it ended, how long it took, and its output, row after row."""
 
     status: str
@@ -28,7 +28,7 @@ class Side:
 
 
 @dataclass(slots=True)
-class Compared:
+class ShadowComparison:
     """Sums and columns over the pairs that could be compared, and what became of the others."""
 
     pairs: int = 0
@@ -44,15 +44,15 @@ class Compared:
     statuses: Counter[str] = field(default_factory=Counter)  # of shadows
 
 
-class Shadows:
+class ShadowPairs:
     """Pairs up the two legs of a request as they come; `output` names what is compared, empty: the only one."""
 
     def __init__(self, output: str) -> None:
-        self.compared = Compared()
+        self.compared = ShadowComparison()
         self.served_alone = 0  # requests that were not mirrored, or whose shadow's row is missing
         self._output = output
-        self._waiting: dict[bytes, dict[int, Side]] = {}
-        self._twice = Twice()
+        self._waiting: dict[bytes, dict[int, ShadowSide]] = {}
+        self._twice = RepeatFilter()
         self._forgotten = 0
 
     @property
@@ -70,7 +70,7 @@ class Shadows:
         outputs = self._outputs(rows)
         names = ("uid", "leg", "row", "policy", "status", "accepted_us", "started_us", "computed_us", "published_us")
         columns = [rows.column(name).to_pylist() for name in names]
-        sides: dict[tuple[bytes, int], Side] = {}
+        sides: dict[tuple[bytes, int], ShadowSide] = {}
         for place, (uid, leg, row, policy, status, accepted, started, computed, published) in enumerate(
             zip(*columns, strict=True)
         ):
@@ -78,13 +78,13 @@ class Shadows:
                 continue
             side = sides.get((uid, leg))
             if side is None and row == 0 and not self._twice((uid, leg)):
-                side = sides[uid, leg] = Side(status or "", computed - started, published - accepted)
+                side = sides[uid, leg] = ShadowSide(status or "", computed - started, published - accepted)
             if side is not None and outputs is not None and status == "ok":
                 side.output.append(outputs[place])
         for (uid, leg), side in sides.items():
             self._meet(uid, leg, side)
 
-    def _meet(self, uid: bytes, leg: int, side: Side) -> None:
+    def _meet(self, uid: bytes, leg: int, side: ShadowSide) -> None:
         if leg:
             self.compared.statuses[side.status] += 1
         known = self._waiting.pop(uid, {})
@@ -104,7 +104,7 @@ class Shadows:
         return rows.column(name).to_pylist() if name in names else None
 
 
-def compare(served: Side, shadow: Side, into: Compared) -> None:
+def compare(served: ShadowSide, shadow: ShadowSide, into: ShadowComparison) -> None:
     """Count one pair."""
     into.pairs += 1
     if served.status != "ok" or shadow.status != "ok":
@@ -119,7 +119,7 @@ def compare(served: Side, shadow: Side, into: Compared) -> None:
         _compare_rows(one, other, into)
 
 
-def _compare_rows(one: Any, other: Any, into: Compared) -> None:
+def _compare_rows(one: Any, other: Any, into: ShadowComparison) -> None:
     if isinstance(one, list) and one and isinstance(one[0], (str, bytes)):
         if isinstance(other, list):
             into.rank_distance.append(footrule_of_lists(one, other))

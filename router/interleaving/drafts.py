@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from router.interleaving.placed import Credit, Draw, Rankings
+from router.interleaving.placed import CheckedRankings, Credit, Draw
 
 
-def team_draft(rankings: Rankings, length: int, draw: Draw) -> dict[str, Credit]:
+def team_draft(rankings: CheckedRankings, length: int, draw: Draw) -> dict[str, Credit]:
     """Return items with their credits: all of it to the ranker that placed the item.
 
     In each round, in an order drawn anew, every ranker places its best item that is not there yet (Radlinski, Kurup and
@@ -17,7 +17,7 @@ def team_draft(rankings: Rankings, length: int, draw: Draw) -> dict[str, Credit]
 
 
 def drafted(
-    rankings: Rankings, placed: dict[str, Credit], length: int, draw: Draw, *, credited: int
+    rankings: CheckedRankings, placed: dict[str, Credit], length: int, draw: Draw, *, credited: int
 ) -> dict[str, Credit]:
     """Return `placed` filled up to `length` by a team draft; only the first `credited` positions earn anything."""
     placed = dict(placed)
@@ -44,7 +44,7 @@ def shuffled(number: int, draw: Draw) -> list[int]:
     return order
 
 
-def balanced(rankings: Rankings, length: int, draw: Draw) -> dict[str, Credit]:
+def balanced(rankings: CheckedRankings, length: int, draw: Draw) -> dict[str, Credit]:
     """Return items with their credits: all of it to the ranker that has the item higher, to both if they agree.
 
     Who looked at fewer of its items is next, and one draw says who is first (Joachims 2003). It prefers a ranking that

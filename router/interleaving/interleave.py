@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 from router.interleaving.drafts import balanced, team_draft
 from router.interleaving.optimized import optimized
-from router.interleaving.placed import Credit, Draw, Placed, Rankings, checked
+from router.interleaving.placed import CheckedRankings, Credit, Draw, PlacedList, checked
 from router.interleaving.probabilistic import probabilistic
 
 LENGTH_LIMIT = 1000
 RANKERS_LIMIT = 16
 
-METHODS: dict[str, Callable[[Rankings, int, Draw], dict[str, Credit]]] = {
+METHODS: dict[str, Callable[[CheckedRankings, int, Draw], dict[str, Credit]]] = {
     "team_draft": team_draft,
     "balanced": balanced,
     "probabilistic": probabilistic,
@@ -34,7 +34,7 @@ def check_method(method: str, rankers: int, length: int) -> None:
 
 def interleave(
     rankings: Sequence[Sequence[str]], method: str = "team_draft", length: int = 10, *, draw: Draw
-) -> Placed:
+) -> PlacedList:
     """Return a list of at most `length` items, made of the best of two or more rankings.
 
     It is shorter only if the rankings hold no more. `draw` yields numbers in [0, 1): `placed.stream` for requests, so
@@ -45,4 +45,4 @@ def interleave(
     known = checked(rankings)
     placed = METHODS[method](known, length, draw)
     ranks = tuple(known.of(item) for item in placed)
-    return Placed(method, tuple(placed), ranks, tuple(placed.values()))
+    return PlacedList(method, tuple(placed), ranks, tuple(placed.values()))

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from router.interleaving.drafts import drafted
-from router.interleaving.placed import Credit, Draw, Rankings
+from router.interleaving.placed import CheckedRankings, Credit, Draw
 from router.stats.arrays import Floats
 
 DEPTH_LIMIT = 10  # at most 2**10 lists
@@ -21,7 +21,7 @@ Order = tuple[int, ...]
 Ranks = tuple[tuple[int, int], ...]
 
 
-def optimized(rankings: Rankings, length: int, draw: Draw) -> dict[str, Credit]:
+def optimized(rankings: CheckedRankings, length: int, draw: Draw) -> dict[str, Credit]:
     """Return items with their credits: (n + 1 - rank) / n among a ranking's best n, so that differences are of ranks.
 
     n is the length, that of the shorter ranking or 10, whichever is least; items below position n are placed by a team

@@ -16,7 +16,7 @@ ITEMS_LIMIT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedList:
     """A list made of several rankings: all that is needed to credit a click in it, whenever it comes.
 
     Per item: its rank in each ranking (from 1; 0 where it is absent), and the credit of each ranker for a click on it,
@@ -30,12 +30,12 @@ class Placed:
     credits: tuple[Credit, ...]
 
 
-def credit(placed: Placed, item: str) -> Credit:
+def credit(placed: PlacedList, item: str) -> Credit:
     """Return each ranker's credit for one click on `item`. Raises InvalidRequest if it was not in the list."""
     return placed.credits[_position(placed, item)]
 
 
-def credits_of(placed: Placed, clicked: Collection[str]) -> Credit:
+def credits_of(placed: PlacedList, clicked: Collection[str]) -> Credit:
     """Return each ranker's credit for all the clicks that one list got; a second click on an item adds nothing.
 
     It is the sum over the items, but for `balanced`: there only the best k of each ranking count, where k is the better
@@ -51,7 +51,7 @@ def credits_of(placed: Placed, clicked: Collection[str]) -> Credit:
     return tuple(float(sum(0 < rank[ranker] <= best for rank in ranks)) for ranker in rankers)
 
 
-def _position(placed: Placed, item: str) -> int:
+def _position(placed: PlacedList, item: str) -> int:
     try:
         return placed.items.index(item)
     except ValueError:
@@ -65,7 +65,7 @@ def stream(key: bytes, salt: bytes, identity: bytes) -> Draw:
 
 
 @dataclass(frozen=True, slots=True)
-class Rankings:
+class CheckedRankings:
     """What the rankers answered, checked: two or more lists of different items each, the best one first."""
 
     lists: tuple[Sequence[str], ...]
@@ -81,7 +81,7 @@ class Rankings:
         return tuple(ranks.get(item, 0) for ranks in self.ranks)
 
 
-def checked(rankings: Sequence[Sequence[str]]) -> Rankings:
+def checked(rankings: Sequence[Sequence[str]]) -> CheckedRankings:
     """Return rankings that can be interleaved; raises InvalidRequest for any others."""
     if len(rankings) < 2:
         raise InvalidRequest(f"{len(rankings)} rankings: two or more are compared")
@@ -92,7 +92,7 @@ def checked(rankings: Sequence[Sequence[str]]) -> Rankings:
         if len(known) != len(ranking):
             twice = next(item for rank, item in enumerate(ranking, 1) if known[item] != rank)
             raise InvalidRequest(f"ranking {number} holds {twice[:80]!r} twice: an item has one rank")
-    return Rankings(tuple(rankings), ranks)
+    return CheckedRankings(tuple(rankings), ranks)
 
 
 def _check(number: int, ranking: object) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from router.interleaving.placed import Credit, Draw, Rankings
+from router.interleaving.placed import CheckedRankings, Credit, Draw
 from router.stats.arrays import Floats
 
 TAU = 3.0
 
 
-def probabilistic(rankings: Rankings, length: int, draw: Draw) -> dict[str, Credit]:
+def probabilistic(rankings: CheckedRankings, length: int, draw: Draw) -> dict[str, Credit]:
     """Return items with their credits: how probable it is that each ranker placed the item, given the list.
 
     At each position one ranker, drawn uniformly, places an item with a probability in proportion to rank**-3, among

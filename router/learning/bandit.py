@@ -8,14 +8,14 @@ from typing import Any, Generic
 
 import numpy as np
 
-from router.learning.experiment import Closed, Credited, Once, State
-from router.policies.base import Learning, Seen, one_run
-from router.policies.snapshot import Snapshot
+from router.learning.experiment import ClosedReward, CreditedDecision, Once, State
+from router.policies.base import JoinedRewards, Learning, one_run
+from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import ONE, Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bandit(Generic[State]):
+class BanditExperiment(Generic[State]):
     """`among` are the places of its arms among the endpoint's `arms`; `refresh_ticks` is how long a snapshot lasts."""
 
     learning: Learning[State]
@@ -38,12 +38,12 @@ class Bandit(Generic[State]):
         """See the protocol."""
         return self.learning.start(1)
 
-    def decided(self, state: State, credited: Sequence[Credited], once: Once) -> State:
+    def decided(self, state: State, credited: Sequence[CreditedDecision], once: Once) -> State:
         """See the protocol: a decision says nothing before its reward."""
         del credited, once
         return state
 
-    def rewarded(self, state: State, name: str, closed: Sequence[Closed], once: Once) -> State:
+    def rewarded(self, state: State, name: str, closed: Sequence[ClosedReward], once: Once) -> State:
         """See the protocol."""
         del name, once
         return self.learning.fold(state, seen_among(self.among, closed))
@@ -57,9 +57,9 @@ class Bandit(Generic[State]):
         del word
         return state
 
-    def snapshot(self, state: State, number: int) -> Snapshot:
+    def snapshot(self, state: State, number: int) -> WeightSnapshot:
         """See the protocol."""
-        return Snapshot(number, spread(self.learning.weights(state)[0], self.among, self.arms))
+        return WeightSnapshot(number, spread(self.learning.weights(state)[0], self.among, self.arms))
 
     def phase(self, state: State) -> str:
         """See the protocol."""
@@ -80,7 +80,7 @@ class Bandit(Generic[State]):
         return about_arms(state, self.among, self.arms)
 
 
-def seen_among(among: Sequence[int], closed: Sequence[Closed]) -> Seen:
+def seen_among(among: Sequence[int], closed: Sequence[ClosedReward]) -> JoinedRewards:
     """Return rewards as a policy folds them whose arms are `among` the endpoint's."""
     places = {arm: place for place, arm in enumerate(among)}
     mine = [one for one in closed if one.join.arm in places]

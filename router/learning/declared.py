@@ -30,12 +30,12 @@ def read_experiment(endpoint: Endpoint) -> Experiment[Any] | None:
 
 
 def _bandit(config: BanditConfig, endpoint: Endpoint) -> Experiment[Any]:
-    from router.learning.bandit import Bandit
-    from router.learning.contextual import ContextualBandit
+    from router.learning.bandit import BanditExperiment
+    from router.learning.contextual import ContextualExperiment
     from router.policies.build import learning_of
 
     learning: Any = learning_of(config, len(config.arms), endpoint.feedback.rewards[config.reward])
-    kind = ContextualBandit if isinstance(config, LinearConfig) else Bandit
+    kind = ContextualExperiment if isinstance(config, LinearConfig) else BanditExperiment
     made: Experiment[Any] = kind(
         learning=learning, arms=len(endpoint.arms), among=_places(config.arms, endpoint), reward=config.reward,
         refresh_ticks=ticks(config.refresh),
@@ -44,28 +44,30 @@ def _bandit(config: BanditConfig, endpoint: Endpoint) -> Experiment[Any]:
 
 
 def _staged(config: CanaryConfig, endpoint: Endpoint) -> Experiment[Any]:
-    from router.learning.staged import Nested, Staged, Watch
+    from router.learning.staged import CanaryExperiment, GuardrailWatch, NestedBandit
     from router.policies.build import canary_of, learning_of
 
-    def watch(rail: Guardrail) -> Watch:
+    def watch(rail: Guardrail) -> GuardrailWatch:
         if not isinstance(rail, BadGuardrail):
-            return Watch(reward=rail.reward)
-        return Watch(over_us=None if rail.over is None else round(rail.over * 1e6))
+            return GuardrailWatch(reward=rail.reward)
+        return GuardrailWatch(over_us=None if rail.over is None else round(rail.over * 1e6))
 
     nested = None
     if isinstance(config.stable, BanditConfig):
         reward, among = endpoint.feedback.rewards[config.stable.reward], _places(stable_arms(config), endpoint)
         joined: Any = learning_of(config.stable, len(among) + 1, reward) if config.on_promote == "join" else None
         learning: Any = learning_of(config.stable, len(among), reward)
-        nested = Nested(learning=learning, joined=joined, among=among, reward=config.stable.reward)
-    return Staged(canary=canary_of(config, endpoint), watches=tuple(map(watch, config.guardrails)), nested=nested)
+        nested = NestedBandit(learning=learning, joined=joined, among=among, reward=config.stable.reward)
+    return CanaryExperiment(
+        canary=canary_of(config, endpoint), watches=tuple(map(watch, config.guardrails)), nested=nested
+    )
 
 
 def _interleaved(endpoint: Endpoint) -> Experiment[Any] | None:
-    from router.learning.interleaved import Interleaved
+    from router.learning.interleaved import InterleavingExperiment
 
     policy = read_policy(endpoint)
-    return Interleaved(declared=policy) if isinstance(policy, Interleaving) else None
+    return InterleavingExperiment(declared=policy) if isinstance(policy, Interleaving) else None
 
 
 def _places(arms: tuple[str, ...], endpoint: Endpoint) -> tuple[int, ...]:

@@ -14,11 +14,11 @@ from broker.errors import Gap, TryAgain, Unreachable
 from broker.messages import Record
 from broker.protocol.ids import now_us
 from broker.records.routing import (
-    Checkpoint,
-    Place,
-    Said,
+    ExperimentResult,
+    LearnerCheckpoint,
+    LogPosition,
+    SnapshotRecord,
     Tick,
-    Verdict,
     write_checkpoint,
     write_order,
     write_snapshot,
@@ -26,10 +26,10 @@ from broker.records.routing import (
     write_verdict,
 )
 from router.learning.experiment import Experiment
-from router.learning.fold import Fold, Subject
-from router.learning.ledger import Kept, Ledger, Superseded, digest, take_up
+from router.learning.fold import ExperimentFold, ExperimentSpec
+from router.learning.ledger import LeaderSuperseded, Ledger, SavedState, digest, take_up
 from router.learning.metrics import LearnerMetrics
-from router.learning.search import Search
+from router.learning.search import CheckpointSearch
 from router.learning.sentences import brings, sentence
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class EndpointLearner:
     """Learns for one endpoint while this process leads."""
 
     def __init__(
-        self, broker: Broker, ledger: Ledger, subject: Subject, experiment: Experiment[Any], settings: LearnerSettings,
-        metrics: LearnerMetrics, term: int, verdict: Verdict | None = None,
+        self, broker: Broker, ledger: Ledger, subject: ExperimentSpec, experiment: Experiment[Any], settings: LearnerSettings,
+        metrics: LearnerMetrics, term: int, verdict: ExperimentResult | None = None,
     ) -> None:  # fmt: skip
         """`verdict` is how this experiment has ended before, if it has."""
         self._broker = broker
@@ -77,7 +77,7 @@ class EndpointLearner:
         self._known = verdict
         self._log = broker.channels.events(subject.endpoint)
         self.subject = subject
-        self.fold = Fold(subject, experiment)
+        self.fold = ExperimentFold(subject, experiment)
         self.gap = False
         self._whole = True  # nothing of this fold is in the ledger yet
         self._said: tuple[tuple[int, str], float] = ((-1, ""), 0.0)  # the newest snapshot and phase said, and when
@@ -125,14 +125,14 @@ class EndpointLearner:
         if kept is None or not await self._is_of_this_log(kept) or not self._restored(kept):
             await self._take_up_from_log()
 
-    async def _load(self) -> Kept | None:
+    async def _load(self) -> SavedState | None:
         try:
             return await self._ledger.load(self.subject.endpoint, self.subject.experiment)
         except Exception as exc:  # noqa: BLE001 - whatever it holds, it is a copy of what the log says
             self._say_unread(exc)
             return None
 
-    def _restored(self, kept: Kept) -> bool:
+    def _restored(self, kept: SavedState) -> bool:
         try:
             take_up(self.fold, kept)
         except Exception as exc:  # noqa: BLE001 - as above
@@ -145,7 +145,7 @@ class EndpointLearner:
         name, kind = self.subject.endpoint, type(exc).__name__
         log.warning("endpoint %s: the ledger cannot be read (%s: %s); the log is", name, kind, exc)
 
-    async def _is_of_this_log(self, kept: Kept) -> bool:
+    async def _is_of_this_log(self, kept: SavedState) -> bool:
         """Tell whether the log says what the ledger folded last; one of another broker, or made anew, does not."""
         offset = kept.at.offset
         if offset > await self._broker.end(self._log):
@@ -170,9 +170,9 @@ class EndpointLearner:
         return True
 
     async def _take_up_from_log(self) -> None:
-        self.fold = Fold(self.subject, self._experiment)
-        found = await Search(self._broker, self._log, self.subject.experiment).run()
-        here = Place(offset=found.end, number=found.tick, at_us=now_us())
+        self.fold = ExperimentFold(self.subject, self._experiment)
+        found = await CheckpointSearch(self._broker, self._log, self.subject.experiment).run()
+        here = LogPosition(offset=found.end, number=found.tick, at_us=now_us())
         if found.checkpoint is not None and found.newest == self.subject.experiment and self._resumed(found.checkpoint):
             return
         if found.checkpoint is not None and self._resumed(found.checkpoint):
@@ -180,19 +180,19 @@ class EndpointLearner:
         elif found.is_used:
             self.fold.begin(here)
         else:
-            self.fold.begin(Place(offset=found.first, number=0, at_us=0))
-        place = here if found.is_used else Place(offset=found.first, number=0, at_us=0)
+            self.fold.begin(LogPosition(offset=found.first, number=0, at_us=0))
+        place = here if found.is_used else LogPosition(offset=found.first, number=0, at_us=0)
         self._kept_at = place.offset
         await self._append(*write_checkpoint(self.fold.checkpoint()))
 
-    def _resumed(self, checkpoint: Checkpoint) -> bool:
+    def _resumed(self, checkpoint: LearnerCheckpoint) -> bool:
         """Take up from a checkpoint; False if its state is of another form, and then nothing is known."""
-        self.fold = Fold(self.subject, self._experiment)
+        self.fold = ExperimentFold(self.subject, self._experiment)
         try:
             self.fold.resume(checkpoint)
         except ValueError as exc:
             log.warning("endpoint %s: its checkpoint cannot be read: %s", self.subject.endpoint, exc)
-            self.fold = Fold(self.subject, self._experiment)
+            self.fold = ExperimentFold(self.subject, self._experiment)
             return False
         return True
 
@@ -234,7 +234,7 @@ class EndpointLearner:
         try:
             await self._ledger.save(self.fold, whole=self._whole)
             self._whole = False
-        except Superseded:
+        except LeaderSuperseded:
             raise
         except TryAgain as exc:
             self._whole = True  # what was to be written is not known any more: next time all is
@@ -246,7 +246,7 @@ class EndpointLearner:
             await self._go_on_anew()
             return
         log.error("endpoint %s: records %d to %d are gone", self.subject.endpoint, gap.start, gap.end)
-        found = await Search(self._broker, self._log, self.subject.experiment).run()
+        found = await CheckpointSearch(self._broker, self._log, self.subject.experiment).run()
         checkpoint = found.checkpoint
         if checkpoint is not None and checkpoint.rebuild.offset >= gap.end and self._resumed(checkpoint):
             self._whole = True
@@ -270,7 +270,7 @@ class EndpointLearner:
             "endpoint %s: its event log was deleted; what was learnt stays, what waited for feedback is lost",
             self.subject.endpoint,
         )  # fmt: skip
-        self.fold.go_on(Place(offset=0, number=self.fold.tick, at_us=now_us()))
+        self.fold.go_on(LogPosition(offset=0, number=self.fold.tick, at_us=now_us()))
         self._whole, self._speaks_from, self._said_at, self._kept_at, self._sent = True, 0, -1, -1, (0, 0.0)
         await self._append(*write_checkpoint(self.fold.checkpoint()))
 
@@ -294,7 +294,7 @@ class EndpointLearner:
             return
         if self._silent or ((snapshot.number, phase) == self._said[0] and now - self._said[1] < self._repeat_s):
             return
-        said = Said(
+        said = SnapshotRecord(
             endpoint=self.subject.endpoint, experiment=self.subject.experiment, term=self._term,
             number=snapshot.number, weights=snapshot.weights, phase=phase, models=snapshot.models,
             about={**self._experiment.about(self.fold.state), **self._counted}, at_us=now_us(),
@@ -335,7 +335,7 @@ class EndpointLearner:
             return
         phase = self._experiment.phase(self.fold.state)
         snapshot = self._experiment.snapshot(self.fold.state, self.fold.snapshot.number)
-        verdict = Verdict(
+        verdict = ExperimentResult(
             endpoint=self.subject.endpoint, experiment=self.subject.experiment, number=snapshot.number, phase=phase,
             weights=snapshot.weights, at_us=now_us(),
         )  # fmt: skip

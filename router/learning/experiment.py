@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from router.learning.joins import Join
 from router.learning.rows import Decision
-from router.policies.snapshot import Snapshot
+from router.policies.snapshot import WeightSnapshot
 
 State = TypeVar("State")
 
@@ -17,7 +17,7 @@ Once = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Credited:
+class CreditedDecision:
     """A decision that counts: its arm's place, and the probabilities of all arms at the draw, if they are known."""
 
     decision: Decision
@@ -26,7 +26,7 @@ class Credited:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class ClosedReward:
     """A reward whose horizon is over."""
 
     join: Join
@@ -51,10 +51,10 @@ class Experiment(Protocol[State]):
     def start(self) -> State:
         """Return what is known before the first record."""
 
-    def decided(self, state: State, credited: Sequence[Credited], once: Once) -> State:
+    def decided(self, state: State, credited: Sequence[CreditedDecision], once: Once) -> State:
         """Return the state after requests ended, in the order of the log."""
 
-    def rewarded(self, state: State, name: str, closed: Sequence[Closed], once: Once) -> State:
+    def rewarded(self, state: State, name: str, closed: Sequence[ClosedReward], once: Once) -> State:
         """Return the state after the horizon of a reward was over for some decisions, in the order of the log."""
 
     def tick(self, state: State) -> State:
@@ -63,7 +63,7 @@ class Experiment(Protocol[State]):
     def ordered(self, state: State, word: str) -> State:
         """Return the state after a person's `promote` or `abort`; as it was, if it knows no such order."""
 
-    def snapshot(self, state: State, number: int) -> Snapshot:
+    def snapshot(self, state: State, number: int) -> WeightSnapshot:
         """Return the probabilities that follow."""
 
     def phase(self, state: State) -> str:

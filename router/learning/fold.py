@@ -21,14 +21,14 @@ from broker.records.feedback import read_feedback
 from broker.records.merges import TYPE as MERGE
 from broker.records.merges import read_merge
 from broker.records.rewards import Reward
-from broker.records.routing import ORDER, TICK, Checkpoint, Order, Place, read_order, read_tick
-from router.interleaving.placed import Placed
-from router.learning.experiment import Closed, Credited, Experiment, State
+from broker.records.routing import ORDER, TICK, LearnerCheckpoint, LogPosition, OperatorCommand, read_order, read_tick
+from router.interleaving.placed import PlacedList
+from router.learning.experiment import ClosedReward, CreditedDecision, Experiment, State
 from router.learning.joins import NOBODY, Join, write_join
-from router.learning.places import Places, read_places
+from router.learning.places import TickPositions, read_places
 from router.learning.rows import Decision, decisions_in
-from router.learning.waiting import Waiting
-from router.policies.snapshot import Snapshot, masked
+from router.learning.waiting import OpenJoins
+from router.policies.snapshot import WeightSnapshot, masked
 from router.stats.packing import packed, unpacked
 
 KEYS_LIMIT = 250_000
@@ -40,7 +40,7 @@ NEVER = ("invalid", "cancelled")  # the client's own doing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class ExperimentSpec:
     """What is folded: an endpoint's arms in order, its rewards, and how long its rows may come twice."""
 
     endpoint: str
@@ -50,18 +50,18 @@ class Subject:
     dedupe_us: int
 
 
-class Fold(Generic[State]):
+class ExperimentFold(Generic[State]):
     """Everything before `offset` is folded; `tick` and `at_us` are the log's clock, the snapshots what followed."""
 
-    def __init__(self, subject: Subject, experiment: Experiment[State]) -> None:
+    def __init__(self, subject: ExperimentSpec, experiment: Experiment[State]) -> None:
         self.subject = subject
         self.experiment = experiment
         self.state = experiment.start()
         rewards = {name: subject.rewards[name] for name in experiment.rewards}
-        self.waiting = Waiting(rewards, by_item=experiment.policy == INTERLEAVE)
+        self.waiting = OpenJoins(rewards, by_item=experiment.policy == INTERLEAVE)
         self.keys: dict[str, set[bytes]] = {}
         self.new_keys: list[tuple[str, bytes]] = []
-        self.published: list[tuple[Snapshot, int]] = [(experiment.snapshot(self.state, 0), 0)]
+        self.published: list[tuple[WeightSnapshot, int]] = [(experiment.snapshot(self.state, 0), 0)]
         self.paused = False
         self.set: tuple[float, ...] = ()
         self.counts: Counter[str] = Counter()
@@ -76,19 +76,19 @@ class Fold(Generic[State]):
         self._scored, self._output = (truth.score or "", truth.output) if truth is not None else ("", "")
         self._kinds = {FEEDBACK: self._feedback, TICK: self._tick, ORDER: self._order}
         self._kinds |= {MERGE: self._merge} if experiment.policy == INTERLEAVE else {ROWS: self._rows}
-        self.begin(Place(offset=0, number=0, at_us=0))
+        self.begin(LogPosition(offset=0, number=0, at_us=0))
 
-    def begin(self, place: Place) -> None:
+    def begin(self, place: LogPosition) -> None:
         """Begin there: what was accepted before belongs to other experiments of the endpoint."""
         self.offset, self.tick, self.at_us = place.offset, place.number, place.at_us
         self._counts_from, self._began_us = place.offset, place.at_us
         self._newest_us = place.at_us - AHEAD_US
         self._places = self._places_from([(place, place.at_us)])
 
-    def go_on(self, place: Place) -> None:
+    def go_on(self, place: LogPosition) -> None:
         """Keep what is known, and go on there: what came in between is none of this experiment's."""
         waiting = self.waiting
-        self.waiting = Waiting(waiting.rewards, by_item=self.experiment.policy == INTERLEAVE)
+        self.waiting = OpenJoins(waiting.rewards, by_item=self.experiment.policy == INTERLEAVE)
         self.begin(place)
 
     def apply(self, record: Record) -> None:
@@ -101,7 +101,7 @@ class Fold(Generic[State]):
             fold(record)
 
     @property
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> WeightSnapshot:
         """The newest one."""
         return self.published[-1][0]
 
@@ -134,7 +134,7 @@ class Fold(Generic[State]):
                 continue
             arm = self._credited_arm(decision)
             if arm is not None:
-                credited.append(Credited(decision, arm, self._weights(decision)))
+                credited.append(CreditedDecision(decision, arm, self._weights(decision)))
             if arm is None or not self.waiting.rewards:
                 self.waiting.remember(decision.uid, decision.accepted_us)
             else:
@@ -171,7 +171,7 @@ class Fold(Generic[State]):
             return
         join = self.waiting.open(merge.uid, record.offset << 20, self.tick)
         join.arm, join.propensity, join.accepted_us, join.key = 0, 1.0, merge.accepted_us, merge.key
-        join.shown = Placed(
+        join.shown = PlacedList(
             merge.method, tuple(merge.items), tuple(map(tuple, merge.ranks)), tuple(map(tuple, merge.credits))
         )
         self._count("decisions")
@@ -227,7 +227,7 @@ class Fold(Generic[State]):
         values = [(join, join.value(name, reward)) for join in joins]
         if self.experiment.policy == INTERLEAVE:
             values = [(join, 1.0) for join in joins]
-        closed = [Closed(join, value) for join, value in values if value is not None]
+        closed = [ClosedReward(join, value) for join, value in values if value is not None]
         if closed and self._counting:
             self._count("rewards", len(closed))
             self.state = self.experiment.rewarded(self.state, name, closed, self._once)
@@ -238,7 +238,7 @@ class Fold(Generic[State]):
         self._stale = self.is_ordered = False
         if self.paused and not self.set:
             return
-        snapshot = Snapshot(self.tick, self.set) if self.set else self.experiment.snapshot(self.state, self.tick)
+        snapshot = WeightSnapshot(self.tick, self.set) if self.set else self.experiment.snapshot(self.state, self.tick)
         if snapshot.weights != self.snapshot.weights or snapshot.models is not None:
             self.published.append((snapshot, self.at_us))
 
@@ -248,7 +248,7 @@ class Fold(Generic[State]):
             self.waiting.age(self._oldest_us)
         while len(self.published) > 1 and self.published[1][1] < self._oldest_us:
             self.published.pop(0)
-        self._places.add(Place(offset=offset, number=self.tick, at_us=self.at_us), self._newest_us)
+        self._places.add(LogPosition(offset=offset, number=self.tick, at_us=self.at_us), self._newest_us)
 
     @property
     def _oldest_us(self) -> int:
@@ -269,7 +269,7 @@ class Fold(Generic[State]):
             self.state = self.experiment.ordered(self.state, order.word)
         self._stale = self.is_ordered = True
 
-    def _set(self, order: Order) -> None:
+    def _set(self, order: OperatorCommand) -> None:
         weights = [max(0.0, float(order.weights.get(arm, 0.0))) for arm in self.subject.arms]
         if 0.0 < sum(weights) < 1e300:
             self.paused, self.set = True, tuple(weight / sum(weights) for weight in weights)
@@ -308,7 +308,7 @@ class Fold(Generic[State]):
             "counts_from": self._counts_from, "newest_us": self._newest_us,
         }  # fmt: skip
 
-    def restore(self, document: Mapping[str, Any], at: Place) -> None:
+    def restore(self, document: Mapping[str, Any], at: LogPosition) -> None:
         """Take up from a document that was written at a place; raises ValueError for one of another form."""
         try:
             self.state = unpacked(document["state"], self.experiment.start())
@@ -318,24 +318,26 @@ class Fold(Generic[State]):
             self.paused, self.set, self._stale = document["paused"], tuple(document["set"]), document["stale"]
             self.is_ordered, self._over = document["ordered"], document["over"]
             self.counts = Counter(dict(document["counts"]))
-            self.published = [(Snapshot(number, tuple(weights)), at) for number, weights, at in document["published"]]
+            self.published = [
+                (WeightSnapshot(number, tuple(weights)), at) for number, weights, at in document["published"]
+            ]
             last, at_us = self.published[-1]
-            self.published[-1] = (Snapshot(last.number, last.weights, document["models"]), at_us)
+            self.published[-1] = (WeightSnapshot(last.number, last.weights, document["models"]), at_us)
             places = read_places(document["places"])
         except (KeyError, TypeError, IndexError, AttributeError) as exc:
             raise ValueError(f"this is no state of {self.experiment.policy}: {exc}") from exc
         self._places = self._places_from(places)
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> LearnerCheckpoint:
         """Return what a successor needs that has nothing but the log."""
-        at = Place(offset=self.offset, number=self.tick, at_us=self.at_us)
+        at = LogPosition(offset=self.offset, number=self.tick, at_us=self.at_us)
         keys = {what: sorted(digest.hex() for digest in digests) for what, digests in sorted(self.keys.items())}
-        return Checkpoint(
+        return LearnerCheckpoint(
             experiment=self.subject.experiment, at=at, rebuild=self._places.both_horizons_before(self.tick),
             number=self.snapshot.number, weights=self.snapshot.weights, state={**self.document(), "keys": keys},
         )  # fmt: skip
 
-    def resume(self, checkpoint: Checkpoint) -> None:
+    def resume(self, checkpoint: LearnerCheckpoint) -> None:
         """Take up from a checkpoint: the next records are those from its `rebuild` on; raises ValueError."""
         self.restore(checkpoint.state, checkpoint.rebuild)
         self._places = self._places_from([(checkpoint.rebuild, checkpoint.rebuild.at_us)])
@@ -360,5 +362,5 @@ class Fold(Generic[State]):
         }  # fmt: skip
         return orjson.dumps(known, option=orjson.OPT_SORT_KEYS)
 
-    def _places_from(self, places: Iterable[tuple[Place, int]]) -> Places:
-        return Places(places, patience=self.waiting.patience, dedupe_us=self.subject.dedupe_us)
+    def _places_from(self, places: Iterable[tuple[LogPosition, int]]) -> TickPositions:
+        return TickPositions(places, patience=self.waiting.patience, dedupe_us=self.subject.dedupe_us)

@@ -10,10 +10,10 @@ import numpy as np
 
 from router.interleaving.placed import credits_of
 from router.interleaving.preference import Ballot, Preference, Votes
-from router.learning.experiment import Closed, Credited, Once
+from router.learning.experiment import ClosedReward, CreditedDecision, Once
 from router.learning.joins import Join
 from router.policies.interleaving import Interleaving
-from router.policies.snapshot import Snapshot
+from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import Floats, Ints
 
 RUNNING = -1
@@ -21,7 +21,7 @@ FIRST = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
+class InterleavingState:
     """The votes, the ticks so far, which ranker answers alone from now on (RUNNING: none), and whether it has won."""
 
     votes: Votes
@@ -31,7 +31,7 @@ class Contest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interleaved:
+class InterleavingExperiment:
     """A key votes with the first of its lists that got a click; a list without one has no preference.
 
     When a ranker is proven better than all others at `alpha`, or after `max_ticks`, one of them answers alone: the
@@ -60,17 +60,19 @@ class Interleaved:
         """The test that is held after every vote."""
         return Preference(len(self.declared.rankers))
 
-    def start(self) -> Contest:
+    def start(self) -> InterleavingState:
         """See the protocol."""
         none = np.full(1, RUNNING)
-        return Contest(self.preference.start(1), np.zeros(1, np.int64), none, np.zeros(1, np.int64))
+        return InterleavingState(self.preference.start(1), np.zeros(1, np.int64), none, np.zeros(1, np.int64))
 
-    def decided(self, state: Contest, credited: Sequence[Credited], once: Once) -> Contest:
+    def decided(self, state: InterleavingState, credited: Sequence[CreditedDecision], once: Once) -> InterleavingState:
         """See the protocol: rows of rankers say nothing of who is better."""
         del credited, once
         return state
 
-    def rewarded(self, state: Contest, name: str, closed: Sequence[Closed], once: Once) -> Contest:
+    def rewarded(
+        self, state: InterleavingState, name: str, closed: Sequence[ClosedReward], once: Once
+    ) -> InterleavingState:
         """See the protocol."""
         if state.alone[0] != RUNNING:
             return state
@@ -80,7 +82,7 @@ class Interleaved:
         run = np.zeros(len(votes), np.int64)
         return replace(state, votes=self.preference.fold(state.votes, run, np.array(votes, np.float64)))
 
-    def tick(self, state: Contest) -> Contest:
+    def tick(self, state: InterleavingState) -> InterleavingState:
         """See the protocol."""
         if state.alone[0] != RUNNING:
             return state
@@ -92,31 +94,33 @@ class Interleaved:
             return replace(state, alone=np.full(1, FIRST))
         return state
 
-    def ordered(self, state: Contest, word: str) -> Contest:
+    def ordered(self, state: InterleavingState, word: str) -> InterleavingState:
         """See the protocol: `abort` leaves the first ranker alone, whatever was proven."""
         return replace(state, alone=np.full(1, FIRST), proven=np.zeros(1, np.int64)) if word == "abort" else state
 
-    def snapshot(self, state: Contest, number: int) -> Snapshot:
+    def snapshot(self, state: InterleavingState, number: int) -> WeightSnapshot:
         """See the protocol."""
         rankers = self.declared.rankers
         serving = rankers if state.alone[0] == RUNNING else (rankers[int(state.alone[0])],)
-        return Snapshot(number, tuple(1.0 / len(serving) if a in serving else 0.0 for a in range(self.declared.arms)))
+        return WeightSnapshot(
+            number, tuple(1.0 / len(serving) if a in serving else 0.0 for a in range(self.declared.arms))
+        )
 
-    def phase(self, state: Contest) -> str:
+    def phase(self, state: InterleavingState) -> str:
         """See the protocol."""
         if state.alone[0] == RUNNING:
             return "comparing"
         return "decided" if state.proven[0] else "ended without a winner"
 
-    def is_over(self, state: Contest) -> bool:
+    def is_over(self, state: InterleavingState) -> bool:
         """See the protocol."""
         return bool(state.alone[0] != RUNNING)
 
-    def runs_by_itself(self, state: Contest) -> bool:
+    def runs_by_itself(self, state: InterleavingState) -> bool:
         """See the protocol."""
         return self.declared.max_ticks is not None and not self.is_over(state)
 
-    def about(self, state: Contest) -> Mapping[str, Any]:
+    def about(self, state: InterleavingState) -> Mapping[str, Any]:
         """Return the votes, and for each pair of rankers the mean difference, its limits and the log wealth."""
         low, high = self.preference.limits(state.votes, self.declared.alpha)
         columns: tuple[Floats, ...] = (self.preference.means(state.votes), low, high)

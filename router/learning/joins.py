@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from broker.records.rewards import REAL_LIMIT, Reward
-from router.interleaving.placed import Placed
+from router.interleaving.placed import PlacedList
 from router.stats.arrays import ONE
 
 NOBODY = -1
@@ -23,7 +23,7 @@ ITEMS_LIMIT = 1000
 Entry = list[Any]  # [microseconds, value], or for sums [units, event ids]
 
 
-class Told(Enum):
+class FeedbackOutcome(Enum):
     """What became of a piece of feedback."""
 
     JOINED = "joined"
@@ -48,33 +48,33 @@ class Join:
     key: str = ""
     features: list[float] | None = None
     predicted: list[Any] | None = None
-    shown: Placed | None = None
+    shown: PlacedList | None = None
     values: dict[str, Entry] | None = None
     truth: Entry | None = None
     items: dict[str, Entry] | None = None
 
-    def take(self, name: str, how: str, at_us: int, value: float, event: str | None) -> Told:
+    def take(self, name: str, how: str, at_us: int, value: float, event: str | None) -> FeedbackOutcome:
         """Take in a value of a reward."""
         if self.values is None:
             self.values = {}
         return _taken(self.values, name, how, at_us, value, event)
 
-    def take_truth(self, how: str, at_us: int, label: Any) -> Told:
+    def take_truth(self, how: str, at_us: int, label: Any) -> FeedbackOutcome:
         """Take in a true label. Ties in time go to the one that is written with the greater bytes."""
         if self.truth is not None:
             known_us, known = self.truth
             wins = at_us < known_us if how == "first" else at_us > known_us
             if not wins and not (at_us == known_us and orjson.dumps(label) > orjson.dumps(known)):
-                return Told.DUPLICATE
+                return FeedbackOutcome.DUPLICATE
         self.truth = [at_us, label]
-        return Told.JOINED
+        return FeedbackOutcome.JOINED
 
-    def take_item(self, item: str, how: str, at_us: int, value: float, event: str | None) -> Told:
+    def take_item(self, item: str, how: str, at_us: int, value: float, event: str | None) -> FeedbackOutcome:
         """Take in a value for one item of a list."""
         if self.items is None:
             self.items = {}
         if item not in self.items and len(self.items) >= ITEMS_LIMIT:
-            return Told.UNUSABLE
+            return FeedbackOutcome.UNUSABLE
         return _taken(self.items, item, how, at_us, value, event)
 
     def value(self, name: str, reward: Reward) -> float | None:
@@ -94,25 +94,27 @@ class Join:
         return sorted(item for item, (first, last) in known.items() if (first if isinstance(last, list) else last) > 0)
 
 
-def _taken(entries: dict[str, Entry], name: str, how: str, at_us: int, value: float, event: str | None) -> Told:
+def _taken(
+    entries: dict[str, Entry], name: str, how: str, at_us: int, value: float, event: str | None
+) -> FeedbackOutcome:
     if how == "sum":
         return _added(entries, name, value, event)
     entry, changed = reduced(entries.get(name), how, at_us, value)
     entries[name] = entry
-    return Told.JOINED if changed else Told.DUPLICATE
+    return FeedbackOutcome.JOINED if changed else FeedbackOutcome.DUPLICATE
 
 
-def _added(entries: dict[str, Entry], name: str, value: float, event: str | None) -> Told:
+def _added(entries: dict[str, Entry], name: str, value: float, event: str | None) -> FeedbackOutcome:
     if event is None:
-        return Told.UNUSABLE
+        return FeedbackOutcome.UNUSABLE
     total, events = entries.get(name, (0, []))
     if event in events:
-        return Told.DUPLICATE
+        return FeedbackOutcome.DUPLICATE
     total += round(value * ONE)
     if len(events) >= EVENTS_LIMIT or abs(total) > REAL_LIMIT * ONE:
-        return Told.UNUSABLE
+        return FeedbackOutcome.UNUSABLE
     entries[name] = [total, sorted([*events, event])]
-    return Told.JOINED
+    return FeedbackOutcome.JOINED
 
 
 def reduced(entry: Entry | None, how: str, at_us: int, value: float) -> tuple[Entry, bool]:
@@ -177,7 +179,7 @@ def read_join(data: list[Any]) -> Join:
     join = Join(*data)
     if data[8]:
         method, items, ranks, credits_ = data[8]
-        join.shown = Placed(method, tuple(items), tuple(map(tuple, ranks)), tuple(map(tuple, credits_)))
+        join.shown = PlacedList(method, tuple(items), tuple(map(tuple, ranks)), tuple(map(tuple, credits_)))
     return join
 
 

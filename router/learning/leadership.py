@@ -11,7 +11,7 @@ from broker.base import Broker
 from broker.errors import TryAgain
 from broker.messages import Record
 from broker.protocol.ids import now_us
-from broker.records.routing import Claim, read_claim, write_claim
+from broker.records.routing import LeadershipClaim, read_claim, write_claim
 from broker.records.status import SILENT_AFTER_S, read_status
 
 PAUSE_S = 0.5
@@ -26,7 +26,7 @@ class Leadership:
         self._broker = broker
         self._instance = instance
         self._clock = clock
-        self._newest: Claim | None = None
+        self._newest: LeadershipClaim | None = None
         self._heard: dict[str, float] = {}
         self._read = 0  # so much of `declared`
         self._claimed_us: deque[int] = deque(maxlen=CLAIMS_LIMIT)

@@ -18,11 +18,11 @@ import orjson
 
 from broker.errors import Damaged, MillraceError, Unavailable
 from broker.protocol.ids import now_us
-from broker.records.routing import Place
-from broker.support.database import Care, Connection, Database, Schema, fetch_all, fetch_one, run, run_many
-from router.learning.fold import Fold
+from broker.records.routing import LogPosition
+from broker.support.database import Connection, Database, Durability, Schema, fetch_all, fetch_one, run, run_many
+from router.learning.fold import ExperimentFold
 from router.learning.joins import write_join
-from router.learning.waiting import Changed
+from router.learning.waiting import ChangedUids
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +49,15 @@ CREATE TABLE IF NOT EXISTS keys (
 )
 
 
-class Superseded(MillraceError):
+class LeaderSuperseded(MillraceError):
     """Somebody else leads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class SavedState:
     """What the ledger holds of an experiment."""
 
-    at: Place
+    at: LogPosition
     last: str  # the digest of the record before `at`; empty if it is not known
     document: Mapping[str, Any]
     joins: Mapping[bytes, Any]
@@ -93,7 +93,7 @@ class Ledger:
 
     async def _opened(self) -> None:
         await self._database.open()
-        await self._database.run(_check, Care.READ)
+        await self._database.run(_check, Durability.READ)
 
     async def close(self) -> None:
         """Finish what was asked for."""
@@ -103,16 +103,16 @@ class Ledger:
         """Write for `term` from now on: whoever calls this has just read its own claim as the newest one."""
         self._term = term
         sql = "INSERT INTO leader VALUES (1, ?) ON CONFLICT DO UPDATE SET term = excluded.term"
-        await self._database.run(lambda connection: run(connection, sql, (term,)), Care.WRITE)
+        await self._database.run(lambda connection: run(connection, sql, (term,)), Durability.WRITE)
 
-    async def load(self, endpoint: str, experiment: str) -> Kept | None:
+    async def load(self, endpoint: str, experiment: str) -> SavedState | None:
         """Return what is kept of an endpoint's experiment; None if it is nothing, or of another one."""
-        kept: Kept | None = await self._database.run(
-            lambda connection: _load(connection, endpoint, experiment), Care.READ
+        kept: SavedState | None = await self._database.run(
+            lambda connection: _load(connection, endpoint, experiment), Durability.READ
         )
         return kept
 
-    async def save(self, fold: Fold[Any], *, whole: bool = False) -> None:
+    async def save(self, fold: ExperimentFold[Any], *, whole: bool = False) -> None:
         """Write what has changed, or everything there is; raises Superseded, and then nothing is written."""
         rows = _Rows.of(fold, whole=whole or self._written.get(fold.subject.endpoint, 0) != self._files)
         term = self._term
@@ -123,7 +123,7 @@ class Ledger:
             _save(connection, term, rows)
             return self._files
 
-        self._written[rows.endpoint] = await self._database.run(write, Care.WRITE)
+        self._written[rows.endpoint] = await self._database.run(write, Durability.WRITE)
 
     def _lead_anew(self, connection: Connection) -> None:
         """Lead in a file that was made again; what each endpoint saves next is all of it."""
@@ -136,7 +136,7 @@ def digest(record: bytes | None) -> str:
     return "" if record is None else hashlib.blake2b(record, digest_size=16).hexdigest()
 
 
-def take_up(fold: Fold[Any], kept: Kept) -> None:
+def take_up(fold: ExperimentFold[Any], kept: SavedState) -> None:
     """Put a fold where the ledger was left; raises ValueError if that was written by another kind of experiment."""
     fold.restore(kept.document, kept.at)
     fold.waiting.restore(kept.joins, kept.seen, kept.at.number)
@@ -157,10 +157,10 @@ class _Rows:
     whole: bool
 
     @classmethod
-    def of(cls, fold: Fold[Any], *, whole: bool) -> _Rows:
+    def of(cls, fold: ExperimentFold[Any], *, whole: bool) -> _Rows:
         """Return the changes of a fold since the last time."""
         name, waiting = fold.subject.endpoint, fold.waiting
-        changed, waiting.changed = waiting.changed, Changed()
+        changed, waiting.changed = waiting.changed, ChangedUids()
         keys, fold.new_keys = fold.new_keys, []
         joins, seen = changed.joins, changed.seen
         if whole:
@@ -194,7 +194,7 @@ def _check(connection: Connection) -> None:
 def _save(connection: Connection, term: int, rows: _Rows) -> None:
     found = fetch_one(connection, "SELECT term FROM leader")
     if found is None or found[0] != term:
-        raise Superseded(f"the ledger is led by claim {found and found[0]}, this one is {term}")
+        raise LeaderSuperseded(f"the ledger is led by claim {found and found[0]}, this one is {term}")
     if rows.whole:
         for table in ("joins", "seen", "keys"):
             run(connection, f"DELETE FROM {table} WHERE endpoint = ?", (rows.endpoint,))  # noqa: S608 - names of ours
@@ -206,7 +206,7 @@ def _save(connection: Connection, term: int, rows: _Rows) -> None:
     run(connection, "INSERT OR REPLACE INTO experiments VALUES (?, ?, ?, ?, ?, ?)", rows.head)
 
 
-def _load(connection: Connection, endpoint: str, experiment: str) -> Kept | None:
+def _load(connection: Connection, endpoint: str, experiment: str) -> SavedState | None:
     sql = 'SELECT "offset", tick, at_us, document FROM experiments WHERE endpoint = ? AND experiment = ?'
     head = fetch_one(connection, sql, (endpoint, experiment))
     if head is None:
@@ -217,7 +217,7 @@ def _load(connection: Connection, endpoint: str, experiment: str) -> Kept | None
     for what, digest in fetch_all(connection, "SELECT what, digest FROM keys WHERE endpoint = ?", (endpoint,)):
         keys.setdefault(what, set()).add(digest)
     document = orjson.loads(head[3])
-    return Kept(
-        at=Place(offset=head[0], number=head[1], at_us=head[2]), last=document["last"], document=document,
+    return SavedState(
+        at=LogPosition(offset=head[0], number=head[1], at_us=head[2]), last=document["last"], document=document,
         joins={uid: orjson.loads(data) for uid, data in joins}, seen=dict(seen), keys=keys,
     )  # fmt: skip

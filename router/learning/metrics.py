@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from router.learning.fold import Fold
+from router.learning.fold import ExperimentFold
 
 COUNTS = ("decisions", "rewards", "joined", "early", "duplicate", "late", "unusable")
 
@@ -46,7 +46,7 @@ class LearnerMetrics:
         )  # fmt: skip
         self._phases: dict[str, str] = {}
 
-    def show(self, fold: Fold[Any]) -> None:
+    def show(self, fold: ExperimentFold[Any]) -> None:
         """Set everything about one endpoint."""
         endpoint, experiment = fold.subject.endpoint, fold.experiment
         about = experiment.about(fold.state)

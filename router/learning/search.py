@@ -9,7 +9,7 @@ from broker.base import Broker, Since
 from broker.errors import Gap, Unreachable
 from broker.messages import Record
 from broker.protocol.ids import now_us
-from broker.records.routing import Checkpoint, read_checkpoint, read_tick
+from broker.records.routing import LearnerCheckpoint, read_checkpoint, read_tick
 
 READ_AT_ONCE = 1000
 BACK_S = 600.0  # where the newest checkpoint is looked for first
@@ -18,7 +18,7 @@ UNREAD_S = 10.0
 
 
 @dataclass(slots=True)
-class Found:
+class CheckpointFound:
     """What a log says of earlier learners: the newest checkpoint, and where to begin if there is none."""
 
     first: int = 0
@@ -26,10 +26,10 @@ class Found:
     tick: int = 0
     is_used: bool = False
     newest: str = ""  # the experiment that was learnt last
-    checkpoint: Checkpoint | None = None
+    checkpoint: LearnerCheckpoint | None = None
 
 
-class Search:
+class CheckpointSearch:
     """Reads a log for the newest checkpoint of an experiment: its last minutes first, then all of it."""
 
     def __init__(self, broker: Broker, log_name: str, experiment: str) -> None:
@@ -37,14 +37,14 @@ class Search:
         self._log = log_name
         self._experiment = experiment
 
-    async def run(self) -> Found:
+    async def run(self) -> CheckpointFound:
         """Return what was found up to the end that the log has now."""
         end = await self._broker.end(self._log)
         found = await self._read(Since(now_us() - int(BACK_S * 1e6)), end)
         return found if found.checkpoint is not None else await self._read(0, end)
 
-    async def _read(self, start: int | Since, end: int) -> Found:
-        found, at = Found(end=end), 0
+    async def _read(self, start: int | Since, end: int) -> CheckpointFound:
+        found, at = CheckpointFound(end=end), 0
         if end == 0:
             return found
         reader = self._broker.read(self._log, start)
@@ -69,7 +69,7 @@ class Search:
             await reader.close()
         return found
 
-    def _note(self, record: Record, found: Found) -> None:
+    def _note(self, record: Record, found: CheckpointFound) -> None:
         tick = read_tick(record)
         if tick is not None:
             found.tick = max(found.tick, tick.number)

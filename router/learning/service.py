@@ -11,20 +11,20 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from broker.base import Broker
-from broker.delivery.heartbeat import Announcer
-from broker.delivery.log_follower import Following, follow_status
+from broker.delivery.heartbeat import Heartbeat
+from broker.delivery.log_follower import LogFollower, follow_status
 from broker.errors import Misconfigured, TryAgain
 from broker.messages import Record
 from broker.records.declared import read_declared
 from broker.records.endpoint import Endpoint
-from broker.records.routing import Verdict, experiment_of, read_verdict
+from broker.records.routing import ExperimentResult, experiment_of, read_verdict
 from broker.support.tasks import Tasks
 from router.learning.declared_state import DeclaredState
 from router.learning.endpoint import EndpointLearner, LearnerSettings
 from router.learning.experiment import Experiment
-from router.learning.fold import Subject
+from router.learning.fold import ExperimentSpec
 from router.learning.leadership import Leadership
-from router.learning.ledger import Ledger, Superseded
+from router.learning.ledger import LeaderSuperseded, Ledger
 from router.learning.metrics import LearnerMetrics
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ async def run(
     await broker.declare(broker.channels.declared)
     await broker.declare(broker.channels.status)
     leadership = Leadership(broker, settings.instance)
-    declared, state = Declared(leadership), DeclaredState(broker)
+    declared, state = DeclaredEndpoints(leadership), DeclaredState(broker)
 
     def fold(record: Record) -> None:
         declared.fold(record)
@@ -55,19 +55,19 @@ async def run(
         leadership.begin_anew()
         tasks.spawn(state.write_again(), "declared again")
 
-    following = Following(broker, broker.channels.declared, 0, fold, anew=anew)
+    following = LogFollower(broker, broker.channels.declared, 0, fold, anew=anew)
     tasks.spawn(following.run(), "declared")
     status = follow_status(broker, leadership.fold_status)
     tasks.spawn(status.run(), "status")
     await following.caught_up.wait()
     await status.caught_up.wait()
-    announcer = Announcer(
+    announcer = Heartbeat(
         broker, instance=settings.instance, part="learner", metrics_port=settings.metrics_port,
         troubles=lambda: [leadership.trouble] if leadership.trouble else [],
     )  # fmt: skip
     await announcer.say("ready")
     tasks.spawn(announcer.beat(), "heartbeat")
-    service = Service(broker, settings, ledger, declared, leadership, read, metrics)
+    service = LearnerService(broker, settings, ledger, declared, leadership, read, metrics)
     try:
         await service.run(stop)
     finally:
@@ -76,13 +76,13 @@ async def run(
         await tasks.cancel()
 
 
-class Declared:
+class DeclaredEndpoints:
     """The endpoints as the `declared` log tells them, and the claims beside them."""
 
     def __init__(self, leadership: Leadership) -> None:
         self._leadership = leadership
         self.endpoints: dict[str, Endpoint] = {}
-        self.verdicts: dict[tuple[str, str], Verdict] = {}  # by endpoint and experiment
+        self.verdicts: dict[tuple[str, str], ExperimentResult] = {}  # by endpoint and experiment
         self.changes = 0
 
     def fold(self, record: Record) -> None:
@@ -101,11 +101,11 @@ class Declared:
             self.endpoints[said.endpoint] = said.declaration
 
 
-class Service:
+class LearnerService:
     """Waits until nobody leads, leads, and stops when somebody else claims."""
 
     def __init__(
-        self, broker: Broker, settings: LearnerSettings, ledger: Ledger, declared: Declared, leadership: Leadership,
+        self, broker: Broker, settings: LearnerSettings, ledger: Ledger, declared: DeclaredEndpoints, leadership: Leadership,
         read: Read, metrics: LearnerMetrics,
     ) -> None:  # fmt: skip
         self._broker = broker
@@ -117,7 +117,7 @@ class Service:
         self._metrics = metrics
         self._is_open = False
         self._leaving: dict[str, asyncio.Task[None]] = {}  # learners of endpoints that are declared anew
-        self._known: tuple[int, dict[str, tuple[Subject, Experiment[Any]]]] = (-1, {})
+        self._known: tuple[int, dict[str, tuple[ExperimentSpec, Experiment[Any]]]] = (-1, {})
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop`."""
@@ -182,13 +182,13 @@ class Service:
                 learners[endpoint] = (learner, asyncio.create_task(learner.run(), name=f"learn-{endpoint}"))
         return True
 
-    def _wanted(self) -> dict[str, tuple[Subject, Experiment[Any]]]:
+    def _wanted(self) -> dict[str, tuple[ExperimentSpec, Experiment[Any]]]:
         """Return what there is to learn; a policy that cannot be read is left out, for routers refuse it too."""
         if self._known[0] != self._declared.changes:
             self._known = (self._declared.changes, self._read_all())
         return self._known[1]
 
-    def _read_all(self) -> dict[str, tuple[Subject, Experiment[Any]]]:
+    def _read_all(self) -> dict[str, tuple[ExperimentSpec, Experiment[Any]]]:
         found = {}
         for endpoint, declaration in self._declared.endpoints.items():
             try:
@@ -204,7 +204,7 @@ def is_superseded(error: BaseException | None) -> bool:
     """Tell whether a learner ended because somebody else writes the ledger."""
     if isinstance(error, BaseExceptionGroup):
         return any(map(is_superseded, error.exceptions))
-    return isinstance(error, Superseded)
+    return isinstance(error, LeaderSuperseded)
 
 
 def _say_ended(endpoint: str, error: BaseException | None) -> None:
@@ -216,9 +216,9 @@ def _say_ended(endpoint: str, error: BaseException | None) -> None:
         log.error("endpoint %s: its learner ended; it starts again", endpoint, exc_info=error)
 
 
-def subject_of(declaration: Endpoint) -> Subject:
+def subject_of(declaration: Endpoint) -> ExperimentSpec:
     """Return what is folded for an endpoint."""
-    return Subject(
+    return ExperimentSpec(
         endpoint=declaration.endpoint, experiment=experiment_of(declaration), arms=tuple(declaration.arms),
         rewards=declaration.feedback.rewards, dedupe_us=int(declaration.deadline * 1e6) + SPARE_US,
     )  # fmt: skip

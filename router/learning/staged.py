@@ -9,26 +9,26 @@ from typing import Any, Literal
 import numpy as np
 
 from router.learning.bandit import about_arms, seen_among
-from router.learning.experiment import Closed, Credited, Once
+from router.learning.experiment import ClosedReward, CreditedDecision, Once
 from router.learning.rows import Decision
 from router.policies.base import Learning
-from router.policies.canary import Canary, CanaryState, Phase
-from router.policies.snapshot import Snapshot
+from router.policies.canary import Canary, CanaryPhase, CanaryState
+from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import Bools, Floats, Ints
 
 FAILED = ("failed", "expired", "overloaded")  # what a healthy arm would have answered
 UNANSWERED = ("expired", "overloaded")
 
 ENDED = {
-    Phase.PROMOTED: "promoted",
-    Phase.ABORTED: "aborted",
-    Phase.TIMED_OUT: "timed out",
-    Phase.STARVED: "starved",
+    CanaryPhase.PROMOTED: "promoted",
+    CanaryPhase.ABORTED: "aborted",
+    CanaryPhase.TIMED_OUT: "timed out",
+    CanaryPhase.STARVED: "starved",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
+class GuardrailWatch:
     """What a guardrail looks at: `failed` events, those slower than `over_us`, or a `reward`."""
 
     reward: str = ""
@@ -42,7 +42,7 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nested:
+class NestedBandit:
     """A bandit among the stable arms: `among` are their places, `learning` has an arm for each, in that order.
 
     `joined` has one more, the canary's, and takes over when that is promoted; none: the canary replaces them.
@@ -55,7 +55,7 @@ class Nested:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class CanaryStage:
     """The canary's state, and the nested bandit's (an empty tuple without one) with the canary's rewards last."""
 
     canary: CanaryState
@@ -63,12 +63,12 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Staged:
+class CanaryExperiment:
     """`watches` are what the canary's guardrails look at, in their order."""
 
     canary: Canary
-    watches: tuple[Watch, ...]
-    nested: Nested | None = None
+    watches: tuple[GuardrailWatch, ...]
+    nested: NestedBandit | None = None
     refresh_ticks: int = 1
 
     @property
@@ -82,11 +82,11 @@ class Staged:
         named = [watch.reward for watch in self.watches] + ([self.nested.reward] if self.nested else [])
         return tuple(dict.fromkeys(name for name in named if name))
 
-    def start(self) -> Stage:
+    def start(self) -> CanaryStage:
         """See the protocol."""
-        return Stage(self.canary.start(1), () if self.nested is None else self._wider(self.nested).start(1))
+        return CanaryStage(self.canary.start(1), () if self.nested is None else self._wider(self.nested).start(1))
 
-    def decided(self, state: Stage, credited: Sequence[Credited], once: Once) -> Stage:
+    def decided(self, state: CanaryStage, credited: Sequence[CreditedDecision], once: Once) -> CanaryStage:
         """See the protocol. Requests and events count one after the other, for a step may end between two."""
         known = [one for one in credited if one.weights is not None]
         canary = state.canary
@@ -102,7 +102,7 @@ class Staged:
                 canary = self.canary.fold_bad(canary, place, np.zeros(len(bad), np.int64), flags, share)
         return replace(state, canary=canary)
 
-    def rewarded(self, state: Stage, name: str, closed: Sequence[Closed], once: Once) -> Stage:
+    def rewarded(self, state: CanaryStage, name: str, closed: Sequence[ClosedReward], once: Once) -> CanaryStage:
         """See the protocol."""
         canary = state.canary
         for place, watch in enumerate(self.watches):
@@ -115,40 +115,40 @@ class Staged:
                 flags: Bools = np.array([one.join.arm == self.canary.canary for one in counted])
                 values: Floats = np.array([one.value for one in counted], np.float64)
                 canary = self.canary.fold_rewards(canary, place, np.zeros(len(counted), np.int64), flags, values)
-        return Stage(canary, self._nested_rewarded(state.nested, name, closed))
+        return CanaryStage(canary, self._nested_rewarded(state.nested, name, closed))
 
-    def tick(self, state: Stage) -> Stage:
+    def tick(self, state: CanaryStage) -> CanaryStage:
         """See the protocol."""
         nested = state.nested if self.nested is None else self._wider(self.nested).tick(state.nested)
-        return Stage(self.canary.tick(state.canary), nested)
+        return CanaryStage(self.canary.tick(state.canary), nested)
 
-    def ordered(self, state: Stage, word: str) -> Stage:
+    def ordered(self, state: CanaryStage, word: str) -> CanaryStage:
         """See the protocol: the phase becomes what a person says, while it runs or after."""
-        phase = {"promote": Phase.PROMOTED, "abort": Phase.ABORTED}.get(word)
+        phase = {"promote": CanaryPhase.PROMOTED, "abort": CanaryPhase.ABORTED}.get(word)
         return state if phase is None else replace(state, canary=replace(state.canary, phase=np.full(1, phase)))
 
-    def snapshot(self, state: Stage, number: int) -> Snapshot:
+    def snapshot(self, state: CanaryStage, number: int) -> WeightSnapshot:
         """See the protocol."""
         weights = self.canary.weights(state.canary)[0]
         if self.nested is not None:
             weights = self._beside(self.nested, state, float(self.canary.share(state.canary)[0]))
-        return Snapshot(number, tuple(float(weight) for weight in weights))
+        return WeightSnapshot(number, tuple(float(weight) for weight in weights))
 
-    def phase(self, state: Stage) -> str:
+    def phase(self, state: CanaryStage) -> str:
         """See the protocol."""
-        phase = Phase(int(state.canary.phase[0]))
+        phase = CanaryPhase(int(state.canary.phase[0]))
         step = f"step {int(state.canary.step[0]) + 1} of {len(self.canary.steps)}"
         return ENDED.get(phase, step)
 
-    def is_over(self, state: Stage) -> bool:
+    def is_over(self, state: CanaryStage) -> bool:
         """See the protocol."""
-        return not self._is(state, Phase.RUNNING)
+        return not self._is(state, CanaryPhase.RUNNING)
 
-    def runs_by_itself(self, state: Stage) -> bool:
+    def runs_by_itself(self, state: CanaryStage) -> bool:
         """See the protocol: steps have a time."""
-        return self._is(state, Phase.RUNNING)
+        return self._is(state, CanaryPhase.RUNNING)
 
-    def about(self, state: Stage) -> Mapping[str, Any]:
+    def about(self, state: CanaryStage) -> Mapping[str, Any]:
         """Return the share, the requests at this step and in all, and the log wealth of each guardrail's two tests."""
         canary = state.canary
         harm, proof = self.canary.log_wealth(canary)
@@ -166,14 +166,14 @@ class Staged:
         joined = () if self.nested.joined is None else (self.canary.canary,)
         return about_arms(state, (*self.nested.among, *joined), len(self.canary.stable))
 
-    def _is(self, state: Stage, phase: Phase) -> bool:
+    def _is(self, state: CanaryStage, phase: CanaryPhase) -> bool:
         return bool(state.canary.phase[0] == phase)
 
-    def _wider(self, nested: Nested) -> Learning[Any]:
+    def _wider(self, nested: NestedBandit) -> Learning[Any]:
         """Return the bandit that keeps the canary's rewards, too."""
         return nested.learning if nested.joined is None else nested.joined
 
-    def _nested_rewarded(self, state: Any, name: str, closed: Sequence[Closed]) -> Any:
+    def _nested_rewarded(self, state: Any, name: str, closed: Sequence[ClosedReward]) -> Any:
         if self.nested is None or name != self.nested.reward:
             return state
         among = self.nested.among
@@ -181,10 +181,10 @@ class Staged:
             among = (*among, self.canary.canary)
         return self._wider(self.nested).fold(state, seen_among(among, closed))
 
-    def _beside(self, nested: Nested, state: Stage, share: float) -> Floats:
+    def _beside(self, nested: NestedBandit, state: CanaryStage, share: float) -> Floats:
         """Return (1 - w) of the bandit's weights for the stable arms, and w for the canary."""
         weights = np.zeros(len(self.canary.stable))
-        if nested.joined is not None and self._is(state, Phase.PROMOTED):
+        if nested.joined is not None and self._is(state, CanaryPhase.PROMOTED):
             weights[[*nested.among, self.canary.canary]] = nested.joined.weights(state.nested)[0]
             return weights
         weights[list(nested.among)] = (1.0 - share) * nested.learning.weights(_first(state.nested, len(nested.among)))[

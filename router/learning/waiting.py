@@ -10,21 +10,21 @@ import orjson
 
 from broker.records.feedback import Feedback
 from broker.records.rewards import Reward
-from router.learning.joins import NOBODY, Join, Told, read_join, usable, usable_label
+from router.learning.joins import NOBODY, FeedbackOutcome, Join, read_join, usable, usable_label
 
 WAITING_LIMIT = 100_000  # requests of which only feedback is known: anybody can make some up
 LABEL_BYTES = 4096
 
 
 @dataclass(slots=True)
-class Changed:
+class ChangedUids:
     """The uids whose join, or whose place among the seen ones, a ledger has to write."""
 
     joins: set[bytes] = field(default_factory=set)
     seen: set[bytes] = field(default_factory=set)
 
 
-class Waiting:
+class OpenJoins:
     """Joins by uid, due by tick; `by_item`: feedback is for items of a list, not for the whole answer.
 
     A decision waits for the longest horizon of its rewards, and feedback without a decision as long.
@@ -37,7 +37,7 @@ class Waiting:
         self.truth = next((reward for reward in rewards.values() if reward.source == "truth"), None)
         self.joins: dict[bytes, Join] = {}
         self.seen: dict[bytes, int] = {}  # uid -> accepted_us
-        self.changed = Changed()
+        self.changed = ChangedUids()
         self._by_item = by_item
         self._due: dict[int, list[tuple[bytes, int]]] = {}
         self._early = 0
@@ -67,24 +67,24 @@ class Waiting:
         self.seen[uid] = accepted_us
         self.changed.seen.add(uid)
 
-    def tell(self, feedback: Feedback, tick: int) -> Told:
+    def tell(self, feedback: Feedback, tick: int) -> FeedbackOutcome:
         """Take in feedback."""
         uid = feedback.uid
         join = self.joins.get(uid)
         if join is None and uid in self.seen:
-            return Told.LATE
+            return FeedbackOutcome.LATE
         if join is None and self._early >= WAITING_LIMIT:
-            return Told.UNUSABLE
+            return FeedbackOutcome.UNUSABLE
         known = join or Join(0, tick)
         told = self._take(known, feedback)
-        if told is Told.UNUSABLE:
+        if told is FeedbackOutcome.UNUSABLE:
             return told
         if join is None:
             self.joins[uid] = known
             self._early += 1
             self._put_due(tick + self.patience, uid, known)
         self.changed.joins.add(uid)
-        return Told.EARLY if known.arm == NOBODY and told is Told.JOINED else told
+        return FeedbackOutcome.EARLY if known.arm == NOBODY and told is FeedbackOutcome.JOINED else told
 
     def due(self, tick: int) -> list[tuple[bytes, Join]]:
         """Return the joins of which some horizon is over now, in the order of their decisions."""
@@ -131,11 +131,11 @@ class Waiting:
         self._early -= self.joins.pop(uid).arm == NOBODY
         self.changed.joins.add(uid)
 
-    def _take(self, join: Join, feedback: Feedback) -> Told:
+    def _take(self, join: Join, feedback: Feedback) -> FeedbackOutcome:
         if feedback.truth is not None:
             reward, label = self.truth, feedback.truth
             if reward is None or not usable_label(reward, label) or len(orjson.dumps(label)) > LABEL_BYTES:
-                return Told.UNUSABLE
+                return FeedbackOutcome.UNUSABLE
             return join.take_truth(reward.duplicates, feedback.at_us, label)
         told = set()
         for name, value in feedback.values.items():
@@ -147,4 +147,7 @@ class Waiting:
                 told.add(join.take(name, how, at_us, value, event))
             elif feedback.item is not None:
                 told.add(join.take_item(feedback.item, how, at_us, value, event))
-        return next((one for one in (Told.JOINED, Told.DUPLICATE) if one in told), Told.UNUSABLE)
+        return next(
+            (one for one in (FeedbackOutcome.JOINED, FeedbackOutcome.DUPLICATE) if one in told),
+            FeedbackOutcome.UNUSABLE,
+        )

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from router.policies.snapshot import Snapshot
+from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import Floats, Ints
 
 State = TypeVar("State")
@@ -25,12 +25,12 @@ class Policy(Protocol):
     def sticky(self) -> bool:
         """Whether the same key is to get the same arm."""
 
-    def first(self) -> Snapshot:
+    def first(self) -> WeightSnapshot:
         """Return snapshot 0: a pure function of the declaration."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class JoinedRewards:
     """Rewards that have joined their decisions: flat arrays of one length, each event with the run it belongs to.
 
     Rewards are finite. A propensity is the logged one, of the decision, never today's; it is above 0, for a pinned
@@ -43,10 +43,10 @@ class Seen:
     propensity: Floats
 
 
-def one_run(arm: Sequence[int], reward: Sequence[float], propensity: Sequence[float]) -> Seen:
+def one_run(arm: Sequence[int], reward: Sequence[float], propensity: Sequence[float]) -> JoinedRewards:
     """Return what one learner has seen."""
     arms = np.asarray(arm, np.int64)
-    return Seen(np.zeros_like(arms), arms, np.asarray(reward, np.float64), np.asarray(propensity, np.float64))
+    return JoinedRewards(np.zeros_like(arms), arms, np.asarray(reward, np.float64), np.asarray(propensity, np.float64))
 
 
 class Learning(Policy, Protocol[State]):
@@ -55,7 +55,7 @@ class Learning(Policy, Protocol[State]):
     def start(self, runs: int) -> State:
         """Return what is known before the first reward."""
 
-    def fold(self, state: State, seen: Seen) -> State:
+    def fold(self, state: State, seen: JoinedRewards) -> State:
         """Return the state after some rewards; in any order and in any batches it is the same, byte for byte."""
 
     def tick(self, state: State, ticks: int = 1) -> State:
@@ -71,7 +71,7 @@ class Contextual(Policy, Protocol[State]):
     def start(self, runs: int) -> State:
         """Return what is known before the first reward."""
 
-    def fold(self, state: State, seen: Seen, features: Floats) -> State:
+    def fold(self, state: State, seen: JoinedRewards, features: Floats) -> State:
         """Return the state after some rewards; `features` (events, dimensions) are those of the decisions."""
 
     def weights(self, state: State, features: Floats) -> Floats:

@@ -23,12 +23,12 @@ from router.policies.base import Contextual, Learning
 from router.policies.canary import BadEvents, Canary, RewardDrop
 from router.policies.epsilon import EpsilonGreedy
 from router.policies.exp3 import Exp3
-from router.policies.learned import LearnedByFeatures
+from router.policies.learned import LearnedLinearPolicy
 from router.policies.linear import LinThompson, LinUcb
-from router.policies.snapshot import Snapshot
+from router.policies.snapshot import WeightSnapshot
 from router.policies.thompson import GaussianThompson, Thompson
 from router.policies.ucb import Ucb
-from router.policies.weighing import Among, Weigher, weigher
+from router.policies.weighing import SubsetWeigher, Weigher, weigher
 from router.stats.packing import unpacked
 
 
@@ -51,12 +51,12 @@ def dimensions_of(config: BanditConfig) -> int:
     return config.dimensions
 
 
-def weigher_of(policy: LearnedByFeatures, snapshot: Snapshot) -> Weigher:
+def weigher_of(policy: LearnedLinearPolicy, snapshot: WeightSnapshot) -> Weigher:
     """Return what weighs an endpoint's arms by a request's features, from a snapshot's models; raises ValueError."""
     learning: Any = _linear(policy.config, len(policy.among))
     own = weigher(learning, unpacked(snapshot.models, learning.start(1)))
     arms = len(policy.weights)
-    return own if len(policy.among) == arms else Among(own, policy.among, arms)
+    return own if len(policy.among) == arms else SubsetWeigher(own, policy.among, arms)
 
 
 def canary_of(config: CanaryConfig, endpoint: Endpoint) -> Canary:

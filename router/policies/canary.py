@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from router.policies.snapshot import Snapshot
+from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import Bools, Floats, Ints, log_mean_exp
 from router.stats.eprocess import EventTest, Pairs, PairTest, better_than, rarer_than, worse_than
 
 
-class Phase(IntEnum):
+class CanaryPhase(IntEnum):
     """What has become of a canary. Everything but RUNNING is final."""
 
     RUNNING = 0
@@ -121,14 +121,14 @@ class Canary:
         """See the protocol."""
         return "canary"
 
-    def first(self) -> Snapshot:
+    def first(self) -> WeightSnapshot:
         """See the protocol."""
-        return Snapshot(0, tuple(float(weight) for weight in self.weights(self.start(1))[0]))
+        return WeightSnapshot(0, tuple(float(weight) for weight in self.weights(self.start(1))[0]))
 
     def start(self, runs: int) -> CanaryState:
         """Return the state at the first step."""
         return CanaryState(
-            phase=np.full(runs, Phase.RUNNING), step=np.zeros(runs, np.int64), requests=np.zeros(runs, np.int64),
+            phase=np.full(runs, CanaryPhase.RUNNING), step=np.zeros(runs, np.int64), requests=np.zeros(runs, np.int64),
             ticks=np.zeros(runs, np.int64), entered=np.zeros(runs, np.int64), tripped=np.full(runs, -1),
             served=np.zeros(runs, np.int64), bad=tuple(np.zeros(runs, np.int64) for _ in self.guardrails),
             harm=tuple(rail.harm.start(runs) for rail in self.guardrails),
@@ -138,7 +138,9 @@ class Canary:
     def share(self, state: CanaryState) -> Floats:
         """Return the canary's probability (runs,): its step's, 1 when promoted, else 0."""
         running = np.asarray(self.steps)[state.step]
-        return np.where(state.phase == Phase.RUNNING, running, np.where(state.phase == Phase.PROMOTED, 1.0, 0.0))
+        return np.where(
+            state.phase == CanaryPhase.RUNNING, running, np.where(state.phase == CanaryPhase.PROMOTED, 1.0, 0.0)
+        )
 
     def weights(self, state: CanaryState) -> Floats:
         """Return the probability of each arm (runs, arms)."""
@@ -149,7 +151,7 @@ class Canary:
 
     def fold_requests(self, state: CanaryState, requests: Ints) -> CanaryState:
         """Return the state after some more requests to the canary (runs,)."""
-        new = requests * (state.phase == Phase.RUNNING)
+        new = requests * (state.phase == CanaryPhase.RUNNING)
         return replace(state, requests=state.requests + new, served=state.served + new)
 
     def fold_bad(
@@ -188,16 +190,16 @@ class Canary:
 
         At most one of these happens in a call: the product calls it tick by tick.
         """
-        running = state.phase == Phase.RUNNING
+        running = state.phase == CanaryPhase.RUNNING
         now = state.ticks + np.where(running, ticks, 0)
         over = running & (now - state.entered >= self.hold_ticks)
         held = over & (state.requests >= self.hold_requests)
         last = state.step == len(self.steps) - 1
         starved = over & (state.requests == 0) & (self.on_no_data == "rollback")
-        phase = np.where(starved, Phase.STARVED, state.phase)
-        phase = np.where(running & (now >= self.timeout_ticks), Phase.TIMED_OUT, phase)
-        phase = np.where(held & last & self.proven(state), Phase.PROMOTED, phase)
-        moves = held & ~last & (phase == Phase.RUNNING)
+        phase = np.where(starved, CanaryPhase.STARVED, state.phase)
+        phase = np.where(running & (now >= self.timeout_ticks), CanaryPhase.TIMED_OUT, phase)
+        phase = np.where(held & last & self.proven(state), CanaryPhase.PROMOTED, phase)
+        moves = held & ~last & (phase == CanaryPhase.RUNNING)
         return replace(
             state, phase=phase, ticks=now, step=state.step + moves,
             requests=np.where(moves, 0, state.requests), entered=np.where(moves, now, state.entered),
@@ -224,15 +226,15 @@ class Canary:
         return log_mean_exp(np.stack([wealth, rarer_than(rail.max_rate, state.bad[guardrail], state.served)], axis=-1))
 
     def _kept(self, state: CanaryState, run: Ints, counted: Bools | None) -> Bools:
-        kept: Bools = state.phase[run] == Phase.RUNNING
+        kept: Bools = state.phase[run] == CanaryPhase.RUNNING
         return kept if counted is None else kept & counted
 
     def _tested(self, state: CanaryState, guardrail: int, harm: Ints | Pairs, proof: Ints | Pairs) -> CanaryState:
         """Return the state with new tests of one guardrail: aborted where harm is shown."""
         level = np.log(len(self.guardrails) / self.alpha)
-        trips = (state.phase == Phase.RUNNING) & (_log_wealth(self.guardrails[guardrail].harm, harm) >= level)
+        trips = (state.phase == CanaryPhase.RUNNING) & (_log_wealth(self.guardrails[guardrail].harm, harm) >= level)
         return replace(
-            state, phase=np.where(trips, Phase.ABORTED, state.phase), tripped=np.where(trips, guardrail, state.tripped),
+            state, phase=np.where(trips, CanaryPhase.ABORTED, state.phase), tripped=np.where(trips, guardrail, state.tripped),
             harm=_placed(state.harm, guardrail, harm), proof=_placed(state.proof, guardrail, proof),
         )  # fmt: skip
 

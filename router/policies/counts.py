@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from router.policies.base import Seen, check_floor, floored
-from router.policies.snapshot import Snapshot
+from router.policies.base import JoinedRewards, check_floor, floored
+from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import ONE, Floats, Ints, fixed, tallied
 
 _FACTOR_UNIT = 1 << 30  # a decay factor is a multiple of 1/2**30, so that no machine's pow changes a state
@@ -71,15 +71,15 @@ class Counting(ABC):
     def shares(self, state: Sums) -> Floats:
         """Return the probabilities (runs, arms) before the floor."""
 
-    def first(self) -> Snapshot:
+    def first(self) -> WeightSnapshot:
         """See the protocol."""
-        return Snapshot(0, tuple(float(weight) for weight in self.weights(self.start(1))[0]))
+        return WeightSnapshot(0, tuple(float(weight) for weight in self.weights(self.start(1))[0]))
 
     def start(self, runs: int) -> Sums:
         """See the protocol."""
         return Sums(*(np.zeros((runs, self.arms), np.int64) for _ in range(3)))
 
-    def fold(self, state: Sums, seen: Seen) -> Sums:
+    def fold(self, state: Sums, seen: JoinedRewards) -> Sums:
         """See the protocol."""
         shape = state.pulls.shape
         cells = seen.run * self.arms + seen.arm

@@ -9,7 +9,7 @@ from router.declaration.plain import InterleaveConfig, ShadowConfig, SplitConfig
 from router.declaration.policy import read_config, stable_arms, ticks, uniform
 from router.policies.base import Policy
 from router.policies.interleaving import Interleaving
-from router.policies.learned import Learned, LearnedByFeatures
+from router.policies.learned import LearnedLinearPolicy, LearnedPolicy
 from router.policies.shadow import Shadow
 from router.policies.split import Split
 
@@ -33,8 +33,8 @@ def read_policy(endpoint: Endpoint) -> Policy:
     if isinstance(config, CanaryConfig):
         return _canary(config, arms)
     if isinstance(config, LinearConfig):
-        return LearnedByFeatures(config, uniform(config.arms, arms), tuple(arms.index(arm) for arm in config.arms))
-    return Learned(config.bandit, uniform(config.arms, arms))
+        return LearnedLinearPolicy(config, uniform(config.arms, arms), tuple(arms.index(arm) for arm in config.arms))
+    return LearnedPolicy(config.bandit, uniform(config.arms, arms))
 
 
 def _interleaving(config: InterleaveConfig, arms: tuple[str, ...]) -> Interleaving:
@@ -45,8 +45,8 @@ def _interleaving(config: InterleaveConfig, arms: tuple[str, ...]) -> Interleavi
     )  # fmt: skip
 
 
-def _canary(config: CanaryConfig, arms: tuple[str, ...]) -> Learned:
+def _canary(config: CanaryConfig, arms: tuple[str, ...]) -> LearnedPolicy:
     share = config.steps[0]
     stable = uniform(stable_arms(config), arms)
     weights = [share if arm == config.canary else (1.0 - share) * stable[place] for place, arm in enumerate(arms)]
-    return Learned("canary", tuple(weights), sticky=config.sticky)
+    return LearnedPolicy("canary", tuple(weights), sticky=config.sticky)

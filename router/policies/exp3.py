@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.policies.base import Seen, check_floor, floored
+from router.policies.base import JoinedRewards, check_floor, floored
 from router.policies.counts import decayed
-from router.policies.snapshot import Snapshot
+from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import ONE, Floats, Ints, fixed, tallied
 
 _LEAST_PROPENSITY = 1e-6
@@ -48,15 +48,15 @@ class Exp3:
         """See the protocol."""
         return "exp3"
 
-    def first(self) -> Snapshot:
+    def first(self) -> WeightSnapshot:
         """See the protocol."""
-        return Snapshot(0, tuple(float(weight) for weight in self.weights(self.start(1))[0]))
+        return WeightSnapshot(0, tuple(float(weight) for weight in self.weights(self.start(1))[0]))
 
     def start(self, runs: int) -> Losses:
         """See the protocol."""
         return Losses(np.zeros((runs, self.arms), np.int64), np.zeros((runs, self.arms), np.int64))
 
-    def fold(self, state: Losses, seen: Seen) -> Losses:
+    def fold(self, state: Losses, seen: JoinedRewards) -> Losses:
         """See the protocol."""
         shape = state.pulls.shape
         cells = seen.run * self.arms + seen.arm

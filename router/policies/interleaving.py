@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.policies.snapshot import Snapshot
+from router.policies.snapshot import WeightSnapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,6 @@ class Interleaving:
         """See the protocol."""
         return "interleave"
 
-    def first(self) -> Snapshot:
+    def first(self) -> WeightSnapshot:
         """See the protocol."""
-        return Snapshot(0, tuple(1.0 if arm in self.rankers else 0.0 for arm in range(self.arms)))
+        return WeightSnapshot(0, tuple(1.0 if arm in self.rankers else 0.0 for arm in range(self.arms)))

@@ -8,24 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from router.declaration.bandit import LinearConfig
-from router.policies.snapshot import Snapshot
+from router.policies.snapshot import WeightSnapshot
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class LearnedPolicy:
     """A policy whose weights come in snapshots: bandits and canaries. `weights` are those of snapshot 0."""
 
     name: str
     weights: tuple[float, ...]
     sticky: bool = False
 
-    def first(self) -> Snapshot:
+    def first(self) -> WeightSnapshot:
         """See the protocol."""
-        return Snapshot(0, self.weights)
+        return WeightSnapshot(0, self.weights)
 
 
 @dataclass(frozen=True, slots=True)
-class LearnedByFeatures:
+class LearnedLinearPolicy:
     """A policy that weighs the arms for each request by its features; snapshots bring the models for that.
 
     `weights` are those while nothing is known, `among` the places of its arms among the endpoint's.
@@ -41,6 +41,6 @@ class LearnedByFeatures:
         """See the protocol."""
         return self.config.bandit
 
-    def first(self) -> Snapshot:
+    def first(self) -> WeightSnapshot:
         """See the protocol."""
-        return Snapshot(0, self.weights)
+        return WeightSnapshot(0, self.weights)

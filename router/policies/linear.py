@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.policies.base import Seen, check_floor, floored
-from router.policies.snapshot import Snapshot
+from router.policies.base import JoinedRewards, check_floor, floored
+from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import Floats, argmax_shares, rounds
 from router.stats.best_arm import best_of_normals
 
@@ -19,7 +19,7 @@ LEAST_DEVIATION = 1e-9  # of a prediction, where a sample is drawn from it
 
 
 @dataclass(frozen=True, slots=True)
-class Models:
+class LinearModels:
     """Ridge regressions: `root` (runs, arms, dimensions, dimensions), `rewarded` (runs, arms, dimensions).
 
     root root' is the inverse of ridge I + sum x x', `rewarded` the sum of reward x.
@@ -51,17 +51,17 @@ class Linear(ABC):
     def shares(self, mean: Floats, deviation: Floats) -> Floats:
         """Return the probabilities before the floor, from predictions and their deviations, all (runs, arms)."""
 
-    def first(self) -> Snapshot:
+    def first(self) -> WeightSnapshot:
         """See the protocol."""
-        return Snapshot(0, (1.0 / self.arms,) * self.arms)
+        return WeightSnapshot(0, (1.0 / self.arms,) * self.arms)
 
-    def start(self, runs: int) -> Models:
+    def start(self, runs: int) -> LinearModels:
         """See the protocol."""
         prior = np.eye(self.dimensions) / np.sqrt(self.ridge)
         shape = (runs, self.arms, self.dimensions)
-        return Models(np.broadcast_to(prior, (*shape, self.dimensions)).copy(), np.zeros(shape))
+        return LinearModels(np.broadcast_to(prior, (*shape, self.dimensions)).copy(), np.zeros(shape))
 
-    def fold(self, state: Models, seen: Seen, features: Floats) -> Models:
+    def fold(self, state: LinearModels, seen: JoinedRewards, features: Floats) -> LinearModels:
         """See the protocol. The root follows by Potter's formula (Bierman 1977, Factorization methods, II.7).
 
         The inverse itself would lose all its digits to features of unequal size: with this, predictions for features
@@ -77,13 +77,13 @@ class Linear(ABC):
             gain = np.einsum("rij,rj->ri", before, turned) * (kept / (1.0 + np.sqrt(kept)))[:, None]
             root[cell] = before - gain[:, :, None] * turned[:, None, :]
             rewarded[cell] += seen.reward[places, None] * x
-        return Models(root, rewarded)
+        return LinearModels(root, rewarded)
 
-    def weights(self, state: Models, features: Floats) -> Floats:
+    def weights(self, state: LinearModels, features: Floats) -> Floats:
         """See the protocol."""
         return floored(self.shares(*self.predicted(state, features)), self.floor)
 
-    def predicted(self, state: Models, features: Floats) -> tuple[Floats, Floats]:
+    def predicted(self, state: LinearModels, features: Floats) -> tuple[Floats, Floats]:
         """Return the expected rewards and sqrt(x' A^-1 x), both (runs, arms)."""
         turned = np.einsum("rkji,rj->rki", state.root, features)
         mean = np.einsum("rki,rki->rk", turned, np.einsum("rkji,rkj->rki", state.root, state.rewarded))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.policies.snapshot import Snapshot
+from router.policies.snapshot import WeightSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,6 @@ class Shadow:
         """See the protocol."""
         return "shadow"
 
-    def first(self) -> Snapshot:
+    def first(self) -> WeightSnapshot:
         """See the protocol."""
-        return Snapshot(0, tuple(1.0 if arm == self.serve else 0.0 for arm in range(self.arms)))
+        return WeightSnapshot(0, tuple(1.0 if arm == self.serve else 0.0 for arm in range(self.arms)))

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class WeightSnapshot:
     """Weights of the arms, in the order of their declaration; they need not sum to one.
 
     `models`: of a policy that looks at features, what its weights for one request follow from, as JSON holds it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.policies.snapshot import Snapshot
+from router.policies.snapshot import WeightSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,6 @@ class Split:
         """See the protocol."""
         return "split"
 
-    def first(self) -> Snapshot:
+    def first(self) -> WeightSnapshot:
         """See the protocol."""
-        return Snapshot(0, self.weights)
+        return WeightSnapshot(0, self.weights)

@@ -13,7 +13,7 @@ import numpy as np
 
 from router.policies.assignment import cumulative, draw
 from router.policies.base import floored
-from router.policies.linear import LEAST_DEVIATION, Linear, LinThompson, LinUcb, Models
+from router.policies.linear import LEAST_DEVIATION, Linear, LinearModels, LinThompson, LinUcb
 from router.policies.snapshot import masked
 from router.stats.arrays import Floats
 from router.stats.best_arm import FEW, best_of_few_normals, best_of_normals
@@ -39,10 +39,10 @@ class Weigher(ABC):
         return arm, probabilities[arm]
 
 
-class ByBound(Weigher):
+class BoundWeigher(Weigher):
     """LinUCB. Only which arms are best together decides the weights: those sets are as few as arms, but for ties."""
 
-    def __init__(self, learning: LinUcb, models: Models) -> None:
+    def __init__(self, learning: LinUcb, models: LinearModels) -> None:
         self._predict = _predictor(models, learning.alpha)
         self._floor = learning.floor
 
@@ -64,10 +64,10 @@ class ByBound(Weigher):
         return tuple([score >= least for score in scores])
 
 
-class ByChance(Weigher):
+class ChanceWeigher(Weigher):
     """LinTS: an arm weighs its chance to be the best. That is an integral, which takes 40 us; of few see below."""
 
-    def __init__(self, learning: LinThompson, models: Models) -> None:
+    def __init__(self, learning: LinThompson, models: LinearModels) -> None:
         self._predict = _predictor(models, learning.scale)
         self._floor = learning.floor
 
@@ -78,13 +78,13 @@ class ByChance(Weigher):
         return _floored(best_of_normals(np.array([means]), deviations), self._floor)
 
 
-class ByChanceOfFew(Weigher):
+class FewArmsChanceWeigher(Weigher):
     """LinTS of two or three arms: the chances are exact, and are not looked at beyond the arm that is drawn.
 
     They are looked at from the arm with the highest mean on, which most requests go to.
     """
 
-    def __init__(self, learning: LinThompson, models: Models) -> None:
+    def __init__(self, learning: LinThompson, models: LinearModels) -> None:
         self._predict = _predictor(models, learning.scale)
         arms = learning.arms
         self._floor, self._rest, self._all = learning.floor, 1.0 - arms * learning.floor, (1 << arms) - 1
@@ -116,7 +116,7 @@ class ByChanceOfFew(Weigher):
         return means, variances
 
 
-class Among(Weigher):
+class SubsetWeigher(Weigher):
     """A policy over a part of an endpoint's arms: the others weigh nothing."""
 
     def __init__(self, weigher: Weigher, among: Sequence[int], arms: int) -> None:
@@ -130,16 +130,16 @@ class Among(Weigher):
         return weights
 
 
-def weigher(learning: Linear, models: Models) -> Weigher:
+def weigher(learning: Linear, models: LinearModels) -> Weigher:
     """Return what weighs a policy's own arms by the first run of `models`."""
     if isinstance(learning, LinUcb):
-        return ByBound(learning, models)
+        return BoundWeigher(learning, models)
     if isinstance(learning, LinThompson):
-        return ByChanceOfFew(learning, models) if learning.arms <= FEW else ByChance(learning, models)
+        return FewArmsChanceWeigher(learning, models) if learning.arms <= FEW else ChanceWeigher(learning, models)
     raise TypeError(f"nobody weighs for {type(learning).__name__}")
 
 
-def _predictor(models: Models, scale: float) -> Predictor:
+def _predictor(models: LinearModels, scale: float) -> Predictor:
     """Return what gives each arm's expected reward, and its variance scale^2 x' A^-1 x.
 
     Two products for all arms: of everything with x, then of what came of the roots with itself. They are written where

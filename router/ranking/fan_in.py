@@ -33,7 +33,7 @@ class _Waiting:
         return self.has_result and now_s >= self.wait_until_s
 
 
-class Gathering:
+class FanIn:
     """Waits for the answers of several arms, by uid; the first answer of an arm counts. Who expects bounds how many.
 
     A wait is over when every arm was heard; when `wait_s` are over and one of the answers is a result, however late

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from broker.base import Broker
-from broker.delivery.ack_tracker import Hold
+from broker.delivery.ack_tracker import PendingAck
 from broker.delivery.outbox import Outbox
 from broker.errors import TryAgain
 from broker.messages import Message, Outcome, Reason
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 class _Record(NamedTuple):
     message: Message
-    hold: Hold | None
+    hold: PendingAck | None
     until_s: float
 
 
@@ -43,7 +43,7 @@ class MergeLog:
         self._outbox: Outbox[_Record] = Outbox(broker, self._settled, patience_s=patience_s, patience_full_s=patience_s)
         self._warned_s = -WARN_EVERY_S
 
-    def put(self, endpoint: str, merge: Merge, hold: Hold | None = None) -> None:
+    def put(self, endpoint: str, merge: Merge, hold: PendingAck | None = None) -> None:
         """Write a record."""
         body, headers = write_merge(merge)
         message = Message(queue=self._broker.channels.events(endpoint), body=body, headers=headers)

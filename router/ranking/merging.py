@@ -14,21 +14,21 @@ from broker.records.merges import Merge
 from broker.tensor.datatypes import Array, datatype_of
 from broker.tensor.responses import read_response
 from router.interleaving.interleave import interleave
-from router.interleaving.placed import ITEMS_LIMIT, Draw, Placed
+from router.interleaving.placed import ITEMS_LIMIT, Draw, PlacedList
 from router.policies.interleaving import Interleaving
 from router.ranking.fan_in import Heard
 
 RANKERS_PARAMETER = "millrace_rankers"
 
 
-class Merged(NamedTuple):
+class MergedAnswer(NamedTuple):
     """What the client sees, and the record of who placed what: none where no list was made."""
 
     answer: Answer
     record: Merge | None
 
 
-class Ranking(NamedTuple):
+class RankedList(NamedTuple):
     """One ranker's list, the best item first, and how its answer carried it."""
 
     id: str | None
@@ -38,7 +38,7 @@ class Ranking(NamedTuple):
     items: tuple[str, ...]
 
 
-def merge(request: Request, rankers: Sequence[str], heard: Heard, policy: Interleaving, draw: Draw) -> Merged:
+def merge(request: Request, rankers: Sequence[str], heard: Heard, policy: Interleaving, draw: Draw) -> MergedAnswer:
     """Return one list of what the rankers answered; `request` is leg 0 as it was sent, `rankers` in the arms' order.
 
     A ranker that answered an error, with no ranking, or with items of another datatype than the first ranking's is left
@@ -47,12 +47,12 @@ def merge(request: Request, rankers: Sequence[str], heard: Heard, policy: Interl
     """
     rankings, broken = _rankings(rankers, heard, policy.output)
     if not rankings:
-        return Merged(_error((request.route.arm, *rankers), heard, broken), None)
+        return MergedAnswer(_error((request.route.arm, *rankers), heard, broken), None)
     placed = _placed(list(rankings.values()), policy, draw)
-    return Merged(_answer(request, rankings, placed), _record(request, rankers, tuple(rankings), placed, policy))
+    return MergedAnswer(_answer(request, rankings, placed), _record(request, rankers, tuple(rankings), placed, policy))
 
 
-def read_ranking(answer: Answer, output: str) -> Ranking:
+def read_ranking(answer: Answer, output: str) -> RankedList:
     """Return the ranking in an answer's `output` (empty: its only one). Raises InvalidRequest for what is none."""
     response = read_response(answer.body, answer.json_length)
     name = output or next(iter(response.outputs))
@@ -64,7 +64,7 @@ def read_ranking(answer: Answer, output: str) -> Ranking:
     items = _texts(name, array)
     if not 1 <= len(items) <= ITEMS_LIMIT or len(set(items)) != len(items):
         raise InvalidRequest(f"output {name} has {len(items)} items: a ranking has 1 to {ITEMS_LIMIT}, each once")
-    return Ranking(response.id, name, datatype_of(array.dtype) or "BYTES", array.ndim, items)
+    return RankedList(response.id, name, datatype_of(array.dtype) or "BYTES", array.ndim, items)
 
 
 def _texts(name: str, array: Array) -> tuple[str, ...]:
@@ -78,9 +78,11 @@ def _texts(name: str, array: Array) -> tuple[str, ...]:
         raise InvalidRequest(f"output {name} holds an item that is no UTF-8") from exc
 
 
-def _rankings(rankers: Sequence[str], heard: Heard, output: str) -> tuple[dict[str, Ranking], dict[str, MillraceError]]:
+def _rankings(
+    rankers: Sequence[str], heard: Heard, output: str
+) -> tuple[dict[str, RankedList], dict[str, MillraceError]]:
     """Return the rankings that can be merged, and why those of other rankers that answered cannot."""
-    rankings: dict[str, Ranking] = {}
+    rankings: dict[str, RankedList] = {}
     broken: dict[str, MillraceError] = {}
     for arm in rankers:
         said = heard[arm]
@@ -109,16 +111,16 @@ def _status(said: Answer | MillraceError) -> Status:
     return said.status if isinstance(said, Answer) else BY_WORD[said.status]
 
 
-def _placed(rankings: Sequence[Ranking], policy: Interleaving, draw: Draw) -> Placed:
+def _placed(rankings: Sequence[RankedList], policy: Interleaving, draw: Draw) -> PlacedList:
     """Return the list; ranks and credits have one number for each of `rankings`."""
     if len(rankings) > 1:
         return interleave([ranking.items for ranking in rankings], policy.method, policy.length, draw=draw)
     items = rankings[0].items[: policy.length]
     ranks = tuple((rank,) for rank in range(1, len(items) + 1))
-    return Placed(policy.method, items, ranks, ((0.0,),) * len(items))
+    return PlacedList(policy.method, items, ranks, ((0.0,),) * len(items))
 
 
-def _answer(request: Request, rankings: dict[str, Ranking], placed: Placed) -> Answer:
+def _answer(request: Request, rankings: dict[str, RankedList], placed: PlacedList) -> Answer:
     first = next(iter(rankings.values()))
     data = placed.items if first.datatype == "BYTES" else [int(item) for item in placed.items]
     shape = [1] * (first.dimensions - 1) + [len(data)]
@@ -133,7 +135,7 @@ def _answer(request: Request, rankings: dict[str, Ranking], placed: Placed) -> A
 
 
 def _record(
-    request: Request, rankers: Sequence[str], used: Sequence[str], placed: Placed, policy: Interleaving
+    request: Request, rankers: Sequence[str], used: Sequence[str], placed: PlacedList, policy: Interleaving
 ) -> Merge:
     """Return the record; a ranker that was not used has 0 for every item."""
     places = [used.index(arm) if arm in used else None for arm in rankers]

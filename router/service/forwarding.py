@@ -13,9 +13,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from broker.base import Broker
-from broker.delivery.ack_tracker import Settling
-from broker.delivery.prediction_log import DOOR_LINGER_S, Rows
-from broker.delivery.reply_sender import Answering
+from broker.delivery.ack_tracker import AckTracker
+from broker.delivery.prediction_log import DOOR_LINGER_S, PredictionLogWriter
+from broker.delivery.reply_sender import ReplySender
 from broker.errors import (
     Cancelled,
     Expired,
@@ -29,17 +29,17 @@ from broker.errors import (
 from broker.messages import UNKNOWN, Delivery, Outcome, Reason
 from broker.protocol.answers import error_body
 from broker.protocol.bundle import BUNDLE_LIMIT_BYTES, bundle
-from broker.protocol.header import BY_WORD, Form, Reply, Request, Route, pack_route, pack_ticket
+from broker.protocol.header import BY_WORD, BodyForm, ReplyTo, Request, Route, pack_route, pack_ticket
 from broker.protocol.ids import is_over, now_us
-from broker.records.events import Ended
+from broker.records.events import EndedRequests
 from broker.support.tasks import Tasks
 from router.service.intake import ADDRESS_CHARACTERS, identity, where_to_answer
-from router.service.line import Line
+from router.service.line import ModelLine
 from router.service.metrics import RouterMetrics
-from router.service.planning import Planned, plan
-from router.service.ranked_requests import Lists, RankerAnswers, Source
-from router.service.shadows import Shadows
-from router.service.taken import Taken
+from router.service.planning import PlannedRequest, plan
+from router.service.ranked_requests import RankedRequests, RankerAnswers, SourceDelivery
+from router.service.shadows import ShadowSender
+from router.service.taken import TakenRequest
 from router.state.view import View
 
 log = logging.getLogger(__name__)
@@ -63,17 +63,17 @@ class EndpointService:
         self._view = view
         self._endpoint = endpoint
         self._consumer = broker.consume(broker.channels.requests(endpoint), PREFETCH)
-        self._settling = Settling(broker)
-        self._answering = Answering(broker, dropped=metrics.dropped)
-        self._rows = Rows(broker, {}, source=f"/millrace/{instance}", linger_s=DOOR_LINGER_S)
-        self._shadows = Shadows(broker, self._rows, view.max_batch)
+        self._settling = AckTracker(broker)
+        self._answering = ReplySender(broker, dropped=metrics.dropped)
+        self._rows = PredictionLogWriter(broker, {}, source=f"/millrace/{instance}", linger_s=DOOR_LINGER_S)
+        self._shadows = ShadowSender(broker, self._rows, view.max_batch)
         self._answers = answers
-        self._lists = Lists(
+        self._lists = RankedRequests(
             broker, answers, self._answering, self._settling, self._rows, max_batch=view.max_batch,
             lost=metrics.lost_merge,
         )  # fmt: skip
         self._tasks = Tasks()
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, ModelLine] = {}
         self._moved = asyncio.Event()
         self._stopping = False
 
@@ -109,17 +109,19 @@ class EndpointService:
         self._lists.stop()
         await self._consumer.stop()
 
-    def _group(self, deliveries: Sequence[Delivery]) -> tuple[dict[tuple[str, Route], list[Taken]], list[Source]]:
+    def _group(
+        self, deliveries: Sequence[Delivery]
+    ) -> tuple[dict[tuple[str, Route], list[TakenRequest]], list[SourceDelivery]]:
         """Return what goes to one queue together, and what goes to rankers; refuse the rest."""
-        groups: defaultdict[tuple[str, Route], list[Taken]] = defaultdict(list)
-        to_rankers: list[Source] = []
+        groups: defaultdict[tuple[str, Route], list[TakenRequest]] = defaultdict(list)
+        to_rankers: list[SourceDelivery] = []
         now = now_us()
         for delivery in deliveries:
             uid = identity(self._endpoint, delivery, self._broker.origin(delivery), now)
             try:
                 planned = self._plan(delivery, uid, now)
                 request, shadow = planned.request, planned.shadow
-                item = Taken(delivery, request, pack_ticket(request, len(request.body)), shadow)
+                item = TakenRequest(delivery, request, pack_ticket(request, len(request.body)), shadow)
             except MillraceError as exc:
                 self._refuse(delivery, uid, exc, now)
                 continue
@@ -130,13 +132,13 @@ class EndpointService:
                 )
                 continue
             if planned.rankers:
-                to_rankers.append(Source(delivery, planned))
+                to_rankers.append(SourceDelivery(delivery, planned))
             else:
                 queue = self._broker.channels.inputs(request.route.model, request.route.version)
                 groups[queue, request.route].append(item)
         return groups, to_rankers
 
-    def _plan(self, delivery: Delivery, uid: bytes, now: int) -> Planned:
+    def _plan(self, delivery: Delivery, uid: bytes, now: int) -> PlannedRequest:
         return plan(
             delivery, uid, now, endpoint=self._endpoint, view=self._view, channels=self._broker.channels,
             answers=self._answers.queue,
@@ -146,14 +148,14 @@ class EndpointService:
         """Answer a request that goes nowhere, and write its row."""
         reply, reply_to = where_to_answer(delivery.message, self._broker.channels)
         declared = self._view.declaration(self._endpoint)
-        if reply is Reply.RESULTS and declared is not None and declared.results == "none":
-            reply = Reply.NOWHERE
+        if reply is ReplyTo.RESULTS and declared is not None and declared.results == "none":
+            reply = ReplyTo.NOWHERE
         route = Route(endpoint=self._endpoint, arm="", model="", version=0, reply=reply, reply_to=reply_to)
         correlation = (delivery.message.correlation_id or "")[:ADDRESS_CHARACTERS]
         request = Request(route, uid, now, 0, 0.0, None, 0, "", correlation, "", b"", b"")
         self._end(request, delivery, error)
 
-    def _end_all(self, items: Sequence[Taken], error: MillraceError) -> None:
+    def _end_all(self, items: Sequence[TakenRequest], error: MillraceError) -> None:
         for delivery, request, _, _ in items:
             self._end(request, delivery, error)
         self._shadows.drop(
@@ -164,12 +166,12 @@ class EndpointService:
         hold = self._settling.hold(delivery, PER_REQUEST)
         status = BY_WORD[error.status]
         self._answering.answer_one(request, status, error_body(str(error)), hold, 0)
-        ended = Ended([request], [1], [request.accepted_us], status, str(error), published_us=now_us())
+        ended = EndedRequests([request], [1], [request.accepted_us], status, str(error), published_us=now_us())
         self._rows.add(self._endpoint, None, ended, [hold], None, None)
 
     # -- the lines before the arms' queues
 
-    def _queue_up(self, queue: str, route: Route, items: list[Taken]) -> None:
+    def _queue_up(self, queue: str, route: Route, items: list[TakenRequest]) -> None:
         """Put requests into the line of their arm; those for which a stuck arm has no room end at once."""
         line = self._lines.get(queue) or self._begin_line(queue)
         room = max(0, self._line_limit() - line.held) if self._has_others() and line.is_stuck else len(items)
@@ -183,11 +185,11 @@ class EndpointService:
                 ),
             )
 
-    def _begin_line(self, queue: str) -> Line:
-        async def forward(route: Route, items: list[Taken]) -> int:
+    def _begin_line(self, queue: str) -> ModelLine:
+        async def forward(route: Route, items: list[TakenRequest]) -> int:
             return await self._forward(queue, route, items)
 
-        line = self._lines[queue] = Line(
+        line = self._lines[queue] = ModelLine(
             self._broker, queue, forward=forward, in_time=self._in_time, moved=self._moved.set
         )
         return line
@@ -202,7 +204,7 @@ class EndpointService:
             except TimeoutError:
                 continue
 
-    def _holds_up(self, line: Line) -> bool:
+    def _holds_up(self, line: ModelLine) -> bool:
         return line.held >= self._line_limit() and not (line.is_stuck and self._has_others())
 
     def _line_limit(self) -> int:
@@ -216,7 +218,7 @@ class EndpointService:
         declared = self._view.declaration(self._endpoint)
         return len(declared.arms) if declared is not None else 1
 
-    def _in_time(self, items: list[Taken]) -> list[Taken]:
+    def _in_time(self, items: list[TakenRequest]) -> list[TakenRequest]:
         """End the requests whose time was over before their model's queue had room, and return the others."""
         now = now_us()
         late = [item for item in items if is_over(item.request.deadline_us, now)]
@@ -227,7 +229,7 @@ class EndpointService:
 
     # -- into an arm's queue
 
-    async def _forward(self, queue: str, route: Route, items: list[Taken]) -> int:
+    async def _forward(self, queue: str, route: Route, items: list[TakenRequest]) -> int:
         """Forward a bundle, and return how many requests got there.
 
         An error that nobody foresaw ends its requests as `failed`, never the router.
@@ -239,7 +241,7 @@ class EndpointService:
             self._end_all(items, Failed(f"the router could not forward it to {route.model}@{route.version}"))
             return 0
 
-    async def _until_safe(self, queue: str, route: Route, items: list[Taken]) -> int:
+    async def _until_safe(self, queue: str, route: Route, items: list[TakenRequest]) -> int:
         """Publish a bundle until it is safe, then ack its sources; requests that wait too long are told so."""
         pause_s = PAUSE_FIRST_S
         while items:
@@ -264,21 +266,21 @@ class EndpointService:
             items[:] = [item for item in items if not is_over(item.request.deadline_us, now)]
         return 0
 
-    async def _attempt(self, queue: str, route: Route, items: Sequence[Taken]) -> Outcome:
+    async def _attempt(self, queue: str, route: Route, items: Sequence[TakenRequest]) -> Outcome:
         parts: list[bytes | memoryview] = []
         for item in items:
             parts.append(item.ticket)
             parts.append(item.request.body)
-        message = bundle(queue, Form.BUNDLE, pack_route(route), parts, len(items))
+        message = bundle(queue, BodyForm.BUNDLE, pack_route(route), parts, len(items))
         try:
             return (await self._broker.forward([item.delivery for item in items], [message]))[0]
         except TryAgain:
             return UNKNOWN
 
 
-def _parts(items: Sequence[Taken], limit: int) -> Iterator[list[Taken]]:
+def _parts(items: Sequence[TakenRequest], limit: int) -> Iterator[list[TakenRequest]]:
     """Cut items into bundles: at most `limit` requests, and no more bytes than a bundle should have."""
-    part: list[Taken] = []
+    part: list[TakenRequest] = []
     size = 0
     for item in items:
         length = len(item.request.body)

@@ -13,7 +13,7 @@ from broker.channels import Channels
 from broker.errors import InvalidRequest
 from broker.messages import JSON_LENGTH_HEADER, Delivery, Message
 from broker.protocol.answers import clean
-from broker.protocol.header import Reply
+from broker.protocol.header import ReplyTo
 from broker.protocol.ids import derived_uid, new_uid
 
 FIRST_BYTES = 64 * 1024
@@ -29,10 +29,10 @@ CLOUD = ("cloudEvents_", "cloudEvents:")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QueueRequestHeaders:
     """What a client's headers say."""
 
-    reply: Reply
+    reply: ReplyTo
     reply_to: str
     timeout_ms: int | None
     json_length: int | None
@@ -60,14 +60,14 @@ def identity(endpoint: str, delivery: Delivery, origin: bytes | None, now_us: in
     return derived_uid(*parts, str(len(message.body)).encode(), message.body[:FIRST_BYTES])
 
 
-def where_to_answer(message: Message, channels: Channels) -> tuple[Reply, str]:
+def where_to_answer(message: Message, channels: Channels) -> tuple[ReplyTo, str]:
     """Return how a client is answered; a reply address of ours is not one."""
     if message.reply_to and _is_text(message.reply_to) and channels.may_be_answered_at(message.reply_to):
-        return Reply.CLIENT, message.reply_to
-    return Reply.RESULTS, ""
+        return ReplyTo.CLIENT, message.reply_to
+    return ReplyTo.RESULTS, ""
 
 
-def read_headers(message: Message, channels: Channels) -> Asked:
+def read_headers(message: Message, channels: Channels) -> QueueRequestHeaders:
     """Read a client's headers; raises InvalidRequest naming the header and its value."""
     headers = message.headers
     if message.reply_to and not channels.may_be_answered_at(message.reply_to):
@@ -80,7 +80,7 @@ def read_headers(message: Message, channels: Channels) -> Asked:
     if message.reply_to and not _is_text(message.reply_to):
         raise InvalidRequest(f"reply_to {message.reply_to!r} is not UTF-8: no queue can have that name here")
     reply, reply_to = where_to_answer(message, channels)
-    return Asked(
+    return QueueRequestHeaders(
         reply=reply, reply_to=reply_to,
         timeout_ms=_number(headers, "timeout_ms", 1, TIMEOUT_LIMIT_MS),
         json_length=_number(headers, JSON_LENGTH_HEADER, 0, len(message.body)),

@@ -15,20 +15,20 @@ from broker.errors import TryAgain
 from broker.protocol.header import Route
 from broker.support.tasks import Tasks
 from router.service.admission import Admission
-from router.service.taken import Taken
+from router.service.taken import TakenRequest
 
 LOOK_S = 0.05
 STUCK_S = 2.0  # an arm whose queue has taken nothing for so long, while requests wait for it
 
-Part = tuple[Route, list[Taken]]
-Forward = Callable[[Route, list[Taken]], Awaitable[int]]
+Part = tuple[Route, list[TakenRequest]]
+Forward = Callable[[Route, list[TakenRequest]], Awaitable[int]]
 """Forwards requests, ends those that cannot be, and returns how many of them are in the queue."""
 
-InTime = Callable[[list[Taken]], list[Taken]]
+InTime = Callable[[list[TakenRequest]], list[TakenRequest]]
 """Ends the requests whose time is over, and returns the others."""
 
 
-class Line:
+class ModelLine:
     """What waits for one queue, or is on its way into it."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Line:
         """Tell whether nothing has gone into the queue for a while, though something waits."""
         return self.held > 0 and self._clock() - self._moved_s > STUCK_S
 
-    def put(self, route: Route, items: list[Taken]) -> None:
+    def put(self, route: Route, items: list[TakenRequest]) -> None:
         """Add requests of one route, not more than fit into a bundle."""
         if not self.held:
             self._moved_s = self._clock()
@@ -106,7 +106,7 @@ class Line:
         if self.held < before:
             self._moved()
 
-    async def _send(self, route: Route, items: list[Taken]) -> None:
+    async def _send(self, route: Route, items: list[TakenRequest]) -> None:
         number = len(items)
         arrived = 0
         try:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from broker.base import MESSAGE_LIMIT_BYTES
 from broker.channels import Channels
 from broker.messages import Delivery
-from broker.protocol.header import Reply, Request, Route
+from broker.protocol.header import ReplyTo, Request, Route
 from broker.support.compression import decompressed
 from router.drawing.feature_vectors import noted, vector_of
 from router.drawing.keys import key_of
@@ -19,7 +19,7 @@ from router.state.view import View
 HEADER_ROOM_BYTES = 64 * 1024
 
 
-class Planned(NamedTuple):
+class PlannedRequest(NamedTuple):
     """What becomes of one message: `request` is leg 0, with the client's own address.
 
     With `rankers` all of them, leg 0 among them, are sent and answer here, and `request` never leaves.
@@ -32,7 +32,7 @@ class Planned(NamedTuple):
 
 
 def plan(delivery: Delivery, uid: bytes, now: int, *, endpoint: str, view: View, channels: Channels,
-         answers: str) -> Planned:  # fmt: skip
+         answers: str) -> PlannedRequest:  # fmt: skip
     """Decide where a request goes; rankers are to answer on `answers`. Raises what is wrong with it."""
     message = decompressed(delivery.message, MESSAGE_LIMIT_BYTES - HEADER_ROOM_BYTES)
     asked = read_headers(message, channels)
@@ -46,7 +46,7 @@ def plan(delivery: Delivery, uid: bytes, now: int, *, endpoint: str, view: View,
         vector = vector_of(router.features, message.body, asked.json_length)
     drawn = router.plan(uid, mask, key=key, pin=asked.pin, vector=vector)
     leg = drawn.legs[0]
-    reply = Reply.NOWHERE if asked.reply is Reply.RESULTS and router.endpoint.results == "none" else asked.reply
+    reply = ReplyTo.NOWHERE if asked.reply is ReplyTo.RESULTS and router.endpoint.results == "none" else asked.reply
     route = Route(
         endpoint=endpoint, arm=leg.arm, model=leg.model, version=leg.version, snapshot=drawn.snapshot,
         mask=drawn.mask, policy=drawn.policy, tenant=tenant_of(message), reply=reply, reply_to=asked.reply_to,
@@ -58,7 +58,7 @@ def plan(delivery: Delivery, uid: bytes, now: int, *, endpoint: str, view: View,
         message.body,
     )  # fmt: skip
     rankers = rankers_of(request, drawn, answers) if drawn.merged else ()
-    return Planned(request, shadow_of(request, drawn), rankers, router)
+    return PlannedRequest(request, shadow_of(request, drawn), rankers, router)
 
 
 def _allowed_ms(router: Router, timeout_ms: int | None) -> float:

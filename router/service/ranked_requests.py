@@ -15,19 +15,19 @@ from functools import partial
 from typing import NamedTuple
 
 from broker.base import Broker, Consumer
-from broker.delivery.ack_tracker import Hold, Settling
+from broker.delivery.ack_tracker import AckTracker, PendingAck
 from broker.delivery.outbox import Outbox
-from broker.delivery.prediction_log import Rows
-from broker.delivery.reply_sender import Answering
+from broker.delivery.prediction_log import PredictionLogWriter
+from broker.delivery.reply_sender import ReplySender
 from broker.errors import Failed, InvalidRequest, MillraceError, QueueFull, TooLarge, TryAgain, Unavailable
-from broker.messages import Delivery, Outcome, Reason, Verdict
+from broker.messages import Delivery, Outcome, Reason, Settlement
 from broker.protocol.answers import error_body
 from broker.protocol.bundle import answers_in
-from broker.protocol.header import BY_WORD, Answer, Form, Request, pack_route, pack_ticket
+from broker.protocol.header import BY_WORD, Answer, BodyForm, Request, pack_route, pack_ticket
 from broker.support.tasks import Tasks
-from router.ranking.fan_in import SWEEP_S, Gathering, Heard
+from router.ranking.fan_in import SWEEP_S, FanIn, Heard
 from router.ranking.merge_log import MergeLog
-from router.service.planning import Planned
+from router.service.planning import PlannedRequest
 
 TAKE = 1000
 PER_REQUEST = 2  # what a source waits for: its answer and its record
@@ -43,7 +43,7 @@ class RankerAnswers:
 
     def __init__(self, broker: Broker, instance: str) -> None:
         self.queue = broker.channels.answers(instance)
-        self.gathering = Gathering()
+        self.gathering = FanIn()
         self._broker = broker
         self._tasks = Tasks()
         self._opening = asyncio.Lock()
@@ -81,18 +81,18 @@ class RankerAnswers:
             self.gathering.sweep()
 
 
-class Source(NamedTuple):
+class SourceDelivery(NamedTuple):
     """A client's message and what became of it."""
 
     delivery: Delivery
-    planned: Planned
+    planned: PlannedRequest
 
 
-class Lists:
+class RankedRequests:
     """Asks the rankers of one endpoint, makes one answer of theirs, and lets the source go when all is safe."""
 
     def __init__(
-        self, broker: Broker, answers: RankerAnswers, answering: Answering, settling: Settling, rows: Rows, *,
+        self, broker: Broker, answers: RankerAnswers, answering: ReplySender, settling: AckTracker, rows: PredictionLogWriter, *,
         max_batch: Callable[[str, int], int], lost: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._answers = answers
@@ -111,7 +111,7 @@ class Lists:
         """Insist on nothing any more: what is held is either answered soon, or comes back."""
         self._stopping = True
 
-    async def ask(self, sources: Sequence[Source]) -> None:
+    async def ask(self, sources: Sequence[SourceDelivery]) -> None:
         """Send requests to all their rankers. What nobody answers expires, whatever the broker does meanwhile."""
         for source in sources:
             self._hold(*source)
@@ -137,7 +137,7 @@ class Lists:
         await self._answering.outbox.drain()
         await self._records.drain()
 
-    def _hold(self, delivery: Delivery, planned: Planned) -> None:
+    def _hold(self, delivery: Delivery, planned: PlannedRequest) -> None:
         request, interleaving = planned.request, planned.router.interleaving
         allowed_s = (request.deadline_us - request.accepted_us) / 1e6
         future = self._answers.gathering.expect(
@@ -153,14 +153,14 @@ class Lists:
         for ranker in rankers:
             route = ranker.route
             self._outbox.put(
-                self._inputs(route.model, route.version), Form.BUNDLE, pack_route(route),
+                self._inputs(route.model, route.version), BodyForm.BUNDLE, pack_route(route),
                 pack_ticket(ranker, len(ranker.body)), ranker.body, ranker,
                 limit=self._max_batch(route.model, route.version),
             )  # fmt: skip
 
     def _settled(self, rankers: Sequence[Request], outcome: Outcome) -> None:
         """Hear of a publish. What may have been taken is waited for; what was not is tried again while it is wanted."""
-        if outcome.safe or outcome.verdict is Verdict.UNKNOWN or self._stopping:
+        if outcome.safe or outcome.verdict is Settlement.UNKNOWN or self._stopping:
             return
         if outcome.reason is Reason.TOO_LARGE:
             self._refuse(rankers, outcome)
@@ -184,7 +184,7 @@ class Lists:
 
     # -- back: to the client
 
-    def _answer(self, planned: Planned, hold: Hold, future: asyncio.Future[Heard]) -> None:
+    def _answer(self, planned: PlannedRequest, hold: PendingAck, future: asyncio.Future[Heard]) -> None:
         self._held.discard(future)
         if future.cancelled():
             return

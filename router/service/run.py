@@ -15,15 +15,15 @@ from prometheus_client import CollectorRegistry
 from broker.base import Broker
 from broker.channels import NO_LIMITS, Limits
 from broker.delivery.clocks import CLOCKS
-from broker.delivery.heartbeat import Announcer
-from broker.delivery.log_follower import Following, follow_status
+from broker.delivery.heartbeat import Heartbeat
+from broker.delivery.log_follower import LogFollower, follow_status
 from broker.errors import TryAgain
 from broker.records.agreement import Agreement, write_agreement
 from broker.support.tasks import Tasks
 from router.service.forwarding import EndpointService
 from router.service.metrics import RouterMetrics
 from router.service.ranked_requests import RankerAnswers
-from router.state.checkpoint_bootstrap import StandIn
+from router.state.checkpoint_bootstrap import CheckpointBootstrap
 from router.state.members import keep_comparing
 from router.state.view import View
 
@@ -53,14 +53,14 @@ async def run(
     view.members.introduce(settings.instance, settings.agreement)
     await broker.declare(broker.channels.declared)
     await broker.declare(broker.channels.status)
-    declared = Following(broker, broker.channels.declared, 0, view.fold_declared)
+    declared = LogFollower(broker, broker.channels.declared, 0, view.fold_declared)
     status = follow_status(broker, view.fold_status)
     tasks.spawn(declared.run(), "declared")
     tasks.spawn(status.run(), "status")
     metrics = RouterMetrics(registry)
-    service = Service(broker, view, settings, metrics)
+    service = RouterService(broker, view, settings, metrics)
     metrics.watch(service.problems)
-    announcer = Announcer(
+    announcer = Heartbeat(
         broker, instance=settings.instance, part="router", metrics_port=settings.metrics_port,
         troubles=lambda: [f"endpoint {endpoint}: {why}" for endpoint, why in sorted(service.problems().items())],
     )  # fmt: skip
@@ -70,7 +70,7 @@ async def run(
     await announcer.say("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
     tasks.spawn(announcer.beat(), "heartbeat")
     tasks.spawn(keep_comparing(view.members, announcer, registry), "agreement")
-    tasks.spawn(StandIn(broker, view).run(), "stand-in")
+    tasks.spawn(CheckpointBootstrap(broker, view).run(), "stand-in")
     while not stop.is_set():
         service.look()
         try:
@@ -83,7 +83,7 @@ async def run(
     await tasks.cancel()
 
 
-class Service:
+class RouterService:
     """One consumer for each endpoint.
 
     What is there is served at once; declarations go on beside it, some at a time. An endpoint whose queue the broker

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from broker.base import Broker
 from broker.delivery.outbox import Outbox
-from broker.delivery.prediction_log import Rows
+from broker.delivery.prediction_log import PredictionLogWriter
 from broker.errors import Failed, MillraceError, QueueFull, TooLarge, Unavailable, Unreachable
 from broker.messages import UNKNOWN, Message, Outcome, Reason
-from broker.protocol.header import Form, Request, pack_route, pack_ticket
+from broker.protocol.header import BodyForm, Request, pack_route, pack_ticket
 
 LIMIT = 5000  # on their way at once: what comes then is dropped
 PATIENCE_S = 2.0  # with a broker that is away; a queue that is full is asked once
@@ -20,10 +20,10 @@ DRAIN_S = 5.0
 log = logging.getLogger(__name__)
 
 
-class Shadows:
+class ShadowSender:
     """Publishes shadows in bundles and windows of their own. One that gets nowhere leaves its row, and nothing else."""
 
-    def __init__(self, broker: Broker, rows: Rows, max_batch: Callable[[str, int], int]) -> None:
+    def __init__(self, broker: Broker, rows: PredictionLogWriter, max_batch: Callable[[str, int], int]) -> None:
         self._inputs = broker.channels.inputs
         self._rows = rows
         self._max_batch = max_batch
@@ -37,7 +37,7 @@ class Shadows:
             self._sending[shadow.uid] = shadow
             route = shadow.route
             self._outbox.put(
-                self._inputs(route.model, route.version), Form.BUNDLE, pack_route(route),
+                self._inputs(route.model, route.version), BodyForm.BUNDLE, pack_route(route),
                 pack_ticket(shadow, len(shadow.body)), shadow.body, shadow,
                 limit=self._max_batch(route.model, route.version),
             )  # fmt: skip

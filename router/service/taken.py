@@ -8,7 +8,7 @@ from broker.messages import Delivery
 from broker.protocol.header import Request
 
 
-class Taken(NamedTuple):
+class TakenRequest(NamedTuple):
     """A client's message, the request that it became, and its ticket, written while it can still be refused."""
 
     delivery: Delivery

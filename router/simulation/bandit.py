@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from router.policies.base import Learning, Seen
+from router.policies.base import JoinedRewards, Learning
 from router.stats.arrays import Bools, Floats, Ints, choose
 
 State = TypeVar("State")
@@ -40,7 +40,7 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class SimulatedCourse:
     """How runs went: mean weights (steps, arms), and regret in rewards (runs,).
 
     `settled` is the step from which on the best arm had 80 % (runs,); -1 where that never came.
@@ -78,7 +78,7 @@ def walk(
         state = policy.tick(state, traffic.ticks)
 
 
-def course(policy: Learning[State], traffic: Traffic, runs: int, seed: int) -> Course:
+def course(policy: Learning[State], traffic: Traffic, runs: int, seed: int) -> SimulatedCourse:
     """Return how a policy fares in so many runs."""
     drawing, rewarding = (np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(2))
     best, gap = int(traffic.means.argmax()), traffic.means.max() - traffic.means
@@ -88,11 +88,13 @@ def course(policy: Learning[State], traffic: Traffic, runs: int, seed: int) -> C
         regret = regret + traffic.every * (weights * gap).sum(axis=-1)
         has_most = weights[:, best] >= BEST_HAS
         settled = np.where(has_most & (settled < 0), step, np.where(has_most, settled, -1))
-    return Course(np.array(means), regret, settled)
+    return SimulatedCourse(np.array(means), regret, settled)
 
 
-def _seen(held: _Held) -> Seen:
+def _seen(held: _Held) -> JoinedRewards:
     runs, draws = held.arms.shape
     arms = held.arms.astype(np.int64)
     propensity = np.take_along_axis(held.weights, arms, axis=-1)
-    return Seen(np.repeat(np.arange(runs), draws), arms.ravel(), held.liked.ravel().astype(float), propensity.ravel())
+    return JoinedRewards(
+        np.repeat(np.arange(runs), draws), arms.ravel(), held.liked.ravel().astype(float), propensity.ravel()
+    )

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.policies.canary import Canary, CanaryState, Phase
+from router.policies.canary import Canary, CanaryPhase, CanaryState
 from router.stats.arrays import Floats, Ints
 from router.stats.eprocess import PairTest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
+class EventRates:
     """Bad events: `base` of the stable arms' requests, `ratio` times that of the canary's.
 
     `drift` is by how much of itself the base rate swings, up and down in `period` requests.
@@ -36,7 +36,7 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class CanaryRuns:
     """How each run ended (runs,): its phase, requests to the canary, and requests in all."""
 
     phase: Ints
@@ -44,7 +44,7 @@ class Ended:
     requests: Ints
 
 
-def staged(canary: Canary, rates: Rates, runs: int, requests: int, seed: int) -> Ended:
+def staged(canary: Canary, rates: EventRates, runs: int, requests: int, seed: int) -> CanaryRuns:
     """Run canaries for at most `requests` each. A tick is a request, and the first guardrail is on bad events.
 
     Only bad events and ends of steps are visited: the requests between two are geometric, at the highest rate, and an
@@ -54,9 +54,9 @@ def staged(canary: Canary, rates: Rates, runs: int, requests: int, seed: int) ->
     state = canary.start(runs)
     served = np.zeros(runs, np.int64)
     while True:
-        alive = (state.phase == Phase.RUNNING) & (state.ticks < requests)
+        alive = (state.phase == CanaryPhase.RUNNING) & (state.ticks < requests)
         if not alive.any():
-            return Ended(state.phase, served, state.ticks)
+            return CanaryRuns(state.phase, served, state.ticks)
         share = canary.share(state)
         at_most = share * rates.ratio * rates.most + (1.0 - share) * rates.most
         gap = random.geometric(np.where(alive, at_most, 1.0))

@@ -18,7 +18,7 @@ Z_80 = 1.959963984540054 + 0.8416212335729143  # 5 % on two sides, 80 % power
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class ClickWorld:
     """Two rankers that see each item's quality with normal noise of different size, and users of different taste.
 
     An item's quality q is uniform. It is liked with probability q**2 times how easy the user and the query are, each
@@ -32,21 +32,21 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
-class Sessions:
+class ClickSessions:
     """Rankings (rankers, sessions, items), best first, and which items the user likes (sessions, items)."""
 
     rankings: Ints
     liked: Bools
 
 
-def sessions(world: World, number: int, random: np.random.Generator) -> Sessions:
+def sessions(world: ClickWorld, number: int, random: np.random.Generator) -> ClickSessions:
     """Return sessions drawn from a world."""
     shape = (number, world.items)
     quality = random.random(shape)
     seen = [quality + noise * random.normal(size=shape) for noise in world.noise]
     rankings = np.stack([np.argsort(-each, axis=-1) for each in seen])
     easy = random.beta(world.taste, world.taste, (2, number)).prod(axis=0) if world.taste else np.ones(number)
-    return Sessions(rankings, random.random(shape) < easy[:, None] * quality**2)
+    return ClickSessions(rankings, random.random(shape) < easy[:, None] * quality**2)
 
 
 def cascade(liked: Bools, random: np.random.Generator, *, stays: float = 0.9) -> Bools:
@@ -67,7 +67,7 @@ def by_position(liked: Bools, random: np.random.Generator, *, fall: float = 1.0)
     return clicks
 
 
-def shown(drawn: Sessions, world: World, method: str, random: np.random.Generator) -> tuple[Ints, Floats]:
+def shown(drawn: ClickSessions, world: ClickWorld, method: str, random: np.random.Generator) -> tuple[Ints, Floats]:
     """Return the product's own lists (sessions, positions) and credit differences, first ranker less second."""
     number = drawn.rankings.shape[1]
     items = np.zeros((number, world.length), np.int64)
@@ -82,7 +82,7 @@ def shown(drawn: Sessions, world: World, method: str, random: np.random.Generato
 
 
 @dataclass(frozen=True, slots=True)
-class Needed:
+class SessionsNeeded:
     """Sessions for 80 % power at 5 %, two-sided: by halves (A/B) and interleaved; and the lift in clicks."""
 
     halves: float
@@ -90,7 +90,7 @@ class Needed:
     lift: float
 
 
-def needed(control: Floats, better: Floats, votes: Floats) -> Needed:
+def needed(control: Floats, better: Floats, votes: Floats) -> SessionsNeeded:
     """Return how many sessions prove a difference, from clicks with either ranking and from votes of interleaving.
 
     A normal test of the difference of two halves' means, and one of the mean vote: (z sd / mean)**2.
@@ -98,11 +98,11 @@ def needed(control: Floats, better: Floats, votes: Floats) -> Needed:
     effect = float((better - control).mean())
     halves = 2.0 * (control.var() + better.var()) * (Z_80 / effect) ** 2
     interleaved = votes.var() * (Z_80 / votes.mean()) ** 2
-    return Needed(float(halves), float(interleaved), effect / float(control.mean()))
+    return SessionsNeeded(float(halves), float(interleaved), effect / float(control.mean()))
 
 
 def lists_until_proven(
-    world: World, method: str, alpha: float, runs: int, lists: int, seed: int, *, pool: int = 4000
+    world: ClickWorld, method: str, alpha: float, runs: int, lists: int, seed: int, *, pool: int = 4000
 ) -> Ints:
     """Return after how many lists (runs,) one ranker was proven better, or -1 within so many; it may be the wrong one.
 

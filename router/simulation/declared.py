@@ -18,10 +18,10 @@ from router.declaration.policy import read_config, stable_arms, ticks
 from router.evidence.sections import Cell, Curves, Section, Table
 from router.evidence.standing import guardrail_name
 from router.policies.build import canary_of, learning_of
-from router.policies.canary import Phase
+from router.policies.canary import CanaryPhase
 from router.simulation.bandit import BEST_HAS, Traffic, course
-from router.simulation.canary import Rates, staged
-from router.simulation.clicks import World, lists_until_proven
+from router.simulation.canary import EventRates, staged
+from router.simulation.clicks import ClickWorld, lists_until_proven
 from router.stats.arrays import Floats
 
 DRAWS_LIMIT = 1_000_000_000
@@ -31,7 +31,7 @@ MOST_STEPS = 200  # snapshots: their probabilities are what takes time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class SimulationSpec:
     """What is to be tried: requests a second, seconds (0: what suits the policy), and each arm's number by its kind."""
 
     rate: float
@@ -43,7 +43,7 @@ class Wish:
     noise: Mapping[str, float]
 
 
-def simulated(endpoint: Endpoint, wish: Wish) -> list[Section]:
+def simulated(endpoint: Endpoint, wish: SimulationSpec) -> list[Section]:
     """Return what the policy would do. Raises Misconfigured for what cannot be tried, or is not said."""
     config = read_config(endpoint)
     if isinstance(config, BanditConfig):
@@ -55,7 +55,7 @@ def simulated(endpoint: Endpoint, wish: Wish) -> list[Section]:
     raise Misconfigured(f"endpoint {endpoint.endpoint}: its policy learns nothing: there is nothing to simulate")
 
 
-def _bandit(endpoint: Endpoint, config: BanditConfig, wish: Wish) -> list[Section]:
+def _bandit(endpoint: Endpoint, config: BanditConfig, wish: SimulationSpec) -> list[Section]:
     reward = endpoint.feedback.rewards[config.reward]
     if config.dimensions:
         raise Misconfigured(f"{config.bandit} looks at features, which nobody knows before: see millrace route replay")
@@ -103,7 +103,7 @@ def _traffic(means: Floats, seconds: float, rate: float, refresh_s: float, horiz
     )  # fmt: skip
 
 
-def _canary(endpoint: Endpoint, config: CanaryConfig, wish: Wish) -> list[Section]:
+def _canary(endpoint: Endpoint, config: CanaryConfig, wish: SimulationSpec) -> list[Section]:
     watched = [place for place, rail in enumerate(config.guardrails) if isinstance(rail, BadGuardrail)]
     if not watched:
         raise Misconfigured("only guardrails on bad events can be simulated, and this canary has none")
@@ -118,10 +118,10 @@ def _canary(endpoint: Endpoint, config: CanaryConfig, wish: Wish) -> list[Sectio
         timeout_ticks=_in_requests(config.timeout, wish.rate),
     )  # fmt: skip
     requests = _in_requests(wish.for_s or config.timeout, wish.rate)
-    ended = staged(canary, Rates(base=rate, ratio=worse / rate), wish.runs, requests, wish.seed)
+    ended = staged(canary, EventRates(base=rate, ratio=worse / rate), wish.runs, requests, wish.seed)
     words = {
-        Phase.PROMOTED: "promoted", Phase.ABORTED: "aborted: harm was shown", Phase.TIMED_OUT: "timed out",
-        Phase.STARVED: "rolled back without requests", Phase.RUNNING: "still running",
+        CanaryPhase.PROMOTED: "promoted", CanaryPhase.ABORTED: "aborted: harm was shown", CanaryPhase.TIMED_OUT: "timed out",
+        CanaryPhase.STARVED: "rolled back without requests", CanaryPhase.RUNNING: "still running",
     }  # fmt: skip
     rows: list[Sequence[Cell]] = []
     for phase, said in words.items():
@@ -140,11 +140,11 @@ def _canary(endpoint: Endpoint, config: CanaryConfig, wish: Wish) -> list[Sectio
     return [Table(key="canary", title=f"The canary, {config.canary}", columns=columns, rows=rows, notes=notes)]
 
 
-def _interleaving(endpoint: Endpoint, config: InterleaveConfig, wish: Wish) -> list[Section]:
+def _interleaving(endpoint: Endpoint, config: InterleaveConfig, wish: SimulationSpec) -> list[Section]:
     if len(config.interleave) != 2:
         raise Misconfigured(f"two rankers can be simulated, and there are {len(config.interleave)}")
     noise = _numbers("--noise", config.interleave, wish.noise)
-    world = World(noise=(noise[0], noise[1]), length=config.length, items=2 * config.length)
+    world = ClickWorld(noise=(noise[0], noise[1]), length=config.length, items=2 * config.length)
     lists = min(LISTS_LIMIT, _in_requests(wish.for_s or TWO_HOURS_S, wish.rate))
     found = lists_until_proven(world, config.method, config.stop.alpha, wish.runs, lists, wish.seed)
     proven = found[found > 0]

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from router.policies.base import Contextual, Learning, Seen
+from router.policies.base import Contextual, JoinedRewards, Learning
 from router.policies.counts import Sums, forget
 from router.policies.thompson import Thompson
 from router.stats.arrays import Bools, Floats, Ints, choose
@@ -30,7 +30,7 @@ class Sampler(Protocol[Contra]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class BernoulliWorld:
     """Bernoulli arms, and how their rewards come back.
 
     `means` (phases, arms): the phases divide the requests equally. A snapshot is taken every `every` requests, which is
@@ -54,11 +54,17 @@ class _Pending:
     """Rewards under way, and the request by which each is there."""
 
     due: Ints
-    seen: Seen
+    seen: JoinedRewards
 
 
 def regrets(
-    policy: Learning[State], world: World, runs: int, seed: int, *, at: Iterable[int] = (), sampling: bool = False
+    policy: Learning[State],
+    world: BernoulliWorld,
+    runs: int,
+    seed: int,
+    *,
+    at: Iterable[int] = (),
+    sampling: bool = False,
 ) -> Floats:
     """Return the expected regret of each run after each number of requests in `at`, and after all (runs, numbers).
 
@@ -74,7 +80,7 @@ def regrets(
         means = world.at(request)
         reward = (rewarding.random(arms.shape) < means[arms]).astype(np.float64)
         regret = regret + (means.max() - means[arms]).sum(axis=-1)
-        seen = Seen(np.repeat(np.arange(runs), draws), arms.ravel(), reward.ravel(), propensity.ravel())
+        seen = JoinedRewards(np.repeat(np.arange(runs), draws), arms.ravel(), reward.ravel(), propensity.ravel())
         arrived, pending = _joined(pending, seen, request, world, rewarding)
         state = policy.tick(policy.fold(state, arrived), draws)
         while marks and request + draws >= marks[0]:
@@ -83,8 +89,8 @@ def regrets(
     return np.stack(found, axis=-1)
 
 
-def _nothing() -> Seen:
-    return Seen(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+def _nothing() -> JoinedRewards:
+    return JoinedRewards(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
 
 
 def _drawn(
@@ -102,25 +108,25 @@ def _drawn(
 
 
 def _joined(
-    pending: _Pending, seen: Seen, request: int, world: World, random: np.random.Generator
-) -> tuple[Seen, _Pending]:
+    pending: _Pending, seen: JoinedRewards, request: int, world: BernoulliWorld, random: np.random.Generator
+) -> tuple[JoinedRewards, _Pending]:
     """Return what has arrived now, and what is still under way."""
     if world.lost:
         seen = _only(seen, random.random(len(seen.run)) >= world.lost)
     if not world.delay:
         return seen, pending
     due = np.concatenate([pending.due, request + random.geometric(1.0 / world.delay, len(seen.run))])
-    both = Seen(*(np.concatenate(pair) for pair in zip(_parts(pending.seen), _parts(seen), strict=True)))
+    both = JoinedRewards(*(np.concatenate(pair) for pair in zip(_parts(pending.seen), _parts(seen), strict=True)))
     there = due <= request
     return _only(both, there), _Pending(due[~there], _only(both, ~there))
 
 
-def _parts(seen: Seen) -> tuple[Ints, Ints, Floats, Floats]:
+def _parts(seen: JoinedRewards) -> tuple[Ints, Ints, Floats, Floats]:
     return seen.run, seen.arm, seen.reward, seen.propensity
 
 
-def _only(seen: Seen, kept: Bools) -> Seen:
-    return Seen(seen.run[kept], seen.arm[kept], seen.reward[kept], seen.propensity[kept])
+def _only(seen: JoinedRewards, kept: Bools) -> JoinedRewards:
+    return JoinedRewards(seen.run[kept], seen.arm[kept], seen.reward[kept], seen.propensity[kept])
 
 
 def replaced_items(
@@ -134,12 +140,12 @@ def replaced_items(
     drawing, world = (np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(2))
     rows, regret = np.arange(runs), np.zeros(runs)
     means, state = world.beta(4.0, 4.0, (runs, policy.arms)), policy.start(runs)
-    waiting: list[Seen] = []
+    waiting: list[JoinedRewards] = []
     for request in range(1, requests + 1):
         arm = policy.sample(state, drawing)[:, 0]
         chosen = means[rows, arm]
         regret += means.max(axis=-1) - chosen
-        waiting.append(Seen(rows, arm, (world.random(runs) < chosen).astype(np.float64), chosen))
+        waiting.append(JoinedRewards(rows, arm, (world.random(runs) < chosen).astype(np.float64), chosen))
         gone = np.nonzero(world.random(runs) < chance)[0]
         if len(gone):
             item = world.integers(policy.arms, size=len(gone))
@@ -151,18 +157,18 @@ def replaced_items(
     return regret
 
 
-def _without(seen: Seen, run: Ints, arm: Ints, runs: int) -> Seen:
+def _without(seen: JoinedRewards, run: Ints, arm: Ints, runs: int) -> JoinedRewards:
     """Return `seen` without the rewards of some runs' arms."""
     gone = np.full(runs, -1)
     gone[run] = arm
     return _only(seen, seen.arm != gone[seen.run])
 
 
-def _fold_all(policy: Thompson, state: Sums, waiting: list[Seen]) -> Sums:
+def _fold_all(policy: Thompson, state: Sums, waiting: list[JoinedRewards]) -> Sums:
     if len(waiting) == 1:
         return policy.fold(state, waiting[0])
     columns = zip(*(_parts(seen) for seen in waiting), strict=True)
-    return policy.fold(state, Seen(*(np.concatenate(column) for column in columns)))
+    return policy.fold(state, JoinedRewards(*(np.concatenate(column) for column in columns)))
 
 
 def accuracies(policy: Contextual[State], features: Floats, labels: Ints, runs: int, seed: int) -> Floats:
@@ -179,5 +185,5 @@ def accuracies(policy: Contextual[State], features: Floats, labels: Ints, runs: 
         arm = choose(weights, drawing.random((runs, 1)))[:, 0]
         reward = (arm == labels[example]).astype(np.float64)
         right += reward
-        state = policy.fold(state, Seen(rows, arm, reward, weights[rows, arm]), x)
+        state = policy.fold(state, JoinedRewards(rows, arm, reward, weights[rows, arm]), x)
     return right / len(labels)

@@ -10,14 +10,14 @@ import asyncio
 
 from broker.base import Broker
 from broker.errors import TryAgain
-from router.learning.search import Search
+from router.learning.search import CheckpointSearch
 from router.state.view import View
 
 FIRST_S = 3.0  # a learner that is there has been heard by then
 LOOK_S = 2.0
 
 
-class StandIn:
+class CheckpointBootstrap:
     """Looks once for each experiment: from then on its learner will say what is new."""
 
     def __init__(self, broker: Broker, view: View, *, first_s: float = FIRST_S) -> None:
@@ -39,7 +39,7 @@ class StandIn:
         log = self._broker.channels.events(endpoint)
         try:
             await self._broker.declare(log)
-            found = await Search(self._broker, log, experiment).run()
+            found = await CheckpointSearch(self._broker, log, experiment).run()
         except TryAgain:
             return
         self._looked.add((endpoint, experiment))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from broker.delivery.heartbeat import Announcer
+from broker.delivery.heartbeat import Heartbeat
 from broker.errors import Unavailable
 from broker.records.agreement import Agreement, read_agreement
 from broker.records.status import HEARTBEAT_S, SILENT_AFTER_S, Announcement
@@ -39,7 +39,7 @@ class _Member:
     heard_s: float
 
 
-class Members:
+class MemberTable:
     """Who is there, by what they announce. Without `introduce` nothing is compared."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -105,7 +105,7 @@ def _rank(instance: str, agreement: Agreement) -> tuple[bool, int, str]:
     return not agreement.is_key_given, agreement.started_us, instance
 
 
-async def keep_comparing(members: Members, announcer: Announcer, registry: CollectorRegistry) -> None:
+async def keep_comparing(members: MemberTable, announcer: Heartbeat, registry: CollectorRegistry) -> None:
     """Compare as long as the process lives: what does not agree is logged, announced and measured."""
     gauge = Gauge(
         "millrace_settings_disagree", "Whether a setting differs from another member's.", ("setting",),

@@ -13,14 +13,22 @@ from broker.errors import Misconfigured, NotFound, Unavailable
 from broker.messages import Record
 from broker.records.declared import read_declared
 from broker.records.endpoint import Endpoint, Target
-from broker.records.routing import Checkpoint, Said, Verdict, experiment_of, read_claim, read_snapshot, read_verdict
+from broker.records.routing import (
+    ExperimentResult,
+    LearnerCheckpoint,
+    SnapshotRecord,
+    experiment_of,
+    read_claim,
+    read_snapshot,
+    read_verdict,
+)
 from broker.records.status import SILENT_AFTER_S, Announcement, read_status
 from router.drawing.router import Router
 from router.policies.drawn import read_policy
 from router.policies.interleaving import Interleaving
-from router.policies.learned import Learned, LearnedByFeatures
-from router.policies.snapshot import Snapshot
-from router.state.members import Members
+from router.policies.learned import LearnedLinearPolicy, LearnedPolicy
+from router.policies.snapshot import WeightSnapshot
+from router.state.members import MemberTable
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +41,7 @@ GIVEN_UP_AFTER = 3  # processes of a version that came and went before any was r
 
 
 @dataclass(slots=True)
-class Served:
+class ServedVersion:
     """One model version: who serves it, and what it says of itself."""
 
     model: str
@@ -53,17 +61,17 @@ class View:
         self._implied: dict[str, tuple[list[int], int]] = {}  # of models that none claims: see `_served_now`
         self._routers: dict[str, Router] = {}
         self._resolved: dict[str, tuple[Router, int, float]] = {}
-        self.versions: dict[str, dict[int, Served]] = {}
+        self.versions: dict[str, dict[int, ServedVersion]] = {}
         self.parts: dict[str, tuple[Announcement, float]] = {}
         self.catalogs: dict[str, Mapping[str, Any]] = {}
         """What each catalog says of its repository: `models`, with the numbers of their versions, and `problems`."""
-        self.members = Members(clock)
+        self.members = MemberTable(clock)
         self._pruned = clock()
         self.term = -1  # of the newest claim: no snapshot of another one is taken
-        self._said: dict[str, Said] = {}
-        self._early: dict[str, Said] = {}  # of a term whose claim has not been read yet
+        self._said: dict[str, SnapshotRecord] = {}
+        self._early: dict[str, SnapshotRecord] = {}  # of a term whose claim has not been read yet
         self._behind: dict[str, int] = {}  # by endpoint: snapshots in succession that seem older
-        self._verdicts: dict[str, Verdict] = {}
+        self._verdicts: dict[str, ExperimentResult] = {}
 
     def fold_declared(self, record: Record) -> None:
         """Take in a record of the `declared` log."""
@@ -141,7 +149,7 @@ class View:
         self._follow_snapshot(router)
         return router
 
-    def snapshot_of(self, endpoint: str) -> Said | None:
+    def snapshot_of(self, endpoint: str) -> SnapshotRecord | None:
         """Return what the learner said last about an endpoint, as it is declared now."""
         said, declaration = self._said.get(endpoint), self._declared.get(endpoint)
         return said if said and declaration and said.experiment == experiment_of(declaration) else None
@@ -179,7 +187,7 @@ class View:
         if not mask and reasons and all(served.error for _, served in self.served(endpoint)):
             raise Unavailable(f"endpoint {endpoint.endpoint} has nothing that can serve it now; " + "; ".join(reasons))
 
-    def served(self, endpoint: Endpoint) -> Iterable[tuple[str, Served]]:
+    def served(self, endpoint: Endpoint) -> Iterable[tuple[str, ServedVersion]]:
         """Return (arm, model version) for every arm that was ever announced."""
         for arm, target in endpoint.arms.items():
             found = self._find(target)
@@ -199,7 +207,7 @@ class View:
             if self._verdict_of(name) is None and self._learns(name)
         ]  # fmt: skip
 
-    def fold_checkpoint(self, endpoint: str, checkpoint: Checkpoint) -> None:
+    def fold_checkpoint(self, endpoint: str, checkpoint: LearnerCheckpoint) -> None:
         """Take the weights of a checkpoint, and models with them, if nobody has said anything newer meanwhile."""
         declaration = self._declared.get(endpoint)
         if declaration is None or self.snapshot_of(endpoint) is not None:
@@ -208,13 +216,13 @@ class View:
             return
         models = checkpoint.state.get("models") if isinstance(checkpoint.state, dict) else None
         try:
-            self.router(endpoint).follow(Snapshot(checkpoint.number, checkpoint.weights, models))
+            self.router(endpoint).follow(WeightSnapshot(checkpoint.number, checkpoint.weights, models))
         except ValueError as exc:
             log.warning("endpoint %s: the models of its checkpoint cannot be read: %s", endpoint, exc)
 
     def _learns(self, endpoint: str) -> bool:
         try:
-            return isinstance(self.router(endpoint).policy, (Learned, LearnedByFeatures, Interleaving))
+            return isinstance(self.router(endpoint).policy, (LearnedPolicy, LearnedLinearPolicy, Interleaving))
         except NotFound:
             return False
 
@@ -234,7 +242,7 @@ class View:
             if router is not None:
                 self._follow_verdict(router)
 
-    def _fold_snapshot(self, said: Said) -> None:
+    def _fold_snapshot(self, said: SnapshotRecord) -> None:
         if said.term > self.term:
             self._early[said.endpoint] = said
             return
@@ -247,7 +255,7 @@ class View:
         if router is not None:
             self._follow_snapshot(router)
 
-    def _is_behind(self, said: Said) -> bool:
+    def _is_behind(self, said: SnapshotRecord) -> bool:
         """Tell whether a snapshot is older than the one that is followed.
 
         One that came late, because its publication was tried again, is alone. If several in succession seem older, the
@@ -276,11 +284,11 @@ class View:
         if verdict is not None and said.number <= verdict.number:  # it was said before the end was
             return
         try:
-            router.follow(Snapshot(said.number, said.weights, said.models))
+            router.follow(WeightSnapshot(said.number, said.weights, said.models))
         except ValueError as exc:
             log.warning("endpoint %s: snapshot %d cannot be read: %s", said.endpoint, said.number, exc)
 
-    def _verdict_of(self, endpoint: str) -> Verdict | None:
+    def _verdict_of(self, endpoint: str) -> ExperimentResult | None:
         """Return how an endpoint's experiment has ended, if it has, as it is declared now."""
         verdict, declaration = self._verdicts.get(endpoint), self._declared.get(endpoint)
         if verdict is None or declaration is None or verdict.experiment != experiment_of(declaration):
@@ -293,10 +301,12 @@ class View:
         if verdict is None:
             return
         if router.snapshot.number <= verdict.number and len(verdict.weights) == len(router.endpoint.arms):
-            router.follow(Snapshot(verdict.number, verdict.weights))
+            router.follow(WeightSnapshot(verdict.number, verdict.weights))
 
     def _hear(self, said: Announcement, at: float) -> None:
-        served = self.versions.setdefault(said.model, {}).setdefault(said.version, Served(said.model, said.version))
+        served = self.versions.setdefault(said.model, {}).setdefault(
+            said.version, ServedVersion(said.model, said.version)
+        )
         served.heard[said.instance] = (said.state, at)
         if said.full:
             served.full = said.full
@@ -312,7 +322,7 @@ class View:
         elif said.full:
             self.catalogs[said.instance] = said.full
 
-    def _find(self, target: Target) -> Served | None:
+    def _find(self, target: Target) -> ServedVersion | None:
         return self.versions.get(target.model, {}).get(target.version)
 
     def _unclaimed(self) -> list[str]:

@@ -21,12 +21,12 @@ from broker.records.endpoint import Endpoint, read_endpoint
 from broker.records.feedback import Feedback, read_feedback, write_feedback
 from broker.records.merges import Merge, read_merge, write_merge
 from broker.records.routing import (
-    Checkpoint,
-    Order,
-    Place,
-    Said,
+    ExperimentResult,
+    LearnerCheckpoint,
+    LogPosition,
+    OperatorCommand,
+    SnapshotRecord,
     Tick,
-    Verdict,
     experiment_of,
     read_checkpoint,
     read_claim,
@@ -43,13 +43,13 @@ from broker.records.routing import (
 )
 from broker.records.skipped import SKIPPED
 from broker.records.status import Announcement, Cancel, read_cancels, read_status, write_announcement, write_cancels
-from monitors.known import Known
-from processors.cancels import Cancels
+from monitors.known import KnownVersions
+from processors.cancels import CancelledRequests
 from router.learning.leadership import Leadership
 from router.state.view import View
 
 UID = bytes(range(16))
-PLACE = Place(offset=1, number=1, at_us=1)
+PLACE = LogPosition(offset=1, number=1, at_us=1)
 
 
 def endpoint() -> Endpoint:
@@ -78,18 +78,18 @@ RECORDS: dict[str, Written] = {
     "endpoint": (endpoint_declared(endpoint(), "test"), {}),
     "claim": (write_claim("learner"), {}),
     "verdict": (
-        write_verdict(Verdict(endpoint="e", experiment=EXPERIMENT, number=1, phase="won", weights=(1.0, 0.0))), {}
+        write_verdict(ExperimentResult(endpoint="e", experiment=EXPERIMENT, number=1, phase="won", weights=(1.0, 0.0))), {}
     ),
     "announcement": (write_announcement(ANNOUNCEMENT), {}),
     "cancel": (write_cancels([Cancel(UID, 1)]), {}),
     "snapshot": (
-        write_snapshot(Said(endpoint="e", experiment=EXPERIMENT, term=0, number=1, weights=(0.5, 0.5), about={"n": 1})),
+        write_snapshot(SnapshotRecord(endpoint="e", experiment=EXPERIMENT, term=0, number=1, weights=(0.5, 0.5), about={"n": 1})),
         {},
     ),
     "tick": write_tick(Tick(number=1, at_us=1)),
-    "order": write_order(Order(word="set", author="me", at_us=1, experiment=EXPERIMENT, weights={"a": 1.0})),
+    "order": write_order(OperatorCommand(word="set", author="me", at_us=1, experiment=EXPERIMENT, weights={"a": 1.0})),
     "checkpoint": write_checkpoint(
-        Checkpoint(experiment=EXPERIMENT, at=PLACE, rebuild=PLACE, number=1, weights=(0.5, 0.5), state={})
+        LearnerCheckpoint(experiment=EXPERIMENT, at=PLACE, rebuild=PLACE, number=1, weights=(0.5, 0.5), state={})
     ),
     "feedback": write_feedback(Feedback(uid=UID, values={"r": 1.0}, at_us=1)),
     "merge": write_merge(MERGE),
@@ -140,7 +140,7 @@ def work(record: Record) -> None:
     """Do with a record what processes do, and then what they do for a request."""
     for read in READERS:
         read(record)
-    view, known, cancels = View(b"key"), Known(), Cancels()
+    view, known, cancels = View(b"key"), KnownVersions(), CancelledRequests()
     view.fold_declared(Record(0, RECORDS["endpoint"][0], {}))
     view.fold_declared(Record(1, RECORDS["claim"][0], {}))
     view.fold_status(Record(2, RECORDS["announcement"][0], {}))

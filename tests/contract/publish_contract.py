@@ -11,7 +11,7 @@ import pytest
 from broker.base import MESSAGE_LIMIT_BYTES, Broker
 from broker.channels import Limits
 from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, Depth, Message
-from broker.protocol.header import Form, pack_head
+from broker.protocol.header import BodyForm, pack_head
 from tests.contract.installation import Installation
 from tests.contract.steps import bodies, fill, take, until
 
@@ -23,7 +23,7 @@ class PublishContract:
         sent = Message(
             queue=await installation.queue(broker),
             body=bytes(range(256)),
-            header=pack_head(Form.BUNDLE, 7, b"\x00\xff"),
+            header=pack_head(BodyForm.BUNDLE, 7, b"\x00\xff"),
             count=7,
             headers={"inference-header-content-length": 12, "status": "ok", "empty": ""},
             content_type="application/octet-stream",
@@ -132,7 +132,7 @@ class PublishContract:
     async def test_depth_counts_requests_and_not_messages(self, installation: Installation, broker: Broker) -> None:
         queue = await installation.queue(broker)
         assert (await broker.depth(queue)).messages == 0
-        bundle = Message(queue=queue, body=b"x", header=pack_head(Form.BUNDLE, 32), count=32)
+        bundle = Message(queue=queue, body=b"x", header=pack_head(BodyForm.BUNDLE, 32), count=32)
         await broker.publish([bundle] * 10)
         await until(lambda: broker.depth(queue), Depth(10, 320))
 

@@ -6,7 +6,7 @@ import asyncio
 
 from broker.base import Broker
 from broker.messages import NO_QUEUE, SAFE, Message
-from broker.protocol.header import Form, pack_head
+from broker.protocol.header import BodyForm, pack_head
 from broker.protocol.ids import now_us
 from tests.contract.installation import DEADLINE_S, Installation
 from tests.contract.steps import bodies, nothing_comes, take
@@ -145,7 +145,7 @@ class SettleContract:
         sent = Message(
             queue=await installation.queue(broker),
             body=b"\x00bad",
-            header=pack_head(Form.SINGLE, 1),
+            header=pack_head(BodyForm.SINGLE, 1),
             headers={"own": "header"},
             correlation_id="c",
             reply_to="r",

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from broker.channels import Channels
 from broker.messages import Message
-from broker.protocol.dead_letters import Letter, read_letter
+from broker.protocol.dead_letters import DeadLetter, read_letter
 from deploy.operations import dead_letters as dead
 from deploy.wiring import Installation
 
@@ -20,7 +20,7 @@ async def main(path: str, queue: str) -> None:
     """Look, and stand still for ever at the hundredth letter, with all before it in hand."""
     seen = 0
 
-    def stand_still(message: Message, channels: Channels) -> Letter:
+    def stand_still(message: Message, channels: Channels) -> DeadLetter:
         nonlocal seen
         seen += 1
         if seen == STOP_AT:

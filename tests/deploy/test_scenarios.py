@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from broker.records.routing import Said
+from broker.records.routing import SnapshotRecord
 from deploy.demo.scenarios.canary import how_it_ended
-from deploy.demo.scenarios.claims import Claim, print_claims
+from deploy.demo.scenarios.claims import ScenarioClaim, print_claims
 from deploy.demo.scenarios.clicks import clicks_on
-from deploy.demo.scenarios.plot import Area, Band, Line, Picture, draw
+from deploy.demo.scenarios.plot import Picture, PlotArea, PlotBand, PlotLine, draw
 from tests.deploy.running import environment
 
 WITHIN_S = 220.0  # half a minute where nothing else runs
@@ -63,7 +63,7 @@ def test_what_cannot_be_shown_is_exit_status_2(tmp_path: Path, words: tuple[str,
 
 
 def test_a_line_holds_its_value_until_the_next_one() -> None:
-    line = Line(name="weight", mark="─", points=[(0, 0.0), (50, 1.0)], steps=True)
+    line = PlotLine(name="weight", mark="─", points=[(0, 0.0), (50, 1.0)], steps=True)
     assert draw(picture(lines=[line]), 20) == [
         "a title",
         "    100% ┤    ──────",
@@ -76,33 +76,36 @@ def test_a_line_holds_its_value_until_the_next_one() -> None:
 
 
 def test_points_are_marked_on_top_of_what_was_drawn_before() -> None:
-    below = Line(name="weight", mark="─", points=[(0, 0.5)], steps=True)
-    points = Line(name="share", mark="●", points=[(5, 0.5), (95, 2.0)])
+    below = PlotLine(name="weight", mark="─", points=[(0, 0.5)], steps=True)
+    points = PlotLine(name="share", mark="●", points=[(5, 0.5), (95, 2.0)])
     rows = draw(picture(lines=[below, points]), 20)[1:4]
     assert rows == ["    100% ┤         ●", "     50% ┤●─────────", "      0% ┤"]
 
 
 def test_an_area_is_filled_to_an_eighth_of_a_row() -> None:
-    area = Area(name="share", points=[(0, 0.5), (50, 1.0)])
+    area = PlotArea(name="share", points=[(0, 0.5), (50, 1.0)])
     rows = draw(picture(areas=[area]), 20)[1:4]
     assert rows == ["    100% ┤    ██████", "     50% ┤▄▄▄▄██████", "      0% ┤██████████"]
 
 
 def test_a_band_is_crossed_by_what_is_marked_and_both_by_lines() -> None:
-    band = Band(name="limits", mark="░", points=[(0, 0.0, 1.0)])
-    line = Line(name="mean", mark="●", points=[(5, 0.5)])
+    band = PlotBand(name="limits", mark="░", points=[(0, 0.0, 1.0)])
+    line = PlotLine(name="mean", mark="●", points=[(5, 0.5)])
     rows = draw(picture(areas=[band], lines=[line], marked=(0.5,)), 20)[1:4]
     assert rows == ["    100% ┤░░░░░░░░░░", "     50% ┤●┄┄┄┄┄┄┄┄┄", "      0% ┤░░░░░░░░░░"]
 
 
 @pytest.mark.parametrize("width", [20, 79, 200])
 def test_a_picture_is_never_wider_than_the_terminal(width: int) -> None:
-    lines = [Line(name="a name that is long " * 3, mark=mark, points=[(0, 0.5)]) for mark in "●○"]
+    lines = [PlotLine(name="a name that is long " * 3, mark=mark, points=[(0, 0.5)]) for mark in "●○"]
     assert max(map(len, draw(picture(lines=lines), width))) <= width
 
 
 def picture(
-    *, areas: list[Area | Band] | None = None, lines: list[Line] | None = None, marked: tuple[float, ...] = ()
+    *,
+    areas: list[PlotArea | PlotBand] | None = None,
+    lines: list[PlotLine] | None = None,
+    marked: tuple[float, ...] = (),
 ) -> Picture:
     return Picture(
         title="a title", x=(0, 100), y=(0.0, 1.0), x_name="x", areas=areas or [], lines=lines or [], height=3,
@@ -112,7 +115,9 @@ def picture(
 
 def test_all_claims_are_printed_and_one_that_failed_fails_all() -> None:
     console = Console(file=io.StringIO(), width=100)
-    assert not print_claims(console, [Claim("two [and] two are 4", held=True), Claim("0 of 3 came", held=False)])
+    assert not print_claims(
+        console, [ScenarioClaim("two [and] two are 4", held=True), ScenarioClaim("0 of 3 came", held=False)]
+    )
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == ["", "  held  two [and] two are 4", "FAILED  0 of 3 came"]
 
@@ -127,7 +132,9 @@ def test_all_claims_are_printed_and_one_that_failed_fails_all() -> None:
     ],
 )
 def test_a_canarys_end_is_said_as_the_learner_says_it(phase: str, tripped: int | None, ended: str) -> None:
-    said = Said(endpoint="e", experiment="x", term=1, number=9, weights=(), phase=phase, about={"tripped": tripped})
+    said = SnapshotRecord(
+        endpoint="e", experiment="x", term=1, number=9, weights=(), phase=phase, about={"tripped": tripped}
+    )
     assert how_it_ended(said) == ended
 
 

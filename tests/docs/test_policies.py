@@ -10,7 +10,7 @@ import pytest
 
 from broker.records.endpoint import read_endpoint
 from broker.records.rewards import Reward
-from broker.support.strict import Declared
+from broker.support.strict import StrictModel
 from deploy.yaml_text import documents
 from router.declaration.bandit import (
     BanditConfig,
@@ -33,7 +33,7 @@ EXAMPLES = [documents(block)[0] for block in re.findall(r"```yaml\n(.*?)```", TE
 WHOLE = EXAMPLES[0]
 NEEDED, NONE = "needed", "none"
 
-POLICIES: dict[str, tuple[dict[str, Any], type[Declared]]] = {
+POLICIES: dict[str, tuple[dict[str, Any], type[StrictModel]]] = {
     "Split": ({"split": {"v1": 90}}, SplitConfig),
     "Shadow": ({"shadow": "v2", "serve": "v1"}, ShadowConfig),
     "Canary": ({"canary": "v3", "stable": "v1"}, CanaryConfig),
@@ -54,7 +54,7 @@ def table(heading: str) -> dict[str, Any]:
     return {key: word or documents(default)[0] for key, default, word in rows}
 
 
-def keys(kind: type[Declared]) -> dict[str, bool]:
+def keys(kind: type[StrictModel]) -> dict[str, bool]:
     """Return the keys of a model, and whether each is needed."""
     return {field.alias or name: field.is_required() for name, field in kind.model_fields.items()}
 

@@ -18,15 +18,15 @@ from prometheus_client import CollectorRegistry
 
 from broker.base import MESSAGE_LIMIT_BYTES, Broker
 from broker.channels import Channels
-from broker.delivery.ack_tracker import Settling
-from broker.delivery.reply_sender import Answering
+from broker.delivery.ack_tracker import AckTracker
+from broker.delivery.reply_sender import ReplySender
 from broker.messages import Message
 from broker.protocol.answers import plain
 from broker.protocol.bundle import BUNDLE_LIMIT_BYTES, requests_in
 from broker.protocol.header import (
     BY_WORD,
-    Form,
-    Reply,
+    BodyForm,
+    ReplyTo,
     Request,
     Route,
     Status,
@@ -52,7 +52,7 @@ ASYNC = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())
 CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i32": "i", "i64": "q", "f64": "d", "bytes(16)": "16s"}
 ROUTE = Route(
     endpoint="fraud", arm="b", model="trees", version=3, snapshot=2**40, mask=5, policy="split", tenant="me",
-    reply=Reply.CLIENT, reply_to="mine", leg=2,
+    reply=ReplyTo.CLIENT, reply_to="mine", leg=2,
 )  # fmt: skip
 UID = new_uid(now_us())
 REQUEST = Request(ROUTE, UID, 11, 12, 0.25, 13, 14, "key", "correlation", "trace", b"{}", b"body")
@@ -87,7 +87,7 @@ def texts(fields: dict[str, Any], data: bytes) -> tuple[dict[str, bytes], bytes]
 
 
 def test_the_head_is_as_described() -> None:
-    fields, rest = read("head", pack_head(Form.BUNDLE, 513, b"shared"))
+    fields, rest = read("head", pack_head(BodyForm.BUNDLE, 513, b"shared"))
     assert fields == {"version": 1, "form": 1, "count": 513, "shared_length": 6}
     assert rest == b"shared"
 
@@ -124,9 +124,11 @@ def test_the_answer_is_as_described() -> None:
 
 
 def test_the_numbers_of_words_are_as_described() -> None:
-    assert [(int(row[0]), row[1]) for row in rows("which follows |\n")] == [(form.value, form.name) for form in Form]
+    assert [(int(row[0]), row[1]) for row in rows("which follows |\n")] == [
+        (form.value, form.name) for form in BodyForm
+    ]
     assert [(int(row[0]), row[1]) for row in rows("| 35 | u16 | reply_to_length | |\n")] == [
-        (reply.value, reply.name) for reply in Reply
+        (reply.value, reply.name) for reply in ReplyTo
     ]
     assert [(int(row[0]), row[1]) for row in rows("| 39 | u32 | body_length | |\n")] == [
         (status.value, word) for word, status in BY_WORD.items()
@@ -225,7 +227,7 @@ def _run_example(url: str, prefix: str) -> dict[str, Any]:
 
 async def _double(broker: Broker) -> None:
     consumer = broker.consume(broker.channels.inputs("double", 1), 10)
-    answering, settling = Answering(broker, dropped=lambda *_: None), Settling(broker)
+    answering, settling = ReplySender(broker, dropped=lambda *_: None), AckTracker(broker)
     while deliveries := await consumer.take(10):
         for delivery in deliveries:
             for request in requests_in(delivery.message):

@@ -17,7 +17,7 @@ from broker.channels import Channels, Limits
 from broker.errors import MillraceError
 from broker.protocol.answers import error_body
 from broker.protocol.bundle import bundle, requests_in
-from broker.protocol.header import BY_WORD, Form, Request, Status, pack_answer
+from broker.protocol.header import BY_WORD, BodyForm, Request, Status, pack_answer
 from broker.protocol.ids import now_us
 from broker.records.declared import endpoint_declared
 from broker.records.endpoint import read_endpoint
@@ -66,7 +66,7 @@ class Doubling:
             by_queue: dict[str, list[bytes]] = {}
             for request in requests:
                 by_queue.setdefault(request.route.reply_to, []).extend(self._answer(request))
-            messages = [bundle(it, Form.ANSWERS, b"", parts, len(parts) // 2) for it, parts in by_queue.items()]
+            messages = [bundle(it, BodyForm.ANSWERS, b"", parts, len(parts) // 2) for it, parts in by_queue.items()]
             await self.broker.forward(deliveries, messages)
 
     def _answer(self, request: Request) -> tuple[bytes, bytes]:

@@ -15,7 +15,7 @@ import tritonclient.http as triton
 
 from broker.base import Broker
 from broker.channels import Channels
-from broker.delivery.log_follower import Following
+from broker.delivery.log_follower import LogFollower
 from broker.errors import Misconfigured, Unreachable
 from broker.records.feedback import read_feedback
 from broker.sqlite.adapter import SqliteBroker
@@ -257,16 +257,16 @@ async def _connects(port: int) -> bool:
 
 async def test_what_may_be_declared_is_503_until_that_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = asyncio.Event()
-    run = Following.run
+    run = LogFollower.run
 
-    async def late(following: Following) -> None:
+    async def late(following: LogFollower) -> None:
         await read.wait()
         await run(following)
 
     async with SqliteBroker(tmp_path / "broker.db", Channels()) as broker:
         await broker.declare(broker.channels.declared)
         await declare(broker, endpoint="twice", arms={"a": "double@1"})
-    monkeypatch.setattr(Following, "run", late)
+    monkeypatch.setattr(LogFollower, "run", late)
     asking = ("GET", "/v2/models/twice"), ("POST", "/v2/models/twice/infer"), ("POST", "/v2/models/twice/feedback")
     async with serving(tmp_path, is_ready=False) as gateway:
         for method, path in asking:

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from broker.records.endpoint import read_endpoint
-from broker.records.routing import Said, experiment_of, write_claim, write_snapshot
+from broker.records.routing import SnapshotRecord, experiment_of, write_claim, write_snapshot
 from router.declaration.policy import read_config
 from router.policies.base import one_run
 from router.policies.build import learning_of
@@ -104,7 +104,7 @@ async def test_a_linear_policy_weighs_each_request_by_its_features_and_logs_them
     broker = gateway.broker
     await broker.append(broker.channels.declared, [write_claim("learner")])
     term = await broker.end(broker.channels.declared) - 1
-    said = Said(
+    said = SnapshotRecord(
         endpoint="shop", experiment=experiment_of(endpoint), term=term, number=5, weights=(0.5, 0.5), models=models
     )
     await broker.append(broker.channels.status, [write_snapshot(said)])

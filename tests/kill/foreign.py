@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from broker.kafka.adapter import KafkaBroker
-from broker.kafka.address import Address as KafkaAddress
+from broker.kafka.address import KafkaAddress
 from broker.rabbitmq.adapter import RabbitBroker
-from broker.rabbitmq.address import Address as RabbitAddress
-from broker.rabbitmq.amqp_connection import Wire
+from broker.rabbitmq.address import RabbitAddress
+from broker.rabbitmq.amqp_connection import AmqpConnection
 from broker.rabbitmq.channel import Channel
 from tests.kill.installation import Installation
 from tests.servers import kafka_url, rabbitmq_url
@@ -27,7 +27,7 @@ async def foreign_queue(installation: Installation, endpoint: str) -> AsyncItera
     """
     name = installation.channels.requests(endpoint)
     if isinstance(installation.broker, RabbitBroker):
-        wire = await Wire.open(RabbitAddress.of(rabbitmq_url()), "declares first")
+        wire = await AmqpConnection.open(RabbitAddress.of(rabbitmq_url()), "declares first")
         channel = await Channel.open(wire, "declaring", TIMEOUT_S)
         await channel.call("queue_declare", queue=name, durable=True)
         try:

@@ -19,7 +19,7 @@ import httpx
 
 from broker.base import DELAY_LADDER_S, Broker
 from broker.connect import connect
-from broker.delivery.log_follower import Following
+from broker.delivery.log_follower import LogFollower
 from broker.messages import Record
 from broker.records.declared import endpoint_declared, endpoint_withdrawn
 from broker.records.endpoint import read_endpoint
@@ -66,7 +66,7 @@ class Installation:
         await self.broker.open()
         await self.broker.declare(self.channels.declared)
         await self.broker.declare(self.channels.status)
-        following = Following(self.broker, self.channels.status, 0, self._hear)
+        following = LogFollower(self.broker, self.channels.status, 0, self._hear)
         self._following = asyncio.create_task(following.run(), name="status")
         return self
 

@@ -18,14 +18,14 @@ import apsw
 from broker.base import Broker
 from broker.channels import Channels
 from broker.connect import connect
-from broker.delivery.log_follower import Following
+from broker.delivery.log_follower import LogFollower
 from broker.messages import Record
 from broker.records.declared import endpoint_declared
 from broker.records.endpoint import Endpoint, read_endpoint
 from broker.records.routing import read_claim, read_snapshot, write_claim
 from broker.records.status import read_status
 from router.learning.declared import read_experiment
-from router.learning.fold import Fold
+from router.learning.fold import ExperimentFold
 from router.learning.ledger import Ledger, take_up
 from router.learning.service import subject_of
 from router.state.view import View
@@ -83,7 +83,7 @@ class Learners:
             await self.broker.declare(log)
         await self.broker.append(channels.declared, [endpoint_declared(self.declared, "test")])
         for log, fold in ((channels.declared, self._fold_declared), (channels.status, self._fold_status)):
-            self._tasks.append(asyncio.create_task(Following(self.broker, log, 0, fold).run()))
+            self._tasks.append(asyncio.create_task(LogFollower(self.broker, log, 0, fold).run()))
         await until(lambda: bool(self.view.endpoints()))
         return self
 
@@ -147,11 +147,11 @@ class Learners:
         """Return where the endpoint's event log ends."""
         return await self.broker.end(self._channels.events("e"))
 
-    async def whole(self, end: int) -> Fold[Any]:
+    async def whole(self, end: int) -> ExperimentFold[Any]:
         """Return the fold of the whole log, as far as `end`, by somebody who was never killed."""
         experiment = read_experiment(self.declared)
         assert experiment is not None
-        fold: Fold[Any] = Fold(subject_of(self.declared), experiment)
+        fold: ExperimentFold[Any] = ExperimentFold(subject_of(self.declared), experiment)
         reader = self.broker.read(self._channels.events("e"), 0)
         while fold.offset < end:
             for record in await reader.read(500):
@@ -161,11 +161,11 @@ class Learners:
         await reader.close()
         return fold
 
-    async def kept(self, learner: Learner) -> Fold[Any]:
+    async def kept(self, learner: Learner) -> ExperimentFold[Any]:
         """Return what a learner that has ended has left in its ledger."""
         experiment = read_experiment(self.declared)
         assert experiment is not None
-        fold: Fold[Any] = Fold(subject_of(self.declared), experiment)
+        fold: ExperimentFold[Any] = ExperimentFold(subject_of(self.declared), experiment)
         ledger = Ledger(learner.folder / "learner.db")
         await ledger.open()
         kept = await ledger.load("e", fold.subject.experiment)

@@ -8,7 +8,7 @@ import pytest
 
 from broker.messages import SAFE, Delivery
 from broker.protocol.bundle import bundle, requests_in
-from broker.protocol.header import Form, Reply, Request, Route, pack_route, pack_ticket
+from broker.protocol.header import BodyForm, ReplyTo, Request, Route, pack_route, pack_ticket
 from broker.protocol.ids import new_uid, now_us, uid_text
 from tests.kill.client import Client, body_of
 from tests.kill.installation import Installation
@@ -61,7 +61,7 @@ async def test_each_request_of_a_bundle_ends_for_itself(installation: Installati
         requests[EXPIRED] = requests[EXPIRED]._replace(deadline_us=now_us() - SECOND_US)
         parts = [part for one in requests for part in (pack_ticket(one, len(one.body)), one.body)]
         queue = installation.channels.inputs("poisoned", 1)
-        message = bundle(queue, Form.BUNDLE, pack_route(requests[0].route), parts, len(requests))
+        message = bundle(queue, BodyForm.BUNDLE, pack_route(requests[0].route), parts, len(requests))
         assert await installation.broker.publish([message]) == [SAFE]
         client.sent.update(int(one.correlation) for one in requests)
         await client.all_answered()
@@ -116,7 +116,7 @@ async def test_a_request_that_fails_twice_is_tried_a_third_time(installation: In
 
 def _request(client: Client, number: int) -> Request:
     name = "poisoned"
-    route = Route(endpoint=name, arm="v1", model=name, version=1, reply=Reply.CLIENT, reply_to=client.queue)
+    route = Route(endpoint=name, arm="v1", model=name, version=1, reply=ReplyTo.CLIENT, reply_to=client.queue)
     now = now_us()
     return Request(route, new_uid(now), now, now + LIFE_US, 1.0, None, 0, "", str(number), "", b"", body_of(number))
 

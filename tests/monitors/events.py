@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from broker.base import Broker, Since
 from broker.protocol.header import Request, Route, Status
 from broker.protocol.ids import new_uid
-from broker.records.events import Ended, write_event
+from broker.records.events import EndedRequests, write_event
 from monitors.prometheus import MonitorMetrics, PredictionFold
 from monitors.reader import EventReader
 from monitors.series import Series
@@ -25,16 +25,16 @@ AT_US = 1_700_000_000_000_000
 def ended(
     *, arm: str = "a", version: int = 1, status: Status = Status.OK, rows: int = 1, uid: bytes | None = None,
     batch: int = 4, started_us: int = AT_US + 30_000, leg: int = 0,
-) -> Ended:  # fmt: skip
+) -> EndedRequests:  # fmt: skip
     """Return a request that waited 20 ms in the queue, 10 in the batcher, 3 in the model, and 1 to be published."""
     route = Route(endpoint="fraud", arm=arm, model="trees", version=version, leg=leg)
     request = Request(route, uid or new_uid(AT_US), AT_US, 0, 1.0, None, 0, "", "", "", b"", b"")
     computed = started_us + 3000 if started_us else 0
     published = computed + 1000 if computed else AT_US + 21_000
-    return Ended([request], [rows], [AT_US + 20_000], status, "", started_us, computed, published, batch)
+    return EndedRequests([request], [rows], [AT_US + 20_000], status, "", started_us, computed, published, batch)
 
 
-async def write(broker: Broker, *events: list[Ended]) -> None:
+async def write(broker: Broker, *events: list[EndedRequests]) -> None:
     """Append events to the log of `fraud`."""
     log = broker.channels.events("fraud")
     await broker.declare(log)

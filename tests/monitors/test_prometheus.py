@@ -13,7 +13,7 @@ from broker.protocol.header import Status
 from broker.protocol.ids import new_uid
 from broker.records.events import TYPE
 from broker.records.feedback import Feedback, write_feedback
-from monitors.seen import Seen, keys_of
+from monitors.seen import SeenRows, keys_of
 from monitors.series import SECONDS, Series
 from tests.monitors.events import AT_US, ended, monitoring, until, write
 
@@ -126,13 +126,13 @@ def test_columns_fall_into_the_buckets_of_the_usual_histogram() -> None:
 
 
 def test_the_window_is_bounded_and_says_from_where_it_can_be_rebuilt() -> None:
-    seen, random = Seen(window_rows=10), np.random.default_rng(1)
+    seen, random = SeenRows(window_rows=10), np.random.default_rng(1)
     everything = random.integers(0, 2**63, (100, 5)).astype(np.uint64)
     for offset, keys in enumerate(everything):
         assert seen.first_time(keys, offset).all()
     start = seen.rebuild_from(100)
     assert 95 <= start <= 98
-    rebuilt = Seen(window_rows=10)
+    rebuilt = SeenRows(window_rows=10)
     for offset in range(start, 100):
         rebuilt.first_time(everything[offset], offset)
     last_window = everything[98:].ravel()

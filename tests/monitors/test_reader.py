@@ -11,7 +11,7 @@ from broker.base import Broker
 from broker.channels import Limits
 from broker.protocol.ids import new_uid
 from broker.records.events import write_event
-from monitors.checkpoint import Checkpoint, load, save
+from monitors.checkpoint import MonitorCheckpoint, load, save
 from tests.monitors.events import AT_US, ended, monitoring, until, write
 from tests.monitors.test_prometheus import PREDICTIONS
 
@@ -76,7 +76,7 @@ async def test_a_gap_is_counted_and_reading_goes_on(broker: Broker, tmp_path: Pa
 
 
 async def test_a_log_that_began_anew_is_read_from_its_start(broker: Broker, tmp_path: Path) -> None:
-    save(tmp_path / "fraud.json", Checkpoint(offset=500, rebuild_from=400, rows=900))
+    save(tmp_path / "fraud.json", MonitorCheckpoint(offset=500, rebuild_from=400, rows=900))
     await write(broker, [ended()])
     async with monitoring(broker, tmp_path) as monitor:
         await until(lambda: monitor.arm(PREDICTIONS, status="ok") == 1)
@@ -104,7 +104,7 @@ def test_a_broken_checkpoint_is_none(tmp_path: Path, text: str) -> None:
 
 
 def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    path, checkpoint = tmp_path / "new" / "c.json", Checkpoint(offset=3, rebuild_from=1, rows=9)
+    path, checkpoint = tmp_path / "new" / "c.json", MonitorCheckpoint(offset=3, rebuild_from=1, rows=9)
     save(path, checkpoint)
     assert load(path) == checkpoint
     assert [file.name for file in path.parent.iterdir()] == ["c.json"]

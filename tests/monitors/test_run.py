@@ -17,7 +17,7 @@ from broker.protocol.ids import now_us
 from broker.records.declared import endpoint_declared, endpoint_withdrawn
 from broker.records.endpoint import read_endpoint
 from broker.records.status import SILENT_AFTER_S, Announcement, read_status, write_announcement
-from monitors.known import Known
+from monitors.known import KnownVersions
 from monitors.queues import QueueDepths, queues
 from monitors.run import MonitorSettings, run
 from tests.monitors.events import ended, until, write
@@ -48,7 +48,7 @@ async def test_an_endpoint_that_is_declared_later_is_followed(broker: Broker, tm
 
 
 def test_known_are_declared_endpoints_and_models_that_none_claims() -> None:
-    known = Known()
+    known = KnownVersions()
     known.fold_status(Record(0, announced("trees", 1), {}))
     known.fold_status(Record(1, announced("other", 2), {}))
     assert known.endpoints() == {"trees", "other"}
@@ -60,7 +60,7 @@ def test_known_are_declared_endpoints_and_models_that_none_claims() -> None:
 
 
 async def test_depths_are_of_messages_and_of_requests(broker: Broker) -> None:
-    registry, known = CollectorRegistry(), Known()
+    registry, known = CollectorRegistry(), KnownVersions()
     known.fold_declared(Record(0, DECLARED, {}))
     depths = QueueDepths(broker, known, registry)
     await broker.declare(broker.channels.inputs("trees", 1))
@@ -81,7 +81,7 @@ async def test_a_depth_that_cannot_be_had_is_no_zero(broker: Broker, monkeypatch
         raise Unreachable(queue)
 
     monkeypatch.setattr(type(broker), "depth", away)
-    registry, known = CollectorRegistry(), Known()
+    registry, known = CollectorRegistry(), KnownVersions()
     known.fold_declared(Record(0, DECLARED, {}))
     await QueueDepths(broker, known, registry).look()
     value = registry.get_sample_value("millrace_queue_messages", {"queue": "inputs.trees.1", "kind": "inputs"})
@@ -90,7 +90,7 @@ async def test_a_depth_that_cannot_be_had_is_no_zero(broker: Broker, monkeypatch
 
 
 def test_every_kind_of_queue_is_looked_at() -> None:
-    known = Known()
+    known = KnownVersions()
     known.fold_declared(Record(0, DECLARED, {}))
     assert set(queues(Channels("mine."), known)) == {
         ("inputs.trees.1", "inputs"), ("retry.inputs.trees.1", "retry"), ("dead.inputs.trees.1", "dead"),
@@ -100,7 +100,7 @@ def test_every_kind_of_queue_is_looked_at() -> None:
 
 def test_targets_are_who_serves_metrics_and_was_heard_lately() -> None:
     now = [100.0]
-    known = Known(lambda: now[0])
+    known = KnownVersions(lambda: now[0])
     said = Announcement(
         instance="r1", part="replica", state="ready", at_us=1, metrics_port=4242, model="trees", version=1
     )

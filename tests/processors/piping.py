@@ -16,7 +16,7 @@ from broker.base import Broker
 from broker.channels import Channels
 from broker.messages import Message
 from broker.protocol.bundle import bundle, requests_in, single
-from broker.protocol.header import Form, Reply, Request, Route, pack_route, pack_ticket
+from broker.protocol.header import BodyForm, ReplyTo, Request, Route, pack_route, pack_ticket
 from broker.protocol.ids import new_uid, now_us
 from broker.records.endpoint import Endpoint, read_endpoint
 from broker.records.events import read_event
@@ -24,13 +24,13 @@ from broker.sqlite.adapter import SqliteBroker
 from broker.tensor.datatypes import Array
 from processors.config import ModelConfig, parse_config
 from processors.metrics import ProcessorMetrics
-from processors.model import Model
+from processors.model import LoadedModel
 from processors.pipeline import Pipeline, PipelineSettings
 from processors.runtimes.base import Runtime
 
 PATIENCE_S = 10.0
 REPLIES = "replies"
-ROUTE = Route(endpoint="e", arm="v1", model="m", version=1, reply=Reply.CLIENT, reply_to=REPLIES)
+ROUTE = Route(endpoint="e", arm="v1", model="m", version=1, reply=ReplyTo.CLIENT, reply_to=REPLIES)
 
 Compute = Callable[[dict[str, Array]], Mapping[str, Array]]
 
@@ -144,7 +144,7 @@ def request(value: float = 1.0, route: Route = ROUTE, *, asks: str = "", **more:
 def bundled(queue: str, requests: Sequence[Request]) -> Message:
     """Return a bundle of requests that share a route."""
     parts = [part for one in requests for part in (pack_ticket(one, len(one.body)), one.body)]
-    return bundle(queue, Form.BUNDLE, pack_route(requests[0].route), parts, len(requests))
+    return bundle(queue, BodyForm.BUNDLE, pack_route(requests[0].route), parts, len(requests))
 
 
 def alone(queue: str, one: Request) -> Message:
@@ -176,7 +176,7 @@ async def piped(
         settings = PipelineSettings(instance="test")
         registry = CollectorRegistry()
         metrics = ProcessorMetrics(registry, "m", 1)
-        model = Model(config, 1, Function(config, compute))
+        model = LoadedModel(config, 1, Function(config, compute))
         pipeline = Pipeline(broker, model, endpoints, settings, metrics, cancels)
         for queue in (pipeline.queue, broker.channels.retry(pipeline.queue), REPLIES):
             await broker.declare(queue)

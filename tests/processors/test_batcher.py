@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from processors import batcher
-from processors.batcher import Batcher, Item
+from processors.batcher import Batcher, BatchItem
 from tests.processors.piping import request
 
 
@@ -28,9 +28,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return found
 
 
-def item(rows: int, arrived_s: float = 100.0) -> Item:
+def item(rows: int, arrived_s: float = 100.0) -> BatchItem:
     nothing = cast(Any, SimpleNamespace())
-    return Item(request(), nothing, rows, nothing, 0, arrived_s)
+    return BatchItem(request(), nothing, rows, nothing, 0, arrived_s)
 
 
 def filled(*rows: int, max_rows: int = 8, delay_s: float = 0.0, signature: str = "x") -> Batcher:

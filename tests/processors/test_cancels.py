@@ -10,7 +10,7 @@ from broker.messages import Record
 from broker.protocol.ids import new_uid, now_us
 from broker.records.status import Cancel, write_cancels
 from processors import cancels
-from processors.cancels import Cancels
+from processors.cancels import CancelledRequests
 from tests.processors.piping import bundled, piped, request
 
 
@@ -39,7 +39,7 @@ async def test_only_the_others_are_computed(tmp_path: Path) -> None:
 def test_cancels_are_read_from_the_log_and_forgotten_with_their_deadline() -> None:
     now, clock = now_us(), [0.0]
     old, live, later = new_uid(now), new_uid(now), new_uid(now)
-    known = Cancels(lambda: clock[0])
+    known = CancelledRequests(lambda: clock[0])
     known.fold(record(write_cancels([Cancel(old, now - 1), Cancel(live, now + 10**9)])))
     clock[0] += 2 * cancels.PRUNE_S
     known.fold(record(write_cancels([Cancel(later, now + 10**9)])))
@@ -56,7 +56,7 @@ def test_cancels_are_read_from_the_log_and_forgotten_with_their_deadline() -> No
     ],
 )  # fmt: skip
 def test_what_is_no_cancel_is_nothing(body: bytes) -> None:
-    known = Cancels()
+    known = CancelledRequests()
     known.fold(record(body))
     assert len(known) == 0
 
@@ -64,7 +64,7 @@ def test_what_is_no_cancel_is_nothing(body: bytes) -> None:
 def test_they_are_bounded_and_there_is_room_again_when_they_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cancels, "LIMIT", 10)
     clock = [0.0]
-    known = Cancels(lambda: clock[0])
+    known = CancelledRequests(lambda: clock[0])
     known.fold(record(write_cancels([Cancel(new_uid(now_us()), now_us() - 1) for _ in range(20)])))
     assert len(known) == 10
     clock[0] += 2 * cancels.PRUNE_S

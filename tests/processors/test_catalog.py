@@ -11,12 +11,12 @@ import pytest
 
 from broker.base import Broker
 from broker.channels import Channels
-from broker.delivery.heartbeat import Announcer
+from broker.delivery.heartbeat import Heartbeat
 from broker.messages import Record
 from broker.records.status import Announcement, read_status, write_announcement
 from broker.sqlite.adapter import SqliteBroker
 from processors.catalog import Catalog, CatalogSettings
-from processors.engine import Engine, Wanted
+from processors.engine import Engine, ReplicaTarget
 from tests.processors.test_repository import CONFIG, add
 
 
@@ -24,11 +24,11 @@ class Idle(Engine):
     """Runs nothing, and keeps what was wanted last."""
 
     def __init__(self) -> None:
-        self.wanted: dict[tuple[str, int], Wanted] = {}
+        self.wanted: dict[tuple[str, int], ReplicaTarget] = {}
 
     async def open(self) -> None: ...
 
-    async def want(self, wanted: Sequence[Wanted]) -> None:
+    async def want(self, wanted: Sequence[ReplicaTarget]) -> None:
         self.wanted = {(one.model, one.version): one for one in wanted}
 
     async def watch(self) -> None: ...
@@ -74,7 +74,7 @@ async def looking(tmp_path: Path) -> AsyncIterator[Looking]:
     models.mkdir()
     async with SqliteBroker(tmp_path / "b.db", Channels()) as broker:
         await broker.declare(broker.channels.status)
-        announcer = Announcer(broker, instance="catalog-test", part="catalog")
+        announcer = Heartbeat(broker, instance="catalog-test", part="catalog")
         settings = CatalogSettings(instance="catalog-test", repository=models)
         clock = [0.0]
         yield Looking(

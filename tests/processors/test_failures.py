@@ -12,7 +12,7 @@ import pytest
 from broker.errors import InvalidRequest
 from broker.messages import MESSAGE_LIMIT_BYTES, Message
 from broker.protocol.answers import ANSWER_LIMIT_BYTES
-from broker.protocol.header import Reply, Route
+from broker.protocol.header import ReplyTo, Route
 from broker.tensor.datatypes import Array
 from tests.arms import X, processing, rows
 from tests.processors.piping import bundled, piped, request
@@ -70,10 +70,10 @@ async def test_clients_of_the_queue_hear_of_answers_that_cannot_be_sent(
     assert sorted(row["status"] for row in found) == sorted(status for _, _, status, _ in asked.values())
 
 
-@pytest.mark.parametrize("reply", [Reply.GATEWAY, Reply.CLIENT, Reply.RESULTS])
-async def test_whoever_waits_gets_the_size_and_the_limit_and_nothing_is_dropped(tmp_path: Path, reply: Reply) -> None:
+@pytest.mark.parametrize("reply", [ReplyTo.GATEWAY, ReplyTo.CLIENT, ReplyTo.RESULTS])
+async def test_whoever_waits_gets_the_size_and_the_limit_and_nothing_is_dropped(tmp_path: Path, reply: ReplyTo) -> None:
     async with piped(tmp_path, lambda inputs: {"y": texts(inputs), "z": inputs["x"]}, output="TYPE_STRING") as pipe:
-        queue = pipe.broker.channels.results("e") if reply is Reply.RESULTS else "waits"
+        queue = pipe.broker.channels.results("e") if reply is ReplyTo.RESULTS else "waits"
         await pipe.broker.declare(queue)
         route = Route(endpoint="e", arm="v1", model="m", version=1, reply=reply, reply_to="waits")
         await pipe.put(bundled(pipe.pipeline.queue, [request(HUGE, route), request(FINE, route)]))
@@ -95,7 +95,7 @@ def texts(inputs: dict[str, Array]) -> Array:
 async def test_the_largest_answer_that_fits_is_sent_to_everybody(tmp_path: Path) -> None:
     async with piped(tmp_path, lambda inputs: {"y": large(inputs), "z": inputs["x"]}, output="TYPE_STRING") as pipe:
         await pipe.broker.declare("waits")
-        for reply in (Reply.GATEWAY, Reply.CLIENT):
+        for reply in (ReplyTo.GATEWAY, ReplyTo.CLIENT):
             route = Route(endpoint="e", arm="v" * 63, model="m", version=1, reply=reply, reply_to="waits")
             await pipe.put(bundled(pipe.pipeline.queue, [request(1.0, route)]))
         await pipe.serve()

@@ -14,7 +14,7 @@ from broker.channels import Channels
 from broker.errors import Failed
 from broker.messages import NO_QUEUE, TOO_LARGE, UNKNOWN, Delivery, Message, Outcome
 from broker.protocol.bundle import bundle
-from broker.protocol.header import Form, pack_head, pack_route, pack_ticket
+from broker.protocol.header import BodyForm, pack_head, pack_route, pack_ticket
 from broker.sqlite.adapter import SqliteBroker
 from broker.tensor.datatypes import Array
 from broker.tensor.inference import TensorSpec
@@ -195,7 +195,7 @@ async def test_a_failed_request_that_the_lane_does_not_take_is_answered_and_has_
 def routed(route: bytes) -> Message:
     """Return a message whose route is these bytes."""
     one = request()
-    header = pack_head(Form.SINGLE, 1, route) + pack_ticket(one, 0)
+    header = pack_head(BodyForm.SINGLE, 1, route) + pack_ticket(one, 0)
     return Message(queue="", body=bytes(one.body), header=header)
 
 
@@ -223,8 +223,8 @@ WRONG = {
     "a CloudEvents id that is no text": alone("", request(extra=b'{"cloud_events": {"id": {}}}')),
     "a correlation id too long for any broker": alone("", request(correlation="c" * 300)),
     "texts that fit no header": alone("", request(key="k" * 40_000)),
-    "a bundle of none": bundle("", Form.BUNDLE, pack_route(ROUTE), [], 0),
-    "a bundle with bytes behind it": bundle("", Form.BUNDLE, pack_route(ROUTE), [b"x"], 0),
+    "a bundle of none": bundle("", BodyForm.BUNDLE, pack_route(ROUTE), [], 0),
+    "a bundle with bytes behind it": bundle("", BodyForm.BUNDLE, pack_route(ROUTE), [b"x"], 0),
     "a header of nothing": Message(queue="", body=b"x", header=b"\x01"),
     "no header": Message(queue="", body=b"x"),
 }

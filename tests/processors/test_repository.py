@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import Misconfigured
-from processors.repository import Snapshot, scan, write_version
+from processors.repository import RepositorySnapshot, scan, write_version
 
 CONFIG = """
 backend: "python"
@@ -30,7 +30,7 @@ def add(root: Path, model: str, *versions: int, config: str = CONFIG) -> None:
     (root / model / "config.pbtxt").write_text(config)
 
 
-def versions(snapshot: Snapshot) -> dict[str, list[int]]:
+def versions(snapshot: RepositorySnapshot) -> dict[str, list[int]]:
     return {name: [version.number for version in model.versions] for name, model in snapshot.models.items()}
 
 

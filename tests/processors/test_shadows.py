@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from broker.errors import Failed
-from broker.protocol.header import Reply
+from broker.protocol.header import ReplyTo
 from tests.processors.piping import REPLIES, ROUTE, Pipe, alone, bundled, piped, request
 
-SHADOW = replace(ROUTE, arm="v2", policy="shadow", reply=Reply.NOWHERE, reply_to="", leg=1)
+SHADOW = replace(ROUTE, arm="v2", policy="shadow", reply=ReplyTo.NOWHERE, reply_to="", leg=1)
 
 
 def same(inputs: dict[str, Any]) -> dict[str, Any]:

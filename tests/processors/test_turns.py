@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.delivery.prediction_log import Rows
+from broker.delivery.prediction_log import PredictionLogWriter
 from broker.protocol.ids import now_us
 from broker.tensor.datatypes import Array
-from processors.batcher import Batcher, Item
+from processors.batcher import Batcher, BatchItem
 from tests.processors.piping import PATIENCE_S, alone, bundled, piped, request
 
 
@@ -28,7 +28,7 @@ async def test_a_batch_that_becomes_due_while_it_is_looked_at_is_computed(
     """Not due when it was asked for, due when it was asked how long to wait: then nobody would look again."""
     pop, early = Batcher.pop, list[bool]()
 
-    def pop_too_early(batcher: Batcher, *, full: bool = False) -> list[Item]:
+    def pop_too_early(batcher: Batcher, *, full: bool = False) -> list[BatchItem]:
         if batcher.waiting_requests and not early:
             early.append(True)
             return []
@@ -71,7 +71,7 @@ async def test_rows_leave_when_half_of_what_may_be_held_waits_for_them_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What still has to be computed waits for no rows: if it counted, a busy processor would write an event a batch."""
-    monkeypatch.setattr("processors.pipeline.Rows", partial(Rows, linger_s=3600.0))
+    monkeypatch.setattr("processors.pipeline.Rows", partial(PredictionLogWriter, linger_s=3600.0))
 
     def compute(inputs: dict[str, Array]) -> Mapping[str, Array]:
         time.sleep(0.01)

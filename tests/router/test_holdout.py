@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.drawing.router import HOLDOUT, Router
-from router.policies.snapshot import Snapshot
+from router.policies.snapshot import WeightSnapshot
 from tests.router.drawing.test_router import router_of
 
 KEYS = 50_000
@@ -72,7 +72,7 @@ def test_who_is_held_out_stays_so_whatever_else_changes() -> None:
     """Another request, another snapshot, arms that come and go; a larger holdout keeps all that it had."""
     router = router_of(SPLIT, holdout="10%")
     before = {key for key in range(2000) if router.plan(b"one", 0b111, key=f"user-{key}").policy == HOLDOUT}
-    router.follow(Snapshot(9, (0.0, 0.9, 0.1)))
+    router.follow(WeightSnapshot(9, (0.0, 0.9, 0.1)))
     after = {key for key in range(2000) if router.plan(b"other", 0b011, key=f"user-{key}").policy == HOLDOUT}
     assert after == before
     larger = router_of(SPLIT, holdout="20%")

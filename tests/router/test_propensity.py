@@ -10,14 +10,14 @@ import pytest
 from broker.protocol.ids import uniform
 from broker.records.endpoint import read_endpoint
 from router.drawing.router import Router
-from router.learning.contextual import ContextualBandit
+from router.learning.contextual import ContextualExperiment
 from router.learning.declared import read_experiment
 from router.policies.assignment import cumulative, draw
 from router.policies.base import one_run
 from router.policies.build import weigher_of
 from router.policies.drawn import read_policy
-from router.policies.learned import LearnedByFeatures
-from router.policies.snapshot import Snapshot, masked
+from router.policies.learned import LearnedLinearPolicy
+from router.policies.snapshot import WeightSnapshot, masked
 from router.stats.arrays import Floats, Ints
 from router.stats.packing import packed
 from tests.router.drawing.test_router import identities
@@ -26,7 +26,7 @@ DRAWS = 100_000
 ARMS = ("a", "b", "c", "d")
 Z_LIMIT = 5.0  # 6e-7 two-sided for each arm and case
 SNAPSHOTS = (
-    Snapshot(0, (0.25, 0.25, 0.25, 0.25)), Snapshot(4, (0.7, 0.2, 0.099, 0.001)), Snapshot(9, (0.0, 0.5, 0.3, 0.2)),
+    WeightSnapshot(0, (0.25, 0.25, 0.25, 0.25)), WeightSnapshot(4, (0.7, 0.2, 0.099, 0.001)), WeightSnapshot(9, (0.0, 0.5, 0.3, 0.2)),
 )  # fmt: skip
 MASKS = (0b1111, 0b0111, 0b1010)
 
@@ -66,14 +66,14 @@ def test_a_logged_propensity_is_what_the_models_say_of_the_features() -> None:
     """P1 with features: each request has probabilities of its own; the floor gives all arms full support."""
     policy: dict[str, object] = {"bandit": "linucb", "reward": "clicked", "features": ["x", "y"], "floor": "5%"}
     router = router_of(policy)
-    assert isinstance(router.policy, LearnedByFeatures)
+    assert isinstance(router.policy, LearnedLinearPolicy)
     experiment = read_experiment(router.endpoint)
-    assert isinstance(experiment, ContextualBandit)
+    assert isinstance(experiment, ContextualExperiment)
     random = np.random.default_rng(1)
     size = experiment.learning.dimensions
     seen = one_run(list(random.integers(4, size=400)), list(random.random(400)), [0.25] * 400)
     models = packed(experiment.learning.fold(experiment.start(), seen, random.standard_normal((400, size))))
-    snapshot = Snapshot(7, (0.25,) * 4, models)
+    snapshot = WeightSnapshot(7, (0.25,) * 4, models)
     router.follow(snapshot)
     weigh = weigher_of(router.policy, snapshot)
     vectors = random.standard_normal((DRAWS // 10, size))
@@ -97,13 +97,13 @@ def test_a_policy_that_looks_at_features_draws_by_the_hash_of_the_request_alone(
     """Its key decides nothing; without features, or while a snapshot holds no models, its weights do."""
     policy: dict[str, object] = {"bandit": bandit, "reward": "clicked", "features": ["x", "y"], "floor": "5%"}
     router = router_of(policy)
-    assert isinstance(router.policy, LearnedByFeatures)
+    assert isinstance(router.policy, LearnedLinearPolicy)
     experiment = read_experiment(router.endpoint)
-    assert isinstance(experiment, ContextualBandit)
+    assert isinstance(experiment, ContextualExperiment)
     seen = one_run([0, 1, 2, 3] * 5, [0.9, 0.1, 0.5, 0.2] * 5, [0.25] * 20)
     models = packed(experiment.learning.fold(experiment.start(), seen, np.ones((20, 3))))
     vector, weights = [1.0, 1.0, 1.0], (0.4, 0.3, 0.2, 0.1)
-    snapshot = Snapshot(7, weights, models)
+    snapshot = WeightSnapshot(7, weights, models)
     weigh = weigher_of(router.policy, snapshot)
     for uid in identities(500):
         number = uniform(b"secret", b"e", uid)
@@ -114,7 +114,7 @@ def test_a_policy_that_looks_at_features_draws_by_the_hash_of_the_request_alone(
             assert (plan.legs[0].arm, plan.propensity) == (ARMS[arm], propensity)
         by_weights = router.plan(uid, 0b1111)
         assert by_weights.legs[0].arm == ARMS[draw(cumulative(weights), number)]
-        router.follow(Snapshot(8, weights))
+        router.follow(WeightSnapshot(8, weights))
         again = router.plan(uid, 0b1111, vector=vector)
         assert (again.legs, again.propensity, again.snapshot) == (by_weights.legs, by_weights.propensity, 8)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from router.policies.canary import BadEvents, Canary, Phase
-from router.simulation.canary import Ended, Rates, paired, staged
+from router.policies.canary import BadEvents, Canary, CanaryPhase
+from router.simulation.canary import CanaryRuns, EventRates, paired, staged
 from router.stats.arrays import Bools, Floats, Ints
 from router.stats.eprocess import PairTest
 from router.stats.sample_ratio import ALARM, log_wealth
@@ -32,7 +32,7 @@ def in_stages(max_ratio: float = 1.5) -> Canary:
     )
 
 
-def ended(ended: Ended, phase: Phase) -> Floats:
+def ended(ended: CanaryRuns, phase: CanaryPhase) -> Floats:
     """Return for each run 1 if it ended in a phase, else 0."""
     happened: Floats = (ended.phase == phase).astype(np.float64)
     return happened
@@ -41,43 +41,43 @@ def ended(ended: Ended, phase: Phase) -> Floats:
 def events() -> Iterator[Row]:
     """One share all the time, a look after every bad event."""
     for base, share, known in ((0.01, 0.05, ".036"), (0.2, 0.5, ".045")):
-        found = staged(at_one_share(share), Rates(base=base), RUNS, 100_000, 1)
-        yield rate(f"A/A {base:.0%} bad at {share:.0%}: abort", ended(found, Phase.ABORTED), ALPHA, known)
+        found = staged(at_one_share(share), EventRates(base=base), RUNS, 100_000, 1)
+        yield rate(f"A/A {base:.0%} bad at {share:.0%}: abort", ended(found, CanaryPhase.ABORTED), ALPHA, known)
     for share, limit, known in ((0.05, 1000.0, "855"), (0.5, None, "1818")):
-        found = staged(at_one_share(share), Rates(base=0.01, ratio=2.0), 2000, 100_000, 2)
+        found = staged(at_one_share(share), EventRates(base=0.01, ratio=2.0), 2000, 100_000, 2)
         yield median(f"2x of 1 % at {share:.0%}: canary requests to abort", _to_abort(found), limit, known)
 
 
-def _to_abort(found: Ended) -> Floats:
-    requests: Floats = found.canary_requests[found.phase == Phase.ABORTED].astype(np.float64)
+def _to_abort(found: CanaryRuns) -> Floats:
+    requests: Floats = found.canary_requests[found.phase == CanaryPhase.ABORTED].astype(np.float64)
     return requests
 
 
 def stages() -> Iterator[Row]:
     """Steps, then promotion on the proof of less than 1.5 times the bad events."""
     for drift, known in ((0.0, ".035"), (0.8, ".031")):
-        found = staged(in_stages(), Rates(base=0.01, drift=drift), RUNS, 400_000, 3)
-        yield rate(f"staged A/A, drift {drift:.0%}: abort", ended(found, Phase.ABORTED), ALPHA, known)
-        yield rate(f"staged A/A, drift {drift:.0%}: promote", ended(found, Phase.PROMOTED), None, "0.965")
-        promoted = found.requests[found.phase == Phase.PROMOTED].astype(np.float64)
+        found = staged(in_stages(), EventRates(base=0.01, drift=drift), RUNS, 400_000, 3)
+        yield rate(f"staged A/A, drift {drift:.0%}: abort", ended(found, CanaryPhase.ABORTED), ALPHA, known)
+        yield rate(f"staged A/A, drift {drift:.0%}: promote", ended(found, CanaryPhase.PROMOTED), None, "0.965")
+        promoted = found.requests[found.phase == CanaryPhase.PROMOTED].astype(np.float64)
         yield median(f"staged A/A, drift {drift:.0%}: requests to promote", promoted, None, "34-37 k, no last hold")
     yield from _harmful(1.25, RUNS // 4, None, None, ".58 abort", "13 k")
     yield from _harmful(1.5, RUNS, None, ALPHA, ".014 promote", "4.2 k")
     for ratio, limit, known in ((2.0, 1000.0, "848"), (3.0, None, "230"), (5.0, 120.0, "81")):
         yield from _harmful(ratio, RUNS // 2, limit, ALPHA, "0 promote", known)
-    tight = {ratio: staged(in_stages(1.2), Rates(base=0.1, ratio=ratio), RUNS, 100_000, 4) for ratio in (1.0, 1.2)}
-    yield rate("staged 10 % bad, margin 1.2, A/A: abort", ended(tight[1.0], Phase.ABORTED), ALPHA, ".036")
-    yield rate("staged 10 % bad, ratio = margin 1.2: promote", ended(tight[1.2], Phase.PROMOTED), ALPHA, ".006")
+    tight = {ratio: staged(in_stages(1.2), EventRates(base=0.1, ratio=ratio), RUNS, 100_000, 4) for ratio in (1.0, 1.2)}
+    yield rate("staged 10 % bad, margin 1.2, A/A: abort", ended(tight[1.0], CanaryPhase.ABORTED), ALPHA, ".036")
+    yield rate("staged 10 % bad, ratio = margin 1.2: promote", ended(tight[1.2], CanaryPhase.PROMOTED), ALPHA, ".006")
 
 
 def _harmful(
     ratio: float, runs: int, limit: float | None, alpha: float | None, known: str, known_requests: str
 ) -> Iterator[Row]:
-    found = staged(in_stages(), Rates(base=0.01, ratio=ratio), runs, 400_000, 5)
+    found = staged(in_stages(), EventRates(base=0.01, ratio=ratio), runs, 400_000, 5)
     if alpha is None:
-        yield rate(f"staged {ratio:g}x: abort", ended(found, Phase.ABORTED), None, known)
+        yield rate(f"staged {ratio:g}x: abort", ended(found, CanaryPhase.ABORTED), None, known)
     else:
-        yield rate(f"staged {ratio:g}x: promote", ended(found, Phase.PROMOTED), alpha, known)
+        yield rate(f"staged {ratio:g}x: promote", ended(found, CanaryPhase.PROMOTED), alpha, known)
     yield median(f"staged {ratio:g}x: canary requests to abort", _to_abort(found), limit, known_requests)
 
 
@@ -120,7 +120,7 @@ def _sticky(runs: int, *, first_only: bool) -> Bools:
         counted = ~known[rows, key] if first_only else None
         known[rows, key] = True
         state = policy.fold_bad(state, 0, rows, assigned[rows, key], np.full(runs, 0.05), counted)
-    aborted: Bools = state.phase == Phase.ABORTED
+    aborted: Bools = state.phase == CanaryPhase.ABORTED
     return aborted
 
 

@@ -12,7 +12,16 @@ import numpy as np
 from router.interleaving.interleave import interleave
 from router.interleaving.placed import credit
 from router.interleaving.preference import Preference, Votes
-from router.simulation.clicks import Needed, Sessions, World, by_position, cascade, needed, sessions, shown
+from router.simulation.clicks import (
+    ClickSessions,
+    ClickWorld,
+    SessionsNeeded,
+    by_position,
+    cascade,
+    needed,
+    sessions,
+    shown,
+)
 from router.stats.arrays import Bools, Floats, Ints
 from tests.science.gates import Row, median, rate
 
@@ -76,11 +85,11 @@ def _random_clicks(method: str, known: str, *, gated: bool) -> Row:
 
 def stopping() -> Iterator[Row]:
     """Votes from lists of two equally noisy rankers: 4000 runs of 10 000, a look after every 50."""
-    votes = _votes(World(noise=(0.2, 0.2)), 60_000, 4)
+    votes = _votes(ClickWorld(noise=(0.2, 0.2)), 60_000, 4)
     votes = np.concatenate([votes, -votes])  # who is the first does not matter: equal means, exactly
     called, _ = _stops(votes, 4000, 10_000, 5)
     yield rate("equal rankers called different at any of 200 looks", called.astype(np.float64), ALPHA, "")
-    pool = _votes(World(noise=(0.1, 0.4)), 60_000, 6)
+    pool = _votes(ClickWorld(noise=(0.1, 0.4)), 60_000, 6)
     called, looked = _stops(pool, 500, 10_000, 7)
     yield rate("noise .1 beside .4: called different within 10 000", called.astype(np.float64), None, "")
     yield median("noise .1 beside .4: votes until called", looked[called].astype(np.float64), None, _fixed(pool))
@@ -91,7 +100,7 @@ def _fixed(votes: Floats) -> str:
     return f"{(2.8016 * votes.std() / votes.mean()) ** 2:.0f}, one look"
 
 
-def _votes(world: World, number: int, seed: int) -> Floats:
+def _votes(world: ClickWorld, number: int, seed: int) -> Floats:
     """Return the vote of every session: its only click's credit difference, 0 without one."""
     random = np.random.default_rng(seed)
     drawn = sessions(world, number, random)
@@ -120,7 +129,7 @@ def sensitivity() -> Iterator[Row]:
     """
     random, power = np.random.default_rng(8), "80 % power"
     for noise, known in (((0.15, 0.2), "lift 1.3%: 150137, 8730"), ((0.1, 0.2), ""), ((0.2, 0.3), "")):
-        world = World(noise=noise)
+        world = ClickWorld(noise=noise)
         drawn = sessions(world, 300_000, random)
         items, difference = shown(drawn, world, "team_draft", random)
         for name in ("cascade", "by position"):
@@ -134,7 +143,9 @@ def sensitivity() -> Iterator[Row]:
                 yield _power(votes, round(found.interleaved), random)
 
 
-def _compared(drawn: Sessions, world: World, items: Ints, difference: Floats, name: str) -> tuple[Needed, Floats]:
+def _compared(
+    drawn: ClickSessions, world: ClickWorld, items: Ints, difference: Floats, name: str
+) -> tuple[SessionsNeeded, Floats]:
     """Return what is needed, and the votes; the same users see all three lists."""
     clicks = [_clicks(name, _liked(drawn, order)) for order in (*drawn.rankings[:, :, : world.length], items)]
     better, control = (each.sum(axis=1).astype(np.float64) for each in clicks[:2])
@@ -147,7 +158,7 @@ def _clicks(name: str, liked: Bools) -> Bools:
     return cascade(liked, random) if name == "cascade" else by_position(liked, random)
 
 
-def _liked(drawn: Sessions, order: Ints) -> Bools:
+def _liked(drawn: ClickSessions, order: Ints) -> Bools:
     liked: Bools = np.take_along_axis(drawn.liked, order, axis=1)
     return liked
 

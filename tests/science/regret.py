@@ -18,7 +18,7 @@ from router.policies.epsilon import EpsilonGreedy
 from router.policies.exp3 import Exp3
 from router.policies.thompson import Thompson
 from router.policies.ucb import Ucb
-from router.simulation.environments import World, regrets, replaced_items
+from router.simulation.environments import BernoulliWorld, regrets, replaced_items
 from router.stats.arrays import Floats
 from tests.science.gates import Row, at_most, mean_and_error, near
 
@@ -96,7 +96,7 @@ def _policy(name: str, arms: int) -> Learning[Any]:
 def _at_marks(
     policy: Learning[Any], instance: Instance, runs: int, seed: int, *, sampling: bool = False
 ) -> list[Floats]:
-    world = World(means=np.array([instance.means]), requests=instance.marks[-1])
+    world = BernoulliWorld(means=np.array([instance.means]), requests=instance.marks[-1])
     return list(regrets(policy, world, runs, seed, at=instance.marks[:-1], sampling=sampling).T)
 
 
@@ -137,11 +137,11 @@ def staleness() -> Iterator[Row]:
     yield near("20 % of the rewards lost", _stale(100, 10, lost=0.2), 317.0, 0.15)
     swapped = np.array([TEN, TEN[::-1]])
     for half_life, known in ((None, 3134.0), (6931.1, 1614.0)):
-        world = World(means=swapped, requests=100_000, every=10)
+        world = BernoulliWorld(means=swapped, requests=100_000, every=10)
         values = regrets(Thompson(arms=10, half_life=half_life), world, 60, 9, sampling=True)[:, -1]
         yield near(f"best and worst change places, half-life {half_life or 'none'}", values, known, 0.15)
 
 
 def _stale(runs: int, every: int, *, sampling: bool = True, **how: float) -> Floats:
-    world = World(means=np.array([TEN]), requests=100_000, every=every, **how)
+    world = BernoulliWorld(means=np.array([TEN]), requests=100_000, every=every, **how)
     return regrets(Thompson(arms=10), world, runs, 7, sampling=sampling)[:, -1]

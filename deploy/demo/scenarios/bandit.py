@@ -12,12 +12,12 @@ from deploy.demo.digits import SEED, Digits, load
 from deploy.demo.folder import write_endpoint, write_models
 from deploy.demo.pace import paced
 from deploy.demo.progress import Steps
-from deploy.demo.scenarios.claims import Claim
-from deploy.demo.scenarios.labelled import Labelled, shuffled
+from deploy.demo.scenarios.claims import ScenarioClaim
+from deploy.demo.scenarios.labelled import LabelledTraffic, shuffled
 from deploy.demo.scenarios.models import accuracy, trained
-from deploy.demo.scenarios.plot import Line, Picture
-from deploy.demo.scenarios.scenario import Unfit
-from deploy.demo.scenarios.stage import Stage, once_claim
+from deploy.demo.scenarios.plot import Picture, PlotLine
+from deploy.demo.scenarios.scenario import UnfitModels
+from deploy.demo.scenarios.stage import ScenarioStage, once_claim
 from deploy.demo.train import cnn, linear
 
 ENDPOINT = "digits"
@@ -73,15 +73,15 @@ class BanditScenario:
         }
         weak, strong = (accuracy(scripts[arm], held_out) for arm in ARMS)
         if strong - weak < GAP:
-            raise Unfit(f"held-out accuracy {strong:.1%} and {weak:.1%}: a gap of at least {GAP:.0%} is needed")
+            raise UnfitModels(f"held-out accuracy {strong:.1%} and {weak:.1%}: a gap of at least {GAP:.0%} is needed")
         write_models(folder, scripts)
         write_endpoint(folder, ENDPOINT, DECLARATION)
 
-    async def play(self, stage: Stage) -> list[Claim]:
+    async def play(self, stage: ScenarioStage) -> list[ScenarioClaim]:
         """See the protocol."""
         random = np.random.default_rng(self.seed)
         digits = shuffled(load()[1], self.requests, random)
-        sender = Labelled(stage, ENDPOINT, digits, random.uniform(0.0, LATEST, self.requests))
+        sender = LabelledTraffic(stage, ENDPOINT, digits, random.uniform(0.0, LATEST, self.requests))
         await stage.wait_for_learner([ENDPOINT])
         with stage.steps.step("digits, half by HTTP and half through the queue", self.requests) as advance:
             await paced(PER_S, range(self.requests), lambda number: sender.one(number, lambda: advance(1)))
@@ -91,22 +91,22 @@ class BanditScenario:
         _print_table(stage, sender)
         return [self._claim(sender), once_claim(self.requests, stage.exactly_once(ENDPOINT, sender.tally))]
 
-    def _claim(self, sender: Labelled) -> Claim:
+    def _claim(self, sender: LabelledTraffic) -> ScenarioClaim:
         last = self.requests // 4
         share = _share(sender, range(self.requests - last, self.requests))
         said = (
             f"{share:.1%} of the last {last} requests went to {STRONG}, the better arm; more than {SHARE:.0%} have to"
         )
-        return Claim(said, share > SHARE)
+        return ScenarioClaim(said, share > SHARE)
 
 
-def _share(sender: Labelled, numbers: range) -> float:
+def _share(sender: LabelledTraffic, numbers: range) -> float:
     """Return the share of requests with these numbers that the better arm answered."""
     arms = [answer.arm for answer in sender.tally.answers if answer.number in numbers]
     return arms.count(STRONG) / max(1, len(arms))
 
 
-def _picture(sender: Labelled, requests: int) -> Picture:
+def _picture(sender: LabelledTraffic, requests: int) -> Picture:
     blocks = [range(first, min(first + BLOCK, requests)) for first in range(0, requests, BLOCK)]
     shares = [(block.start + len(block) / 2, _share(sender, block)) for block in blocks]
     said = [(float(number), weights[1]) for number, weights in sorted(sender.weights.items()) if weights]
@@ -114,13 +114,13 @@ def _picture(sender: Labelled, requests: int) -> Picture:
         title=f"Where requests go: the share of {STRONG}, the better arm",
         x=(0, requests), y=(0.0, 1.0), x_name="requests", percent=True,
         lines=[
-            Line(name="published weight", mark="─", points=said, steps=True),
-            Line(name=f"share of each {BLOCK} requests", mark="●", points=shares),
+            PlotLine(name="published weight", mark="─", points=said, steps=True),
+            PlotLine(name=f"share of each {BLOCK} requests", mark="●", points=shares),
         ],
     )  # fmt: skip
 
 
-def _print_table(stage: Stage, sender: Labelled) -> None:
+def _print_table(stage: ScenarioStage, sender: LabelledTraffic) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("arm", "requests", "accuracy", "first half", "second half"):
         table.add_column(column, justify="left" if column == "arm" else "right")

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from broker.records.routing import Said
+from broker.records.routing import SnapshotRecord
 from deploy.demo.digits import SEED, Digits, load
 from deploy.demo.folder import write_endpoint
 from deploy.demo.pace import paced
 from deploy.demo.progress import Steps
-from deploy.demo.scenarios.claims import Claim
-from deploy.demo.scenarios.labelled import Labelled, shuffled
+from deploy.demo.scenarios.claims import ScenarioClaim
+from deploy.demo.scenarios.labelled import LabelledTraffic, shuffled
 from deploy.demo.scenarios.models import accuracy, classifier_config, spoilt, trained, write_script
 from deploy.demo.scenarios.nearest import DEADLY, write_nearest
-from deploy.demo.scenarios.plot import Area, Picture
-from deploy.demo.scenarios.scenario import Unfit
-from deploy.demo.scenarios.stage import Stage, once_claim
+from deploy.demo.scenarios.plot import Picture, PlotArea
+from deploy.demo.scenarios.scenario import UnfitModels
+from deploy.demo.scenarios.stage import ScenarioStage, once_claim
 from deploy.demo.tally import Tally
 from deploy.demo.train import cnn
 
@@ -99,7 +99,7 @@ class CanaryScenario:
         for name in CANARIES:
             write_endpoint(folder, name, DECLARATION % {"name": name, "deadline": DEADLINES[name]})
 
-    async def play(self, stage: Stage) -> list[Claim]:
+    async def play(self, stage: ScenarioStage) -> list[ScenarioClaim]:
         """See the protocol."""
         random = np.random.default_rng(self.seed)
         senders = [self._sender(stage, name, random) for name in CANARIES]
@@ -121,13 +121,13 @@ class CanaryScenario:
         _print_table(stage, senders)
         return self._claims(stage, senders)
 
-    def _sender(self, stage: Stage, name: str, random: np.random.Generator) -> Labelled:
+    def _sender(self, stage: ScenarioStage, name: str, random: np.random.Generator) -> LabelledTraffic:
         digits = shuffled(load()[1], self.requests, random)
-        return Labelled(stage, name, digits, random.uniform(0.0, LATEST, self.requests))
+        return LabelledTraffic(stage, name, digits, random.uniform(0.0, LATEST, self.requests))
 
-    def _claims(self, stage: Stage, senders: list[Labelled]) -> list[Claim]:
+    def _claims(self, stage: ScenarioStage, senders: list[LabelledTraffic]) -> list[ScenarioClaim]:
         ends = [
-            Claim(f"{name} {end}", end == wanted)
+            ScenarioClaim(f"{name} {end}", end == wanted)
             for name, wanted in zip(CANARIES, (_aborted("right"), _aborted("failed"), "was promoted"), strict=True)
             for end in [how_it_ended(stage.learner.newest(name))]
         ]
@@ -136,17 +136,17 @@ class CanaryScenario:
         note = f" ({again} answers came again after a crash, known by their message_id)" if again else ""
         return [*ends, once_claim(len(senders) * self.requests, complaints, note)]
 
-    def _picture(self, stage: Stage, sender: Labelled) -> Picture:
+    def _picture(self, stage: ScenarioStage, sender: LabelledTraffic) -> Picture:
         heard = stage.learner.heard(sender.endpoint)
         points = [(max(0.0, one.at_s - self._began_s), one.said.weights[CANARY]) for one in heard]
         return Picture(
             title=f"{sender.endpoint}: {how_it_ended(stage.learner.newest(sender.endpoint))}",
             x=(0.0, self.requests / PER_S), y=(0.0, 1.0), x_name="seconds", percent=True, height=5, legend=False,
-            areas=[Area(name="share of the canary", points=points)],
+            areas=[PlotArea(name="share of the canary", points=points)],
         )  # fmt: skip
 
 
-def how_it_ended(said: Said | None) -> str:
+def how_it_ended(said: SnapshotRecord | None) -> str:
     """Return what the learner's last snapshot says of a canary."""
     if said is None:
         return "was never heard of"
@@ -164,16 +164,18 @@ def _check(scripts: dict[str, bytes], held_out: Digits) -> None:
     right = {model: accuracy(script, held_out) for model, script in scripts.items()}
     if abs(right[GOOD] - right[STABLE]) > LIKE or right[STABLE] - right[BROKEN] < 10 * LIKE:
         told = ", ".join(f"{model} {share:.1%}" for model, share in right.items())
-        raise Unfit(f"held-out accuracies {told}: two of them should be alike within {LIKE:.1%}, and broken far below")
+        raise UnfitModels(
+            f"held-out accuracies {told}: two of them should be alike within {LIKE:.1%}, and broken far below"
+        )
 
 
-def _complaints(stage: Stage, sender: Labelled) -> list[str]:
+def _complaints(stage: ScenarioStage, sender: LabelledTraffic) -> list[str]:
     name, tally = sender.endpoint, sender.tally
     found = stage.ended_once(name, tally, TYPED) if name == CRASHING else stage.exactly_once(name, tally)
     return [f"{name}: {said}" for said in found]
 
 
-def _print_table(stage: Stage, senders: list[Labelled]) -> None:
+def _print_table(stage: ScenarioStage, senders: list[LabelledTraffic]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("canary", "arm", *TYPED, "accuracy", "p50 / p99 ms", "came\ntwice"):
         table.add_column(column, justify="left" if column in ("canary", "arm") else "right")

@@ -9,14 +9,14 @@ from rich.console import Console
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ScenarioClaim:
     """A sentence with the numbers that it rests on."""
 
     said: str
     held: bool
 
 
-def print_claims(console: Console, claims: Sequence[Claim]) -> bool:
+def print_claims(console: Console, claims: Sequence[ScenarioClaim]) -> bool:
     """Print each claim with what became of it; tells whether all held."""
     console.print()
     for claim in claims:

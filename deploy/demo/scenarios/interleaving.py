@@ -13,7 +13,7 @@ from deploy.demo.digits import SEED, Digits, load
 from deploy.demo.folder import write_endpoint
 from deploy.demo.pace import paced
 from deploy.demo.progress import Steps
-from deploy.demo.scenarios.claims import Claim
+from deploy.demo.scenarios.claims import ScenarioClaim
 from deploy.demo.scenarios.clicks import clicks_on
 from deploy.demo.scenarios.labelled import shuffled
 from deploy.demo.scenarios.models import (
@@ -24,11 +24,11 @@ from deploy.demo.scenarios.models import (
     trained_ranker,
     write_script,
 )
-from deploy.demo.scenarios.plot import Band, Line, Picture
-from deploy.demo.scenarios.scenario import Unfit
-from deploy.demo.scenarios.stage import Stage, once_claim
+from deploy.demo.scenarios.plot import Picture, PlotBand, PlotLine
+from deploy.demo.scenarios.scenario import UnfitModels
+from deploy.demo.scenarios.stage import ScenarioStage, once_claim
 from deploy.demo.tally import Tally
-from deploy.demo.wire import Ask, Reply, json_request
+from deploy.demo.wire import DemoReply, DemoRequest, json_request
 from router.ranking.merging import RANKERS_PARAMETER
 
 ENDPOINT = "similar"
@@ -87,10 +87,10 @@ class InterleavingScenario:
             self.precisions[model] = precision(script, held_out, gallery, FIRST)
             write_script(folder, model, script, ranker_config(model, MAX_BATCH))
         if self.precisions[TRAINED] - self.precisions[BLURRED] < GAP:
-            raise Unfit(f"precision@{FIRST} {self.precisions}: a gap of at least {GAP} is needed")
+            raise UnfitModels(f"precision@{FIRST} {self.precisions}: a gap of at least {GAP} is needed")
         write_endpoint(folder, ENDPOINT, DECLARATION)
 
-    async def play(self, stage: Stage) -> list[Claim]:
+    async def play(self, stage: ScenarioStage) -> list[ScenarioClaim]:
         """See the protocol."""
         random = np.random.default_rng(self.seed)
         users = Users(stage, shuffled(load()[1], self.requests, random), load()[0].take(GALLERY), self.seed)
@@ -104,18 +104,18 @@ class InterleavingScenario:
         self._print_table(stage, users)
         return [self._claim(stage), once_claim(self.requests, stage.exactly_once(ENDPOINT, users.tally))]
 
-    def _claim(self, stage: Stage) -> Claim:
+    def _claim(self, stage: ScenarioStage) -> ScenarioClaim:
         said = stage.learner.newest(ENDPOINT)
         verdict = stage.learner.verdict(ENDPOINT)
         phase, weights = (said.phase, said.weights) if said is not None else ("", ())
         alone = tuple(float(place == BETTER) for place in range(len(ARMS)))
-        return Claim(
+        return ScenarioClaim(
             f"the learner says {phase!r}, with weights {list(weights)} of v1 and v2; by precision@{FIRST} v2 is better,"
             f" {self.precisions[TRAINED]:.2f} to {self.precisions[BLURRED]:.2f}",
             phase == "decided" and weights == alone and verdict is not None,
         )
 
-    def _print_table(self, stage: Stage, users: Users) -> None:
+    def _print_table(self, stage: ScenarioStage, users: Users) -> None:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in ("arm", "ranker", f"precision@{FIRST}", "lists with it", "lists of it alone"):
             table.add_column(column, justify="left" if column in ("arm", "ranker") else "right")
@@ -134,7 +134,7 @@ class InterleavingScenario:
 class Users:
     """People who look at a list from the top and click what shows their digit; each has a key."""
 
-    def __init__(self, stage: Stage, queries: Digits, gallery: Digits, seed: int) -> None:
+    def __init__(self, stage: ScenarioStage, queries: Digits, gallery: Digits, seed: int) -> None:
         self.tally = Tally(queries.labels)
         self.count = max(1, round(len(queries.labels) / LISTS_A_USER))
         self.legs: dict[str, int] = {}
@@ -148,7 +148,7 @@ class Users:
     async def one(self, number: int, on_answer: Callable[[], None]) -> None:
         """Ask for a list and click in it."""
         body, headers = json_request(self._queries.images[number], {"user": f"user {number % self.count}"})
-        reply = await self._stage.send(Ask(number=number, endpoint=ENDPOINT, body=body, headers=headers))
+        reply = await self._stage.send(DemoRequest(number=number, endpoint=ENDPOINT, body=body, headers=headers))
         if reply is None:
             return
         self.tally.take(reply)
@@ -157,7 +157,7 @@ class Users:
         if reply.is_ok:
             await self._click(reply)
 
-    async def _click(self, reply: Reply) -> None:
+    async def _click(self, reply: DemoReply) -> None:
         random = np.random.default_rng([self._seed, reply.number])
         items = [int(item) for item in reply.output()]
         relevant = self._gallery.labels[items] == self._queries.labels[reply.number]
@@ -169,7 +169,7 @@ class Users:
                 self.clicked.add(reply.request_id)
 
 
-def _picture(stage: Stage) -> Picture:
+def _picture(stage: ScenarioStage) -> Picture:
     """Return v2's advantage in credit by votes; the learner's difference is that of v1 less v2."""
     abouts = [heard.said.about for heard in stage.learner.heard(ENDPOINT)]
     seen = {int(about["votes"]): about for about in abouts if about.get("votes")}
@@ -179,6 +179,6 @@ def _picture(stage: Stage) -> Picture:
         title="How much more credit a list gives to v2, the better ranker, than to v1",
         x=(0.0, max([votes for votes, _ in points], default=1.0)), y=(-1.0, 1.0), x_name="votes", marked=(0.0,),
         height=15,
-        areas=[Band(name="its limits, valid at 99% whenever one looks", mark="░", points=limits)],
-        lines=[Line(name="mean difference", mark="●", points=points, steps=True)],
+        areas=[PlotBand(name="its limits, valid at 99% whenever one looks", mark="░", points=limits)],
+        lines=[PlotLine(name="mean difference", mark="●", points=points, steps=True)],
     )  # fmt: skip

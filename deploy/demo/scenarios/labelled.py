@@ -7,15 +7,15 @@ from collections.abc import Callable
 import numpy as np
 
 from deploy.demo.digits import Digits
-from deploy.demo.scenarios.stage import Stage
+from deploy.demo.scenarios.stage import ScenarioStage
 from deploy.demo.tally import Tally
 from deploy.demo.wire import ask
 
 
-class Labelled:
+class LabelledTraffic:
     """Sends one request a number. Its label follows `delays` event seconds after the answer, if that is a result."""
 
-    def __init__(self, stage: Stage, endpoint: str, digits: Digits, delays: np.ndarray) -> None:
+    def __init__(self, stage: ScenarioStage, endpoint: str, digits: Digits, delays: np.ndarray) -> None:
         self.stage = stage
         self.endpoint = endpoint
         self.tally = Tally(digits.labels)

@@ -62,7 +62,7 @@ def write_script(folder: Path, model: str, script: bytes, config: str) -> None:
     write_version(folder / "models", model, 1, {"model.pt": script}, config=config)
 
 
-class Spoilt(nn.Module):
+class SpoiltClassifier(nn.Module):
     """A classifier that shifts its answers by one class for one image in `every`, by the sum of its pixels."""
 
     def __init__(self, classifier: nn.Module, every: int) -> None:
@@ -79,7 +79,7 @@ class Spoilt(nn.Module):
 
 def spoilt(script: bytes, every: int) -> bytes:
     """Return a classifier's file, with one answer in `every` made wrong."""
-    return scripted(Spoilt(_loaded(script), every).eval())
+    return scripted(SpoiltClassifier(_loaded(script), every).eval())
 
 
 class Ranker(nn.Module):
@@ -98,7 +98,7 @@ class Ranker(nn.Module):
         return torch.topk(torch.matmul(query, self.gallery), self.ranked, 1).indices
 
 
-class Blurred(nn.Module):
+class BlurredClassifier(nn.Module):
     """Sees an image as 2 x 4 grey patches."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,7 @@ class Blurred(nn.Module):
 
 def blurred_ranker(gallery: Digits) -> bytes:
     """Return a ranker that hardly sees."""
-    return _ranker(Blurred(), gallery)
+    return _ranker(BlurredClassifier(), gallery)
 
 
 def trained_ranker(steps: Steps, digits: Digits, gallery: Digits, seed: int) -> bytes:

@@ -13,7 +13,7 @@ Grid = list[list[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class PlotLine:
     """Points in order of x, each shown as `mark`; `steps` holds each value until the next one."""
 
     name: str
@@ -23,7 +23,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Area:
+class PlotArea:
     """What lies under a line whose values hold until the next one."""
 
     name: str
@@ -31,7 +31,7 @@ class Area:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Band:
+class PlotBand:
     """What lies between two values that hold until the next ones: (x, low, high)."""
 
     name: str
@@ -47,8 +47,8 @@ class Picture:
     x: tuple[float, float]
     y: tuple[float, float]
     x_name: str
-    areas: Sequence[Area | Band] = ()
-    lines: Sequence[Line] = ()
+    areas: Sequence[PlotArea | PlotBand] = ()
+    lines: Sequence[PlotLine] = ()
     height: int = 13
     percent: bool = False
     legend: bool = True
@@ -71,12 +71,12 @@ def draw(picture: Picture, width: int) -> list[str]:
     return lines + (_legend(picture, width) if picture.legend else [])
 
 
-def _paint(grid: Grid, picture: Picture, shape: Line | Area | Band) -> None:
+def _paint(grid: Grid, picture: Picture, shape: PlotLine | PlotArea | PlotBand) -> None:
     columns = len(grid[0])
-    if isinstance(shape, Area):
+    if isinstance(shape, PlotArea):
         for column, value in _held(picture, shape.points, columns):
             _fill(grid, picture, column, value)
-    elif isinstance(shape, Band):
+    elif isinstance(shape, PlotBand):
         lows = _held(picture, [(x, low) for x, low, _ in shape.points], columns)
         highs = _held(picture, [(x, high) for x, _, high in shape.points], columns)
         for (column, low), (_, high) in zip(lows, highs, strict=True):
@@ -143,7 +143,7 @@ def _legend(picture: Picture, width: int) -> list[str]:
     """Return what each mark stands for, as many on a line as there is room for."""
     lines = [""]
     for shape in (*picture.areas, *picture.lines):
-        mark = EIGHTHS[-1] if isinstance(shape, Area) else shape.mark
+        mark = EIGHTHS[-1] if isinstance(shape, PlotArea) else shape.mark
         entry = f"{mark} {shape.name}"
         if lines[-1] and len(lines[-1]) + 3 + len(entry) > width - LABEL_WIDTH - 2:
             lines.append("")

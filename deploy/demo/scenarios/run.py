@@ -7,13 +7,13 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from deploy.demo.place import Place, fresh_folder, place_in, print_log, reach
+from deploy.demo.place import DemoWorkspace, fresh_folder, place_in, print_log, reach
 from deploy.demo.progress import Steps
 from deploy.demo.scenarios.bandit import BanditScenario
 from deploy.demo.scenarios.canary import CanaryScenario
 from deploy.demo.scenarios.claims import print_claims
 from deploy.demo.scenarios.interleaving import InterleavingScenario
-from deploy.demo.scenarios.scenario import Scenario, Unfit
+from deploy.demo.scenarios.scenario import Scenario, UnfitModels
 from deploy.demo.scenarios.shadow import ShadowScenario
 from deploy.demo.scenarios.stage import stage
 from deploy.demo.serving import clean, serve_while, wait_for_arms
@@ -40,12 +40,12 @@ def run_scenario(name: str, *, broker: str, engine: str, requests: int | None, s
         return _play_in(folder, place, scenario, console)
 
 
-def _play_in(folder: Path, place: Place, scenario: Scenario, console: Console) -> int:
+def _play_in(folder: Path, place: DemoWorkspace, scenario: Scenario, console: Console) -> int:
     steps, held = Steps(console), False
     try:
         scenario.prepare(folder, steps)
         held = uvloop.run(_run(place, scenario, console, steps))
-    except Unfit as exc:
+    except UnfitModels as exc:
         console.print(f"[red]{exc}[/]", highlight=False)
     finally:
         if not held:
@@ -53,14 +53,14 @@ def _play_in(folder: Path, place: Place, scenario: Scenario, console: Console) -
     return 0 if held else FAILED
 
 
-async def _run(place: Place, scenario: Scenario, console: Console, steps: Steps) -> bool:
+async def _run(place: DemoWorkspace, scenario: Scenario, console: Console, steps: Steps) -> bool:
     try:
         return bool(await serve_while(place, _play(place, scenario, console, steps)))
     finally:
         await clean(place.installation, scenario.models, scenario.arms)
 
 
-async def _play(place: Place, scenario: Scenario, console: Console, steps: Steps) -> bool:
+async def _play(place: DemoWorkspace, scenario: Scenario, console: Console, steps: Steps) -> bool:
     await wait_for_arms(steps, place.installation, scenario.arms)
     async with stage(console, steps, place.installation, scenario.arms) as running:
         return print_claims(console, await scenario.play(running))

@@ -8,11 +8,11 @@ from typing import Protocol
 
 from broker.errors import MillraceError
 from deploy.demo.progress import Steps
-from deploy.demo.scenarios.claims import Claim
-from deploy.demo.scenarios.stage import Stage
+from deploy.demo.scenarios.claims import ScenarioClaim
+from deploy.demo.scenarios.stage import ScenarioStage
 
 
-class Unfit(MillraceError):
+class UnfitModels(MillraceError):
     """The models that were trained do not differ as the scenario needs: another seed may do."""
 
 
@@ -34,5 +34,5 @@ class Scenario(Protocol):
     def prepare(self, folder: Path, steps: Steps) -> None:
         """Train models, and write them and the endpoints; raises Unfit."""
 
-    async def play(self, stage: Stage) -> list[Claim]:
+    async def play(self, stage: ScenarioStage) -> list[ScenarioClaim]:
         """Send requests and feedback, show the picture and the table, and return the claims."""

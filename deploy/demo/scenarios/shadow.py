@@ -14,16 +14,16 @@ from deploy.demo.digits import SEED, Digits, load
 from deploy.demo.folder import write_endpoint
 from deploy.demo.pace import paced
 from deploy.demo.progress import Steps
-from deploy.demo.scenarios.claims import Claim
+from deploy.demo.scenarios.claims import ScenarioClaim
 from deploy.demo.scenarios.labelled import shuffled
 from deploy.demo.scenarios.models import classifier_config, trained, write_script
 from deploy.demo.scenarios.nearest import SLOW, write_nearest
-from deploy.demo.scenarios.plot import Line, Picture
+from deploy.demo.scenarios.plot import Picture, PlotLine
 from deploy.demo.scenarios.shadow_log import SHADOW, ShadowLog, shadow_log
-from deploy.demo.scenarios.stage import Stage, once_claim
+from deploy.demo.scenarios.stage import ScenarioStage, once_claim
 from deploy.demo.tally import Tally
 from deploy.demo.train import cnn
-from deploy.demo.wire import Reply, ask
+from deploy.demo.wire import DemoReply, ask
 
 ENDPOINT = "digits"
 PRIMARY, SLEEPY = "primary", "sleepy"
@@ -47,7 +47,7 @@ class Block:
     """The replies to one block of requests, by the number that its twin has too."""
 
     word: str
-    replies: dict[int, Reply] = field(default_factory=dict)
+    replies: dict[int, DemoReply] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class ShadowScenario:
         write_nearest(folder, SLEEPY, learn, classifier_config(SLEEPY, "python", 32), SLOW)
         write_endpoint(folder, ENDPOINT, DECLARATION % POLICIES[ON])
 
-    async def play(self, stage: Stage) -> list[Claim]:
+    async def play(self, stage: ScenarioStage) -> list[ScenarioClaim]:
         """See the protocol."""
         digits = shuffled(load()[1], len(PAIRS) * self.block, np.random.default_rng(self.seed))
         probes = Probes(stage, digits)
@@ -106,7 +106,9 @@ class ShadowScenario:
     def _blocks(self) -> list[Block]:
         return [block for pair in self.pairs for block in pair]
 
-    async def _block(self, stage: Stage, log: ShadowLog, probes: Probes, pair: int, word: str, digits: Digits) -> Block:
+    async def _block(
+        self, stage: ScenarioStage, log: ShadowLog, probes: Probes, pair: int, word: str, digits: Digits
+    ) -> Block:
         """Declare the endpoint, wait until gateway and router follow, and send one block."""
         write_endpoint(self.folder, ENDPOINT, DECLARATION % POLICIES[word])
         await probes.until(log, word)
@@ -125,7 +127,7 @@ class ShadowScenario:
             await paced(PER_S, range(self.block), one)
         return block
 
-    def _claims(self, stage: Stage, log: ShadowLog) -> list[Claim]:
+    def _claims(self, stage: ScenarioStage, log: ShadowLog) -> list[ScenarioClaim]:
         twins = [(on.replies.get(at), off.replies.get(at)) for on, off in self.pairs for at in range(self.block)]
         equal = sum(one is not None and other is not None and one.body == other.body for one, other in twins)
         tally = Tally(np.zeros(2 * len(twins)))
@@ -134,8 +136,8 @@ class ShadowScenario:
         alone = [log.legs(reply.request_id) for _, off in self.pairs for reply in off.replies.values()]
         complaints = stage.exactly_once(ENDPOINT, tally)
         return [
-            Claim(f"{equal} of {len(twins)} pairs of answers are equal, byte for byte", equal == len(twins)),
-            Claim(
+            ScenarioClaim(f"{equal} of {len(twins)} pairs of answers are equal, byte for byte", equal == len(twins)),
+            ScenarioClaim(
                 f"{shadowed.count(2)} of {len(shadowed)} requests were shadowed with it on, "
                 f"{alone.count(2)} of {len(alone)} with it off",
                 shadowed.count(2) == len(shadowed) and alone.count(2) == 0,
@@ -152,14 +154,14 @@ class ShadowScenario:
         lines = []
         for word, mark in ((OFF, "●"), (ON, "○")):
             points = [(float(at), float(np.percentile(self._latencies_ms(word), at))) for at in range(1, 100, 2)]
-            lines.append(Line(name=f"shadow {word}", mark=mark, points=points))
+            lines.append(PlotLine(name=f"shadow {word}", mark=mark, points=points))
         top = max(value for line in lines for _, value in line.points)
         return Picture(
             title="Milliseconds to the answer by percentile, with a slow shadow and without",
             x=(0.0, 100.0), y=(0.0, top), x_name="percent of requests that are faster", lines=lines,
         )  # fmt: skip
 
-    def _print_tables(self, stage: Stage, log: ShadowLog) -> None:
+    def _print_tables(self, stage: ScenarioStage, log: ShadowLog) -> None:
         on, off = self._latencies_ms(ON), self._latencies_ms(OFF)
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in ("answers", "shadow on", "shadow off", "ratio"):
@@ -175,7 +177,7 @@ class ShadowScenario:
 class Probes:
     """Requests that find out whether both ways follow a declaration."""
 
-    def __init__(self, stage: Stage, digits: Digits) -> None:
+    def __init__(self, stage: ScenarioStage, digits: Digits) -> None:
         self.ids: list[str] = []
         self._stage = stage
         self._digits = digits
@@ -198,7 +200,7 @@ class Probes:
         return await log.policy_of(reply.request_id, PROBE_WITHIN_S)
 
 
-def _print_comparison(stage: Stage, log: ShadowLog) -> None:
+def _print_comparison(stage: ScenarioStage, log: ShadowLog) -> None:
     """Print how the shadow's legs ended, and what it says beside the primary."""
     pairs = log.pairs()
     ends = Counter(shadow.status for _, shadow in pairs)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from broker.base import Broker
-from broker.delivery.log_follower import Following
+from broker.delivery.log_follower import LogFollower
 from broker.messages import Record
 from broker.protocol.ids import uid_of
 from broker.records.events import read_event
@@ -24,7 +24,7 @@ LOOK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Leg:
+class LoggedLeg:
     """How a leg ended; `label` is its most probable class, -1 without a result."""
 
     policy: str
@@ -37,7 +37,7 @@ class ShadowLog:
     """Legs by request and number."""
 
     def __init__(self) -> None:
-        self._legs: dict[bytes, dict[int, Leg]] = {}
+        self._legs: dict[bytes, dict[int, LoggedLeg]] = {}
 
     def fold(self, record: Record) -> None:
         """Take in a record; of a leg that comes twice the first row counts."""
@@ -47,7 +47,9 @@ class ShadowLog:
         labels = _labels(rows)
         columns = [rows.column(name).to_pylist() for name in COLUMNS]
         for place, (uid, leg, policy, status, accepted, published) in enumerate(zip(*columns, strict=True)):
-            ended = Leg(policy or "", status, (published - accepted) / 1e6, labels[place] if status == "ok" else -1)
+            ended = LoggedLeg(
+                policy or "", status, (published - accepted) / 1e6, labels[place] if status == "ok" else -1
+            )
             self._legs.setdefault(uid, {}).setdefault(leg, ended)
 
     async def policy_of(self, request_id: str, limit_s: float) -> str:
@@ -63,7 +65,7 @@ class ShadowLog:
         legs = self._legs.get(uid_of(request_id), {})
         return 2 if 0 in legs and legs[0].policy == SHADOW else 1
 
-    def pairs(self) -> list[tuple[Leg, Leg]]:
+    def pairs(self) -> list[tuple[LoggedLeg, LoggedLeg]]:
         """Return both legs of every request that was shadowed and whose legs have ended."""
         return [(legs[0], legs[1]) for legs in self._legs.values() if 0 in legs and 1 in legs]
 
@@ -79,7 +81,7 @@ def _labels(rows: Any) -> Any:
 async def shadow_log(broker: Broker, endpoint: str) -> AsyncIterator[ShadowLog]:
     """Follow an endpoint's log while the block runs."""
     found = ShadowLog()
-    following = Following(broker, broker.channels.events(endpoint), 0, found.fold)
+    following = LogFollower(broker, broker.channels.events(endpoint), 0, found.fold)
     task = asyncio.create_task(following.run(), name="shadow-log")
     try:
         yield found

@@ -14,12 +14,12 @@ from deploy.demo.http_half import HttpHalf, http_half
 from deploy.demo.progress import Steps
 from deploy.demo.queue_half import QueueHalf, queue_half
 from deploy.demo.rows import RowCheck
-from deploy.demo.scenarios.claims import Claim
+from deploy.demo.scenarios.claims import ScenarioClaim
 from deploy.demo.scenarios.plot import Picture, draw
-from deploy.demo.scenarios.watching import Watching, watching
+from deploy.demo.scenarios.watching import SnapshotWatcher, watching
 from deploy.demo.serving import gateway_of
 from deploy.demo.tally import Tally
-from deploy.demo.wire import Ask, Reply
+from deploy.demo.wire import DemoReply, DemoRequest
 from deploy.wiring import Installation
 
 LEARNER_WITHIN_S = 30.0
@@ -27,7 +27,7 @@ AT_ONCE = 32  # requests on their way to an endpoint
 
 
 @dataclass(slots=True, kw_only=True)
-class Stage:
+class ScenarioStage:
     """`tick_s` is how long an event second lasts: a second of the event logs' clock."""
 
     console: Console
@@ -35,12 +35,12 @@ class Stage:
     broker: Broker
     by_http: HttpHalf
     by_queue: QueueHalf
-    learner: Watching
+    learner: SnapshotWatcher
     tick_s: float
     checks: dict[str, RowCheck] = field(default_factory=dict)
     rooms: dict[str, asyncio.Semaphore] = field(default_factory=dict)
 
-    async def send(self, ask: Ask) -> Reply | None:
+    async def send(self, ask: DemoRequest) -> DemoReply | None:
         """Send a request, one with an even number by HTTP and the others through the queue.
 
         A machine that is too slow for the pace is asked later, and not left with a backlog that grows.
@@ -77,7 +77,7 @@ class Stage:
         """
         return tally.complaints(statuses) + self.checks[endpoint].complaints(may_repeat=True)
 
-    def repeats(self, endpoint: str) -> list[Reply]:
+    def repeats(self, endpoint: str) -> list[DemoReply]:
         """Return the answers to what was answered already."""
         return [reply for name, reply in self.by_queue.repeats if name == endpoint]
 
@@ -89,22 +89,22 @@ class Stage:
                 self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def once_claim(sent: int, complaints: list[str], note: str = "") -> Claim:
+def once_claim(sent: int, complaints: list[str], note: str = "") -> ScenarioClaim:
     """Return the claim that every scenario makes."""
     said = f"{sent:,} requests, half by HTTP, half through the queue: each was answered once, and has its rows once"
-    return Claim("; ".join([said + note, *complaints]), not complaints)
+    return ScenarioClaim("; ".join([said + note, *complaints]), not complaints)
 
 
 @asynccontextmanager
 async def stage(
     console: Console, steps: Steps, installation: Installation, endpoints: Iterable[str]
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[ScenarioStage]:
     """Open everything that a scenario acts on."""
     async with installation.broker() as broker, http_half(gateway_of(installation)) as by_http:
         for endpoint in endpoints:
             await broker.declare(broker.channels.events(endpoint))
         async with queue_half(broker, endpoints) as by_queue, watching(broker) as learner:
-            yield Stage(
+            yield ScenarioStage(
                 console=console, steps=steps, broker=broker, by_http=by_http, by_queue=by_queue, learner=learner,
                 tick_s=installation.settings.learner.tick,
             )  # fmt: skip

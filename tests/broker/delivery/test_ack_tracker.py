@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.channels import Channels
-from broker.delivery.ack_tracker import Settling
+from broker.delivery.ack_tracker import AckTracker
 from broker.errors import DiskFull
 from broker.messages import Delivery, Message
 from broker.sqlite.adapter import SqliteBroker
@@ -32,7 +32,7 @@ def delivery(tag: int) -> Delivery:
 
 async def test_a_delivery_waits_for_the_last_of_its_answers_and_rows(tmp_path: Path) -> None:
     async with Noting(tmp_path / "b.db") as broker:
-        settling = Settling(broker)
+        settling = AckTracker(broker)
         hold = settling.hold(delivery(1), 4)
         for _ in range(3):
             hold.settle()
@@ -47,7 +47,7 @@ async def test_a_delivery_waits_for_the_last_of_its_answers_and_rows(tmp_path: P
 
 async def test_what_is_done_in_one_turn_is_acked_in_one_call(tmp_path: Path) -> None:
     async with Noting(tmp_path / "b.db") as broker:
-        settling = Settling(broker)
+        settling = AckTracker(broker)
         for hold in [settling.hold(delivery(tag), 1) for tag in range(5)]:
             hold.settle()
         await asyncio.sleep(0)
@@ -72,7 +72,7 @@ async def test_an_ack_that_the_broker_does_not_take_now_is_tried_again(
 ) -> None:
     monkeypatch.setattr("broker.delivery.ack_tracker.PAUSE_S", 0.0)
     async with Locked(tmp_path / "b.db") as broker:
-        settling = Settling(broker)
+        settling = AckTracker(broker)
         settling.hold(delivery(1), 1).settle()
         await settling.drain()
         assert (broker.acked, broker.tries) == ([[1]], 2)

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from broker.channels import Limits
-from broker.delivery.ack_tracker import Settling
-from broker.delivery.prediction_log import Rows
+from broker.delivery.ack_tracker import AckTracker
+from broker.delivery.prediction_log import PredictionLogWriter
 from broker.errors import Refused
 from broker.messages import SAFE, TOO_LARGE, Message, Outcome
 from broker.protocol.header import Request, Route, Status
 from broker.protocol.ids import new_uid
-from broker.records.events import EVENT_LIMIT_BYTES, Ended, read_event
+from broker.records.events import EVENT_LIMIT_BYTES, EndedRequests, read_event
 from tests.broker.delivery.test_ack_tracker import Noting, delivery
 
 ROUTE = Route(endpoint="e", arm="v1", model="m", version=1)
@@ -39,9 +39,9 @@ async def test_a_request_whose_row_is_refused_stays_unacked_and_comes_back(
     tmp_path: Path, kind: type[Noting], acked: list[list[int]]
 ) -> None:
     async with kind(tmp_path / "broker.db") as broker:
-        rows, settling = Rows(broker, {}, source="test"), Settling(broker)
+        rows, settling = PredictionLogWriter(broker, {}, source="test"), AckTracker(broker)
         request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"")
-        rows.add("e", None, Ended([request], [1], [0], Status.OK), [settling.hold(delivery(1), 1)], None, None)
+        rows.add("e", None, EndedRequests([request], [1], [0], Status.OK), [settling.hold(delivery(1), 1)], None, None)
         await rows.drain()
         await settling.drain()
         assert broker.acked == acked
@@ -51,10 +51,10 @@ async def test_a_request_whose_row_is_refused_stays_unacked_and_comes_back(
 async def test_rows_that_no_message_can_hold_together_leave_in_several_events(tmp_path: Path) -> None:
     """One request of many rows that failed for a long reason, between two small ones."""
     async with Noting(tmp_path / "broker.db") as broker:
-        rows, settling = Rows(broker, {}, source="test"), Settling(broker)
+        rows, settling = PredictionLogWriter(broker, {}, source="test"), AckTracker(broker)
         requests = [Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"") for _ in range(3)]
         counts = [1, 40_000, 2]
-        ended = Ended(requests, counts, [0, 0, 0], Status.FAILED, "x" * 500)
+        ended = EndedRequests(requests, counts, [0, 0, 0], Status.FAILED, "x" * 500)
         rows.add("e", None, ended, [settling.hold(delivery(1), 3)] * 3, None, None)
         await rows.drain()
         await settling.drain()
@@ -71,9 +71,9 @@ async def test_rows_that_no_message_can_hold_together_leave_in_several_events(tm
 
 async def test_a_row_that_no_message_can_hold_loses_its_texts(tmp_path: Path) -> None:
     async with Noting(tmp_path / "broker.db") as broker:
-        rows = Rows(broker, {}, source="test")
+        rows = PredictionLogWriter(broker, {}, source="test")
         request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "x" * (2 * EVENT_LIMIT_BYTES), b"", b"")
-        rows.add("e", None, Ended([request], [1], [0], Status.OK), [], None, None)
+        rows.add("e", None, EndedRequests([request], [1], [0], Status.OK), [], None, None)
         await rows.drain()
         reader = broker.read(broker.channels.events("e"), 0)
         [record] = await reader.read(1000)
@@ -96,9 +96,9 @@ class Fragile(Noting):
         await super()._make(channel, limits)
 
 
-def add_row(rows: Rows, settling: Settling, tag: int) -> None:
+def add_row(rows: PredictionLogWriter, settling: AckTracker, tag: int) -> None:
     request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"")
-    rows.add("e", None, Ended([request], [1], [0], Status.OK), [settling.hold(delivery(tag), 1)], None, None)
+    rows.add("e", None, EndedRequests([request], [1], [0], Status.OK), [settling.hold(delivery(tag), 1)], None, None)
 
 
 async def test_a_row_whose_log_vanished_is_written_once_it_is_there_again(
@@ -107,7 +107,7 @@ async def test_a_row_whose_log_vanished_is_written_once_it_is_there_again(
     """Its request was held for ever: after 64 of them the model stopped."""
     monkeypatch.setattr("broker.delivery.prediction_log.PAUSE_S", 0.01)
     async with Fragile(tmp_path / "broker.db") as broker:
-        rows, settling = Rows(broker, {}, source="test"), Settling(broker)
+        rows, settling = PredictionLogWriter(broker, {}, source="test"), AckTracker(broker)
         add_row(rows, settling, 1)
         await rows.drain()
         await broker._remove(broker.channels.events("e"))  # noqa: SLF001 - as somebody else would
@@ -124,7 +124,7 @@ async def test_a_log_that_takes_no_rows_for_a_while_is_named(tmp_path: Path, mon
     monkeypatch.setattr("broker.delivery.prediction_log.PAUSE_S", 0.01)
     async with Fragile(tmp_path / "broker.db") as broker:
         broker.refusals = 1_000_000
-        rows, settling = Rows(broker, {}, source="test"), Settling(broker)
+        rows, settling = PredictionLogWriter(broker, {}, source="test"), AckTracker(broker)
         add_row(rows, settling, 1)
         rows.flush()
         async with asyncio.timeout(10):

@@ -10,28 +10,28 @@ from pathlib import Path
 import pytest
 
 from broker.channels import Channels
-from broker.delivery.ack_tracker import Settling
-from broker.delivery.reply_sender import WARN_EVERY_S, Answering
+from broker.delivery.ack_tracker import AckTracker
+from broker.delivery.reply_sender import WARN_EVERY_S, ReplySender
 from broker.messages import SAFE, TOO_LARGE, Message, Outcome
 from broker.protocol.answers import ANSWER_LIMIT_BYTES, error_body
-from broker.protocol.header import Reply, Request, Route, Status
+from broker.protocol.header import ReplyTo, Request, Route, Status
 from broker.protocol.ids import new_uid, now_us
 from broker.sqlite.adapter import SqliteBroker
 from tests.broker.delivery.test_ack_tracker import Noting, delivery
 
-ROUTE = Route(endpoint="e", arm="v1", model="m", version=1, reply=Reply.CLIENT, reply_to="gone")
+ROUTE = Route(endpoint="e", arm="v1", model="m", version=1, reply=ReplyTo.CLIENT, reply_to="gone")
 
 
-def request(reply: Reply) -> Request:
+def request(reply: ReplyTo) -> Request:
     return Request(replace(ROUTE, reply=reply), new_uid(now_us()), 0, 0, 1.0, None, 0, "", "", "", b"", b"")
 
 
-@pytest.mark.parametrize("reply", [Reply.CLIENT, Reply.GATEWAY, Reply.RESULTS])
-async def test_an_answer_without_a_queue_is_counted_and_settled(tmp_path: Path, reply: Reply) -> None:
+@pytest.mark.parametrize("reply", [ReplyTo.CLIENT, ReplyTo.GATEWAY, ReplyTo.RESULTS])
+async def test_an_answer_without_a_queue_is_counted_and_settled(tmp_path: Path, reply: ReplyTo) -> None:
     counted: list[tuple[str, int]] = []
     async with Noting(tmp_path / "b.db") as broker:
-        answering = Answering(broker, dropped=lambda *what: counted.append(what))
-        settling = Settling(broker)
+        answering = ReplySender(broker, dropped=lambda *what: counted.append(what))
+        settling = AckTracker(broker)
         answering.answer_one(request(reply), Status.FAILED, error_body("no"), settling.hold(delivery(1), 1), 0)
         await answering.outbox.drain()
         await settling.drain()
@@ -44,13 +44,13 @@ async def test_dropped_answers_are_said_with_their_reason_and_not_each_time(
 ) -> None:
     now_s = [1000.0]
     async with SqliteBroker(tmp_path / "b.db", Channels()) as broker:
-        answering = Answering(broker, dropped=lambda *_: None, clock=lambda: now_s[0])
-        settling = Settling(broker)
+        answering = ReplySender(broker, dropped=lambda *_: None, clock=lambda: now_s[0])
+        settling = AckTracker(broker)
         with caplog.at_level(logging.WARNING, "broker.delivery.reply_sender"):
             for pause_s in (0.0, 1.0, WARN_EVERY_S - 1.5, 1.0):
                 now_s[0] += pause_s
                 hold = settling.hold(delivery(1), 2)  # never acked: this is about answers
-                answering.answer_one(request(Reply.CLIENT), Status.FAILED, error_body("no"), hold, 0)
+                answering.answer_one(request(ReplyTo.CLIENT), Status.FAILED, error_body("no"), hold, 0)
                 await answering.outbox.drain()
     assert [record.getMessage() for record in caplog.records] == [
         f"answers dropped: {number}, the last for this reason: no such queue" for number in (1, 3)
@@ -67,9 +67,9 @@ class Small(Noting):
 
 async def test_an_answer_that_its_queue_finds_too_large_is_an_error_with_its_size(tmp_path: Path) -> None:
     async with Small(tmp_path / "b.db") as broker:
-        answering, settling = Answering(broker, dropped=lambda *what: pytest.fail(str(what))), Settling(broker)
+        answering, settling = ReplySender(broker, dropped=lambda *what: pytest.fail(str(what))), AckTracker(broker)
         answering.answer(
-            [(request(Reply.CLIENT), (b"x" * 2000, None), settling.hold(delivery(1), 1), (0, 0, 0))], Status.OK
+            [(request(ReplyTo.CLIENT), (b"x" * 2000, None), settling.hold(delivery(1), 1), (0, 0, 0))], Status.OK
         )
         await answering.outbox.drain()
         await settling.drain()
@@ -80,13 +80,13 @@ async def test_an_answer_that_its_queue_finds_too_large_is_an_error_with_its_siz
     assert said.body == error_body("the answer has 2000 bytes, which is more than gone takes")
 
 
-@pytest.mark.parametrize("reply", [Reply.CLIENT, Reply.GATEWAY, Reply.RESULTS])
-async def test_an_answer_that_no_message_holds_is_an_error_in_its_place(tmp_path: Path, reply: Reply) -> None:
+@pytest.mark.parametrize("reply", [ReplyTo.CLIENT, ReplyTo.GATEWAY, ReplyTo.RESULTS])
+async def test_an_answer_that_no_message_holds_is_an_error_in_its_place(tmp_path: Path, reply: ReplyTo) -> None:
     """Whoever made it: a list of several rankers' items can be larger than their answers were."""
     async with Noting(tmp_path / "b.db") as broker:
-        queue = broker.channels.results("e") if reply is Reply.RESULTS else "gone"
+        queue = broker.channels.results("e") if reply is ReplyTo.RESULTS else "gone"
         await broker.declare(queue)
-        answering, settling = Answering(broker, dropped=lambda *what: pytest.fail(str(what))), Settling(broker)
+        answering, settling = ReplySender(broker, dropped=lambda *what: pytest.fail(str(what))), AckTracker(broker)
         body = b"x" * (ANSWER_LIMIT_BYTES + 1)
         answering.answer([(request(reply), (body, None), settling.hold(delivery(1), 1), (0, 0, 0))], Status.OK)
         await answering.outbox.drain()

@@ -10,7 +10,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.util import calc_crc32c
 
-from broker.kafka.address import Address
+from broker.kafka.address import KafkaAddress
 from tests.contract.installation import DEADLINE_S
 from tests.servers import kafka_url
 
@@ -42,7 +42,7 @@ def batch(records: Sequence[bytes], codec: int = 0, encoded: bytes | None = None
 
 async def write(topic: str, data: bytes) -> None:
     """Append a batch to the first partition of a topic."""
-    client = AIOKafkaClient(**Address.of(kafka_url()).arguments)
+    client = AIOKafkaClient(**KafkaAddress.of(kafka_url()).arguments)
     await client.bootstrap()
     try:
         await client.set_topics([topic])

@@ -13,9 +13,9 @@ from aiokafka.codec import lz4_encode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.kafka.address import Address
+from broker.kafka.address import KafkaAddress
 from broker.kafka.properties import pack_headers
-from broker.kafka.records import Records, Unreadable
+from broker.kafka.records import RecordReader, UnreadableRecord
 from broker.messages import SAFE, Depth, Message
 from broker.protocol.dead_letters import read_letter
 from tests.broker.kafka.foreign import batch, named_header, record, write
@@ -42,7 +42,7 @@ async def installation() -> AsyncIterator[Installation]:
 async def test_a_compressed_message_is_taken(installation: Installation, codec: str) -> None:
     broker = await installation.broker()
     queue = await installation.queue(broker)
-    async with AIOKafkaProducer(**Address.of(kafka_url()).arguments, compression_type=codec) as producer:
+    async with AIOKafkaProducer(**KafkaAddress.of(kafka_url()).arguments, compression_type=codec) as producer:
         await producer.send_and_wait(queue, BODY)
     taken = await take(broker.consume(queue, 10))
     assert bodies(taken) == [BODY]
@@ -52,7 +52,7 @@ async def test_a_compressed_message_is_taken(installation: Installation, codec: 
 async def test_what_a_transaction_takes_back_is_no_message(installation: Installation) -> None:
     broker = await installation.broker()
     queue = await installation.queue(broker)
-    arguments = {**Address.of(kafka_url()).arguments, "transactional_id": uuid4().hex}
+    arguments = {**KafkaAddress.of(kafka_url()).arguments, "transactional_id": uuid4().hex}
     async with AIOKafkaProducer(**arguments) as producer:
         await producer.begin_transaction()
         await producer.send_and_wait(queue, b"taken back", partition=0)
@@ -74,7 +74,7 @@ async def test_cloud_events_are_read_and_written_as_kafkas_binding_has_them(inst
     broker = await installation.broker()
     queue = await installation.queue(broker)
     headers = [("ce_id", b"order 7"), ("ce_specversion", b"1.0"), ("timeout_ms", None), ("key", b"")]
-    async with AIOKafkaProducer(**Address.of(kafka_url()).arguments) as producer:
+    async with AIOKafkaProducer(**KafkaAddress.of(kafka_url()).arguments) as producer:
         await producer.send_and_wait(queue, BODY, headers=headers)
     [delivery] = await take(broker.consume(queue, 10))
     assert dict(delivery.message.headers) == {
@@ -161,7 +161,7 @@ def test_a_record_that_cannot_be_read_costs_its_batch_nothing_else() -> None:
     found = read_batch(batch(records, 1, gzip.compress(b"".join(records))))
     assert [each.offset for each in found] == [0, 1, 2]
     assert [each.value for each in found] == [b"a", records[1], b"c"]
-    assert [isinstance(each.value, Unreadable) for each in found] == [False, True, False]
+    assert [isinstance(each.value, UnreadableRecord) for each in found] == [False, True, False]
     assert found[1].value.why == "ValueError: a part of 63 bytes where 1 are left"
 
 
@@ -200,6 +200,6 @@ def broken_batch() -> bytes:
 
 
 def read_batch(data: bytes) -> list[Any]:
-    found = Records(data).next_batch()
+    found = RecordReader(data).next_batch()
     assert found.validate_crc()
     return list(found)

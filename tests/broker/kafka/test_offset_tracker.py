@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.kafka.offset_tracker import WINDOW, Claim, State, pack_state, unpack_state
+from broker.kafka.offset_tracker import WINDOW, CommittedState, OffsetTracker, pack_state, unpack_state
 
 PARTITION = TopicPartition("t", 0)
 LOG = 40
@@ -25,7 +25,7 @@ def fetched(start: int, number: int) -> list[Any]:
     return [Record(at) for at in range(max(0, start), min(LOG, max(0, start) + number))]
 
 
-def committed(state: State) -> State:
+def committed(state: CommittedState) -> CommittedState:
     """Send a state through a commit."""
     return unpack_state(state.offset, pack_state(state))
 
@@ -42,8 +42,8 @@ class World:
 
     def __init__(self, ahead: int) -> None:
         self.ahead = ahead
-        self.state = State()
-        self.claim = Claim(PARTITION, self.state)
+        self.state = CommittedState()
+        self.claim = OffsetTracker(PARTITION, self.state)
         self.held: set[int] = set()
         self.settled: set[int] = set()
         self.safe: set[int] = set()  # settled, and committed as settled
@@ -73,7 +73,7 @@ class World:
     def die(self, _: int = 0) -> None:
         self.touched -= self.safe
         self.settled = set(self.safe)
-        self.claim, self.held = Claim(PARTITION, self.state), set()
+        self.claim, self.held = OffsetTracker(PARTITION, self.state), set()
 
     def leave(self, _: int) -> None:
         self.commit(leaving=True)
@@ -91,28 +91,28 @@ def test_nothing_is_lost_and_nothing_committed_as_settled_comes_again(steps: lis
 
 
 def test_who_leaves_with_nothing_in_hand_leaves_nothing_that_came_back() -> None:
-    claim = Claim(PARTITION, State(0))
+    claim = OffsetTracker(PARTITION, CommittedState(0))
     for record, _ in claim.admit(fetched(0, 5)):
         claim.settle(record.offset)
     claim.cover(10)
-    after = Claim(PARTITION, committed(claim.state(leaving=True)))
+    after = OffsetTracker(PARTITION, committed(claim.state(leaving=True)))
     assert [(record.offset, came_back) for record, came_back in after.admit(fetched(5, 2))] == [(5, 0), (6, 0)]
 
 
 def test_each_death_counts_for_the_one_at_the_head() -> None:
-    state = State(3)
+    state = CommittedState(3)
     for deaths in range(4):
-        claim = Claim(PARTITION, state)
+        claim = OffsetTracker(PARTITION, state)
         [(record, came_back)] = claim.admit(fetched(3, 1))
         assert (record.offset, came_back) == (3, deaths)
         claim.cover(0)
         state = committed(claim.state())
     claim.settle(3)
-    assert Claim(PARTITION, committed(claim.state())).admit(fetched(4, 1)) == [(Record(4), 0)]
+    assert OffsetTracker(PARTITION, committed(claim.state())).admit(fetched(4, 1)) == [(Record(4), 0)]
 
 
 def test_a_full_window_fits_what_brokers_allow() -> None:
-    claim = Claim(PARTITION, State(10**12))
+    claim = OffsetTracker(PARTITION, CommittedState(10**12))
     for record, _ in claim.admit([Record(10**12 + at) for at in range(2 * WINDOW)]):
         if record.offset % 2:
             claim.settle(record.offset)
@@ -122,4 +122,4 @@ def test_a_full_window_fits_what_brokers_allow() -> None:
 
 def test_metadata_of_others_says_nothing() -> None:
     for text in ("", "1 a b c d", "2 n 1 1 AA==", "1 n 1 1 ###", "x" * 5000):
-        assert unpack_state(7, text) == State(7)
+        assert unpack_state(7, text) == CommittedState(7)

@@ -9,7 +9,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from broker.kafka.adapter import KafkaBroker
-from broker.kafka.offset_tracker import State
+from broker.kafka.offset_tracker import CommittedState
 from broker.messages import SAFE, Message
 from tests.contract.installation import Installation
 from tests.contract.steps import take
@@ -28,7 +28,7 @@ async def test_what_is_fetched_before_it_is_known_what_is_settled_is_handed_over
         assert await broker.publish([Message(queue=queue, body=b"x")]) == [SAFE]
         committed = broker.topology.committed
 
-        async def slowly(group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, State]:
+        async def slowly(group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, CommittedState]:
             await asyncio.sleep(SLOWLY_S)
             return await committed(group, partitions)
 

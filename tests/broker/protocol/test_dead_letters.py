@@ -11,8 +11,8 @@ from broker.base import epitaph
 from broker.channels import Channels
 from broker.messages import JSON, Message
 from broker.protocol.bundle import bundle, requests_in, single
-from broker.protocol.dead_letters import Choice, Letter, again, body_called, read_letter
-from broker.protocol.header import Form, Reply, Request, Route, pack_route, pack_ticket
+from broker.protocol.dead_letters import DeadLetter, DeadLetterFilter, again, body_called, read_letter
+from broker.protocol.header import BodyForm, ReplyTo, Request, Route, pack_route, pack_ticket
 from broker.protocol.ids import new_uid, uid_text
 
 CHANNELS = Channels("t.")
@@ -22,7 +22,7 @@ CLIENTS = CHANNELS.requests("shop")
 NOW_US = 1_800_000_000_000_000
 ROUTE = Route(
     endpoint="shop", arm="b", model="fraud", version=3, snapshot=7, mask=3, policy="split", tenant="t",
-    reply=Reply.CLIENT, reply_to="mine",
+    reply=ReplyTo.CLIENT, reply_to="mine",
 )  # fmt: skip
 
 
@@ -39,14 +39,14 @@ def buried(message: Message, reason: str = "attempts", **marks: Any) -> Message:
     )
 
 
-def read(message: Message) -> Letter:
+def read(message: Message) -> DeadLetter:
     return read_letter(message, CHANNELS)
 
 
 def bundled(*numbers: int) -> Message:
     requests = [request(number) for number in numbers]
     parts = [part for one in requests for part in (pack_ticket(one, len(one.body)), one.body)]
-    return bundle(INPUTS, Form.BUNDLE, pack_route(ROUTE), parts, len(requests))
+    return bundle(INPUTS, BodyForm.BUNDLE, pack_route(ROUTE), parts, len(requests))
 
 
 def five_seconds(_: str) -> int:
@@ -132,22 +132,24 @@ def test_a_header_that_was_cut_is_unreadable_or_read(cut: int) -> None:
 def test_a_choice_takes_what_fits_all_of_it() -> None:
     message = buried(single(INPUTS, request()))
     letter = read(replace(message, headers={**message.headers, "millrace-dead-at-us": NOW_US}))
-    assert Choice().takes(letter)
-    assert Choice(reason="attempts", endpoint="shop", ids=frozenset(letter.ids), before_us=NOW_US + 1).takes(letter)
+    assert DeadLetterFilter().takes(letter)
+    assert DeadLetterFilter(reason="attempts", endpoint="shop", ids=frozenset(letter.ids), before_us=NOW_US + 1).takes(
+        letter
+    )
     for other in (
-        Choice(reason="unreadable"), Choice(endpoint="other"), Choice(ids=frozenset({"x"})), Choice(before_us=NOW_US),
+        DeadLetterFilter(reason="unreadable"), DeadLetterFilter(endpoint="other"), DeadLetterFilter(ids=frozenset({"x"})), DeadLetterFilter(before_us=NOW_US),
     ):  # fmt: skip
         assert not other.takes(letter)
 
 
 def test_of_unknown_age_is_not_older() -> None:
     letter = read(replace(single(INPUTS, request()), queue=CHANNELS.dead(INPUTS)))
-    assert not Choice(before_us=NOW_US).takes(letter)
+    assert not DeadLetterFilter(before_us=NOW_US).takes(letter)
 
 
 def test_a_bundle_is_chosen_whole_or_not_at_all() -> None:
     letter = read(buried(bundled(1, 2)))
-    some, both = Choice(ids=frozenset(letter.ids[:1])), Choice(ids=frozenset(letter.ids))
+    some, both = DeadLetterFilter(ids=frozenset(letter.ids[:1])), DeadLetterFilter(ids=frozenset(letter.ids))
     assert (some.takes(letter), some.splits(letter)) == (False, True)
     assert (both.takes(letter), both.splits(letter)) == (True, False)
 

@@ -9,8 +9,8 @@ import pytest
 
 from broker.base import Broker
 from broker.messages import SAFE, Message
-from broker.rabbitmq.address import Address
-from broker.rabbitmq.amqp_connection import Wire
+from broker.rabbitmq.address import RabbitAddress
+from broker.rabbitmq.amqp_connection import AmqpConnection
 from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.field_table import pack_short, pack_table
 from broker.rabbitmq.frames import content_frames, publish_frame
@@ -44,7 +44,7 @@ def nested(depth: int) -> bytes:
 
 async def publish_raw(installation: Installation, queue: str, *contents: bytes) -> None:
     """Publish messages with handmade properties, as no client library would."""
-    wire = await Wire.open(Address.of(installation.url), "hostile")
+    wire = await AmqpConnection.open(RabbitAddress.of(installation.url), "hostile")
     channel = await Channel.open(wire, "hostile", DEADLINE_S)
     start = publish_frame(channel.number, queue, mandatory=False)
     for each in contents:

@@ -9,7 +9,7 @@ import pytest
 from broker.channels import Channels
 from broker.errors import Misconfigured
 from broker.rabbitmq.adapter import RabbitBroker
-from broker.rabbitmq.address import Address
+from broker.rabbitmq.address import RabbitAddress
 from tests.servers import amqps_url
 
 
@@ -34,17 +34,17 @@ def test_a_cafile_that_cannot_be_read_is_a_wrong_setting(tmp_path: Path, content
     if content is not None:
         file.write_text(content)
     with pytest.raises(Misconfigured, match=r"ca\.pem") as caught:
-        Address.of(f"amqps://guest:secret-word@host/?cafile={file}")
+        RabbitAddress.of(f"amqps://guest:secret-word@host/?cafile={file}")
     assert "secret-word" not in str(caught.value)
 
 
 def test_a_cafile_without_tls_is_a_wrong_setting(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="begins with amqps://"):
-        Address.of(f"amqp://host/?cafile={tmp_path}")
+        RabbitAddress.of(f"amqp://host/?cafile={tmp_path}")
 
 
 def test_the_other_words_of_a_url_are_kept() -> None:
-    parameters = Address.of("amqps://u:p%2Fw@host:1/a%2Fb?heartbeat=7").parameters("tests")
+    parameters = RabbitAddress.of("amqps://u:p%2Fw@host:1/a%2Fb?heartbeat=7").parameters("tests")
     login = parameters.credentials
     seen = (login.username, login.password, parameters.host, parameters.port, parameters.virtual_host)
     assert (*seen, parameters.heartbeat) == ("u", "p/w", "host", 1, "a/b", 7)

@@ -11,8 +11,8 @@ from broker.base import Broker, Consumer
 from broker.channels import Channels, Limits
 from broker.errors import Refused, TryAgain
 from broker.messages import FULL, NO_QUEUE, SAFE, Message
-from broker.rabbitmq.address import Address
-from broker.rabbitmq.amqp_connection import Wire
+from broker.rabbitmq.address import RabbitAddress
+from broker.rabbitmq.amqp_connection import AmqpConnection
 from broker.rabbitmq.channel import Channel
 from broker.rabbitmq.topology import arguments
 from tests.contract.installation import DEADLINE_S, Installation
@@ -46,7 +46,7 @@ async def test_a_log_with_another_retention_is_used_as_it_is(installation: Insta
 async def test_a_queue_of_another_type_is_refused_and_harms_nobody(installation: Installation, broker: Broker) -> None:
     foreign, queue = installation.channels.requests("foreign"), await installation.queue(broker)
     consumer = broker.consume(queue, 10)
-    wire = await Wire.open(Address.of(installation.url), "declares first")
+    wire = await AmqpConnection.open(RabbitAddress.of(installation.url), "declares first")
     await (await Channel.open(wire, "declaring", DEADLINE_S)).call("queue_declare", queue=foreign, durable=True)
     with pytest.raises(Refused, match=f"{foreign}.*x-queue-type"):
         await broker.declare(foreign)
@@ -64,7 +64,7 @@ async def test_a_log_in_whose_place_is_a_queue_of_another_type_is_named(
     await broker.declare(log)
     other = await installation.broker()
     await other.delete(log)
-    wire = await Wire.open(Address.of(installation.url), "makes another one")
+    wire = await AmqpConnection.open(RabbitAddress.of(installation.url), "makes another one")
     await (await Channel.open(wire, "declaring", DEADLINE_S)).call("queue_declare", queue=log, durable=True)
     await broker.upkeep.look()
     assert "x-queue-type" in broker.upkeep.troubles[log]
@@ -121,7 +121,7 @@ async def test_a_consumer_whose_queue_is_deleted_finds_the_next_one(installation
 async def test_a_consumer_that_may_not_consume_says_so_and_begins_once_it_may(
     installation: Installation, broker: Broker
 ) -> None:
-    wire = await Wire.open(Address.of(installation.url), "owns a queue")
+    wire = await AmqpConnection.open(RabbitAddress.of(installation.url), "owns a queue")
     channel = await Channel.open(wire, "owning", DEADLINE_S)
     queue = installation.channels.requests("exclusive")
     await channel.call("queue_declare", queue=queue, exclusive=True)

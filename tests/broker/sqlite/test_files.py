@@ -15,7 +15,7 @@ from broker.errors import DiskFull, TryAgain
 from broker.messages import SAFE, STOPPED, Delivery, Message
 from broker.sqlite import ownership
 from broker.sqlite.adapter import SqliteBroker
-from broker.support.database import Care
+from broker.support.database import Durability
 
 CHANNELS = Channels()
 QUEUE = CHANNELS.requests("e")
@@ -140,4 +140,4 @@ async def declare_many(broker: SqliteBroker) -> None:
 
 async def limit_pages(broker: SqliteBroker, pages: int) -> None:
     """Let the file not grow: SQLite says what it says of a full disk."""
-    await broker.database.run(lambda c: c.execute(f"PRAGMA max_page_count={pages}").fetchall(), Care.READ)
+    await broker.database.run(lambda c: c.execute(f"PRAGMA max_page_count={pages}").fetchall(), Durability.READ)

@@ -13,7 +13,7 @@ import pytest
 from broker.channels import Channels
 from broker.errors import Damaged, Locked, Misconfigured
 from broker.sqlite.adapter import SqliteBroker
-from broker.support.database import GROUP, Care, Connection, Database, Schema, fetch_one, run
+from broker.support.database import GROUP, Connection, Database, Durability, Schema, fetch_one, run
 from broker.support.lock_holder import holder_of
 from tests.broker.locking import HOLDS, hasty, held
 
@@ -26,8 +26,8 @@ async def test_all_who_make_the_same_file_at_once_have_it(tmp_path: Path) -> Non
     for number in range(FILES):
         databases = [Database(tmp_path / f"{number}.db", SCHEMA) for _ in range(AT_ONCE)]
         await asyncio.gather(*(database.open() for database in databases))
-        await asyncio.gather(*(database.run(_say, Care.WRITE) for database in databases))
-        assert await databases[0].run(_count, Care.READ) == AT_ONCE
+        await asyncio.gather(*(database.run(_say, Durability.WRITE) for database in databases))
+        assert await databases[0].run(_count, Durability.READ) == AT_ONCE
         await asyncio.gather(*(database.close() for database in databases))
 
 
@@ -35,7 +35,7 @@ async def test_a_file_and_those_beside_it_are_for_their_owner_alone(tmp_path: Pa
     path = tmp_path / "data/said.db"
     database = Database(path, SCHEMA)
     await database.open()
-    await database.run(_say, Care.WRITE)
+    await database.run(_say, Durability.WRITE)
     assert modes(path.parent) == {"": 0o700, "said.db": 0o600, "said.db-wal": 0o600, "said.db-shm": 0o600}
     await database.close()
     path.chmod(0o644)  # as earlier versions made them
@@ -85,19 +85,19 @@ async def test_a_lock_that_is_held_too_long_is_named_with_the_process_that_holds
     await database.open()
     with held(path) as pid:
         named = f"{path}: process {pid} (replica fraud 7) has held its write lock for 0 s"
-        waiting = [database.run(_say, Care.WRITE) for _ in range(GROUP)]
+        waiting = [database.run(_say, Durability.WRITE) for _ in range(GROUP)]
         said = await asyncio.gather(*waiting, return_exceptions=True)
         assert {type(one) for one in said} == {Locked}
         assert str(said[0]).startswith(named)
         assert database.locked.startswith(named)
         assert caplog.text.count("has held its write lock") == 1
-        assert await database.run(_count, Care.READ) == 0
+        assert await database.run(_count, Durability.READ) == 0
         with pytest.raises(Locked, match=f"a test cannot use .*process {pid} .replica fraud 7."):
             await Database(path, SCHEMA).open()
-    await database.run(_say, Care.WRITE)
+    await database.run(_say, Durability.WRITE)
     assert database.locked == ""
     assert "its write lock is free again" in caplog.text
-    assert await database.run(_count, Care.READ) == 1
+    assert await database.run(_count, Durability.READ) == 1
     await database.close()
 
 
@@ -106,7 +106,7 @@ async def test_who_looks_for_the_holder_keeps_the_locks_of_its_own_process(tmp_p
     path = tmp_path / "a.db"
     database = Database(path, SCHEMA)
     await database.open()
-    await database.run(_say, Care.WRITE)
+    await database.run(_say, Durability.WRITE)
     mine = apsw.Connection(str(path))
     mine.execute("BEGIN IMMEDIATE")
     for _ in range(3):

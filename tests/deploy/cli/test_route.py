@@ -20,7 +20,7 @@ from broker.messages import Record
 from broker.protocol.ids import now_us
 from broker.records.declared import endpoint_declared
 from broker.records.endpoint import read_endpoint
-from broker.records.routing import Order, Said, experiment_of, read_order
+from broker.records.routing import OperatorCommand, SnapshotRecord, experiment_of, read_order
 from broker.records.status import Announcement, write_announcement
 from deploy.cli.plots import HEIGHTS
 from deploy.cli.route_orders import follows
@@ -194,15 +194,17 @@ async def test_what_was_said_before_an_order_does_not_follow_it(shop: Shop) -> N
     async with viewing(shop.broker) as view:
         await until(lambda: view.snapshot_of("e"))
     routed = await look_at_led(shop.broker, "e")
-    order = Order(word="pause", author="ann", at_us=now_us(), experiment=experiment_of(routed.endpoint))
+    order = OperatorCommand(word="pause", author="ann", at_us=now_us(), experiment=experiment_of(routed.endpoint))
     said = await give(shop.broker, routed, order, lambda said: True, 10.0)
     assert said.at_us >= order.at_us
 
 
 def test_a_promotion_by_hand_is_followed_once_no_hand_holds_it() -> None:
     endpoint = read_endpoint({"endpoint": "e", "arms": ARMS, "feedback": CLICKED, "policy": CANARY}, source="test")
-    order = Order(word="promote", author="ann", at_us=now_us(), experiment=experiment_of(endpoint))
-    said = Said(endpoint="e", experiment=order.experiment, term=1, number=1, weights=(0.0, 0.0, 1.0), phase="promoted")
+    order = OperatorCommand(word="promote", author="ann", at_us=now_us(), experiment=experiment_of(endpoint))
+    said = SnapshotRecord(
+        endpoint="e", experiment=order.experiment, term=1, number=1, weights=(0.0, 0.0, 1.0), phase="promoted"
+    )
     assert follows(said, order, endpoint)
     assert not follows(replace(said, phase="promoted (set by hand)"), order, endpoint)
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from deploy.demo.rows import RowCheck
-from deploy.demo.tally import Answer, Tally
+from deploy.demo.tally import Tally, TallyAnswer
 from tests.deploy.running import environment, millrace
 
 UID = "01a1fdb7-9c84-7a2f-9813-36f23c555fdb"
 
 
-def answer(number: int, status: str = "ok", request_id: str = "") -> Answer:
-    return Answer(
+def answer(number: int, status: str = "ok", request_id: str = "") -> TallyAnswer:
+    return TallyAnswer(
         number=number, way="HTTP", request_id=request_id or f"id {number}", status=status, arm="cnn", label=1,
         latency_s=0.1,
     )  # fmt: skip
@@ -57,7 +57,7 @@ def test_a_broker_that_does_not_answer_is_said_before_anything_is_trained(tmp_pa
         ([answer(0), answer(1, status="expired")], "failed: 1 (HTTP request 1: expired)"),
     ],
 )
-def test_a_tally_that_is_not_exactly_once_complains(answers: list[Answer], said: str) -> None:
+def test_a_tally_that_is_not_exactly_once_complains(answers: list[TallyAnswer], said: str) -> None:
     assert Tally(np.array([1, 2]), answers).complaints() == [said]
 
 

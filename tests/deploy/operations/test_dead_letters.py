@@ -15,7 +15,7 @@ from broker.channels import Limits
 from broker.errors import Unreachable
 from broker.messages import Message
 from broker.protocol.bundle import requests_in
-from broker.protocol.dead_letters import Choice
+from broker.protocol.dead_letters import DeadLetterFilter
 from broker.protocol.ids import now_us
 from deploy.operations import dead_letters as dead
 from deploy.operations.dead_letters import PAGE, look, preview, purge, replay
@@ -86,7 +86,7 @@ async def test_a_replay_without_its_broker_ends_with_what_it_did(yard: Graveyard
             raise Unreachable("no broker answers")
         return FIVE_S
 
-    done = await replay(yard.broker, yard.grave, Choice(), 1000, allowed_us)
+    done = await replay(yard.broker, yard.grave, DeadLetterFilter(), 1000, allowed_us)
     assert (done.done, done.stopped) == (4, "no broker answers")
     await until(lambda: depth(yard, yard.grave), 1)
 
@@ -94,7 +94,7 @@ async def test_a_replay_without_its_broker_ends_with_what_it_did(yard: Graveyard
 async def test_a_replayed_request_is_in_its_queue_with_a_fresh_start(yard: Graveyard) -> None:
     uids = await yard.bury(2 * PAGE + 1)
     before = now_us()
-    done = await replay(yard.broker, yard.grave, Choice(), 1000, five_seconds)
+    done = await replay(yard.broker, yard.grave, DeadLetterFilter(), 1000, five_seconds)
     assert (done.done, done.left, done.more, done.skipped, done.refused) == (len(uids), 0, 0, {}, {})
     requests = [one for message in await yard.drain(yard.queue) for one in requests_in(message)]
     assert len(requests) == len(uids)
@@ -106,7 +106,7 @@ async def test_a_replayed_request_is_in_its_queue_with_a_fresh_start(yard: Grave
 async def test_what_is_not_chosen_stays(yard: Graveyard) -> None:
     uids = await yard.bury(5)
     others = await yard.bury(4, reason="unreadable")
-    done = await replay(yard.broker, yard.grave, Choice(reason="attempts"), 1000, five_seconds)
+    done = await replay(yard.broker, yard.grave, DeadLetterFilter(reason="attempts"), 1000, five_seconds)
     assert (done.done, done.left) == (5, 4)
     assert sorted(await yard.uids(yard.queue)) == sorted(uids)
     await until(lambda: depth(yard, yard.grave), 4)
@@ -115,7 +115,7 @@ async def test_what_is_not_chosen_stays(yard: Graveyard) -> None:
 
 async def test_purge_removes_the_chosen_alone(yard: Graveyard) -> None:
     uids = await yard.bury(6)
-    chosen = Choice(ids=frozenset(uids[:2]))
+    chosen = DeadLetterFilter(ids=frozenset(uids[:2]))
     assert preview(await look(yard.broker, yard.grave, 1000), chosen, replays=False).done == 2
     done = await purge(yard.broker, yard.grave, chosen, 1000)
     assert (done.done, done.left) == (2, 4)
@@ -126,7 +126,7 @@ async def test_purge_removes_the_chosen_alone(yard: Graveyard) -> None:
 async def test_a_queue_that_is_gone_refuses_and_the_message_stays(yard: Graveyard) -> None:
     await yard.bury(3)
     await yard.broker.delete(yard.queue)
-    done = await replay(yard.broker, yard.grave, Choice(), 1000, five_seconds)
+    done = await replay(yard.broker, yard.grave, DeadLetterFilter(), 1000, five_seconds)
     assert done.done == 0
     [(why, count)] = done.refused.items()
     assert (count, "there is no queue" in why) == (3, True)
@@ -135,7 +135,7 @@ async def test_a_queue_that_is_gone_refuses_and_the_message_stays(yard: Graveyar
 
 async def test_a_full_queue_refuses_and_the_rest_stays(yard: Graveyard) -> None:
     uids = await yard.bury(40)
-    done = await replay(yard.broker, yard.grave, Choice(), 1000, five_seconds)
+    done = await replay(yard.broker, yard.grave, DeadLetterFilter(), 1000, five_seconds)
     assert done.done + sum(done.refused.values()) == 40
     assert done.refused
     assert all("is full" in why for why in done.refused)

@@ -14,7 +14,7 @@ from broker.errors import Unreachable
 from broker.messages import Outcome
 from broker.records.endpoint import read_endpoint
 from broker.sqlite.adapter import SqliteBroker
-from deploy.operations.watch import Declarations, Watch
+from deploy.operations.watch import Declarations, DeclarationWatch
 
 PATTERN = "endpoints/*.yaml"
 
@@ -41,8 +41,8 @@ def write(folder: Path, file: str, *endpoints: str, arm: str = "v1") -> Path:
     return path
 
 
-async def started(broker: Broker, folder: Path) -> Watch:
-    watch = Watch(broker, folder, PATTERN)
+async def started(broker: Broker, folder: Path) -> DeclarationWatch:
+    watch = DeclarationWatch(broker, folder, PATTERN)
     await watch.start()
     await watch.look()
     return watch

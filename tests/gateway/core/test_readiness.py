@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.delivery.heartbeat import Announcer
+from broker.delivery.heartbeat import Heartbeat
 from broker.protocol.ids import now_us
 from broker.records.status import Announcement, write_announcement
-from broker.support.database import Care
+from broker.support.database import Durability
 from tests.gateway.serving import Gateway, X, serving, until
 
 ARMS = {"a": "double@1", "b": "double@2"}
@@ -88,7 +88,7 @@ async def test_a_setting_keeps_tritons_strict_form(tmp_path: Path) -> None:
 
 async def test_what_other_processes_say_is_wrong_is_shown(tmp_path: Path) -> None:
     async with serving(tmp_path) as gateway:
-        announcer = Announcer(
+        announcer = Heartbeat(
             gateway.broker, instance="router-1", part="router", troubles=lambda: ["endpoint later: refused"]
         )
         await announcer.say("ready")
@@ -130,4 +130,4 @@ async def test_a_full_disk_is_said_at_once_and_everywhere(tmp_path: Path) -> Non
 async def pages(gateway: Gateway, most: int) -> None:
     """Let the broker's file not grow beyond so many pages: SQLite says what it says of a full disk."""
     database = gateway.broker.database  # type: ignore[attr-defined]
-    await database.run(lambda c: c.execute(f"PRAGMA max_page_count={most}").fetchall(), Care.READ)
+    await database.run(lambda c: c.execute(f"PRAGMA max_page_count={most}").fetchall(), Durability.READ)

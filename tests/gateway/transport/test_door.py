@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from deploy.settings import Gateway, size
-from gateway.transport.door import LOG_EVERY_S, WAYS_OUT, Door, DoorLimits, Ended, Phase
+from gateway.transport.door import LOG_EVERY_S, WAYS_OUT, ConnectionPhase, Door, DoorLimits, RefusalReason
 
 PAGE = Path(__file__).parents[3] / "docs/gateway.md"
 FEW = """
@@ -28,7 +28,7 @@ print(connections_limit({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 class Client:
     """A connection that only notes how it ended."""
 
-    phase: Phase
+    phase: ConnectionPhase
     since_s: float
     due_s: float = math.inf
     read_by_s: float = math.inf
@@ -58,9 +58,13 @@ def door_of(*clients: Client, **limits: Any) -> Door:
 
 
 def test_who_never_asked_goes_before_who_is_idle_and_slow_bodies_go_last() -> None:
-    silent, head, idle = Client(Phase.SILENT, 2.0), Client(Phase.HEAD, 1.0), Client(Phase.IDLE, 0.0)
-    slow, fresh = Client(Phase.BODY, 0.0), Client(Phase.BODY, 1e18)
-    waiting, pipelined = Client(Phase.ANSWER, 0.0), Client(Phase.HEAD, 0.0, answering=True)
+    silent, head, idle = (
+        Client(ConnectionPhase.SILENT, 2.0),
+        Client(ConnectionPhase.HEAD, 1.0),
+        Client(ConnectionPhase.IDLE, 0.0),
+    )
+    slow, fresh = Client(ConnectionPhase.BODY, 0.0), Client(ConnectionPhase.BODY, 1e18)
+    waiting, pipelined = Client(ConnectionPhase.ANSWER, 0.0), Client(ConnectionPhase.HEAD, 0.0, answering=True)
     door = door_of(waiting, pipelined, fresh, slow, idle, silent, head)
     order: list[object] = []
     for most in (7, 6, 5, 4):
@@ -75,7 +79,7 @@ def test_who_never_asked_goes_before_who_is_idle_and_slow_bodies_go_last() -> No
 
 
 def test_the_bodies_that_take_longest_end_until_the_rest_is_within_the_limit() -> None:
-    first, second, third = (Client(Phase.BODY, 0.0) for _ in range(3))
+    first, second, third = (Client(ConnectionPhase.BODY, 0.0) for _ in range(3))
     door = door_of(first, second, third, arriving_bytes=100)
     door.arrive(first, 40)
     door.arrive(second, 40)
@@ -89,13 +93,13 @@ def test_the_bodies_that_take_longest_end_until_the_rest_is_within_the_limit() -
 
 
 def test_a_look_ends_what_is_late_and_says_so_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
-    late, unread = Client(Phase.HEAD, 0.0, due_s=0.0), Client(Phase.ANSWER, 0.0, read_by_s=0.0)
-    fine = Client(Phase.IDLE, 0.0)
+    late, unread = Client(ConnectionPhase.HEAD, 0.0, due_s=0.0), Client(ConnectionPhase.ANSWER, 0.0, read_by_s=0.0)
+    fine = Client(ConnectionPhase.IDLE, 0.0)
     door = door_of(late, unread, fine)
-    door.note(Ended.HEAD_TOO_LARGE)
-    door.note(Ended.HEAD_TOO_LARGE)
+    door.note(RefusalReason.HEAD_TOO_LARGE)
+    door.note(RefusalReason.HEAD_TOO_LARGE)
     door.look()
-    door.note(Ended.HEAD_TOO_LARGE)
+    door.note(RefusalReason.HEAD_TOO_LARGE)
     door.look()
     assert [it.ended for it in (late, unread, fine)] == ["expired", "unread", ""]
     said = [record.getMessage() for record in caplog.records if "head_limit" in record.getMessage()]
@@ -122,7 +126,7 @@ def test_the_page_has_every_limit_with_its_default_and_every_reason() -> None:
     for name, text in rows.items():
         written = size(text) if not text.endswith("s") else float(text[:-1])
         assert getattr(defaults, name) == written, name
-    assert {why.name.lower() for why in Ended} <= set(re.findall(r"`(\w+)`", page))
-    assert set(WAYS_OUT) == set(Ended)
+    assert {why.name.lower() for why in RefusalReason} <= set(re.findall(r"`(\w+)`", page))
+    assert set(WAYS_OUT) == set(RefusalReason)
     for name in re.findall(r"gateway\.(\w+)", " ".join(WAYS_OUT.values())):
         assert name in Gateway.model_fields

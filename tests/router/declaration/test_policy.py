@@ -20,7 +20,7 @@ from router.declaration.policy import POLICIES as WORDS
 from router.declaration.policy import read_config
 from router.policies.drawn import read_policy
 from router.policies.interleaving import Interleaving
-from router.policies.learned import Learned
+from router.policies.learned import LearnedPolicy
 from router.policies.shadow import Shadow
 from router.policies.split import Split
 from tests.router.declaring import ENDPOINT, POLICIES, document, endpoint_of
@@ -44,11 +44,11 @@ def test_no_policy_is_the_one_arm() -> None:
 def test_routers_get_what_each_policy_says() -> None:
     assert read_policy(endpoint_of("{split: {v1: 90, v2: 10}}")) == Split((90.0, 10.0, 0.0))
     assert read_policy(endpoint_of("{shadow: v2, serve: v1, sample: 20%}")) == Shadow(3, 0, 1, 0.2)
-    assert read_policy(endpoint_of("{bandit: ucb, reward: clicked, floor: 1%, arms: [v3, v1]}")) == Learned(
+    assert read_policy(endpoint_of("{bandit: ucb, reward: clicked, floor: 1%, arms: [v3, v1]}")) == LearnedPolicy(
         "ucb", (0.5, 0.0, 0.5)
     )
     canary = read_policy(endpoint_of("{canary: v3, stable: v1, steps: [20%, 50%], sticky: true}"))
-    assert canary == Learned("canary", (0.8, 0.0, 0.2), sticky=True)
+    assert canary == LearnedPolicy("canary", (0.8, 0.0, 0.2), sticky=True)
     assert read_policy(endpoint_of(POLICIES["multileave"])) == Interleaving(
         arms=3, rankers=(0, 1, 2), method="probabilistic", length=20, output="items", reward="watched", wait_s=0.5
     )

@@ -13,7 +13,7 @@ from broker.records.routing import experiment_of, write_checkpoint
 from router.evidence.recorder import Evidence, Recorder
 from router.learning.declared import read_experiment
 from router.learning.experiment import Experiment
-from router.learning.fold import Fold
+from router.learning.fold import ExperimentFold
 from router.learning.service import subject_of
 from tests.router.learning.traces import START_US, Shown, feedback, numbered, rows, tick
 
@@ -60,7 +60,7 @@ def split_log(
 
 def learner_log(
     declared: Endpoint, seconds: int, seed: int, *, a_second: int = 5, keep_every: int = 10_000
-) -> tuple[list[Record], Fold[Any]]:
+) -> tuple[list[Record], ExperimentFold[Any]]:
     """Return the log of an endpoint with a learner: its checkpoint, ticks, decisions from its snapshots, and clicks.
 
     A checkpoint comes every `keep_every` seconds. Beside the log the fold that the learner has.
@@ -68,7 +68,7 @@ def learner_log(
     random = np.random.default_rng(seed)
     experiment: Experiment[Any] | None = read_experiment(declared)
     assert experiment is not None
-    fold: Fold[Any] = Fold(subject_of(declared), experiment)
+    fold: ExperimentFold[Any] = ExperimentFold(subject_of(declared), experiment)
     body, headers = write_checkpoint(fold.checkpoint())
     records, number = [Record(0, body, headers)], 0
     for second in range(1, seconds + 1):

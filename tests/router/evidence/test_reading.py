@@ -10,7 +10,7 @@ from broker.channels import Channels
 from broker.errors import Gap
 from broker.messages import Record
 from broker.records.endpoint import Endpoint
-from broker.records.routing import Place, write_checkpoint
+from broker.records.routing import LogPosition, write_checkpoint
 from router.evidence.reading import read_evidence
 from router.evidence.recorder import Evidence
 from tests.router.evidence.logs import LATER_US, SPLIT, THOMPSON, endpoint, learner_log, split_log
@@ -77,7 +77,7 @@ async def test_what_belongs_to_an_earlier_experiment_is_not_counted() -> None:
     declared, before = endpoint(THOMPSON), endpoint(THOMPSON, experiment="older")
     old, old_fold = learner_log(before, 60, 1)
     new, fold = learner_log(declared, 60, 2)
-    at = Place(offset=len(old), number=old_fold.tick, at_us=old_fold.at_us)
+    at = LogPosition(offset=len(old), number=old_fold.tick, at_us=old_fold.at_us)
     fold.begin(at)
     body, headers = write_checkpoint(fold.checkpoint())
     records = [*old, Record(len(old), body, headers), *numbered(new[1:], len(old) + 1)]

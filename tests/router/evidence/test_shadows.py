@@ -10,7 +10,7 @@ import pytest
 from broker.messages import Record
 from broker.protocol.header import Request, Route, Status
 from broker.protocol.ids import derived_uid
-from broker.records.events import Ended, write_event
+from broker.records.events import EndedRequests, write_event
 from router.evidence.report import report
 from router.evidence.sections import Section, Table
 from router.evidence.shadows import footrule_of_lists, footrule_of_scores
@@ -27,7 +27,7 @@ def leg(
     route = Route(endpoint="e", arm="ab"[leg], model="m", version=leg + 1, policy="shadow", mask=7, leg=leg)
     uid, at_us = derived_uid(b"shadow", str(number).encode()), START_US + number * 1000
     request = Request(route, uid, at_us, 0, 1.0 - leg, None, 0, "", "", "", b"", b"")
-    ended = Ended(
+    ended = EndedRequests(
         [request], [rows], [at_us], status, started_us=at_us, computed_us=at_us + compute_us,
         published_us=at_us + compute_us + 500,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from router.simulation.clicks import World, by_position, cascade, needed, sessions, shown
+from router.simulation.clicks import ClickWorld, by_position, cascade, needed, sessions, shown
 
 
 def liked(number: int = 4000) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
@@ -31,7 +31,7 @@ def test_users_by_position_look_at_each_by_itself() -> None:
 
 
 def test_a_ranker_with_less_noise_is_the_better_one_and_a_world_can_be_drawn_again() -> None:
-    world = World(noise=(0.05, 0.5))
+    world = ClickWorld(noise=(0.05, 0.5))
     drawn, again = (sessions(world, 2000, np.random.default_rng(4)) for _ in range(2))
     assert np.array_equal(drawn.rankings, again.rankings)
     found = [np.take_along_axis(drawn.liked, order[:, :3], axis=1).mean() for order in drawn.rankings]
@@ -48,7 +48,7 @@ def test_the_number_of_sessions_is_the_textbook_s() -> None:
 @pytest.mark.parametrize("method", ["team_draft", "probabilistic"])
 def test_one_list_needs_fewer_users_than_two_halves(method: str) -> None:
     """Few sessions and a great difference; the gate on a small one is in tests.science."""
-    world, random = World(noise=(0.05, 0.4)), np.random.default_rng(5)
+    world, random = ClickWorld(noise=(0.05, 0.4)), np.random.default_rng(5)
     drawn = sessions(world, 4000, random)
     items, difference = shown(drawn, world, method, random)
     better, control = (

@@ -13,7 +13,7 @@ import pytest
 
 from router.interleaving.interleave import interleave
 from router.interleaving.optimized import mixtures, sensitivity, solution
-from router.interleaving.placed import Credit, Placed, credit, credits_of
+from router.interleaving.placed import Credit, PlacedList, credit, credits_of
 
 A, B = "abcd", "bcda"
 PAIRS = [
@@ -23,7 +23,7 @@ PAIRS = [
 Owned = tuple[tuple[str, ...], tuple[int | None, ...]]
 
 
-def all_outcomes(lists: list[str], method: str, length: int, sides: int) -> Iterator[tuple[Fraction, Placed]]:
+def all_outcomes(lists: list[str], method: str, length: int, sides: int) -> Iterator[tuple[Fraction, PlacedList]]:
     """Run our code with every sequence of draws; each draw has `sides` equal sides."""
     waiting: list[tuple[int, ...]] = [()]
     while waiting:

@@ -10,9 +10,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from broker.delivery.log_follower import Following
+from broker.delivery.log_follower import LogFollower
 from broker.messages import Record
-from broker.records.routing import Said, Verdict, read_snapshot
+from broker.records.routing import ExperimentResult, SnapshotRecord, read_snapshot
 from broker.sqlite.adapter import SqliteBroker
 from router.learning.endpoint import EndpointLearner, LearnerSettings
 from router.learning.experiment import Experiment
@@ -31,7 +31,7 @@ class Bench:
 
     broker: SqliteBroker
     ledger: Ledger
-    heard: list[Said] = field(default_factory=list)
+    heard: list[SnapshotRecord] = field(default_factory=list)
 
     def hear(self, record: Record) -> None:
         said = read_snapshot(record)
@@ -45,7 +45,10 @@ class Bench:
 
     @asynccontextmanager
     async def learning(
-        self, experiment: Experiment[Any] = THOMPSON, verdict: Verdict | None = None, tick_s: float = NO_TICKS_S
+        self,
+        experiment: Experiment[Any] = THOMPSON,
+        verdict: ExperimentResult | None = None,
+        tick_s: float = NO_TICKS_S,
     ) -> AsyncIterator[EndpointLearner]:
         """Run a learner whose clock stands still, if nothing else is said."""
         settings = LearnerSettings(instance="learner", tick_s=tick_s)
@@ -53,7 +56,7 @@ class Bench:
         learner = EndpointLearner(self.broker, self.ledger, subject_of(), experiment, settings, metrics, 1, verdict)
         tasks = [
             asyncio.create_task(learner.run()),
-            asyncio.create_task(Following(self.broker, self.broker.channels.status, 0, self.hear).run()),
+            asyncio.create_task(LogFollower(self.broker, self.broker.channels.status, 0, self.hear).run()),
         ]
         try:
             yield learner

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.messages import Record
-from router.learning.fold import Fold
+from router.learning.fold import ExperimentFold
 from router.learning.ledger import Ledger, take_up
 from tests.router.learning.test_fold import EXPERIMENTS, log_of
 from tests.router.learning.traces import folded, subject_of
@@ -137,8 +137,8 @@ class Killing:
         (self._folder / "known").write_bytes(fold.canonical())
         await ledger.close()
 
-    async def _taken_up(self, ledger: Ledger) -> tuple[Fold[Any], bool]:
-        fold: Fold[Any] = Fold(subject_of(), self._experiment)
+    async def _taken_up(self, ledger: Ledger) -> tuple[ExperimentFold[Any], bool]:
+        fold: ExperimentFold[Any] = ExperimentFold(subject_of(), self._experiment)
         kept = await ledger.load(fold.subject.endpoint, fold.subject.experiment)
         if kept is not None:
             take_up(fold, kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.protocol.header import Status
-from router.learning.fold import AHEAD_US, Fold
+from router.learning.fold import AHEAD_US, ExperimentFold
 from tests.router.learning.test_fold import THOMPSON
 from tests.router.learning.test_hostile import CANARY
 from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
@@ -58,7 +58,7 @@ def test_who_takes_up_from_a_checkpoint_knows_the_requests_of_a_gateway_whose_cl
     log = numbered([*begin, *[tick(number, START_US + 70_000_000) for number in range(3, 60)], rows([ahead])])
     first = folded(THOMPSON, log[:-1])
     checkpoint = first.checkpoint()
-    second = Fold(subject_of(), THOMPSON)
+    second = ExperimentFold(subject_of(), THOMPSON)
     second.resume(checkpoint)
     for record in log[checkpoint.rebuild.offset :]:
         second.apply(record)

@@ -17,8 +17,8 @@ from broker.connect import connect
 from broker.messages import Record
 from broker.records.declared import endpoint_declared
 from broker.records.endpoint import Endpoint, read_endpoint
-from broker.records.routing import Checkpoint, Place, experiment_of
-from router.learning.bandit import Bandit
+from broker.records.routing import LearnerCheckpoint, LogPosition, experiment_of
+from router.learning.bandit import BanditExperiment
 from router.policies.base import one_run
 from router.policies.linear import LinUcb
 from router.policies.thompson import Thompson
@@ -27,7 +27,7 @@ from router.stats.packing import packed
 from tests.router.learning.test_service import BANDIT, declare, learning, requests, send, until, viewing
 from tests.router.learning.traces import folded, numbered, tick
 
-THOMPSON = Bandit(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked", refresh_ticks=10)
+THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked", refresh_ticks=10)
 
 
 async def learn(broker: Broker, view: View) -> None:
@@ -132,8 +132,8 @@ def test_who_starts_without_a_learner_weighs_by_the_checkpoints_models() -> None
     learnt = LinUcb(arms=3, dimensions=2)
     seen = one_run([0, 1, 2] * 20, [0.0, 1.0, 0.0] * 20, [1.0] * 60)
     models = packed(learnt.fold(learnt.start(1), seen, np.ones((60, 2))))
-    place = Place(offset=0, number=0, at_us=0)
-    kept = Checkpoint(
+    place = LogPosition(offset=0, number=0, at_us=0)
+    kept = LearnerCheckpoint(
         experiment=experiment_of(endpoint), at=place, rebuild=place, number=4, weights=(1 / 3,) * 3,
         state={"models": models},
     )  # fmt: skip

@@ -12,13 +12,13 @@ from broker.messages import Record
 from broker.protocol.header import Status
 from broker.records.merges import Merge, write_merge
 from broker.records.rewards import Reward
-from broker.records.routing import Place
+from broker.records.routing import LogPosition
 from router.learning import joins, waiting
-from router.learning.bandit import Bandit
-from router.learning.contextual import ContextualBandit
-from router.learning.fold import Fold
-from router.learning.interleaved import Contest, Interleaved
-from router.learning.staged import Nested, Staged, Watch
+from router.learning.bandit import BanditExperiment
+from router.learning.contextual import ContextualExperiment
+from router.learning.fold import ExperimentFold
+from router.learning.interleaved import InterleavingExperiment, InterleavingState
+from router.learning.staged import CanaryExperiment, GuardrailWatch, NestedBandit
 from router.policies.canary import BadEvents, Canary, RewardDrop
 from router.policies.interleaving import Interleaving
 from router.policies.linear import LinUcb
@@ -27,10 +27,10 @@ from router.stats.arrays import ONE
 from router.stats.eprocess import Pairs
 from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
 
-RANKED = Interleaved(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
-THOMPSON = Bandit(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
-GAUSSIAN = Bandit(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
-BEGAN = Place(offset=0, number=10, at_us=START_US + 10_000_000)
+RANKED = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
+THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
+GAUSSIAN = BanditExperiment(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
+BEGAN = LogPosition(offset=0, number=10, at_us=START_US + 10_000_000)
 
 
 def shown_list(one: Shown) -> Record:
@@ -48,7 +48,7 @@ def lists(*keys: str, accepted_us: int = START_US) -> list[Shown]:
     return [Shown(number=number, arm="a", key=key, accepted_us=accepted_us) for number, key in enumerate(keys)]
 
 
-def voted(fold: Fold[Contest]) -> tuple[int, int]:
+def voted(fold: ExperimentFold[InterleavingState]) -> tuple[int, int]:
     """Return how many have voted, and how many more for `a` than for `b`."""
     return int(fold.state.votes.units[0]), int(fold.state.votes.differences[0, 0]) // ONE
 
@@ -68,7 +68,7 @@ def test_a_key_votes_with_the_first_list_that_it_clicked_in_and_never_again() ->
 
 def test_who_is_better_than_some_rankers_but_not_than_all_has_not_won() -> None:
     """Two are as good as each other, and both are better than the third; then the first is better than both."""
-    ranked = Interleaved(declared=Interleaving(arms=3, rankers=(0, 1, 2), reward="clicked"))
+    ranked = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1, 2), reward="clicked"))
     state, run = ranked.start(), np.zeros(200, np.int64)
     for vote, pairs, phase in (([1.0, 1.0, 0.0], [0, 1, 1], "comparing"), ([1.0, 0.0, 0.0], [1, 1, 1], "decided")):
         state = replace(state, votes=ranked.preference.fold(state.votes, run, np.tile(vote, (200, 1))))
@@ -82,7 +82,7 @@ def test_a_sticky_canary_counts_the_first_bad_event_of_a_key() -> None:
     """One user whose every request fails is one bad event for each guardrail; who has no key is one each time."""
     rails = (BadEvents(), BadEvents())
     canary = Canary(canary=2, stable=(1.0, 1.0, 0.0), steps=(0.5,), guardrails=rails, sticky=True)
-    staged = Staged(canary=canary, watches=(Watch(), Watch(over_us=1_000)))
+    staged = CanaryExperiment(canary=canary, watches=(GuardrailWatch(), GuardrailWatch(over_us=1_000)))
     bad = [("k", Status.FAILED)] * 5 + [("", Status.FAILED)] * 2 + [("k", Status.OK)] * 3 + [("l", Status.OK)] * 3
     shown = [
         Shown(number=number, arm="c", policy="canary", key=key, status=status, latency_us=9_000)
@@ -94,7 +94,7 @@ def test_a_sticky_canary_counts_the_first_bad_event_of_a_key() -> None:
 
 def test_a_sticky_canary_counts_the_first_reward_of_a_key() -> None:
     canary = Canary(canary=2, stable=(1.0, 1.0, 0.0), guardrails=(RewardDrop(),), sticky=True)
-    staged = Staged(canary=canary, watches=(Watch(reward="clicked"),))
+    staged = CanaryExperiment(canary=canary, watches=(GuardrailWatch(reward="clicked"),))
     shown = [
         Shown(number=number, arm=arm, policy="canary", key=f"{arm}{number % users}")
         for number, (arm, users) in enumerate([("a", 3), ("c", 5)] * 30)
@@ -111,8 +111,8 @@ def test_each_reward_of_a_decision_counts_once_at_the_end_of_its_own_horizon() -
         name: Reward.model_validate({"default": 0, "horizon": f"{s}s"}) for name, s in (("near", 5), ("far", 9))
     }
     canary = Canary(canary=2, stable=(1.0, 1.0, 0.0), guardrails=(RewardDrop(),))
-    nested = Nested(learning=Thompson(arms=2), joined=None, among=(0, 1), reward="near")
-    staged = Staged(canary=canary, watches=(Watch(reward="far"),), nested=nested)
+    nested = NestedBandit(learning=Thompson(arms=2), joined=None, among=(0, 1), reward="near")
+    staged = CanaryExperiment(canary=canary, watches=(GuardrailWatch(reward="far"),), nested=nested)
     log = numbered([rows([Shown(number=1, arm="a", policy="canary")]), *map(tick, range(1, 20))])
     counted = [folded(staged, log[:end], subject_of(**declared)) for end in (5, 6, 9, 10, 20)]
     assert [fold.counts["rewards"] for fold in counted] == [0, 1, 1, 2, 2]
@@ -134,7 +134,7 @@ def test_a_request_from_before_the_beginning_is_another_experiments() -> None:
     before, after = (
         Shown(number=number, arm="a", accepted_us=BEGAN.at_us + late_us) for number, late_us in enumerate((-1, 0))
     )
-    fold = Fold(subject_of(), THOMPSON)
+    fold = ExperimentFold(subject_of(), THOMPSON)
     fold.begin(BEGAN)
     for record in numbered([rows([before, after]), feedback(before, START_US), tick(BEGAN.number + 20)]):
         fold.apply(replace(record, offset=record.offset + 1))
@@ -144,7 +144,7 @@ def test_a_request_from_before_the_beginning_is_another_experiments() -> None:
 def test_a_list_from_before_the_beginning_is_another_experiments() -> None:
     (before,), (after,) = lists("", accepted_us=BEGAN.at_us - 1), lists("", accepted_us=BEGAN.at_us)
     after = replace(after, number=1)
-    fold = Fold(subject_of(), RANKED)
+    fold = ExperimentFold(subject_of(), RANKED)
     fold.begin(BEGAN)
     log = [shown_list(before), shown_list(after), *clicks([before, after]), tick(BEGAN.number + 20)]
     for record in numbered(log):
@@ -198,7 +198,7 @@ def test_a_click_on_what_was_not_in_the_list_costs_nobody_a_vote() -> None:
 
 def test_a_request_with_other_features_is_not_credited_and_costs_no_other_one_its_reward() -> None:
     """A declaration may change what is looked at; requests of before are on their way."""
-    bandit = ContextualBandit(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
+    bandit = ContextualExperiment(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
     shown = [Shown(number=number, arm="a", policy="linucb") for number in range(4)]
     fold = folded(bandit, numbered([rows(shown), *[feedback(one, START_US) for one in shown]]))
     for one, features in zip(shown, ([1.0, 5.0], [1.0], [1.0, 5.0, 9.0], None), strict=True):
@@ -208,7 +208,7 @@ def test_a_request_with_other_features_is_not_credited_and_costs_no_other_one_it
 
 
 def test_requests_that_all_have_other_features_teach_nothing() -> None:
-    bandit = ContextualBandit(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
+    bandit = ContextualExperiment(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
     one = Shown(number=1, arm="a", policy="linucb")
     fold = folded(bandit, numbered([rows([one]), feedback(one, START_US)]))
     fold.waiting.joins[one.uid].features = [3.0]  # it would be stretched over both

@@ -11,12 +11,12 @@ import pytest
 from broker.messages import Record
 from broker.protocol.header import Status
 from broker.records.rewards import Reward
-from broker.records.routing import Order, read_checkpoint, write_checkpoint, write_order
-from router.learning.bandit import Bandit
+from broker.records.routing import OperatorCommand, read_checkpoint, write_checkpoint, write_order
+from router.learning.bandit import BanditExperiment
 from router.learning.experiment import Experiment
-from router.learning.fold import Fold
-from router.learning.staged import Nested, Staged, Watch
-from router.policies.canary import BadEvents, Canary, Phase, RewardDrop
+from router.learning.fold import ExperimentFold
+from router.learning.staged import CanaryExperiment, GuardrailWatch, NestedBandit
+from router.policies.canary import BadEvents, Canary, CanaryPhase, RewardDrop
 from router.policies.exp3 import Exp3
 from router.policies.thompson import Thompson
 from router.stats.arrays import ONE
@@ -32,16 +32,16 @@ from tests.router.learning.traces import (
     trace,
 )
 
-THOMPSON = Bandit(learning=Thompson(arms=3, floor=0.01), arms=3, among=(0, 1, 2), reward="clicked")
-FADING = Bandit(learning=Thompson(arms=3, half_life=30.0), arms=3, among=(0, 1, 2), reward="clicked")
-EXP3 = Bandit(learning=Exp3(arms=3, floor=0.01), arms=3, among=(0, 1, 2), reward="clicked")
-STAGED = Staged(
+THOMPSON = BanditExperiment(learning=Thompson(arms=3, floor=0.01), arms=3, among=(0, 1, 2), reward="clicked")
+FADING = BanditExperiment(learning=Thompson(arms=3, half_life=30.0), arms=3, among=(0, 1, 2), reward="clicked")
+EXP3 = BanditExperiment(learning=Exp3(arms=3, floor=0.01), arms=3, among=(0, 1, 2), reward="clicked")
+STAGED = CanaryExperiment(
     canary=Canary(
         canary=2, stable=(1.0, 1.0, 0.0), steps=(0.1, 0.3), hold_requests=5, hold_ticks=30,
         guardrails=(BadEvents(), RewardDrop()), timeout_ticks=10_000, sticky=True,
     ),
-    watches=(Watch(), Watch(reward="clicked")),
-    nested=Nested(learning=Thompson(arms=2), joined=Thompson(arms=3), among=(0, 1), reward="clicked"),
+    watches=(GuardrailWatch(), GuardrailWatch(reward="clicked")),
+    nested=NestedBandit(learning=Thompson(arms=2), joined=Thompson(arms=3), among=(0, 1), reward="clicked"),
 )  # fmt: skip
 EXPERIMENTS: dict[str, Experiment[Any]] = {"thompson": THOMPSON, "fading": FADING, "exp3": EXP3, "canary": STAGED}
 
@@ -64,7 +64,7 @@ def test_the_statistics_survive_being_written_at_every_place(name: str) -> None:
         body, headers = write_checkpoint(checkpoint)
         read = read_checkpoint(Record(0, body, headers))
         assert read is not None
-        second: Fold[Any] = Fold(subject_of(), experiment)
+        second: ExperimentFold[Any] = ExperimentFold(subject_of(), experiment)
         second.resume(read)
         for record in records[read.rebuild.offset :]:
             second.apply(record)
@@ -184,7 +184,7 @@ def test_a_true_label_is_scored_by_the_answer() -> None:
     right = Reward.model_validate({"from": "truth", "score": "argmax", "horizon": "20s"})
     shown = [Shown(number=n, arm="ab"[n % 2], outputs={"p": np.eye(10, dtype=np.float32)[n % 10]}) for n in range(20)]
     told = [feedback(one, START_US, values={}, truth=one.number if one.arm == "a" else 9) for one in shown]
-    bandit = Bandit(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="right")
+    bandit = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="right")
     fold = folded(bandit, numbered([*told[:5], rows(shown), *told[5:], tick(20)]), subject_of(right=right))
     assert (fold.state.pulls[0] // ONE).tolist() == [10, 10, 0]
     assert (fold.state.rewards[0] // ONE).tolist() == [5, 2, 0]  # a: 0, 2, 4, 6, 8 of 0..18; b: 9 and 19
@@ -201,7 +201,7 @@ def test_labels_that_fit_no_answer_and_values_of_another_type_are_unusable() -> 
 
 
 def test_a_canary_that_fails_is_aborted_and_gets_nothing_any_more() -> None:
-    canary = Staged(canary=Canary(canary=2, stable=(1.0, 1.0, 0.0)), watches=(Watch(),))
+    canary = CanaryExperiment(canary=Canary(canary=2, stable=(1.0, 1.0, 0.0)), watches=(GuardrailWatch(),))
     shown = [
         Shown(number=n, arm="c" if n % 20 == 0 else "a", policy="canary", propensity=0.01,
               status=Status.FAILED if n % 20 == 0 else Status.OK) for n in range(400)
@@ -214,7 +214,9 @@ def test_a_canary_that_fails_is_aborted_and_gets_nothing_any_more() -> None:
 
 def test_orders_are_folded_like_everything_else() -> None:
     def order(word: Any, **weights: float) -> Record:
-        body, headers = write_order(Order(word=word, author="me", at_us=START_US, weights=weights, experiment="x"))
+        body, headers = write_order(
+            OperatorCommand(word=word, author="me", at_us=START_US, weights=weights, experiment="x")
+        )
         return Record(0, body, headers)
 
     fold = folded(STAGED, numbered([order("set", a=1, b=3), tick(1)]))
@@ -222,7 +224,7 @@ def test_orders_are_folded_like_everything_else() -> None:
     for place, record in enumerate([order("resume"), tick(2), order("promote"), tick(3), order("abort"), tick(4)], 2):
         fold.apply(replace(record, offset=place))
     assert [snapshot.number for snapshot, _ in fold.published] == [0, 1, 2, 3, 4]
-    assert fold.state.canary.phase[0] == Phase.ABORTED
+    assert fold.state.canary.phase[0] == CanaryPhase.ABORTED
     assert fold.published[-2][0].weights[2] == pytest.approx(1 / 3, abs=1e-3)  # joined: one of three that know nothing
 
 

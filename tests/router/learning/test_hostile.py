@@ -14,9 +14,9 @@ from broker.protocol.ids import derived_uid
 from broker.records.merges import Merge, write_merge
 from broker.records.rewards import Reward
 from broker.records.routing import (
-    Order,
-    Said,
-    Verdict,
+    ExperimentResult,
+    OperatorCommand,
+    SnapshotRecord,
     read_claim,
     read_order,
     read_snapshot,
@@ -25,13 +25,13 @@ from broker.records.routing import (
     write_snapshot,
     write_verdict,
 )
-from router.learning.bandit import Bandit
-from router.learning.contextual import ContextualBandit
-from router.learning.interleaved import Interleaved
+from router.learning.bandit import BanditExperiment
+from router.learning.contextual import ContextualExperiment
+from router.learning.interleaved import InterleavingExperiment
 from router.learning.joins import score, write_join
 from router.learning.rows import features_of
-from router.learning.staged import Staged, Watch
-from router.policies.canary import Canary, Phase, RewardDrop
+from router.learning.staged import CanaryExperiment, GuardrailWatch
+from router.policies.canary import Canary, CanaryPhase, RewardDrop
 from router.policies.interleaving import Interleaving
 from router.policies.linear import LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
@@ -40,14 +40,16 @@ from router.stats.arrays import ONE
 from router.stats.packing import packed, unpacked
 from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
 
-GAUSSIAN = Bandit(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
-THOMPSON = Bandit(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
-CANARY = Staged(canary=Canary(canary=2, stable=(1.0, 1.0, 0.0)), watches=(Watch(),))
-RANKED = Interleaved(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
+GAUSSIAN = BanditExperiment(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
+THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
+CANARY = CanaryExperiment(canary=Canary(canary=2, stable=(1.0, 1.0, 0.0)), watches=(GuardrailWatch(),))
+RANKED = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
 
 
 def order(word: Any, experiment: str = "x", **weights: float) -> Record:
-    body, headers = write_order(Order(word=word, author="me", at_us=START_US, experiment=experiment, weights=weights))
+    body, headers = write_order(
+        OperatorCommand(word=word, author="me", at_us=START_US, experiment=experiment, weights=weights)
+    )
     return Record(0, body, headers)
 
 
@@ -64,7 +66,7 @@ def test_a_value_that_no_state_can_hold_is_unusable(value: float) -> None:
 @pytest.mark.parametrize("label", [1e299, -1e13, [1e299]])
 def test_a_label_that_no_reward_can_follow_from_is_unusable_whenever_it_comes(label: Any) -> None:
     error = Reward.model_validate({"from": "truth", "score": "error", "horizon": "20s", "default": 5})
-    bandit = Bandit(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
+    bandit = BanditExperiment(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
     one = Shown(number=1, arm="a", outputs={"p": np.array([3.0], np.float32)})
     wild, good = (feedback(one, START_US + at, values={}, truth=truth) for at, truth in ((0, label), (1, 4.0)))
     for records in ([rows([one]), wild, good], [wild, rows([one]), good], [good, wild, rows([one])]):
@@ -89,7 +91,7 @@ def test_a_sum_of_many_stays_within_what_can_be_written() -> None:
 
 
 def test_a_huge_reward_does_not_become_a_linear_model() -> None:
-    bandit = ContextualBandit(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
+    bandit = ContextualExperiment(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
     reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0})
     one = Shown(number=1, arm="a", policy="linucb")
     fold = folded(bandit, numbered([rows([one])]), subject_of(clicked=reward))
@@ -135,7 +137,7 @@ def test_uids_are_forgotten_when_only_requests_come_that_wait_for_nothing() -> N
 
 def test_an_order_to_another_experiment_is_not_obeyed() -> None:
     fold = folded(CANARY, numbered([order("promote", experiment="another"), tick(1)]))
-    assert fold.state.canary.phase[0] == Phase.RUNNING
+    assert fold.state.canary.phase[0] == CanaryPhase.RUNNING
 
 
 def test_what_is_shown_to_do_harm_is_held_by_no_hand() -> None:
@@ -212,10 +214,10 @@ def test_a_verdict_of_an_older_experiment_says_nothing_of_this_one() -> None:
         source="test",
     )  # fmt: skip
     view.fold_declared(Record(0, endpoint_declared(declaration, "test"), {}))
-    old = Verdict(endpoint="e", experiment="before", number=9, phase="aborted", weights=(1.0, 0.0))
+    old = ExperimentResult(endpoint="e", experiment="before", number=9, phase="aborted", weights=(1.0, 0.0))
     view.fold_declared(Record(1, write_verdict(old), {}))
     assert [name for name, _ in view.unspoken()] == ["e"]
-    foreign = Said(endpoint="e", experiment="before", term=-1, number=9, weights=(1.0, 0.0))
+    foreign = SnapshotRecord(endpoint="e", experiment="before", term=-1, number=9, weights=(1.0, 0.0))
     view.fold_status(Record(0, write_snapshot(replace(foreign, term=0)), {}))
     assert view.snapshot_of("e") is None
     assert view.router("e").snapshot.weights == (0.5, 0.5)
@@ -226,8 +228,8 @@ def test_a_value_that_cannot_be_taken_takes_nothing_from_the_one_beside_it() -> 
     more = {"spent": Reward.model_validate({"type": "real", "default": 0, "horizon": "20s", "duplicates": "sum"})}
     both = replace(subject_of(), rewards={**subject_of().rewards, **more})
     one = Shown(number=1, arm="a", policy="canary")
-    staged = Staged(canary=Canary(canary=2, stable=(1.0, 1.0, 0.0), guardrails=(RewardDrop(), RewardDrop())),
-                    watches=(Watch(reward="clicked"), Watch(reward="spent")))  # fmt: skip
+    staged = CanaryExperiment(canary=Canary(canary=2, stable=(1.0, 1.0, 0.0), guardrails=(RewardDrop(), RewardDrop())),
+                    watches=(GuardrailWatch(reward="clicked"), GuardrailWatch(reward="spent")))  # fmt: skip
     fold = folded(staged, numbered([rows([one])]), both)
     fold.waiting.changed.joins.clear()
     fold.apply(replace(feedback(one, START_US, values={"spent": 1.0}), offset=1))

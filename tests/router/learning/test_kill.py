@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from broker.messages import Record
-from broker.records.routing import Checkpoint, read_checkpoint, write_checkpoint
-from router.learning.fold import Fold
+from broker.records.routing import LearnerCheckpoint, read_checkpoint, write_checkpoint
+from router.learning.fold import ExperimentFold
 from router.learning.ledger import Ledger, take_up
 from tests.router.learning.killing import KILLS_A_TRACE
 from tests.router.learning.test_fold import EXPERIMENTS, log_of
@@ -44,7 +44,7 @@ async def test_a_successor_that_dies_while_it_rebuilds_joins_counts_nothing_twic
     for cut, again in _places(len(records)):
         read = _checkpoint(folded(experiment, records[:cut]))
         assert read.rebuild.offset < cut
-        died: Fold[Any] = Fold(subject_of(), experiment)
+        died: ExperimentFold[Any] = ExperimentFold(subject_of(), experiment)
         died.resume(read)
         for record in records[read.rebuild.offset : read.rebuild.offset + int(again * (cut - read.rebuild.offset))]:
             died.apply(record)
@@ -54,7 +54,7 @@ async def test_a_successor_that_dies_while_it_rebuilds_joins_counts_nothing_twic
         await ledger.save(died, whole=True)
         kept = await ledger.load("e", "x")
         assert kept is not None
-        third: Fold[Any] = Fold(subject_of(), experiment)
+        third: ExperimentFold[Any] = ExperimentFold(subject_of(), experiment)
         take_up(third, kept)
         if again > 0.7:
             third.resume(_checkpoint(third))  # and a checkpoint that was written meanwhile says the same
@@ -70,7 +70,7 @@ def _places(end: int) -> Iterator[tuple[int, float]]:
         yield int(cut), float(random.random())
 
 
-def _checkpoint(fold: Fold[Any]) -> Checkpoint:
+def _checkpoint(fold: ExperimentFold[Any]) -> LearnerCheckpoint:
     body, headers = write_checkpoint(fold.checkpoint())
     read = read_checkpoint(Record(0, body, headers))
     assert read is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from broker.channels import Channels
 from broker.connect import connect
-from broker.delivery.log_follower import Following
+from broker.delivery.log_follower import LogFollower
 from broker.records.routing import write_claim
 from router.learning.leadership import Leadership
 
@@ -24,7 +24,7 @@ async def test_who_has_missed_a_claim_reads_it_before_it_writes_the_ledger_again
         assert await woken.still() == own.offset
         await broker.append(log, [write_claim("other")])  # it does not know yet
         asked = asyncio.create_task(woken.still())
-        following = asyncio.create_task(Following(broker, log, own.offset + 1, woken.fold_declared).run())
+        following = asyncio.create_task(LogFollower(broker, log, own.offset + 1, woken.fold_declared).run())
         assert await asked is None
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from router.learning.fold import Fold
-from router.learning.ledger import Kept, Ledger, Superseded, take_up
+from router.learning.fold import ExperimentFold
+from router.learning.ledger import LeaderSuperseded, Ledger, SavedState, take_up
 from tests.router.learning.test_fold import STAGED, THOMPSON, log_of
 from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
 
@@ -28,13 +28,13 @@ async def opened(path: Path, term: int) -> AsyncIterator[Ledger]:
         await ledger.close()
 
 
-async def kept(ledger: Ledger) -> Kept:
+async def kept(ledger: Ledger) -> SavedState:
     found = await ledger.load("e", "x")
     assert found is not None
     return found
 
 
-def learnt(number: int) -> Fold[Any]:
+def learnt(number: int) -> ExperimentFold[Any]:
     """Return a fold of so many requests, all liked; one more waits."""
     shown = [Shown(number=one, arm="a") for one in range(number)]
     log = [rows(shown), *[feedback(one, START_US) for one in shown], tick(20), rows([Shown(number=99, arm="b")])]
@@ -50,7 +50,7 @@ async def test_who_led_before_is_refused_and_changes_nothing(tmp_path: Path, who
         async with opened(path, 2) as new:
             await new.save(learnt(5), whole=True)
             before = await kept(new)
-            with pytest.raises(Superseded, match="led by claim 2, this one is 1"):
+            with pytest.raises(LeaderSuperseded, match="led by claim 2, this one is 1"):
                 await old.save(learnt(7), whole=whole)
             assert await kept(new) == before
             await new.save(learnt(6))
@@ -60,7 +60,7 @@ async def test_who_led_before_is_refused_and_changes_nothing(tmp_path: Path, who
 async def test_nobody_who_has_not_claimed_writes(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "learner.db")
     await ledger.open()
-    with pytest.raises(Superseded, match="led by claim None"):
+    with pytest.raises(LeaderSuperseded, match="led by claim None"):
         await ledger.save(learnt(1))
     assert await ledger.load("e", "x") is None
     await ledger.close()
@@ -71,7 +71,7 @@ async def test_what_is_kept_of_another_experiment_or_endpoint_is_nobody_elses(tm
         await ledger.save(learnt(3))
         assert await ledger.load("e", "another") is None
         assert await ledger.load("another", "x") is None
-        other = Fold(replace(subject_of(), endpoint="another"), THOMPSON)
+        other = ExperimentFold(replace(subject_of(), endpoint="another"), THOMPSON)
         await ledger.save(other, whole=True)
         found = await kept(ledger)
     assert (set(found.joins), len(found.seen)) == (set(learnt(3).waiting.joins), 3)
@@ -80,7 +80,7 @@ async def test_what_is_kept_of_another_experiment_or_endpoint_is_nobody_elses(tm
 @pytest.mark.parametrize("every", [1, 7, 400])
 async def test_a_fold_that_was_saved_bit_by_bit_is_taken_up_whole(tmp_path: Path, every: int) -> None:
     """Joins that end, uids that are forgotten and keys that have voted: the ledger has them as the fold has them."""
-    fold: Fold[Any] = Fold(subject_of(), STAGED)
+    fold: ExperimentFold[Any] = ExperimentFold(subject_of(), STAGED)
     async with opened(tmp_path / "learner.db", 1) as ledger:
         for place, record in enumerate(log_of("canary", 120), 1):
             fold.apply(record)
@@ -88,7 +88,7 @@ async def test_a_fold_that_was_saved_bit_by_bit_is_taken_up_whole(tmp_path: Path
                 await ledger.save(fold)
         await ledger.save(fold)
         found = await kept(ledger)
-    again: Fold[Any] = Fold(subject_of(), STAGED)
+    again: ExperimentFold[Any] = ExperimentFold(subject_of(), STAGED)
     take_up(again, found)
     assert (again.canonical(), again.offset) == (fold.canonical(), fold.offset)
     assert again.keys

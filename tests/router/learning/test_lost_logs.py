@@ -14,7 +14,7 @@ from broker.channels import Channels
 from broker.connect import connect
 from broker.sqlite.adapter import SqliteBroker
 from router.learning.ledger import Ledger
-from router.learning.search import Search
+from router.learning.search import CheckpointSearch
 from tests.router.learning.bench import Bench
 from tests.router.learning.bench import until as until_folded
 from tests.router.learning.test_service import BROKERS, declare, learning, until, viewing
@@ -53,7 +53,7 @@ async def test_an_event_log_that_was_deleted_ends_no_learning(tmp_path: Path) ->
             known = learner.fold.state
             await other.delete(opened.channels.events("e"))
             await until_folded(lambda: learner.fold.offset <= 1 and learner.fold.tick == 1)
-            found = await Search(opened, opened.channels.events("e"), subject_of().experiment).run()
+            found = await CheckpointSearch(opened, opened.channels.events("e"), subject_of().experiment).run()
             assert found.checkpoint is not None
             assert not learner.gap
             assert repr(learner.fold.state) == repr(known)

@@ -16,11 +16,18 @@ from broker.connect import connect
 from broker.messages import Record
 from broker.protocol.ids import now_us
 from broker.records.rewards import Reward
-from broker.records.routing import Order, Place, Said, experiment_of, read_snapshot, write_order
-from router.learning.bandit import Bandit
-from router.learning.interleaved import Interleaved
-from router.learning.joins import Join, Told, write_join
-from router.learning.staged import Staged, Watch
+from broker.records.routing import (
+    LogPosition,
+    OperatorCommand,
+    SnapshotRecord,
+    experiment_of,
+    read_snapshot,
+    write_order,
+)
+from router.learning.bandit import BanditExperiment
+from router.learning.interleaved import InterleavingExperiment
+from router.learning.joins import FeedbackOutcome, Join, write_join
+from router.learning.staged import CanaryExperiment, GuardrailWatch
 from router.policies.canary import Canary
 from router.policies.interleaving import Interleaving
 from router.policies.thompson import Thompson
@@ -29,8 +36,8 @@ from tests.router.learning.test_hostile import click, merged, order
 from tests.router.learning.test_service import CANARY, declare, learning, until, viewing
 from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
 
-THOMPSON = Bandit(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked", refresh_ticks=10)
-RANKED = Interleaved(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
+THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked", refresh_ticks=10)
+RANKED = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
 
 
 @pytest.mark.parametrize("held", [order("set", b=1), order("pause")])
@@ -44,7 +51,7 @@ def test_an_order_is_in_the_snapshot_of_the_next_tick(held: Record) -> None:
 
 def test_an_order_survives_being_written_before_its_snapshot() -> None:
     fold, other = folded(THOMPSON, numbered([order("set", b=1)])), folded(THOMPSON, [])
-    other.restore(fold.document(), Place(offset=1, number=0, at_us=0))
+    other.restore(fold.document(), LogPosition(offset=1, number=0, at_us=0))
     for one in (fold, other):
         one.apply(replace(tick(1), offset=1))
         assert one.snapshot.weights == (0.0, 1.0, 0.0)
@@ -53,14 +60,14 @@ def test_an_order_survives_being_written_before_its_snapshot() -> None:
 
 def test_a_paused_canary_stays_at_its_step_and_its_hold_goes_on_when_it_is_resumed() -> None:
     canary = Canary(canary=2, stable=(1.0, 1.0, 0.0), steps=(0.1, 0.5), hold_requests=1, hold_ticks=10)
-    staged = Staged(canary=canary, watches=(Watch(),))
+    staged = CanaryExperiment(canary=canary, watches=(GuardrailWatch(),))
     log = [rows([Shown(number=1, arm="c", policy="canary")]), tick(5), order("pause"), tick(40), order("resume")]
     for number, step in ((44, "step 1 of 2"), (45, "step 2 of 2")):
         assert staged.phase(folded(staged, numbered([*log, tick(number)])).state) == step
 
 
 def test_what_a_paused_bandit_knows_grows_no_older() -> None:
-    fading = Bandit(learning=Thompson(arms=3, half_life=30.0), arms=3, among=(0, 1, 2), reward="clicked")
+    fading = BanditExperiment(learning=Thompson(arms=3, half_life=30.0), arms=3, among=(0, 1, 2), reward="clicked")
     one = Shown(number=1, arm="a")
     log = [rows([one]), feedback(one, START_US), order("pause"), tick(50), order("resume"), tick(80)]
     paused, resumed = (folded(fading, numbered(log[:end])).state for end in (4, 6))
@@ -91,7 +98,7 @@ def test_clicks_on_an_item_are_reduced_as_declared(how: str, votes: int) -> None
 def test_a_click_that_was_taken_back_is_none() -> None:
     join = Join(0, 0)
     for number, value in enumerate((1.0, -1.0)):
-        assert join.take_item("i", "sum", START_US, value, str(number)) is Told.JOINED
+        assert join.take_item("i", "sum", START_US, value, str(number)) is FeedbackOutcome.JOINED
     assert join.clicked() == []
 
 
@@ -102,11 +109,11 @@ async def test_what_is_said_after_an_order_is_its_result(tmp_path: Path) -> None
         async with viewing(broker) as view, learning(broker, tmp_path):
             await until(lambda: (said := view.snapshot_of("e")) and said.phase == "step 1 of 2")
             begin = await broker.end(broker.channels.status)
-            abort = Order(word="abort", author="test", at_us=now_us(), experiment=experiment_of(endpoint))
+            abort = OperatorCommand(word="abort", author="test", at_us=now_us(), experiment=experiment_of(endpoint))
             body, headers = write_order(abort)
             await broker.append(broker.channels.events("e"), [body], headers)
             await until(lambda: (said := view.snapshot_of("e")) and said.phase == "aborted")
-        reader, said = broker.read(broker.channels.status, begin), list[Said]()
+        reader, said = broker.read(broker.channels.status, begin), list[SnapshotRecord]()
         async with asyncio.timeout(10):
             while not any(one.phase == "aborted" for one in said):
                 said += [one for record in await reader.read(100) if (one := read_snapshot(record))]

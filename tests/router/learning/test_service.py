@@ -16,16 +16,16 @@ from prometheus_client import CollectorRegistry
 from broker.base import Broker, Since
 from broker.channels import Channels, Limits
 from broker.connect import connect
-from broker.delivery.log_follower import Following
+from broker.delivery.log_follower import LogFollower
 from broker.messages import Record
 from broker.protocol.ids import now_us
 from broker.records.declared import endpoint_declared
 from broker.records.endpoint import Endpoint, read_endpoint
 from broker.records.routing import (
-    Checkpoint,
-    Order,
-    Place,
-    Said,
+    LearnerCheckpoint,
+    LogPosition,
+    OperatorCommand,
+    SnapshotRecord,
     experiment_of,
     read_snapshot,
     read_verdict,
@@ -37,7 +37,7 @@ from broker.records.routing import (
 from router.learning.declared import read_experiment
 from router.learning.endpoint import LearnerSettings
 from router.learning.service import run
-from router.state.checkpoint_bootstrap import StandIn
+from router.state.checkpoint_bootstrap import CheckpointBootstrap
 from router.state.view import View
 from tests.router.learning.traces import Shown, feedback, rows
 from tests.servers import kafka_url, rabbitmq_url
@@ -87,8 +87,8 @@ async def viewing(broker: Broker) -> AsyncIterator[View]:
     for log in (broker.channels.declared, broker.channels.status):
         await broker.declare(log)
     tasks = [
-        asyncio.create_task(Following(broker, broker.channels.declared, 0, view.fold_declared).run()),
-        asyncio.create_task(Following(broker, broker.channels.status, 0, view.fold_status).run()),
+        asyncio.create_task(LogFollower(broker, broker.channels.declared, 0, view.fold_declared).run()),
+        asyncio.create_task(LogFollower(broker, broker.channels.status, 0, view.fold_status).run()),
     ]
     try:
         yield view
@@ -174,16 +174,16 @@ async def test_who_starts_while_nobody_learns_takes_the_newest_checkpoints_weigh
 ) -> None:
     endpoint = await declare(broker, BANDIT)
     log = broker.channels.events("e")
-    place = Place(offset=7, number=60, at_us=now_us())
+    place = LogPosition(offset=7, number=60, at_us=now_us())
     for experiment, weight in ((experiment_of(endpoint), 0.75), (experiment_of(endpoint), 0.5), ("another", 0.0)):
-        checkpoint = Checkpoint(
+        checkpoint = LearnerCheckpoint(
             experiment=experiment, at=place, rebuild=place, number=9, weights=(weight, 1.0 - weight, 0.0), state={}
         )
         body, headers = write_checkpoint(checkpoint)
         await broker.append(log, [body], headers)
     async with viewing(broker) as view:
         await until(view.endpoints)
-        task = asyncio.create_task(StandIn(broker, view, first_s=0.0).run())
+        task = asyncio.create_task(CheckpointBootstrap(broker, view, first_s=0.0).run())
         await until(lambda: view.router("e").snapshot.number == 9)
         task.cancel()
         assert view.router("e").snapshot.weights == (0.5, 0.5, 0.0)
@@ -244,7 +244,9 @@ async def test_the_newest_claim_leads_and_no_reader_takes_an_older_ones_word(bro
 
         def snapshot(term: int, number: int, weight: float) -> bytes:
             weights = (weight, 1.0 - weight, 0.0)
-            said = Said(endpoint="e", experiment=experiment_of(endpoint), term=term, number=number, weights=weights)
+            said = SnapshotRecord(
+                endpoint="e", experiment=experiment_of(endpoint), term=term, number=number, weights=weights
+            )
             return write_snapshot(said)
 
         new = view.term
@@ -261,7 +263,7 @@ async def test_orders_are_obeyed_and_a_verdict_outlives_all_that_was_learnt(brok
         await until(lambda: view.term >= 0 and view.endpoints())
         assert view.router("e").snapshot.weights == (0.95, 0.0, 0.05)
         body, headers = write_order(
-            Order(word="abort", author="test", at_us=now_us(), experiment=experiment_of(endpoint))
+            OperatorCommand(word="abort", author="test", at_us=now_us(), experiment=experiment_of(endpoint))
         )
         await broker.append(log, [body], headers)
         await until(lambda: view.router("e").snapshot.weights == (1.0, 0.0, 0.0))
@@ -289,14 +291,14 @@ async def test_the_newest_snapshot_is_said_again_every_ten_seconds_of_the_logs_c
     """Whoever shows or tests a learner sees what its weights follow from, as often as one who waits for real."""
     await declare(broker, CANARY)
     await broker.declare(broker.channels.status)
-    heard: list[Said] = []
+    heard: list[SnapshotRecord] = []
 
     def fold(record: Record) -> None:
         said = read_snapshot(record)
         heard.extend([] if said is None else [said])
 
     async with learning(broker, tmp_path):
-        task = asyncio.create_task(Following(broker, broker.channels.status, 0, fold).run())
+        task = asyncio.create_task(LogFollower(broker, broker.channels.status, 0, fold).run())
         await until(lambda: heard)
         async with asyncio.timeout(20 * 10 * TICK_S):
             await until(lambda: len(heard) >= 5)
@@ -313,8 +315,8 @@ def test_what_a_status_record_says_is_read_with_care() -> None:
 async def test_a_checkpoint_that_cannot_be_read_is_no_reason_to_learn_nothing(tmp_path: Path) -> None:
     async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("t.")) as broker:
         endpoint = await declare(broker, BANDIT)
-        place = Place(offset=0, number=0, at_us=0)
-        broken = Checkpoint(
+        place = LogPosition(offset=0, number=0, at_us=0)
+        broken = LearnerCheckpoint(
             experiment=experiment_of(endpoint),
             at=place,
             rebuild=place,
@@ -341,7 +343,7 @@ async def test_an_experiment_that_comes_back_keeps_what_it_knew_and_learns_nothi
             await until(lambda: (said := view.snapshot_of("e")) and said.phase == "step 1 of 2")
             other = await declare(broker, edited)
             await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(other))
-            order = Order(word="promote", author="test", at_us=now_us(), experiment=experiment_of(other))
+            order = OperatorCommand(word="promote", author="test", at_us=now_us(), experiment=experiment_of(other))
             body, headers = write_order(order)
             await broker.append(broker.channels.events("e"), [body], headers)
             await until(lambda: (said := view.snapshot_of("e")) and said.phase == "promoted")

@@ -18,13 +18,13 @@ from broker.errors import Gap, Unreachable
 from broker.messages import Record
 from broker.records.routing import (
     TICK,
-    Place,
+    LogPosition,
     read_tick,
     write_checkpoint,
 )
 from router.learning import endpoint
 from router.learning.endpoint import EndpointLearner, LearnerSettings
-from router.learning.fold import Fold
+from router.learning.fold import ExperimentFold
 from router.learning.metrics import LearnerMetrics
 from router.stats.arrays import ONE
 from tests.router.learning.bench import Bench, everything, until
@@ -36,7 +36,7 @@ NO_TICKS_S = 3600.0
 LOG = numbered([rows([Shown(number=1, arm="a")]), tick(20)])
 
 
-def elsewhere(offset: int) -> Fold[Any]:
+def elsewhere(offset: int) -> ExperimentFold[Any]:
     """Return a fold of other records and the same last one, which ends there: `b` was shown, twice."""
     fold = folded(THOMPSON, numbered([rows([Shown(number=number, arm="b") for number in (1, 2)]), tick(20)]))
     fold.offset = offset
@@ -233,7 +233,7 @@ async def test_a_checkpoint_that_needs_a_record_that_is_gone_is_not_gone_on_from
     with pytest.raises(Gap) as gap:
         await reader.read(1)
     await reader.close()
-    at = Place(offset=await bench.broker.end(log), number=20, at_us=START_US)
+    at = LogPosition(offset=await bench.broker.end(log), number=20, at_us=START_US)
     checkpoint = replace(folded(THOMPSON, LOG).checkpoint(), at=at, rebuild=replace(at, offset=gap.value.end - missing))
     body, headers = write_checkpoint(checkpoint)
     await bench.broker.append(log, [body], headers)

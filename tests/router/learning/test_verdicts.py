@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from broker.records.routing import Verdict, read_order, read_verdict, write_checkpoint
+from broker.records.routing import ExperimentResult, read_order, read_verdict, write_checkpoint
 from router.learning.experiment import Experiment
-from router.learning.fold import Fold
+from router.learning.fold import ExperimentFold
 from tests.router.learning.bench import WITHIN_S, Bench, everything, until
 from tests.router.learning.test_hostile import CANARY, RANKED, order
 from tests.router.learning.traces import START_US, subject_of
@@ -23,9 +23,9 @@ async def test_a_verdict_is_repeated_until_it_is_known_again(
     """Ledger and log were lost, and then whoever began anew ended between its checkpoint and its order."""
     log = bench.broker.channels.events("e")
     await bench.broker.declare(log)
-    body, headers = write_checkpoint(Fold(subject_of(), CANARY).checkpoint())
+    body, headers = write_checkpoint(ExperimentFold(subject_of(), CANARY).checkpoint())
     await bench.broker.append(log, [body], headers)
-    verdict = Verdict(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
+    verdict = ExperimentResult(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
     async with bench.learning(CANARY, verdict, tick_s=0.01):
         await until(lambda: bench.heard)
         await until(lambda: bench.heard[-1].weights == weights)
@@ -36,7 +36,9 @@ async def test_a_verdict_is_repeated_until_it_is_known_again(
 
 async def test_a_verdict_that_is_held_by_hand_is_repeated_once(bench: Bench) -> None:
     """No statistics say who won a comparison whose log is gone: its weights are set, for people to change."""
-    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US)
+    verdict = ExperimentResult(
+        endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US
+    )
     for _ in range(2):
         bench.heard.clear()
         async with bench.learning(RANKED, verdict, tick_s=0.01):
@@ -52,7 +54,7 @@ async def test_a_verdict_that_is_held_by_hand_is_repeated_once(bench: Bench) -> 
 async def test_a_verdict_stays_what_it_was_when_it_is_repeated(
     bench: Bench, experiment: Experiment[Any], phase: str, weights: tuple[float, ...], then: str
 ) -> None:
-    verdict = Verdict(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
+    verdict = ExperimentResult(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
     await bench.broker.declare(bench.broker.channels.declared)
     async with bench.learning(experiment, verdict, tick_s=0.01):
         await until(lambda: bench.heard and bench.heard[-1].phase == then)
@@ -63,7 +65,9 @@ async def test_a_verdict_stays_what_it_was_when_it_is_repeated(
 
 async def test_a_verdict_that_people_turn_over_twice_is_written_down_twice(bench: Bench) -> None:
     declared, weights = bench.broker.channels.declared, (0.0, 0.0, 1.0)
-    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="promoted", weights=weights, at_us=START_US)
+    verdict = ExperimentResult(
+        endpoint="e", experiment="x", number=7, phase="promoted", weights=weights, at_us=START_US
+    )
     await bench.broker.declare(declared)
     async with bench.learning(CANARY, verdict, tick_s=0.01), asyncio.timeout(WITHIN_S):
         await until(lambda: bench.heard and bench.heard[-1].phase == "promoted")
@@ -82,7 +86,9 @@ async def test_a_verdict_is_repeated_once_though_two_tasks_would(bench: Bench, m
         return await append(log, bodies, headers)
 
     monkeypatch.setattr(bench.broker, "append", slowly)
-    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US)
+    verdict = ExperimentResult(
+        endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US
+    )
     async with bench.learning(RANKED, verdict, tick_s=0.01):
         await until(lambda: bench.heard and bench.heard[-1].weights == verdict.weights)
     assert len([record for record in await everything(bench) if read_order(record)]) == 1
@@ -92,7 +98,7 @@ async def test_a_comparison_that_is_decided_again_for_another_has_another_verdic
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declared, log = bench.broker.channels.declared, bench.broker.channels.events("e")
-    verdict = Verdict(
+    verdict = ExperimentResult(
         endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US
     )  # fmt: skip
     for channel in (declared, log):
@@ -113,7 +119,7 @@ async def test_a_comparison_that_is_decided_again_for_another_has_another_verdic
 async def test_a_comparison_that_was_decided_and_is_aborted_has_another_verdict(bench: Bench) -> None:
     """The weights are the same, but who lost its log has to abort again, and not to set them."""
     declared, weights = bench.broker.channels.declared, (1.0, 0.0, 0.0)
-    verdict = Verdict(endpoint="e", experiment="x", number=7, phase="decided", weights=weights, at_us=START_US)
+    verdict = ExperimentResult(endpoint="e", experiment="x", number=7, phase="decided", weights=weights, at_us=START_US)
     await bench.broker.declare(declared)
     async with bench.learning(RANKED, verdict, tick_s=0.01), asyncio.timeout(WITHIN_S):
         await until(lambda: bench.heard and bench.heard[-1].weights == weights)

@@ -11,12 +11,12 @@ import numpy as np
 from broker.messages import Record
 from broker.protocol.header import Request, Route, Status
 from broker.protocol.ids import derived_uid
-from broker.records.events import Ended, write_event
+from broker.records.events import EndedRequests, write_event
 from broker.records.feedback import Feedback, write_feedback
 from broker.records.rewards import Reward
 from broker.records.routing import Tick, write_tick
 from router.learning.experiment import Experiment
-from router.learning.fold import Fold, Subject
+from router.learning.fold import ExperimentFold, ExperimentSpec
 
 START_US = 1_700_000_000_000_000
 ARMS = ("a", "b", "c")
@@ -44,9 +44,9 @@ class Shown:
         return derived_uid(b"trace", str(self.number).encode())
 
 
-def subject_of(**rewards: Reward) -> Subject:
+def subject_of(**rewards: Reward) -> ExperimentSpec:
     """Return an endpoint with three arms; its rows may come twice for half a minute."""
-    return Subject(
+    return ExperimentSpec(
         endpoint="e", experiment="x", arms=ARMS, rewards=rewards or {"clicked": CLICKED}, dedupe_us=30_000_000
     )
 
@@ -61,7 +61,7 @@ def rows(shown: Sequence[Shown], offset: int = 0) -> Record:
         )  # fmt: skip
         request = Request(route, one.uid, one.accepted_us, 0, one.propensity, None, 0, one.key, "", "", b"", b"")
         published_us = one.accepted_us + one.latency_us
-        ended.append(Ended([request], [1], [one.accepted_us], one.status, published_us=published_us))
+        ended.append(EndedRequests([request], [1], [one.accepted_us], one.status, published_us=published_us))
     outputs = [{name: np.array([value])} for one in shown for name, value in one.outputs.items()]
     body, headers = write_event(ended, [], outputs if len(outputs) == len(shown) else [], source="/trace")
     return Record(offset, body, headers)
@@ -117,9 +117,11 @@ def trace(requests: int, seed: int, *, policy: str = "thompson", keys: int = 0, 
     return numbered([record for _, record in timed])
 
 
-def folded(experiment: Experiment[Any], records: Sequence[Record], subject: Subject | None = None) -> Fold[Any]:
+def folded(
+    experiment: Experiment[Any], records: Sequence[Record], subject: ExperimentSpec | None = None
+) -> ExperimentFold[Any]:
     """Return the fold of a log."""
-    fold: Fold[Any] = Fold(subject or subject_of(), experiment)
+    fold: ExperimentFold[Any] = ExperimentFold(subject or subject_of(), experiment)
     for record in records:
         fold.apply(record)
     return fold

@@ -12,7 +12,7 @@ from scipy.stats import chi2, chi2_contingency
 
 from broker.protocol.ids import uniform
 from router.drawing.router import Router
-from router.policies.snapshot import Snapshot
+from router.policies.snapshot import WeightSnapshot
 from tests.router.drawing.test_router import router_of
 
 MANY = 1_000_000
@@ -28,7 +28,7 @@ def ids(number: int) -> list[bytes]:
 
 def keyed(router: Router, weights: tuple[float, ...], number: int = 1) -> list[str]:
     """Return the arm of each of KEYS keys, under these weights."""
-    router.follow(Snapshot(number, weights))
+    router.follow(WeightSnapshot(number, weights))
     return [router.plan(b"", 0b111, key=f"user-{place}").legs[0].arm for place in range(KEYS)]
 
 

@@ -18,9 +18,9 @@ from router.policies.build import canary_of, dimensions_of, learning_of, weigher
 from router.policies.canary import BadEvents, RewardDrop
 from router.policies.drawn import read_policy
 from router.policies.exp3 import Exp3
-from router.policies.learned import LearnedByFeatures
+from router.policies.learned import LearnedLinearPolicy
 from router.policies.linear import LinThompson
-from router.policies.snapshot import Snapshot, masked
+from router.policies.snapshot import WeightSnapshot, masked
 from router.policies.thompson import GaussianThompson
 from router.stats.packing import packed
 from tests.router.declaring import POLICIES, endpoint_of
@@ -103,7 +103,7 @@ def test_a_request_is_weighed_as_the_policy_weighs_it(bandit: str, arms: int) ->
     vectors, rewards = random.standard_normal((200, 3)), list(random.random(200))
     seen = one_run([n % arms for n in range(200)], rewards, [1.0] * 200)
     state = learning.fold(learning.start(1), seen, vectors)
-    weigh = weigher_of(light, Snapshot(7, light.weights, packed(state)))
+    weigh = weigher_of(light, WeightSnapshot(7, light.weights, packed(state)))
     off = 1e-12 if bandit == "linucb" or arms > 3 else 5e-4
     for vector in random.standard_normal((100, 3)):
         assert weigh.weights(list(vector)) == pytest.approx(learning.weights(state, vector[None])[0], abs=off)
@@ -116,7 +116,7 @@ def test_a_request_is_drawn_by_what_it_weighs_whichever_arms_are_ready(bandit: s
     random = np.random.default_rng(arms)
     seen = one_run([n % arms for n in range(200)], list(random.random(200)), [1.0] * 200)
     models = packed(learning.fold(learning.start(1), seen, random.standard_normal((200, 3))))
-    weigh = weigher_of(light, Snapshot(7, light.weights, models))
+    weigh = weigher_of(light, WeightSnapshot(7, light.weights, models))
     numbers = (np.arange(200) + 0.5) / 200
     for vector in random.standard_normal((10, 3)).tolist():
         for mask in range(1 << arms):
@@ -134,7 +134,7 @@ def test_a_request_is_drawn_by_what_it_weighs_whichever_arms_are_ready(bandit: s
 @pytest.mark.parametrize("bandit", ["linucb", "lints"])
 def test_arms_beside_the_bandit_weigh_nothing(bandit: str) -> None:
     light, learning = linear(bandit, arms=4, among=2)
-    weights = weigher_of(light, Snapshot(1, light.weights, packed(learning.start(1)))).weights([1.0, 0.3, -2.0])
+    weights = weigher_of(light, WeightSnapshot(1, light.weights, packed(learning.start(1)))).weights([1.0, 0.3, -2.0])
     assert len(weights) == 4
     assert [weights[arm] for arm in range(4) if arm not in light.among] == [0.0, 0.0]
     assert [weights[arm] for arm in light.among] == pytest.approx([0.5, 0.5], abs=1e-12)
@@ -146,7 +146,7 @@ def test_a_request_of_which_nothing_is_predicted_goes_to_all_arms_alike(bandit: 
     light, learning = linear(bandit, arms, among=arms)
     seen = one_run([n % arms for n in range(20)], [n / 20 for n in range(20)], [1.0] * 20)
     state = learning.fold(learning.start(1), seen, np.ones((20, 3)))
-    weigh = weigher_of(light, Snapshot(1, light.weights, packed(state)))
+    weigh = weigher_of(light, WeightSnapshot(1, light.weights, packed(state)))
     assert weigh.weights([0.0, 0.0, 0.0]) == pytest.approx([1 / arms] * arms, abs=1e-9)
     assert weigh.pick([0.0, 0.0, 0.0], (1 << arms) - 1, 0.999)[1] == pytest.approx(1 / arms, abs=1e-9)
 
@@ -160,10 +160,12 @@ def test_models_that_no_learner_has_made_are_refused(bandit: str) -> None:
         models.root[0, 1, 0, 2] = size
         said = packed(models)
         if not refused:
-            assert sum(weigher_of(light, Snapshot(1, light.weights, said)).weights([1.0, 1e6, 1e6])) == pytest.approx(1)
+            assert sum(
+                weigher_of(light, WeightSnapshot(1, light.weights, said)).weights([1.0, 1e6, 1e6])
+            ) == pytest.approx(1)
             continue
         with pytest.raises(ValueError, match=r"coefficients|finite|number"):
-            weigher_of(light, Snapshot(1, light.weights, said))
+            weigher_of(light, WeightSnapshot(1, light.weights, said))
 
 
 @pytest.mark.parametrize("arms", range(2, 9))
@@ -172,14 +174,14 @@ def test_arms_that_nothing_is_known_of_share_alike_however_sums_are_rounded(arms
     random = np.random.default_rng(arms)
     seen = one_run([0] * 50, [0.0] * 50, [1.0] * 50)
     models = packed(learning.fold(learning.start(1), seen, random.standard_normal((50, 3))))
-    weigh = weigher_of(light, Snapshot(1, light.weights, models))
+    weigh = weigher_of(light, WeightSnapshot(1, light.weights, models))
     for vector in random.standard_normal((100, 3)) * 10.0 ** random.integers(-3, 6, size=(100, 3)):
         weights = weigh.weights(vector.tolist())
         assert len(set(weights[1:])) == 1
         assert weights[1] > weights[0]
 
 
-def linear(bandit: str, arms: int, among: int) -> tuple[LearnedByFeatures, Any]:
+def linear(bandit: str, arms: int, among: int) -> tuple[LearnedLinearPolicy, Any]:
     """Return a linear policy over the last arms of an endpoint, and its fold."""
     names = [f"arm{arm}" for arm in range(arms)]
     declaration = {
@@ -190,5 +192,5 @@ def linear(bandit: str, arms: int, among: int) -> tuple[LearnedByFeatures, Any]:
         "feedback": {"rewards": {"clicked": {"default": 0}}},
     }  # fmt: skip
     light = read_policy(read_endpoint(declaration, source="test"))
-    assert isinstance(light, LearnedByFeatures)
+    assert isinstance(light, LearnedLinearPolicy)
     return light, learning_of(light.config, among, Reward.model_validate({"default": 0}))

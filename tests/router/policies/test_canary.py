@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.policies.canary import BadEvents, Canary, CanaryState, Phase, RewardDrop
+from router.policies.canary import BadEvents, Canary, CanaryPhase, CanaryState, RewardDrop
 from router.stats.arrays import Bools, Ints
 
 STEPS = (0.01, 0.05, 0.25, 0.5)
@@ -61,22 +61,22 @@ def test_it_is_promoted_after_the_last_hold_on_proof_and_not_without() -> None:
     policy = canary()
     state = at_the_last_step(policy)
     held = policy.tick(served(policy, state), 10)
-    assert held.phase[0] == Phase.RUNNING
+    assert held.phase[0] == CanaryPhase.RUNNING
     assert held.step[0] == len(STEPS) - 1
     proven = bad(policy, held, ours=40, others=60)
-    assert policy.tick(bad(policy, state, ours=40, others=60), 1).phase[0] == Phase.RUNNING
+    assert policy.tick(bad(policy, state, ours=40, others=60), 1).phase[0] == CanaryPhase.RUNNING
     promoted = policy.tick(proven, 1)
-    assert promoted.phase[0] == Phase.PROMOTED
+    assert promoted.phase[0] == CanaryPhase.PROMOTED
     assert policy.weights(promoted)[0].tolist() == [0.0, 0.0, 1.0]
 
 
 def test_harm_aborts_at_once_at_any_step_and_for_good() -> None:
     policy = canary()
     state = bad(policy, policy.start(1), ours=4, others=0)
-    assert (state.phase[0], state.tripped[0]) == (Phase.ABORTED, 0)
+    assert (state.phase[0], state.tripped[0]) == (CanaryPhase.ABORTED, 0)
     assert policy.weights(state)[0].tolist() == [0.75, 0.25, 0.0]
     later = policy.tick(served(policy, bad(policy, state, ours=0, others=1000)), 5000)
-    assert later.phase[0] == Phase.ABORTED
+    assert later.phase[0] == CanaryPhase.ABORTED
     assert later.harm[0] is not state.harm[0]
     assert np.array_equal(np.asarray(later.harm[0]), np.asarray(state.harm[0]))
 
@@ -84,23 +84,23 @@ def test_harm_aborts_at_once_at_any_step_and_for_good() -> None:
 def test_without_any_event_it_holds_and_then_goes_back() -> None:
     policy = canary()
     state = policy.tick(policy.start(1), 999)
-    assert (state.phase[0], state.step[0]) == (Phase.RUNNING, 0)
-    assert policy.tick(state, 1).phase[0] == Phase.TIMED_OUT
+    assert (state.phase[0], state.step[0]) == (CanaryPhase.RUNNING, 0)
+    assert policy.tick(state, 1).phase[0] == CanaryPhase.TIMED_OUT
     assert policy.share(policy.tick(state, 1))[0] == 0.0
 
 
 def test_without_a_request_it_goes_back_after_one_hold_if_declared_so() -> None:
     policy = canary(on_no_data="rollback")
-    assert policy.tick(policy.start(1), 9).phase[0] == Phase.RUNNING
-    assert policy.tick(policy.start(1), 10).phase[0] == Phase.STARVED
-    assert policy.tick(served(policy, policy.start(1), 1), 10).phase[0] == Phase.RUNNING
+    assert policy.tick(policy.start(1), 9).phase[0] == CanaryPhase.RUNNING
+    assert policy.tick(policy.start(1), 10).phase[0] == CanaryPhase.STARVED
+    assert policy.tick(served(policy, policy.start(1), 1), 10).phase[0] == CanaryPhase.RUNNING
 
 
 def test_each_of_several_guardrails_has_its_part_of_alpha_and_any_one_aborts() -> None:
     policy = canary(guardrails=(BadEvents(1.5), BadEvents(1.3), RewardDrop(0.1)), steps=(0.2,))
     one = canary(steps=(0.2,))
     numbers = [
-        next(n for n in range(1, 60) if bad(each, each.start(1), ours=n, others=0).phase[0] == Phase.ABORTED)
+        next(n for n in range(1, 60) if bad(each, each.start(1), ours=n, others=0).phase[0] == CanaryPhase.ABORTED)
         for each in (one, policy)
     ]
     assert numbers[1] > numbers[0]
@@ -115,16 +115,16 @@ def test_promotion_needs_the_proof_of_every_guardrail() -> None:
     both = rewarded(policy, events, ours=0.8, others=0.8, pairs=200, rail=1)
     only_rewards = rewarded(policy, state, ours=0.8, others=0.8, pairs=200, rail=1)
     phases = [policy.tick(each).phase[0] for each in (events, only_rewards, both)]
-    assert phases == [Phase.RUNNING, Phase.RUNNING, Phase.PROMOTED]
+    assert phases == [CanaryPhase.RUNNING, CanaryPhase.RUNNING, CanaryPhase.PROMOTED]
 
 
 def test_where_nothing_ever_goes_wrong_a_rate_can_be_proven_instead_of_a_ratio() -> None:
     policy = canary(guardrails=(BadEvents(1.5, max_rate=0.001),), steps=(0.5,))
     enough = policy.tick(served(policy, policy.start(1), 6000), 10)
-    assert enough.phase[0] == Phase.PROMOTED
-    assert policy.tick(served(policy, policy.start(1), 3000), 10).phase[0] == Phase.RUNNING
+    assert enough.phase[0] == CanaryPhase.PROMOTED
+    assert policy.tick(served(policy, policy.start(1), 3000), 10).phase[0] == CanaryPhase.RUNNING
     failing = bad(policy, served(policy, policy.start(1), 6000), ours=3, others=3)
-    assert policy.tick(failing, 10).phase[0] == Phase.RUNNING
+    assert policy.tick(failing, 10).phase[0] == CanaryPhase.RUNNING
     with pytest.raises(ValueError, match="independent requests"):
         canary(guardrails=(BadEvents(1.5, max_rate=0.001),), sticky=True)
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import rel_entr
 from scipy.stats import invgamma, norm
 
-from router.policies.base import Learning, Seen, one_run
+from router.policies.base import JoinedRewards, Learning, one_run
 from router.policies.counts import forget
 from router.policies.epsilon import EpsilonGreedy
 from router.policies.exp3 import Exp3
@@ -38,16 +38,16 @@ def policy(request: pytest.FixtureRequest) -> Learning[Any]:
     return POLICIES[request.param]
 
 
-def history(seed: int = 1) -> Seen:
+def history(seed: int = 1) -> JoinedRewards:
     random = np.random.default_rng(seed)
-    return Seen(
+    return JoinedRewards(
         random.integers(RUNS, size=EVENTS), random.integers(ARMS, size=EVENTS), random.random(EVENTS),
         random.uniform(FLOOR, 1.0, EVENTS),
     )  # fmt: skip
 
 
-def part(seen: Seen, places: Any) -> Seen:
-    return Seen(*(getattr(seen, field.name)[places] for field in fields(Seen)))
+def part(seen: JoinedRewards, places: Any) -> JoinedRewards:
+    return JoinedRewards(*(getattr(seen, field.name)[places] for field in fields(JoinedRewards)))
 
 
 def bytes_of(state: Any) -> bytes:
@@ -147,7 +147,7 @@ def test_epsilon_is_shared_by_all_arms_and_the_rest_by_the_best() -> None:
     assert policy.weights(tied)[0] == pytest.approx([0.45, 0.45, 0.1])
 
 
-def recorded() -> Seen:
+def recorded() -> JoinedRewards:
     return one_run(oracles.ARMS, oracles.REWARDS, [1.0] * len(oracles.ARMS))
 
 

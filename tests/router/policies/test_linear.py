@@ -7,18 +7,20 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from router.policies.base import Seen, one_run
-from router.policies.linear import LinThompson, LinUcb, Models
+from router.policies.base import JoinedRewards, one_run
+from router.policies.linear import LinearModels, LinThompson, LinUcb
 from router.stats.arrays import Floats
 from tests.router import oracles
 
 ARMS, DIMENSIONS, RUNS, EVENTS = 3, 5, 4, 400
 
 
-def history() -> tuple[Seen, Floats]:
+def history() -> tuple[JoinedRewards, Floats]:
     random = np.random.default_rng(1)
     run, arm = random.integers(RUNS, size=EVENTS), random.integers(ARMS, size=EVENTS)
-    return Seen(run, arm, random.random(EVENTS), np.full(EVENTS, 0.3)), random.standard_normal((EVENTS, DIMENSIONS))
+    return JoinedRewards(run, arm, random.random(EVENTS), np.full(EVENTS, 0.3)), random.standard_normal(
+        (EVENTS, DIMENSIONS)
+    )
 
 
 @pytest.mark.parametrize("kind", [LinUcb, LinThompson])
@@ -46,13 +48,13 @@ def test_a_batch_is_the_same_as_one_by_one_and_another_order_is_equal_to_1e9() -
     for order, exact in ((np.arange(EVENTS), True), (np.random.default_rng(3).permutation(EVENTS), False)):
         state = policy.start(RUNS)
         for places in np.array_split(order, 7):
-            some = Seen(seen.run[places], seen.arm[places], seen.reward[places], seen.propensity[places])
+            some = JoinedRewards(seen.run[places], seen.arm[places], seen.reward[places], seen.propensity[places])
             state = policy.fold(state, some, features[places])
         assert np.abs(inverses(state) - inverses(whole)).max() < (1e-300 if exact else 1e-9)
         assert np.abs(state.rewarded - whole.rewarded).max() < (1e-300 if exact else 1e-9)
 
 
-def inverses(models: Models) -> Floats:
+def inverses(models: LinearModels) -> Floats:
     found: Floats = np.einsum("rkij,rklj->rkil", models.root, models.root)
     return found
 
@@ -132,7 +134,7 @@ def test_linear_thompson_is_as_probable_as_samples_of_its_predictions() -> None:
     """Each share to 5e-4 and 4.5 standard errors: a false alarm once in 50 000."""
     policy = LinThompson(arms=ARMS, dimensions=DIMENSIONS, floor=0.0, scale=0.5)
     seen, features = history()
-    state: Models = policy.fold(policy.start(RUNS), seen, features)
+    state: LinearModels = policy.fold(policy.start(RUNS), seen, features)
     asked = np.random.default_rng(5).standard_normal((RUNS, DIMENSIONS))
     mean, deviation = policy.predicted(state, asked)
     random = np.random.default_rng(6).standard_normal((100_000, RUNS, ARMS))

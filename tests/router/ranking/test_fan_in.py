@@ -6,7 +6,7 @@ import pytest
 
 from broker.errors import Expired, MillraceError, QueueFull, Unavailable
 from broker.protocol.header import Answer, Status
-from router.ranking.fan_in import Gathering
+from router.ranking.fan_in import FanIn
 
 UID = b"u" * 16
 
@@ -23,7 +23,7 @@ def answer(arm: str, status: Status = Status.OK, *, uid: bytes = UID, body: byte
 
 
 async def test_it_ends_with_the_last_arm_and_the_first_answer_of_each_counts() -> None:
-    gathering = Gathering()
+    gathering = FanIn()
     future = gathering.expect(UID, ("v1", "v2"), wait_s=1.0, allowed_s=5.0)
     assert gathering.take(answer("v2", body=b"first"))
     assert not gathering.take(answer("v2", body=b"second"))
@@ -38,7 +38,7 @@ async def test_it_ends_with_the_last_arm_and_the_first_answer_of_each_counts() -
 
 async def test_a_slow_arm_is_left_out_when_a_result_is_there() -> None:
     clock = Clock()
-    gathering = Gathering(clock)
+    gathering = FanIn(clock)
     future = gathering.expect(UID, ("v1", "v2"), wait_s=1.0, allowed_s=5.0)
     gathering.take(answer("v1"))
     clock.now_s += 0.99
@@ -54,7 +54,7 @@ async def test_a_slow_arm_is_left_out_when_a_result_is_there() -> None:
 
 async def test_without_a_result_it_waits_on_for_the_first_one() -> None:
     clock = Clock()
-    gathering = Gathering(clock)
+    gathering = FanIn(clock)
     future = gathering.expect(UID, ("v1", "v2", "v3"), wait_s=1.0, allowed_s=5.0)
     gathering.take(answer("v1", Status.FAILED))
     clock.now_s += 3.0
@@ -67,7 +67,7 @@ async def test_without_a_result_it_waits_on_for_the_first_one() -> None:
 
 async def test_when_its_time_is_over_it_ends_with_what_there_is() -> None:
     clock = Clock()
-    gathering = Gathering(clock)
+    gathering = FanIn(clock)
     future = gathering.expect(UID, ("v1", "v2"), wait_s=9.0, allowed_s=5.0)
     gathering.take(answer("v1", Status.INVALID))
     clock.now_s += 5.0
@@ -78,7 +78,7 @@ async def test_when_its_time_is_over_it_ends_with_what_there_is() -> None:
 
 
 async def test_an_arm_that_was_refused_is_not_waited_for() -> None:
-    gathering = Gathering()
+    gathering = FanIn()
     future = gathering.expect(UID, ("v1", "v2"), wait_s=1.0, allowed_s=5.0)
     full: MillraceError = QueueFull("full")
     assert gathering.waits_for(UID, "v1")
@@ -89,7 +89,7 @@ async def test_an_arm_that_was_refused_is_not_waited_for() -> None:
 
 
 async def test_a_uid_that_comes_twice_is_waited_for_once_and_both_hear() -> None:
-    gathering = Gathering()
+    gathering = FanIn()
     one = gathering.expect(UID, ("v1",), wait_s=1.0, allowed_s=5.0)
     two = gathering.expect(UID, ("v1",), wait_s=1.0, allowed_s=5.0)
     left = gathering.expect(UID, ("v1",), wait_s=1.0, allowed_s=5.0)
@@ -100,7 +100,7 @@ async def test_a_uid_that_comes_twice_is_waited_for_once_and_both_hear() -> None
 
 
 async def test_waits_that_end_with_an_error_end_all_together() -> None:
-    gathering = Gathering()
+    gathering = FanIn()
     futures = [gathering.expect(bytes([n]) * 16, ("v1",), wait_s=1.0, allowed_s=5.0) for n in range(3)]
     gathering.forget(bytes([0]) * 16)
     gathering.fail(bytes([1]) * 16, Unavailable("one"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.channels import Channels
-from broker.delivery.ack_tracker import Settling
+from broker.delivery.ack_tracker import AckTracker
 from broker.messages import FULL, NO_QUEUE, TOO_LARGE, UNKNOWN, Delivery, Message, Outcome
 from broker.protocol.ids import new_uid
 from broker.records.merges import TYPE, Merge
@@ -43,7 +43,7 @@ async def test_a_record_is_tried_again_and_its_hold_settled_when_it_is_safe(
     monkeypatch.setattr(merge_log, "PAUSE_S", 0.01)
     async with Answering(tmp_path / "broker.db", Channels()) as broker:
         broker.says = says
-        settling, lost = Settling(broker), list[str]()
+        settling, lost = AckTracker(broker), list[str]()
         log = MergeLog(broker, lost=lost.append, patience_s=30.0)
         hold = settling.hold(Delivery(Message(queue="q", body=b""), 1, 0, None), 2)
         log.put("e", MERGE, hold)
@@ -58,7 +58,7 @@ async def test_a_record_that_is_lost_is_counted_and_its_hold_stays(
 ) -> None:
     async with Answering(tmp_path / "broker.db", Channels()) as broker:
         broker.says, broker.times = says, 1_000
-        settling, lost = Settling(broker), list[str]()
+        settling, lost = AckTracker(broker), list[str]()
         log = MergeLog(broker, lost=lost.append, patience_s=patience_s)
         hold = settling.hold(Delivery(Message(queue="q", body=b""), 1, 0, None), 1)
         for _ in range(2):

@@ -25,7 +25,7 @@ from router.interleaving.placed import stream
 from router.policies.interleaving import Interleaving
 from router.policies.split import Split
 from router.ranking.fan_in import Heard
-from router.ranking.merging import Merged, read_ranking
+from router.ranking.merging import MergedAnswer, read_ranking
 
 KEY = b"secret"
 POLICY = Interleaving(arms=3, rankers=(0, 1, 2), length=4, output="items")
@@ -63,12 +63,14 @@ def failed(arm: str, status: Status = Status.FAILED) -> Answer:
     return Answer(UID, status, arm, 1, None, 0, 0, 0, b'{"error":"%s"}' % arm.encode())
 
 
-def merged(*answers: Answer, missing: dict[str, MillraceError] | None = None, router: Router | None = None) -> Merged:
+def merged(
+    *answers: Answer, missing: dict[str, MillraceError] | None = None, router: Router | None = None
+) -> MergedAnswer:
     heard: Heard = {**{one.arm: one for one in answers}, **(missing or {})}
     return (router or router_of()).merge(REQUEST, heard)
 
 
-def said(found: Merged) -> dict[str, Any]:
+def said(found: MergedAnswer) -> dict[str, Any]:
     document: dict[str, Any] = orjson.loads(found.answer.body)
     return document
 

@@ -9,7 +9,7 @@ import pytest
 from broker.channels import Channels
 from broker.errors import InvalidRequest
 from broker.messages import Delivery, Message
-from broker.protocol.header import Reply
+from broker.protocol.header import ReplyTo
 from router.drawing.keys import key_of
 from router.service.intake import identity, read_headers, tenant_of
 
@@ -28,7 +28,7 @@ def test_headers_of_any_client_are_read() -> None:
         ),
         CHANNELS,
     )
-    assert (asked.reply, asked.reply_to, asked.timeout_ms, asked.key) == (Reply.CLIENT, "mine", 250, "k�")
+    assert (asked.reply, asked.reply_to, asked.timeout_ms, asked.key) == (ReplyTo.CLIENT, "mine", 250, "k�")
     assert asked.trace.startswith("00-aaa")
 
 

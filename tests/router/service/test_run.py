@@ -22,7 +22,7 @@ from router.service.forwarding import EndpointService
 from router.service.line import STUCK_S
 from router.service.metrics import RouterMetrics
 from router.service.ranked_requests import RankerAnswers
-from router.service.run import RouterSettings, Service
+from router.service.run import RouterService, RouterSettings
 from router.state.view import View
 
 CHANNELS = Channels()
@@ -230,7 +230,7 @@ async def test_an_endpoint_whose_queue_is_refused_is_named_and_the_others_are_se
     registry = CollectorRegistry()
     async with Refusing(tmp_path / "b.db", CHANNELS) as broker:
         metrics = RouterMetrics(registry)
-        service = Service(broker, view, RouterSettings(instance="r", limits=Limits(messages=7)), metrics)
+        service = RouterService(broker, view, RouterSettings(instance="r", limits=Limits(messages=7)), metrics)
         metrics.watch(service.problems)
         service.look()
         async with asyncio.timeout(PATIENCE_S):
@@ -268,7 +268,7 @@ async def test_an_endpoint_whose_queue_is_there_waits_for_no_declaration_of_othe
     async with Slow(tmp_path / "b.db", CHANNELS) as broker:
         for queue in (REQUESTS, CHANNELS.inputs("whole", 1)):
             await broker.declare(queue)
-        service = Service(broker, view, RouterSettings(instance="r"), RouterMetrics(CollectorRegistry()))
+        service = RouterService(broker, view, RouterSettings(instance="r"), RouterMetrics(CollectorRegistry()))
         service.look()
         await send(broker, one=60_000)
         async with asyncio.timeout(PATIENCE_S):
@@ -290,7 +290,7 @@ async def test_nobody_consumes_from_a_queue_that_is_being_made(tmp_path: Path) -
         endpoint = read_endpoint({"endpoint": name, "arms": {"v1": "whole@1"}}, source="test")
         view.fold_declared(Record(0, endpoint_declared(endpoint, "test"), NO_HEADERS))
     async with Watching(tmp_path / "b.db", CHANNELS) as broker:
-        service = Service(broker, view, RouterSettings(instance="r"), RouterMetrics(CollectorRegistry()))
+        service = RouterService(broker, view, RouterSettings(instance="r"), RouterMetrics(CollectorRegistry()))
         service.look()
         async with asyncio.timeout(PATIENCE_S):
             while REQUESTS not in consumed:  # noqa: ASYNC110 - no event tells it
@@ -305,7 +305,7 @@ async def test_the_queue_of_clients_has_a_limit(tmp_path: Path) -> None:
     declare(view, "whole")
     async with SqliteBroker(tmp_path / "b.db", CHANNELS) as broker:
         settings = RouterSettings(instance="r", limits=Limits(messages=7))
-        service = Service(broker, view, settings, RouterMetrics(CollectorRegistry()))
+        service = RouterService(broker, view, settings, RouterMetrics(CollectorRegistry()))
         service.look()
         async with asyncio.timeout(PATIENCE_S):
             while await broker.missing([REQUESTS]):  # noqa: ASYNC110 - as above

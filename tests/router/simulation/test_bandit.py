@@ -14,7 +14,7 @@ from router.policies.exp3 import Exp3
 from router.policies.thompson import Thompson
 from router.policies.ucb import Ucb
 from router.simulation.bandit import Traffic, course, walk
-from router.simulation.clicks import World, lists_until_proven
+from router.simulation.clicks import ClickWorld, lists_until_proven
 from router.stats.arrays import Floats
 
 RUNS = 5
@@ -64,7 +64,7 @@ def test_the_best_arm_gets_most_and_what_exploring_costs_is_counted() -> None:
 
 def test_equal_rankers_are_seldom_proven_different_and_others_soon() -> None:
     """100 runs at alpha 5 %: at most 5 % + 3 standard errors = 11.5 %."""
-    same = lists_until_proven(World(noise=(0.2, 0.2)), "team_draft", 0.05, 100, 1000, 1)
+    same = lists_until_proven(ClickWorld(noise=(0.2, 0.2)), "team_draft", 0.05, 100, 1000, 1)
     assert (same > 0).mean() <= 0.115
-    other = lists_until_proven(World(noise=(0.02, 0.8)), "team_draft", 0.05, 50, 5000, 1)
+    other = lists_until_proven(ClickWorld(noise=(0.02, 0.8)), "team_draft", 0.05, 50, 5000, 1)
     assert (other > 0).all()

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.policies.base import Learning, Seen, one_run
-from router.policies.canary import Canary, Phase
+from router.policies.base import JoinedRewards, Learning, one_run
+from router.policies.canary import Canary, CanaryPhase
 from router.policies.epsilon import EpsilonGreedy
 from router.policies.exp3 import Exp3
 from router.policies.linear import LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
 from router.policies.ucb import Ucb
-from router.simulation.canary import Rates, paired, staged
-from router.simulation.environments import World, accuracies, regrets, replaced_items
+from router.simulation.canary import EventRates, paired, staged
+from router.simulation.environments import BernoulliWorld, accuracies, regrets, replaced_items
 from router.stats.arrays import Ints
 from router.stats.eprocess import PairTest
 from router.stats.estimators import ips
@@ -43,12 +43,12 @@ REQUESTS = 2000
 def test_regret_is_where_it_should_be_with_a_snapshot_every_ten_requests(
     policy: Learning[Any], low: float, high: float
 ) -> None:
-    assert low < regrets(policy, World(means=MEANS, requests=REQUESTS, every=10), 60, 1).mean() < high
+    assert low < regrets(policy, BernoulliWorld(means=MEANS, requests=REQUESTS, every=10), 60, 1).mean() < high
 
 
 def test_sampling_and_probabilities_are_the_same_policy() -> None:
     """Two means of 150 runs, 4 standard errors of their difference."""
-    world = World(means=MEANS, requests=1000, every=20)
+    world = BernoulliWorld(means=MEANS, requests=1000, every=20)
     found = [regrets(Thompson(arms=2), world, 150, seed, sampling=seed == 1)[:, -1] for seed in (1, 2)]
     error = math.sqrt(sum(each.var() / 150 for each in found))
     assert abs(found[0].mean() - found[1].mean()) < 4 * error
@@ -57,7 +57,9 @@ def test_sampling_and_probabilities_are_the_same_policy() -> None:
 def test_late_and_lost_rewards_cost_something_and_not_everything() -> None:
     means = np.array([[0.5] + [0.3] * 4])
     at_once, late, lost = (
-        regrets(Thompson(arms=5), World(means=means, requests=4000, every=20, **how), 60, 1, sampling=True).mean()
+        regrets(
+            Thompson(arms=5), BernoulliWorld(means=means, requests=4000, every=20, **how), 60, 1, sampling=True
+        ).mean()
         for how in ({}, {"delay": 500.0}, {"lost": 0.2})
     )
     assert 1.3 * at_once < late < 2.5 * at_once
@@ -68,7 +70,11 @@ def test_a_half_life_follows_arms_that_change_places() -> None:
     swapped = np.array([[0.7, 0.3], [0.3, 0.7]])
     plain, forgetting = (
         regrets(
-            Thompson(arms=2, half_life=half_life), World(means=swapped, requests=4000, every=20), 40, 1, sampling=True
+            Thompson(arms=2, half_life=half_life),
+            BernoulliWorld(means=swapped, requests=4000, every=20),
+            40,
+            1,
+            sampling=True,
         ).mean()
         for half_life in (None, 300.0)
     )
@@ -76,7 +82,7 @@ def test_a_half_life_follows_arms_that_change_places() -> None:
 
 
 def test_regret_is_marked_on_the_way() -> None:
-    found = regrets(EpsilonGreedy(arms=2), World(means=MEANS, requests=300, every=7), 5, 1, at=[100, 200])
+    found = regrets(EpsilonGreedy(arms=2), BernoulliWorld(means=MEANS, requests=300, every=7), 5, 1, at=[100, 200])
     assert found.shape == (5, 3)
     assert (np.diff(found, axis=-1) >= 0).all()
 
@@ -93,7 +99,7 @@ def test_a_log_of_a_learning_policy_with_a_floor_tells_the_value_of_another_one(
     assert abs(found.value[0] - 1.3 / 3) < 4 * (found.high[0] - found.low[0]) / 3.92
 
 
-def _rewards(random: np.random.Generator, arm: Ints) -> Seen:
+def _rewards(random: np.random.Generator, arm: Ints) -> JoinedRewards:
     return one_run(list(arm), list((random.random(len(arm)) < 0.5).astype(float)), [1 / 3] * len(arm))
 
 
@@ -111,22 +117,22 @@ def watched(**more: Any) -> Canary:
 @pytest.mark.parametrize("drift", [0.0, 0.8])
 def test_a_canary_that_is_no_worse_is_seldom_aborted_and_promoted_at_last(drift: float) -> None:
     """500 runs at alpha 5 %, a look after every event: at most 5 % + 3 standard errors = 8 %."""
-    ended = staged(watched(), Rates(base=0.01, drift=drift), 500, 150_000, 1)
-    assert (ended.phase == Phase.ABORTED).mean() <= 0.08
-    assert (ended.phase == Phase.PROMOTED).mean() >= 0.9
-    assert ended.requests[ended.phase == Phase.PROMOTED].min() >= 40_000
+    ended = staged(watched(), EventRates(base=0.01, drift=drift), 500, 150_000, 1)
+    assert (ended.phase == CanaryPhase.ABORTED).mean() <= 0.08
+    assert (ended.phase == CanaryPhase.PROMOTED).mean() >= 0.9
+    assert ended.requests[ended.phase == CanaryPhase.PROMOTED].min() >= 40_000
 
 
 def test_a_canary_at_the_margin_is_seldom_promoted() -> None:
     """300 runs at alpha 5 %: at most 5 % + 3 standard errors = 8.8 %."""
-    ended = staged(watched(), Rates(base=0.01, ratio=1.5), 300, 150_000, 2)
-    assert (ended.phase == Phase.PROMOTED).mean() <= 0.088
+    ended = staged(watched(), EventRates(base=0.01, ratio=1.5), 300, 150_000, 2)
+    assert (ended.phase == CanaryPhase.PROMOTED).mean() <= 0.088
 
 
 @pytest.mark.parametrize(("ratio", "most"), [(2.0, 1100), (5.0, 120)])
 def test_a_bad_canary_is_stopped_early(ratio: float, most: int) -> None:
-    ended = staged(watched(), Rates(base=0.01, ratio=ratio), 300, 100_000, 3)
-    assert (ended.phase == Phase.ABORTED).mean() > 0.99
+    ended = staged(watched(), EventRates(base=0.01, ratio=ratio), 300, 100_000, 3)
+    assert (ended.phase == CanaryPhase.ABORTED).mean() > 0.99
     assert np.median(ended.canary_requests) <= most
 
 

@@ -10,7 +10,7 @@ import pytest
 from broker.errors import Unavailable
 from broker.records.agreement import Agreement, write_agreement
 from broker.records.status import SILENT_AFTER_S, Announcement
-from router.state.members import Members
+from router.state.members import MemberTable
 
 OWN = Agreement(key="mine", is_key_given=False, started_us=100, limit_requests=10)
 
@@ -31,8 +31,8 @@ def announced(instance: str = "other", state: str = "ready", part: str = "gatewa
     )  # fmt: skip
 
 
-def members(clock: Clock | None = None, **changed: Any) -> Members:
-    made = Members(clock or Clock())
+def members(clock: Clock | None = None, **changed: Any) -> MemberTable:
+    made = MemberTable(clock or Clock())
     made.introduce("me", dataclasses.replace(OWN, **changed))
     return made
 
@@ -69,7 +69,7 @@ def test_who_made_a_key_draws_nothing_by_key_beside_one_that_counts(
 
 def test_of_two_members_one_refuses_and_one_does_not() -> None:
     for first, second in ((1, 2), (2, 1), (1, 1)):
-        one, two = Members(Clock()), Members(Clock())
+        one, two = MemberTable(Clock()), MemberTable(Clock())
         one.introduce("a", dataclasses.replace(OWN, started_us=first))
         two.introduce("b", dataclasses.replace(OWN, key="theirs", started_us=second))
         one.hear(announced("b", key="theirs", started_us=second))
@@ -124,7 +124,7 @@ def test_limits_that_differ_are_said_and_stop_nothing() -> None:
 
 
 def test_who_is_introduced_by_nothing_compares_nothing() -> None:
-    me = Members(Clock())
+    me = MemberTable(Clock())
     me.hear(announced(key="theirs"))
     assert me.look() == {}
     me.check_key()

@@ -12,10 +12,10 @@ from broker.protocol.ids import wall_us
 from broker.records.declared import endpoint_declared, endpoint_withdrawn
 from broker.records.endpoint import read_endpoint
 from broker.records.routing import (
-    Checkpoint,
-    Place,
-    Said,
-    Verdict,
+    ExperimentResult,
+    LearnerCheckpoint,
+    LogPosition,
+    SnapshotRecord,
     experiment_of,
     write_claim,
     write_snapshot,
@@ -30,7 +30,7 @@ BANDIT = {
 }  # fmt: skip
 CANARY = {"endpoint": "e", "arms": {"a": "m@1", "b": "m@2"}, "policy": {"canary": "b", "stable": "a"}}
 ENDED, OTHER = (1.0, 0.0), (0.25, 0.75)
-PLACE = Place(offset=0, number=0, at_us=0)
+PLACE = LogPosition(offset=0, number=0, at_us=0)
 
 
 class Logs:
@@ -48,15 +48,17 @@ class Logs:
         return self.view.router("e").snapshot.weights
 
     def say(self, number: int, weights: tuple[float, ...] = OTHER) -> None:
-        said = Said(endpoint="e", experiment=self.experiment, term=1, number=number, weights=weights)
+        said = SnapshotRecord(endpoint="e", experiment=self.experiment, term=1, number=number, weights=weights)
         self.view.fold_status(Record(0, write_snapshot(said), {}))
 
     def end(self, number: int) -> None:
-        verdict = Verdict(endpoint="e", experiment=self.experiment, number=number, phase="aborted", weights=ENDED)
+        verdict = ExperimentResult(
+            endpoint="e", experiment=self.experiment, number=number, phase="aborted", weights=ENDED
+        )
         self.view.fold_declared(Record(2, write_verdict(verdict), {}))
 
     def check(self, number: int = 5, experiment: str = "", weights: tuple[float, ...] = OTHER) -> None:
-        checkpoint = Checkpoint(
+        checkpoint = LearnerCheckpoint(
             experiment=experiment or self.experiment, at=PLACE, rebuild=PLACE, number=number, weights=weights, state={}
         )
         self.view.fold_checkpoint("e", checkpoint)
