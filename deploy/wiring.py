@@ -76,8 +76,13 @@ class Installation:
             "monitors": self._monitors,
         }
         return run_part(
-            part, mains[part], host=self.settings.metrics.host, port=port, parent=parent, grace_s=self.grace_s,
-        )  # fmt: skip
+            part,
+            mains[part],
+            host=self.settings.metrics.host,
+            port=port,
+            parent=parent,
+            grace_s=self.grace_s,
+        )
 
     def run_replica(self, model: str, version: int, *, parent: int | None) -> int:
         """Run one replica of a model version in this process."""
@@ -96,11 +101,17 @@ class Installation:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         settings = self.settings
         spec = ReplicaSpec(
-            instance=context.instance, repository=settings.repository_folder, model=model, version=version,
+            instance=context.instance,
+            repository=settings.repository_folder,
+            model=model,
+            version=version,
             kept_configs=settings.data_folder / "configs",
-            device=settings.processors.device, threads=settings.processors.threads, grace_s=settings.processors.grace,
-            limits=self.queue_limits(), metrics_port=context.metrics_port,
-        )  # fmt: skip
+            device=settings.processors.device,
+            threads=settings.processors.threads,
+            grace_s=settings.processors.grace,
+            limits=self.queue_limits(),
+            metrics_port=context.metrics_port,
+        )
         async with self.broker() as broker:
             context.ready = True
             await Replica(broker, spec, context.registry).run(context.stop)
@@ -117,16 +128,29 @@ class Installation:
 
         gateway, key = self.settings.gateway, assignment_key(self.settings)
         door = DoorLimits(
-            head_bytes=gateway.head_limit, target_bytes=gateway.target_limit, head_s=gateway.head_timeout,
-            body_s=gateway.body_timeout, idle_s=gateway.idle_timeout, arriving_bytes=gateway.arriving_limit,
-            bodies_bytes=gateway.bodies_limit, connections=gateway.connections_limit,
-        )  # fmt: skip
+            head_bytes=gateway.head_limit,
+            target_bytes=gateway.target_limit,
+            head_s=gateway.head_timeout,
+            body_s=gateway.body_timeout,
+            idle_s=gateway.idle_timeout,
+            arriving_bytes=gateway.arriving_limit,
+            bodies_bytes=gateway.bodies_limit,
+            connections=gateway.connections_limit,
+        )
         settings = GatewaySettings(
-            instance=context.instance, host=gateway.host, port=gateway.http_port, body_limit_bytes=gateway.body_limit,
-            pending_limit=gateway.pending_limit, results_limit_bytes=gateway.results_limit, grace_s=gateway.grace,
-            metrics_port=context.metrics_port, strict_readiness=gateway.strict_readiness,
-            compress_above_bytes=gateway.compress_above, door=door, agreement=self._agreement(key),
-        )  # fmt: skip
+            instance=context.instance,
+            host=gateway.host,
+            port=gateway.http_port,
+            body_limit_bytes=gateway.body_limit,
+            pending_limit=gateway.pending_limit,
+            results_limit_bytes=gateway.results_limit,
+            grace_s=gateway.grace,
+            metrics_port=context.metrics_port,
+            strict_readiness=gateway.strict_readiness,
+            compress_above_bytes=gateway.compress_above,
+            door=door,
+            agreement=self._agreement(key),
+        )
         results = SqliteResults(self.settings.data_folder / "results.db", ttl_s=gateway.results_ttl)
         async with self.broker() as broker:
             await run(broker, settings, key, results, context.registry, context.stop)
@@ -136,9 +160,11 @@ class Installation:
 
         key = assignment_key(self.settings)
         settings = RouterSettings(
-            instance=context.instance, metrics_port=context.metrics_port, limits=self.queue_limits(),
+            instance=context.instance,
+            metrics_port=context.metrics_port,
+            limits=self.queue_limits(),
             agreement=self._agreement(key),
-        )  # fmt: skip
+        )
         async with self.broker() as broker:
             await run(broker, settings, key, context.registry, context.stop)
 
@@ -159,11 +185,14 @@ class Installation:
 
         settings = self.settings
         catalog = CatalogSettings(
-            instance=context.instance, repository=settings.repository_folder, poll_s=settings.repository.poll,
+            instance=context.instance,
+            repository=settings.repository_folder,
+            poll_s=settings.repository.poll,
             doubt_s=settings.repository.doubt,
-            replicas=settings.processors.replicas.min, limits=self.queue_limits(),
+            replicas=settings.processors.replicas.min,
+            limits=self.queue_limits(),
             metrics_port=context.metrics_port,
-        )  # fmt: skip
+        )
         async with self.broker() as broker:
             await run(broker, self._engine(), catalog, context.stop)
 
@@ -174,9 +203,11 @@ class Installation:
         known = KnownVersions(host=reached_at(self.settings.metrics.host))
         context.pages["/targets"] = lambda: ("application/json", json.dumps(known.targets()).encode())
         settings = MonitorSettings(
-            instance=context.instance, folder=self.settings.data_folder / "monitors", metrics_port=context.metrics_port,
+            instance=context.instance,
+            folder=self.settings.data_folder / "monitors",
+            metrics_port=context.metrics_port,
             max_series=self.settings.monitors.prometheus.max_series,
-        )  # fmt: skip
+        )
         async with self.broker() as broker:
             await run(broker, settings, context.registry, context.stop, known)
 
@@ -184,9 +215,11 @@ class Installation:
         limits = self.settings.broker.limits
         return Agreement(
             key=key_hash(key, self.settings.prefix),
-            is_key_given=bool(self.settings.secrets.assignment.get_secret_value()), started_us=now_us(),
-            limit_requests=limits.requests, limit_bytes=limits.size,
-        )  # fmt: skip
+            is_key_given=bool(self.settings.secrets.assignment.get_secret_value()),
+            started_us=now_us(),
+            limit_requests=limits.requests,
+            limit_bytes=limits.size,
+        )
 
     def queue_limits(self) -> Limits:
         """Return how much a queue may hold."""
@@ -203,9 +236,13 @@ class Installation:
             name = self.settings.prefix.rstrip(".").replace(".", "-")
             environment = own_environment(self.overrides, native)
             return RayEngine(
-                work, name=name, grace_s=processors.grace, environment=environment, gpus=processors.gpus,
+                work,
+                name=name,
+                grace_s=processors.grace,
+                environment=environment,
+                gpus=processors.gpus,
                 empty_folder=self.settings.data_folder / "ray",
-            )  # fmt: skip
+            )
         from processors.engine_process import ProcessEngine
 
         def command(model: str, version: int, _: int) -> Sequence[str]:

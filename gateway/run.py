@@ -30,10 +30,15 @@ log = logging.getLogger(__name__)
 
 
 async def run(
-    broker: Broker, settings: GatewaySettings, key: bytes, results: ResultsStore, registry: CollectorRegistry,
-    stop: asyncio.Event, *,
+    broker: Broker,
+    settings: GatewaySettings,
+    key: bytes,
+    results: ResultsStore,
+    registry: CollectorRegistry,
+    stop: asyncio.Event,
+    *,
     on_started: Callable[[int], None] = lambda port: None,
-) -> None:  # fmt: skip
+) -> None:
     """Serve HTTP until `stop`. `key` is the secret that decisions are drawn with; `results` keeps what is asynchronous;
     `on_started` hears the port.
 
@@ -45,29 +50,40 @@ async def run(
     sending = RequestSender(core)
     asynchronous = StoredRequests(core, results, sending)
     metrics.watch(
-        pending=lambda: len(core.pending), unclaimed=lambda: core.pending.unclaimed, stored=lambda: len(asynchronous),
+        pending=lambda: len(core.pending),
+        unclaimed=lambda: core.pending.unclaimed,
+        stored=lambda: len(asynchronous),
         used=lambda: asynchronous.used_bytes,
-    )  # fmt: skip
+    )
     metrics.watch_door(
-        connections=lambda: len(core.door.connections), arriving=lambda: core.door.arriving_bytes,
+        connections=lambda: len(core.door.connections),
+        arriving=lambda: core.door.arriving_bytes,
         held=lambda: core.door.held_bytes,
-    )  # fmt: skip
+    )
     await _follow(core, tasks)
     await core.pending.open()
     await asynchronous.open()
     infer = InferRoute(core, sending, asynchronous)
     announcer = Heartbeat(
-        broker, instance=settings.instance, part="gateway", metrics_port=settings.metrics_port,
+        broker,
+        instance=settings.instance,
+        part="gateway",
+        metrics_port=settings.metrics_port,
         troubles=lambda: [core.rows.trouble] if core.rows.trouble else [],
-    )  # fmt: skip
+    )
     await announcer.say("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
     tasks.spawn(announcer.beat(), "heartbeat")
     tasks.spawn(keep_comparing(view.members, announcer, registry), "agreement")
     try:
         await serve(
-            core, front(core, infer, asynchronous), (core.pending, asynchronous), host=settings.host,
-            port=settings.port, stop=stop, on_started=on_started,
-        )  # fmt: skip
+            core,
+            front(core, infer, asynchronous),
+            (core.pending, asynchronous),
+            host=settings.host,
+            port=settings.port,
+            stop=stop,
+            on_started=on_started,
+        )
     finally:
         await _within(settings.grace_s, infer.drain(), "requests that were accepted")
         await _within(settings.grace_s, core.rows.drain(), "rows of refused requests")

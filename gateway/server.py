@@ -37,9 +37,15 @@ class PendingClients(Protocol):
 
 
 async def serve(
-    core: Core, app: App, waits: Sequence[PendingClients], *, host: str, port: int, stop: asyncio.Event,
+    core: Core,
+    app: App,
+    waits: Sequence[PendingClients],
+    *,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
     on_started: Callable[[int], None],
-) -> None:  # fmt: skip
+) -> None:
     """Serve until `stop`, then take no new connection and wait for the pending answers, at most the grace.
 
     `on_started` hears the real port (0 lets the system choose). Raises Misconfigured when the port cannot be had.
@@ -108,7 +114,16 @@ class _Server(uvicorn.Server):
 
 def _config(app: App, core: Core) -> uvicorn.Config:
     return uvicorn.Config(
-        app, loop="none", http=connection_factory(core.door), ws="none", lifespan="off", interface="asgi3",
-        log_config=None, access_log=False, proxy_headers=False, server_header=False, backlog=BACKLOG,
+        app,
+        loop="none",
+        http=connection_factory(core.door),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=int(core.settings.grace_s) + LAST_WORDS_S,
-    )  # fmt: skip
+    )

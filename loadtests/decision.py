@@ -167,9 +167,14 @@ def _decide(name: str) -> Callable[[bytes], Any]:
 
 def _said(endpoint: Endpoint, term: int, number: int, weights: tuple[float, ...], models: Any = None) -> SnapshotRecord:
     return SnapshotRecord(
-        endpoint=endpoint.endpoint, experiment=experiment_of(endpoint), term=term, number=number, weights=weights,
-        models=models, at_us=now_us(),
-    )  # fmt: skip
+        endpoint=endpoint.endpoint,
+        experiment=experiment_of(endpoint),
+        term=term,
+        number=number,
+        weights=weights,
+        models=models,
+        at_us=now_us(),
+    )
 
 
 def _models(endpoint: Endpoint) -> Any:
@@ -215,9 +220,12 @@ async def _refreshed(broker: Broker, port: int, seconds: float) -> dict[str, int
     await asyncio.gather(publishing, return_exceptions=True)
     answered = len(load.latencies_s)
     return {
-        "sent": answered + load.errors, "answered": answered, "per_s": round(answered / load.took_s),
-        "published": len(numbers), "drawn_from": await _drawn_from(broker, answered),
-    }  # fmt: skip
+        "sent": answered + load.errors,
+        "answered": answered,
+        "per_s": round(answered / load.took_s),
+        "published": len(numbers),
+        "drawn_from": await _drawn_from(broker, answered),
+    }
 
 
 async def _publish(broker: Broker, endpoint: Endpoint, term: int, numbers: list[int]) -> None:
@@ -347,8 +355,9 @@ def main() -> None:
     rows.append(("requests meanwhile", f"{fresh['answered']:,} of {fresh['sent']:,} answered, {fresh['per_s']:,}/s"))
     figures = {
         "decisions": {name: asdict(timed) for name, timed in drawn.items()},
-        "folds": {how: asdict(timed) for how, timed in folded.items()}, "refreshes": fresh,
-    }  # fmt: skip
+        "folds": {how: asdict(timed) for how, timed in folded.items()},
+        "refreshes": fresh,
+    }
     report("decisions, snapshots and feedback", rows, figures, options.json)
     sys.exit(0 if held and fresh["sent"] == fresh["answered"] else 1)
 

@@ -183,9 +183,13 @@ async def ask(port: int, seconds: float, gateway: psutil.Process) -> dict[str, A
     seen = await load
     ms = [1e3 * quantile(seen.latencies_s, share) for share in (0.5, 0.99)]
     return {
-        "answered": len(seen.latencies_s), "errors": seen.errors, "codes": dict(seen.bad_codes), "p50_ms": ms[0],
-        "p99_ms": ms[1], "rss_mb": most / 1e6,
-    }  # fmt: skip
+        "answered": len(seen.latencies_s),
+        "errors": seen.errors,
+        "codes": dict(seen.bad_codes),
+        "p50_ms": ms[0],
+        "p99_ms": ms[1],
+        "rss_mb": most / 1e6,
+    }
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -209,8 +213,14 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             ended = await metrics_of_gateway(place)
         logged = (folder / "log").read_text().splitlines()
     lines = [json.loads(line)["message"] for line in logged if "the door" in line]
-    return {"before": before, "during": during, "ended": ended, "log": lines,
-            "ratio": during["p99_ms"] / before["p99_ms"], "growth_mb": during["rss_mb"] - before["rss_mb"]}  # fmt: skip
+    return {
+        "before": before,
+        "during": during,
+        "ended": ended,
+        "log": lines,
+        "ratio": during["p99_ms"] / before["p99_ms"],
+        "growth_mb": during["rss_mb"] - before["rss_mb"],
+    }
 
 
 def wrong(figures: dict[str, Any]) -> list[str]:
@@ -247,8 +257,10 @@ def main() -> None:
         return
     figures = uvloop.run(measure(options))
     rows = [(when, _row(it)) for when, it in (("before", figures["before"]), ("under attack", figures["during"]))]
-    rows += [("p99, under attack to before", f"{figures['ratio']:.2f}"),
-             ("the gateway grew by", f"{figures['growth_mb']:.0f} MB")]  # fmt: skip
+    rows += [
+        ("p99, under attack to before", f"{figures['ratio']:.2f}"),
+        ("the gateway grew by", f"{figures['growth_mb']:.0f} MB"),
+    ]
     rows += [(f"refused, {reason}", f"{count:,.0f}") for reason, count in sorted(figures["ended"].items())]
     rows += [("log", line) for line in figures["log"]]
     found = wrong(figures)

@@ -64,7 +64,11 @@ async def measure_heavy(place: Installation, *, repeat: int, warm: int, requests
     ratios = [turn.rate / rate for turn, rate in zip(ours, bare, strict=True)]
     rate, bare_rate = median(turn.rate for turn in ours), median(bare)
     return {
-        "rate": rate, "bare_rate": bare_rate, "ratio": rate / bare_rate, "ratios": [min(ratios), max(ratios)],
-        "in_model": median(turn.in_model for turn in ours), "call_ms": median(turn.call_ms for turn in ours),
+        "rate": rate,
+        "bare_rate": bare_rate,
+        "ratio": rate / bare_rate,
+        "ratios": [min(ratios), max(ratios)],
+        "in_model": median(turn.in_model for turn in ours),
+        "call_ms": median(turn.call_ms for turn in ours),
         "bare_call_ms": 1e3 * BATCH / bare_rate,
-    }  # fmt: skip
+    }

@@ -78,11 +78,8 @@ class End:
     async def _publish(self, batches: Iterator[int]) -> None:
         for count in batches:
             outcomes = await self.broker.publish(
-                [
-                    Message(queue=self.queue, body=self.body, header=HEADER, content_type=BINARY)
-                    for _ in range(count)
-                ]
-            )  # fmt: skip
+                [Message(queue=self.queue, body=self.body, header=HEADER, content_type=BINARY) for _ in range(count)]
+            )
             if not all(outcome.safe for outcome in outcomes):
                 raise RuntimeError(f"refused: {set(outcomes)}")
 
@@ -230,9 +227,19 @@ class BrokerHop:
     def _end(self, end: str, queue: str, messages: int | None = None) -> tuple[str | int, ...]:
         options = self.options
         return (
-            "--broker", options.broker, "--end", end, "--queue", queue, "--prefix", self.channels.prefix,
-            "--messages", messages or options.messages, "--size", options.size,
-        )  # fmt: skip
+            "--broker",
+            options.broker,
+            "--end",
+            end,
+            "--queue",
+            queue,
+            "--prefix",
+            self.channels.prefix,
+            "--messages",
+            messages or options.messages,
+            "--size",
+            options.size,
+        )
 
 
 def hop_of(module: str, take: tuple[str | int, ...], publish: tuple[str | int, ...]) -> Figures:

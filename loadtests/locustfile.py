@@ -63,8 +63,12 @@ def as_binary(given: Any) -> Encoded:
     """Return a request whose tensor is raw bytes behind the JSON (little-endian, as these machines are)."""
     raw = row(given).tobytes()
     tensor = {"name": given.input, "shape": [1, given.features], "datatype": "FP32"}
-    head = orjson.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": len(raw)}}],
-                         "parameters": {"binary_data_output": True}})  # fmt: skip
+    head = orjson.dumps(
+        {
+            "inputs": [{**tensor, "parameters": {"binary_data_size": len(raw)}}],
+            "parameters": {"binary_data_output": True},
+        }
+    )
     return head + raw, {"content-type": "application/octet-stream", JSON_LENGTH: str(len(head))}
 
 
@@ -132,9 +136,13 @@ class QueueUser(User):
         except self.errors as exc:
             error = exc
         self.environment.events.request.fire(
-            request_type=self.protocol, name=name, response_time=(time.perf_counter() - started) * 1000,
-            response_length=size, exception=error, context={},
-        )  # fmt: skip
+            request_type=self.protocol,
+            name=name,
+            response_time=(time.perf_counter() - started) * 1000,
+            response_length=size,
+            exception=error,
+            context={},
+        )
 
     def _answered(self, body: bytes, headers: dict[str, str]) -> tuple[str, bytes]:
         """Publish one request and return its answer's status and body; raises RuntimeError when there is none."""

@@ -68,9 +68,12 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             after = memory_kib(running)
     growth = {part: round((after[part] - before[part]) / 1024, 2) for part in after}
     return {
-        "broker": options.broker.split("@")[-1], "requests": answered, "before_kib": before, "after_kib": after,
+        "broker": options.broker.split("@")[-1],
+        "requests": answered,
+        "before_kib": before,
+        "after_kib": after,
         "growth_mib": growth,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

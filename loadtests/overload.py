@@ -157,10 +157,12 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             client.close()
     errors = client.errors()
     return {
-        "offered": sum(client.codes.values()), "codes": dict(client.codes), "rss_mib": memory,
+        "offered": sum(client.codes.values()),
+        "codes": dict(client.codes),
+        "rss_mib": memory,
         "without_retry_after": sum(promised is None for _, _, promised in client.refused),
         "promises": {"compared": len(errors), "median_error": median(errors) if errors else None},
-    }  # fmt: skip
+    }
 
 
 def _memory(named: dict[str, Any]) -> dict[str, int]:

@@ -83,19 +83,52 @@ def single_ours(place: Installation, url: str, bare: str, requests: int) -> dict
     request = request_on(route_to("mlp", ReplyTo.CLIENT, reply), UID_AT_MARK)
     message = single(place.settings.channels.inputs("mlp", 1), request)
     return run_json(
-        ["-m", BARE_MODULES[bare], "client", "--url", url, "--to", message.queue, "--reply", reply,
-         "--messages", str(requests), "--window", str(WINDOW), "--header", b64encode(message.header).decode(), "--body",
-         b64encode(message.body).decode(), "--uid-at", str(message.header.index(UID_AT_MARK))]
-    )  # fmt: skip
+        [
+            "-m",
+            BARE_MODULES[bare],
+            "client",
+            "--url",
+            url,
+            "--to",
+            message.queue,
+            "--reply",
+            reply,
+            "--messages",
+            str(requests),
+            "--window",
+            str(WINDOW),
+            "--header",
+            b64encode(message.header).decode(),
+            "--body",
+            b64encode(message.body).decode(),
+            "--uid-at",
+            str(message.header.index(UID_AT_MARK)),
+        ]
+    )
 
 
 def single_bare(place: Installation, url: str, bare: str, requests: int) -> dict[str, Any]:
     """The same from the bare processor."""
     plain = Plain(place)
     return run_json(
-        ["-m", BARE_MODULES[bare], "client", "--url", url, "--to", plain.bare, "--reply", plain.bare_replies,
-         "--messages", str(requests), "--window", str(WINDOW), "--body", b64encode(body()[0]).decode()]
-    )  # fmt: skip
+        [
+            "-m",
+            BARE_MODULES[bare],
+            "client",
+            "--url",
+            url,
+            "--to",
+            plain.bare,
+            "--reply",
+            plain.bare_replies,
+            "--messages",
+            str(requests),
+            "--window",
+            str(WINDOW),
+            "--body",
+            b64encode(body()[0]).decode(),
+        ]
+    )
 
 
 async def measure_queue(place: Installation, url: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -105,9 +138,22 @@ async def measure_queue(place: Installation, url: str, options: argparse.Namespa
     commands = [place.part_command("replica", "mlp", "1")]
     if bare:
         commands.append(
-            [sys.executable, "-P", "-W", "ignore", "-m", BARE_MODULES[bare], "processor", "--url", url, "--to",
-             Plain(place).bare, "--model", str(folder / "models/mlp/1/model.pt")]
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-P",
+                "-W",
+                "ignore",
+                "-m",
+                BARE_MODULES[bare],
+                "processor",
+                "--url",
+                url,
+                "--to",
+                Plain(place).bare,
+                "--model",
+                str(folder / "models/mlp/1/model.pt"),
+            ]
+        )
     with processes(commands, folder / "log") as running:
         async with place.broker() as broker:
             await wait_for_replica(broker, running[0])
@@ -162,11 +208,14 @@ async def measure_http(place: Installation, options: argparse.Namespace, *, serv
         cpu = cost.us_each(len(busy.latencies_s))
         rss = {part: sum(p.memory_info().rss for p in find()) >> 20 for part, find in named.items()}
     return {
-        "rate": len(busy.latencies_s) / busy.took_s, "connections": 64, "cpu_us": cpu, "rss_mib": rss,
+        "rate": len(busy.latencies_s) / busy.took_s,
+        "connections": 64,
+        "cpu_us": cpu,
+        "rss_mib": rss,
         "errors": busy.errors + quiet.errors,
         "saturated_ms": {"p50": 1e3 * quantile(busy.latencies_s, 0.5), "p99": 1e3 * quantile(busy.latencies_s, 0.99)},
         "latency_ms": {"p50": 1e3 * quantile(quiet.latencies_s, 0.5), "p99": 1e3 * quantile(quiet.latencies_s, 0.99)},
-    }  # fmt: skip
+    }
 
 
 async def wait_for_model(port: int) -> None:

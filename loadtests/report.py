@@ -22,10 +22,11 @@ console = Console()
 def machine() -> dict[str, Any]:
     """Return what the figures were measured on."""
     return {
-        "cores": os.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
-    }  # fmt: skip
+    }
 
 
 def report(title: str, rows: Sequence[tuple[str, str]], figures: Mapping[str, Any], path: Path | None) -> None:

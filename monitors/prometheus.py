@@ -17,8 +17,16 @@ from monitors.series import Series
 
 TEXTS = ("arm", "model", "status")
 NUMBERS = (
-    "leg", "row", "version", "accepted_us", "taken_us", "started_us", "computed_us", "published_us", "batch",
-)  # fmt: skip
+    "leg",
+    "row",
+    "version",
+    "accepted_us",
+    "taken_us",
+    "started_us",
+    "computed_us",
+    "published_us",
+    "batch",
+)
 STAGES = (
     ("millrace_queue_wait_seconds", "accepted_us", "taken_us"),
     ("millrace_batch_wait_seconds", "taken_us", "started_us"),
@@ -48,7 +56,7 @@ class PredictionFold:
 
     def __init__(
         self, endpoint: str, series: Series, metrics: MonitorMetrics, *, window_rows: int = WINDOW_ROWS
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._endpoint = endpoint
         self._series = series
         self._metrics = metrics

@@ -34,9 +34,12 @@ class MonitorSettings:
 
 
 async def run(
-    broker: Broker, settings: MonitorSettings, registry: CollectorRegistry, stop: asyncio.Event,
+    broker: Broker,
+    settings: MonitorSettings,
+    registry: CollectorRegistry,
+    stop: asyncio.Event,
     known: KnownVersions | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Monitor until `stop`, then write where every log was left; `known` is filled with what there is."""
     known = known or KnownVersions()
     tasks, readers = Tasks(), Tasks()
@@ -59,9 +62,14 @@ async def run(
 
 
 async def _follow_all(
-    broker: Broker, settings: MonitorSettings, registry: CollectorRegistry, known: KnownVersions, readers: Tasks, since: Since,
+    broker: Broker,
+    settings: MonitorSettings,
+    registry: CollectorRegistry,
+    known: KnownVersions,
+    readers: Tasks,
+    since: Since,
     stop: asyncio.Event,
-) -> None:  # fmt: skip
+) -> None:
     """Start a reader for every endpoint that appears. One that was withdrawn is read on: rows may still come."""
     series, metrics = Series(registry, settings.max_series), MonitorMetrics(registry)
     followed: set[str] = set()
@@ -69,9 +77,12 @@ async def _follow_all(
         for endpoint in known.endpoints() - followed:
             followed.add(endpoint)
             reader = EventReader(
-                broker, broker.channels.events(endpoint), PredictionFold(endpoint, series, metrics),
-                checkpoint=settings.folder / f"{endpoint}.json", since=since,
-            )  # fmt: skip
+                broker,
+                broker.channels.events(endpoint),
+                PredictionFold(endpoint, series, metrics),
+                checkpoint=settings.folder / f"{endpoint}.json",
+                since=since,
+            )
             readers.spawn(reader.run(), f"events-{endpoint}")
         try:
             async with asyncio.timeout(LOOK_S):

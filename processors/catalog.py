@@ -77,9 +77,13 @@ class Catalog:
     """What is wanted, by the last look at the repository."""
 
     def __init__(
-        self, broker: Broker, engine: Engine, settings: CatalogSettings, announcer: Heartbeat,
+        self,
+        broker: Broker,
+        engine: Engine,
+        settings: CatalogSettings,
+        announcer: Heartbeat,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._broker = broker
         self._engine = engine
         self._settings = settings
@@ -121,12 +125,14 @@ class Catalog:
         """Return what is to be served: what is whole and settled, and what was served before and is not to end yet."""
         found = {
             (model.config.name, version.number): ReplicaTarget(
-                model.config.name, version.number, model.config.instance_count or self._settings.replicas,
+                model.config.name,
+                version.number,
+                model.config.instance_count or self._settings.replicas,
                 version.fingerprint,
             )
             for model in snapshot.models.values()
             for version in model.versions
-        }  # fmt: skip
+        }
         settled = {key: one for key, one in found.items() if first or self._seen.get(key) == one.fingerprint}
         self._seen = {key: one.fingerprint for key, one in found.items()}
         served = {(one.model, one.version): one for one in self._wanted}

@@ -92,8 +92,12 @@ class ProcessEngine(Engine):
             slot.pause_s = PAUSE_FIRST_S
         log.warning(
             "replica %d of %s@%d ended with %s; it starts again in %.1f s",
-            slot.number, slot.wanted.model, slot.wanted.version, _ending(code), slot.pause_s,
-        )  # fmt: skip
+            slot.number,
+            slot.wanted.model,
+            slot.wanted.version,
+            _ending(code),
+            slot.pause_s,
+        )
         slot.process = None
         slot.not_before_s = now + slot.pause_s
         slot.pause_s = min(2 * slot.pause_s, PAUSE_LONGEST_S)

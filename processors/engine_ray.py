@@ -64,9 +64,15 @@ class RayEngine(Engine):
     """
 
     def __init__(
-        self, work: Serve, *, name: str, grace_s: float, environment: Mapping[str, str], empty_folder: Path,
+        self,
+        work: Serve,
+        *,
+        name: str,
+        grace_s: float,
+        environment: Mapping[str, str],
+        empty_folder: Path,
         gpus: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._work = work
         self._name = name
         self._grace_s = grace_s
@@ -107,18 +113,26 @@ class RayEngine(Engine):
         make_private_folder(self._empty_folder)
         with contextlib.chdir(self._empty_folder):
             ray.init(
-                namespace=self._name, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING,
-                ignore_reinit_error=True, object_store_memory=OBJECT_STORE_BYTES,
+                namespace=self._name,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                ignore_reinit_error=True,
+                object_store_memory=OBJECT_STORE_BYTES,
                 runtime_env={"env_vars": self._environment},
-            )  # fmt: skip
+            )
         serve.start(proxy_location="Disabled")
 
     def _deploy(self, one: ReplicaTarget) -> None:
         deployment = serve.deployment(
-            name="replica", num_replicas=one.replicas, ray_actor_options={"num_cpus": 0, "num_gpus": self._gpus},
-            health_check_period_s=HEALTH_EVERY_S, health_check_timeout_s=HEALTH_WITHIN_S,
-            graceful_shutdown_wait_loop_s=0.1, graceful_shutdown_timeout_s=self._grace_s + MARGIN_S,
-        )(RayReplica)  # fmt: skip
+            name="replica",
+            num_replicas=one.replicas,
+            ray_actor_options={"num_cpus": 0, "num_gpus": self._gpus},
+            health_check_period_s=HEALTH_EVERY_S,
+            health_check_timeout_s=HEALTH_WITHIN_S,
+            graceful_shutdown_wait_loop_s=0.1,
+            graceful_shutdown_timeout_s=self._grace_s + MARGIN_S,
+        )(RayReplica)
         application = deployment.bind(self._work, one.model, one.version, self._grace_s)
         serve.run(application, name=self._application(one.model, one.version), route_prefix=None)
         log.info("Ray Serve runs %d replica(s) of %s@%d", one.replicas, one.model, one.version)

@@ -10,17 +10,41 @@ from typing import Any, Final
 
 from broker.errors import Misconfigured
 
-_HONOURED: Final = frozenset((
-    "name", "platform", "backend", "max_batch_size", "default_model_filename", "parameters",
-    "version_policy", "version_policy.latest", "version_policy.all", "version_policy.specific",
-    "version_policy.latest.num_versions", "version_policy.specific.versions",
-    "input", "input.name", "input.data_type", "input.format", "input.dims",
-    "output", "output.name", "output.data_type", "output.dims",
-    "dynamic_batching", "dynamic_batching.preferred_batch_size", "dynamic_batching.max_queue_delay_microseconds",
-    "dynamic_batching.default_queue_policy",
-    "instance_group", "instance_group.name", "instance_group.kind", "instance_group.count", "instance_group.gpus",
-    "model_transaction_policy",
-))  # fmt: skip
+_HONOURED: Final = frozenset(
+    (
+        "name",
+        "platform",
+        "backend",
+        "max_batch_size",
+        "default_model_filename",
+        "parameters",
+        "version_policy",
+        "version_policy.latest",
+        "version_policy.all",
+        "version_policy.specific",
+        "version_policy.latest.num_versions",
+        "version_policy.specific.versions",
+        "input",
+        "input.name",
+        "input.data_type",
+        "input.format",
+        "input.dims",
+        "output",
+        "output.name",
+        "output.data_type",
+        "output.dims",
+        "dynamic_batching",
+        "dynamic_batching.preferred_batch_size",
+        "dynamic_batching.max_queue_delay_microseconds",
+        "dynamic_batching.default_queue_policy",
+        "instance_group",
+        "instance_group.name",
+        "instance_group.kind",
+        "instance_group.count",
+        "instance_group.gpus",
+        "model_transaction_policy",
+    )
+)
 """A message that is in the list may be there, empty or with the fields that are in the list, too."""
 
 _HARMLESS: Final = {
@@ -36,12 +60,22 @@ _HARMLESS: Final = {
 
 _REFUSED_PARAMETERS: Final = {"EXECUTION_ENV_PATH": "a model runs in Millrace's own Python environment"}
 _HARMLESS_PARAMETERS: Final = {
-    "pytorch": frozenset((
-        "DISABLE_OPTIMIZED_EXECUTION", "DISABLE_CUDNN", "ENABLE_CACHE_CLEANING", "ENABLE_JIT_EXECUTOR",
-        "ENABLE_JIT_PROFILING", "ENABLE_NVFUSER", "ENABLE_TENSOR_FUSER", "ENABLE_WEIGHT_SHARING", "INFERENCE_MODE",
-        "INTER_OP_THREAD_COUNT", "INTRA_OP_THREAD_COUNT",
-    ))
-}  # fmt: skip
+    "pytorch": frozenset(
+        (
+            "DISABLE_OPTIMIZED_EXECUTION",
+            "DISABLE_CUDNN",
+            "ENABLE_CACHE_CLEANING",
+            "ENABLE_JIT_EXECUTOR",
+            "ENABLE_JIT_PROFILING",
+            "ENABLE_NVFUSER",
+            "ENABLE_TENSOR_FUSER",
+            "ENABLE_WEIGHT_SHARING",
+            "INFERENCE_MODE",
+            "INTER_OP_THREAD_COUNT",
+            "INTRA_OP_THREAD_COUNT",
+        )
+    )
+}
 
 
 def check_fields(message: Any, source: str) -> tuple[str, ...]:

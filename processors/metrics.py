@@ -31,9 +31,11 @@ class ProcessorMetrics:
             "millrace_processor_came_back", "Deliveries that had been out before.", labels, registry=registry
         ).labels(*mine)
         dropped = Counter(
-            "millrace_answers_dropped", "Answers that nobody could be given, by reason.", (*labels, "reason"),
+            "millrace_answers_dropped",
+            "Answers that nobody could be given, by reason.",
+            (*labels, "reason"),
             registry=registry,
-        )  # fmt: skip
+        )
         self.statistics = Statistics()
         self._dropped = _Bound(dropped, mine)
         self._ok = ended.labels(*mine, "ok")

@@ -111,12 +111,15 @@ def describe(config: ModelConfig, versions: Sequence[int]) -> Mapping[str, Any]:
     """Return what a model says of itself: the Open Inference Protocol's metadata and Triton's configuration."""
     return {
         "metadata": {
-            "name": config.name, "versions": [str(version) for version in versions], "platform": config.runtime,
-            "inputs": [_tensor(spec) for spec in config.inputs], "outputs": [_tensor(spec) for spec in config.outputs],
+            "name": config.name,
+            "versions": [str(version) for version in versions],
+            "platform": config.runtime,
+            "inputs": [_tensor(spec) for spec in config.inputs],
+            "outputs": [_tensor(spec) for spec in config.outputs],
         },
         "config": config.json,
         "max_batch_size": config.max_batch_size,
-    }  # fmt: skip
+    }
 
 
 def _tensor(spec: Any) -> dict[str, Any]:

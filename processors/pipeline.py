@@ -54,9 +54,14 @@ class Pipeline:
     """One model's queue, from take to ack."""
 
     def __init__(
-        self, broker: Broker, model: LoadedModel, endpoints: Mapping[str, Endpoint], settings: PipelineSettings,
-        metrics: ProcessorMetrics, cancels: Container[bytes] = frozenset(),
-    ) -> None:  # fmt: skip
+        self,
+        broker: Broker,
+        model: LoadedModel,
+        endpoints: Mapping[str, Endpoint],
+        settings: PipelineSettings,
+        metrics: ProcessorMetrics,
+        cancels: Container[bytes] = frozenset(),
+    ) -> None:
         self.model = model
         self.queue = broker.channels.inputs(model.config.name, model.version)
         self.settling = AckTracker(broker)
@@ -325,9 +330,15 @@ class Pipeline:
     def _record(self, endpoint: str, items: Sequence[BatchItem], part: ComputedBatch, size: int) -> None:
         """Hand rows to the event log; tensors where the model's first axis is that of the rows."""
         ended = EndedRequests(
-            [item.request for item in items], [item.rows for item in items], [item.taken_us for item in items],
-            Status.OK, started_us=part.started_us, computed_us=part.computed_us, published_us=now_us(), batch=size,
-        )  # fmt: skip
+            [item.request for item in items],
+            [item.rows for item in items],
+            [item.taken_us for item in items],
+            Status.OK,
+            started_us=part.started_us,
+            computed_us=part.computed_us,
+            published_us=now_us(),
+            batch=size,
+        )
         holds = [item.hold for item in items]
         if not self.model.batches:
             self._rows.add(endpoint, None, ended, holds, None, None)
@@ -352,9 +363,16 @@ class Pipeline:
             part.item.hold.settle()
 
     def _end(
-        self, request: Request, hold: PendingAck, error: MillraceError, taken_us: int, rows: int = 1, started_us: int = 0,
-        computed_us: int = 0, batch: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        request: Request,
+        hold: PendingAck,
+        error: MillraceError,
+        taken_us: int,
+        rows: int = 1,
+        started_us: int = 0,
+        computed_us: int = 0,
+        batch: int = 0,
+    ) -> None:
         """End a request without a result: its typed answer and its rows."""
         status = BY_WORD[error.status]
         self._answering.answer_one(

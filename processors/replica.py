@@ -71,10 +71,16 @@ class Replica:
         self._queue_trouble = ""  # why the queue cannot be taken from
         self._metrics: ProcessorMetrics | None = None
         self._announcer = Heartbeat(
-            broker, instance=spec.instance, part="replica", model=spec.model, version=spec.version,
-            metrics_port=spec.metrics_port, in_flight=lambda: self._pipeline.in_flight if self._pipeline else 0,
-            troubles=self._troubles, stats=lambda: self._metrics.statistics.write() if self._metrics else {},
-        )  # fmt: skip
+            broker,
+            instance=spec.instance,
+            part="replica",
+            model=spec.model,
+            version=spec.version,
+            metrics_port=spec.metrics_port,
+            in_flight=lambda: self._pipeline.in_flight if self._pipeline else 0,
+            troubles=self._troubles,
+            stats=lambda: self._metrics.statistics.write() if self._metrics else {},
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Load, serve until `stop`, finish what is held. Raises what loading raised, after it was announced."""

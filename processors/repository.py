@@ -152,7 +152,7 @@ def _read_model(folder: Path) -> RepositoryModel:
     unread = tuple(sorted(set(chosen) - {version.number for version in versions}))
     return RepositoryModel(
         config=config, versions=tuple(versions), withheld=withheld, unread=unread, left_out=tuple(left_out)
-    )  # fmt: skip
+    )
 
 
 def _left_out(entries: Sequence[Path], file: str) -> Iterator[str]:

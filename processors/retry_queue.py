@@ -22,9 +22,14 @@ class RetryQueue:
     """
 
     def __init__(
-        self, broker: Broker, queue: str, endpoints: Mapping[str, Endpoint], *, went: Callable[[FailedItem], None],
+        self,
+        broker: Broker,
+        queue: str,
+        endpoints: Mapping[str, Endpoint],
+        *,
+        went: Callable[[FailedItem], None],
         stayed: Callable[[FailedItem], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._lane = broker.channels.retry(queue)
         self._endpoints = endpoints
         self._went = went

@@ -41,9 +41,13 @@ Compute = Callable[[dict[str, Array]], Mapping[str, Array]]
 
 @asynccontextmanager
 async def processing(
-    broker: Broker, versions: Mapping[int, Compute], text: str = ONE_NUMBER, *, model: str = "m",
+    broker: Broker,
+    versions: Mapping[int, Compute],
+    text: str = ONE_NUMBER,
+    *,
+    model: str = "m",
     limits: Limits | None = None,
-) -> AsyncIterator[None]:  # fmt: skip
+) -> AsyncIterator[None]:
     """Serve versions of a model, and say that they are ready."""
     async with AsyncExitStack() as stack:
         for version, compute in versions.items():
@@ -76,9 +80,14 @@ async def _serving(
 async def announce(broker: Broker, model: str, version: int, **more: Any) -> None:
     """Say that a model version is ready."""
     said = Announcement(
-        instance=f"replica-{model}-{version}", part="replica", state="ready", at_us=now_us(), model=model,
-        version=version, **more,
-    )  # fmt: skip
+        instance=f"replica-{model}-{version}",
+        part="replica",
+        state="ready",
+        at_us=now_us(),
+        model=model,
+        version=version,
+        **more,
+    )
     await broker.append(broker.channels.status, [write_announcement(said)])
 
 

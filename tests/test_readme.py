@@ -142,9 +142,15 @@ def run(name: str, up: Up) -> str:
     snippet = up.folder / f"snippet.{kind}"
     snippet.write_text(code, "utf-8")
     done = subprocess.run(
-        [*command, snippet.name], cwd=up.folder, env=up.env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=100, check=False,
-    )  # fmt: skip
+        [*command, snippet.name],
+        cwd=up.folder,
+        env=up.env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
     output = done.stdout + done.stderr
     assert done.returncode == 0, f"{code}\n{output}\n{up.output()}"
     return output

@@ -37,9 +37,13 @@ class Clocks:
     """The clocks of the other machines as their heartbeats tell them, and what this machine's lacks."""
 
     def __init__(
-        self, host: str, *, wall_us: Callable[[], int] = ids.wall_us, clock: Callable[[], float] = time.monotonic,
+        self,
+        host: str,
+        *,
+        wall_us: Callable[[], int] = ids.wall_us,
+        clock: Callable[[], float] = time.monotonic,
         shift: Callable[[int], None] = lambda _: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`shift` is called with the new difference, in microseconds, whenever it changes."""
         self._host = host
         self._wall_us = wall_us

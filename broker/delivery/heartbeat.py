@@ -30,17 +30,30 @@ class Heartbeat:
     """The voice of one process (or of one model version in it)."""
 
     def __init__(
-        self, broker: Broker, *, instance: str, part: Part, metrics_port: int = 0, model: str = "", version: int = 0,
-        in_flight: Callable[[], int] = lambda: 0, troubles: Callable[[], Iterable[str]] = tuple,
+        self,
+        broker: Broker,
+        *,
+        instance: str,
+        part: Part,
+        metrics_port: int = 0,
+        model: str = "",
+        version: int = 0,
+        in_flight: Callable[[], int] = lambda: 0,
+        troubles: Callable[[], Iterable[str]] = tuple,
         stats: Callable[[], dict[str, Any]] = dict,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`troubles` returns what is wrong in this process now, beside what is wrong with the broker."""
         self._broker = broker
         self._stats = stats
         self._who: dict[str, Any] = {
-            "instance": instance, "part": part, "host": host_name(), "pid": os.getpid(), "metrics_port": metrics_port,
-            "model": model, "version": version,
-        }  # fmt: skip
+            "instance": instance,
+            "part": part,
+            "host": host_name(),
+            "pid": os.getpid(),
+            "metrics_port": metrics_port,
+            "model": model,
+            "version": version,
+        }
         self._in_flight = in_flight
         self._troubles = troubles
         self._state: State = "starting"
@@ -69,9 +82,15 @@ class Heartbeat:
         if whole:
             self._full_at = time.monotonic()
         announcement = Announcement(
-            state=self._state, error=self._error, at_us=wall_us(), in_flight=self._in_flight(), stats=self._stats(),
-            full=self._full if whole else {}, troubles=self._in_words(), **self._who,
-        )  # fmt: skip
+            state=self._state,
+            error=self._error,
+            at_us=wall_us(),
+            in_flight=self._in_flight(),
+            stats=self._stats(),
+            full=self._full if whole else {},
+            troubles=self._in_words(),
+            **self._who,
+        )
         try:
             await self._broker.append(self._broker.channels.status, [write_announcement(announcement)])
         except TryAgain:

@@ -33,9 +33,14 @@ class LogFollower:
     """Reads a log from `start` and calls `fold` for each record; `caught_up` is set at the end seen when it began."""
 
     def __init__(
-        self, broker: Broker, log: str, start: int | Since, fold: Callable[[Record], None], *,
+        self,
+        broker: Broker,
+        log: str,
+        start: int | Since,
+        fold: Callable[[Record], None],
+        *,
         anew: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`anew` is called when the log was deleted and made again: what it said is not there any more."""
         self._anew = anew
         self._broker = broker

@@ -60,9 +60,14 @@ class PredictionLogWriter:
     """Gathers rows and writes them as events; settles a hold when its row is safe."""
 
     def __init__(
-        self, broker: Broker, endpoints: Mapping[str, Endpoint], *, source: str, linger_s: float = LINGER_S,
+        self,
+        broker: Broker,
+        endpoints: Mapping[str, Endpoint],
+        *,
+        source: str,
+        linger_s: float = LINGER_S,
         pressed: Callable[[], bool] = lambda: False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._broker = broker
         self._endpoints = endpoints
         self._source = source
@@ -90,9 +95,14 @@ class PredictionLogWriter:
         return f"the log {log} has taken no rows for {waited_s:.0f} s{why}: their requests are held until it does"
 
     def add(
-        self, endpoint: str, signature: Hashable, ended: EndedRequests, holds: Sequence[PendingAck], inputs: Tensors | None,
+        self,
+        endpoint: str,
+        signature: Hashable,
+        ended: EndedRequests,
+        holds: Sequence[PendingAck],
+        inputs: Tensors | None,
         outputs: Tensors | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Add the rows of requests that ended together; `inputs` and `outputs` hold their rows in the same order."""
         keep = inputs is not None and outputs is not None and self._sampled(endpoint)
         gathered = self._gather((endpoint, signature if keep else None), endpoint)

@@ -152,9 +152,15 @@ class KafkaBroker(Broker):
         alone = self._is_transient(queue)
         delayed = queue in self._delays
         subscription = KafkaSubscription(
-            self._address, self.topology, self.upkeep, queue, prefetch, shared=not alone,
-            bury=self._burials.take, unpack=unpack_delayed if delayed else unpack_message,
-        )  # fmt: skip
+            self._address,
+            self.topology,
+            self.upkeep,
+            queue,
+            prefetch,
+            shared=not alone,
+            bury=self._burials.take,
+            unpack=unpack_delayed if delayed else unpack_message,
+        )
         self._subscriptions.add(subscription)
         if not alone and not delayed:
             self._mover.start()

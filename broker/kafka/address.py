@@ -47,9 +47,11 @@ class KafkaAddress:
             raise Misconfigured(f"broker.url cannot be read ({what}): it looks like {_EXAMPLE}")
         servers = [_server(host) for host in hosts.split(",")]
         arguments = {
-            "bootstrap_servers": servers, "client_id": "millrace", "request_timeout_ms": REQUEST_TIMEOUT_MS,
+            "bootstrap_servers": servers,
+            "client_id": "millrace",
+            "request_timeout_ms": REQUEST_TIMEOUT_MS,
             **_security(parts.scheme == "kafkas", credentials, options),
-        }  # fmt: skip
+        }
         return cls(f"{parts.scheme}://{','.join(servers)}", _partitions(options), arguments)
 
     def unreachable(self) -> Unreachable:
@@ -85,7 +87,8 @@ def _security(encrypted: bool, credentials: str, options: Mapping[str, str]) -> 
     if credentials:
         user, _, password = credentials.partition(":")
         found |= {
-            "sasl_mechanism": options.get("mechanism", _MECHANISM), "sasl_plain_username": unquote(user),
+            "sasl_mechanism": options.get("mechanism", _MECHANISM),
+            "sasl_plain_username": unquote(user),
             "sasl_plain_password": unquote(password),
-        }  # fmt: skip
+        }
     return found

@@ -22,11 +22,18 @@ def consumer_of(address: KafkaAddress, name: str, group: str | None) -> Any:
     """Return a consumer that is not started yet: it commits what it is told to, and nothing else."""
     arguments = {**address.arguments, "client_id": name}
     return AIOKafkaConsumer(
-        **arguments, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
-        fetch_max_wait_ms=FETCH_WAIT_MS, fetch_max_bytes=_FETCH_BYTES, max_partition_fetch_bytes=_PARTITION_BYTES,
-        max_poll_interval_ms=_NO_POLL_LIMIT_MS, rebalance_timeout_ms=REBALANCE_MS, session_timeout_ms=SESSION_MS,
+        **arguments,
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=FETCH_WAIT_MS,
+        fetch_max_bytes=_FETCH_BYTES,
+        max_partition_fetch_bytes=_PARTITION_BYTES,
+        max_poll_interval_ms=_NO_POLL_LIMIT_MS,
+        rebalance_timeout_ms=REBALANCE_MS,
+        session_timeout_ms=SESSION_MS,
         heartbeat_interval_ms=HEARTBEAT_MS,
         isolation_level="read_committed",  # a transaction that was aborted, or is open, is no message yet
         # A class of its own for each: it keeps its state there.
         partition_assignment_strategy=(type("Sticky", (StickyPartitionAssignor,), {}),),
-    )  # fmt: skip
+    )

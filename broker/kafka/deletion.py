@@ -16,7 +16,7 @@ class TopicDeleted(TryAgain):
 
 
 def check_topic(consumer: Any, topic: str, claims: Iterable[OffsetTracker]) -> None:
-    """Raise `TopicDeleted` if a topic is not there, or ends before what was delivered from it; all its claims are lost then.
+    """Raise `TopicDeleted` if a topic is gone or ends before a delivered record; all its claims are lost then.
 
     Costs no request: the consumer's last answers tell it.
     """

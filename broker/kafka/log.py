@@ -31,9 +31,14 @@ class KafkaReader(Reader):
     """Reads records in order, and says so when some are gone. A log that is not there yet is waited for."""
 
     def __init__(
-        self, address: KafkaAddress, topology: KafkaTopology, upkeep: Upkeep, log: str, start: int | Since,
+        self,
+        address: KafkaAddress,
+        topology: KafkaTopology,
+        upkeep: Upkeep,
+        log: str,
+        start: int | Since,
         closed: Callable[[KafkaReader], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._address = address
         self._topology = topology
         self._upkeep = upkeep
@@ -107,9 +112,13 @@ class KafkaReader(Reader):
             await self._begins_later(first)
         await self._look_for_the_end(self._start)
         consumer = AIOKafkaConsumer(
-            **self._address.arguments, group_id=None, enable_auto_commit=False, auto_offset_reset="none",
-            fetch_max_wait_ms=POLL_MS, max_partition_fetch_bytes=_FETCH_BYTES,
-        )  # fmt: skip
+            **self._address.arguments,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            fetch_max_wait_ms=POLL_MS,
+            max_partition_fetch_bytes=_FETCH_BYTES,
+        )
         self._consumer = consumer
         await consumer.start()
         consumer.assign([self._partition])

@@ -7,10 +7,16 @@ import time
 
 EVERY_S = 30.0
 _LOGGERS = (
-    "aiokafka", "aiokafka.client", "aiokafka.cluster", "aiokafka.conn", "aiokafka.consumer.fetcher",
-    "aiokafka.consumer.group_coordinator", "aiokafka.consumer.subscription_state",
-    "aiokafka.coordinator.assignors.sticky.sticky_assignor", "aiokafka.producer.sender",
-)  # fmt: skip
+    "aiokafka",
+    "aiokafka.client",
+    "aiokafka.cluster",
+    "aiokafka.conn",
+    "aiokafka.consumer.fetcher",
+    "aiokafka.consumer.group_coordinator",
+    "aiokafka.consumer.subscription_state",
+    "aiokafka.coordinator.assignors.sticky.sticky_assignor",
+    "aiokafka.producer.sender",
+)
 
 
 class LogThrottle(logging.Filter):

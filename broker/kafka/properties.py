@@ -30,9 +30,11 @@ Headers = list[tuple[str, bytes]]
 _DIGITS = 9
 _INT32 = 2**32 - 1
 _TEXTS = {
-    "content-type": "content_type", "content-encoding": "content_encoding",
-    "kafka_correlationId": "correlation_id", "message_id": "message_id",
-}  # fmt: skip
+    "content-type": "content_type",
+    "content-encoding": "content_encoding",
+    "kafka_correlationId": "correlation_id",
+    "message_id": "message_id",
+}
 _NUMBERS = {"timestamp": "timestamp_s", "priority": "priority"}
 _OURS = frozenset({HEADER, TYPES, REPLY_TOPIC, REPLY_PARTITION, DELAYED_TO, DELAYED_UNTIL, *_TEXTS, *_NUMBERS})
 
@@ -92,9 +94,13 @@ def unpack_message(queue: str, headers: Sequence[tuple[str, bytes | None]], body
     if REPLY_TOPIC in raw:
         fields["reply_to"] = _text(raw[REPLY_TOPIC]) + _partition(raw.get(REPLY_PARTITION))
     return Message(
-        queue=queue, body=body or b"", header=header, count=max(1, count_of(header)) if header else 1,
-        headers=unpack_plain(raw), **fields,
-    )  # fmt: skip
+        queue=queue,
+        body=body or b"",
+        header=header,
+        count=max(1, count_of(header)) if header else 1,
+        headers=unpack_plain(raw),
+        **fields,
+    )
 
 
 def unpack_delayed(queue: str, headers: Sequence[tuple[str, bytes | None]], body: bytes | None) -> Message:

@@ -102,9 +102,13 @@ class KafkaPublisher:
                 raise Unreachable("this connection to Kafka is closed")
             if self._producer is None:
                 producer = AIOKafkaProducer(
-                    **self._address.arguments, enable_idempotence=True, acks="all", linger_ms=0,
-                    max_batch_size=BATCH_BYTES, max_request_size=MESSAGE_BYTES,
-                )  # fmt: skip
+                    **self._address.arguments,
+                    enable_idempotence=True,
+                    acks="all",
+                    linger_ms=0,
+                    max_batch_size=BATCH_BYTES,
+                    max_request_size=MESSAGE_BYTES,
+                )
                 try:
                     await producer.start()
                 except (KafkaError, OSError) as exc:
@@ -148,16 +152,20 @@ class KafkaPublisher:
         for message, at in zip(messages, ats, strict=False):
             step_s = ladder_step_s(message.delay_s)
             topic = next(name for name in self._delays if name.endswith(f".{round(step_s * 1000)}"))
-            extra = [
-                (DELAYED_TO, message.queue.encode()), (DELAYED_UNTIL, b"%d" % (now_us() + round(step_s * 1e6)))
-            ]  # fmt: skip
+            extra = [(DELAYED_TO, message.queue.encode()), (DELAYED_UNTIL, b"%d" % (now_us() + round(step_s * 1e6)))]
             sendings += await self._batches(producer, topic, 0, [replace(message, delay_s=0.0)], [at], outcomes, extra)
         return sendings
 
     async def _batches(
-        self, producer: Any, topic: str, partition: int, messages: Sequence[Message], ats: Sequence[int],
-        outcomes: list[Outcome], extra: Sequence[tuple[str, bytes]] = (),
-    ) -> list[_Sending]:  # fmt: skip
+        self,
+        producer: Any,
+        topic: str,
+        partition: int,
+        messages: Sequence[Message],
+        ats: Sequence[int],
+        outcomes: list[Outcome],
+        extra: Sequence[tuple[str, bytes]] = (),
+    ) -> list[_Sending]:
         """Fill batches and hand them to the producer, in order."""
         sendings: list[_Sending] = []
         batch = producer.create_batch()

@@ -21,8 +21,12 @@ _LENGTH_ENDS = 12
 _HEAD = struct.Struct(">21xh4xqq14xi")  # attributes, first and last timestamp, number of records
 _CODEC, _APPEND_TIME = 0x07, 0x08
 _DECODERS: tuple[Callable[[bytes], bytes], ...] = (
-    bytes, codec.gzip_decode, codec.snappy_decode, codec.lz4_decode, codec.zstd_decode
-)  # fmt: skip
+    bytes,
+    codec.gzip_decode,
+    codec.snappy_decode,
+    codec.lz4_decode,
+    codec.zstd_decode,
+)
 
 
 class UnreadableRecord(bytes):

@@ -49,9 +49,17 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
     """Owns a consumer of aiokafka's; starts it when the topic is there."""
 
     def __init__(
-        self, address: KafkaAddress, topology: KafkaTopology, upkeep: Upkeep, queue: str, prefetch: int, *, shared: bool,
-        bury: Callable[[str, list[tuple[Delivery, OffsetTracker]]], None], unpack: Callable[..., Message] = unpack_message,
-    ) -> None:  # fmt: skip
+        self,
+        address: KafkaAddress,
+        topology: KafkaTopology,
+        upkeep: Upkeep,
+        queue: str,
+        prefetch: int,
+        *,
+        shared: bool,
+        bury: Callable[[str, list[tuple[Delivery, OffsetTracker]]], None],
+        unpack: Callable[..., Message] = unpack_message,
+    ) -> None:
         self._address = address
         self._topology = topology
         self._upkeep = upkeep
@@ -272,9 +280,8 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         async with self._committing:
             states = {claim: claim.state(leaving=leaving) for claim in claims if not claim.lost}
             changed = {
-                claim: state for claim, state in states.items()
-                if state.offset != UNKNOWN and state != claim.committed
-            }  # fmt: skip
+                claim: state for claim, state in states.items() if state.offset != UNKNOWN and state != claim.committed
+            }
             if not changed:
                 return True
             offsets = {

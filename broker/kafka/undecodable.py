@@ -37,8 +37,12 @@ class UndecodableRecords:
         delivery, claim = unreadable[0]
         LOG.warning(
             "%s: %d records cannot be read, and are buried; the first one stands in partition %d at offset %d: %s",
-            queue, len(unreadable), claim.partition.partition, delivery.tag, _why(delivery),
-        )  # fmt: skip
+            queue,
+            len(unreadable),
+            claim.partition.partition,
+            delivery.tag,
+            _why(delivery),
+        )
         self._tasks.spawn(self._bury(queue, unreadable), f"burying what is unreadable in {queue}")
 
     async def _bury(self, queue: str, unreadable: Sequence[tuple[Delivery, OffsetTracker]]) -> None:

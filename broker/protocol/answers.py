@@ -24,9 +24,13 @@ def plain(queue: str, request: Request, status: Status, body: bytes, json_length
     if request.extra:
         headers.update(cloud_attributes(request))
     return Message(
-        queue=queue, body=bytes(body), headers=headers, content_type=JSON if json_length is None else BINARY,
-        correlation_id=request.correlation or None, message_id=uid_text(request.uid),
-    )  # fmt: skip
+        queue=queue,
+        body=bytes(body),
+        headers=headers,
+        content_type=JSON if json_length is None else BINARY,
+        correlation_id=request.correlation or None,
+        message_id=uid_text(request.uid),
+    )
 
 
 def too_large(size: int) -> Failed:
@@ -53,10 +57,12 @@ def cloud_attributes(request: Request) -> dict[str, Any]:
     if not asked:
         return {}
     return {
-        "cloudEvents_specversion": "1.0", "cloudEvents_type": "millrace.answer.v1",
-        "cloudEvents_source": f"/millrace/{request.route.endpoint}", "cloudEvents_id": uid_text(request.uid),
+        "cloudEvents_specversion": "1.0",
+        "cloudEvents_type": "millrace.answer.v1",
+        "cloudEvents_source": f"/millrace/{request.route.endpoint}",
+        "cloudEvents_id": uid_text(request.uid),
         "cloudEvents_causationid": asked.get("id", ""),
-    }  # fmt: skip
+    }
 
 
 @lru_cache(maxsize=1024)

@@ -86,10 +86,14 @@ def read_letter(message: Message, channels: Channels) -> DeadLetter:
     own = channels.prefix + message.queue.removeprefix(channels.dead(""))
     named = _text(said.get(f"{MARK}queue", own))
     letter = DeadLetter(
-        message=message, origin=named, reason=_text(said.get(f"{MARK}reason", UNRECORDED)),
-        attempts=_number(said.get(f"{MARK}attempts")) or 0, error=_text(said.get(f"{MARK}error", "")),
-        at_us=_number(said.get(f"{MARK}at-us")), endpoint="",
-    )  # fmt: skip
+        message=message,
+        origin=named,
+        reason=_text(said.get(f"{MARK}reason", UNRECORDED)),
+        attempts=_number(said.get(f"{MARK}attempts")) or 0,
+        error=_text(said.get(f"{MARK}error", "")),
+        at_us=_number(said.get(f"{MARK}at-us")),
+        endpoint="",
+    )
     if channels.dead(named) != message.queue or not channels.is_ours(named):
         letter = replace(letter, origin=own, stuck=f"it says that it came from {named!r}, whose dead lie elsewhere")
     if LOST_HEADERS in said:

@@ -152,9 +152,18 @@ def unpack_route(data: bytes) -> Route:
             )
         check_name("endpoint", endpoint)
         return Route(
-            endpoint=endpoint, arm=arm, model=model, version=version, snapshot=snapshot, mask=mask, policy=policy,
-            tenant=tenant, reply=ReplyTo(reply), reply_to=reply_to, leg=leg,
-        )  # fmt: skip
+            endpoint=endpoint,
+            arm=arm,
+            model=model,
+            version=version,
+            snapshot=snapshot,
+            mask=mask,
+            policy=policy,
+            tenant=tenant,
+            reply=ReplyTo(reply),
+            reply_to=reply_to,
+            leg=leg,
+        )
     except (struct.error, ValueError, Misconfigured) as exc:
         raise InvalidRequest(f"millrace header: the route cannot be read ({exc})") from exc
 
@@ -189,16 +198,38 @@ def pack_ticket(request: Request, body_length: int) -> bytes:
     trace, extra = request.trace.encode(), request.extra
     json_length = NO_JSON_LENGTH if request.json_length is None else request.json_length
     fixed = _TICKET.pack(
-        request.uid, request.accepted_us, request.deadline_us, request.propensity, json_length, request.attempts, 0,
-        len(key), len(correlation), len(trace), len(extra), body_length,
-    )  # fmt: skip
+        request.uid,
+        request.accepted_us,
+        request.deadline_us,
+        request.propensity,
+        json_length,
+        request.attempts,
+        0,
+        len(key),
+        len(correlation),
+        len(trace),
+        len(extra),
+        body_length,
+    )
     return b"".join((fixed, key, correlation, trace, extra))
 
 
 def unpack_ticket(route: Route, data: memoryview, at: int, body: bytes | memoryview | None) -> tuple[Request, int]:
     """Read one ticket at `at`; `body` None means that it follows the ticket. Returns the request and where it ends."""
-    (uid, accepted, deadline, propensity, json_length, attempts, _, key_length, correlation_length, trace_length,
-     extra_length, body_length) = _TICKET.unpack_from(data, at)  # fmt: skip
+    (
+        uid,
+        accepted,
+        deadline,
+        propensity,
+        json_length,
+        attempts,
+        _,
+        key_length,
+        correlation_length,
+        trace_length,
+        extra_length,
+        body_length,
+    ) = _TICKET.unpack_from(data, at)
     at += _TICKET.size
     if key_length + trace_length + extra_length > TEXTS_BYTES or correlation_length > ADDRESS_BYTES:
         raise ValueError(

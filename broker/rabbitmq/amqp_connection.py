@@ -28,9 +28,12 @@ class AmqpConnection(AsyncioConnection):  # type: ignore[misc]  # pika carries n
         self._takers: dict[int, Contents] = {}
         self._frame_buffer = b""
         super().__init__(
-            address.parameters(purpose), self._on_open, self._on_open_error, self._on_close,
+            address.parameters(purpose),
+            self._on_open,
+            self._on_open_error,
+            self._on_close,
             custom_ioloop=Services(loop),
-        )  # fmt: skip
+        )
         self.add_on_connection_blocked_callback(self._on_blocked)
         self.add_on_connection_unblocked_callback(self._on_unblocked)
 

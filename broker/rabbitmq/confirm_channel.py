@@ -18,7 +18,7 @@ from broker.rabbitmq.frames import (
     publish_frame,
     read_confirm,
     read_return,
-)  # fmt: skip
+)
 
 WINDOW = 1000  # unconfirmed messages: fewer cost rate, more cost only memory
 WINDOW_BYTES = 64 * 1024 * 1024

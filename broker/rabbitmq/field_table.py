@@ -26,10 +26,20 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBERS = {
     ord(kind): struct.Struct(layout)
     for kind, layout in {
-        "t": ">?", "b": ">b", "B": ">B", "s": ">h", "U": ">h", "u": ">H", "I": ">i", "i": ">I", "l": ">q", "L": ">q",
-        "f": ">f", "d": ">d",
+        "t": ">?",
+        "b": ">b",
+        "B": ">B",
+        "s": ">h",
+        "U": ">h",
+        "u": ">H",
+        "I": ">i",
+        "i": ">I",
+        "l": ">q",
+        "L": ">q",
+        "f": ">f",
+        "d": ">d",
     }.items()
-}  # fmt: skip
+}
 
 
 def pack_table(table: Mapping[str, Any]) -> bytes:

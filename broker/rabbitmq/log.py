@@ -104,9 +104,7 @@ class StreamReader(Reader):
             arrivals[-1].session.ack([arrival.tag for arrival in arrivals])
         start = self.subscription.start
         # A stream delivers whole chunks: records before the wanted one come too.
-        return [
-            record for record in map(_record, arrivals) if isinstance(start, Since) or record.offset >= start
-        ]  # fmt: skip
+        return [record for record in map(_record, arrivals) if isinstance(start, Since) or record.offset >= start]
 
     async def _until_gap(self, records: list[Record]) -> list[Record]:
         for at, record in enumerate(records):

@@ -19,10 +19,21 @@ STREAM_OFFSET = "x-stream-offset"
 
 # The broker acts on these. CC and BCC would send a forwarded message elsewhere too, and x-death make the broker
 # drop it as a cycle when it waits in the same delay queue again.
-_BROKERS_OWN = frozenset({
-    "CC", "BCC", "x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason",
-    "x-last-death-exchange", "x-last-death-queue", "x-last-death-reason", DELIVERY_COUNT, STREAM_OFFSET,
-})  # fmt: skip
+_BROKERS_OWN = frozenset(
+    {
+        "CC",
+        "BCC",
+        "x-death",
+        "x-first-death-exchange",
+        "x-first-death-queue",
+        "x-first-death-reason",
+        "x-last-death-exchange",
+        "x-last-death-queue",
+        "x-last-death-reason",
+        DELIVERY_COUNT,
+        STREAM_OFFSET,
+    }
+)
 
 _CONTENT_TYPE, _ENCODING, _HEADERS, _MODE, _PRIORITY, _CORRELATION = (1 << bit for bit in range(15, 9, -1))
 _REPLY_TO, _EXPIRATION, _MESSAGE_ID, _TIMESTAMP, _TYPE, _USER_ID = (1 << bit for bit in range(9, 3, -1))
@@ -49,8 +60,10 @@ def pack_properties(message: Message, *, persistent: bool, user: str) -> bytes:
         flags |= _PRIORITY
         pieces.append(bytes((max(0, min(message.priority, 255)),)))
     for flag, text in (
-        (_CORRELATION, message.correlation_id), (_REPLY_TO, message.reply_to), (_MESSAGE_ID, message.message_id),
-    ):  # fmt: skip
+        (_CORRELATION, message.correlation_id),
+        (_REPLY_TO, message.reply_to),
+        (_MESSAGE_ID, message.message_id),
+    ):
         if text is not None:
             flags |= flag
             pieces.append(pack_short(text))
@@ -150,8 +163,11 @@ def _visible(table: dict[str, Any]) -> Mapping[str, Any]:
 
 def _unpack_rest(data: bytes, at: int, flags: int, fields: dict[str, Any]) -> None:
     for flag, name in (
-        (_CORRELATION, "correlation_id"), (_REPLY_TO, "reply_to"), (_EXPIRATION, ""), (_MESSAGE_ID, "message_id"),
-    ):  # fmt: skip
+        (_CORRELATION, "correlation_id"),
+        (_REPLY_TO, "reply_to"),
+        (_EXPIRATION, ""),
+        (_MESSAGE_ID, "message_id"),
+    ):
         if flags & flag:
             fields[name], at = unpack_short(data, at)
     fields.pop("", None)

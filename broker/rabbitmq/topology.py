@@ -170,8 +170,9 @@ class RabbitTopology:
             self._otherwise[queue] = how
             LOG.warning(
                 "%s is there with other arguments, which stay in force: %s; `millrace queues migrate` changes them",
-                queue, how,
-            )  # fmt: skip
+                queue,
+                how,
+            )
 
     async def arguments_of(self, queue: str, wanted: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the arguments that a queue has, as far as they matter to `wanted`; it is made if it is not there."""

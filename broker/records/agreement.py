@@ -62,6 +62,11 @@ def read_agreement(full: Mapping[str, Any]) -> Agreement | None:
 
 
 _TYPES: Mapping[str, type] = {
-    "key": str, "is_key_given": bool, "started_us": int, "limit_requests": int, "limit_bytes": int, "protocol": int,
+    "key": str,
+    "is_key_given": bool,
+    "started_us": int,
+    "limit_requests": int,
+    "limit_bytes": int,
+    "protocol": int,
     "bundle_bytes": int,
-}  # fmt: skip
+}

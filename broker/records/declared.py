@@ -67,9 +67,12 @@ def read_declared(record: Record) -> EndpointDeclaration | None:
         if declaration is not None and declaration.endpoint != name:
             raise ValueError(f"{declaration.endpoint} is declared in the name of {name}")  # noqa: TRY301 - as below
         return EndpointDeclaration(
-            endpoint=name, declaration=declaration, digest=_typed(data, "digest", str),
-            author=_typed(data, "author", str), at_us=_typed(data, "at_us", int),
-        )  # fmt: skip
+            endpoint=name,
+            declaration=declaration,
+            digest=_typed(data, "digest", str),
+            author=_typed(data, "author", str),
+            at_us=_typed(data, "at_us", int),
+        )
     except (KeyError, TypeError, ValueError, Misconfigured) as exc:
         SKIPPED.note("declaration", record, exc)
         return None

@@ -102,8 +102,10 @@ def _meant_key(value: str) -> str | None:
 
 
 _Key = Annotated[
-    str, AfterValidator(_key), WithJsonSchema({"type": "string", "pattern": f"^(?:{_KEY.pattern})$"}),
-]  # fmt: skip
+    str,
+    AfterValidator(_key),
+    WithJsonSchema({"type": "string", "pattern": f"^(?:{_KEY.pattern})$"}),
+]
 
 
 class Log(StrictModel):

@@ -28,14 +28,31 @@ ARROW = "application/vnd.apache.arrow.stream"
 
 FIELDS = pa.schema(
     [
-        ("uid", pa.binary(16)), ("leg", pa.uint8()), ("row", pa.uint32()), ("arm", pa.string()), ("model", pa.string()),
-        ("version", pa.uint32()), ("policy", pa.string()), ("snapshot", pa.uint64()), ("mask", pa.uint64()),
-        ("propensity", pa.float64()), ("accepted_us", pa.int64()), ("taken_us", pa.int64()), ("started_us", pa.int64()),
-        ("computed_us", pa.int64()), ("published_us", pa.int64()), ("status", pa.string()), ("error", pa.string()),
-        ("attempts", pa.uint16()), ("batch", pa.uint32()), ("key", pa.string()),
-        ("tenant", pa.string()), ("trace", pa.string()), ("context", pa.string()),
+        ("uid", pa.binary(16)),
+        ("leg", pa.uint8()),
+        ("row", pa.uint32()),
+        ("arm", pa.string()),
+        ("model", pa.string()),
+        ("version", pa.uint32()),
+        ("policy", pa.string()),
+        ("snapshot", pa.uint64()),
+        ("mask", pa.uint64()),
+        ("propensity", pa.float64()),
+        ("accepted_us", pa.int64()),
+        ("taken_us", pa.int64()),
+        ("started_us", pa.int64()),
+        ("computed_us", pa.int64()),
+        ("published_us", pa.int64()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("attempts", pa.uint16()),
+        ("batch", pa.uint32()),
+        ("key", pa.string()),
+        ("tenant", pa.string()),
+        ("trace", pa.string()),
+        ("context", pa.string()),
     ]
-)  # fmt: skip
+)
 
 
 _TYPES = {field.name: field.type for field in FIELDS}
@@ -89,10 +106,13 @@ def write_events(
 
 def _headers(source: str) -> dict[str, Any]:
     return {
-        "cloudEvents_type": TYPE, "cloudEvents_specversion": "1.0", "cloudEvents_source": source,
-        "cloudEvents_id": uid_text(new_uid(now_us())), "cloudEvents_datacontenttype": ARROW,
+        "cloudEvents_type": TYPE,
+        "cloudEvents_specversion": "1.0",
+        "cloudEvents_source": source,
+        "cloudEvents_id": uid_text(new_uid(now_us())),
+        "cloudEvents_datacontenttype": ARROW,
         "cloudEvents_dataschema": TYPE,
-    }  # fmt: skip
+    }
 
 
 def read_event(record: Record) -> pa.RecordBatch | None:
@@ -148,8 +168,11 @@ def _columns(ended: Sequence[EndedRequests]) -> list[tuple[str, pa.Array]]:
     if counts.count(1) != len(counts):
         spread = pa.array(np.repeat(np.arange(len(counts)), counts))
         columns = {name: array.take(spread) for name, array in columns.items()}
-    columns["row"] = pa.array(np.concatenate([np.arange(count, dtype=np.uint32) for count in counts]) if
-                              len(columns["uid"]) != len(counts) else np.zeros(len(counts), np.uint32))  # fmt: skip
+    columns["row"] = pa.array(
+        np.concatenate([np.arange(count, dtype=np.uint32) for count in counts])
+        if len(columns["uid"]) != len(counts)
+        else np.zeros(len(counts), np.uint32)
+    )
     return [(name, columns[name]) for name in _TYPES]
 
 

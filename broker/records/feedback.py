@@ -52,17 +52,25 @@ def parse_feedback(body: bytes, rewards: Mapping[str, Reward] = NO_REWARDS) -> F
     if ("values" in data) == ("truth" in data):
         raise InvalidRequest("feedback: give either 'values' or 'truth'")
     return Feedback(
-        uid=_uid(data.get("request_id")), values=_rewarded(data.get("values", {}), rewards), truth=_truth(data),
-        item=_item(data), event_id=_text(data, "event_id"), at_us=now_us(),
-    )  # fmt: skip
+        uid=_uid(data.get("request_id")),
+        values=_rewarded(data.get("values", {}), rewards),
+        truth=_truth(data),
+        item=_item(data),
+        event_id=_text(data, "event_id"),
+        at_us=now_us(),
+    )
 
 
 def write_feedback(feedback: Feedback) -> tuple[bytes, dict[str, Any]]:
     """Write a log record: its body and its headers."""
     body = {
-        "request_id": uid_text(feedback.uid), "values": dict(feedback.values), "truth": feedback.truth,
-        "item": feedback.item, "event_id": feedback.event_id, "at_us": feedback.at_us,
-    }  # fmt: skip
+        "request_id": uid_text(feedback.uid),
+        "values": dict(feedback.values),
+        "truth": feedback.truth,
+        "item": feedback.item,
+        "event_id": feedback.event_id,
+        "at_us": feedback.at_us,
+    }
     return orjson.dumps(body), {"cloudEvents_type": TYPE}
 
 
@@ -76,9 +84,13 @@ def read_feedback(record: Record) -> Feedback | None:
         if type(at_us) is not int or not 0 <= at_us < 1 << 62:
             return None
         return Feedback(
-            uid=_uid(data["request_id"]), values=_values(data["values"]), truth=data["truth"],
-            item=_text(data, "item"), event_id=_text(data, "event_id"), at_us=at_us,
-        )  # fmt: skip
+            uid=_uid(data["request_id"]),
+            values=_values(data["values"]),
+            truth=data["truth"],
+            item=_text(data, "item"),
+            event_id=_text(data, "event_id"),
+            at_us=at_us,
+        )
     except (orjson.JSONDecodeError, KeyError, TypeError, InvalidRequest):
         return None
 

@@ -14,8 +14,14 @@ _NONE = b""
 
 def pack(message: Message) -> bytes:
     """Write what is neither header nor body; empty when all of it is at its default."""
-    plain = (message.content_type, message.correlation_id, message.message_id, message.reply_to, message.user_id,
-             message.timestamp_s)  # fmt: skip
+    plain = (
+        message.content_type,
+        message.correlation_id,
+        message.message_id,
+        message.reply_to,
+        message.user_id,
+        message.timestamp_s,
+    )
     encoding = message.content_encoding
     if not message.headers and encoding is None and plain == (None,) * 6 and not message.priority:
         return _NONE
@@ -29,15 +35,24 @@ def unpack(data: bytes, queue: str, header: bytes, body: bytes, count: int) -> M
     """Read a message back."""
     if not data:
         return Message(queue=queue, body=body, header=header, count=count)
-    (content_type, correlation_id, message_id, reply_to, user_id, timestamp_s, priority, headers,
-     *last) = orjson.loads(data)  # fmt: skip
+    (content_type, correlation_id, message_id, reply_to, user_id, timestamp_s, priority, headers, *last) = orjson.loads(
+        data
+    )
     return Message(
-        queue=queue, body=body, header=header, count=count, content_type=content_type,
-        content_encoding=_readable(last[0]) if last else None, correlation_id=_readable(correlation_id),
-        message_id=_readable(message_id), reply_to=_readable(reply_to), user_id=_readable(user_id),
-        timestamp_s=timestamp_s, priority=priority,
+        queue=queue,
+        body=body,
+        header=header,
+        count=count,
+        content_type=content_type,
+        content_encoding=_readable(last[0]) if last else None,
+        correlation_id=_readable(correlation_id),
+        message_id=_readable(message_id),
+        reply_to=_readable(reply_to),
+        user_id=_readable(user_id),
+        timestamp_s=timestamp_s,
+        priority=priority,
         headers={key: _readable(value) for key, value in headers.items()} or NO_HEADERS,
-    )  # fmt: skip
+    )
 
 
 def pack_headers(headers: dict[str, Any] | Any) -> bytes:

@@ -169,8 +169,9 @@ def _enqueue(connection: Connection, channel: _Channel, messages: Sequence[Messa
         requests, size = requests + message.count, size + length
         asleep = message.delay_s > 0
         ready_at = now + int(message.delay_s * 1e6) if asleep else now
-        narrow.append((number, channel.id, ASLEEP if asleep else READY, ready_at,
-                       message.priority, message.count, length))  # fmt: skip
+        narrow.append(
+            (number, channel.id, ASLEEP if asleep else READY, ready_at, message.priority, message.count, length)
+        )
         wide.append((number, message.header, message.body, properties.pack(message)))
         outcomes.append(SAFE)
     connection.executemany("INSERT INTO waiting VALUES (?, ?, ?, ?, 0, ?, ?, ?)", narrow)

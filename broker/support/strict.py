@@ -146,8 +146,9 @@ class ShareBounds:
                 {"type": "number", least: 0, most: self.most},
                 {"type": "string", "pattern": r"^\s*0*(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)\s*%\s*$"},
             ],
-            "description": self._told, "examples": ["20%", 0.2],
-        }  # fmt: skip
+            "description": self._told,
+            "examples": ["20%", 0.2],
+        }
 
     def _checked(self, value: float) -> float:
         if value > self.most or (self.above and value == 0.0) or (self.below and value == self.most):

@@ -18,9 +18,19 @@ from broker.tensor.datatypes import DTYPES, FLOATS, Array
 from broker.tensor.inference import Body, Head, InputHead, TensorSpec, parse_head, shown
 
 _FORMATS: Final = {
-    "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",
-    "FP16": "e", "FP32": "f", "FP64": "d", "BOOL": "B",
-}  # fmt: skip
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "FP16": "e",
+    "FP32": "f",
+    "FP64": "d",
+    "BOOL": "B",
+}
 _LENGTH: Final = struct.Struct("<I")
 _MAX_CHECKED: Final = 4096
 

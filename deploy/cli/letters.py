@@ -55,14 +55,21 @@ def letter_row(letter: DeadLetter) -> dict[str, Any]:
     """Return what `dead show --json` says of one letter."""
     message = letter.message
     return {
-        "ids": list(letter.ids), "from": printable(letter.origin), "reason": printable(letter.reason),
-        "attempts": letter.attempts, "error": printable(letter.error),
-        "at": when(letter.at_us) if letter.at_us is not None else None, "endpoint": printable(letter.endpoint),
-        "unreadable": printable(letter.unreadable), "stuck": printable(letter.stuck), "bytes": letter.size,
-        "message_id": printable(message.message_id or ""), "correlation_id": printable(message.correlation_id or ""),
+        "ids": list(letter.ids),
+        "from": printable(letter.origin),
+        "reason": printable(letter.reason),
+        "attempts": letter.attempts,
+        "error": printable(letter.error),
+        "at": when(letter.at_us) if letter.at_us is not None else None,
+        "endpoint": printable(letter.endpoint),
+        "unreadable": printable(letter.unreadable),
+        "stuck": printable(letter.stuck),
+        "bytes": letter.size,
+        "message_id": printable(message.message_id or ""),
+        "correlation_id": printable(message.correlation_id or ""),
         "requests": [_request_row(request) for request in letter.requests],
         "head": "" if letter.requests else head(message.body, None),
-    }  # fmt: skip
+    }
 
 
 def letter_lines(letter: DeadLetter, now_us: int) -> Iterator[str]:
@@ -116,11 +123,17 @@ def _request_row(request: Request) -> dict[str, Any]:
     route = request.route
     to = f"queue {route.reply_to}" if route.reply is ReplyTo.CLIENT else REPLIES[route.reply]
     return {
-        "endpoint": printable(route.endpoint), "arm": printable(route.arm), "model": printable(route.model),
-        "version": route.version, "accepted": when(request.accepted_us), "attempts": request.attempts,
-        "correlation_id": printable(request.correlation), "answers to": printable(to), "bytes": len(request.body),
+        "endpoint": printable(route.endpoint),
+        "arm": printable(route.arm),
+        "model": printable(route.model),
+        "version": route.version,
+        "accepted": when(request.accepted_us),
+        "attempts": request.attempts,
+        "correlation_id": printable(request.correlation),
+        "answers to": printable(to),
+        "bytes": len(request.body),
         "head": head(request.body, request.json_length),
-    }  # fmt: skip
+    }
 
 
 def _unless_empty(what: str, text: str) -> Sequence[str]:

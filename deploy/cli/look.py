@@ -53,10 +53,17 @@ def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
             age_s = max(0.0, (now_us() - said.at_us) / 1e6)  # another machine's clock may be ahead
             model = f"{said.model}@{said.version}" if said.model else ""
             rows.append(
-                {"part": said.part, "state": said.state if age_s < 3 * SETTLE_S else "silent", "model": model,
-                 "pid": said.pid, "in flight": said.in_flight, "heard s ago": round(age_s, 1),
-                 "instance": said.instance, "error": "; ".join(filter(None, (said.error, *said.troubles)))}
-            )  # fmt: skip
+                {
+                    "part": said.part,
+                    "state": said.state if age_s < 3 * SETTLE_S else "silent",
+                    "model": model,
+                    "pid": said.pid,
+                    "in flight": said.in_flight,
+                    "heard s ago": round(age_s, 1),
+                    "instance": said.instance,
+                    "error": "; ".join(filter(None, (said.error, *said.troubles))),
+                }
+            )
         return sorted(rows, key=lambda row: (row["part"], row["model"], row["instance"]))
 
     rows = listed(existing(settings, overrides(broker__url=broker)), look)
@@ -78,9 +85,15 @@ def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
                 depth = await connection.depth(connection.channels.inputs(target.model, target.version))
                 ready = view.is_ready(target.model, target.version)
                 rows.append(
-                    {"endpoint": name, "arm": arm, "model": target.model, "version": target.version,
-                     "ready": "yes" if ready else "no", "waiting": depth.requests}
-                )  # fmt: skip
+                    {
+                        "endpoint": name,
+                        "arm": arm,
+                        "model": target.model,
+                        "version": target.version,
+                        "ready": "yes" if ready else "no",
+                        "waiting": depth.requests,
+                    }
+                )
         return rows
 
     rows = listed(existing(settings, overrides(broker__url=broker)), look)
@@ -121,9 +134,13 @@ def predict(
 
 async def _ask(connection: Broker, queue: str, endpoint: str, text: str, timeout_s: float) -> Message:
     request = Message(
-        queue=connection.channels.requests(endpoint), body=text.encode(), content_type=JSON, reply_to=queue,
-        message_id=secrets.token_hex(8), headers={"timeout_ms": int(timeout_s * 1000)},
-    )  # fmt: skip
+        queue=connection.channels.requests(endpoint),
+        body=text.encode(),
+        content_type=JSON,
+        reply_to=queue,
+        message_id=secrets.token_hex(8),
+        headers={"timeout_ms": int(timeout_s * 1000)},
+    )
     outcome = (await connection.publish([request]))[0]
     if not outcome.safe:
         raise Unavailable(

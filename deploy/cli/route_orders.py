@@ -61,9 +61,13 @@ def add_to(app: typer.Typer) -> None:
 
 def _one(word: Word) -> Callable[..., None]:
     def command(
-        endpoint: EndpointName, yes: Yes = False, author: Author = "", wait: Wait = 30.0,
-        settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "",
-    ) -> None:  # fmt: skip
+        endpoint: EndpointName,
+        yes: Yes = False,
+        author: Author = "",
+        wait: Wait = 30.0,
+        settings: SettingsPath = DEFAULT_SETTINGS,
+        broker: BrokerUrl = "",
+    ) -> None:
         _order(settings, broker, endpoint, word, {}, author=author, wait_s=wait, yes=yes)
 
     return command
@@ -100,9 +104,16 @@ def read_weights(words: list[str]) -> dict[str, float]:
 
 
 def _order(
-    settings: Path, broker: str, name: str, word: Word, weights: Mapping[str, float], *, author: str, wait_s: float,
+    settings: Path,
+    broker: str,
+    name: str,
+    word: Word,
+    weights: Mapping[str, float],
+    *,
+    author: str,
+    wait_s: float,
     yes: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Ask, order, wait, and say what changed; the connection is not held while a person thinks."""
     place = looked_at(settings, overrides(broker__url=broker))
     before = connected(place, lambda connection: look_at(connection, name))

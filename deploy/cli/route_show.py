@@ -66,7 +66,7 @@ def _facts(routed: RoutedEndpoint) -> Table:
         ("phase", _phase(routed)),
         ("leads", _leader(routed)),
         ("snapshot", "none" if said is None else f"tick {said.number}, said {_ago(said.at_us)}"),
-    ]  # fmt: skip
+    ]
     rows = rows if routed.learns else rows[:2]
     return Table(key="policy", title=f"endpoint {endpoint.endpoint}", columns=("what", "now"), rows=rows)
 

@@ -50,10 +50,14 @@ def simulate(
         from router.simulation.declared import SimulationSpec, simulated  # what it needs is heavy
 
         wish = SimulationSpec(
-            rate=read_rate(traffic), for_s=_duration(for_), runs=runs, seed=seed,
-            means=_by_arm("--means", means, float), failures=_by_arm("--failures", failures, _share),
+            rate=read_rate(traffic),
+            for_s=_duration(for_),
+            runs=runs,
+            seed=seed,
+            means=_by_arm("--means", means, float),
+            failures=_by_arm("--failures", failures, _share),
             noise=_by_arm("--noise", noise, float),
-        )  # fmt: skip
+        )
         sections = simulated(endpoint, wish)
     if as_json_:
         sys.stdout.write(json.dumps({"endpoint": endpoint.endpoint, **as_json(sections)}) + "\n")

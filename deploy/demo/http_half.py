@@ -30,10 +30,15 @@ class HttpHalf:
         headers, latency_s = response.headers, time.monotonic() - started
         length = headers.get(JSON_LENGTH)
         return DemoReply(
-            number=ask.number, way="HTTP", request_id=headers.get("millrace-request-id", ""), latency_s=latency_s,
-            status=headers.get("millrace-status", str(response.code)), arm=headers.get("millrace-arm", ""),
-            body=response.body, json_length=None if length is None else int(length),
-        )  # fmt: skip
+            number=ask.number,
+            way="HTTP",
+            request_id=headers.get("millrace-request-id", ""),
+            latency_s=latency_s,
+            status=headers.get("millrace-status", str(response.code)),
+            arm=headers.get("millrace-arm", ""),
+            body=response.body,
+            json_length=None if length is None else int(length),
+        )
 
     async def tell(self, endpoint: str, request_id: str, **said: Any) -> bool:
         """Send feedback to a request; tells whether it was accepted."""

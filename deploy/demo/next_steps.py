@@ -44,12 +44,17 @@ def print_next_steps(console: Console, installation: Installation, broker_url: s
     request = settings.folder / REQUEST
     label = _write_request(request)
     words = {
-        "at": shown(settings.gateway.host, settings.gateway.http_port), "endpoint": ENDPOINT, "input": INPUT,
-        "output": OUTPUT, "request": shlex.quote(str(request)), "label": label,
+        "at": shown(settings.gateway.host, settings.gateway.http_port),
+        "endpoint": ENDPOINT,
+        "input": INPUT,
+        "output": OUTPUT,
+        "request": shlex.quote(str(request)),
+        "label": label,
         "url": shlex.quote(broker_url.rstrip("/")),  # a slash at its end names an empty vhost to the C tools
-        "queue": settings.channels.requests(ENDPOINT), "settings": shlex.quote(str(installation.path)),
+        "queue": settings.channels.requests(ENDPOINT),
+        "settings": shlex.quote(str(installation.path)),
         "flag": f" --broker {shlex.quote(broker_url)}" if broker_url else "",
-    }  # fmt: skip
+    }
     sections = [("curl", CURL), ("tritonclient", TRITON), ("the queue", PREDICT), ("what runs", STATUS)]
     if broker_url.startswith("amqp"):
         sections.insert(3, ("the queue, without anything of ours", AMQP))

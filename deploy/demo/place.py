@@ -65,9 +65,12 @@ def place_in(
     http_port, metrics_port = (HTTP_PORT, METRICS_PORT) if known_ports else (free_port(), 0)
     path = write_settings(folder, prefix=prefix, engine=engine, http_port=http_port, metrics_port=metrics_port)
     overrides = {
-        "processors.engine": engine, "gateway.http_port": str(http_port), "metrics.port": str(metrics_port),
-        "gateway.host": HOST, **(more or {}),
-    }  # fmt: skip
+        "processors.engine": engine,
+        "gateway.http_port": str(http_port),
+        "metrics.port": str(metrics_port),
+        "gateway.host": HOST,
+        **(more or {}),
+    }
     if broker:
         overrides["broker.url"] = broker
     return DemoWorkspace(installation=Installation.at(path, overrides), overrides=overrides, log=folder / "demo.log")

@@ -57,9 +57,14 @@ class QueueHalf:
         if JSON_LENGTH in ask.headers:
             headers[JSON_LENGTH_HEADER] = int(ask.headers[JSON_LENGTH])
         return Message(
-            queue=self._broker.channels.requests(ask.endpoint), body=ask.body, reply_to=self._queue, headers=headers,
-            content_type=ask.headers["Content-Type"], correlation_id=correlation, message_id=correlation,
-        )  # fmt: skip
+            queue=self._broker.channels.requests(ask.endpoint),
+            body=ask.body,
+            reply_to=self._queue,
+            headers=headers,
+            content_type=ask.headers["Content-Type"],
+            correlation_id=correlation,
+            message_id=correlation,
+        )
 
     def _take(self, delivery: Delivery) -> None:
         reply, correlation = _reply(delivery), delivery.message.correlation_id or ""
@@ -75,10 +80,15 @@ def _reply(delivery: Delivery) -> DemoReply:
     number = (message.correlation_id or "").rpartition("/")[2]
     length = message.headers.get(JSON_LENGTH_HEADER)
     return DemoReply(
-        number=int(number) if number.isdigit() else -1, way="queue", request_id=message.message_id or "",
-        status=str(message.headers.get("status", "without a status")), arm=str(message.headers.get("arm", "")),
-        body=bytes(message.body), json_length=None if length is None else int(str(length)), latency_s=float("nan"),
-    )  # fmt: skip
+        number=int(number) if number.isdigit() else -1,
+        way="queue",
+        request_id=message.message_id or "",
+        status=str(message.headers.get("status", "without a status")),
+        arm=str(message.headers.get("arm", "")),
+        body=bytes(message.body),
+        json_length=None if length is None else int(str(length)),
+        latency_s=float("nan"),
+    )
 
 
 @asynccontextmanager

@@ -43,10 +43,15 @@ class Tally:
         """Note an answer."""
         self.answers.append(
             TallyAnswer(
-                number=reply.number, way=reply.way, request_id=reply.request_id, status=reply.said, arm=reply.arm,
-                label=reply.label, latency_s=reply.latency_s,
+                number=reply.number,
+                way=reply.way,
+                request_id=reply.request_id,
+                status=reply.said,
+                arm=reply.arm,
+                label=reply.label,
+                latency_s=reply.latency_s,
             )
-        )  # fmt: skip
+        )
 
     def take_all(self, replies: Iterable[DemoReply]) -> None:
         """Note several answers."""

@@ -38,11 +38,14 @@ def cnn() -> nn.Module:
     """Return a small convolutional network: 9,930 numbers."""
     return nn.Sequential(
         nn.Unflatten(1, (1, SIDE, SIDE)),
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(512, CLASSES),
-    )  # fmt: skip
+    )
 
 
 ARMS = {"linear": linear, "cnn": cnn}

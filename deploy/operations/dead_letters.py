@@ -62,9 +62,13 @@ async def look(broker: Broker, queue: str, limit: int) -> DeadQueuePage:
 
 
 async def replay(
-    broker: Broker, queue: str, choice: DeadLetterFilter, limit: int, allowed_us: Callable[[str], int],
+    broker: Broker,
+    queue: str,
+    choice: DeadLetterFilter,
+    limit: int,
+    allowed_us: Callable[[str], int],
     progress: Progress = lambda _: None,
-) -> ReplayReport:  # fmt: skip
+) -> ReplayReport:
     """Forward the chosen letters of a dead queue to where they came from: each is published, then acked."""
     done = ReplayReport()
 

@@ -96,9 +96,13 @@ async def look_at(connection: Broker, name: str) -> RoutedEndpoint:
     if verdict is not None and verdict.experiment != experiment_of(endpoint):
         verdict = None
     return RoutedEndpoint(
-        endpoint=endpoint, view=view, claim=claims.claim, silent_s=_silence_s(view, claims.claim), verdict=verdict,
+        endpoint=endpoint,
+        view=view,
+        claim=claims.claim,
+        silent_s=_silence_s(view, claims.claim),
+        verdict=verdict,
         author=claims.author,
-    )  # fmt: skip
+    )
 
 
 async def look_at_led(connection: Broker, name: str) -> RoutedEndpoint:

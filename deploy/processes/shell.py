@@ -179,9 +179,10 @@ class _Logs(Collector):
             skipped.add_metric((kind,), number)
         yield skipped
         yield GaugeMetricFamily(
-            "millrace_clock_ahead_seconds", "How far this machine's clock is ahead of the others'.",
+            "millrace_clock_ahead_seconds",
+            "How far this machine's clock is ahead of the others'.",
             value=CLOCKS.own_difference_s,
-        )  # fmt: skip
+        )
 
 
 class _Quiet(WSGIRequestHandler):
@@ -269,9 +270,11 @@ class _Json(logging.Formatter):
         """One JSON object a line."""
         entry = {
             "at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
-            "level": record.levelname.lower(), "part": self._part, "logger": record.name,
+            "level": record.levelname.lower(),
+            "part": self._part,
+            "logger": record.name,
             "message": record.getMessage(),
-        }  # fmt: skip
+        }
         if record.exc_info:
             entry["trace"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=False)

@@ -110,10 +110,13 @@ class Supervisor:
     async def _start(self, child: Child, now: float) -> None:
         command = self._installation.part_command(child.part)
         child.process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=self._output, stderr=self._output,
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
             env=child_environment(self._overrides, pools(1)),
             start_new_session=True,  # else a terminal's Ctrl-C stops all parts at once, and not in order
-        )  # fmt: skip
+        )
         child.started_s = now
         child.restarts += 1
 

@@ -25,9 +25,11 @@ class GatewayMetrics:
             "millrace_merges_lost", "Merge records that the log never took, by reason.", ("reason",), registry=registry
         )
         self._refused = Counter(
-            "millrace_gateway_refused", "Connections and requests that the door ended, by reason.", ("reason",),
+            "millrace_gateway_refused",
+            "Connections and requests that the door ended, by reason.",
+            ("reason",),
             registry=registry,
-        )  # fmt: skip
+        )
         self._connections = Gauge("millrace_gateway_connections", "Open HTTP connections.", registry=registry)
         self._arriving = Gauge(
             "millrace_gateway_arriving_bytes", "Bytes of request bodies that are not whole yet.", registry=registry
@@ -38,9 +40,13 @@ class GatewayMetrics:
         self.feedback = Counter("millrace_gateway_feedback", "Feedback taken in.", ("endpoint",), registry=registry)
 
     def watch(
-        self, *, pending: Callable[[], float], unclaimed: Callable[[], float], stored: Callable[[], float],
+        self,
+        *,
+        pending: Callable[[], float],
+        unclaimed: Callable[[], float],
+        stored: Callable[[], float],
         used: Callable[[], float],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Read these numbers at each scrape."""
         self._pending.set_function(pending)
         self._unclaimed.set_function(unclaimed)

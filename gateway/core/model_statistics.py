@@ -38,23 +38,33 @@ class ModelStatistics:
         """Return what all replicas of a model version did, as Triton's statistics extension writes it."""
         found = together(self._by_version.get((target.model, target.version), {}).values())
         return {
-            "name": endpoint, "version": str(target.version), "last_inference": found.last_ms,
-            "inference_count": found.rows, "execution_count": sum(it.count for it in found.batches.values()),
+            "name": endpoint,
+            "version": str(target.version),
+            "last_inference": found.last_ms,
+            "inference_count": found.rows,
+            "execution_count": sum(it.count for it in found.batches.values()),
             "inference_stats": {
-                "success": _duration(found.success), "fail": _duration(found.fail), "queue": _duration(found.queue),
-                "compute_input": _duration(Duration(found.compute.count)), "compute_infer": _duration(found.compute),
-                "compute_output": _duration(Duration(found.compute.count)), "cache_hit": _duration(Duration()),
+                "success": _duration(found.success),
+                "fail": _duration(found.fail),
+                "queue": _duration(found.queue),
+                "compute_input": _duration(Duration(found.compute.count)),
+                "compute_infer": _duration(found.compute),
+                "compute_output": _duration(Duration(found.compute.count)),
+                "cache_hit": _duration(Duration()),
                 "cache_miss": _duration(Duration()),
             },
             "batch_stats": [_batch(size, it) for size, it in sorted(found.batches.items())],
-        }  # fmt: skip
+        }
 
 
 def _batch(size: int, it: Duration) -> dict[str, Any]:
     unknown = _duration(Duration(it.count))
     return {
-        "batch_size": size, "compute_input": unknown, "compute_infer": _duration(it), "compute_output": unknown,
-    }  # fmt: skip
+        "batch_size": size,
+        "compute_input": unknown,
+        "compute_infer": _duration(it),
+        "compute_output": unknown,
+    }
 
 
 def _duration(it: Duration) -> dict[str, int]:

@@ -29,10 +29,14 @@ class RequestSender:
             self._shadowed[request.uid] = shadow
         route = request.route
         self._outbox.put(
-            self._core.inputs(route.model, route.version), BodyForm.BUNDLE, pack_route(route),
-            pack_ticket(request, len(request.body)), request.body, request,
+            self._core.inputs(route.model, route.version),
+            BodyForm.BUNDLE,
+            pack_route(route),
+            pack_ticket(request, len(request.body)),
+            request.body,
+            request,
             limit=self._core.max_batch(route.model, route.version),
-        )  # fmt: skip
+        )
 
     async def put_safely(self, request: Request, shadow: Request | None = None) -> None:
         """Return when the broker has the request; raises what it was refused with, Unreachable if nobody knows."""

@@ -130,9 +130,13 @@ class StoredRequests:
         return sum(map(len, self._waiting.values()))
 
     async def send(
-        self, request: Request, claim: KeyClaim | None, wait_s: float, gone: asyncio.Future[None] | None = None,
+        self,
+        request: Request,
+        claim: KeyClaim | None,
+        wait_s: float,
+        gone: asyncio.Future[None] | None = None,
         shadow: Request | None = None,
-    ) -> StoredRequest:  # fmt: skip
+    ) -> StoredRequest:
         """Store a request and send it, unless its claim is held by one that was sent before; wait for the answer.
 
         The wait ends with `gone`, too: the client has left. Raises KeyReused, QueueFull, and what the broker refused.

@@ -103,7 +103,7 @@ class SqliteResults(ResultsStore):
         """See the port."""
         row = await self._database.run(
             lambda connection: fetch_one(connection, _BY_SCOPE, (claim.scope,)), Durability.READ
-        )  # fmt: skip
+        )
         return None if row is None else _held(row)
 
     async def publish(self, uid: bytes) -> None:
@@ -174,6 +174,11 @@ def _held(row: Sequence[Any]) -> StoredResult:
     if status is not None and not dropped:
         answer = Answer(uid, status, arm, version, json_length, 0, 0, 0, body)
     return StoredResult(
-        uid=uid, deadline_us=deadline_us, digest=digest, published=bool(published), status=status, answer=answer,
+        uid=uid,
+        deadline_us=deadline_us,
+        digest=digest,
+        published=bool(published),
+        status=status,
+        answer=answer,
         dropped=bool(dropped),
-    )  # fmt: skip
+    )

@@ -85,9 +85,11 @@ class InferRoute:
         headers = {name: value for name, value in scope["headers"] if name in WANTED}
         router, mask = self._core.resolve(endpoint)
         body = await read_body(
-            receive, announced=headers.get(b"content-length"), encoding=headers.get(b"content-encoding"),
+            receive,
+            announced=headers.get(b"content-length"),
+            encoding=headers.get(b"content-encoding"),
             limit=self._core.settings.body_limit_bytes,
-        )  # fmt: skip
+        )
         accepted_us = now_us()
         json_length = json_length_of(headers, len(body))
         key = key_of(router.endpoint.key, key_of_client(headers), body, json_length)
@@ -103,9 +105,19 @@ class InferRoute:
         reply_to = self._asynchronous.queue if wishes.stored else self._pending.queue
         route = _route(router.endpoint.endpoint, plan.snapshot, plan.mask, plan.policy, plan.legs[0], reply_to)
         request = Request(
-            route, uid, accepted_us, accepted_us + int(allowed_s * 1e6), plan.propensity, json_length, 0, key, "",
-            trace_of(headers), extra, body,
-        )  # fmt: skip
+            route,
+            uid,
+            accepted_us,
+            accepted_us + int(allowed_s * 1e6),
+            plan.propensity,
+            json_length,
+            0,
+            key,
+            "",
+            trace_of(headers),
+            extra,
+            body,
+        )
         if plan.merged:
             heard = await self._wait(self._lists.ask(router, request, plan, allowed_s), request, receive)
             return reply.answered(self._lists.answer(router, request, heard), uid)
@@ -154,16 +166,24 @@ class InferRoute:
         receive: Receive,
     ) -> reply.HttpReply:
         """Serve a request whose answer outlives this gateway."""
-        claim = claim_of(
-            wishes.key, tenant=request.route.tenant, endpoint=request.route.endpoint, pin=pin,
-            json_length=request.json_length, body=request.body,
-        ) if wishes.key else None  # fmt: skip
+        claim = (
+            claim_of(
+                wishes.key,
+                tenant=request.route.tenant,
+                endpoint=request.route.endpoint,
+                pin=pin,
+                json_length=request.json_length,
+                body=request.body,
+            )
+            if wishes.key
+            else None
+        )
         longest_s = 0.0 if wishes.asynchronous else allowed_s
         wait_s = longest_s if wishes.wait_s is None else min(wishes.wait_s, allowed_s)
         gone = self._loop.create_future()
         listen = self._loop.call_later(
             LISTEN_AFTER_S, lambda: self._listening.spawn(_tell_gone(receive, gone), "hang-up")
-        )  # fmt: skip
+        )
         try:
             standing = await self._asynchronous.send(request, claim, wait_s, gone, shadow)
         finally:
@@ -206,6 +226,14 @@ def _target(path: str) -> tuple[str, str | None]:
 @lru_cache(maxsize=4096)
 def _route(endpoint: str, snapshot: int, mask: int, policy: str, leg: Leg, reply_to: str) -> Route:
     return Route(
-        endpoint=endpoint, arm=leg.arm, model=leg.model, version=leg.version, snapshot=snapshot, mask=mask,
-        policy=policy, reply=ReplyTo.GATEWAY, reply_to=reply_to, leg=leg.leg,
-    )  # fmt: skip
+        endpoint=endpoint,
+        arm=leg.arm,
+        model=leg.model,
+        version=leg.version,
+        snapshot=snapshot,
+        mask=mask,
+        policy=policy,
+        reply=ReplyTo.GATEWAY,
+        reply_to=reply_to,
+        leg=leg.leg,
+    )

@@ -14,9 +14,20 @@ Headers = dict[bytes, bytes]
 
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 WANTED = frozenset(
-    (b"inference-header-content-length", b"content-encoding", b"content-length", b"traceparent", b"tracestate",
-     b"timeout_ms", b"millrace-timeout-ms", b"millrace-key", b"millrace-arm", b"prefer", b"idempotency-key")
-)  # fmt: skip
+    (
+        b"inference-header-content-length",
+        b"content-encoding",
+        b"content-length",
+        b"traceparent",
+        b"tracestate",
+        b"timeout_ms",
+        b"millrace-timeout-ms",
+        b"millrace-key",
+        b"millrace-arm",
+        b"prefer",
+        b"idempotency-key",
+    )
+)
 
 
 def json_length_of(headers: Headers, size: int) -> int | None:

@@ -37,12 +37,14 @@ class ModelRoutes:
         endpoint, arm = self._asked(request)
         described = self._full(endpoint, arm).get("metadata", {})
         numbers = sorted({target.version for target in endpoint.arms.values()})
-        return JSONResponse({
-            **described, "name": endpoint.endpoint, "versions": [str(number) for number in numbers],
-            "arms": {
-                name: {"model": it.model, "version": str(it.version)} for name, it in endpoint.arms.items()
-            },
-        })  # fmt: skip
+        return JSONResponse(
+            {
+                **described,
+                "name": endpoint.endpoint,
+                "versions": [str(number) for number in numbers],
+                "arms": {name: {"model": it.model, "version": str(it.version)} for name, it in endpoint.arms.items()},
+            }
+        )
 
     async def config(self, request: Request) -> JSONResponse:
         """GET …/models/<endpoint>[/versions/<arm>]/config, as Triton writes it."""

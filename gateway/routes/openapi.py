@@ -41,8 +41,15 @@ DESCRIBED: Json = {
 
 
 _DURATIONS = (
-    "success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss",
-)  # fmt: skip
+    "success",
+    "fail",
+    "queue",
+    "compute_input",
+    "compute_infer",
+    "compute_output",
+    "cache_hit",
+    "cache_miss",
+)
 DOOR = ("400", "408", "414", "431", "503")  # what any request may get before it is looked at
 
 
@@ -61,8 +68,11 @@ def _list_of(items: Json) -> Json:
 def _feedback_of(name: str, schema: Json) -> Json:
     """Return feedback that says one thing: values or a truth, never both."""
     request_id = {
-        "type": "string", "format": "uuid", "minLength": 32, "description": "millrace-request-id of the answer.",
-    }  # fmt: skip
+        "type": "string",
+        "format": "uuid",
+        "minLength": 32,
+        "description": "millrace-request-id of the answer.",
+    }
     item = {"type": ["string", "integer", "null"], "maxLength": 256, "description": "Which item of a list it is about."}
     event_id = {"type": ["string", "null"], "maxLength": 256, "description": "Sent again with it, it counts once."}
     properties = {"request_id": request_id, name: schema, "item": item, "event_id": event_id}
@@ -83,38 +93,57 @@ SCHEMAS: Json = {
     "Ready": _object(["ready", "live", "waiting_for"], ready=_FLAG, live=_FLAG, waiting_for=_list_of(_STRING)),
     "ModelNames": _object(["models"], models=_list_of(_STRING)),
     "Model": _object(
-        ["name", "versions", "arms", "platform", "inputs", "outputs"], name=_STRING,
+        ["name", "versions", "arms", "platform", "inputs", "outputs"],
+        name=_STRING,
         versions={**_list_of(_STRING), "description": "Numbers of model versions, as text."},
         arms={
-            "type": "object", "additionalProperties": _ref("Arm"),
+            "type": "object",
+            "additionalProperties": _ref("Arm"),
             "description": "Each arm of the endpoint by its name.",
         },
-        platform=_STRING, inputs=_list_of(_ref("DescribedTensor")),
+        platform=_STRING,
+        inputs=_list_of(_ref("DescribedTensor")),
         outputs=_list_of(_ref("DescribedTensor")),
     ),
     "Arm": _object(["model", "version"], model=_STRING, version=_STRING),
     "Duration": _object(["count", "ns"], count=_COUNT, ns=_COUNT),
     "InferenceStatistics": _object(
-        list(_DURATIONS), **{name: _ref("Duration") for name in _DURATIONS},
+        list(_DURATIONS),
+        **{name: _ref("Duration") for name in _DURATIONS},
     ),
     "BatchStatistics": _object(
-        ["batch_size", "compute_input", "compute_infer", "compute_output"], batch_size=_COUNT,
-        compute_input=_ref("Duration"), compute_infer=_ref("Duration"), compute_output=_ref("Duration"),
+        ["batch_size", "compute_input", "compute_infer", "compute_output"],
+        batch_size=_COUNT,
+        compute_input=_ref("Duration"),
+        compute_infer=_ref("Duration"),
+        compute_output=_ref("Duration"),
     ),
     "ModelStatistics": _object(
         ["name", "version", "last_inference", "inference_count", "execution_count", "inference_stats", "batch_stats"],
-        name=_STRING, version=_STRING, last_inference=_COUNT, inference_count=_COUNT, execution_count=_COUNT,
-        inference_stats=_ref("InferenceStatistics"), batch_stats=_list_of(_ref("BatchStatistics")),
+        name=_STRING,
+        version=_STRING,
+        last_inference=_COUNT,
+        inference_count=_COUNT,
+        execution_count=_COUNT,
+        inference_stats=_ref("InferenceStatistics"),
+        batch_stats=_list_of(_ref("BatchStatistics")),
     ),
     "Statistics": _object(["model_stats"], model_stats=_list_of(_ref("ModelStatistics"))),
     "ModelReady": _object(["name", "ready"], name=_STRING, ready=_FLAG, error=_STRING),
     "ModelConfig": _object(["name"], name=_STRING, max_batch_size={"type": "integer"}),
     "InferRequest": _object(
-        ["inputs"], id=_STRING, parameters=_MAP, inputs=_list_of(_ref("Tensor")),
+        ["inputs"],
+        id=_STRING,
+        parameters=_MAP,
+        inputs=_list_of(_ref("Tensor")),
         outputs=_list_of(_ref("RequestedOutput")),
     ),
     "InferResponse": _object(
-        ["model_name", "outputs"], model_name=_STRING, model_version=_STRING, id=_STRING, parameters=_MAP,
+        ["model_name", "outputs"],
+        model_name=_STRING,
+        model_version=_STRING,
+        id=_STRING,
+        parameters=_MAP,
         outputs=_list_of(_ref("Tensor")),
     ),
     "Tensor": TENSOR,
@@ -124,24 +153,31 @@ SCHEMAS: Json = {
     "FeedbackValues": _feedback_of(
         "values",
         {
-            "type": "object", "additionalProperties": {"type": ["number", "boolean"]},
+            "type": "object",
+            "additionalProperties": {"type": ["number", "boolean"]},
             "description": "Numbers by reward; true and false for rewards of type bool.",
         },
     ),
     "FeedbackTruth": _feedback_of("truth", {"description": "The true label, any JSON."}),
     "Accepted": _object(["accepted"], accepted=_FLAG),
     "Pending": _object(
-        ["id", "status", "location"], id=_STRING, status={"const": "pending"},
+        ["id", "status", "location"],
+        id=_STRING,
+        status={"const": "pending"},
         location={"type": "string", "description": "Where the answer will be."},
     ),
     "IndexRequest": _object([], ready=_FLAG),
     "Index": _list_of(
         _object(
-            ["name", "version", "arm", "state", "reason"], name=_STRING, version=_STRING, arm=_STRING, state=_STRING,
+            ["name", "version", "arm", "state", "reason"],
+            name=_STRING,
+            version=_STRING,
+            arm=_STRING,
+            state=_STRING,
             reason=_STRING,
         )
     ),
-}  # fmt: skip
+}
 
 ERRORS = {
     "400": "The request is wrong as it stands.",
@@ -162,31 +198,43 @@ ERRORS = {
 
 INFER_HEADERS: list[Json] = [
     {
-        "name": "Inference-Header-Content-Length", "in": "header", "schema": {"type": "integer", "minimum": 0},
+        "name": "Inference-Header-Content-Length",
+        "in": "header",
+        "schema": {"type": "integer", "minimum": 0},
         "description": "Bytes of JSON before the raw tensors (binary tensor data extension).",
     },
     {
-        "name": "millrace-timeout-ms", "in": "header", "schema": {"type": "integer", "minimum": 1},
+        "name": "millrace-timeout-ms",
+        "in": "header",
+        "schema": {"type": "integer", "minimum": 1},
         "description": "Time allowed; at most the endpoint's own deadline.",
     },
     {
-        "name": "millrace-key", "in": "header", "schema": {"type": "string", "maxLength": 256},
+        "name": "millrace-key",
+        "in": "header",
+        "schema": {"type": "string", "maxLength": 256},
         "description": "What a sticky policy keeps together, such as a user's id.",
     },
     {
-        "name": "millrace-arm", "in": "header", "schema": _STRING,
+        "name": "millrace-arm",
+        "in": "header",
+        "schema": _STRING,
         "description": "The arm, or version, that shall answer, for testers: logged, never counted.",
     },
     {
-        "name": "Prefer", "in": "header", "schema": _STRING,
+        "name": "Prefer",
+        "in": "header",
+        "schema": _STRING,
         "description": "RFC 7240: respond-async answers 202 at once, wait=N after N seconds without an answer.",
     },
     {
-        "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        "name": "Idempotency-Key",
+        "in": "header",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
         "description": "The same request sent again with its key is computed once, and answered again.",
     },
     {"name": "traceparent", "in": "header", "schema": _STRING, "description": "W3C trace context."},
-]  # fmt: skip
+]
 
 INFER_EXAMPLE: Json = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}]}
 FEEDBACK_EXAMPLE: Json = {"request_id": "01890a5d-ac96-774b-bcce-b302099a8057", "values": {"clicked": 1}}
@@ -211,14 +259,15 @@ def openapi() -> Json:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "Millrace gateway", "version": product_version(),
+            "title": "Millrace gateway",
+            "version": product_version(),
             "description": "Open Inference Protocol v2 in front of queues. Every answer carries millrace-request-id.",
         },
         "servers": [{"url": "/", "description": "The gateway that serves this document."}],
         "security": [],
         "paths": paths,
         "components": {"schemas": SCHEMAS},
-    }  # fmt: skip
+    }
 
 
 def _of_model(path: str, suffix: str) -> Json:
@@ -242,9 +291,11 @@ def _of_model(path: str, suffix: str) -> Json:
 
 def _infer(suffix: str) -> Json:
     operation = _operation(
-        f"infer{suffix}", "Infer, and wait for the answer", "InferResponse",
+        f"infer{suffix}",
+        "Infer, and wait for the answer",
+        "InferResponse",
         errors=("400", "404", "413", "422", "429", "500", "503", "504"),
-    )  # fmt: skip
+    )
     operation["responses"]["202"] = _answer("Stored and in its queue; Location says where to ask.", "Pending")
     operation["parameters"] = INFER_HEADERS
     operation["requestBody"] = {
@@ -260,9 +311,12 @@ def _infer(suffix: str) -> Json:
 
 def _feedback() -> Json:
     operation = _operation(
-        "feedback", "What became true after a prediction", "Accepted", code="202",
+        "feedback",
+        "What became true after a prediction",
+        "Accepted",
+        code="202",
         errors=("400", "404", "413", "429", "503"),
-    )  # fmt: skip
+    )
     operation["parameters"] = [_path_parameter("endpoint")]
     operation["requestBody"] = _json_body("Feedback", FEEDBACK_EXAMPLE)
     return operation
@@ -270,19 +324,22 @@ def _feedback() -> Json:
 
 def _requests() -> Json:
     fetch = _operation(
-        "fetch", "The answer of an asynchronous request", "InferResponse",
+        "fetch",
+        "The answer of an asynchronous request",
+        "InferResponse",
         errors=("400", "404", "410", "429", "500", "503"),
-    )  # fmt: skip
+    )
     fetch["responses"]["200"]["content"]["application/octet-stream"] = {"schema": _BINARY}
     fetch["responses"]["202"] = _answer("No answer yet; Retry-After says when to ask again.", "Pending")
     fetch["parameters"] = [header for header in INFER_HEADERS if header["name"] == "Prefer"]
     cancel: Json = {
-        "operationId": "cancel", "summary": "Cancel a request that has no answer yet",
+        "operationId": "cancel",
+        "summary": "Cancel a request that has no answer yet",
         "responses": {
             "204": {"description": "Nobody will get an answer."},
             **{error: _answer(ERRORS[error], "Error") for error in sorted({"404", "409", "410", *DOOR})},
         },
-    }  # fmt: skip
+    }
     return {"get": fetch, "delete": cancel, "parameters": [_path_parameter("uid")]}
 
 
@@ -292,10 +349,11 @@ def _repository() -> Json:
     paths: Json = {"/v2/repository/index": {"post": index}}
     for verb in ("load", "unload"):
         operation: Json = {
-            "operationId": verb, "summary": "Not served yet",
+            "operationId": verb,
+            "summary": "Not served yet",
             "responses": {error: _answer(ERRORS[error], "Error") for error in sorted({"501", *DOOR})},
             "parameters": [_path_parameter("model")],
-        }  # fmt: skip
+        }
         paths[f"/v2/repository/models/{{model}}/{verb}"] = {"post": operation}
     return paths
 

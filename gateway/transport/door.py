@@ -61,9 +61,9 @@ WAYS_OUT = {
     RefusalReason.BODY_TOO_LARGE: "bodies larger than gateway.body_limit allows",
     RefusalReason.BODY_TOO_SLOW: "no whole body within gateway.body_timeout",
     RefusalReason.ANSWER_NOT_READ: "clients that did not read their answer within gateway.body_timeout",
-    RefusalReason.BODIES_FULL: "bodies held here take gateway.bodies_limit, or those that arrive gateway.arriving_limit",
-    RefusalReason.CONNECTIONS_FULL: "as many connections as gateway.connections_limit or the descriptors (ulimit -n) allow",
-    RefusalReason.DISPLACED: "the quietest connections made room for new ones: see gateway.connections_limit and ulimit -n",
+    RefusalReason.BODIES_FULL: "held bodies reached gateway.bodies_limit, or arriving ones gateway.arriving_limit",
+    RefusalReason.CONNECTIONS_FULL: "no more connections: gateway.connections_limit or ulimit -n is reached",
+    RefusalReason.DISPLACED: "closed to make room for new ones: see gateway.connections_limit and ulimit -n",
 }
 
 
@@ -180,9 +180,11 @@ class Door:
     def _make_room(self) -> None:
         old = self.now_s - YOUNG_S
         quiet = [
-            it for it in self.connections
-            if (it.phase < ConnectionPhase.BODY or (it.phase is ConnectionPhase.BODY and it.since_s < old)) and not it.is_answering()
-        ]  # fmt: skip
+            it
+            for it in self.connections
+            if (it.phase < ConnectionPhase.BODY or (it.phase is ConnectionPhase.BODY and it.since_s < old))
+            and not it.is_answering()
+        ]
         quiet.sort(key=lambda it: (max(it.phase, ConnectionPhase.HEAD), it.since_s))
         for guest in quiet[: max(1, self.most // DISPLACED_AT_ONCE)]:
             self.note(RefusalReason.DISPLACED)

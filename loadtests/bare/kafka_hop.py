@@ -46,9 +46,13 @@ async def publish(servers: str, topic: str, messages: int, size: int) -> float:
 async def consume(servers: str, topic: str, messages: int) -> float:
     """Fetch all messages and commit after each fetch; returns when the first came."""
     consumer = AIOKafkaConsumer(
-        topic, bootstrap_servers=servers, group_id=topic, enable_auto_commit=False, auto_offset_reset="earliest",
+        topic,
+        bootstrap_servers=servers,
+        group_id=topic,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
         fetch_max_wait_ms=100,
-    )  # fmt: skip
+    )
     await consumer.start()
     say({"ready": True, "server": f"Kafka, aiokafka {version('aiokafka')}"})
     left, began_s = messages, 0.0

@@ -48,9 +48,7 @@ async def declare(servers: str, topic: str, partitions: int) -> None:
 
 def producer_to(servers: str) -> Any:
     """Return a producer that loses nothing."""
-    return AIOKafkaProducer(
-        bootstrap_servers=servers, acks="all", enable_idempotence=True, max_batch_size=BATCH_BYTES
-    )  # fmt: skip
+    return AIOKafkaProducer(bootstrap_servers=servers, acks="all", enable_idempotence=True, max_batch_size=BATCH_BYTES)
 
 
 async def send(producer: Any, topic: str, partition: int, messages: list[tuple[bytes, Headers]]) -> Any:
@@ -187,9 +185,13 @@ async def processor(options: argparse.Namespace) -> None:
     model = torch_model(options.model)
     await declare(servers, options.to, PARTITIONS)
     consumer = AIOKafkaConsumer(
-        options.to, bootstrap_servers=servers, group_id=options.to, enable_auto_commit=False,
-        auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_MS,
-    )  # fmt: skip
+        options.to,
+        bootstrap_servers=servers,
+        group_id=options.to,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=FETCH_MS,
+    )
     async with producer_to(servers) as producer, consumer:
         sys.stdout.write("ready\n")
         sys.stdout.flush()

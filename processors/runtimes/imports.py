@@ -80,9 +80,13 @@ class ImportRoot:
         return {**builtins.__dict__, "__import__": self._import}
 
     def _import(
-        self, name: str, globals: Mapping[str, Any] | None = None, locals: Mapping[str, Any] | None = None,  # noqa: A002 - the names of the builtin
-        fromlist: Sequence[str] | None = (), level: int = 0,
-    ) -> ModuleType:  # fmt: skip
+        self,
+        name: str,
+        globals: Mapping[str, Any] | None = None,  # noqa: A002 - the names of the builtin
+        locals: Mapping[str, Any] | None = None,  # noqa: A002 - the names of the builtin
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
         top = name.partition(".")[0]
         by_library = type(fromlist) is list  # pickle, through Python's C interface, looks in sys.modules afterwards
         if level or by_library or not self.holds(top):

@@ -95,10 +95,14 @@ class Columns:
     def decisions(self) -> Decisions:
         """Return what was added."""
         return Decisions(
-            _ints(self._arm), _floats(self._propensity), _floats(self._weights).reshape(-1, self._arms),
-            _ints(self._accepted), _ints(self._latency), _ints(self._key),
+            _ints(self._arm),
+            _floats(self._propensity),
+            _floats(self._weights).reshape(-1, self._arms),
+            _ints(self._accepted),
+            _ints(self._latency),
+            _ints(self._key),
             {name: _floats(values) for name, values in self._rewards.items()},
-        )  # fmt: skip
+        )
 
 
 def _digest(key: str) -> int:

@@ -117,9 +117,12 @@ def sample_ratio(decisions: Decisions, kept: Bools | None = None, *, sticky: boo
         arm, weights = known.arm[begin : begin + AT_ONCE], known.weights[begin : begin + AT_ONCE]
         state = test.fold(state, np.zeros_like(arm), arm, weights)
     return Ratio(
-        observed=np.bincount(known.arm, minlength=arms), expected=known.weights.sum(axis=0), tested=len(known),
-        left_out=len(chosen) - len(known), log_e=float(test.log_wealth(state)[0]),
-    )  # fmt: skip
+        observed=np.bincount(known.arm, minlength=arms),
+        expected=known.weights.sum(axis=0),
+        tested=len(known),
+        left_out=len(chosen) - len(known),
+        log_e=float(test.log_wealth(state)[0]),
+    )
 
 
 def _value(how: str, found: Estimate, used: int) -> PolicyValue:

@@ -76,7 +76,7 @@ class Recorder:
         inner = learnt or FixedExperiment(policy=policy.name, weights=policy.first().weights)
         self._experiment = ObservedExperiment(
             inner=inner, witness=self, policy=logged.name, rewards=rewards_seen(judged, inner)
-        )  # fmt: skip
+        )
         self._fold: ExperimentFold[Any] = ExperimentFold(subject_of(judged), self._experiment)
         self._known = Probabilities(policy)
         self._weigh: Weigh = self._known.drawn if candidate is None else self._before
@@ -119,10 +119,17 @@ class Recorder:
         counts = self._counts + self._fold.counts
         counts["waiting"] = len(self._fold.waiting.joins)
         return Evidence(
-            endpoint=self._endpoint, decisions=self._columns.decisions(), published=self._known.published,
-            rows=self._rows, shadows=self._shadows, counts=counts, experiment=self._experiment.inner,
-            state=self._fold.state, phase=self._experiment.phase(self._fold.state), until_us=self._until_us,
-        )  # fmt: skip
+            endpoint=self._endpoint,
+            decisions=self._columns.decisions(),
+            published=self._known.published,
+            rows=self._rows,
+            shadows=self._shadows,
+            counts=counts,
+            experiment=self._experiment.inner,
+            state=self._fold.state,
+            phase=self._experiment.phase(self._fold.state),
+            until_us=self._until_us,
+        )
 
     # -- as a witness
 

@@ -39,11 +39,17 @@ def report(evidence: Evidence) -> list[Section]:
 def _read(evidence: Evidence) -> Table:
     counts = evidence.counts
     names = {
-        "records": "records read", "unreadable": "records that could not be read, skipped",
-        "decisions": "decisions that count", "rewards": "rewards final", "joined": "feedback joined",
-        "early": "feedback before its decision", "duplicate": "came twice", "late": "came too late",
-        "unusable": "feedback that no reward takes", "waiting": "waiting for the end of a horizon",
-    }  # fmt: skip
+        "records": "records read",
+        "unreadable": "records that could not be read, skipped",
+        "decisions": "decisions that count",
+        "rewards": "rewards final",
+        "joined": "feedback joined",
+        "early": "feedback before its decision",
+        "duplicate": "came twice",
+        "late": "came too late",
+        "unusable": "feedback that no reward takes",
+        "waiting": "waiting for the end of a horizon",
+    }
     rows = [(said, counts[name]) for name, said in names.items() if counts[name] or name in ("records", "decisions")]
     notes = [f"phase: {evidence.phase}"]
     return Table(key="log", title="What was read", columns=("what", "number"), rows=rows, notes=notes)
@@ -58,19 +64,29 @@ def _curves(evidence: Evidence) -> Iterator[Curves]:
     times = [max(begin_us, at_us) for at_us, _ in evidence.published]
     until_us = max(int(decisions.accepted_us.max()), times[-1]) + 1
     yield Curves(
-        key="weights", title="Weights over time", names=tuple(evidence.endpoint.arms), at_us=times,
-        values=[weights for _, weights in evidence.published], until_us=until_us,
+        key="weights",
+        title="Weights over time",
+        names=tuple(evidence.endpoint.arms),
+        at_us=times,
+        values=[weights for _, weights in evidence.published],
+        until_us=until_us,
         notes=[f"{len(times)} snapshots with new weights"],
-    )  # fmt: skip
+    )
 
 
 def _requests(evidence: Evidence) -> Table:
     statuses = sorted({status for arm in evidence.rows.arms.values() for status in arm.statuses})
     rows = [
-        (arm, policy, sum(of.statuses.values()), of.rows, *[of.statuses[status] for status in statuses],
-         *of.quantiles_ms())
+        (
+            arm,
+            policy,
+            sum(of.statuses.values()),
+            of.rows,
+            *[of.statuses[status] for status in statuses],
+            *of.quantiles_ms(),
+        )
         for (arm, policy), of in sorted(evidence.rows.arms.items())
-    ]  # fmt: skip
+    ]
     columns = ("arm", "policy", "requests", "rows", *statuses, "p50 ms", "p90 ms", "p99 ms")
     notes = [f"{evidence.rows.duplicates} requests came twice: the first counts"] if evidence.rows.duplicates else []
     return Table(key="requests", title="Requests by arm", columns=columns, rows=rows, notes=notes)
@@ -94,10 +110,15 @@ def _ratios(evidence: Evidence) -> Iterator[Table]:
 def _ratio_table(key: str, title: str, endpoint: Endpoint, ratio: Ratio, *, sticky: bool) -> Table:
     total = max(1, ratio.tested)
     rows: list[Sequence[Cell]] = [
-        (arm, int(ratio.observed[place]), float(ratio.expected[place]), f"{100 * ratio.observed[place] / total:.2f} %",
-         f"{100 * ratio.expected[place] / total:.2f} %")
+        (
+            arm,
+            int(ratio.observed[place]),
+            float(ratio.expected[place]),
+            f"{100 * ratio.observed[place] / total:.2f} %",
+            f"{100 * ratio.expected[place] / total:.2f} %",
+        )
         for place, arm in enumerate(endpoint.arms)
-    ]  # fmt: skip
+    ]
     verdict = "ALARM: arms do not get what they should" if ratio.alarm else "as it should be"
     notes = [f"E = {e_value(ratio.log_e)}, an alarm at 1000: {verdict}"]
     if ratio.alarm and "missing" in title:

@@ -21,12 +21,15 @@ def _pairs(shadows: ShadowPairs) -> Table:
     of = shadows.compared
     refused = sum(of.statuses[word] for word in REFUSED)
     rows = [
-        ("shadow requests", sum(of.statuses.values())), ("answered", of.statuses["ok"]),
-        ("failed", of.statuses["failed"]), ("refused or expired", refused),
-        ("pairs", of.pairs), ("pairs whose outputs were compared", of.comparable),
+        ("shadow requests", sum(of.statuses.values())),
+        ("answered", of.statuses["ok"]),
+        ("failed", of.statuses["failed"]),
+        ("refused or expired", refused),
+        ("pairs", of.pairs),
+        ("pairs whose outputs were compared", of.comparable),
         ("incomplete: the answered half is missing", shadows.incomplete),
         ("requests without a shadow's row: not in the sample, or missing", shadows.alone),
-    ]  # fmt: skip
+    ]
     return Table(key="shadow", title="Shadow requests", columns=("what", "number"), rows=rows)
 
 

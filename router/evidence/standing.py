@@ -65,19 +65,27 @@ def _bandit(endpoint: Endpoint, config: BanditConfig, about: Mapping[str, Any]) 
 def _canary(config: CanaryConfig, endpoint: Endpoint, about: Mapping[str, Any]) -> list[Section]:
     if "harm_log_e" not in about:
         return []
-    share = (("share", f"{100 * _number(about.get('share')):g} %"),
-             ("requests at this step", _whole(about.get("requests"))),
-             ("requests needed at a step", config.hold.canary_requests),
-             ("requests in all", _whole(about.get("served"))))  # fmt: skip
+    share = (
+        ("share", f"{100 * _number(about.get('share')):g} %"),
+        ("requests at this step", _whole(about.get("requests"))),
+        ("requests needed at a step", config.hold.canary_requests),
+        ("requests in all", _whole(about.get("served"))),
+    )
     rails, abort, promote = len(config.guardrails), len(config.guardrails) / config.alpha, 1.0 / config.alpha
     bad, harm, proof = (_list(about, name) for name in ("bad", "harm_log_e", "proof_log_e"))
     tripped = about.get("tripped")
     rows: list[Sequence[Cell]] = [
-        (guardrail_name(rail), None if not isinstance(rail, BadGuardrail) else _whole(at(bad, place)),
-         e_value(_number(at(harm, place))), f"{abort:g}", e_value(_number(at(proof, place))), f"{promote:g}",
-         "aborted it" if tripped == place else "")
+        (
+            guardrail_name(rail),
+            None if not isinstance(rail, BadGuardrail) else _whole(at(bad, place)),
+            e_value(_number(at(harm, place))),
+            f"{abort:g}",
+            e_value(_number(at(proof, place))),
+            f"{promote:g}",
+            "aborted it" if tripped == place else "",
+        )
         for place, rail in enumerate(config.guardrails)
-    ]  # fmt: skip
+    ]
     notes = [
         f"aborted when the E-value of harm reaches {abort:g} ({rails} / alpha) for any; promoted after the last step "
         f"when that of the proof reaches {promote:g} (1 / alpha) for all"
@@ -96,10 +104,16 @@ def _interleaving(config: InterleaveConfig, about: Mapping[str, Any]) -> list[Se
         return []
     difference, low, high, log_e = (_list(about, name) for name in ("difference", "low", "high", "log_e"))
     rows: list[Sequence[Cell]] = [
-        (f"{config.interleave[first]} - {config.interleave[second]}", at(difference, place), at(low, place),
-         at(high, place), e_value(_number(at(log_e, place))), f"{len(pairs) / config.stop.alpha:g}")
+        (
+            f"{config.interleave[first]} - {config.interleave[second]}",
+            at(difference, place),
+            at(low, place),
+            at(high, place),
+            e_value(_number(at(log_e, place))),
+            f"{len(pairs) / config.stop.alpha:g}",
+        )
         for place, (first, second) in enumerate(pairs)
-    ]  # fmt: skip
+    ]
     columns = ("pair", "difference of credit", "low", "high", "E", "proven at")
     notes = [f"{_whole(about.get('votes'))} votes; the limits hold at every look, for all pairs at once"]
     return [Table(key="preference", title="Preference", columns=columns, rows=rows, notes=notes)]

@@ -37,9 +37,12 @@ def _bandit(config: BanditConfig, endpoint: Endpoint) -> Experiment[Any]:
     learning: Any = learning_of(config, len(config.arms), endpoint.feedback.rewards[config.reward])
     kind = ContextualExperiment if isinstance(config, LinearConfig) else BanditExperiment
     made: Experiment[Any] = kind(
-        learning=learning, arms=len(endpoint.arms), among=_places(config.arms, endpoint), reward=config.reward,
+        learning=learning,
+        arms=len(endpoint.arms),
+        among=_places(config.arms, endpoint),
+        reward=config.reward,
         refresh_ticks=ticks(config.refresh),
-    )  # fmt: skip
+    )
     return made
 
 

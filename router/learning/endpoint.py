@@ -63,9 +63,16 @@ class EndpointLearner:
     """Learns for one endpoint while this process leads."""
 
     def __init__(
-        self, broker: Broker, ledger: Ledger, subject: ExperimentSpec, experiment: Experiment[Any], settings: LearnerSettings,
-        metrics: LearnerMetrics, term: int, verdict: ExperimentResult | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        broker: Broker,
+        ledger: Ledger,
+        subject: ExperimentSpec,
+        experiment: Experiment[Any],
+        settings: LearnerSettings,
+        metrics: LearnerMetrics,
+        term: int,
+        verdict: ExperimentResult | None = None,
+    ) -> None:
         """`verdict` is how this experiment has ended before, if it has."""
         self._broker = broker
         self._ledger = ledger
@@ -255,8 +262,9 @@ class EndpointLearner:
         self._metrics.gap(self.subject.endpoint)
         log.error(
             "endpoint %s: nothing is learnt any more; its last weights stay. Declare it with another `experiment`"
-            " to begin anew", self.subject.endpoint,
-        )  # fmt: skip
+            " to begin anew",
+            self.subject.endpoint,
+        )
         while True:
             await self._say()
             await asyncio.sleep(self._settings.repeat_s)
@@ -269,7 +277,7 @@ class EndpointLearner:
         log.error(
             "endpoint %s: its event log was deleted; what was learnt stays, what waited for feedback is lost",
             self.subject.endpoint,
-        )  # fmt: skip
+        )
         self.fold.go_on(LogPosition(offset=0, number=self.fold.tick, at_us=now_us()))
         self._whole, self._speaks_from, self._said_at, self._kept_at, self._sent = True, 0, -1, -1, (0, 0.0)
         await self._append(*write_checkpoint(self.fold.checkpoint()))
@@ -295,10 +303,16 @@ class EndpointLearner:
         if self._silent or ((snapshot.number, phase) == self._said[0] and now - self._said[1] < self._repeat_s):
             return
         said = SnapshotRecord(
-            endpoint=self.subject.endpoint, experiment=self.subject.experiment, term=self._term,
-            number=snapshot.number, weights=snapshot.weights, phase=phase, models=snapshot.models,
-            about={**self._experiment.about(self.fold.state), **self._counted}, at_us=now_us(),
-        )  # fmt: skip
+            endpoint=self.subject.endpoint,
+            experiment=self.subject.experiment,
+            term=self._term,
+            number=snapshot.number,
+            weights=snapshot.weights,
+            phase=phase,
+            models=snapshot.models,
+            about={**self._experiment.about(self.fold.state), **self._counted},
+            at_us=now_us(),
+        )
         if await self._append_to(self._broker.channels.status, write_snapshot(said)):
             self._said, self._said_at = ((snapshot.number, phase), now), self.fold.offset
         await self._say_verdict()
@@ -336,9 +350,13 @@ class EndpointLearner:
         phase = self._experiment.phase(self.fold.state)
         snapshot = self._experiment.snapshot(self.fold.state, self.fold.snapshot.number)
         verdict = ExperimentResult(
-            endpoint=self.subject.endpoint, experiment=self.subject.experiment, number=snapshot.number, phase=phase,
-            weights=snapshot.weights, at_us=now_us(),
-        )  # fmt: skip
+            endpoint=self.subject.endpoint,
+            experiment=self.subject.experiment,
+            number=snapshot.number,
+            phase=phase,
+            weights=snapshot.weights,
+            at_us=now_us(),
+        )
         if self._known is not None and brings(self._known) == brings(verdict):
             return  # it says better how it came to that
         if await self._append_to(self._broker.channels.declared, write_verdict(verdict)):

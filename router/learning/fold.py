@@ -301,12 +301,20 @@ class ExperimentFold(Generic[State]):
     def document(self) -> dict[str, Any]:
         """Return what is small: everything but joins, seen uids and keys."""
         return {
-            "state": packed(self.state), "paused": self.paused, "set": list(self.set), "stale": self._stale,
-            "ordered": self.is_ordered, "counts": dict(sorted(self.counts.items())), "began_us": self._began_us,
+            "state": packed(self.state),
+            "paused": self.paused,
+            "set": list(self.set),
+            "stale": self._stale,
+            "ordered": self.is_ordered,
+            "counts": dict(sorted(self.counts.items())),
+            "began_us": self._began_us,
             "published": [[one.number, list(one.weights), at_us] for one, at_us in self.published],
-            "models": self.snapshot.models, "over": self._over, "places": self._places.written(),
-            "counts_from": self._counts_from, "newest_us": self._newest_us,
-        }  # fmt: skip
+            "models": self.snapshot.models,
+            "over": self._over,
+            "places": self._places.written(),
+            "counts_from": self._counts_from,
+            "newest_us": self._newest_us,
+        }
 
     def restore(self, document: Mapping[str, Any], at: LogPosition) -> None:
         """Take up from a document that was written at a place; raises ValueError for one of another form."""
@@ -333,9 +341,13 @@ class ExperimentFold(Generic[State]):
         at = LogPosition(offset=self.offset, number=self.tick, at_us=self.at_us)
         keys = {what: sorted(digest.hex() for digest in digests) for what, digests in sorted(self.keys.items())}
         return LearnerCheckpoint(
-            experiment=self.subject.experiment, at=at, rebuild=self._places.both_horizons_before(self.tick),
-            number=self.snapshot.number, weights=self.snapshot.weights, state={**self.document(), "keys": keys},
-        )  # fmt: skip
+            experiment=self.subject.experiment,
+            at=at,
+            rebuild=self._places.both_horizons_before(self.tick),
+            number=self.snapshot.number,
+            weights=self.snapshot.weights,
+            state={**self.document(), "keys": keys},
+        )
 
     def resume(self, checkpoint: LearnerCheckpoint) -> None:
         """Take up from a checkpoint: the next records are those from its `rebuild` on; raises ValueError."""
@@ -352,14 +364,21 @@ class ExperimentFold(Generic[State]):
         """Return what is known as bytes: equal for equal knowledge, however it was come by."""
         waiting, oldest_us = self.waiting, self._oldest_us
         known = {
-            "tick": self.tick, "at_us": self.at_us, "state": packed(self.state), "paused": self.paused,
-            "set": list(self.set), "stale": self._stale, "ordered": self.is_ordered, "over": self._over,
+            "tick": self.tick,
+            "at_us": self.at_us,
+            "state": packed(self.state),
+            "paused": self.paused,
+            "set": list(self.set),
+            "stale": self._stale,
+            "ordered": self.is_ordered,
+            "over": self._over,
             "began_us": self._began_us,
-            "published": [[one.number, list(one.weights)] for one, _ in self.published], "models": self.snapshot.models,
+            "published": [[one.number, list(one.weights)] for one, _ in self.published],
+            "models": self.snapshot.models,
             "joins": [[uid.hex(), *write_join(join)[1:]] for uid, join in sorted(waiting.joins.items())],
             "seen": sorted(uid.hex() for uid, accepted_us in waiting.seen.items() if accepted_us >= oldest_us),
             "keys": {what: sorted(key.hex() for key in keys) for what, keys in sorted(self.keys.items())},
-        }  # fmt: skip
+        }
         return orjson.dumps(known, option=orjson.OPT_SORT_KEYS)
 
     def _places_from(self, places: Iterable[tuple[LogPosition, int]]) -> TickPositions:

@@ -127,9 +127,13 @@ class InterleavingExperiment:
         mean, least, most = ([float(value) for value in column[0]] for column in columns)
         wealth = [float(value) for value in self.preference.log_wealth(state.votes)[0]]
         return {
-            "votes": int(state.votes.units[0]), "pairs": [list(pair) for pair in self.preference.pairs],
-            "difference": mean, "low": least, "high": most, "log_e": wealth,
-        }  # fmt: skip
+            "votes": int(state.votes.units[0]),
+            "pairs": [list(pair) for pair in self.preference.pairs],
+            "difference": mean,
+            "low": least,
+            "high": most,
+            "log_e": wealth,
+        }
 
     def _vote(self, join: Join) -> tuple[float, ...] | None:
         """Return what a list's clicks say, if any do."""

@@ -169,9 +169,19 @@ def write_join(join: Join) -> list[Any]:
     """Return what JSON can hold."""
     shown = join.shown and [join.shown.method, join.shown.items, join.shown.ranks, join.shown.credits]
     return [
-        join.place, join.tick, join.arm, join.propensity, join.accepted_us, join.key, join.features, join.predicted,
-        shown, _sorted(join.values), join.truth, _sorted(join.items),
-    ]  # fmt: skip
+        join.place,
+        join.tick,
+        join.arm,
+        join.propensity,
+        join.accepted_us,
+        join.key,
+        join.features,
+        join.predicted,
+        shown,
+        _sorted(join.values),
+        join.truth,
+        _sorted(join.items),
+    ]
 
 
 def read_join(data: list[Any]) -> Join:

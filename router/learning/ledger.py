@@ -218,6 +218,10 @@ def _load(connection: Connection, endpoint: str, experiment: str) -> SavedState 
         keys.setdefault(what, set()).add(digest)
     document = orjson.loads(head[3])
     return SavedState(
-        at=LogPosition(offset=head[0], number=head[1], at_us=head[2]), last=document["last"], document=document,
-        joins={uid: orjson.loads(data) for uid, data in joins}, seen=dict(seen), keys=keys,
-    )  # fmt: skip
+        at=LogPosition(offset=head[0], number=head[1], at_us=head[2]),
+        last=document["last"],
+        document=document,
+        joins={uid: orjson.loads(data) for uid, data in joins},
+        seen=dict(seen),
+        keys=keys,
+    )

@@ -17,33 +17,47 @@ class LearnerMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.leads = Gauge("millrace_learner_leads", "1 while this learner leads.", registry=registry)
         self._gap = Gauge(
-            "millrace_learner_gap", "1 when records of the event log were lost before they were folded.",
-            ["endpoint"], registry=registry,
-        )  # fmt: skip
+            "millrace_learner_gap",
+            "1 when records of the event log were lost before they were folded.",
+            ["endpoint"],
+            registry=registry,
+        )
         self._weight = Gauge(
-            "millrace_route_weight", "Probability of an arm in the newest snapshot.", ["endpoint", "arm"],
+            "millrace_route_weight",
+            "Probability of an arm in the newest snapshot.",
+            ["endpoint", "arm"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._reward = Gauge(
-            "millrace_route_reward_mean", "Mean reward of an arm, as the policy counts it.", ["endpoint", "arm"],
+            "millrace_route_reward_mean",
+            "Mean reward of an arm, as the policy counts it.",
+            ["endpoint", "arm"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._e_value = Gauge(
-            "millrace_route_log_e_value", "Natural logarithm of a test's wealth.", ["endpoint", "test"],
+            "millrace_route_log_e_value",
+            "Natural logarithm of a test's wealth.",
+            ["endpoint", "test"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._stage = Gauge(
-            "millrace_route_stage", "1 for the phase that an experiment is in.", ["endpoint", "phase"],
+            "millrace_route_stage",
+            "1 for the phase that an experiment is in.",
+            ["endpoint", "phase"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._joins = Gauge(
-            "millrace_route_joins", "Decisions that wait for feedback, or feedback for its decision.", ["endpoint"],
+            "millrace_route_joins",
+            "Decisions that wait for feedback, or feedback for its decision.",
+            ["endpoint"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._counts = Gauge(
-            "millrace_route_feedback", "Decisions, rewards and feedback so far, by what became of them.",
-            ["endpoint", "what"], registry=registry,
-        )  # fmt: skip
+            "millrace_route_feedback",
+            "Decisions, rewards and feedback so far, by what became of them.",
+            ["endpoint", "what"],
+            registry=registry,
+        )
         self._phases: dict[str, str] = {}
 
     def show(self, fold: ExperimentFold[Any]) -> None:

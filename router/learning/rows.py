@@ -12,9 +12,19 @@ import orjson
 from router.drawing.feature_vectors import LARGEST
 
 COLUMNS = (
-    "uid", "leg", "row", "arm", "policy", "snapshot", "mask", "propensity", "accepted_us", "published_us", "status",
+    "uid",
+    "leg",
+    "row",
+    "arm",
+    "policy",
+    "snapshot",
+    "mask",
+    "propensity",
+    "accepted_us",
+    "published_us",
+    "status",
     "key",
-)  # fmt: skip
+)
 CONTEXT = "context"
 
 

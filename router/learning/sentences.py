@@ -9,9 +9,12 @@ from broker.records.routing import ExperimentResult, OperatorCommand, Word
 from router.learning.fold import ExperimentSpec
 
 ENDS: Mapping[str, Word] = {
-    "promoted": "promote", "aborted": "abort", "timed out": "abort", "starved": "abort",
+    "promoted": "promote",
+    "aborted": "abort",
+    "timed out": "abort",
+    "starved": "abort",
     "ended without a winner": "abort",
-}  # fmt: skip
+}
 
 
 def sentence(verdict: ExperimentResult, subject: ExperimentSpec) -> OperatorCommand:

@@ -37,9 +37,13 @@ Learning = tuple[EndpointLearner, asyncio.Task[None]]
 
 
 async def run(
-    broker: Broker, settings: LearnerSettings, ledger_path: Path, read: Read, registry: CollectorRegistry,
+    broker: Broker,
+    settings: LearnerSettings,
+    ledger_path: Path,
+    read: Read,
+    registry: CollectorRegistry,
     stop: asyncio.Event,
-) -> None:  # fmt: skip
+) -> None:
     """Lead when nobody else does, until `stop`. `read` says what a declared policy learns, None for nothing."""
     tasks, metrics, ledger = Tasks(), LearnerMetrics(registry), Ledger(ledger_path)
     await broker.declare(broker.channels.declared)
@@ -62,9 +66,12 @@ async def run(
     await following.caught_up.wait()
     await status.caught_up.wait()
     announcer = Heartbeat(
-        broker, instance=settings.instance, part="learner", metrics_port=settings.metrics_port,
+        broker,
+        instance=settings.instance,
+        part="learner",
+        metrics_port=settings.metrics_port,
         troubles=lambda: [leadership.trouble] if leadership.trouble else [],
-    )  # fmt: skip
+    )
     await announcer.say("ready")
     tasks.spawn(announcer.beat(), "heartbeat")
     service = LearnerService(broker, settings, ledger, declared, leadership, read, metrics)
@@ -105,9 +112,15 @@ class LearnerService:
     """Waits until nobody leads, leads, and stops when somebody else claims."""
 
     def __init__(
-        self, broker: Broker, settings: LearnerSettings, ledger: Ledger, declared: DeclaredEndpoints, leadership: Leadership,
-        read: Read, metrics: LearnerMetrics,
-    ) -> None:  # fmt: skip
+        self,
+        broker: Broker,
+        settings: LearnerSettings,
+        ledger: Ledger,
+        declared: DeclaredEndpoints,
+        leadership: Leadership,
+        read: Read,
+        metrics: LearnerMetrics,
+    ) -> None:
         self._broker = broker
         self._settings = settings
         self._ledger = ledger
@@ -176,9 +189,15 @@ class LearnerService:
         for endpoint, (subject, experiment) in wanted.items():
             if endpoint not in learners and endpoint not in self._leaving:
                 learner = EndpointLearner(
-                    self._broker, self._ledger, subject, experiment, self._settings, self._metrics, term,
+                    self._broker,
+                    self._ledger,
+                    subject,
+                    experiment,
+                    self._settings,
+                    self._metrics,
+                    term,
                     self._declared.verdicts.get((endpoint, subject.experiment)),
-                )  # fmt: skip
+                )
                 learners[endpoint] = (learner, asyncio.create_task(learner.run(), name=f"learn-{endpoint}"))
         return True
 
@@ -219,9 +238,12 @@ def _say_ended(endpoint: str, error: BaseException | None) -> None:
 def subject_of(declaration: Endpoint) -> ExperimentSpec:
     """Return what is folded for an endpoint."""
     return ExperimentSpec(
-        endpoint=declaration.endpoint, experiment=experiment_of(declaration), arms=tuple(declaration.arms),
-        rewards=declaration.feedback.rewards, dedupe_us=int(declaration.deadline * 1e6) + SPARE_US,
-    )  # fmt: skip
+        endpoint=declaration.endpoint,
+        experiment=experiment_of(declaration),
+        arms=tuple(declaration.arms),
+        rewards=declaration.feedback.rewards,
+        dedupe_us=int(declaration.deadline * 1e6) + SPARE_US,
+    )
 
 
 async def _pause(stop: asyncio.Event) -> None:

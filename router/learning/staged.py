@@ -154,11 +154,15 @@ class CanaryExperiment:
         harm, proof = self.canary.log_wealth(canary)
         tripped = int(canary.tripped[0])
         return {
-            "share": float(self.canary.share(canary)[0]), "requests": int(canary.requests[0]),
-            "served": int(canary.served[0]), "bad": [int(bad[0]) for bad in canary.bad],
-            "harm_log_e": [float(one[0]) for one in harm], "proof_log_e": [float(one[0]) for one in proof],
-            "tripped": None if tripped < 0 else tripped, **self._about_nested(state.nested),
-        }  # fmt: skip
+            "share": float(self.canary.share(canary)[0]),
+            "requests": int(canary.requests[0]),
+            "served": int(canary.served[0]),
+            "bad": [int(bad[0]) for bad in canary.bad],
+            "harm_log_e": [float(one[0]) for one in harm],
+            "proof_log_e": [float(one[0]) for one in proof],
+            "tripped": None if tripped < 0 else tripped,
+            **self._about_nested(state.nested),
+        }
 
     def _about_nested(self, state: Any) -> Mapping[str, Any]:
         if self.nested is None:

@@ -62,17 +62,26 @@ def weigher_of(policy: LearnedLinearPolicy, snapshot: WeightSnapshot) -> Weigher
 def canary_of(config: CanaryConfig, endpoint: Endpoint) -> Canary:
     """Return the state machine of a canary, over the endpoint's arms; a bandit on its stable side begins uniform."""
     return Canary(
-        canary=list(endpoint.arms).index(config.canary), stable=uniform(stable_arms(config), endpoint.arms),
-        steps=config.steps, hold_requests=config.hold.canary_requests, hold_ticks=ticks(config.hold.time),
-        guardrails=tuple(_guardrail(rail) for rail in config.guardrails), alpha=config.alpha,
-        on_no_data=config.on_no_data, timeout_ticks=ticks(config.timeout), sticky=config.sticky,
-    )  # fmt: skip
+        canary=list(endpoint.arms).index(config.canary),
+        stable=uniform(stable_arms(config), endpoint.arms),
+        steps=config.steps,
+        hold_requests=config.hold.canary_requests,
+        hold_ticks=ticks(config.hold.time),
+        guardrails=tuple(_guardrail(rail) for rail in config.guardrails),
+        alpha=config.alpha,
+        on_no_data=config.on_no_data,
+        timeout_ticks=ticks(config.timeout),
+        sticky=config.sticky,
+    )
 
 
 def _linear(config: LinearConfig, arms: int) -> Contextual[Any]:
     shape: dict[str, Any] = {
-        "arms": arms, "dimensions": config.dimensions, "ridge": config.ridge, "floor": config.floor,
-    }  # fmt: skip
+        "arms": arms,
+        "dimensions": config.dimensions,
+        "ridge": config.ridge,
+        "floor": config.floor,
+    }
     if isinstance(config, LinUcbConfig):
         return LinUcb(**shape, alpha=config.alpha)
     if isinstance(config, LinThompsonConfig):

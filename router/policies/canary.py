@@ -128,12 +128,17 @@ class Canary:
     def start(self, runs: int) -> CanaryState:
         """Return the state at the first step."""
         return CanaryState(
-            phase=np.full(runs, CanaryPhase.RUNNING), step=np.zeros(runs, np.int64), requests=np.zeros(runs, np.int64),
-            ticks=np.zeros(runs, np.int64), entered=np.zeros(runs, np.int64), tripped=np.full(runs, -1),
-            served=np.zeros(runs, np.int64), bad=tuple(np.zeros(runs, np.int64) for _ in self.guardrails),
+            phase=np.full(runs, CanaryPhase.RUNNING),
+            step=np.zeros(runs, np.int64),
+            requests=np.zeros(runs, np.int64),
+            ticks=np.zeros(runs, np.int64),
+            entered=np.zeros(runs, np.int64),
+            tripped=np.full(runs, -1),
+            served=np.zeros(runs, np.int64),
+            bad=tuple(np.zeros(runs, np.int64) for _ in self.guardrails),
             harm=tuple(rail.harm.start(runs) for rail in self.guardrails),
             proof=tuple(rail.proof.start(runs) for rail in self.guardrails),
-        )  # fmt: skip
+        )
 
     def share(self, state: CanaryState) -> Floats:
         """Return the canary's probability (runs,): its step's, 1 when promoted, else 0."""
@@ -201,9 +206,13 @@ class Canary:
         phase = np.where(held & last & self.proven(state), CanaryPhase.PROMOTED, phase)
         moves = held & ~last & (phase == CanaryPhase.RUNNING)
         return replace(
-            state, phase=phase, ticks=now, step=state.step + moves,
-            requests=np.where(moves, 0, state.requests), entered=np.where(moves, now, state.entered),
-        )  # fmt: skip
+            state,
+            phase=phase,
+            ticks=now,
+            step=state.step + moves,
+            requests=np.where(moves, 0, state.requests),
+            entered=np.where(moves, now, state.entered),
+        )
 
     def log_wealth(self, state: CanaryState) -> tuple[list[Floats], list[Floats]]:
         """Return each guardrail's log wealth (runs,) of its test for harm, and of its proof."""
@@ -234,9 +243,12 @@ class Canary:
         level = np.log(len(self.guardrails) / self.alpha)
         trips = (state.phase == CanaryPhase.RUNNING) & (_log_wealth(self.guardrails[guardrail].harm, harm) >= level)
         return replace(
-            state, phase=np.where(trips, CanaryPhase.ABORTED, state.phase), tripped=np.where(trips, guardrail, state.tripped),
-            harm=_placed(state.harm, guardrail, harm), proof=_placed(state.proof, guardrail, proof),
-        )  # fmt: skip
+            state,
+            phase=np.where(trips, CanaryPhase.ABORTED, state.phase),
+            tripped=np.where(trips, guardrail, state.tripped),
+            harm=_placed(state.harm, guardrail, harm),
+            proof=_placed(state.proof, guardrail, proof),
+        )
 
 
 def _placed(tests: tuple[Ints | Pairs, ...], place: int, test: Ints | Pairs) -> tuple[Ints | Pairs, ...]:

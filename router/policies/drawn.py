@@ -39,10 +39,16 @@ def read_policy(endpoint: Endpoint) -> Policy:
 
 def _interleaving(config: InterleaveConfig, arms: tuple[str, ...]) -> Interleaving:
     return Interleaving(
-        arms=len(arms), rankers=tuple(sorted(arms.index(arm) for arm in config.interleave)), method=config.method,
-        length=config.length, output=config.output, reward=config.credit, wait_s=config.wait, alpha=config.stop.alpha,
+        arms=len(arms),
+        rankers=tuple(sorted(arms.index(arm) for arm in config.interleave)),
+        method=config.method,
+        length=config.length,
+        output=config.output,
+        reward=config.credit,
+        wait_s=config.wait,
+        alpha=config.stop.alpha,
         max_ticks=None if config.stop.max is None else ticks(config.stop.max),
-    )  # fmt: skip
+    )
 
 
 def _canary(config: CanaryConfig, arms: tuple[str, ...]) -> LearnedPolicy:

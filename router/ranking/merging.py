@@ -141,9 +141,17 @@ def _record(
     places = [used.index(arm) if arm in used else None for arm in rankers]
     route = request.route
     return Merge(
-        uid=request.uid, key=request.key, policy=route.policy, snapshot=route.snapshot, mask=route.mask,
-        method=policy.method, rankers=tuple(rankers), used=tuple(used), items=placed.items,
+        uid=request.uid,
+        key=request.key,
+        policy=route.policy,
+        snapshot=route.snapshot,
+        mask=route.mask,
+        method=policy.method,
+        rankers=tuple(rankers),
+        used=tuple(used),
+        items=placed.items,
         ranks=tuple(tuple(0 if at is None else row[at] for at in places) for row in placed.ranks),
         credits=tuple(tuple(0.0 if at is None else float(row[at]) for at in places) for row in placed.credits),
-        accepted_us=request.accepted_us, at_us=now_us(),
-    )  # fmt: skip
+        accepted_us=request.accepted_us,
+        at_us=now_us(),
+    )

@@ -69,9 +69,14 @@ class EndpointService:
         self._shadows = ShadowSender(broker, self._rows, view.max_batch)
         self._answers = answers
         self._lists = RankedRequests(
-            broker, answers, self._answering, self._settling, self._rows, max_batch=view.max_batch,
+            broker,
+            answers,
+            self._answering,
+            self._settling,
+            self._rows,
+            max_batch=view.max_batch,
             lost=metrics.lost_merge,
-        )  # fmt: skip
+        )
         self._tasks = Tasks()
         self._lines: dict[str, ModelLine] = {}
         self._moved = asyncio.Event()
@@ -140,9 +145,14 @@ class EndpointService:
 
     def _plan(self, delivery: Delivery, uid: bytes, now: int) -> PlannedRequest:
         return plan(
-            delivery, uid, now, endpoint=self._endpoint, view=self._view, channels=self._broker.channels,
+            delivery,
+            uid,
+            now,
+            endpoint=self._endpoint,
+            view=self._view,
+            channels=self._broker.channels,
             answers=self._answers.queue,
-        )  # fmt: skip
+        )
 
     def _refuse(self, delivery: Delivery, uid: bytes, error: MillraceError, now: int) -> None:
         """Answer a request that goes nowhere, and write its row."""

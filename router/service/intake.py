@@ -81,12 +81,15 @@ def read_headers(message: Message, channels: Channels) -> QueueRequestHeaders:
         raise InvalidRequest(f"reply_to {message.reply_to!r} is not UTF-8: no queue can have that name here")
     reply, reply_to = where_to_answer(message, channels)
     return QueueRequestHeaders(
-        reply=reply, reply_to=reply_to,
+        reply=reply,
+        reply_to=reply_to,
         timeout_ms=_number(headers, "timeout_ms", 1, TIMEOUT_LIMIT_MS),
         json_length=_number(headers, JSON_LENGTH_HEADER, 0, len(message.body)),
-        key=_text(headers, "key")[:KEY_CHARACTERS], trace=_trace(headers), extra=_extra(headers),
+        key=_text(headers, "key")[:KEY_CHARACTERS],
+        trace=_trace(headers),
+        extra=_extra(headers),
         pin=_text(headers, ARM_HEADER)[:KEY_CHARACTERS] or None,
-    )  # fmt: skip
+    )
 
 
 def _number(headers: Mapping[str, Any], name: str, least: int, most: int) -> int | None:

@@ -32,9 +32,15 @@ class ModelLine:
     """What waits for one queue, or is on its way into it."""
 
     def __init__(
-        self, broker: Broker, queue: str, *, forward: Forward, in_time: InTime, moved: Callable[[], None],
+        self,
+        broker: Broker,
+        queue: str,
+        *,
+        forward: Forward,
+        in_time: InTime,
+        moved: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`moved` is called whenever requests have left the line."""
         self._broker = broker
         self._queue = queue

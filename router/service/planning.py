@@ -31,8 +31,9 @@ class PlannedRequest(NamedTuple):
     router: Router
 
 
-def plan(delivery: Delivery, uid: bytes, now: int, *, endpoint: str, view: View, channels: Channels,
-         answers: str) -> PlannedRequest:  # fmt: skip
+def plan(
+    delivery: Delivery, uid: bytes, now: int, *, endpoint: str, view: View, channels: Channels, answers: str
+) -> PlannedRequest:
     """Decide where a request goes; rankers are to answer on `answers`. Raises what is wrong with it."""
     message = decompressed(delivery.message, MESSAGE_LIMIT_BYTES - HEADER_ROOM_BYTES)
     asked = read_headers(message, channels)
@@ -48,15 +49,32 @@ def plan(delivery: Delivery, uid: bytes, now: int, *, endpoint: str, view: View,
     leg = drawn.legs[0]
     reply = ReplyTo.NOWHERE if asked.reply is ReplyTo.RESULTS and router.endpoint.results == "none" else asked.reply
     route = Route(
-        endpoint=endpoint, arm=leg.arm, model=leg.model, version=leg.version, snapshot=drawn.snapshot,
-        mask=drawn.mask, policy=drawn.policy, tenant=tenant_of(message), reply=reply, reply_to=asked.reply_to,
-    )  # fmt: skip
+        endpoint=endpoint,
+        arm=leg.arm,
+        model=leg.model,
+        version=leg.version,
+        snapshot=drawn.snapshot,
+        mask=drawn.mask,
+        policy=drawn.policy,
+        tenant=tenant_of(message),
+        reply=reply,
+        reply_to=asked.reply_to,
+    )
     allowed_us = int(_allowed_ms(router, asked.timeout_ms) * 1000)
     request = Request(
-        route, uid, now, now + allowed_us, drawn.propensity, asked.json_length, 0, key,
-        message.correlation_id or "", asked.trace, asked.extra if vector is None else noted(asked.extra, vector),
+        route,
+        uid,
+        now,
+        now + allowed_us,
+        drawn.propensity,
+        asked.json_length,
+        0,
+        key,
+        message.correlation_id or "",
+        asked.trace,
+        asked.extra if vector is None else noted(asked.extra, vector),
         message.body,
-    )  # fmt: skip
+    )
     rankers = rankers_of(request, drawn, answers) if drawn.merged else ()
     return PlannedRequest(request, shadow_of(request, drawn), rankers, router)
 

@@ -92,9 +92,16 @@ class RankedRequests:
     """Asks the rankers of one endpoint, makes one answer of theirs, and lets the source go when all is safe."""
 
     def __init__(
-        self, broker: Broker, answers: RankerAnswers, answering: ReplySender, settling: AckTracker, rows: PredictionLogWriter, *,
-        max_batch: Callable[[str, int], int], lost: Callable[[str], None],
-    ) -> None:  # fmt: skip
+        self,
+        broker: Broker,
+        answers: RankerAnswers,
+        answering: ReplySender,
+        settling: AckTracker,
+        rows: PredictionLogWriter,
+        *,
+        max_batch: Callable[[str, int], int],
+        lost: Callable[[str], None],
+    ) -> None:
         self._answers = answers
         self._answering = answering
         self._settling = settling
@@ -141,9 +148,11 @@ class RankedRequests:
         request, interleaving = planned.request, planned.router.interleaving
         allowed_s = (request.deadline_us - request.accepted_us) / 1e6
         future = self._answers.gathering.expect(
-            request.uid, [ranker.route.arm for ranker in planned.rankers],
-            wait_s=allowed_s if interleaving is None else interleaving.wait_s, allowed_s=allowed_s,
-        )  # fmt: skip
+            request.uid,
+            [ranker.route.arm for ranker in planned.rankers],
+            wait_s=allowed_s if interleaving is None else interleaving.wait_s,
+            allowed_s=allowed_s,
+        )
         self._held.add(future)
         future.add_done_callback(partial(self._answer, planned, self._settling.hold(delivery, PER_REQUEST)))
 
@@ -153,10 +162,14 @@ class RankedRequests:
         for ranker in rankers:
             route = ranker.route
             self._outbox.put(
-                self._inputs(route.model, route.version), BodyForm.BUNDLE, pack_route(route),
-                pack_ticket(ranker, len(ranker.body)), ranker.body, ranker,
+                self._inputs(route.model, route.version),
+                BodyForm.BUNDLE,
+                pack_route(route),
+                pack_ticket(ranker, len(ranker.body)),
+                ranker.body,
+                ranker,
                 limit=self._max_batch(route.model, route.version),
-            )  # fmt: skip
+            )
 
     def _settled(self, rankers: Sequence[Request], outcome: Outcome) -> None:
         """Hear of a publish. What may have been taken is waited for; what was not is tried again while it is wanted."""

@@ -61,9 +61,12 @@ async def run(
     service = RouterService(broker, view, settings, metrics)
     metrics.watch(service.problems)
     announcer = Heartbeat(
-        broker, instance=settings.instance, part="router", metrics_port=settings.metrics_port,
+        broker,
+        instance=settings.instance,
+        part="router",
+        metrics_port=settings.metrics_port,
         troubles=lambda: [f"endpoint {endpoint}: {why}" for endpoint, why in sorted(service.problems().items())],
-    )  # fmt: skip
+    )
     await declared.caught_up.wait()
     await status.caught_up.wait()
     await CLOCKS.measured()

@@ -37,10 +37,14 @@ class ShadowSender:
             self._sending[shadow.uid] = shadow
             route = shadow.route
             self._outbox.put(
-                self._inputs(route.model, route.version), BodyForm.BUNDLE, pack_route(route),
-                pack_ticket(shadow, len(shadow.body)), shadow.body, shadow,
+                self._inputs(route.model, route.version),
+                BodyForm.BUNDLE,
+                pack_route(route),
+                pack_ticket(shadow, len(shadow.body)),
+                shadow.body,
+                shadow,
                 limit=self._max_batch(route.model, route.version),
-            )  # fmt: skip
+            )
         if shadows[room:]:
             self.drop(shadows[room:], QueueFull(f"{LIMIT} shadows are on their way already"))
 

@@ -71,10 +71,13 @@ def _bandit(endpoint: Endpoint, config: BanditConfig, wish: SimulationSpec) -> l
     found = course(learning, traffic, wish.runs, wish.seed)
     step_us = round(1e6 * seconds / traffic.steps)
     curves = Curves(
-        key="weights", title="Weights over time, mean of all runs", names=config.arms,
+        key="weights",
+        title="Weights over time, mean of all runs",
+        names=config.arms,
         at_us=[step * step_us for step in range(traffic.steps)],
-        values=[tuple(map(float, weights)) for weights in found.weights], until_us=traffic.steps * step_us,
-    )  # fmt: skip
+        values=[tuple(map(float, weights)) for weights in found.weights],
+        until_us=traffic.steps * step_us,
+    )
     best = config.arms[int(means.argmax())]
     reached = found.settled[found.settled >= 0] * seconds / traffic.steps
     requests = traffic.steps * traffic.every
@@ -85,7 +88,7 @@ def _bandit(endpoint: Endpoint, config: BanditConfig, wish: SimulationSpec) -> l
         (f"{config.reward} lost to exploring, mean", float(found.regret.mean())),
         ("the same, worst run in twenty", float(np.quantile(found.regret, 0.95))),
         ("the same with equal shares for ever", float(requests * (means.max() - means.mean()))),
-    ]  # fmt: skip
+    ]
     step_s = seconds / traffic.steps
     coarse = (
         [f"with a snapshot every {step_s:.0f} s, not every {config.refresh:g} s"] if step_s > config.refresh else []
@@ -98,9 +101,12 @@ def _traffic(means: Floats, seconds: float, rate: float, refresh_s: float, horiz
     step_s = max(float(ticks(refresh_s)), 1.0 / rate, seconds / MOST_STEPS)
     steps = max(1, round(seconds / step_s))
     return Traffic(
-        means=means, steps=steps, every=max(1, round(rate * step_s)), ticks=max(1, round(step_s)),
+        means=means,
+        steps=steps,
+        every=max(1, round(rate * step_s)),
+        ticks=max(1, round(step_s)),
         wait=math.ceil(horizon_s / step_s),
-    )  # fmt: skip
+    )
 
 
 def _canary(endpoint: Endpoint, config: CanaryConfig, wish: SimulationSpec) -> list[Section]:
@@ -114,15 +120,20 @@ def _canary(endpoint: Endpoint, config: CanaryConfig, wish: SimulationSpec) -> l
         raise Misconfigured("--failures: shares between 0 and 100 % are expected, such as v1=1%,v3=2%")
     declared = canary_of(config, endpoint)
     canary = replace(
-        declared, guardrails=(declared.guardrails[watched[0]],), hold_ticks=_in_requests(config.hold.time, wish.rate),
+        declared,
+        guardrails=(declared.guardrails[watched[0]],),
+        hold_ticks=_in_requests(config.hold.time, wish.rate),
         timeout_ticks=_in_requests(config.timeout, wish.rate),
-    )  # fmt: skip
+    )
     requests = _in_requests(wish.for_s or config.timeout, wish.rate)
     ended = staged(canary, EventRates(base=rate, ratio=worse / rate), wish.runs, requests, wish.seed)
     words = {
-        CanaryPhase.PROMOTED: "promoted", CanaryPhase.ABORTED: "aborted: harm was shown", CanaryPhase.TIMED_OUT: "timed out",
-        CanaryPhase.STARVED: "rolled back without requests", CanaryPhase.RUNNING: "still running",
-    }  # fmt: skip
+        CanaryPhase.PROMOTED: "promoted",
+        CanaryPhase.ABORTED: "aborted: harm was shown",
+        CanaryPhase.TIMED_OUT: "timed out",
+        CanaryPhase.STARVED: "rolled back without requests",
+        CanaryPhase.RUNNING: "still running",
+    }
     rows: list[Sequence[Cell]] = []
     for phase, said in words.items():
         mine = ended.phase == phase

@@ -108,9 +108,11 @@ def _rank(instance: str, agreement: Agreement) -> tuple[bool, int, str]:
 async def keep_comparing(members: MemberTable, announcer: Heartbeat, registry: CollectorRegistry) -> None:
     """Compare as long as the process lives: what does not agree is logged, announced and measured."""
     gauge = Gauge(
-        "millrace_settings_disagree", "Whether a setting differs from another member's.", ("setting",),
+        "millrace_settings_disagree",
+        "Whether a setting differs from another member's.",
+        ("setting",),
         registry=registry,
-    )  # fmt: skip
+    )
     before: dict[str, str] = {}
     while True:
         found = members.look()

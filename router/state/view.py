@@ -203,9 +203,10 @@ class View:
         """Return the endpoints whose policy learns, with their experiments, of which no learner has said anything."""
         silent = [name for name in self._declared if self.snapshot_of(name) is None]
         return [
-            (name, experiment_of(self._declared[name])) for name in silent
+            (name, experiment_of(self._declared[name]))
+            for name in silent
             if self._verdict_of(name) is None and self._learns(name)
-        ]  # fmt: skip
+        ]
 
     def fold_checkpoint(self, endpoint: str, checkpoint: LearnerCheckpoint) -> None:
         """Take the weights of a checkpoint, and models with them, if nobody has said anything newer meanwhile."""
@@ -271,8 +272,10 @@ class View:
             return True
         log.error(
             "endpoint %s: snapshot %d is ahead of its learner, which is at %d: a stranger wrote it, and it is let go",
-            said.endpoint, before.number, said.number,
-        )  # fmt: skip
+            said.endpoint,
+            before.number,
+            said.number,
+        )
         del self._behind[said.endpoint]
         return False
 
@@ -346,9 +349,10 @@ class View:
         """Return the versions of a model that somebody serves, loads or fails to load, and which gets the traffic."""
         newest, oldest = self._newest(model), self._clock() - SILENT_AFTER_S
         live = [
-            one.version for one in self.versions[model].values()
+            one.version
+            for one in self.versions[model].values()
             if any(state != "stopped" and at >= oldest for state, at in one.heard.values())
-        ]  # fmt: skip
+        ]
         return sorted({*live, newest})[-ARMS_LIMIT:], newest
 
     def _newest(self, model: str) -> int:

@@ -55,35 +55,61 @@ PLACE = LogPosition(offset=1, number=1, at_us=1)
 def endpoint() -> Endpoint:
     return read_endpoint(
         {
-            "endpoint": "e", "arms": {"a": "m@1", "b": "m@2"}, "policy": {"bandit": "thompson", "reward": "r"},
+            "endpoint": "e",
+            "arms": {"a": "m@1", "b": "m@2"},
+            "policy": {"bandit": "thompson", "reward": "r"},
             "feedback": {"rewards": {"r": {"default": 0}}},
         },
         source="test",
-    )  # fmt: skip
+    )
 
 
 EXPERIMENT = experiment_of(endpoint())
 FULL = {"max_batch_size": 8, "metadata": {"name": "m", "inputs": []}, "config": {}, "problems": {"m": "broken"}}
 ANNOUNCEMENT = Announcement(
-    instance="replica-1", part="replica", state="ready", at_us=1, host="here", pid=7, metrics_port=80, model="m",
-    version=1, in_flight=3, troubles=("one",), full=FULL,
-)  # fmt: skip
+    instance="replica-1",
+    part="replica",
+    state="ready",
+    at_us=1,
+    host="here",
+    pid=7,
+    metrics_port=80,
+    model="m",
+    version=1,
+    in_flight=3,
+    troubles=("one",),
+    full=FULL,
+)
 MERGE = Merge(
-    uid=UID, key="k", policy="interleave", snapshot=1, mask=3, method="team_draft", rankers=("a", "b"),
-    used=("a", "b"), items=("x", "y"), ranks=((1, 2), (2, 1)), credits=((1.0, 0.0), (0.0, 1.0)), accepted_us=1, at_us=2,
-)  # fmt: skip
+    uid=UID,
+    key="k",
+    policy="interleave",
+    snapshot=1,
+    mask=3,
+    method="team_draft",
+    rankers=("a", "b"),
+    used=("a", "b"),
+    items=("x", "y"),
+    ranks=((1, 2), (2, 1)),
+    credits=((1.0, 0.0), (0.0, 1.0)),
+    accepted_us=1,
+    at_us=2,
+)
 
 Written = tuple[bytes, dict[str, Any]]
 RECORDS: dict[str, Written] = {
     "endpoint": (endpoint_declared(endpoint(), "test"), {}),
     "claim": (write_claim("learner"), {}),
     "verdict": (
-        write_verdict(ExperimentResult(endpoint="e", experiment=EXPERIMENT, number=1, phase="won", weights=(1.0, 0.0))), {}
+        write_verdict(ExperimentResult(endpoint="e", experiment=EXPERIMENT, number=1, phase="won", weights=(1.0, 0.0))),
+        {},
     ),
     "announcement": (write_announcement(ANNOUNCEMENT), {}),
     "cancel": (write_cancels([Cancel(UID, 1)]), {}),
     "snapshot": (
-        write_snapshot(SnapshotRecord(endpoint="e", experiment=EXPERIMENT, term=0, number=1, weights=(0.5, 0.5), about={"n": 1})),
+        write_snapshot(
+            SnapshotRecord(endpoint="e", experiment=EXPERIMENT, term=0, number=1, weights=(0.5, 0.5), about={"n": 1})
+        ),
         {},
     ),
     "tick": write_tick(Tick(number=1, at_us=1)),
@@ -93,16 +119,31 @@ RECORDS: dict[str, Written] = {
     ),
     "feedback": write_feedback(Feedback(uid=UID, values={"r": 1.0}, at_us=1)),
     "merge": write_merge(MERGE),
-}  # fmt: skip
+}
 READERS: tuple[Callable[[Record], object], ...] = (
-    read_declared, read_claim, read_verdict, read_status, read_cancels, read_snapshot, read_tick, read_order,
-    read_checkpoint, read_feedback, read_merge,
-)  # fmt: skip
+    read_declared,
+    read_claim,
+    read_verdict,
+    read_status,
+    read_cancels,
+    read_snapshot,
+    read_tick,
+    read_order,
+    read_checkpoint,
+    read_feedback,
+    read_merge,
+)
 JUNK: st.SearchStrategy[Any] = (
-    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
-    | st.integers(min_value=-(2**63), max_value=2**63 - 1) | st.just([]) | st.just({}) | st.just(["x", 7])
+    st.none()
+    | st.booleans()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+    | st.integers(min_value=-(2**63), max_value=2**63 - 1)
+    | st.just([])
+    | st.just({})
+    | st.just(["x", 7])
     | st.just({"a": {"b": 1}})
-)  # fmt: skip
+)
 
 
 def paths(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -179,11 +220,20 @@ def test_every_kind_is_read_as_it_was_written(kind: str) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"version": "x"}, {"version": -1}, {"full": {"max_batch_size": "x"}}, {"full": {"metadata": 7}},
-        {"full": {"max_batch_size": -5}}, {"in_flight": 2**63 - 1}, {"state": "splendid"}, {"model": "../x"},
-        {"at_us": -1}, {"metrics_port": 70_000}, {"instance": ""}, {"troubles": "none"},
+        {"version": "x"},
+        {"version": -1},
+        {"full": {"max_batch_size": "x"}},
+        {"full": {"metadata": 7}},
+        {"full": {"max_batch_size": -5}},
+        {"in_flight": 2**63 - 1},
+        {"state": "splendid"},
+        {"model": "../x"},
+        {"at_us": -1},
+        {"metrics_port": 70_000},
+        {"instance": ""},
+        {"troubles": "none"},
     ],
-)  # fmt: skip
+)
 def test_a_wrong_announcement_is_skipped_and_counted(wrong: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     before = SKIPPED.counts["announcement"]
     body = orjson.dumps({**orjson.loads(RECORDS["announcement"][0]), **wrong})

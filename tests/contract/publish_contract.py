@@ -59,9 +59,17 @@ class PublishContract:
 
     async def test_headers_of_odd_types_arrive_as_they_were(self, installation: Installation, broker: Broker) -> None:
         headers: dict[str, Any] = {
-            "yes": True, "no": False, "nothing": None, "big": 2**62, "negative": -1, "real": 0.1, "bytes": b"\x00\xff",
-            "list": [1, "two", [3.5]], "table": {"deep": {"deeper": "x"}}, "\u00fc": "\udcff",
-        }  # fmt: skip
+            "yes": True,
+            "no": False,
+            "nothing": None,
+            "big": 2**62,
+            "negative": -1,
+            "real": 0.1,
+            "bytes": b"\x00\xff",
+            "list": [1, "two", [3.5]],
+            "table": {"deep": {"deeper": "x"}},
+            "\u00fc": "\udcff",
+        }
         sent = Message(queue=await installation.queue(broker), body=b"x", headers=headers)
         await broker.publish([sent])
         (taken,) = await take(broker.consume(sent.queue, 10))

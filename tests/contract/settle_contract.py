@@ -164,9 +164,12 @@ class SettleContract:
         why = dict(message.headers)
         assert abs(why.pop("millrace-dead-at-us") - now_us()) < 60_000_000
         assert why == {
-            "own": "header", "millrace-dead-queue": sent.queue, "millrace-dead-reason": "failed",
-            "millrace-dead-attempts": 3, "millrace-dead-error": "it broke",
-        }  # fmt: skip
+            "own": "header",
+            "millrace-dead-queue": sent.queue,
+            "millrace-dead-reason": "failed",
+            "millrace-dead-attempts": 3,
+            "millrace-dead-error": "it broke",
+        }
 
     async def test_a_stopped_consumer_drains(self, installation: Installation, broker: Broker) -> None:
         queue = await installation.queue(broker)

@@ -17,12 +17,15 @@ from deploy.processes.shell import Context, serve_pages
 @pytest.mark.parametrize(
     ("written", "read", "loopback", "url"),
     [
-        ("127.0.0.1", "127.0.0.1", True, "127.0.0.1:80"), ("[::1]", "::1", True, "[::1]:80"),
-        ("::1", "::1", True, "[::1]:80"), ("::", "::", False, "[::]:80"),
+        ("127.0.0.1", "127.0.0.1", True, "127.0.0.1:80"),
+        ("[::1]", "::1", True, "[::1]:80"),
+        ("::1", "::1", True, "[::1]:80"),
+        ("::", "::", False, "[::]:80"),
         ("localhost", "localhost", True, "localhost:80"),
-        ("2001:db8::7", "2001:db8::7", False, "[2001:db8::7]:80"), ("a.example", "a.example", False, "a.example:80"),
+        ("2001:db8::7", "2001:db8::7", False, "[2001:db8::7]:80"),
+        ("a.example", "a.example", False, "a.example:80"),
     ],
-)  # fmt: skip
+)
 def test_a_host_is_read_and_shown(written: str, read: str, loopback: bool, url: str) -> None:
     assert (bare(written), is_loopback(read), shown(read, 80)) == (read, loopback, url)
 

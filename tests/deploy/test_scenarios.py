@@ -25,9 +25,13 @@ HELD = "each was answered once, and has its rows once"
 def scenario(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "deploy.cli", "demo", "--scenario", *words],
-        cwd=folder, env=environment(TMPDIR=str(folder), COLUMNS="100"), capture_output=True, text=True, check=False,
+        cwd=folder,
+        env=environment(TMPDIR=str(folder), COLUMNS="100"),
+        capture_output=True,
+        text=True,
+        check=False,
         timeout=WITHIN_S,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.timeout(WITHIN_S + 10)
@@ -108,9 +112,16 @@ def picture(
     marked: tuple[float, ...] = (),
 ) -> Picture:
     return Picture(
-        title="a title", x=(0, 100), y=(0.0, 1.0), x_name="x", areas=areas or [], lines=lines or [], height=3,
-        percent=True, marked=marked,
-    )  # fmt: skip
+        title="a title",
+        x=(0, 100),
+        y=(0.0, 1.0),
+        x_name="x",
+        areas=areas or [],
+        lines=lines or [],
+        height=3,
+        percent=True,
+        marked=marked,
+    )
 
 
 def test_all_claims_are_printed_and_one_that_failed_fails_all() -> None:

@@ -51,8 +51,13 @@ def test_files_beside_the_settings_shadow_no_module_of_any_process(shop: Path, e
 
 def test_the_console_script_imports_nothing_of_the_users_folder(shop: Path) -> None:
     done = subprocess.run(
-        [str(BIN / "millrace"), "check"], cwd=shop, env=environment(), capture_output=True, text=True, timeout=60,
+        [str(BIN / "millrace"), "check"],
+        cwd=shop,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert not (shop / "shadows.txt").exists()

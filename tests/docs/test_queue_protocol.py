@@ -51,9 +51,18 @@ TEXT = (DOCS / "queue-protocol.md").read_text()
 ASYNC = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())
 CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i32": "i", "i64": "q", "f64": "d", "bytes(16)": "16s"}
 ROUTE = Route(
-    endpoint="fraud", arm="b", model="trees", version=3, snapshot=2**40, mask=5, policy="split", tenant="me",
-    reply=ReplyTo.CLIENT, reply_to="mine", leg=2,
-)  # fmt: skip
+    endpoint="fraud",
+    arm="b",
+    model="trees",
+    version=3,
+    snapshot=2**40,
+    mask=5,
+    policy="split",
+    tenant="me",
+    reply=ReplyTo.CLIENT,
+    reply_to="mine",
+    leg=2,
+)
 UID = new_uid(now_us())
 REQUEST = Request(ROUTE, UID, 11, 12, 0.25, 13, 14, "key", "correlation", "trace", b"{}", b"body")
 
@@ -95,12 +104,21 @@ def test_the_head_is_as_described() -> None:
 def test_the_route_is_as_described() -> None:
     fields, rest = read("route", pack_route(ROUTE))
     assert {name: fields[name] for name in ("reply", "version", "snapshot", "mask", "leg")} == {
-        "reply": 1, "version": 3, "snapshot": 2**40, "mask": 5, "leg": 2,
-    }  # fmt: skip
+        "reply": 1,
+        "version": 3,
+        "snapshot": 2**40,
+        "mask": 5,
+        "leg": 2,
+    }
     found, rest = texts(fields, rest)
     assert found == {
-        "endpoint": b"fraud", "arm": b"b", "model": b"trees", "policy": b"split", "tenant": b"me", "reply_to": b"mine",
-    }  # fmt: skip
+        "endpoint": b"fraud",
+        "arm": b"b",
+        "model": b"trees",
+        "policy": b"split",
+        "tenant": b"me",
+        "reply_to": b"mine",
+    }
     assert rest == b""
 
 
@@ -117,9 +135,16 @@ def test_the_ticket_is_as_described() -> None:
 def test_the_answer_is_as_described() -> None:
     fields, rest = read("answer", pack_answer(UID, Status.FAILED, b"b", 3, None, (7, 8, 9), 4))
     assert fields == {
-        "uid": UID, "status": 3, "version": 3, "json_length": -1, "queued_us": 7, "batched_us": 8, "computed_us": 9,
-        "arm_length": 1, "body_length": 4,
-    }  # fmt: skip
+        "uid": UID,
+        "status": 3,
+        "version": 3,
+        "json_length": -1,
+        "queued_us": 7,
+        "batched_us": 8,
+        "computed_us": 9,
+        "arm_length": 1,
+        "body_length": 4,
+    }
     assert rest == b"b"
 
 
@@ -137,9 +162,20 @@ def test_the_numbers_of_words_are_as_described() -> None:
 
 def test_the_merge_record_is_as_described() -> None:
     merge = Merge(
-        uid=UID, key="", policy="", snapshot=0, mask=0, method="", rankers=("v1",), used=("v1",), items=(), ranks=(),
-        credits=(), accepted_us=0, at_us=0,
-    )  # fmt: skip
+        uid=UID,
+        key="",
+        policy="",
+        snapshot=0,
+        mask=0,
+        method="",
+        rankers=("v1",),
+        used=("v1",),
+        items=(),
+        ranks=(),
+        credits=(),
+        accepted_us=0,
+        at_us=0,
+    )
     body, headers = write_merge(merge)
     assert f"`cloudEvents_type` = `{headers['cloudEvents_type']}`" in TEXT
     described = [name.strip("` ") for row in rows("`millrace.merge.v1`:\n") for name in row[0].split(",")]
@@ -183,9 +219,11 @@ def test_a_real_answer_has_the_headers_that_the_asyncapi_file_names(json_length:
     extra = b'{"cloud_events": {"id": "1"}}'
     message = plain("q", REQUEST._replace(extra=extra), Status.OK, b"{}", json_length)
     given = {
-        **message.headers, "correlation_id": message.correlation_id, "message_id": message.message_id,
+        **message.headers,
+        "correlation_id": message.correlation_id,
+        "message_id": message.message_id,
         "content_type": message.content_type,
-    }  # fmt: skip
+    }
     schema = ASYNC["components"]["schemas"]["AnswerHeaders"]
     Draft202012Validator({**schema, "additionalProperties": False}).validate(given)
 
@@ -197,8 +235,13 @@ async def test_the_example_runs() -> None:
         for channel in (names.inputs("double", 1), names.requests("double"), names.status):
             await broker.declare(channel)
         said = Announcement(
-            instance="r", part="replica", state="ready", at_us=now_us(), model="double", version=1,
-        )  # fmt: skip
+            instance="r",
+            part="replica",
+            state="ready",
+            at_us=now_us(),
+            model="double",
+            version=1,
+        )
         await broker.append(broker.channels.status, [write_announcement(said)])
         router = asyncio.create_task(
             run(broker, RouterSettings(instance="router-docs"), b"key", CollectorRegistry(), stop)
@@ -240,9 +283,13 @@ async def _double(broker: Broker) -> None:
 async def _clean(broker: Broker) -> None:
     names = broker.channels
     for channel in (
-        names.declared, names.status, names.inputs("double", 1), names.requests("double"), names.results("double"),
+        names.declared,
+        names.status,
+        names.inputs("double", 1),
+        names.requests("double"),
+        names.results("double"),
         names.events("double"),
-    ):  # fmt: skip
+    ):
         await broker.delete(channel)
 
 
@@ -250,9 +297,13 @@ def test_the_headers_that_are_read_are_described() -> None:
     described = "\n".join(row[0] for row in rows("where the JSON ends.\n"))
     body = b'{"inputs": []}'
     headers = {
-        "timeout_ms": 5, "inference-header-content-length": 3, "key": "k",
-        "traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "a=1", "cloudEvents_id": "7",
-    }  # fmt: skip
+        "timeout_ms": 5,
+        "inference-header-content-length": 3,
+        "key": "k",
+        "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
+        "tracestate": "a=1",
+        "cloudEvents_id": "7",
+    }
     asked = read_headers(Message(queue="q", body=body, headers=headers), Channels())
     assert (asked.timeout_ms, asked.json_length, asked.key, asked.trace) == (5, 3, "k", headers["traceparent"])
     assert json.loads(asked.extra) == {"tracestate": "a=1", "cloud_events": {"id": "7"}}

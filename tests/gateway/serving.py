@@ -32,17 +32,20 @@ from gateway.run import run
 PATIENCE_S = 10.0
 FULL: dict[str, Any] = {
     "metadata": {
-        "name": "double", "versions": ["1"], "platform": "python",
+        "name": "double",
+        "versions": ["1"],
+        "platform": "python",
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}],
     },
     "config": {
-        "name": "double", "max_batch_size": 8,
+        "name": "double",
+        "max_batch_size": 8,
         "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [2]}],
         "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [2]}],
     },
     "max_batch_size": 8,
-}  # fmt: skip
+}
 X = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.5, 2.5]}
 
 
@@ -105,9 +108,12 @@ class Gateway:
     async def catalog(self, models: dict[str, list[int]] | None = None, **problems: str) -> None:
         """Say what the model repository holds, as a catalog does."""
         said = Announcement(
-            instance="catalog-test", part="catalog", state="ready", at_us=now_us(),
+            instance="catalog-test",
+            part="catalog",
+            state="ready",
+            at_us=now_us(),
             full={"models": models or {}, "problems": problems},
-        )  # fmt: skip
+        )
         await self.broker.append(self.broker.channels.status, [write_announcement(said)])
 
     async def declare(self, **declaration: Any) -> None:
@@ -159,9 +165,15 @@ async def declare(broker: Broker, **declaration: Any) -> None:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *, limits: Limits | None = None, ttl_s: float = 60.0, is_ready: bool = True,
-    is_loaded: bool = True, kind: type[SqliteBroker] = SqliteBroker, **settings: Any,
-) -> AsyncIterator[Gateway]:  # fmt: skip
+    folder: Path,
+    *,
+    limits: Limits | None = None,
+    ttl_s: float = 60.0,
+    is_ready: bool = True,
+    is_loaded: bool = True,
+    kind: type[SqliteBroker] = SqliteBroker,
+    **settings: Any,
+) -> AsyncIterator[Gateway]:
     """Run a gateway with one model, `double` version 1, that is ready and claimed by nobody."""
     async with kind(folder / "broker.db", Channels()) as broker:
         await broker.declare(broker.channels.inputs("double", 1), limits or Limits())

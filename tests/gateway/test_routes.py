@@ -102,8 +102,11 @@ async def test_the_index_says_why_an_arm_is_not_ready(gateway: Gateway) -> None:
     await gateway.until("/v2/models/all/versions/v1/ready", 200)
     entries = (await gateway.client.post("/v2/repository/index")).json()
     assert [(entry["state"], entry["reason"]) for entry in entries] == [
-        ("READY", ""), ("LOADING", ""), ("UNAVAILABLE", "no such file"), ("UNAVAILABLE", "no replica has come up yet"),
-    ]  # fmt: skip
+        ("READY", ""),
+        ("LOADING", ""),
+        ("UNAVAILABLE", "no such file"),
+        ("UNAVAILABLE", "no replica has come up yet"),
+    ]
     only = (await gateway.client.post("/v2/repository/index", json={"ready": True})).json()
     assert [(entry["version"], entry["arm"]) for entry in only] == [("1", "v1")]
 
@@ -131,7 +134,12 @@ UID = "01890a5d-ac96-774b-bcce-b302099a8057"
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"{", b"[]", b"7", b"\xff\xfe", b"{}",
+        b"",
+        b"{",
+        b"[]",
+        b"7",
+        b"\xff\xfe",
+        b"{}",
         json.dumps({"request_id": UID}).encode(),
         json.dumps({"request_id": "x", "truth": 1}).encode(),
         json.dumps({"request_id": [UID], "truth": 1}).encode(),
@@ -146,7 +154,7 @@ UID = "01890a5d-ac96-774b-bcce-b302099a8057"
         b'{"request_id": "%s", "truth": %s1%s}' % (UID.encode(), b"[" * 600, b"]" * 600),
         b'{"request_id": "%s", "truth": "\\ud800"}' % UID.encode(),
     ],
-)  # fmt: skip
+)
 async def test_hostile_feedback_is_400(gateway: Gateway, body: bytes) -> None:
     said(answer := await gateway.client.post("/v2/models/double/feedback", content=body))
     assert answer.status_code == 400, answer.text
@@ -167,11 +175,18 @@ async def test_feedback_over_the_limit_is_413(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "code"),
     [
-        ("GET", "/", 404), ("GET", "/v2/", 404), ("GET", "/v2/models/double/statistics", 404), ("DELETE", "/v2", 405),
-        ("POST", "/v2/models/double", 405), ("OPTIONS", "/v2/health/live", 405), ("GET", "/v2/repository/index", 405),
-        ("POST", "/v2/repository/models/double/load", 501), ("TRACE", "/docs", 405), ("GET", "/v2/models/x/y/z", 404),
+        ("GET", "/", 404),
+        ("GET", "/v2/", 404),
+        ("GET", "/v2/models/double/statistics", 404),
+        ("DELETE", "/v2", 405),
+        ("POST", "/v2/models/double", 405),
+        ("OPTIONS", "/v2/health/live", 405),
+        ("GET", "/v2/repository/index", 405),
+        ("POST", "/v2/repository/models/double/load", 501),
+        ("TRACE", "/docs", 405),
+        ("GET", "/v2/models/x/y/z", 404),
     ],
-)  # fmt: skip
+)
 async def test_every_error_is_json_with_a_request_id(gateway: Gateway, method: str, path: str, code: int) -> None:
     answer = await gateway.client.request(method, path)
     assert answer.status_code == code

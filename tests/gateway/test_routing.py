@@ -23,10 +23,17 @@ URL = "/v2/models/shop/infer"
 ARMS = {"a": "double@1", "b": "double@1"}
 CLICKED = {"rewards": {"clicked": {"default": 0}}}
 LINEAR: dict[str, Any] = {
-    "endpoint": "shop", "arms": ARMS, "feedback": CLICKED,
-    "policy": {"bandit": "linucb", "reward": "clicked", "floor": 0.1, "alpha": 0.0,
-               "features": ["hour", {"country": ["de", "fr"]}]},
-}  # fmt: skip
+    "endpoint": "shop",
+    "arms": ARMS,
+    "feedback": CLICKED,
+    "policy": {
+        "bandit": "linucb",
+        "reward": "clicked",
+        "floor": 0.1,
+        "alpha": 0.0,
+        "features": ["hour", {"country": ["de", "fr"]}],
+    },
+}
 
 
 @pytest.fixture

@@ -88,8 +88,9 @@ async def test_the_answer_is_the_same_to_the_byte_and_both_legs_have_their_rows(
         assert answer.json()["outputs"][0]["data"] == [2.0]
         found = await rows(gateway.broker, "e", 2)
         assert [(row["leg"], row["arm"], row["version"], row["status"]) for row in found] == [
-            (0, "v1", 1, "ok"), (1, "v2", 2, "ok"),
-        ]  # fmt: skip
+            (0, "v1", 1, "ok"),
+            (1, "v2", 2, "ok"),
+        ]
         assert [row["propensity"] for row in found] == [1.0, 0.0]
         assert [row["output.y"] for row in found] == [2.0, 4.0]
         assert len({(row["uid"], row["policy"], row["accepted_us"]) for row in found}) == 1
@@ -106,8 +107,11 @@ async def test_the_shadow_leaves_when_its_request_is_safe(tmp_path: Path) -> Non
         await gateway.client.post(URL, content=BODY)
         await rows(gateway.broker, "e", 2)
         assert vars(gateway.broker)["noted"] == [
-            ("sent", PRIMARY), ("safe", PRIMARY), ("sent", SHADOW), ("safe", SHADOW),
-        ]  # fmt: skip
+            ("sent", PRIMARY),
+            ("safe", PRIMARY),
+            ("sent", SHADOW),
+            ("safe", SHADOW),
+        ]
 
 
 @pytest.mark.parametrize(("shadows", "status"), [("full", "overloaded"), ("broken", "failed")])
@@ -197,8 +201,9 @@ async def test_pinned_requests_have_none(tmp_path: Path) -> None:
             assert (await gateway.client.post(f"/v2/models/e/versions/{arm}/infer", content=BODY)).status_code == 200
         found = await rows(gateway.broker, "e", 2)
         assert [(row["leg"], row["arm"], row["policy"]) for row in found] == [
-            (0, "v1", "pinned"), (0, "v2", "pinned"),
-        ]  # fmt: skip
+            (0, "v1", "pinned"),
+            (0, "v2", "pinned"),
+        ]
 
 
 async def test_a_full_queue_of_a_slow_shadow_is_as_good_as_none(tmp_path: Path) -> None:

@@ -100,11 +100,20 @@ async def test_the_statistics_are_those_of_one_model_and_version(gateway: Gatewa
 @pytest.mark.parametrize(
     ("accept", "coding"),
     [
-        ("gzip", "gzip"), ("deflate", "deflate"), ("gzip, deflate", "gzip"), ("gzip;q=0.1, deflate;q=0.5", "deflate"),
-        ("x-gzip", "gzip"), ("*", "gzip"), ("gzip;q=0, *", "deflate"), ("br", None), ("gzip;q=0", None), ("", None),
-        ("identity", None), ("gzip;q=much", None),
+        ("gzip", "gzip"),
+        ("deflate", "deflate"),
+        ("gzip, deflate", "gzip"),
+        ("gzip;q=0.1, deflate;q=0.5", "deflate"),
+        ("x-gzip", "gzip"),
+        ("*", "gzip"),
+        ("gzip;q=0, *", "deflate"),
+        ("br", None),
+        ("gzip;q=0", None),
+        ("", None),
+        ("identity", None),
+        ("gzip;q=much", None),
     ],
-)  # fmt: skip
+)
 async def test_a_large_answer_comes_in_the_coding_that_is_preferred(
     gateway: Gateway, accept: str, coding: str | None
 ) -> None:

@@ -46,10 +46,20 @@ URLS: dict[str, Callable[[], str]] = {"sqlite": lambda: "", "rabbitmq": rabbitmq
 CONTROLS: dict[str, Callable[..., None]] = {"rabbitmq": control_rabbitmq, "kafka": control_kafka}
 HEARTBEATS = {"rabbitmq": "?heartbeat=5"}
 KINDS = (
-    "replica killed", "replica stopped", "replica paused", "router killed", "router stopped", "router paused",
-    "gateway killed", "gateway stopped", "gateway paused", "catalog killed", "replica frozen", "queue vanished",
+    "replica killed",
+    "replica stopped",
+    "replica paused",
+    "router killed",
+    "router stopped",
+    "router paused",
+    "gateway killed",
+    "gateway stopped",
+    "gateway paused",
+    "catalog killed",
+    "replica frozen",
+    "queue vanished",
     "log vanished",
-)  # fmt: skip
+)
 KINDS_OF_SERVER = ("broker killed", "link cut", "link held", "declaration refused")
 KINDS_OF_RABBITMQ = ("connections closed",)
 

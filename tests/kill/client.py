@@ -95,9 +95,13 @@ class Client:
 
     def _request(self, number: int) -> Message:
         return Message(
-            queue=self._requests, body=body_of(number), content_type="application/json", reply_to=self.queue,
-            correlation_id=str(number), message_id=f"{self._name}-{number}",
-        )  # fmt: skip
+            queue=self._requests,
+            body=body_of(number),
+            content_type="application/json",
+            reply_to=self.queue,
+            correlation_id=str(number),
+            message_id=f"{self._name}-{number}",
+        )
 
     async def answered(self, number: int) -> None:
         """Return when so many requests have an answer; raises AssertionError when none comes for a long time."""

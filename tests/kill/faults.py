@@ -79,9 +79,16 @@ class Faults:
                 await self._delete_a_queue()
             return
         act: Callable[[str, float], Awaitable[None]] = {
-            "killed": self._kill, "stopped": self._stop, "paused": self._pause, "cut": self._cut, "held": self._hold,
-            "frozen": self._pause, "vanished": self._delete_a_log, "refused": self._refuse, "closed": self._close,
-        }[how]  # fmt: skip
+            "killed": self._kill,
+            "stopped": self._stop,
+            "paused": self._pause,
+            "cut": self._cut,
+            "held": self._hold,
+            "frozen": self._pause,
+            "vanished": self._delete_a_log,
+            "refused": self._refuse,
+            "closed": self._close,
+        }[how]
         await act(what, step.lasts_s)
 
     async def count(self) -> None:

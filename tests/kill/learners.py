@@ -36,10 +36,11 @@ TICK = "50ms"
 HORIZON = "5s"
 SETTINGS = 'prefix: %s\ndata: "%s"\nbroker: {url: "%s"}\nlearner: {tick: %s}\nmetrics: {port: 0}\n'
 BANDIT = {
-    "endpoint": "e", "arms": {"a": "m@1", "b": "m@2", "c": "m@3"},
+    "endpoint": "e",
+    "arms": {"a": "m@1", "b": "m@2", "c": "m@3"},
     "policy": {"bandit": "thompson", "reward": "clicked", "refresh": "1s", "floor": 0.05},
     "feedback": {"rewards": {"clicked": {"default": 0, "horizon": HORIZON}}},
-}  # fmt: skip
+}
 
 
 @dataclass(slots=True)

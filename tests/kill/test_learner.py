@@ -78,11 +78,14 @@ async def _is_at_rest(place: Learners, leader: Learner) -> bool:
 @pytest.mark.parametrize(
     ("broker_url", "folders"),
     [  # whose folder it is has nothing to do with the broker
-        ("sqlite", ("data", "data")), ("sqlite", ("data", "other")), ("rabbitmq", ("data", "data")),
+        ("sqlite", ("data", "data")),
+        ("sqlite", ("data", "other")),
+        ("rabbitmq", ("data", "data")),
         ("kafka", ("data", "data")),
     ],
-    indirect=["broker_url"], ids=["sqlite-one-folder", "sqlite-two-folders", "rabbitmq", "kafka"],
-)  # fmt: skip
+    indirect=["broker_url"],
+    ids=["sqlite-one-folder", "sqlite-two-folders", "rabbitmq", "kafka"],
+)
 async def test_a_leader_that_was_stopped_and_wakes_up_is_not_listened_to(
     broker_url: str, folders: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -23,9 +23,16 @@ AT_US = 1_700_000_000_000_000
 
 
 def ended(
-    *, arm: str = "a", version: int = 1, status: Status = Status.OK, rows: int = 1, uid: bytes | None = None,
-    batch: int = 4, started_us: int = AT_US + 30_000, leg: int = 0,
-) -> EndedRequests:  # fmt: skip
+    *,
+    arm: str = "a",
+    version: int = 1,
+    status: Status = Status.OK,
+    rows: int = 1,
+    uid: bytes | None = None,
+    batch: int = 4,
+    started_us: int = AT_US + 30_000,
+    leg: int = 0,
+) -> EndedRequests:
     """Return a request that waited 20 ms in the queue, 10 in the batcher, 3 in the model, and 1 to be published."""
     route = Route(endpoint="fraud", arm=arm, model="trees", version=version, leg=leg)
     request = Request(route, uid or new_uid(AT_US), AT_US, 0, 1.0, None, 0, "", "", "", b"", b"")

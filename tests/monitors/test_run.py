@@ -93,9 +93,12 @@ def test_every_kind_of_queue_is_looked_at() -> None:
     known = KnownVersions()
     known.fold_declared(Record(0, DECLARED, {}))
     assert set(queues(Channels("mine."), known)) == {
-        ("inputs.trees.1", "inputs"), ("retry.inputs.trees.1", "retry"), ("dead.inputs.trees.1", "dead"),
-        ("requests.fraud", "requests"), ("results.fraud", "results"),
-    }  # fmt: skip
+        ("inputs.trees.1", "inputs"),
+        ("retry.inputs.trees.1", "retry"),
+        ("dead.inputs.trees.1", "dead"),
+        ("requests.fraud", "requests"),
+        ("results.fraud", "results"),
+    }
 
 
 def test_targets_are_who_serves_metrics_and_was_heard_lately() -> None:

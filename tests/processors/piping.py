@@ -95,10 +95,11 @@ class Pipe:
         """Return the status and the body of each answer so far, by the uid."""
         return {
             bytes.fromhex((message.message_id or "").replace("-", "")): (
-                message.headers["status"], orjson.loads(message.body)
+                message.headers["status"],
+                orjson.loads(message.body),
             )
             for message in await self.waiting(REPLIES)
-        }  # fmt: skip
+        }
 
     async def lane(self, number: int) -> list[Request]:
         """Return the requests of the retry lane, once there are so many."""
@@ -154,9 +155,14 @@ def alone(queue: str, one: Request) -> Message:
 
 @asynccontextmanager
 async def piped(
-    folder: Path, compute: Compute, *, output: str = "TYPE_FP32", kind: type[SqliteBroker] = SqliteBroker,
-    retry: Mapping[str, Any] | None = None, cancels: Container[bytes] = frozenset(),
-) -> AsyncIterator[Pipe]:  # fmt: skip
+    folder: Path,
+    compute: Compute,
+    *,
+    output: str = "TYPE_FP32",
+    kind: type[SqliteBroker] = SqliteBroker,
+    retry: Mapping[str, Any] | None = None,
+    cancels: Container[bytes] = frozenset(),
+) -> AsyncIterator[Pipe]:
     """Run a pipeline for a model from `x` to `y` (and `z`) of one number a row; `retry` is its endpoint's."""
     config = parse_config(
         f"""
@@ -165,8 +171,9 @@ async def piped(
         output {{ name: "y" data_type: {output} dims: 1 }}
         output {{ name: "z" data_type: TYPE_FP32 dims: 1 }}
         """,
-        model="m", source="test",
-    )  # fmt: skip
+        model="m",
+        source="test",
+    )
     endpoints: dict[str, Endpoint] = {}
     if retry:
         endpoints["e"] = read_endpoint({"endpoint": "e", "arms": {"v1": "m@1"}, "retry": retry}, source="test")

@@ -49,12 +49,19 @@ def test_cancels_are_read_from_the_log_and_forgotten_with_their_deadline() -> No
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"{", b"[]", b"3", b'{"v": 1}', b'{"v": 2, "kind": "cancel", "requests": [["00", 1]]}',
-        b'{"v": 1, "kind": "cancel", "requests": 3}', b'{"v": 1, "kind": "cancel", "requests": [["x", 1]]}',
-        b'{"v": 1, "kind": "cancel", "requests": [[1, 1]]}', b'{"v": 1, "kind": "cancel", "requests": [["00"]]}',
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b'{"v": 1}',
+        b'{"v": 2, "kind": "cancel", "requests": [["00", 1]]}',
+        b'{"v": 1, "kind": "cancel", "requests": 3}',
+        b'{"v": 1, "kind": "cancel", "requests": [["x", 1]]}',
+        b'{"v": 1, "kind": "cancel", "requests": [[1, 1]]}',
+        b'{"v": 1, "kind": "cancel", "requests": [["00"]]}',
         b'{"v": 1, "kind": "announcement"}',
     ],
-)  # fmt: skip
+)
 def test_what_is_no_cancel_is_nothing(body: bytes) -> None:
     known = CancelledRequests()
     known.fold(record(body))

@@ -77,9 +77,7 @@ async def looking(tmp_path: Path) -> AsyncIterator[Looking]:
         announcer = Heartbeat(broker, instance="catalog-test", part="catalog")
         settings = CatalogSettings(instance="catalog-test", repository=models)
         clock = [0.0]
-        yield Looking(
-            models, engine, Catalog(broker, engine, settings, announcer, lambda: clock[0]), broker, clock
-        )  # fmt: skip
+        yield Looking(models, engine, Catalog(broker, engine, settings, announcer, lambda: clock[0]), broker, clock)
 
 
 async def test_a_folder_that_is_no_version_is_warned_of_once(

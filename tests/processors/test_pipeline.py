@@ -74,9 +74,7 @@ async def test_whatever_a_model_raises_only_the_guilty_request_fails(
         assert [answers[one.uid][0] for one in requests] == ["ok", "failed", "ok"]
         assert answers[requests[1].uid][1] == {"error": says}
         rows = {row["uid"]: (row["status"], row["error"]) for row in await pipe.rows()}
-        assert rows == {
-            requests[0].uid: ("ok", None), requests[1].uid: ("failed", says), requests[2].uid: ("ok", None)
-        }  # fmt: skip
+        assert rows == {requests[0].uid: ("ok", None), requests[1].uid: ("failed", says), requests[2].uid: ("ok", None)}
 
 
 async def test_a_batch_that_does_not_fit_into_memory_is_computed_in_parts(
@@ -201,8 +199,10 @@ def routed(route: bytes) -> Message:
 
 def patched(**texts: str) -> bytes:
     """Return the bytes of a route with texts that no part of ours would write."""
-    marks = {name: chr(ord("A") + number) * len(text.encode("utf-8", "surrogateescape")) for number, (name, text) in
-             enumerate(texts.items())}  # fmt: skip
+    marks = {
+        name: chr(ord("A") + number) * len(text.encode("utf-8", "surrogateescape"))
+        for number, (name, text) in enumerate(texts.items())
+    }
     data = pack_route(replace(ROUTE, **marks))  # type: ignore[arg-type]  # all of them are texts
     for name, text in texts.items():
         data = data.replace(marks[name].encode(), text.encode("utf-8", "surrogateescape"))

@@ -58,10 +58,13 @@ def test_a_torchscript_module_computes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("forward", "expected"),
-    [("a, b): return a - 2 * b", 1), ("b, a): return a - 2 * b", 1),
-     ("a, b, c: int = 3): return c * a - 2 * b", 3),
-     ("a, c: int = 3, b: Optional[Tensor] = None): return c * a - 2 * torch.jit._unwrap_optional(b)", 3)],
-)  # fmt: skip
+    [
+        ("a, b): return a - 2 * b", 1),
+        ("b, a): return a - 2 * b", 1),
+        ("a, b, c: int = 3): return c * a - 2 * b", 3),
+        ("a, c: int = 3, b: Optional[Tensor] = None): return c * a - 2 * torch.jit._unwrap_optional(b)", 3),
+    ],
+)
 def test_inputs_find_the_arguments_of_their_names(tmp_path: Path, forward: str, expected: int) -> None:
     text = """
     backend: "pytorch" max_batch_size: 8

@@ -32,9 +32,13 @@ from tests.servers import kafka_url, rabbitmq_url
 CHANNELS = Channels()
 SHADOWED = {"shadow": "v2", "serve": "v1"}
 INTERLEAVED = {
-    "interleave": ["v1", "v2"], "credit": "clicked", "method": "team_draft", "length": 4, "output": "items",
+    "interleave": ["v1", "v2"],
+    "credit": "clicked",
+    "method": "team_draft",
+    "length": 4,
+    "output": "items",
     "wait": "5s",
-}  # fmt: skip
+}
 CLICKED = {"rewards": {"clicked": {"default": 0}}}
 BODY = orjson.dumps({"id": "mine", "inputs": [X]})
 
@@ -121,9 +125,14 @@ async def routing(broker: Broker, policy: dict[str, Any], **declaration: Any) ->
     view.fold_declared(Record(0, endpoint_declared(read_endpoint(declaration, source="test"), "test"), NO_HEADERS))
     for version in (1, 2):
         said = Announcement(
-            instance=f"r{version}", part="replica", state="ready", at_us=now_us(), model="m", version=version,
+            instance=f"r{version}",
+            part="replica",
+            state="ready",
+            at_us=now_us(),
+            model="m",
+            version=version,
             full={"max_batch_size": 8},
-        )  # fmt: skip
+        )
         view.fold_status(Record(0, write_announcement(said), NO_HEADERS))
     channels = broker.channels
     answers = RankerAnswers(broker, f"router-{uuid4().hex[:8]}")
@@ -157,7 +166,11 @@ async def any_broker(kind: str, folder: Path) -> AsyncIterator[Broker]:
         finally:
             inputs = [channels.inputs("m", version) for version in (1, 2)]
             for channel in (
-                *inputs, *[channels.retry(queue) for queue in inputs], channels.requests("shop"),
-                channels.results("shop"), channels.events("shop"), channels.status,
-            ):  # fmt: skip
+                *inputs,
+                *[channels.retry(queue) for queue in inputs],
+                channels.requests("shop"),
+                channels.results("shop"),
+                channels.events("shop"),
+                channels.status,
+            ):
                 await broker.delete(channel)

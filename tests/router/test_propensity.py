@@ -26,8 +26,10 @@ DRAWS = 100_000
 ARMS = ("a", "b", "c", "d")
 Z_LIMIT = 5.0  # 6e-7 two-sided for each arm and case
 SNAPSHOTS = (
-    WeightSnapshot(0, (0.25, 0.25, 0.25, 0.25)), WeightSnapshot(4, (0.7, 0.2, 0.099, 0.001)), WeightSnapshot(9, (0.0, 0.5, 0.3, 0.2)),
-)  # fmt: skip
+    WeightSnapshot(0, (0.25, 0.25, 0.25, 0.25)),
+    WeightSnapshot(4, (0.7, 0.2, 0.099, 0.001)),
+    WeightSnapshot(9, (0.0, 0.5, 0.3, 0.2)),
+)
 MASKS = (0b1111, 0b0111, 0b1010)
 
 
@@ -121,9 +123,14 @@ def test_a_policy_that_looks_at_features_draws_by_the_hash_of_the_request_alone(
 
 @pytest.mark.parametrize(
     ("mask", "expected"),
-    [(0b111, [0.2, 0.3, 0.5]), (0b011, [0.4, 0.6, 0.0]), (0b1011, [0.4, 0.6, 0.0]), (0, [0.2, 0.3, 0.5]),
-     (0b11000, [0.2, 0.3, 0.5])],
-)  # fmt: skip
+    [
+        (0b111, [0.2, 0.3, 0.5]),
+        (0b011, [0.4, 0.6, 0.0]),
+        (0b1011, [0.4, 0.6, 0.0]),
+        (0, [0.2, 0.3, 0.5]),
+        (0b11000, [0.2, 0.3, 0.5]),
+    ],
+)
 def test_a_mask_leaves_the_arms_that_it_names(mask: int, expected: list[float]) -> None:
     """Bits beyond the arms say nothing; what leaves nobody says nothing either."""
     assert masked((2.0, 3.0, 5.0), mask) == pytest.approx(expected, abs=1e-15)

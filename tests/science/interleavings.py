@@ -41,8 +41,10 @@ def lists() -> Iterator[Row]:
         gate = "in [.495, .505]"
         yield Row(f"team draft: position {position + 1} is the first's", f"{share:.4f}", ".5", gate, _in(share, 0.005))
     for method, known, limit in (
-        ("team_draft", ".49", 0.02), ("probabilistic", ".385", 0.02), ("optimized", "0", 0.001),
-    ):  # fmt: skip
+        ("team_draft", ".49", 0.02),
+        ("probabilistic", ".385", 0.02),
+        ("optimized", "0", 0.001),
+    ):
         yield _one_rank_higher(method, known, limit)
     for method in ("team_draft", "probabilistic", "optimized"):
         yield _random_clicks(method, "0", gated=True)
@@ -60,9 +62,12 @@ def _one_rank_higher(method: str, known: str, limit: float) -> Row:
     parts = [first if method == "probabilistic" else float(first > second) for first, second in earned]
     share, middle = float(np.mean(parts)), float(known)
     return Row(
-        f"{method}: the first's part of its third, their second", f"{share:.3f}", known, f"within {limit:g}",
+        f"{method}: the first's part of its third, their second",
+        f"{share:.3f}",
+        known,
+        f"within {limit:g}",
         _in(share, limit, middle),
-    )  # fmt: skip
+    )
 
 
 def _random_clicks(method: str, known: str, *, gated: bool) -> Row:

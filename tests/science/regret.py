@@ -43,28 +43,57 @@ class Instance:
 
 INSTANCES = (
     Instance(
-        name="(.9, .8)", means=(0.9, 0.8), marks=(5_000, 10_000), thompson=(8.87, 9.5), runs=1000, other_runs=200,
+        name="(.9, .8)",
+        means=(0.9, 0.8),
+        marks=(5_000, 10_000),
+        thompson=(8.87, 9.5),
+        runs=1000,
+        other_runs=200,
         others=((12.98, 15.4), (64.8, 88.1), (30.4, 55.0), (114.5, 168.0)),
     ),
     Instance(
-        name="(.2, .25)", means=(0.2, 0.25), marks=(10_000,), thompson=(23.9,), runs=1000, other_runs=200,
+        name="(.2, .25)",
+        means=(0.2, 0.25),
+        marks=(10_000,),
+        thompson=(23.9,),
+        runs=1000,
+        other_runs=200,
         others=((34.9,), (96.9,), (52.4,), (135.0,)),
     ),
     Instance(
-        name="10 arms .1, .05x3, .02x3, .01x3", means=(0.1, *[0.05] * 3, *[0.02] * 3, *[0.01] * 3), marks=(20_000,),
-        thompson=(89.4,), runs=300, other_runs=200, others=((131.8,), (842.0,), (162.0,), (805.0,)),
+        name="10 arms .1, .05x3, .02x3, .01x3",
+        means=(0.1, *[0.05] * 3, *[0.02] * 3, *[0.01] * 3),
+        marks=(20_000,),
+        thompson=(89.4,),
+        runs=300,
+        other_runs=200,
+        others=((131.8,), (842.0,), (162.0,), (805.0,)),
     ),
     Instance(
-        name="10 arms .5 / .4", means=TEN, marks=(10_000, 100_000), thompson=(168.0, 248.0), runs=200, other_runs=40,
-        others=((253.0, 429.0), (587.0, 1523.0), (189.0, 1033.0), (615.0, 2217.0)), constant=44.697,
+        name="10 arms .5 / .4",
+        means=TEN,
+        marks=(10_000, 100_000),
+        thompson=(168.0, 248.0),
+        runs=200,
+        other_runs=40,
+        others=((253.0, 429.0), (587.0, 1523.0), (189.0, 1033.0), (615.0, 2217.0)),
+        constant=44.697,
     ),
     Instance(
-        name="10 arms .5 / .48", means=TEN_CLOSE, marks=(100_000,), thompson=(658.0,), runs=200,
+        name="10 arms .5 / .48",
+        means=TEN_CLOSE,
+        marks=(100_000,),
+        thompson=(658.0,),
+        runs=200,
     ),
     Instance(
-        name="100 arms .5 / .4", means=(0.5, *[0.4] * 99), marks=(100_000,), thompson=(2644.0,), runs=20,
+        name="100 arms .5 / .4",
+        means=(0.5, *[0.4] * 99),
+        marks=(100_000,),
+        thompson=(2644.0,),
+        runs=20,
     ),
-)  # fmt: skip
+)
 
 
 def instances() -> Iterator[Row]:
@@ -87,9 +116,11 @@ def instances() -> Iterator[Row]:
 
 def _policy(name: str, arms: int) -> Learning[Any]:
     kinds: dict[str, Learning[Any]] = {
-        "KL-UCB": Ucb(arms=arms), "UCB1": Ucb(arms=arms, kind="ucb1"), "eps .1": EpsilonGreedy(arms=arms, epsilon=0.1),
+        "KL-UCB": Ucb(arms=arms),
+        "UCB1": Ucb(arms=arms, kind="ucb1"),
+        "eps .1": EpsilonGreedy(arms=arms, epsilon=0.1),
         "Exp3": Exp3(arms=arms),
-    }  # fmt: skip
+    }
     return kinds[name]
 
 

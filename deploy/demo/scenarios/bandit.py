@@ -112,12 +112,15 @@ def _picture(sender: LabelledTraffic, requests: int) -> Picture:
     said = [(float(number), weights[1]) for number, weights in sorted(sender.weights.items()) if weights]
     return Picture(
         title=f"Where requests go: the share of {STRONG}, the better arm",
-        x=(0, requests), y=(0.0, 1.0), x_name="requests", percent=True,
+        x=(0, requests),
+        y=(0.0, 1.0),
+        x_name="requests",
+        percent=True,
         lines=[
             PlotLine(name="published weight", mark="─", points=said, steps=True),
             PlotLine(name=f"share of each {BLOCK} requests", mark="●", points=shares),
         ],
-    )  # fmt: skip
+    )
 
 
 def _print_table(stage: ScenarioStage, sender: LabelledTraffic) -> None:

@@ -141,9 +141,14 @@ class CanaryScenario:
         points = [(max(0.0, one.at_s - self._began_s), one.said.weights[CANARY]) for one in heard]
         return Picture(
             title=f"{sender.endpoint}: {how_it_ended(stage.learner.newest(sender.endpoint))}",
-            x=(0.0, self.requests / PER_S), y=(0.0, 1.0), x_name="seconds", percent=True, height=5, legend=False,
+            x=(0.0, self.requests / PER_S),
+            y=(0.0, 1.0),
+            x_name="seconds",
+            percent=True,
+            height=5,
+            legend=False,
             areas=[PlotArea(name="share of the canary", points=points)],
-        )  # fmt: skip
+        )
 
 
 def how_it_ended(said: SnapshotRecord | None) -> str:

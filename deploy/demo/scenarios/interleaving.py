@@ -177,8 +177,11 @@ def _picture(stage: ScenarioStage) -> Picture:
     limits = [(float(votes), -about["high"][0], -about["low"][0]) for votes, about in sorted(seen.items())]
     return Picture(
         title="How much more credit a list gives to v2, the better ranker, than to v1",
-        x=(0.0, max([votes for votes, _ in points], default=1.0)), y=(-1.0, 1.0), x_name="votes", marked=(0.0,),
+        x=(0.0, max([votes for votes, _ in points], default=1.0)),
+        y=(-1.0, 1.0),
+        x_name="votes",
+        marked=(0.0,),
         height=15,
         areas=[PlotBand(name="its limits, valid at 99% whenever one looks", mark="░", points=limits)],
         lines=[PlotLine(name="mean difference", mark="●", points=points, steps=True)],
-    )  # fmt: skip
+    )

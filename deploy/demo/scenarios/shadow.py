@@ -158,8 +158,11 @@ class ShadowScenario:
         top = max(value for line in lines for _, value in line.points)
         return Picture(
             title="Milliseconds to the answer by percentile, with a slow shadow and without",
-            x=(0.0, 100.0), y=(0.0, top), x_name="percent of requests that are faster", lines=lines,
-        )  # fmt: skip
+            x=(0.0, 100.0),
+            y=(0.0, top),
+            x_name="percent of requests that are faster",
+            lines=lines,
+        )
 
     def _print_tables(self, stage: ScenarioStage, log: ShadowLog) -> None:
         on, off = self._latencies_ms(ON), self._latencies_ms(OFF)

@@ -105,6 +105,11 @@ async def stage(
             await broker.declare(broker.channels.events(endpoint))
         async with queue_half(broker, endpoints) as by_queue, watching(broker) as learner:
             yield ScenarioStage(
-                console=console, steps=steps, broker=broker, by_http=by_http, by_queue=by_queue, learner=learner,
+                console=console,
+                steps=steps,
+                broker=broker,
+                by_http=by_http,
+                by_queue=by_queue,
+                learner=learner,
                 tick_s=installation.settings.learner.tick,
-            )  # fmt: skip
+            )

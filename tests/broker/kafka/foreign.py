@@ -47,9 +47,7 @@ async def write(topic: str, data: bytes) -> None:
     try:
         await client.set_topics([topic])
         (node,) = [broker.nodeId for broker in client.cluster.brokers()]
-        request = ProduceRequest(
-            transactional_id=None, required_acks=-1, timeout=10_000, topics=[(topic, [(0, data)])]
-        )  # fmt: skip
+        request = ProduceRequest(transactional_id=None, required_acks=-1, timeout=10_000, topics=[(topic, [(0, data)])])
         async with asyncio.timeout(DEADLINE_S):
             while code := (await client.send(node, request)).topics[0][1][0][1]:
                 assert code == NO_LEADER, f"Kafka does not take this batch: error {code}"

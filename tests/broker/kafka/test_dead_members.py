@@ -68,9 +68,17 @@ def test_a_consumer_of_this_process_is_dead_once_it_was_stopped() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "millrace", "rdkafka", "millrace-0123456789abcdef-1-1-1", "millrace-{here}-x-1-1", "millrace-{here}-1-1",
-     "millrace-{here}-1-1-1\n", "millrace-{here}--1-1-1"],
-)  # fmt: skip
+    [
+        "",
+        "millrace",
+        "rdkafka",
+        "millrace-0123456789abcdef-1-1-1",
+        "millrace-{here}-x-1-1",
+        "millrace-{here}-1-1",
+        "millrace-{here}-1-1-1\n",
+        "millrace-{here}--1-1-1",
+    ],
+)
 def test_of_anybody_else_nothing_is_known(name: str) -> None:
     mine = enter()
     leave(mine)

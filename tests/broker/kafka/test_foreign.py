@@ -77,9 +77,7 @@ async def test_cloud_events_are_read_and_written_as_kafkas_binding_has_them(inst
     async with AIOKafkaProducer(**KafkaAddress.of(kafka_url()).arguments) as producer:
         await producer.send_and_wait(queue, BODY, headers=headers)
     [delivery] = await take(broker.consume(queue, 10))
-    assert dict(delivery.message.headers) == {
-        "cloudEvents_id": "order 7", "cloudEvents_specversion": "1.0", "key": ""
-    }  # fmt: skip
+    assert dict(delivery.message.headers) == {"cloudEvents_id": "order 7", "cloudEvents_specversion": "1.0", "key": ""}
     packed = dict(pack_headers(delivery.message))
     assert (packed["ce_id"], packed["ce_specversion"]) == (b"order 7", b"1.0")
     await broker.ack([delivery])

@@ -11,33 +11,71 @@ from broker.messages import Message
 TEXT = st.text(max_size=20)
 NAME = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=12).map("x-{}".format)
 VALUE = st.one_of(
-    TEXT, st.binary(max_size=20), st.booleans(), st.none(), st.integers(-(2**63), 2**63 - 1),
-    st.floats(allow_nan=False, allow_infinity=False), st.lists(TEXT, max_size=3), st.dictionaries(NAME, TEXT),
-)  # fmt: skip
+    TEXT,
+    st.binary(max_size=20),
+    st.booleans(),
+    st.none(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.lists(TEXT, max_size=3),
+    st.dictionaries(NAME, TEXT),
+)
 
 
 @given(
-    st.dictionaries(NAME, VALUE, max_size=5), st.binary(max_size=40), st.none() | TEXT, st.none() | TEXT,
-    st.integers(0, 9), st.none() | st.integers(0, 2**40),
-)  # fmt: skip
+    st.dictionaries(NAME, VALUE, max_size=5),
+    st.binary(max_size=40),
+    st.none() | TEXT,
+    st.none() | TEXT,
+    st.integers(0, 9),
+    st.none() | st.integers(0, 2**40),
+)
 def test_a_message_is_what_it_was(
-    headers: dict[str, object], body: bytes, correlation: str | None, kind: str | None, priority: int,
+    headers: dict[str, object],
+    body: bytes,
+    correlation: str | None,
+    kind: str | None,
+    priority: int,
     timestamp_s: int | None,
-) -> None:  # fmt: skip
+) -> None:
     sent = Message(
-        queue="q", body=body, headers=headers, correlation_id=correlation, content_type=kind, priority=priority,
-        timestamp_s=timestamp_s, reply_to="topic#3",
-    )  # fmt: skip
+        queue="q",
+        body=body,
+        headers=headers,
+        correlation_id=correlation,
+        content_type=kind,
+        priority=priority,
+        timestamp_s=timestamp_s,
+        reply_to="topic#3",
+    )
     read = unpack_message("q", pack_headers(sent), body)
     assert (dict(read.headers), read.body) == (headers, body)
     assert (read.correlation_id, read.content_type, read.priority) == (correlation, kind, priority)
     assert (read.timestamp_s, read.reply_to) == (timestamp_s, "topic#3")
 
 
-@given(st.lists(st.tuples(st.sampled_from([
-    "millrace", "millrace-types", "kafka_replyTopic", "kafka_replyPartition", "priority", "timestamp", "message_id",
-    "content-type", "anything",
-]), st.none() | st.binary(max_size=30)), max_size=8), st.none() | st.binary(max_size=10))  # fmt: skip
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [
+                    "millrace",
+                    "millrace-types",
+                    "kafka_replyTopic",
+                    "kafka_replyPartition",
+                    "priority",
+                    "timestamp",
+                    "message_id",
+                    "content-type",
+                    "anything",
+                ]
+            ),
+            st.none() | st.binary(max_size=30),
+        ),
+        max_size=8,
+    ),
+    st.none() | st.binary(max_size=10),
+)
 def test_whatever_a_client_sends_is_read(headers: list[tuple[str, bytes | None]], body: bytes | None) -> None:
     message = unpack_message("q", headers, body)
     assert message.queue == "q"

@@ -21,9 +21,17 @@ LANE = CHANNELS.retry(INPUTS)
 CLIENTS = CHANNELS.requests("shop")
 NOW_US = 1_800_000_000_000_000
 ROUTE = Route(
-    endpoint="shop", arm="b", model="fraud", version=3, snapshot=7, mask=3, policy="split", tenant="t",
-    reply=ReplyTo.CLIENT, reply_to="mine",
-)  # fmt: skip
+    endpoint="shop",
+    arm="b",
+    model="fraud",
+    version=3,
+    snapshot=7,
+    mask=3,
+    policy="split",
+    tenant="t",
+    reply=ReplyTo.CLIENT,
+    reply_to="mine",
+)
 
 
 def request(number: int = 0) -> Request:
@@ -80,9 +88,17 @@ def test_a_bundle_goes_back_as_single_requests() -> None:
 
 def test_a_clients_own_message_goes_back_as_it_was() -> None:
     sent = Message(
-        queue=CLIENTS, body=b"{}", header=b"forged", headers={"key": "k"}, content_type=JSON, correlation_id="c",
-        message_id="m", reply_to="r", timestamp_s=1, priority=4,
-    )  # fmt: skip
+        queue=CLIENTS,
+        body=b"{}",
+        header=b"forged",
+        headers={"key": "k"},
+        content_type=JSON,
+        correlation_id="c",
+        message_id="m",
+        reply_to="r",
+        timestamp_s=1,
+        priority=4,
+    )
     letter = read(buried(sent))
     assert (letter.endpoint, letter.requests) == ("shop", ())
     assert again(letter, NOW_US, five_seconds) == [sent]
@@ -137,8 +153,11 @@ def test_a_choice_takes_what_fits_all_of_it() -> None:
         letter
     )
     for other in (
-        DeadLetterFilter(reason="unreadable"), DeadLetterFilter(endpoint="other"), DeadLetterFilter(ids=frozenset({"x"})), DeadLetterFilter(before_us=NOW_US),
-    ):  # fmt: skip
+        DeadLetterFilter(reason="unreadable"),
+        DeadLetterFilter(endpoint="other"),
+        DeadLetterFilter(ids=frozenset({"x"})),
+        DeadLetterFilter(before_us=NOW_US),
+    ):
         assert not other.takes(letter)
 
 

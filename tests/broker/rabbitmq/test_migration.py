@@ -20,11 +20,15 @@ OLD, NEW = Limits(messages=5000), Limits(messages=4000)
 def messages(queue: str) -> list[Message]:
     return [
         Message(
-            queue=queue, body=b"%d" % at, message_id=str(at), reply_to="mine", correlation_id=f"c{at}",
+            queue=queue,
+            body=b"%d" % at,
+            message_id=str(at),
+            reply_to="mine",
+            correlation_id=f"c{at}",
             headers={"timeout_ms": at, "x": "y"},
         )
         for at in range(MESSAGES)
-    ]  # fmt: skip
+    ]
 
 
 async def holds_all(broker: Broker, queue: str) -> None:

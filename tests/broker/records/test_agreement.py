@@ -27,8 +27,16 @@ def test_what_another_version_adds_is_ignored() -> None:
 
 @pytest.mark.parametrize(
     "said",
-    [None, 7, [], {}, {"key": "ab"}, {**write_agreement(OWN)[FIELD], "started_us": "x"},
-     {**write_agreement(OWN)[FIELD], "is_key_given": 1}, {**write_agreement(OWN)[FIELD], "key": None}],
-)  # fmt: skip
+    [
+        None,
+        7,
+        [],
+        {},
+        {"key": "ab"},
+        {**write_agreement(OWN)[FIELD], "started_us": "x"},
+        {**write_agreement(OWN)[FIELD], "is_key_given": 1},
+        {**write_agreement(OWN)[FIELD], "key": None},
+    ],
+)
 def test_what_is_no_agreement_is_none(said: Any) -> None:
     assert read_agreement({FIELD: said}) is None

@@ -15,10 +15,20 @@ from broker.protocol.ids import new_uid
 from broker.records.merges import HEADERS, Merge, read_merge, write_merge
 
 MERGE = Merge(
-    uid=new_uid(0), key="ann", policy="interleave", snapshot=2**64 - 1, mask=3, method="team_draft",
-    rankers=("v1", "v2"), used=("v1", "v2"), items=("a", "b"), ranks=((1, 2), (0, 1)), credits=((1.0, 0.0), (0.0, 1.0)),
-    accepted_us=11, at_us=12,
-)  # fmt: skip
+    uid=new_uid(0),
+    key="ann",
+    policy="interleave",
+    snapshot=2**64 - 1,
+    mask=3,
+    method="team_draft",
+    rankers=("v1", "v2"),
+    used=("v1", "v2"),
+    items=("a", "b"),
+    ranks=((1, 2), (0, 1)),
+    credits=((1.0, 0.0), (0.0, 1.0)),
+    accepted_us=11,
+    at_us=12,
+)
 WRITTEN: dict[str, Any] = orjson.loads(write_merge(MERGE)[0])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -46,13 +56,30 @@ def test_an_unknown_version_is_skipped_and_an_unknown_field_is_not_minded() -> N
 @pytest.mark.parametrize(
     "change",
     [
-        {"uid": "x"}, {"uid": 5}, {"uid": "00"}, {"items": ["a", "a"]}, {"items": ["a"]}, {"items": "ab"},
-        {"ranks": [[1, 2]]}, {"ranks": [[1], [2]]}, {"ranks": [[1, -1], [0, 1]]}, {"ranks": [[1, 1.5], [0, 1]]},
-        {"credits": [[1.0, 0.0]]}, {"credits": [[2.0, 0.0], [0.0, 1.0]]}, {"credits": [[True, 0.0], [0.0, 1.0]]},
-        {"used": []}, {"used": ["v3"]}, {"used": ["v1", "v1"]}, {"rankers": ["v1", "v1"]}, {"rankers": ["v1"]},
-        {"mask": 2**64 - 1, "snapshot": -1}, {"accepted_us": "11"}, {"at_us": 2.5}, {"key": None},
+        {"uid": "x"},
+        {"uid": 5},
+        {"uid": "00"},
+        {"items": ["a", "a"]},
+        {"items": ["a"]},
+        {"items": "ab"},
+        {"ranks": [[1, 2]]},
+        {"ranks": [[1], [2]]},
+        {"ranks": [[1, -1], [0, 1]]},
+        {"ranks": [[1, 1.5], [0, 1]]},
+        {"credits": [[1.0, 0.0]]},
+        {"credits": [[2.0, 0.0], [0.0, 1.0]]},
+        {"credits": [[True, 0.0], [0.0, 1.0]]},
+        {"used": []},
+        {"used": ["v3"]},
+        {"used": ["v1", "v1"]},
+        {"rankers": ["v1", "v1"]},
+        {"rankers": ["v1"]},
+        {"mask": 2**64 - 1, "snapshot": -1},
+        {"accepted_us": "11"},
+        {"at_us": 2.5},
+        {"key": None},
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_together_is_no_merge(change: dict[str, Any]) -> None:
     assert read(orjson.dumps({**WRITTEN, **change})) is None
 

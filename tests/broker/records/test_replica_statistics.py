@@ -39,8 +39,21 @@ def test_more_sizes_than_the_limit_are_not_kept_apart() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [7, [], "x", {"rows": -1}, {"rows": "1"}, {"success": 7}, {"success": [1]}, {"queue": [1, 2**62]},
-     {"compute": [True, 1]}, {"batches": 1}, {"batches": [[1, 2]]}, {"batches": [["a", 1, 1]]}, {"last_ms": 1.5}],
-)  # fmt: skip
+    [
+        7,
+        [],
+        "x",
+        {"rows": -1},
+        {"rows": "1"},
+        {"success": 7},
+        {"success": [1]},
+        {"queue": [1, 2**62]},
+        {"compute": [True, 1]},
+        {"batches": 1},
+        {"batches": [[1, 2]]},
+        {"batches": [["a", 1, 1]]},
+        {"last_ms": 1.5},
+    ],
+)
 def test_what_cannot_be_right_is_no_statistics(wrong: Any) -> None:
     assert read_statistics(wrong) is None

@@ -366,9 +366,14 @@ def assert_is_safe(text: str) -> None:
 def test_nothing_of_the_data_is_markup_on_a_page() -> None:
     table = Table(key="k", title=HOSTILE, columns=(HOSTILE,), rows=[(HOSTILE,), (0.5,), (None,)], notes=[HOSTILE])
     curves = Curves(
-        key="c", title=HOSTILE, names=(HOSTILE, '"><b>'), at_us=[0, 10], values=[(0.5, 0.5), (1.0, 0.0)], until_us=20,
+        key="c",
+        title=HOSTILE,
+        names=(HOSTILE, '"><b>'),
+        at_us=[0, 10],
+        values=[(0.5, 0.5), (1.0, 0.0)],
+        until_us=20,
         notes=[HOSTILE],
-    )  # fmt: skip
+    )
     text = page(HOSTILE, [table, curves])
     assert_is_safe(text)
     assert "<script" not in text

@@ -18,16 +18,26 @@ UID = "01a1fdb7-9c84-7a2f-9813-36f23c555fdb"
 
 def answer(number: int, status: str = "ok", request_id: str = "") -> TallyAnswer:
     return TallyAnswer(
-        number=number, way="HTTP", request_id=request_id or f"id {number}", status=status, arm="cnn", label=1,
+        number=number,
+        way="HTTP",
+        request_id=request_id or f"id {number}",
+        status=status,
+        arm="cnn",
+        label=1,
         latency_s=0.1,
-    )  # fmt: skip
+    )
 
 
 def test_it_ends_with_a_table_and_exit_status_0(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "deploy.cli", "demo", "--engine", "process", "--requests", "64"],
-        cwd=tmp_path, env=environment(TMPDIR=str(tmp_path)), capture_output=True, text=True, timeout=110, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment(TMPDIR=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     for said in ("answered 64 of 64, labels accepted 64 of 64", "linear", "cnn", "exactly one row"):
         assert said in done.stdout

@@ -37,9 +37,13 @@ def test_an_installation_serves_and_stops_without_its_standard_descriptors(close
     env = environment(MILLRACE__GATEWAY__HTTP_PORT=str(port), MILLRACE__METRICS__PORT="0")
     command = [*SHELL, f"exec {sys.executable} -P -m deploy.cli up {closed}"]
     up = subprocess.Popen(
-        command, cwd=tmp_path / "shop", env=env, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        command,
+        cwd=tmp_path / "shop",
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         eventually(lambda: up.poll() is None and is_ready(port))
     finally:

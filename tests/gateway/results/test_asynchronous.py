@@ -295,15 +295,14 @@ async def test_a_store_that_cannot_be_opened_stops_nothing_else(tmp_path: Path) 
 async def test_two_stores_on_one_broker_do_not_take_each_others_answers(tmp_path: Path) -> None:
     async with serving(tmp_path) as gateway, beside(gateway, tmp_path / "other") as other:
         locations = {
-            client: [
-                (await client.post(URL, content=BODY, headers=ASYNC)).headers["location"] for _ in range(20)
-            ]
+            client: [(await client.post(URL, content=BODY, headers=ASYNC)).headers["location"] for _ in range(20)]
             for client in (gateway.client, other)
-        }  # fmt: skip
+        }
         codes = [
             (await client.get(location, headers={"prefer": "wait=5"})).status_code
-            for client, mine in locations.items() for location in mine
-        ]  # fmt: skip
+            for client, mine in locations.items()
+            for location in mine
+        ]
     assert codes == [200] * 40
 
 

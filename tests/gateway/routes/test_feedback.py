@@ -12,9 +12,10 @@ from tests.gateway.serving import Gateway
 
 UID = "01890a5d-ac96-774b-bcce-b302099a8057"
 REWARDS = {
-    "clicked": {"default": 0}, "rating": {"type": "unit", "default": "skip"},
+    "clicked": {"default": 0},
+    "rating": {"type": "unit", "default": "skip"},
     "right": {"from": "truth", "score": "argmax"},
-}  # fmt: skip
+}
 URL = "/v2/models/shop/feedback"
 
 

@@ -86,12 +86,18 @@ def test_generators_and_linters_find_what_they_need() -> None:
 @pytest.mark.parametrize(
     ("path", "schema"),
     [
-        ("/v2", "Server"), ("/v2/health/live", "Live"), ("/v2/health/ready", "Ready"), ("/v2/models", "ModelNames"),
-        ("/v2/models/double", "Model"), ("/v2/models/double/config", "ModelConfig"), ("/nowhere", "Error"),
-        ("/v2/models/double/ready", "ModelReady"), ("/v2/models/stats", "Statistics"),
+        ("/v2", "Server"),
+        ("/v2/health/live", "Live"),
+        ("/v2/health/ready", "Ready"),
+        ("/v2/models", "ModelNames"),
+        ("/v2/models/double", "Model"),
+        ("/v2/models/double/config", "ModelConfig"),
+        ("/nowhere", "Error"),
+        ("/v2/models/double/ready", "ModelReady"),
+        ("/v2/models/stats", "Statistics"),
         ("/v2/models/double/versions/v1/stats", "Statistics"),
     ],
-)  # fmt: skip
+)
 async def test_answers_are_as_described(gateway: Gateway, path: str, schema: str) -> None:
     validator(schema).validate((await gateway.client.get(path)).json())
 
@@ -112,13 +118,27 @@ async def test_examples_are_as_described() -> None:
 @pytest.mark.parametrize(
     "feedback",
     [
-        {"values": {"a": 1}}, {"truth": 1}, {"truth": None}, {"values": {}}, {"values": {"a": 1}, "event_id": None},
-        {"values": {"a": 1}, "item": None}, {"values": {"a": 1}, "item": 7}, {"values": {"a": 1}, "item": "x" * 256},
-        {"values": {"a": 1}, "item": "x" * 257}, {"values": {"a": 1}, "event_id": 7}, {"values": {"a": "1"}},
-        {"values": {"a": 1}, "truth": 1}, {}, {"values": None}, {"truth": 1, "more": 1}, {"truth": 1, "request_id": ""},
-        {"truth": 1, "request_id": None}, {"truth": 1, "event_id": "x" * 257}, {"truth": 1, "item": [1]},
+        {"values": {"a": 1}},
+        {"truth": 1},
+        {"truth": None},
+        {"values": {}},
+        {"values": {"a": 1}, "event_id": None},
+        {"values": {"a": 1}, "item": None},
+        {"values": {"a": 1}, "item": 7},
+        {"values": {"a": 1}, "item": "x" * 256},
+        {"values": {"a": 1}, "item": "x" * 257},
+        {"values": {"a": 1}, "event_id": 7},
+        {"values": {"a": "1"}},
+        {"values": {"a": 1}, "truth": 1},
+        {},
+        {"values": None},
+        {"truth": 1, "more": 1},
+        {"truth": 1, "request_id": ""},
+        {"truth": 1, "request_id": None},
+        {"truth": 1, "event_id": "x" * 257},
+        {"truth": 1, "item": [1]},
     ],
-)  # fmt: skip
+)
 async def test_feedback_is_accepted_exactly_where_its_schema_says_so(
     gateway: Gateway, feedback: dict[str, Any]
 ) -> None:

@@ -66,7 +66,8 @@ def test_two_versions_import_their_own_helpers_and_leave_none(
     for number in (2, 3):
         inner = "\n        ".join(statement.splitlines())
         runtime = version(
-            tmp_path, number,
+            tmp_path,
+            number,
             {
                 "model.py": MODEL.format("" if late else statement, inner if late else "", value),
                 "helper.py": HELPER.format(number),
@@ -74,7 +75,7 @@ def test_two_versions_import_their_own_helpers_and_leave_none(
                 "package/deep/__init__.py": "import helper\n",
                 "package/deep/inner.py": "import helper as h\nfrom ...helper import FACTOR\nassert h.FACTOR == FACTOR",
             },
-        )  # fmt: skip
+        )
         assert factor(runtime) == number
         runtime.unload()
     assert {name for name in set(sys.modules) - set(before) if "millrace_model" in name or "helper" in name} == set()
@@ -84,11 +85,12 @@ def test_two_versions_import_their_own_helpers_and_leave_none(
 def test_two_versions_that_live_together_share_nothing(tmp_path: Path) -> None:
     runtimes = [
         version(
-            tmp_path, number,
+            tmp_path,
+            number,
             {"model.py": MODEL.format("import helper", "", "helper.FACTOR"), "helper.py": HELPER.format(number)},
         )
         for number in (2, 3)
-    ]  # fmt: skip
+    ]
     assert [factor(runtime) for runtime in runtimes] == [2, 3]
     runtimes[0].unload()
     assert factor(runtimes[1]) == 3
@@ -99,12 +101,14 @@ def test_the_folder_hides_nothing_from_the_process_and_folders_of_data_hide_no_p
     """A model's `queue.py` is its own; a folder of files called `numpy` is none of its modules."""
     sys.modules.pop("colorsys", None)
     runtime = version(
-        tmp_path, 1,
+        tmp_path,
+        1,
         {
-            "model.py": MODEL.format("import colorsys", "", "colorsys.FACTOR"), "colorsys.py": HELPER.format(5),
+            "model.py": MODEL.format("import colorsys", "", "colorsys.FACTOR"),
+            "colorsys.py": HELPER.format(5),
             "numpy/weights.txt": "",
         },
-    )  # fmt: skip
+    )
     assert factor(runtime) == 5
     import colorsys
 
@@ -127,9 +131,10 @@ def test_a_pickle_of_a_helpers_class_is_read(tmp_path: Path) -> None:
     (tmp_path / "1/scale.pkl").write_bytes(pickled)
     opening = "import pathlib, pickle\nscale = pickle.loads((pathlib.Path(__file__).parent / 'scale.pkl').read_bytes())"
     runtime = version(
-        tmp_path, 1,
+        tmp_path,
+        1,
         {"model.py": MODEL.format(opening, "", "scale.factor"), "helper.py": "class Scale:\n    factor = 4\n"},
-    )  # fmt: skip
+    )
     assert factor(runtime) == 4
     runtime.unload()
     assert "helper" not in sys.modules
@@ -137,12 +142,13 @@ def test_a_pickle_of_a_helpers_class_is_read(tmp_path: Path) -> None:
 
 def test_a_helper_may_import_the_model_and_gets_the_same_module(tmp_path: Path) -> None:
     runtime = version(
-        tmp_path, 1,
+        tmp_path,
+        1,
         {
             "model.py": MODEL.format("FACTOR = [7]\nimport helper", "", "helper.factor()"),
             "helper.py": "import model\n\n\ndef factor():\n    return model.FACTOR[0]\n",
         },
-    )  # fmt: skip
+    )
     assert factor(runtime) == 7
     runtime.unload()
 

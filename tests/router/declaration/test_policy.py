@@ -90,8 +90,10 @@ def test_features_are_read_in_three_forms_and_counted_with_an_intercept() -> Non
     config = read_config(endpoint_of(POLICIES["lints"]))
     assert isinstance(config, LinearConfig)
     assert config.features == (
-        NumberFeature("hour"), OneHotFeature("country", ("de", "fr", 7.0)), TensorFeature("x", 4),
-    )  # fmt: skip
+        NumberFeature("hour"),
+        OneHotFeature("country", ("de", "fr", 7.0)),
+        TensorFeature("x", 4),
+    )
     assert config.dimensions == 1 + 1 + 3 + 4
     as_tensor = read_config(endpoint_of("{bandit: lints, reward: clicked, features: [{tensor: [a, b]}]}"))
     assert isinstance(as_tensor, LinearConfig)
@@ -283,10 +285,39 @@ def test_anything_as_feedback_is_read_or_refused(feedback: Any, reward: Any) -> 
 
 
 KEYS = [
-    "sticky", "shadow", "serve", "stable", "steps", "hold", "guardrails", "alpha", "on_promote", "timeout", "reward",
-    "arms", "floor", "refresh", "discount", "noise", "prior", "epsilon", "kind", "rate", "features", "ridge", "scale",
-    "method", "length", "credit", "output", "wait", "stop", "bandit", "sample", *WORDS,
-]  # fmt: skip
+    "sticky",
+    "shadow",
+    "serve",
+    "stable",
+    "steps",
+    "hold",
+    "guardrails",
+    "alpha",
+    "on_promote",
+    "timeout",
+    "reward",
+    "arms",
+    "floor",
+    "refresh",
+    "discount",
+    "noise",
+    "prior",
+    "epsilon",
+    "kind",
+    "rate",
+    "features",
+    "ridge",
+    "scale",
+    "method",
+    "length",
+    "credit",
+    "output",
+    "wait",
+    "stop",
+    "bandit",
+    "sample",
+    *WORDS,
+]
 
 
 @given(

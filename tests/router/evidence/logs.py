@@ -32,9 +32,15 @@ def endpoint(policy: dict[str, Any], feedback: dict[str, Any] | None = None, **m
 
 
 def split_log(
-    requests: int, seed: int, *, weights: Sequence[float] = (0.5, 0.3, 0.2), at_once: int = 20, a_second: int = 10,
-    liked: Callable[[str, int], float] = lambda arm, _: MEANS[arm], told: Callable[[str, bool], bool] | None = None,
-) -> list[Record]:  # fmt: skip
+    requests: int,
+    seed: int,
+    *,
+    weights: Sequence[float] = (0.5, 0.3, 0.2),
+    at_once: int = 20,
+    a_second: int = 10,
+    liked: Callable[[str, int], float] = lambda arm, _: MEANS[arm],
+    told: Callable[[str, bool], bool] | None = None,
+) -> list[Record]:
     """Return a log of decisions drawn from fixed weights.
 
     `liked` is the probability of a reward by arm and number of the request; `told`, whether a reward (of 0 or 1) is
@@ -78,9 +84,15 @@ def learner_log(
             arm = int(random.choice(3, p=weights))
             at_us = START_US + second * 1_000_000
             shown.append(
-                Shown(number=number, arm="abc"[arm], policy=experiment.policy, propensity=weights[arm],
-                      snapshot=fold.snapshot.number, accepted_us=at_us)
-            )  # fmt: skip
+                Shown(
+                    number=number,
+                    arm="abc"[arm],
+                    policy=experiment.policy,
+                    propensity=weights[arm],
+                    snapshot=fold.snapshot.number,
+                    accepted_us=at_us,
+                )
+            )
             number += 1
         new.append(rows(shown))
         new += [feedback(one, one.accepted_us + 50_000) for one in shown if random.random() < MEANS[one.arm]]

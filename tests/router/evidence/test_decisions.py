@@ -14,10 +14,14 @@ def test_rewards_join_and_a_missing_one_is_the_default_when_its_horizon_is_over(
     liked = Shown(number=1, arm="a", policy="split", propensity=0.5)
     other = Shown(number=2, arm="b", policy="split", propensity=0.3)
     late = Shown(number=3, arm="c", policy="split", propensity=0.2)
-    log = numbered([
-        feedback(liked, START_US + 10), rows([liked, other, late, liked]), rows([other]),
-        feedback(late, START_US + 60_000_000),
-    ])  # fmt: skip
+    log = numbered(
+        [
+            feedback(liked, START_US + 10),
+            rows([liked, other, late, liked]),
+            rows([other]),
+            feedback(late, START_US + 60_000_000),
+        ]
+    )
     evidence = recorded(endpoint(SPLIT), log)
     assert list(evidence.decisions.rewards["clicked"]) == [1.0, 0.0, 0.0]
     assert evidence.decisions.weights == pytest.approx(np.array([[0.5, 0.3, 0.2]] * 3))
@@ -31,9 +35,11 @@ def test_an_open_horizon_and_a_skipped_reward_are_no_number() -> None:
 
 
 def test_who_was_pinned_or_drawn_by_another_policy_is_no_decision_and_is_counted_by_arm() -> None:
-    log = numbered([
-        rows([Shown(number=1, arm="a", policy="pinned", propensity=0.0), Shown(number=2, arm="a", policy="split")]),
-    ])  # fmt: skip
+    log = numbered(
+        [
+            rows([Shown(number=1, arm="a", policy="pinned", propensity=0.0), Shown(number=2, arm="a", policy="split")]),
+        ]
+    )
     evidence = recorded(endpoint(SPLIT), log)
     assert len(evidence.decisions) == 1
     assert not evidence.decisions.is_known.any()  # 1/3 is not what this split says
@@ -56,11 +62,15 @@ def test_garbage_is_skipped_and_counted_and_changes_nothing() -> None:
     log = split_log(200, 1)
     row, said = log[0], log[1]
     garbage = [
-        Record(0, b"", {}), Record(0, b"\0\xff", {"cloudEvents_type": 7}), Record(0, b"junk", dict(row.headers)),
-        Record(0, row.body[: len(row.body) // 2], dict(row.headers)), Record(0, b"[]", dict(said.headers)),
-        Record(0, b'{"request_id": 1}', dict(said.headers)), Record(0, b"{", {"cloudEvents_type": "millrace.tick.v1"}),
+        Record(0, b"", {}),
+        Record(0, b"\0\xff", {"cloudEvents_type": 7}),
+        Record(0, b"junk", dict(row.headers)),
+        Record(0, row.body[: len(row.body) // 2], dict(row.headers)),
+        Record(0, b"[]", dict(said.headers)),
+        Record(0, b'{"request_id": 1}', dict(said.headers)),
+        Record(0, b"{", {"cloudEvents_type": "millrace.tick.v1"}),
         Record(0, b'{"v":1,"kind":"tick","number":99999999,"at_us":1}', {"cloudEvents_type": "millrace.tick.v1"}),
-    ]  # fmt: skip
+    ]
     mixed = numbered([record for place, one in enumerate(log) for record in (garbage[place % len(garbage)], one)])
     plain, hostile = recorded(endpoint(SPLIT), log), recorded(endpoint(SPLIT), mixed)
     assert hostile.counts["unreadable"] > 0

@@ -28,9 +28,14 @@ def leg(
     uid, at_us = derived_uid(b"shadow", str(number).encode()), START_US + number * 1000
     request = Request(route, uid, at_us, 0, 1.0 - leg, None, 0, "", "", "", b"", b"")
     ended = EndedRequests(
-        [request], [rows], [at_us], status, started_us=at_us, computed_us=at_us + compute_us,
+        [request],
+        [rows],
+        [at_us],
+        status,
+        started_us=at_us,
+        computed_us=at_us + compute_us,
         published_us=at_us + compute_us + 500,
-    )  # fmt: skip
+    )
     outputs = [] if output is None else [{"score": output}]
     body, headers = write_event([ended], [], outputs, source="/test")
     return Record(0, body, headers)
@@ -44,12 +49,18 @@ def table(sections: list[Section], key: str) -> dict[str, object]:
 def test_pairs_are_compared_whichever_leg_comes_first() -> None:
     one, other = np.array([[0.1, 0.7, 0.2]]), np.array([[0.3, 0.2, 0.5]])
     log = [
-        leg(1, 0, one), leg(1, 1, one),
-        leg(2, 1, other, compute_us=3000), leg(2, 0, one),
-        leg(3, 0, one), leg(3, 1, None, status=Status.FAILED),
-        leg(4, 0, one), leg(4, 1, None, status=Status.OVERLOADED),
-        leg(5, 0, one), leg(6, 1, other), leg(1, 1, one),
-    ]  # fmt: skip
+        leg(1, 0, one),
+        leg(1, 1, one),
+        leg(2, 1, other, compute_us=3000),
+        leg(2, 0, one),
+        leg(3, 0, one),
+        leg(3, 1, None, status=Status.FAILED),
+        leg(4, 0, one),
+        leg(4, 1, None, status=Status.OVERLOADED),
+        leg(5, 0, one),
+        leg(6, 1, other),
+        leg(1, 1, one),
+    ]
     sections = report(recorded(endpoint(SHADOW), numbered(log)))
     shadow, agreement = table(sections, "shadow"), table(sections, "agreement")
     assert list(shadow.values()) == [5, 3, 1, 1, 4, 2, 1, 1]
@@ -78,8 +89,12 @@ def test_without_outputs_latency_is_all_that_is_compared() -> None:
 
 
 def test_numbers_that_are_none_and_other_widths_are_no_difference() -> None:
-    log = [leg(1, 0, np.array([[np.nan, 1.0]])), leg(1, 1, np.array([[0.0, 1.0]])),
-           leg(2, 0, np.array([[1.0, 2.0, 3.0]])), leg(2, 1, np.array([[1.0, 2.0]]))]  # fmt: skip
+    log = [
+        leg(1, 0, np.array([[np.nan, 1.0]])),
+        leg(1, 1, np.array([[0.0, 1.0]])),
+        leg(2, 0, np.array([[1.0, 2.0, 3.0]])),
+        leg(2, 1, np.array([[1.0, 2.0]])),
+    ]
     agreement = table(report(recorded(endpoint(SHADOW), numbered(log))), "agreement")
     assert agreement["mean absolute difference"] is None
     assert agreement["equal outputs"] == 0.0

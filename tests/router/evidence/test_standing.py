@@ -14,9 +14,10 @@ from router.learning.declared import read_experiment
 from tests.router.evidence.logs import THOMPSON, endpoint, learner_log, recorded
 
 CANARY = {
-    "canary": "c", "stable": {"bandit": "thompson", "reward": "clicked", "arms": ["a", "b"]},
+    "canary": "c",
+    "stable": {"bandit": "thompson", "reward": "clicked", "arms": ["a", "b"]},
     "guardrails": [{"bad": "failed"}, {"bad": "slow", "over": "250ms"}, {"reward": "clicked"}],
-}  # fmt: skip
+}
 INTERLEAVE = {"interleave": ["a", "b"], "credit": "clicked"}
 
 
@@ -37,9 +38,17 @@ def test_what_an_experiment_says_of_itself_is_shown_and_what_is_missing_is_left_
 
 
 def test_guardrails_have_their_names_and_both_levels() -> None:
-    about = {"share": 0.05, "requests": 7, "served": 107, "bad": [3, 4, 0], "harm_log_e": [1.0, -2.0, 0.0],
-             "proof_log_e": [0.0, math.log(30.0), 40.0], "tripped": 0, "pulls": [5.0, 6.0, 0.0],
-             "means": [0.5, 0.25, None]}  # fmt: skip
+    about = {
+        "share": 0.05,
+        "requests": 7,
+        "served": 107,
+        "bad": [3, 4, 0],
+        "harm_log_e": [1.0, -2.0, 0.0],
+        "proof_log_e": [0.0, math.log(30.0), 40.0],
+        "tripped": 0,
+        "pulls": [5.0, 6.0, 0.0],
+        "means": [0.5, 0.25, None],
+    }
     found = tables(CANARY, about)
     rails = {row["guardrail"]: row for row in found["guardrails"]["rows"]}
     assert list(rails) == ["failed", "slow, over 0.25s", "clicked"]

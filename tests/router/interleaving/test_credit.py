@@ -17,9 +17,16 @@ from router.interleaving.placed import Credit, PlacedList, credit, credits_of
 
 A, B = "abcd", "bcda"
 PAIRS = [
-    ("abcd", "bcda"), ("abcd", "abcd"), ("abcd", "dcba"), ("abcd", "efgh"), ("abcd", "bade"), ("abc", "cxa"),
-    ("ab", "ba"), ("a", "b"), ("abcd", "xa"),
-]  # fmt: skip
+    ("abcd", "bcda"),
+    ("abcd", "abcd"),
+    ("abcd", "dcba"),
+    ("abcd", "efgh"),
+    ("abcd", "bade"),
+    ("abc", "cxa"),
+    ("ab", "ba"),
+    ("a", "b"),
+    ("abcd", "xa"),
+]
 Owned = tuple[tuple[str, ...], tuple[int | None, ...]]
 
 

@@ -75,9 +75,11 @@ def test_the_same_identity_gets_the_same_list_and_another_may_not(method: str) -
 @pytest.mark.parametrize(
     ("method", "known"),
     [
-        ("team_draft", "bacd bacd abcd"), ("balanced", "abcd abcd bacd"), ("probabilistic", "abdc adcb bdac"),
+        ("team_draft", "bacd bacd abcd"),
+        ("balanced", "abcd abcd bacd"),
+        ("probabilistic", "abdc adcb bdac"),
     ],
-)  # fmt: skip
+)
 def test_lists_stay_what_they_were_in_earlier_versions(method: str, known: str) -> None:
     """A retry may meet a newer version: the first lists of one experiment, written down."""
     draws = [stream(b"key", b"experiment", identity) for identity in (b"first", b"second", b"third")]
@@ -140,13 +142,19 @@ def test_the_least_and_the_greatest_draw_are_good_for_a_list(method: str, number
 @pytest.mark.parametrize(
     ("lists", "says"),
     [
-        ([], "two or more"), ([A], "two or more"), ([A, []], "ranking 1 has 0 items"),
-        ([A, ["x", "y", "x"]], "ranking 1 holds 'x' twice"), ([A, "abcd"], "not a list of item ids"),
-        ([[1, 2], A], "ranking 0 is not a list"), ([A, [["a"]]], "ranking 1 is not a list"),
-        ([A, [None]], "not a list"), ([A, None], "but NoneType"), ([{"a": 1}, A], "but dict"),
+        ([], "two or more"),
+        ([A], "two or more"),
+        ([A, []], "ranking 1 has 0 items"),
+        ([A, ["x", "y", "x"]], "ranking 1 holds 'x' twice"),
+        ([A, "abcd"], "not a list of item ids"),
+        ([[1, 2], A], "ranking 0 is not a list"),
+        ([A, [["a"]]], "ranking 1 is not a list"),
+        ([A, [None]], "not a list"),
+        ([A, None], "but NoneType"),
+        ([{"a": 1}, A], "but dict"),
         ([A, [str(item) for item in range(ITEMS_LIMIT + 1)]], "10001 items"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_rankings_that_make_no_sense_are_refused(method: str, lists: list[list[str]], says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
@@ -156,11 +164,14 @@ def test_rankings_that_make_no_sense_are_refused(method: str, lists: list[list[s
 @pytest.mark.parametrize(
     ("method", "rankers", "length", "says"),
     [
-        ("magic", 2, 4, "known methods are team_draft"), ("team_draft", 2, 0, "1 to 1000"),
-        ("team_draft", 2, LENGTH_LIMIT + 1, "1 to 1000"), ("balanced", 3, 4, "it compares 2$"),
-        ("optimized", 3, 4, "it compares 2$"), ("probabilistic", RANKERS_LIMIT + 1, 4, "2 to 16"),
+        ("magic", 2, 4, "known methods are team_draft"),
+        ("team_draft", 2, 0, "1 to 1000"),
+        ("team_draft", 2, LENGTH_LIMIT + 1, "1 to 1000"),
+        ("balanced", 3, 4, "it compares 2$"),
+        ("optimized", 3, 4, "it compares 2$"),
+        ("probabilistic", RANKERS_LIMIT + 1, 4, "2 to 16"),
     ],
-)  # fmt: skip
+)
 def test_methods_that_cannot_do_it_are_refused(method: str, rankers: int, length: int, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         interleave([A] * rankers, method, length, draw=seeded())

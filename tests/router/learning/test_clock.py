@@ -31,9 +31,15 @@ def test_a_tick_from_the_future_does_not_end_learning(at_us: int) -> None:
 @WRONG
 def test_a_canary_that_fails_is_aborted_by_a_learner_from_the_future(at_us: int) -> None:
     requests = [
-        Shown(number=n, arm="c" if n % 4 == 0 else "a", policy="canary", propensity=0.01,
-              status=Status.FAILED if n % 4 == 0 else Status.OK) for n in range(400)
-    ]  # fmt: skip
+        Shown(
+            number=n,
+            arm="c" if n % 4 == 0 else "a",
+            policy="canary",
+            propensity=0.01,
+            status=Status.FAILED if n % 4 == 0 else Status.OK,
+        )
+        for n in range(400)
+    ]
     before = Shown(number=1000, arm="a", policy="canary")
     fold = folded(CANARY, numbered([rows([before]), tick(1, at_us), rows(requests), tick(2, at_us)]))
     assert CANARY.phase(fold.state) == "aborted"

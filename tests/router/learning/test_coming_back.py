@@ -134,9 +134,13 @@ def test_who_starts_without_a_learner_weighs_by_the_checkpoints_models() -> None
     models = packed(learnt.fold(learnt.start(1), seen, np.ones((60, 2))))
     place = LogPosition(offset=0, number=0, at_us=0)
     kept = LearnerCheckpoint(
-        experiment=experiment_of(endpoint), at=place, rebuild=place, number=4, weights=(1 / 3,) * 3,
+        experiment=experiment_of(endpoint),
+        at=place,
+        rebuild=place,
+        number=4,
+        weights=(1 / 3,) * 3,
         state={"models": models},
-    )  # fmt: skip
+    )
     view.fold_checkpoint("e", kept)
     assert view.router("e").plan(bytes(16), 0b010, vector=[1.0, 1.0]).snapshot == 4
     weights = [view.router("e").plan(bytes([at]) * 16, 0b111, vector=[1.0, 1.0]).legs[0] for at in range(200)]

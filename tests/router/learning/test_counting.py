@@ -36,10 +36,20 @@ BEGAN = LogPosition(offset=0, number=10, at_us=START_US + 10_000_000)
 def shown_list(one: Shown) -> Record:
     """Return the record of a list of two items, of which `a` placed the first and `b` the second."""
     merge = Merge(
-        uid=one.uid, key=one.key, policy="interleave", snapshot=0, mask=7, method="team_draft", rankers=("a", "b"),
-        used=("a", "b"), items=("i", "j"), ranks=((1, 2), (2, 1)), credits=((1.0, 0.0), (0.0, 1.0)),
-        accepted_us=one.accepted_us, at_us=one.accepted_us,
-    )  # fmt: skip
+        uid=one.uid,
+        key=one.key,
+        policy="interleave",
+        snapshot=0,
+        mask=7,
+        method="team_draft",
+        rankers=("a", "b"),
+        used=("a", "b"),
+        items=("i", "j"),
+        ranks=((1, 2), (2, 1)),
+        credits=((1.0, 0.0), (0.0, 1.0)),
+        accepted_us=one.accepted_us,
+        at_us=one.accepted_us,
+    )
     body, headers = write_merge(merge)
     return Record(0, body, headers)
 

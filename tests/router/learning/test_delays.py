@@ -54,9 +54,11 @@ def test_rows_may_be_gathered_into_events_in_any_way(name: str) -> None:
     experiment, random = EXPERIMENTS[name], np.random.default_rng(2)
     policy = "canary" if name == "canary" else experiment.policy
     shown = [
-        Shown(number=number, arm="abc"[random.integers(3)], policy=policy, key=f"k{random.integers(40)}",
-              propensity=1 / 3) for number in range(300)
-    ]  # fmt: skip
+        Shown(
+            number=number, arm="abc"[random.integers(3)], policy=policy, key=f"k{random.integers(40)}", propensity=1 / 3
+        )
+        for number in range(300)
+    ]
     liked = [bool(random.integers(2)) for _ in shown]
     known = []
     for size in (1, 2, 7, 60):

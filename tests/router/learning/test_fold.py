@@ -37,12 +37,18 @@ FADING = BanditExperiment(learning=Thompson(arms=3, half_life=30.0), arms=3, amo
 EXP3 = BanditExperiment(learning=Exp3(arms=3, floor=0.01), arms=3, among=(0, 1, 2), reward="clicked")
 STAGED = CanaryExperiment(
     canary=Canary(
-        canary=2, stable=(1.0, 1.0, 0.0), steps=(0.1, 0.3), hold_requests=5, hold_ticks=30,
-        guardrails=(BadEvents(), RewardDrop()), timeout_ticks=10_000, sticky=True,
+        canary=2,
+        stable=(1.0, 1.0, 0.0),
+        steps=(0.1, 0.3),
+        hold_requests=5,
+        hold_ticks=30,
+        guardrails=(BadEvents(), RewardDrop()),
+        timeout_ticks=10_000,
+        sticky=True,
     ),
     watches=(GuardrailWatch(), GuardrailWatch(reward="clicked")),
     nested=NestedBandit(learning=Thompson(arms=2), joined=Thompson(arms=3), among=(0, 1), reward="clicked"),
-)  # fmt: skip
+)
 EXPERIMENTS: dict[str, Experiment[Any]] = {"thompson": THOMPSON, "fading": FADING, "exp3": EXP3, "canary": STAGED}
 
 
@@ -193,9 +199,10 @@ def test_a_true_label_is_scored_by_the_answer() -> None:
 def test_labels_that_fit_no_answer_and_values_of_another_type_are_unusable() -> None:
     one = Shown(number=1, arm="a")
     told = [
-        feedback(one, START_US, values={"clicked": 0.5}), feedback(one, START_US, values={"other": 1.0}),
+        feedback(one, START_US, values={"clicked": 0.5}),
+        feedback(one, START_US, values={"other": 1.0}),
         feedback(one, START_US, values={}, truth=3),
-    ]  # fmt: skip
+    ]
     fold = folded(THOMPSON, numbered([rows([one]), *told, tick(20)]))
     assert (fold.counts["unusable"], fold.state.rewards[0, 0]) == (3, 0)
 
@@ -203,9 +210,15 @@ def test_labels_that_fit_no_answer_and_values_of_another_type_are_unusable() -> 
 def test_a_canary_that_fails_is_aborted_and_gets_nothing_any_more() -> None:
     canary = CanaryExperiment(canary=Canary(canary=2, stable=(1.0, 1.0, 0.0)), watches=(GuardrailWatch(),))
     shown = [
-        Shown(number=n, arm="c" if n % 20 == 0 else "a", policy="canary", propensity=0.01,
-              status=Status.FAILED if n % 20 == 0 else Status.OK) for n in range(400)
-    ]  # fmt: skip
+        Shown(
+            number=n,
+            arm="c" if n % 20 == 0 else "a",
+            policy="canary",
+            propensity=0.01,
+            status=Status.FAILED if n % 20 == 0 else Status.OK,
+        )
+        for n in range(400)
+    ]
     fold = folded(canary, numbered([rows(shown), tick(1)]), subject_of(clicked=Reward.model_validate({"default": 0})))
     assert canary.phase(fold.state) == "aborted"
     assert fold.snapshot.weights == (0.5, 0.5, 0.0)

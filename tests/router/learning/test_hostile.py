@@ -142,9 +142,15 @@ def test_an_order_to_another_experiment_is_not_obeyed() -> None:
 
 def test_what_is_shown_to_do_harm_is_held_by_no_hand() -> None:
     shown = [
-        Shown(number=n, arm="c" if n % 4 == 0 else "a", policy="canary", propensity=0.01,
-              status=Status.FAILED if n % 4 == 0 else Status.OK) for n in range(400)
-    ]  # fmt: skip
+        Shown(
+            number=n,
+            arm="c" if n % 4 == 0 else "a",
+            policy="canary",
+            propensity=0.01,
+            status=Status.FAILED if n % 4 == 0 else Status.OK,
+        )
+        for n in range(400)
+    ]
     for held in (order("set", a=1, c=1), order("pause")):
         fold = folded(CANARY, numbered([held, rows(shown), tick(1)]))
         assert CANARY.phase(fold.state) == "aborted"
@@ -157,10 +163,20 @@ def test_what_is_shown_to_do_harm_is_held_by_no_hand() -> None:
 def merged(number: int, rankers: tuple[str, ...], accepted_us: int = START_US) -> Record:
     placed = [1.0 if place == 0 else 0.0 for place in range(len(rankers))]
     merge = Merge(
-        uid=derived_uid(b"merge", str(number).encode()), key="", policy="interleave", snapshot=0, mask=7,
-        method="team_draft", rankers=rankers, used=rankers, items=("i",), ranks=(tuple(1 for _ in rankers),),
-        credits=(tuple(placed),), accepted_us=accepted_us, at_us=accepted_us,
-    )  # fmt: skip
+        uid=derived_uid(b"merge", str(number).encode()),
+        key="",
+        policy="interleave",
+        snapshot=0,
+        mask=7,
+        method="team_draft",
+        rankers=rankers,
+        used=rankers,
+        items=("i",),
+        ranks=(tuple(1 for _ in rankers),),
+        credits=(tuple(placed),),
+        accepted_us=accepted_us,
+        at_us=accepted_us,
+    )
     body, headers = write_merge(merge)
     return Record(0, body, headers)
 
@@ -208,11 +224,13 @@ def test_a_verdict_of_an_older_experiment_says_nothing_of_this_one() -> None:
     view = View(b"key")
     declaration = read_endpoint(
         {
-            "endpoint": "e", "arms": {"a": "m@1", "b": "m@2"}, "policy": {"bandit": "thompson", "reward": "r"},
+            "endpoint": "e",
+            "arms": {"a": "m@1", "b": "m@2"},
+            "policy": {"bandit": "thompson", "reward": "r"},
             "feedback": {"rewards": {"r": {"default": 0}}},
         },
         source="test",
-    )  # fmt: skip
+    )
     view.fold_declared(Record(0, endpoint_declared(declaration, "test"), {}))
     old = ExperimentResult(endpoint="e", experiment="before", number=9, phase="aborted", weights=(1.0, 0.0))
     view.fold_declared(Record(1, write_verdict(old), {}))
@@ -228,8 +246,10 @@ def test_a_value_that_cannot_be_taken_takes_nothing_from_the_one_beside_it() -> 
     more = {"spent": Reward.model_validate({"type": "real", "default": 0, "horizon": "20s", "duplicates": "sum"})}
     both = replace(subject_of(), rewards={**subject_of().rewards, **more})
     one = Shown(number=1, arm="a", policy="canary")
-    staged = CanaryExperiment(canary=Canary(canary=2, stable=(1.0, 1.0, 0.0), guardrails=(RewardDrop(), RewardDrop())),
-                    watches=(GuardrailWatch(reward="clicked"), GuardrailWatch(reward="spent")))  # fmt: skip
+    staged = CanaryExperiment(
+        canary=Canary(canary=2, stable=(1.0, 1.0, 0.0), guardrails=(RewardDrop(), RewardDrop())),
+        watches=(GuardrailWatch(reward="clicked"), GuardrailWatch(reward="spent")),
+    )
     fold = folded(staged, numbered([rows([one])]), both)
     fold.waiting.changed.joins.clear()
     fold.apply(replace(feedback(one, START_US, values={"spent": 1.0}), offset=1))
@@ -242,9 +262,23 @@ def test_a_value_that_cannot_be_taken_takes_nothing_from_the_one_beside_it() -> 
 
 @pytest.mark.parametrize(
     ("context", "expected"),
-    [("[1, 2.5]", [1.0, 2.5]), ("[1, 1e7]", None), ("[1, 1e300]", None), ('["nan"]', None), ('["x"]', None),
-     ("7", None), ('"12"', None), ('{"1": 2}', None), ('["1_0"]', None), ("[true]", None), ("[1e6, -1e6]", [1e6, -1e6]),
-     ("[-1e7]", None), ("", None), ("[[1]]", None), ("null", None)],
-)  # fmt: skip
+    [
+        ("[1, 2.5]", [1.0, 2.5]),
+        ("[1, 1e7]", None),
+        ("[1, 1e300]", None),
+        ('["nan"]', None),
+        ('["x"]', None),
+        ("7", None),
+        ('"12"', None),
+        ('{"1": 2}', None),
+        ('["1_0"]', None),
+        ("[true]", None),
+        ("[1e6, -1e6]", [1e6, -1e6]),
+        ("[-1e7]", None),
+        ("", None),
+        ("[[1]]", None),
+        ("null", None),
+    ],
+)
 def test_features_that_no_router_would_take_are_none(context: str, expected: list[float] | None) -> None:
     assert features_of(context) == expected

@@ -21,9 +21,11 @@ from tests.router.learning.test_service import BROKERS, declare, learning, until
 from tests.router.learning.traces import START_US, Shown, feedback, rows, subject_of, tick
 
 BANDIT: dict[str, Any] = {
-    "endpoint": "e", "arms": {"a": "m@1", "b": "m@2"}, "policy": {"bandit": "thompson", "reward": "r"},
+    "endpoint": "e",
+    "arms": {"a": "m@1", "b": "m@2"},
+    "policy": {"bandit": "thompson", "reward": "r"},
     "feedback": {"rewards": {"r": {"default": 0}}},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=["sqlite", "rabbitmq", "kafka"])

@@ -47,13 +47,16 @@ WITHIN_S = 30.0
 ENDED = "aborted"
 ARMS = {"a": "m@1", "b": "m@2", "c": "m@3"}
 BANDIT = {
-    "endpoint": "e", "arms": ARMS, "policy": {"bandit": "thompson", "reward": "clicked", "refresh": "2s"},
+    "endpoint": "e",
+    "arms": ARMS,
+    "policy": {"bandit": "thompson", "reward": "clicked", "refresh": "2s"},
     "feedback": {"rewards": {"clicked": {"default": 0, "horizon": "5s"}}},
-}  # fmt: skip
+}
 CANARY = {
-    "endpoint": "e", "arms": ARMS,
+    "endpoint": "e",
+    "arms": ARMS,
     "policy": {"canary": "c", "stable": "a", "steps": ["5%", "50%"], "hold": {"canary_requests": 5, "time": "60s"}},
-}  # fmt: skip
+}
 
 BROKERS: dict[str, Callable[[], str]] = {"rabbitmq": rabbitmq_url, "kafka": kafka_url}
 
@@ -121,9 +124,13 @@ def requests(view: View, begin: int, number: int, better: str = "b") -> list[tup
         plan = router.plan(uid, 0b111)
         leg = plan.legs[0]
         shown = Shown(
-            number=at, arm=leg.arm, policy=plan.policy, snapshot=plan.snapshot, propensity=plan.propensity,
+            number=at,
+            arm=leg.arm,
+            policy=plan.policy,
+            snapshot=plan.snapshot,
+            propensity=plan.propensity,
             accepted_us=now_us(),
-        )  # fmt: skip
+        )
         found.append((shown, leg.arm == better))
     return found
 

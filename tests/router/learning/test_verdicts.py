@@ -48,9 +48,12 @@ async def test_a_verdict_that_is_held_by_hand_is_repeated_once(bench: Bench) -> 
 
 @pytest.mark.parametrize(
     ("experiment", "phase", "weights", "then"),
-    [(CANARY, "timed out", (0.5, 0.5, 0.0), "aborted"), (CANARY, "starved", (0.5, 0.5, 0.0), "aborted"),
-     (RANKED, "ended without a winner", (1.0, 0.0, 0.0), "ended without a winner")],
-)  # fmt: skip
+    [
+        (CANARY, "timed out", (0.5, 0.5, 0.0), "aborted"),
+        (CANARY, "starved", (0.5, 0.5, 0.0), "aborted"),
+        (RANKED, "ended without a winner", (1.0, 0.0, 0.0), "ended without a winner"),
+    ],
+)
 async def test_a_verdict_stays_what_it_was_when_it_is_repeated(
     bench: Bench, experiment: Experiment[Any], phase: str, weights: tuple[float, ...], then: str
 ) -> None:
@@ -100,7 +103,7 @@ async def test_a_comparison_that_is_decided_again_for_another_has_another_verdic
     declared, log = bench.broker.channels.declared, bench.broker.channels.events("e")
     verdict = ExperimentResult(
         endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US
-    )  # fmt: skip
+    )
     for channel in (declared, log):
         await bench.broker.declare(channel)
     monkeypatch.setattr(type(RANKED), "is_over", lambda *_: True)

@@ -56,9 +56,14 @@ def rows(shown: Sequence[Shown], offset: int = 0) -> Record:
     ended = []
     for one in shown:
         route = Route(
-            endpoint="e", arm=one.arm, model="m", version=ARMS.index(one.arm) + 1, policy=one.policy,
-            snapshot=one.snapshot, mask=7,
-        )  # fmt: skip
+            endpoint="e",
+            arm=one.arm,
+            model="m",
+            version=ARMS.index(one.arm) + 1,
+            policy=one.policy,
+            snapshot=one.snapshot,
+            mask=7,
+        )
         request = Request(route, one.uid, one.accepted_us, 0, one.propensity, None, 0, one.key, "", "", b"", b"")
         published_us = one.accepted_us + one.latency_us
         ended.append(EndedRequests([request], [1], [one.accepted_us], one.status, published_us=published_us))
@@ -99,10 +104,15 @@ def trace(requests: int, seed: int, *, policy: str = "thompson", keys: int = 0, 
         arm = ARMS[int(random.integers(3))]
         pinned, failed = random.random() < 0.05, random.random() < 0.05
         one = Shown(
-            number=number, arm=arm, policy="pinned" if pinned else policy, propensity=0.0 if pinned else 1 / 3,
-            status=Status.FAILED if failed else Status.OK, key=f"k{random.integers(keys)}" if keys else "",
-            accepted_us=START_US + int(second * 1e6), latency_us=int(random.exponential(20_000)),
-        )  # fmt: skip
+            number=number,
+            arm=arm,
+            policy="pinned" if pinned else policy,
+            propensity=0.0 if pinned else 1 / 3,
+            status=Status.FAILED if failed else Status.OK,
+            key=f"k{random.integers(keys)}" if keys else "",
+            accepted_us=START_US + int(second * 1e6),
+            latency_us=int(random.exponential(20_000)),
+        )
         group.append(one)
         if random.random() < 0.5 or number == requests - 1:
             timed.append((second + 0.01, rows(group)))

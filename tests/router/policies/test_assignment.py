@@ -83,10 +83,12 @@ def test_all_is_all(sticky: bool) -> None:
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ((0.34, 0.33, 0.33), (0.6, 0.2, 0.2)), ((0.5, 0.5, 0.0), (0.4, 0.4, 0.2)), ((0.9, 0.1, 0.0), (0.1, 0.9, 0.0)),
+        ((0.34, 0.33, 0.33), (0.6, 0.2, 0.2)),
+        ((0.5, 0.5, 0.0), (0.4, 0.4, 0.2)),
+        ((0.9, 0.1, 0.0), (0.1, 0.9, 0.0)),
         ((1 / 3, 1 / 3, 1 / 3), (0.5, 0.5, 0.0)),
     ],
-)  # fmt: skip
+)
 def test_no_more_keys_move_than_must_where_the_others_keep_their_proportions(
     before: tuple[float, ...], after: tuple[float, ...]
 ) -> None:

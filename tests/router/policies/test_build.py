@@ -185,12 +185,17 @@ def linear(bandit: str, arms: int, among: int) -> tuple[LearnedLinearPolicy, Any
     """Return a linear policy over the last arms of an endpoint, and its fold."""
     names = [f"arm{arm}" for arm in range(arms)]
     declaration = {
-        "endpoint": "e", "arms": {name: f"m@{arm + 1}" for arm, name in enumerate(names)},
+        "endpoint": "e",
+        "arms": {name: f"m@{arm + 1}" for arm, name in enumerate(names)},
         "policy": {
-            "bandit": bandit, "reward": "clicked", "floor": 0.05, "features": ["x", "y"], "arms": names[-among:],
+            "bandit": bandit,
+            "reward": "clicked",
+            "floor": 0.05,
+            "features": ["x", "y"],
+            "arms": names[-among:],
         },
         "feedback": {"rewards": {"clicked": {"default": 0}}},
-    }  # fmt: skip
+    }
     light = read_policy(read_endpoint(declaration, source="test"))
     assert isinstance(light, LearnedLinearPolicy)
     return light, learning_of(light.config, among, Reward.model_validate({"default": 0}))

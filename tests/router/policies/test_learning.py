@@ -41,9 +41,11 @@ def policy(request: pytest.FixtureRequest) -> Learning[Any]:
 def history(seed: int = 1) -> JoinedRewards:
     random = np.random.default_rng(seed)
     return JoinedRewards(
-        random.integers(RUNS, size=EVENTS), random.integers(ARMS, size=EVENTS), random.random(EVENTS),
+        random.integers(RUNS, size=EVENTS),
+        random.integers(ARMS, size=EVENTS),
+        random.random(EVENTS),
         random.uniform(FLOOR, 1.0, EVENTS),
-    )  # fmt: skip
+    )
 
 
 def part(seen: JoinedRewards, places: Any) -> JoinedRewards:
@@ -129,11 +131,14 @@ def test_a_floor_that_the_arms_cannot_all_have_is_refused(floor: float) -> None:
 @pytest.mark.parametrize(
     ("kind", "wrong"),
     [
-        (Thompson, {"half_life": 0.0}), (Exp3, {"half_life": -1.0}), (Thompson, {"prior": (0.0, 1.0)}),
-        (EpsilonGreedy, {"epsilon": 1.1}), (GaussianThompson, {"noise": 0.0}),
+        (Thompson, {"half_life": 0.0}),
+        (Exp3, {"half_life": -1.0}),
+        (Thompson, {"prior": (0.0, 1.0)}),
+        (EpsilonGreedy, {"epsilon": 1.1}),
+        (GaussianThompson, {"noise": 0.0}),
         (GaussianThompson, {"prior_deviation": -1.0}),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_number_is_refused(kind: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
         kind(arms=4, **wrong)

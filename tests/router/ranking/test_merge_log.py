@@ -18,9 +18,20 @@ from router.ranking.merge_log import MergeLog
 from tests.arms import merges
 
 MERGE = Merge(
-    uid=new_uid(0), key="", policy="interleave", snapshot=0, mask=3, method="team_draft", rankers=("v1",), used=("v1",),
-    items=("a",), ranks=((1,),), credits=((0.0,),), accepted_us=1, at_us=2,
-)  # fmt: skip
+    uid=new_uid(0),
+    key="",
+    policy="interleave",
+    snapshot=0,
+    mask=3,
+    method="team_draft",
+    rankers=("v1",),
+    used=("v1",),
+    items=("a",),
+    ranks=((1,),),
+    credits=((0.0,),),
+    accepted_us=1,
+    at_us=2,
+)
 
 
 class Answering(SqliteBroker):

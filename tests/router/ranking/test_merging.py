@@ -80,9 +80,11 @@ def test_the_list_and_its_credits_are_those_of_the_interleaving(binary: bool) ->
     found = merged(*[ranked(arm, binary=binary, id_="mine") for arm in LISTS])
     placed = interleave(list(LISTS.values()), "team_draft", 4, draw=stream(KEY, b"shop", UID))
     assert said(found) == {
-        "model_name": "shop", "id": "mine", "parameters": {"millrace_rankers": "v1,v2,v3"},
+        "model_name": "shop",
+        "id": "mine",
+        "parameters": {"millrace_rankers": "v1,v2,v3"},
         "outputs": [{"name": "items", "datatype": "BYTES", "shape": [1, 4], "data": list(placed.items)}],
-    }  # fmt: skip
+    }
     assert (found.answer.uid, found.answer.status, found.answer.arm) == (UID, Status.OK, "v1+v2+v3")
     assert found.answer.json_length is None
     record = found.record

@@ -50,9 +50,11 @@ def test_a_request_of_a_queue_client_says_how_probable_its_arm_was() -> None:
 @pytest.mark.parametrize("kind", ["embedded", "rabbitmq", "kafka"])
 async def test_a_queue_clients_compressed_body_is_forwarded_without_its_compression(kind: str, tmp_path: Path) -> None:
     packed = {
-        "gzip": gzip.compress(BODY), "deflate": zlib.compress(BODY), "zstd": bytes(cramjam.zstd.compress(BODY)),
+        "gzip": gzip.compress(BODY),
+        "deflate": zlib.compress(BODY),
+        "zstd": bytes(cramjam.zstd.compress(BODY)),
         "utf-8": BODY,
-    }  # fmt: skip
+    }
     async with any_broker(kind, tmp_path) as broker, routing(broker, {"split": ["v1"]}) as client:
         inputs = broker.channels.inputs("m", 1)
         await broker.declare(inputs)
@@ -68,9 +70,10 @@ async def test_a_queue_clients_compressed_body_is_forwarded_without_its_compress
 @pytest.mark.parametrize("kind", ["embedded", "rabbitmq", "kafka"])
 async def test_a_queue_clients_body_that_is_wrong_or_too_large_unpacked_is_invalid(kind: str, tmp_path: Path) -> None:
     wrong = {
-        "bomb": ("gzip", gzip.compress(b"\0" * 20_000_000)), "cut": ("zstd", bytes(cramjam.zstd.compress(BODY))[:-3]),
+        "bomb": ("gzip", gzip.compress(b"\0" * 20_000_000)),
+        "cut": ("zstd", bytes(cramjam.zstd.compress(BODY))[:-3]),
         "unknown": ("br", BODY),
-    }  # fmt: skip
+    }
     async with any_broker(kind, tmp_path) as broker, routing(broker, {"split": ["v1"]}) as client:
         for name, (encoding, body) in wrong.items():
             await client.send(name, body=body, content_encoding=encoding)
@@ -88,9 +91,12 @@ def test_a_request_with_a_key_is_refused_where_another_assignment_key_counts() -
     said = {"endpoint": "e", "arms": {"a": "m@1"}, "key": "header", "policy": {"split": ["a"], "sticky": True}}
     view.fold_declared(Record(0, endpoint_declared(read_endpoint(said, source="test"), "test"), NO_HEADERS))
     older = Announcement(
-        instance="router-older", part="router", state="ready", at_us=now_us(),
+        instance="router-older",
+        part="router",
+        state="ready",
+        at_us=now_us(),
         full=write_agreement(replace(own, key="theirs", started_us=1)),
-    )  # fmt: skip
+    )
     view.fold_status(Record(0, write_announcement(older), NO_HEADERS))
 
     def planned(headers: dict[str, Any]) -> None:

@@ -157,8 +157,11 @@ async def test_requests_wait_for_queues_that_are_not_there_yet_and_expire_once(t
         assert await client.left() == 0
         found = await rows(broker, "shop", 4)
         assert sorted((row["leg"], row["status"]) for row in found) == [
-            (0, "failed"), (0, "ok"), (1, "failed"), (1, "ok"),
-        ]  # fmt: skip
+            (0, "failed"),
+            (0, "ok"),
+            (1, "failed"),
+            (1, "ok"),
+        ]
 
 
 async def test_a_request_without_a_reply_address_is_answered_on_the_output_queue(tmp_path: Path) -> None:

@@ -20,9 +20,11 @@ from router.stats.arrays import Floats
 RUNS = 5
 TRAFFIC = Traffic(means=np.array([0.2, 0.5, 0.4]), steps=12, every=30, ticks=5, wait=2)
 POLICIES: Sequence[Learning[Any]] = (
-    Thompson(arms=3, floor=0.01, half_life=60.0), EpsilonGreedy(arms=3, epsilon=0.1), Ucb(arms=3, floor=0.02),
+    Thompson(arms=3, floor=0.01, half_life=60.0),
+    EpsilonGreedy(arms=3, epsilon=0.1),
+    Ucb(arms=3, floor=0.02),
     Exp3(arms=3, floor=0.01),
-)  # fmt: skip
+)
 
 
 class Some:

@@ -27,8 +27,12 @@ class Clock:
 def announced(instance: str = "other", state: str = "ready", part: str = "gateway", **changed: Any) -> Announcement:
     agreement = dataclasses.replace(OWN, **changed)
     return Announcement(
-        instance=instance, part=part, state=state, at_us=0, full=write_agreement(agreement)  # type: ignore[arg-type]
-    )  # fmt: skip
+        instance=instance,
+        part=part,  # type: ignore[arg-type]
+        state=state,  # type: ignore[arg-type]
+        at_us=0,
+        full=write_agreement(agreement),
+    )
 
 
 def members(clock: Clock | None = None, **changed: Any) -> MemberTable:

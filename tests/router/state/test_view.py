@@ -25,9 +25,11 @@ from broker.records.status import SILENT_AFTER_S, Announcement, State, host_name
 from router.state.view import View
 
 BANDIT = {
-    "endpoint": "e", "arms": {"a": "m@1", "b": "m@2"}, "policy": {"bandit": "thompson", "reward": "r"},
+    "endpoint": "e",
+    "arms": {"a": "m@1", "b": "m@2"},
+    "policy": {"bandit": "thompson", "reward": "r"},
     "feedback": {"rewards": {"r": {"default": 0}}},
-}  # fmt: skip
+}
 CANARY = {"endpoint": "e", "arms": {"a": "m@1", "b": "m@2"}, "policy": {"canary": "b", "stable": "a"}}
 ENDED, OTHER = (1.0, 0.0), (0.25, 0.75)
 PLACE = LogPosition(offset=0, number=0, at_us=0)
@@ -155,9 +157,7 @@ class Models:
         self.view = View(b"key", lambda: self.now_s)
 
     def say(self, version: int, state: State) -> None:
-        said = Announcement(
-            instance=f"r{version}", part="replica", state=state, at_us=0, model="m", version=version
-        )  # fmt: skip
+        said = Announcement(instance=f"r{version}", part="replica", state=state, at_us=0, model="m", version=version)
         self.view.fold_status(Record(0, write_announcement(said), {}))
 
     def arms(self) -> list[str]:
@@ -205,9 +205,14 @@ def test_what_was_said_long_ago_is_not_ready_now_though_it_is_read_only_now() ->
     models = Models()
     for version, age_s in ((1, 2 * SILENT_AFTER_S), (2, 0.0)):
         said = Announcement(
-            instance=f"r{version}", part="replica", state="ready", at_us=wall_us() - int(age_s * 1e6), model="m",
-            version=version, host=host_name(),
-        )  # fmt: skip
+            instance=f"r{version}",
+            part="replica",
+            state="ready",
+            at_us=wall_us() - int(age_s * 1e6),
+            model="m",
+            version=version,
+            host=host_name(),
+        )
         models.view.fold_status(Record(0, write_announcement(said), {}))
     assert [models.view.is_ready("m", version) for version in (1, 2)] == [False, True]
     assert [said.instance for said, _ in models.view.heard_now()] == ["r2"]
