@@ -20,7 +20,7 @@ INTRODUCTION = """# Settings
 
 `millrace.yaml` is read once, when a process starts. A value is taken from the first of these that has it: a flag of the
 command, `MILLRACE__SECTION__KEY` in the environment, the file, the default. In the file `${NAME}` is replaced by that
-environment variable, and `key_file: path` gives `key` from a file. `millrace check` names every mistake, with the nearest
+environment variable, and `key_file: path` gives `key` from a file. `millrace check` names every mistake and the nearest
 key.
 
 A duration is a number with `us`, `ms`, `s`, `m`, `h` or `d`; a size a number with `B`, `KiB`, `MiB` or `GiB`.
