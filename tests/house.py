@@ -182,7 +182,7 @@ def _functions(package: str) -> Iterator[int]:
 
 def report() -> str:
     """Return all measures as text, one row a package."""
-    head = f"{'package':<12}{'modules':>8}{'lines':>8}{'median':>8}{'longest':>8}{'riddles':>9}{'mirrored':>10}{'cycles':>8}"
+    head = "package      modules   lines  median longest  riddles  mirrored  cycles"
     functions = Counter(length > LONG_FUNCTION for package in PACKAGES for length in _functions(package))
     largest = sorted((size for package in PACKAGES for size in class_sizes(package)), key=lambda size: -size.lines)
     lines = [
