@@ -1,4 +1,4 @@
-"""The broker of docs/extending/broker.md is found by its entry point, and keeps the contract but for what it leaves out."""
+"""The broker of docs/extending/broker.md is found by its entry point, and keeps the contract as far as it promises."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -61,7 +62,7 @@ class TestMemory(PublishContract, SettleContract, LogContract):
 
     @pytest.fixture
     async def installation(self) -> AsyncIterator[Installation]:
-        async with Installation("memory://test", user=None) as installation:
+        async with Installation(f"memory://{uuid4()}", user=None) as installation:
             yield installation
 
 
