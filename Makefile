@@ -8,11 +8,14 @@ help: ## list the targets
 demo: .venv/demo.stamp ## run the demonstration
 	.venv/bin/millrace demo
 
+# Two workers; the tests on servers are one group, which runs in one of them.
+SIDE_BY_SIDE = -n 2 --dist loadgroup
+
 test: .venv/test.stamp services ## run the tests against real servers; ARGS='-k word' picks some
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-fast: .venv/test.stamp ## run the tests that need no server
-	.venv/bin/pytest -m 'not server' $(ARGS)
+	.venv/bin/pytest $(SIDE_BY_SIDE) --no-servers -m 'not slow' $(ARGS)
 
 check: .venv/test.stamp ## lint, formatting, types, import direction, file length
 	.venv/bin/ruff check
