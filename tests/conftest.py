@@ -72,7 +72,15 @@ def _group(item: pytest.Item, path: str) -> str:
 @cache
 def _needs_servers(path: str) -> bool:
     """Return True if a module of the tests imports the servers, directly or by way of other modules of the tests."""
-    return SERVERS in _imports(path) or any(_needs_servers(file) for file in _files(path))
+    seen, ahead = {path}, [path]
+    while ahead:
+        file = ahead.pop()
+        if SERVERS in _imports(file):
+            return True
+        new = _imported_files(file) - seen
+        seen |= new
+        ahead += new
+    return False
 
 
 @cache
@@ -81,9 +89,10 @@ def _imports(path: str) -> frozenset[str]:
     return frozenset(node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module)
 
 
-def _files(path: str) -> list[str]:
-    """Return the test helper modules that a module imports, and the conftest.py files that pytest imports for it."""
-    named = [ROOT / f"{module.replace('.', '/')}.py" for module in _imports(path) if module.startswith("tests.")]
-    beside = [folder / "conftest.py" for folder in (ROOT / path).parents if folder.is_relative_to(ROOT / "tests")]
-    found = {file for file in (*named, *beside) if file.exists()} - {ROOT / path, ROOT / "tests/conftest.py"}
-    return sorted(file.relative_to(ROOT).as_posix() for file in found if not file.samefile(ROOT / path))
+@cache
+def _imported_files(path: str) -> frozenset[str]:
+    """Return the modules of the tests that a module imports, and the conftest.py of its folder."""
+    named = {ROOT / f"{module.replace('.', '/')}.py" for module in _imports(path) if module.startswith("tests.")}
+    beside = (ROOT / path).parent / "conftest.py"
+    files = {file for file in named | {beside} if file.exists() and file != Path(__file__)}
+    return frozenset(file.relative_to(ROOT).as_posix() for file in files)
