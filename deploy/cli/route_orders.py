@@ -35,7 +35,7 @@ from router.declaration.bandit import BanditConfig
 from router.declaration.canary import CanaryConfig
 from router.declaration.plain import InterleaveConfig
 from router.declaration.policy import read_config
-from router.policies.drawn import read_policy
+from router.policies.read_policy import read_policy
 
 CLOSE = 1e-6
 HELD = ("(paused)", "(set by hand)")

@@ -32,7 +32,7 @@ from router.declaration.canary import CanaryConfig
 from router.declaration.policy import read_config, stable_arms
 from router.evidence.sections import Section, Table, as_json
 from router.evidence.standing import standing
-from router.policies.drawn import read_policy
+from router.policies.read_policy import read_policy
 
 COUNTED = ("decisions", "rewards", "joined", "early", "duplicate", "late", "unusable")
 

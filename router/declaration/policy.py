@@ -1,6 +1,6 @@
 """The `policy` of an endpoint's declaration: read, and checked against the rest of it.
 
-Of what it says, `router/policies/drawn.py` makes what routers draw from, `router/policies/build.py` the learner's side.
+`router/policies/read_policy.py` builds the policy that routers draw from, and `router/policies/build.py` the learner's.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from router.learning.fold import ExperimentFold
 from router.learning.rows import Decision
 from router.learning.service import subject_of
 from router.policies.base import Policy
-from router.policies.drawn import read_policy
+from router.policies.read_policy import read_policy
 from router.policies.shadow import Shadow
 
 log = logging.getLogger(__name__)

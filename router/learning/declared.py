@@ -10,8 +10,8 @@ from router.declaration.canary import BadGuardrail, CanaryConfig, Guardrail
 from router.declaration.plain import InterleaveConfig
 from router.declaration.policy import read_config, stable_arms, ticks
 from router.learning.experiment import Experiment
-from router.policies.drawn import read_policy
 from router.policies.interleaving import Interleaving
+from router.policies.read_policy import read_policy
 
 
 def read_experiment(endpoint: Endpoint) -> Experiment[Any] | None:
@@ -47,7 +47,7 @@ def _bandit(config: BanditConfig, endpoint: Endpoint) -> Experiment[Any]:
 
 
 def _staged(config: CanaryConfig, endpoint: Endpoint) -> Experiment[Any]:
-    from router.learning.staged import CanaryExperiment, GuardrailWatch, NestedBandit
+    from router.learning.canary import CanaryExperiment, GuardrailWatch, NestedBandit
     from router.policies.build import canary_of, learning_of
 
     def watch(rail: Guardrail) -> GuardrailWatch:
@@ -67,7 +67,7 @@ def _staged(config: CanaryConfig, endpoint: Endpoint) -> Experiment[Any]:
 
 
 def _interleaved(endpoint: Endpoint) -> Experiment[Any] | None:
-    from router.learning.interleaved import InterleavingExperiment
+    from router.learning.interleaving import InterleavingExperiment
 
     policy = read_policy(endpoint)
     return InterleavingExperiment(declared=policy) if isinstance(policy, Interleaving) else None

@@ -25,12 +25,12 @@ from broker.records.routing import (
     write_tick,
     write_verdict,
 )
+from router.learning.checkpoint_search import CheckpointSearch
 from router.learning.experiment import Experiment
 from router.learning.fold import ExperimentFold, ExperimentSpec
 from router.learning.ledger import LeaderSuperseded, Ledger, SavedState, digest, take_up
 from router.learning.metrics import LearnerMetrics
-from router.learning.search import CheckpointSearch
-from router.learning.sentences import brings, sentence
+from router.learning.result_command import brings, sentence
 
 log = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from broker.records.routing import ORDER, TICK, LearnerCheckpoint, LogPosition, 
 from router.interleaving.placed import PlacedList
 from router.learning.experiment import ClosedReward, CreditedDecision, Experiment, State
 from router.learning.joins import NOBODY, Join, write_join
-from router.learning.places import TickPositions, read_places
+from router.learning.open_joins import OpenJoins
 from router.learning.rows import Decision, decisions_in
-from router.learning.waiting import OpenJoins
+from router.learning.tick_positions import TickPositions, read_places
 from router.policies.snapshot import WeightSnapshot, masked
 from router.stats.packing import packed, unpacked
 

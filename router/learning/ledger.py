@@ -22,7 +22,7 @@ from broker.records.routing import LogPosition
 from broker.support.database import Connection, Database, Durability, Schema, fetch_all, fetch_one, run, run_many
 from router.learning.fold import ExperimentFold
 from router.learning.joins import write_join
-from router.learning.waiting import ChangedUids
+from router.learning.open_joins import ChangedUids
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from broker.delivery.log_follower import LogFollower, follow_status
 from broker.errors import TryAgain
 from broker.records.agreement import Agreement, write_agreement
 from broker.support.tasks import Tasks
-from router.service.forwarding import EndpointService
+from router.service.endpoint import EndpointService
 from router.service.metrics import RouterMetrics
 from router.service.ranked_requests import RankerAnswers
 from router.state.checkpoint_bootstrap import CheckpointBootstrap

@@ -10,7 +10,7 @@ import asyncio
 
 from broker.base import Broker
 from broker.errors import TryAgain
-from router.learning.search import CheckpointSearch
+from router.learning.checkpoint_search import CheckpointSearch
 from router.state.view import View
 
 FIRST_S = 3.0  # a learner that is there has been heard by then

@@ -24,9 +24,9 @@ from broker.records.routing import (
 )
 from broker.records.status import SILENT_AFTER_S, Announcement, read_status
 from router.drawing.router import Router
-from router.policies.drawn import read_policy
 from router.policies.interleaving import Interleaving
 from router.policies.learned import LearnedLinearPolicy, LearnedPolicy
+from router.policies.read_policy import read_policy
 from router.policies.snapshot import WeightSnapshot
 from router.state.members import MemberTable
 

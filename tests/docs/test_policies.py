@@ -26,7 +26,7 @@ from router.declaration.bandit import (
 from router.declaration.canary import CanaryConfig
 from router.declaration.plain import InterleaveConfig, ShadowConfig, SplitConfig
 from router.declaration.policy import read_config
-from router.policies.drawn import read_policy
+from router.policies.read_policy import read_policy
 
 TEXT = (Path(__file__).parents[2] / "docs/policies.md").read_text("utf-8")
 EXAMPLES = [documents(block)[0] for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)]

@@ -15,8 +15,8 @@ from router.learning.declared import read_experiment
 from router.policies.assignment import cumulative, draw
 from router.policies.base import one_run
 from router.policies.build import weigher_of
-from router.policies.drawn import read_policy
 from router.policies.learned import LearnedLinearPolicy
+from router.policies.read_policy import read_policy
 from router.policies.snapshot import WeightSnapshot, masked
 from router.stats.arrays import Floats, Ints
 from router.stats.packing import packed

@@ -18,9 +18,9 @@ from router.declaration.canary import BadGuardrail, CanaryConfig, RewardGuardrai
 from router.declaration.features import NumberFeature, OneHotFeature, TensorFeature
 from router.declaration.policy import POLICIES as WORDS
 from router.declaration.policy import read_config
-from router.policies.drawn import read_policy
 from router.policies.interleaving import Interleaving
 from router.policies.learned import LearnedPolicy
+from router.policies.read_policy import read_policy
 from router.policies.shadow import Shadow
 from router.policies.split import Split
 from tests.router.declaring import ENDPOINT, POLICIES, document, endpoint_of
@@ -232,7 +232,7 @@ def test_who_draws_needs_no_numerical_library() -> None:
     code = """
 import sys
 import router.state.view
-from router.policies.drawn import read_policy
+from router.policies.read_policy import read_policy
 from tests.router.declaring import POLICIES, endpoint_of
 for policy in POLICIES.values():
     read_policy(endpoint_of(policy))

@@ -15,10 +15,10 @@ from broker.records.rewards import Reward
 from broker.records.routing import LogPosition
 from router.learning import joins, waiting
 from router.learning.bandit import BanditExperiment
+from router.learning.canary import CanaryExperiment, GuardrailWatch, NestedBandit
 from router.learning.contextual import ContextualExperiment
 from router.learning.fold import ExperimentFold
-from router.learning.interleaved import InterleavingExperiment, InterleavingState
-from router.learning.staged import CanaryExperiment, GuardrailWatch, NestedBandit
+from router.learning.interleaving import InterleavingExperiment, InterleavingState
 from router.policies.canary import BadEvents, Canary, RewardDrop
 from router.policies.interleaving import Interleaving
 from router.policies.linear import LinUcb

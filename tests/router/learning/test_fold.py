@@ -13,9 +13,9 @@ from broker.protocol.header import Status
 from broker.records.rewards import Reward
 from broker.records.routing import OperatorCommand, read_checkpoint, write_checkpoint, write_order
 from router.learning.bandit import BanditExperiment
+from router.learning.canary import CanaryExperiment, GuardrailWatch, NestedBandit
 from router.learning.experiment import Experiment
 from router.learning.fold import ExperimentFold
-from router.learning.staged import CanaryExperiment, GuardrailWatch, NestedBandit
 from router.policies.canary import BadEvents, Canary, CanaryPhase, RewardDrop
 from router.policies.exp3 import Exp3
 from router.policies.thompson import Thompson

@@ -26,11 +26,11 @@ from broker.records.routing import (
     write_verdict,
 )
 from router.learning.bandit import BanditExperiment
+from router.learning.canary import CanaryExperiment, GuardrailWatch
 from router.learning.contextual import ContextualExperiment
-from router.learning.interleaved import InterleavingExperiment
+from router.learning.interleaving import InterleavingExperiment
 from router.learning.joins import score, write_join
 from router.learning.rows import features_of
-from router.learning.staged import CanaryExperiment, GuardrailWatch
 from router.policies.canary import Canary, CanaryPhase, RewardDrop
 from router.policies.interleaving import Interleaving
 from router.policies.linear import LinUcb

@@ -13,8 +13,8 @@ from broker.base import Broker
 from broker.channels import Channels
 from broker.connect import connect
 from broker.sqlite.adapter import SqliteBroker
+from router.learning.checkpoint_search import CheckpointSearch
 from router.learning.ledger import Ledger
-from router.learning.search import CheckpointSearch
 from tests.router.learning.bench import Bench
 from tests.router.learning.bench import until as until_folded
 from tests.router.learning.test_service import BROKERS, declare, learning, until, viewing

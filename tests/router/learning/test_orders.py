@@ -25,9 +25,9 @@ from broker.records.routing import (
     write_order,
 )
 from router.learning.bandit import BanditExperiment
-from router.learning.interleaved import InterleavingExperiment
+from router.learning.canary import CanaryExperiment, GuardrailWatch
+from router.learning.interleaving import InterleavingExperiment
 from router.learning.joins import FeedbackOutcome, Join, write_join
-from router.learning.staged import CanaryExperiment, GuardrailWatch
 from router.policies.canary import Canary
 from router.policies.interleaving import Interleaving
 from router.policies.thompson import Thompson

@@ -16,10 +16,10 @@ from router.declaration.policy import read_config
 from router.policies.base import one_run
 from router.policies.build import canary_of, dimensions_of, learning_of, weigher_of
 from router.policies.canary import BadEvents, RewardDrop
-from router.policies.drawn import read_policy
 from router.policies.exp3 import Exp3
 from router.policies.learned import LearnedLinearPolicy
 from router.policies.linear import LinThompson
+from router.policies.read_policy import read_policy
 from router.policies.snapshot import WeightSnapshot, masked
 from router.policies.thompson import GaussianThompson
 from router.stats.packing import packed

@@ -18,9 +18,9 @@ from broker.messages import FULL, NO_HEADERS, SAFE, Delivery, Message, Outcome, 
 from broker.records.declared import endpoint_declared
 from broker.records.endpoint import read_endpoint
 from broker.sqlite.adapter import SqliteBroker
-from router.service.forwarding import EndpointService
-from router.service.line import STUCK_S
+from router.service.endpoint import EndpointService
 from router.service.metrics import RouterMetrics
+from router.service.model_line import STUCK_S
 from router.service.ranked_requests import RankerAnswers
 from router.service.run import RouterService, RouterSettings
 from router.state.view import View

@@ -34,12 +34,12 @@ from broker.protocol.ids import is_over, now_us
 from broker.records.events import EndedRequests
 from broker.support.tasks import Tasks
 from router.service.intake import ADDRESS_CHARACTERS, identity, where_to_answer
-from router.service.line import ModelLine
 from router.service.metrics import RouterMetrics
+from router.service.model_line import ModelLine
 from router.service.planning import PlannedRequest, plan
 from router.service.ranked_requests import RankedRequests, RankerAnswers, SourceDelivery
 from router.service.shadows import ShadowSender
-from router.service.taken import TakenRequest
+from router.service.taken_request import TakenRequest
 from router.state.view import View
 
 log = logging.getLogger(__name__)

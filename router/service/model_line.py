@@ -15,7 +15,7 @@ from broker.errors import TryAgain
 from broker.protocol.header import Route
 from broker.support.tasks import Tasks
 from router.service.admission import Admission
-from router.service.taken import TakenRequest
+from router.service.taken_request import TakenRequest
 
 LOOK_S = 0.05
 STUCK_S = 2.0  # an arm whose queue has taken nothing for so long, while requests wait for it
