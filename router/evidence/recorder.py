@@ -24,10 +24,10 @@ from router.evidence.probabilities import Probabilities
 from router.evidence.rows import ArmRows
 from router.evidence.shadows import ShadowPairs
 from router.learning.declared import read_experiment
-from router.learning.experiment import ClosedReward, CreditedDecision, Experiment
+from router.learning.experiment import ClosedReward, CreditedDecision, Experiment, spec_of
 from router.learning.fold import ExperimentFold
+from router.learning.fold_document import resume
 from router.learning.rows import Decision
-from router.learning.service import subject_of
 from router.policies.base import Policy
 from router.policies.read_policy import read_policy
 from router.policies.shadow import Shadow
@@ -73,15 +73,17 @@ class Recorder:
         logged, judged = read_policy(endpoint), candidate or endpoint
         policy = read_policy(judged)
         learnt = read_experiment(judged) if is_led or candidate is not None else None
-        inner = learnt or FixedExperiment(policy=policy.name, weights=policy.first().weights)
-        self._experiment = ObservedExperiment(
-            inner=inner, witness=self, policy=logged.name, rewards=rewards_seen(judged, inner)
+        inner = learnt or FixedExperiment(
+            policy=policy.name, weights=policy.first().weights, rankers=getattr(policy, "rankers", ())
         )
-        self._fold: ExperimentFold[Any] = ExperimentFold(subject_of(judged), self._experiment)
+        self._experiment = ObservedExperiment(
+            inner=inner, observer=self, policy=logged.name, rewards=rewards_seen(judged, inner)
+        )
+        self._fold: ExperimentFold[Any] = ExperimentFold(spec_of(judged), self._experiment)
         self._known = Probabilities(policy)
         self._weigh: Weigh = self._known.drawn if candidate is None else self._before
         self._newest = (-1, 0)  # the number and the time of the newest snapshot
-        self._clock = None if is_led else LogClock(self._fold.waiting.patience, until_us)
+        self._clock = None if is_led else LogClock(self._fold.joins.patience, until_us)
         self._columns = Columns(len(endpoint.arms), self._experiment.rewards)
         self._rows = ArmRows()
         self._shadows = _shadows_of(logged)
@@ -93,7 +95,7 @@ class Recorder:
         if self._is_candidate or checkpoint.at == checkpoint.rebuild:
             self._fold.begin(checkpoint.rebuild)
             return
-        self._fold.resume(checkpoint)
+        resume(self._fold, checkpoint)
         self._note_snapshots()
 
     def apply(self, record: Record) -> None:
@@ -114,10 +116,10 @@ class Recorder:
     def finish(self) -> Evidence:
         """Return what was found; where no learner keeps time, horizons that are over by now are closed."""
         if self._clock is not None:
-            for tick in self._clock.passed(self._until_us, self._fold.offset):
+            for tick in self._clock.passed(self._until_us, self._fold.progress.offset):
                 self._fold.apply(tick)
-        counts = self._counts + self._fold.counts
-        counts["waiting"] = len(self._fold.waiting.joins)
+        counts = self._counts + self._fold.progress.counts
+        counts["waiting"] = len(self._fold.joins.by_uid)
         return Evidence(
             endpoint=self._endpoint,
             decisions=self._columns.decisions(),
@@ -131,18 +133,16 @@ class Recorder:
             until_us=self._until_us,
         )
 
-    # -- as a witness
+    # -- as an observer
 
     def decided(self, credited: Sequence[CreditedDecision]) -> None:
-        """See Witness."""
-        joins = self._fold.waiting.joins
+        joins = self._fold.joins.by_uid
         for one in credited:
             join = joins.get(one.decision.uid)
             weights = self._weigh(one.decision, one.arm)
             self._columns.add(-1 if join is None else join.place, one, weights)
 
     def rewarded(self, name: str, closed: Sequence[ClosedReward]) -> None:
-        """See Witness."""
         for one in closed:
             self._columns.close(name, one)
 
@@ -183,7 +183,7 @@ class Recorder:
 
     def _note_snapshots(self) -> None:
         """Know what the fold has published since: at most one snapshot a record."""
-        snapshot, at_us = self._fold.published[-1]
+        snapshot, at_us = self._fold.published.entries[-1]
         if (snapshot.number, at_us) != self._newest:
             self._newest = (snapshot.number, at_us)
             self._known.note(snapshot, at_us)

@@ -29,8 +29,8 @@ from deploy.operations.route_commands import give, look_at_led
 from deploy.wiring import Installation
 from router.evidence.sections import Curves, Table
 from router.learning.declared import read_experiment
-from router.learning.endpoint import LearnerSettings
 from router.learning.service import run
+from router.learning.settings import LearnerSettings
 from tests.deploy.running import millrace
 from tests.router.evidence.logs import split_log
 from tests.router.learning.test_service import requests, send, until, viewing
@@ -170,7 +170,7 @@ async def test_orders_are_followed_and_what_changed_is_said(shop: Shop) -> None:
 
 
 async def test_an_order_may_come_before_the_learner_has_claimed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.learning.service.LOOK_S", 1.5)
+    monkeypatch.setattr("router.learning.service.CHECK_S", 1.5)
     async with learning(shop):
         await shop.declare(CANARY)
         paused = await shop.route("pause", "e", "--yes")

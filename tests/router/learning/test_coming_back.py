@@ -19,6 +19,7 @@ from broker.records.declared import endpoint_declared
 from broker.records.endpoint import Endpoint, read_endpoint
 from broker.records.routing import LearnerCheckpoint, LogPosition, experiment_of
 from router.learning.bandit import BanditExperiment
+from router.learning.fold_document import checkpoint_of, resume
 from router.policies.base import one_run
 from router.policies.linear import LinUcb
 from router.policies.thompson import Thompson
@@ -155,9 +156,9 @@ def test_who_starts_without_a_learner_weighs_by_the_checkpoints_models() -> None
 @pytest.mark.parametrize("broken", [{"keys": [1]}, {"keys": {"a": [5]}}, {"counts": [1]}, {"published": []}])
 def test_a_checkpoint_of_another_form_is_refused(broken: dict[str, Any]) -> None:
     fold = folded(THOMPSON, numbered([tick(1)]))
-    kept = fold.checkpoint()
+    kept = checkpoint_of(fold)
     with pytest.raises(ValueError, match=r"no state|no keys"):
-        folded(THOMPSON, []).resume(replace(kept, state={**kept.state, **broken}))
+        resume(folded(THOMPSON, []), replace(kept, state={**kept.state, **broken}))
 
 
 def declared(data: dict[str, Any]) -> tuple[View, Endpoint]:

@@ -35,8 +35,8 @@ from broker.records.routing import (
     write_snapshot,
 )
 from router.learning.declared import read_experiment
-from router.learning.endpoint import LearnerSettings
 from router.learning.service import run
+from router.learning.settings import LearnerSettings
 from router.state.checkpoint_bootstrap import CheckpointBootstrap
 from router.state.view import View
 from tests.router.learning.traces import Shown, feedback, rows
