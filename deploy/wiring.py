@@ -169,7 +169,7 @@ class Installation:
             await run(broker, settings, key, context.registry, context.stop)
 
     async def _learner(self, context: Context) -> None:
-        from router.learning.declared import read_experiment
+        from router.learning.experiment import read_experiment
         from router.learning.service import run
         from router.learning.settings import LearnerSettings
 

@@ -27,10 +27,7 @@ from broker.records.routing import (
 )
 from broker.records.status import SILENT_AFTER_S
 from deploy.operations.inspection import read_view
-from router.declaration.bandit import BanditConfig
-from router.declaration.canary import CanaryConfig
-from router.declaration.plain import InterleaveConfig
-from router.declaration.policy import read_config
+from router.policies.declared import read_policy
 from router.state.view import View
 
 LOOK_S = 0.05
@@ -77,7 +74,7 @@ class RoutedEndpoint:
     @property
     def learns(self) -> bool:
         """Tell whether the policy follows from what is learnt."""
-        return isinstance(read_config(self.endpoint), (BanditConfig, CanaryConfig, InterleaveConfig))
+        return read_policy(self.endpoint).learns
 
 
 async def look_at(connection: Broker, name: str) -> RoutedEndpoint:

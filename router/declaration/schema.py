@@ -8,17 +8,15 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from broker.records.endpoint import Endpoint
-from broker.support.strict import StrictModel, duration
-from router.declaration.bandit import BANDITS
-from router.declaration.canary import CanaryConfig
-from router.declaration.plain import InterleaveConfig, ShadowConfig, SplitConfig
+from broker.support.strict import duration
+from router.declaration.registry import POLICIES
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def endpoint_schema() -> dict[str, Any]:
     """Return the schema (draft 2020-12) of one YAML document that declares an endpoint."""
-    policies: list[type[StrictModel]] = [SplitConfig, ShadowConfig, CanaryConfig, *BANDITS.values(), InterleaveConfig]
+    policies = [model for kind in POLICIES.values() for model in kind.models()]
     kinds: list[type[BaseModel]] = [Endpoint, *policies]
     _, generated = models_json_schema([(kind, "validation") for kind in kinds])
     models: dict[str, Any] = _tidied(generated)["$defs"]

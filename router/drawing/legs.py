@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from broker.protocol.header import ReplyTo, Request, Route
-from router.drawing.router import Leg, Plan
+from router.drawing.plan import Leg, Plan
 
 
 def shadow_of(request: Request, plan: Plan) -> Request | None:

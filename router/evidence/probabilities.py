@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from router.learning.rows import Decision
-from router.policies.base import Policy
-from router.policies.build import weigher_of
-from router.policies.learned import LearnedLinearPolicy
+from router.policies.policy import Policy
 from router.policies.snapshot import WeightSnapshot, masked
-from router.policies.weighing import Weigher
+from router.policies.weigher import Weigher
 
 AGREES = 1e-9
 MODELS_KEPT = 64  # of a policy that looks at features: each snapshot of it is large
@@ -21,6 +19,7 @@ class Probabilities:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+        self._dimensions = 1 + sum(feature.dimensions for feature in policy.features)  # with the intercept
         self.published: list[tuple[int, tuple[float, ...]]] = []  # when, and the weights without any features
         self._by_number: dict[int, WeightSnapshot] = {}
         self._recent: list[tuple[int, WeightSnapshot]] = []
@@ -51,14 +50,12 @@ class Probabilities:
     def _of(self, snapshot: WeightSnapshot, decision: Decision) -> Sequence[float] | None:
         if snapshot.models is None:
             return self._masked(snapshot, decision.mask)
-        if not isinstance(self._policy, LearnedLinearPolicy) or decision.features is None:
-            return None
-        if len(decision.features) != self._policy.config.dimensions:
+        if decision.features is None or len(decision.features) != self._dimensions:
             return None
         return masked(self._weigher(snapshot.number).weights(decision.features), decision.mask)
 
     def _made(self, number: int) -> Weigher:
-        snapshot = self._by_number[number]
-        if not isinstance(self._policy, LearnedLinearPolicy):
+        weigher = self._policy.weigher(self._by_number[number])
+        if weigher is None:
             raise TypeError(f"{self._policy.name} has no models")
-        return weigher_of(self._policy, snapshot)
+        return weigher

@@ -23,14 +23,12 @@ from router.evidence.observed import FixedExperiment, ObservedExperiment, reward
 from router.evidence.probabilities import Probabilities
 from router.evidence.rows import ArmRows
 from router.evidence.shadows import ShadowPairs
-from router.learning.declared import read_experiment
-from router.learning.experiment import ClosedReward, CreditedDecision, Experiment, spec_of
+from router.learning.experiment import ClosedReward, CreditedDecision, Experiment, read_experiment, spec_of
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import resume
 from router.learning.rows import Decision
-from router.policies.base import Policy
-from router.policies.read_policy import read_policy
-from router.policies.shadow import Shadow
+from router.policies.declared import read_policy
+from router.policies.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +71,8 @@ class Recorder:
         logged, judged = read_policy(endpoint), candidate or endpoint
         policy = read_policy(judged)
         learnt = read_experiment(judged) if is_led or candidate is not None else None
-        inner = learnt or FixedExperiment(
-            policy=policy.name, weights=policy.first().weights, rankers=getattr(policy, "rankers", ())
-        )
+        rankers = () if policy.merging is None else policy.merging.rankers
+        inner = learnt or FixedExperiment(policy=policy.name, weights=policy.first().weights, rankers=rankers)
         self._experiment = ObservedExperiment(
             inner=inner, observer=self, policy=logged.name, rewards=rewards_seen(judged, inner)
         )
@@ -190,4 +187,4 @@ class Recorder:
 
 
 def _shadows_of(policy: Policy) -> ShadowPairs | None:
-    return ShadowPairs(policy.compare) if isinstance(policy, Shadow) else None
+    return None if policy.compared_output is None else ShadowPairs(policy.compared_output)

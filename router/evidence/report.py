@@ -13,7 +13,7 @@ from router.evidence.sections import Cell, Curves, Section, Table
 from router.evidence.shadow_table import shadow_tables
 from router.evidence.standing import e_value, standing
 from router.learning.bandit import BanditExperiment
-from router.policies.read_policy import read_policy
+from router.policies.declared import read_policy
 from router.policies.thompson import GaussianThompson, Thompson
 
 UNKNOWN_LEFT_OUT = "decisions left out whose probabilities are not known: their snapshot is not in this log"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from router.learning.experiment import ClosedReward, Experiment, Once, State
-from router.policies.base import JoinedRewards, Learning, one_run
+from router.policies.learning import JoinedRewards, Learning, one_run
 from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import ONE, Floats
 

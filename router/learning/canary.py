@@ -11,8 +11,8 @@ import numpy as np
 from router.learning.bandit import about_arms, seen_among
 from router.learning.experiment import ClosedReward, CreditedDecision, Experiment, Once
 from router.learning.rows import Decision
-from router.policies.base import Learning
 from router.policies.canary import Canary, CanaryPhase, CanaryState
+from router.policies.learning import Learning
 from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import Bools, Floats, Ints
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from router.learning.bandit import seen_among, spread
 from router.learning.experiment import ClosedReward, Experiment, Once
-from router.policies.linear import Linear, LinearModels
+from router.policies.linear import Linear
+from router.policies.linear_models import LinearModels
 from router.policies.snapshot import WeightSnapshot
 from router.stats.packing import packed
 

@@ -118,11 +118,9 @@ class Canary:
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "canary"
 
     def first(self) -> WeightSnapshot:
-        """See the protocol."""
         return WeightSnapshot(0, tuple(float(weight) for weight in self.weights(self.start(1))[0]))
 
     def start(self, runs: int) -> CanaryState:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from router.policies.base import JoinedRewards, check_floor, floored
+from router.policies.learning import JoinedRewards, check_floor, floored
 from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import ONE, Floats, Ints, fixed, tallied
 
@@ -72,15 +72,12 @@ class Counting(ABC):
         """Return the probabilities (runs, arms) before the floor."""
 
     def first(self) -> WeightSnapshot:
-        """See the protocol."""
         return WeightSnapshot(0, tuple(float(weight) for weight in self.weights(self.start(1))[0]))
 
     def start(self, runs: int) -> Sums:
-        """See the protocol."""
         return Sums(*(np.zeros((runs, self.arms), np.int64) for _ in range(3)))
 
     def fold(self, state: Sums, seen: JoinedRewards) -> Sums:
-        """See the protocol."""
         shape = state.pulls.shape
         cells = seen.run * self.arms + seen.arm
         reward = np.minimum(np.maximum(seen.reward, self.lowest), self.highest)
@@ -91,14 +88,12 @@ class Counting(ABC):
         )
 
     def tick(self, state: Sums, ticks: int = 1) -> Sums:
-        """See the protocol."""
         if self.half_life is None:
             return state
         sums = (decayed(part, self.half_life, ticks) for part in (state.pulls, state.rewards, state.squares))
         return Sums(*sums)
 
     def weights(self, state: Sums) -> Floats:
-        """See the protocol."""
         return floored(self.shares(state), self.floor)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from router.policies.base import floored
 from router.policies.counts import Counting, Sums, means
+from router.policies.learning import floored
 from router.stats.arrays import Floats, argmax_shares
 
 
@@ -23,9 +23,7 @@ class EpsilonGreedy(Counting):
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "epsilon_greedy"
 
     def shares(self, state: Sums) -> Floats:
-        """See Counting."""
         return floored(argmax_shares(means(state, unseen=math.inf)), self.epsilon / self.arms)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.policies.base import JoinedRewards, check_floor, floored
 from router.policies.counts import decayed
+from router.policies.learning import JoinedRewards, check_floor, floored
 from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import ONE, Floats, Ints, fixed, tallied
 
@@ -45,19 +45,15 @@ class Exp3:
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "exp3"
 
     def first(self) -> WeightSnapshot:
-        """See the protocol."""
         return WeightSnapshot(0, tuple(float(weight) for weight in self.weights(self.start(1))[0]))
 
     def start(self, runs: int) -> Losses:
-        """See the protocol."""
         return Losses(np.zeros((runs, self.arms), np.int64), np.zeros((runs, self.arms), np.int64))
 
     def fold(self, state: Losses, seen: JoinedRewards) -> Losses:
-        """See the protocol."""
         shape = state.pulls.shape
         cells = seen.run * self.arms + seen.arm
         loss = (1.0 - np.minimum(np.maximum(seen.reward, 0.0), 1.0)) / np.maximum(seen.propensity, _LEAST_PROPENSITY)
@@ -65,11 +61,9 @@ class Exp3:
         return Losses(pulls, state.losses + tallied(cells, fixed(loss), shape))
 
     def tick(self, state: Losses, ticks: int = 1) -> Losses:
-        """See the protocol."""
         return Losses(decayed(state.pulls, self.half_life, ticks), decayed(state.losses, self.half_life, ticks))
 
     def weights(self, state: Losses) -> Floats:
-        """See the protocol."""
         behind = (state.losses - state.losses.min(axis=-1, keepdims=True)) / ONE
         if self.rate is None:
             counted = np.maximum(state.pulls.sum(axis=-1, keepdims=True) / ONE, 1.0)

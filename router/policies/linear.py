@@ -10,23 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.policies.base import JoinedRewards, check_floor, floored
+from router.policies.learning import JoinedRewards, check_floor, floored
+from router.policies.linear_models import LEAST_DEVIATION, LinearModels
 from router.policies.snapshot import WeightSnapshot
+from router.policies.weigher import Weigher
+from router.policies.weighing import BoundWeigher, ChanceWeigher, FewArmsChanceWeigher
 from router.stats.arrays import Floats, argmax_shares, rounds
-from router.stats.best_arm import best_of_normals
-
-LEAST_DEVIATION = 1e-9  # of a prediction, where a sample is drawn from it
-
-
-@dataclass(frozen=True, slots=True)
-class LinearModels:
-    """Ridge regressions: `root` (runs, arms, dimensions, dimensions), `rewarded` (runs, arms, dimensions).
-
-    root root' is the inverse of ridge I + sum x x', `rewarded` the sum of reward x.
-    """
-
-    root: Floats
-    rewarded: Floats
+from router.stats.best_arm import FEW, best_of_normals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +42,9 @@ class Linear(ABC):
         """Return the probabilities before the floor, from predictions and their deviations, all (runs, arms)."""
 
     def first(self) -> WeightSnapshot:
-        """See the protocol."""
         return WeightSnapshot(0, (1.0 / self.arms,) * self.arms)
 
     def start(self, runs: int) -> LinearModels:
-        """See the protocol."""
         prior = np.eye(self.dimensions) / np.sqrt(self.ridge)
         shape = (runs, self.arms, self.dimensions)
         return LinearModels(np.broadcast_to(prior, (*shape, self.dimensions)).copy(), np.zeros(shape))
@@ -80,8 +68,11 @@ class Linear(ABC):
         return LinearModels(root, rewarded)
 
     def weights(self, state: LinearModels, features: Floats) -> Floats:
-        """See the protocol."""
         return floored(self.shares(*self.predicted(state, features)), self.floor)
+
+    @abstractmethod
+    def weigher(self, models: LinearModels) -> Weigher:
+        """Return the weigher that routers use, with the first run of `models`."""
 
     def predicted(self, state: LinearModels, features: Floats) -> tuple[Floats, Floats]:
         """Return the expected rewards and sqrt(x' A^-1 x), both (runs, arms)."""
@@ -98,12 +89,13 @@ class LinUcb(Linear):
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "linucb"
 
     def shares(self, mean: Floats, deviation: Floats) -> Floats:
-        """See Linear."""
         return argmax_shares(mean + self.alpha * deviation)
+
+    def weigher(self, models: LinearModels) -> Weigher:
+        return BoundWeigher(models, scale=self.alpha, floor=self.floor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +106,11 @@ class LinThompson(Linear):
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "lints"
 
     def shares(self, mean: Floats, deviation: Floats) -> Floats:
-        """See Linear."""
         return best_of_normals(mean, np.maximum(self.scale * deviation, LEAST_DEVIATION))
+
+    def weigher(self, models: LinearModels) -> Weigher:
+        weigher = FewArmsChanceWeigher if self.arms <= FEW else ChanceWeigher
+        return weigher(models, scale=self.scale, floor=self.floor)

@@ -29,11 +29,9 @@ class Thompson(Counting):
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "thompson"
 
     def shares(self, state: Sums) -> Floats:
-        """See Counting."""
         return best_of_betas(*self.posterior(state))
 
     def posterior(self, state: Sums) -> tuple[Floats, Floats]:
@@ -78,11 +76,9 @@ class GaussianThompson(Counting):
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "thompson"
 
     def shares(self, state: Sums) -> Floats:
-        """See Counting."""
         if self.noise is not None:
             return best_of_normals(*self._known_noise(state, self.noise))
         return best_of_students(*self._estimated_noise(state))

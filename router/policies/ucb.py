@@ -27,11 +27,9 @@ class Ucb(Counting):
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "ucb"
 
     def shares(self, state: Sums) -> Floats:
-        """See Counting."""
         return argmax_shares(self.bounds(state))
 
     def bounds(self, state: Sums) -> Floats:

@@ -13,7 +13,7 @@ from broker.protocol.header import Answer, Status
 
 SWEEP_S = 0.05
 
-Heard: TypeAlias = Mapping[str, Answer | MillraceError]
+AnswersByArm: TypeAlias = Mapping[str, Answer | MillraceError]
 """What became of each arm that was asked: its answer, or why there is none."""
 
 
@@ -23,7 +23,7 @@ class _Waiting:
     wait_until_s: float
     until_s: float
     allowed_s: float
-    futures: list[asyncio.Future[Heard]]
+    futures: list[asyncio.Future[AnswersByArm]]
     heard: dict[str, Answer | MillraceError] = field(default_factory=dict)
     has_result: bool = False
 
@@ -50,9 +50,11 @@ class FanIn:
     def __contains__(self, uid: object) -> bool:
         return uid in self._waiting
 
-    def expect(self, uid: bytes, arms: Collection[str], *, wait_s: float, allowed_s: float) -> asyncio.Future[Heard]:
+    def expect(
+        self, uid: bytes, arms: Collection[str], *, wait_s: float, allowed_s: float
+    ) -> asyncio.Future[AnswersByArm]:
         """Return the future of what is heard of `arms`. A uid that is waited for already shares that wait."""
-        future: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[AnswersByArm] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.get(uid)
         if waiting is not None:
             waiting.futures.append(future)

@@ -15,8 +15,8 @@ from broker.tensor.datatypes import Array, datatype_of
 from broker.tensor.responses import read_response
 from router.interleaving.interleave import interleave
 from router.interleaving.placed import ITEMS_LIMIT, Draw, PlacedList
-from router.policies.interleaving import Interleaving
-from router.ranking.fan_in import Heard
+from router.policies.policy import ListMerging
+from router.ranking.fan_in import AnswersByArm
 
 RANKERS_PARAMETER = "millrace_rankers"
 
@@ -38,7 +38,9 @@ class RankedList(NamedTuple):
     items: tuple[str, ...]
 
 
-def merge(request: Request, rankers: Sequence[str], heard: Heard, policy: Interleaving, draw: Draw) -> MergedAnswer:
+def merge(
+    request: Request, rankers: Sequence[str], heard: AnswersByArm, policy: ListMerging, draw: Draw
+) -> MergedAnswer:
     """Return one list of what the rankers answered; `request` is leg 0 as it was sent, `rankers` in the arms' order.
 
     A ranker that answered an error, with no ranking, or with items of another datatype than the first ranking's is left
@@ -79,7 +81,7 @@ def _texts(name: str, array: Array) -> tuple[str, ...]:
 
 
 def _rankings(
-    rankers: Sequence[str], heard: Heard, output: str
+    rankers: Sequence[str], heard: AnswersByArm, output: str
 ) -> tuple[dict[str, RankedList], dict[str, MillraceError]]:
     """Return the rankings that can be merged, and why those of other rankers that answered cannot."""
     rankings: dict[str, RankedList] = {}
@@ -98,7 +100,7 @@ def _rankings(
     return rankings, broken
 
 
-def _error(rankers: Sequence[str], heard: Heard, broken: dict[str, MillraceError]) -> Answer:
+def _error(rankers: Sequence[str], heard: AnswersByArm, broken: dict[str, MillraceError]) -> Answer:
     """Return or raise the first ranker's error; `invalid` is the client's fault only if all say so."""
     said = [broken.get(arm, heard[arm]) for arm in rankers]
     error = next((one for one in said if _status(one) is not Status.INVALID), said[0])
@@ -111,7 +113,7 @@ def _status(said: Answer | MillraceError) -> Status:
     return said.status if isinstance(said, Answer) else BY_WORD[said.status]
 
 
-def _placed(rankings: Sequence[RankedList], policy: Interleaving, draw: Draw) -> PlacedList:
+def _placed(rankings: Sequence[RankedList], policy: ListMerging, draw: Draw) -> PlacedList:
     """Return the list; ranks and credits have one number for each of `rankings`."""
     if len(rankings) > 1:
         return interleave([ranking.items for ranking in rankings], policy.method, policy.length, draw=draw)
@@ -135,7 +137,7 @@ def _answer(request: Request, rankings: dict[str, RankedList], placed: PlacedLis
 
 
 def _record(
-    request: Request, rankers: Sequence[str], used: Sequence[str], placed: PlacedList, policy: Interleaving
+    request: Request, rankers: Sequence[str], used: Sequence[str], placed: PlacedList, policy: ListMerging
 ) -> Merge:
     """Return the record; a ranker that was not used has 0 for every item."""
     places = [used.index(arm) if arm in used else None for arm in rankers]

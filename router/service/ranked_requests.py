@@ -25,7 +25,7 @@ from broker.protocol.answers import error_body
 from broker.protocol.bundle import answers_in
 from broker.protocol.header import BY_WORD, Answer, BodyForm, Request, pack_route, pack_ticket
 from broker.support.tasks import Tasks
-from router.ranking.fan_in import SWEEP_S, FanIn, Heard
+from router.ranking.fan_in import SWEEP_S, AnswersByArm, FanIn
 from router.ranking.merge_log import MergeLog
 from router.service.planning import PlannedRequest
 
@@ -111,7 +111,7 @@ class RankedRequests:
         self._records = MergeLog(broker, lost=lost, patience_s=RECORD_PATIENCE_S)
         self._outbox: Outbox[Request] = Outbox(broker, self._settled)
         self._tasks = Tasks()
-        self._held: set[asyncio.Future[Heard]] = set()
+        self._held: set[asyncio.Future[AnswersByArm]] = set()
         self._stopping = False
 
     def stop(self) -> None:
@@ -145,12 +145,12 @@ class RankedRequests:
         await self._records.drain()
 
     def _hold(self, delivery: Delivery, planned: PlannedRequest) -> None:
-        request, interleaving = planned.request, planned.router.interleaving
+        request, merging = planned.request, planned.router.merging
         allowed_s = (request.deadline_us - request.accepted_us) / 1e6
         future = self._answers.gathering.expect(
             request.uid,
             [ranker.route.arm for ranker in planned.rankers],
-            wait_s=allowed_s if interleaving is None else interleaving.wait_s,
+            wait_s=allowed_s if merging is None else merging.wait_s,
             allowed_s=allowed_s,
         )
         self._held.add(future)
@@ -197,7 +197,7 @@ class RankedRequests:
 
     # -- back: to the client
 
-    def _answer(self, planned: PlannedRequest, hold: PendingAck, future: asyncio.Future[Heard]) -> None:
+    def _answer(self, planned: PlannedRequest, hold: PendingAck, future: asyncio.Future[AnswersByArm]) -> None:
         self._held.discard(future)
         if future.cancelled():
             return

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from router.policies.base import JoinedRewards, Learning
+from router.policies.learning import JoinedRewards, Learning
 from router.stats.arrays import Bools, Floats, Ints, choose
 
 State = TypeVar("State")

@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from router.policies.base import Contextual, JoinedRewards, Learning
 from router.policies.counts import Sums, forget
+from router.policies.learning import Contextual, JoinedRewards, Learning
 from router.policies.thompson import Thompson
 from router.stats.arrays import Bools, Floats, Ints, choose
 

@@ -24,9 +24,7 @@ from broker.records.routing import (
 )
 from broker.records.status import SILENT_AFTER_S, Announcement, read_status
 from router.drawing.router import Router
-from router.policies.interleaving import Interleaving
-from router.policies.learned import LearnedLinearPolicy, LearnedPolicy
-from router.policies.read_policy import read_policy
+from router.policies.declared import read_policy
 from router.policies.snapshot import WeightSnapshot
 from router.state.members import MemberTable
 
@@ -223,7 +221,7 @@ class View:
 
     def _learns(self, endpoint: str) -> bool:
         try:
-            return isinstance(self.router(endpoint).policy, (LearnedPolicy, LearnedLinearPolicy, Interleaving))
+            return self.router(endpoint).policy.learns
         except NotFound:
             return False
 

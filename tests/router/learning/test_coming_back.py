@@ -20,7 +20,7 @@ from broker.records.endpoint import Endpoint, read_endpoint
 from broker.records.routing import LearnerCheckpoint, LogPosition, experiment_of
 from router.learning.bandit import BanditExperiment
 from router.learning.fold_document import checkpoint_of, resume
-from router.policies.base import one_run
+from router.policies.learning import one_run
 from router.policies.linear import LinUcb
 from router.policies.thompson import Thompson
 from router.state.view import View
