@@ -93,7 +93,7 @@ def _weights(routed: RoutedEndpoint) -> Table:
     weights = view.router(endpoint.endpoint).snapshot.weights
     rows = []
     for (arm, target), weight in zip(endpoint.arms.items(), _shares(weights), strict=True):
-        ready = "yes" if view.is_ready(target.model, target.version) else "no"
+        ready = "yes" if view.versions.is_ready(target.model, target.version) else "no"
         rows.append((arm, f"{target.model}@{target.version}", ready, weight, bar(weight)))
     return Table(key="weights", title="Weights", columns=("arm", "model", "ready", "weight", ""), rows=rows)
 

@@ -68,7 +68,9 @@ class RoutedEndpoint:
     @property
     def may_be_led(self) -> bool:
         """Tell whether a learner runs: if none leads yet, it may claim in a moment."""
-        parts = [said for said, _ in self.view.parts.values() if said.part == "learner" and said.state == "ready"]
+        parts = [
+            said for said, _ in self.view.processes.newest.values() if said.part == "learner" and said.state == "ready"
+        ]
         return any(now_us() - said.at_us < SILENT_AFTER_S * 1e6 for said in parts)
 
     @property
@@ -176,7 +178,7 @@ def _fold(claims: DeclaredResults, name: str, record: Record) -> None:
 
 def _silence_s(view: View, claim: LeadershipClaim | None) -> float | None:
     """Return for how long the learner of the newest claim has been silent; None if it is not there at all."""
-    heard = None if claim is None else view.parts.get(claim.instance)
+    heard = None if claim is None else view.processes.newest.get(claim.instance)
     if heard is None or heard[0].state == "stopped":
         return None
     return max(0.0, (now_us() - heard[0].at_us) / 1e6)

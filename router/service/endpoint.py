@@ -66,7 +66,7 @@ class EndpointService:
         self._settling = AckTracker(broker)
         self._answering = ReplySender(broker, dropped=metrics.dropped)
         self._rows = PredictionLogWriter(broker, {}, source=f"/millrace/{instance}", linger_s=DOOR_LINGER_S)
-        self._shadows = ShadowSender(broker, self._rows, view.max_batch)
+        self._shadows = ShadowSender(broker, self._rows, view.versions.max_batch)
         self._answers = answers
         self._lists = RankedRequests(
             broker,
@@ -74,7 +74,7 @@ class EndpointService:
             self._answering,
             self._settling,
             self._rows,
-            max_batch=view.max_batch,
+            max_batch=view.versions.max_batch,
             lost=metrics.lost_merge,
         )
         self._tasks = Tasks()
@@ -185,7 +185,7 @@ class EndpointService:
         """Put requests into the line of their arm; those for which a stuck arm has no room end at once."""
         line = self._lines.get(queue) or self._begin_line(queue)
         room = max(0, self._line_limit() - line.held) if self._has_others() and line.is_stuck else len(items)
-        for part in _parts(items[:room], self._view.max_batch(route.model, route.version)):
+        for part in _parts(items[:room], self._view.versions.max_batch(route.model, route.version)):
             line.put(route, part)
         if items[room:]:
             self._end_all(

@@ -38,7 +38,7 @@ def plan(
     message = decompressed(delivery.message, MESSAGE_LIMIT_BYTES - HEADER_ROOM_BYTES)
     asked = read_headers(message, channels)
     router, mask = view.resolve(endpoint)
-    view.check_servable(router.endpoint, mask)
+    view.versions.check_servable(router.endpoint, mask)
     key = key_of(router.endpoint.key, asked.key, message.body, asked.json_length)
     if key and asked.pin is None and router.draws_by_key:
         view.members.check_key()

@@ -117,8 +117,8 @@ class Learners:
 
     async def leads(self, learner: Learner) -> int:
         """Return the term with which a learner leads, once a snapshot of it was taken."""
-        await until(lambda: bool(learner.claims) and learner.claims[-1] == self.view.term == self._term_taken())
-        return self.view.term
+        await until(lambda: bool(learner.claims) and learner.claims[-1] == self.view.learned.term == self._term_taken())
+        return self.view.learned.term
 
     async def stand_by(self, learner: Learner) -> None:
         """Return once a learner has said that it is there."""
@@ -201,7 +201,7 @@ class Learners:
         said = self.view.snapshot_of("e") if self.view.endpoints() else None
         if said is not None and said is not self._last:
             self._last = said
-            self.taken.append((said.term, self.view.term))
+            self.taken.append((said.term, self.view.learned.term))
 
 
 def ledger_of(folder: Path) -> tuple[int, int]:

@@ -33,7 +33,7 @@ THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), 
 
 async def learn(broker: Broker, view: View) -> None:
     """Send 60 requests with their feedback, and wait until they are counted."""
-    await until(lambda: view.endpoints() and view.term >= 0)
+    await until(lambda: view.endpoints() and view.learned.term >= 0)
     await send(broker, requests(view, 0, 60))
     await until(lambda: pulls(view) == 60)
 
@@ -70,7 +70,7 @@ async def test_who_is_declared_anew_while_no_learner_runs_comes_back_with_what_i
                 await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(other))
                 first = await declare(broker, BANDIT)
                 await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(first))
-                await until(lambda: (said := view.snapshot_of("e")) and said.term == view.term)
+                await until(lambda: (said := view.snapshot_of("e")) and said.term == view.learned.term)
                 await until(lambda: pulls(view) == 60)
 
 
@@ -118,11 +118,11 @@ async def test_whatever_becomes_of_the_ledger_the_log_is_read(
         async with viewing(broker) as view:
             async with learning(broker, tmp_path):
                 await learn(broker, view)
-            term = view.term
+            term = view.learned.term
             harm(tmp_path / "learner.db")
             async with learning(broker, tmp_path, "learner-2"):
-                await until(lambda: view.term > term)
-                await until(lambda: (said := view.snapshot_of("e")) and said.term == view.term)
+                await until(lambda: view.learned.term > term)
+                await until(lambda: (said := view.snapshot_of("e")) and said.term == view.learned.term)
                 assert pulls(view) == 60
         assert bool(list(tmp_path.glob("learner.db.damaged-*"))) is is_aside  # noqa: ASYNC240 - a folder of ten files
 

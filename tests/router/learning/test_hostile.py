@@ -235,7 +235,7 @@ def test_a_verdict_of_an_older_experiment_says_nothing_of_this_one() -> None:
     view.fold_declared(Record(0, endpoint_declared(declaration, "test"), {}))
     old = ExperimentResult(endpoint="e", experiment="before", number=9, phase="aborted", weights=(1.0, 0.0))
     view.fold_declared(Record(1, write_verdict(old), {}))
-    assert [name for name, _ in view.unspoken()] == ["e"]
+    assert [name for name, _ in view.without_snapshot()] == ["e"]
     foreign = SnapshotRecord(endpoint="e", experiment="before", term=-1, number=9, weights=(1.0, 0.0))
     view.fold_status(Record(0, write_snapshot(replace(foreign, term=0)), {}))
     assert view.snapshot_of("e") is None

@@ -75,5 +75,5 @@ async def test_what_was_declared_is_declared_again_and_the_lead_is_claimed_again
         async with viewing(other) as after:
             await until(lambda: after.snapshot_of("e") is not None)
             assert after.declaration("e") == before.declaration("e")
-            await until(lambda: before.term == after.term)
+            await until(lambda: before.learned.term == after.learned.term)
             assert before.snapshot_of("e") is not None
