@@ -30,7 +30,7 @@ from router.learning.rows import Decision
 from router.policies.declared import read_policy
 from router.policies.policy import Policy
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _SPACING = 1024  # places between two records of a log, for the ticks that a clock puts there
 
@@ -106,7 +106,7 @@ class Recorder:
         try:
             self._fold.apply(record)
         except Exception as exc:  # noqa: BLE001 - a record that breaks the fold must not hide what all others say
-            log.debug("record %d could not be folded: %s", record.offset, exc)
+            logger.debug("record %d could not be folded: %s", record.offset, exc)
             self._counts["unreadable"] += 1
         self._note_snapshots()
 
@@ -172,7 +172,7 @@ class Recorder:
                 self._shadows.add(rows)
             return int(np.median(rows.column("published_us").to_numpy(zero_copy_only=False)))
         except (KeyError, TypeError, ValueError) as exc:  # columns of another kind: the fold counts the record
-            log.debug("record %d has rows of another form: %s", record.offset, exc)
+            logger.debug("record %d has rows of another form: %s", record.offset, exc)
             return 0
 
     def _before(self, decision: Decision, _: int) -> Sequence[float] | None:

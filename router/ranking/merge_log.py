@@ -19,7 +19,7 @@ from broker.support.tasks import Tasks
 PAUSE_S = 0.5
 WARN_EVERY_S = 30.0
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _Record(NamedTuple):
@@ -91,4 +91,4 @@ class MergeLog:
         now_s = time.monotonic()
         if now_s - self._warned_s >= WARN_EVERY_S:
             self._warned_s = now_s
-            log.warning("%s: a merge record was not taken (%s)", record.message.queue, outcome)
+            logger.warning("%s: a merge record was not taken (%s)", record.message.queue, outcome)

@@ -35,7 +35,7 @@ RECORD_PATIENCE_S = 3600.0  # as for rows: meanwhile the source stays unacked
 PAUSE_S = 0.2
 STOP_S = 10.0  # what is not answered by then comes back to another router
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class RankerAnswers:
@@ -207,7 +207,7 @@ class RankedRequests:
         except MillraceError as exc:
             answer = _no_answer(planned.request, exc)
         except Exception:  # whatever rankers answer, it must not end the router for the others
-            log.exception("endpoint %s: what the rankers answered could not be merged", endpoint)
+            logger.exception("endpoint %s: what the rankers answered could not be merged", endpoint)
             answer = _no_answer(planned.request, Failed("the router could not merge what the rankers answered"))
         if record is None:
             hold.settle()

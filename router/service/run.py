@@ -27,7 +27,7 @@ from router.state.checkpoint_bootstrap import CheckpointBootstrap
 from router.state.members import keep_comparing
 from router.state.view import View
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LOOK_S = 0.25
 DECLARE_AT_ONCE = 8
@@ -164,12 +164,12 @@ class RouterService:
                     await self._broker.declare(channels.results(endpoint))
             except TryAgain as exc:
                 if self._refused.get(endpoint) != str(exc):
-                    log.error("endpoint %s: clients of its queue are not served: %s; trying again", endpoint, exc)  # noqa: TRY400 - a person can mend this: a traceback would only hide it
+                    logger.error("endpoint %s: clients of its queue are not served: %s; trying again", endpoint, exc)  # noqa: TRY400 - a person can mend this: a traceback would only hide it
                 self._refused[endpoint] = str(exc)
             else:
                 self._serve(endpoint)
                 if self._refused.pop(endpoint, None):
-                    log.warning("endpoint %s: clients of its queue are served", endpoint)
+                    logger.warning("endpoint %s: clients of its queue are served", endpoint)
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_LONGEST_S)

@@ -17,7 +17,7 @@ LIMIT = 5000  # on their way at once: what comes then is dropped
 PATIENCE_S = 2.0  # with a broker that is away; a queue that is full is asked once
 DRAIN_S = 5.0
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class ShadowSender:
@@ -83,7 +83,7 @@ class _Guarded:
         except Unreachable:
             raise
         except Exception:  # a shadow ends nothing but itself
-            log.exception("%d bundles of shadows could not be published", len(messages))
+            logger.exception("%d bundles of shadows could not be published", len(messages))
             return [UNKNOWN] * len(messages)
 
 
