@@ -14,10 +14,7 @@ class Split(Policy):
 
     weights: tuple[float, ...]
     sticky: bool = False
-
-    @property
-    def name(self) -> str:
-        return "split"
+    name: str = "split"
 
     def first(self) -> WeightSnapshot:
         return WeightSnapshot(0, self.weights)

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 TAKE = 256
 PREFETCH = 1024
 
+
 class Drainable(Protocol):
     """A part that holds requests for a while."""
 

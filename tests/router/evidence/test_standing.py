@@ -82,3 +82,20 @@ def test_a_report_has_all_its_sections_whatever_the_policy_is(policy: dict[str, 
     found = as_json(report(recorded(declared, log, is_led=True)))
     assert {"log", "requests"} <= set(found)
     assert {"guardrails", "preference", "posterior"} & set(found)
+
+
+@pytest.mark.parametrize("is_led", [True, False])
+def test_a_report_counts_the_merged_lists_of_an_interleaving(is_led: bool) -> None:
+    declared = endpoint(INTERLEAVE)
+    shown = [Shown(number=number, arm="a", accepted_us=START_US + number) for number in range(3)]
+    log = [*map(shown_list, shown), *clicks(shown), tick(1)]
+    recorder = Recorder(declared, LATER_US, is_led=is_led)
+    for record in numbered(log):
+        recorder.apply(record)
+    evidence = recorder.finish()
+    assert evidence.counts["decisions"] == 3
+    if is_led:
+        for number in range(2, 10):
+            recorder.apply(replace(tick(number), offset=len(log) + number))
+        about = recorder.finish().experiment.about(recorder.finish().state)
+        assert about["votes"] == 3
