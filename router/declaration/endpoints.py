@@ -15,7 +15,7 @@ class DeclaredEndpoints:
         self.changes = 0
 
     def fold(self, record: Record) -> EndpointDeclaration | None:
-        """Fold a record of the log; return what it declares, None if it is of another kind."""
+        """Fold a record of the log; return the declaration in it, None if it has another kind."""
         declared = read_declared(record)
         if declared is None:
             return None

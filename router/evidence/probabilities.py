@@ -11,23 +11,23 @@ from router.policies.snapshot import WeightSnapshot, masked
 from router.policies.weigher import Weigher
 
 AGREES = 1e-9
-MODELS_KEPT = 64  # of a policy that looks at features: each snapshot of it is large
+MODELS_KEPT = 64  # snapshots with models are large
 
 
 class Probabilities:
-    """Snapshots as they were published, oldest first."""
+    """The published snapshots, oldest first, and the probabilities of decisions that follow from them."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._dimensions = 1 + sum(feature.dimensions for feature in policy.features)  # with the intercept
-        self.published: list[tuple[int, tuple[float, ...]]] = []  # when, and the weights without any features
+        self.published: list[tuple[int, tuple[float, ...]]] = []  # publication time in microseconds, and weights
         self._by_number: dict[int, WeightSnapshot] = {}
         self._recent: list[tuple[int, WeightSnapshot]] = []
         self._masked = lru_cache(maxsize=4096)(lambda snapshot, mask: masked(snapshot.weights, mask))
         self._weigher = lru_cache(maxsize=MODELS_KEPT)(self._made)
 
     def note(self, snapshot: WeightSnapshot, at_us: int) -> None:
-        """Know one more snapshot."""
+        """Add a snapshot that was published at a time (microseconds)."""
         self.published.append((at_us, snapshot.weights))
         self._by_number[snapshot.number] = snapshot
         self._recent.append((at_us, snapshot))
@@ -37,13 +37,13 @@ class Probabilities:
                 self._by_number.pop(old.number, None)
 
     def drawn(self, decision: Decision, arm: int) -> Sequence[float] | None:
-        """Return what a decision was drawn from; None if its snapshot is not known, or says another propensity."""
+        """Return the probabilities of a decision; None if its snapshot is unknown, or gives another propensity."""
         snapshot = self._by_number.get(decision.snapshot)
         found = None if snapshot is None else self._of(snapshot, decision)
         return found if found is not None and abs(found[arm] - decision.propensity) <= AGREES else None
 
     def before(self, decision: Decision) -> Sequence[float] | None:
-        """Return what the newest snapshot before a decision gives for it; None if its features are not in the log."""
+        """Return the probabilities of the newest snapshot before a decision; None if its features are not logged."""
         snapshot = next((one for at_us, one in reversed(self._recent) if at_us <= decision.accepted_us), None)
         return None if snapshot is None else self._of(snapshot, decision)
 

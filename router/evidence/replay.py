@@ -1,4 +1,4 @@
-"""What a policy that is not declared yet would have earned with the requests that are in the log."""
+"""Estimates of the rewards of a policy that is not declared yet, from the requests in the log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OF_UNKNOWN_WEIGHTS = "of unknown weights: features that are not in the log, or a
 
 
 def check_candidate(declared: Endpoint, candidate: Endpoint) -> None:
-    """Raise Misconfigured unless a candidate can be judged by the log of what is declared."""
+    """Raise Misconfigured unless a candidate can be compared in the log of the declared policy."""
     name = declared.endpoint
     if candidate.endpoint != name:
         raise Misconfigured(f"the file declares endpoint {candidate.endpoint}, and the log is that of {name}")
@@ -39,7 +39,7 @@ def check_candidate(declared: Endpoint, candidate: Endpoint) -> None:
 
 
 def replay(evidence: Evidence, candidate: Endpoint) -> list[Section]:
-    """Return what the candidate would have earned, a table a reward, and what could not be used."""
+    """Return a table of estimates for each reward, the candidate's shares, and the numbers of unused decisions."""
     experiment = read_experiment(candidate)
     names = list(evidence.decisions.rewards if experiment is None else experiment.rewards)
     tables = [_values(evidence, name, [] if experiment is None else [WHAT_IT_LEARNT]) for name in names]
@@ -87,7 +87,7 @@ def _values(evidence: Evidence, name: str, notes: Sequence[str]) -> Table:
 
 
 def _better(one: PolicyValue, logged: float | None) -> PolicyValue:
-    """Say beside an estimate whether its interval is all on one side of what the log earned."""
+    """Add a remark if the whole interval of an estimate is on one side of the log's own mean."""
     if one.refused or logged is None or one.low is None or one.high is None:
         return one
     side = "more than the log" if one.low > logged else "less than the log" if one.high < logged else ""

@@ -38,8 +38,8 @@ def interleave(
     """Return a list of at most `length` items, merged from the best items of two or more rankings.
 
     It is shorter only if the rankings hold fewer items. `draw` yields numbers in [0, 1): `placed.stream` for requests,
-    so that a retry gets the same list; a generator's `random` in simulations. Raises InvalidRequest for rankings that are
-    empty, hold an item twice, or hold more than 10 000; ValueError like `check_method`.
+    so that a retry gets the same list; a generator's `random` in simulations. Raises InvalidRequest for rankings that
+    are empty, hold an item twice, or hold more than 10 000; ValueError like `check_method`.
     """
     check_method(method, max(len(rankings), 2), length)
     known = checked(rankings)

@@ -15,8 +15,8 @@ def probabilistic(rankings: CheckedRankings, length: int, draw: Draw) -> dict[st
 
     At each position one ranker, drawn uniformly, places an item with a probability in proportion to rank**-3, among
     those not in the list yet (Hofmann, Whiteson and de Rijke 2011; Schuth et al. 2015 for more than two). Given the
-    list, the rankers of two positions are independent, and so P_j(item | before) / sum_i P_i(item | before) is exact, without
-    a sum over all assignments of rankers to positions.
+    list, the rankers of two positions are independent, and so P_j(item | before) / sum_i P_i(item | before) is exact,
+    without a sum over all assignments of rankers to positions.
     """
     softmax = [np.arange(1.0, len(ranking) + 1.0) ** -TAU for ranking in rankings.lists]
     placed: dict[str, Credit] = {}

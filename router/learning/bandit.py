@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from router.learning.experiment import ClosedReward, Experiment, Once, State
-from router.policies.learning import JoinedRewards, Learning, one_run
+from router.learning.experiment import ClosedReward, Experiment, Once, Posterior, State
+from router.policies.learning import HasPosterior, JoinedRewards, Learning, one_run
 from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import ONE, Floats
 
@@ -48,6 +48,13 @@ class BanditExperiment(Experiment[State]):
     def runs_by_itself(self, state: State) -> bool:
         # Older rewards count less if a half-life is declared.
         return getattr(self.learning, "half_life", None) is not None and any(self.about(state).get("pulls", ()))
+
+    def posterior(self, state: State, levels: Sequence[float]) -> Posterior | None:
+        if not isinstance(self.learning, HasPosterior):
+            return None
+        best = self.learning.shares(state)[0].tolist()
+        quantiles = [self.learning.quantile(state, level)[0].tolist() for level in levels]
+        return Posterior(arms=self.among, best=best, quantiles=quantiles)
 
     def about(self, state: State) -> Mapping[str, Any]:
         return about_arms(state, self.among, self.arms)

@@ -54,6 +54,18 @@ class ClosedReward:
     value: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterior:
+    """The posterior of the arms' mean rewards: for each of `arms` (places) its probability to be `best`, and quantiles.
+
+    `quantiles` has one sequence for each level that was asked for.
+    """
+
+    arms: Sequence[int]
+    best: Sequence[float]
+    quantiles: Sequence[Sequence[float]]
+
+
 class Experiment(ABC, Generic[State]):
     """The learning part of a policy. States are dataclasses of arrays with one run, which `stats.packing` can write.
 
@@ -124,6 +136,11 @@ class Experiment(ABC, Generic[State]):
         """Return True if ticks alone can change the state, without any request."""
         del state
         return False
+
+    def posterior(self, state: State, levels: Sequence[float]) -> Posterior | None:
+        """Return the posterior with quantiles at `levels`; None for a policy without one."""
+        del state, levels
+        return None
 
     def about(self, state: State) -> Mapping[str, Any]:
         """Return figures for operators and metrics, as JSON."""

@@ -12,7 +12,7 @@ from router.stats.arrays import Floats, argmax_shares
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpsilonGreedy(Counting):
-    """Epsilon-greedy. An arm without a reward is the best; arms with the same mean share."""
+    """Epsilon-greedy. An arm without rewards counts as the best; arms with equal means share."""
 
     epsilon: float = 0.05
 

@@ -1,4 +1,4 @@
-"""`exp3`: exponential weights over estimated losses; promises something whatever the rewards do."""
+"""`exp3`: exponential weights over estimated losses, with a regret bound for any sequence of rewards."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ class Losses:
 class Exp3:
     """Exp3 for rewards in [0, 1] (Bubeck and Cesa-Bianchi 2012, figure 3.1).
 
-    A loss counts for 1 / propensity, and that is the logged one: with today's, late rewards would be credited as if
-    they had been drawn today. `rate` none: sqrt(ln K / (K t)) after t rewards, for a regret of at most
-    2 sqrt(T K ln K).
+    A loss counts 1 / propensity, with the logged propensity: the present one would be wrong for late rewards. Without
+    `rate` it is sqrt(ln K / (K t)) after t rewards, for a regret of at most 2 sqrt(T K ln K).
     """
 
     arms: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from router.policies.weigher import Weigher
 from router.stats.arrays import Floats, Ints
 
 State = TypeVar("State")
+Contra = TypeVar("Contra", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,21 @@ class Learning(Protocol[State]):
         """Return the state after some rewards; in any order and in any batches it is the same, byte for byte."""
 
     def tick(self, state: State, ticks: int = 1) -> State:
-        """Return the state after `ticks` of the log's clock: older rewards count less, if a half-life is declared."""
+        """Return the state after `ticks` of the log's clock: older rewards count less if a half-life is declared."""
 
     def weights(self, state: State) -> Floats:
         """Return the probability of each arm (runs, arms); rows sum to 1, and none is below the floor."""
+
+
+@runtime_checkable
+class HasPosterior(Protocol[Contra]):
+    """A bandit with a posterior of each arm's mean reward."""
+
+    def shares(self, state: Contra) -> Floats:
+        """Return the probability of each arm to be the best (runs, arms)."""
+
+    def quantile(self, state: Contra, level: float) -> Floats:
+        """Return the quantile of each arm's mean (runs, arms)."""
 
 
 class Contextual(Protocol[State]):

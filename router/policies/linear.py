@@ -1,6 +1,6 @@
 """`linucb` and `lints`: a linear model of the reward for each arm, from the request's features (disjoint models).
 
-A fold keeps the order of events: these sums are floats, and are equal to 1e-9 in any other order.
+The fold keeps the order of events: its sums are floats, which another order changes by up to 1e-9.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from router.stats.best_arm import FEW, best_of_normals
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear(ABC):
-    """What both policies share. `ridge` is the weight of the prior; features are vectors of `dimensions`."""
+    """The base of both bandits. `ridge` is the weight of the prior; features are vectors of `dimensions`."""
 
     arms: int
     dimensions: int
@@ -35,7 +35,7 @@ class Linear(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """See the protocol."""
+        """The policy's name in prediction rows."""
 
     @abstractmethod
     def shares(self, mean: Floats, deviation: Floats) -> Floats:
@@ -50,11 +50,9 @@ class Linear(ABC):
         return LinearModels(np.broadcast_to(prior, (*shape, self.dimensions)).copy(), np.zeros(shape))
 
     def fold(self, state: LinearModels, seen: JoinedRewards, features: Floats) -> LinearModels:
-        """See the protocol. The root follows by Potter's formula (Bierman 1977, Factorization methods, II.7).
-
-        The inverse itself would lose all its digits to features of unequal size: with this, predictions for features
-        from 0 to 1e6 are right to 1e-10 of their deviations, and to 1e-4 where features repeat each other.
-        """
+        # The root follows by Potter's formula (Bierman 1977, Factorization methods, II.7). The inverse itself would
+        # lose all digits with features of unequal size: with the root, predictions for features from 0 to 1e6 are
+        # accurate to 1e-10 of their deviations, and to 1e-4 for collinear features.
         root, rewarded = state.root.copy(), state.rewarded.copy()
         for places in rounds(seen.run):
             cell = (seen.run[places], seen.arm[places])

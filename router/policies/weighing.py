@@ -1,4 +1,4 @@
-"""The weights that a linear policy gives the arms for one request: what `linear.py` says of arrays, in microseconds."""
+"""The weigher of linear bandits: the weights of `linear.py` for a single request, in microseconds."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from router.stats.best_arm import best_of_few_normals, best_of_normals
 Predictor = Callable[[Sequence[float]], tuple[list[float], list[float]]]
 
 _LEAST = LEAST_DEVIATION**2
-_LARGEST = 1e60  # of a coefficient: what it weighs has a fourth power then
-_TIE = 1e-12  # scores that differ by less are equal: the arms that nothing is known of, however their sums are rounded
+_LARGEST = 1e60  # of a coefficient: weights contain its fourth power
+_TIE = 1e-12  # scores that differ by less are equal, such as those of arms without rewards after rounding
 
 
 class BoundWeigher(Weigher):
-    """LinUCB. Only which arms are best together decides the weights: those sets are as few as arms, but for ties."""
+    """LinUCB. The weights depend only on the set of best arms, so they are cached by that set."""
 
     def __init__(self, models: LinearModels, *, scale: float, floor: float) -> None:
         self._predict = _predictor(models, scale)
@@ -49,7 +49,7 @@ class BoundWeigher(Weigher):
 
 
 class ChanceWeigher(Weigher):
-    """LinTS: an arm weighs its chance to be the best. That is an integral, which takes 40 us; of few see below."""
+    """LinTS: an arm's weight is its probability to be the best, an integral that takes 40 us."""
 
     def __init__(self, models: LinearModels, *, scale: float, floor: float) -> None:
         self._predict = _predictor(models, scale)
@@ -62,9 +62,9 @@ class ChanceWeigher(Weigher):
 
 
 class FewArmsChanceWeigher(Weigher):
-    """LinTS of two or three arms: the chances are exact, and are not looked at beyond the arm that is drawn.
+    """LinTS of two or three arms: the probabilities are exact, and are computed only up to the drawn arm.
 
-    They are looked at from the arm with the highest mean on, which most requests go to.
+    The arm with the highest mean, which most requests get, comes first.
     """
 
     def __init__(self, models: LinearModels, *, scale: float, floor: float) -> None:
@@ -98,10 +98,10 @@ class FewArmsChanceWeigher(Weigher):
 
 
 def _predictor(models: LinearModels, scale: float) -> Predictor:
-    """Return what gives each arm's expected reward, and its variance scale^2 x' A^-1 x.
+    """Return a function that gives each arm's expected reward and its variance scale^2 x' A^-1 x.
 
-    Two products for all arms: of everything with x, then of what came of the roots with itself. They are written where
-    the last request's were, as x is: numpy would take twice as long to read a list.
+    It computes two products for all arms: of roots and coefficients with x, then of the roots' part with itself. All
+    arrays, x too, are reused for every request: numpy would take twice as long to read a list.
     """
     root = models.root[0]
     arms, dimensions, _ = root.shape

@@ -16,7 +16,8 @@ from router.stats.eprocess import PairTest
 class EventRates:
     """The share of bad events: `base` for the stable arms, `ratio` times that for the canary.
 
-    `drift` is the amplitude of the base rate's oscillation, relative to the rate; one oscillation takes `period` requests.
+    `drift` is the amplitude of the base rate's oscillation, relative to the rate; one oscillation takes `period`
+    requests.
     """
 
     base: float

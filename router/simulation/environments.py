@@ -134,8 +134,8 @@ def replaced_items(
 ) -> Floats:
     """Return the regret (runs,) where items come and go (Chapelle and Li 2011, table 1).
 
-    At each request an item is replaced with probability `chance`; a new one's mean is Beta(4, 4), and nothing is known
-    of it. Feedback comes every `every` requests; what is then under way of a replaced item is dropped.
+    At each request an item is replaced with probability `chance`; the mean of a new item is Beta(4, 4), and the policy
+    knows nothing of it. Feedback comes every `every` requests; delayed rewards of a replaced item are dropped.
     """
     drawing, world = (np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(2))
     rows, regret = np.arange(runs), np.zeros(runs)

@@ -23,7 +23,7 @@ from router.stats.arrays import Floats
 DRAWS_LIMIT = 1_000_000_000
 LISTS_LIMIT = 100_000
 TWO_HOURS_S = 7200.0
-MOST_STEPS = 200  # snapshots: their probabilities are what takes time
+MOST_STEPS = 200  # snapshots: computing their probabilities takes most of the time
 
 
 def simulated_bandit(
@@ -159,7 +159,7 @@ def simulated_interleaving(
 
 
 def _numbers(option: str, arms: Sequence[str], given: Mapping[str, float]) -> list[float]:
-    """Return each arm's number; raises Misconfigured naming what is missing."""
+    """Return each arm's number; raises Misconfigured naming the missing ones."""
     if unknown := [arm for arm in given if arm not in arms]:
         raise Misconfigured(f"{option}: {unknown[0]!r} is not an arm that is tried; there is: {', '.join(arms)}")
     if missing := [arm for arm in arms if arm not in given]:
