@@ -14,7 +14,7 @@ from broker.protocol.bundle import answers_in
 from broker.protocol.header import Answer, Request
 from broker.support.tasks import Tasks
 from gateway.core.rate import AnswerRate
-from router.ranking.fan_in import SWEEP_S, FanIn, Heard
+from router.ranking.fan_in import SWEEP_S, AnswersByArm, FanIn
 
 TAKE = 1000
 TROUBLED_S = 2.0
@@ -95,7 +95,9 @@ class PendingRequests:
         self._by_model[model] += 1
         return future
 
-    def gather(self, uid: bytes, arms: Collection[str], *, wait_s: float, allowed_s: float) -> asyncio.Future[Heard]:
+    def gather(
+        self, uid: bytes, arms: Collection[str], *, wait_s: float, allowed_s: float
+    ) -> asyncio.Future[AnswersByArm]:
         """Return the future of what several arms answer (see `FanIn`); raises QueueFull like `expect`."""
         self._check_room()
         return self._gathering.expect(uid, arms, wait_s=wait_s, allowed_s=allowed_s)

@@ -10,8 +10,9 @@ from gateway.core.core import Core
 from gateway.core.sending import RequestSender
 from gateway.routes.preferences import Preferences
 from router.drawing.legs import rankers_of
-from router.drawing.router import Plan, Router
-from router.ranking.fan_in import Heard
+from router.drawing.plan import Plan
+from router.drawing.router import Router
+from router.ranking.fan_in import AnswersByArm
 from router.ranking.merge_log import MergeLog
 
 RECORD_PATIENCE_S = 60.0
@@ -22,7 +23,7 @@ def check_waits(router: Router, pin: str | None, wishes: Preferences) -> None:
 
     By the declaration, not by who is ready now: the same request is not to be refused on some days.
     """
-    if wishes.stored and pin is None and router.interleaving is not None:
+    if wishes.stored and pin is None and router.merging is not None:
         raise InvalidRequest(
             f"endpoint {router.endpoint.endpoint} makes one list of several rankings while its client waits: "
             "send the request without Prefer and Idempotency-Key, or pin an arm"
@@ -37,10 +38,10 @@ class RankedSender:
         self._sending = sending
         self._records = MergeLog(core.broker, lost=core.metrics.lost_merge, patience_s=RECORD_PATIENCE_S)
 
-    def ask(self, router: Router, request: Request, plan: Plan, allowed_s: float) -> asyncio.Future[Heard]:
+    def ask(self, router: Router, request: Request, plan: Plan, allowed_s: float) -> asyncio.Future[AnswersByArm]:
         """Send a request to all its rankers; returns the future of what they say. Raises QueueFull."""
         rankers = rankers_of(request, plan, self._pending.queue)
-        wait_s = allowed_s if router.interleaving is None else router.interleaving.wait_s
+        wait_s = allowed_s if router.merging is None else router.merging.wait_s
         try:
             heard = self._pending.gather(
                 request.uid, [leg.arm for leg in plan.legs], wait_s=wait_s, allowed_s=allowed_s
@@ -52,7 +53,7 @@ class RankedSender:
             self._sending.put(ranker)
         return heard
 
-    def answer(self, router: Router, request: Request, heard: Heard) -> Answer:
+    def answer(self, router: Router, request: Request, heard: AnswersByArm) -> Answer:
         """Return the one answer. Its record is on its way; raises what the rankers, or we, say went wrong."""
         merged = router.merge(request, heard)
         if merged.record is not None:

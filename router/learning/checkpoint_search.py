@@ -1,4 +1,4 @@
-"""Looking through an event log for what earlier learners have left there."""
+"""The search of an event log for the checkpoints of earlier learners."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from broker.protocol.ids import now_us
 from broker.records.routing import LearnerCheckpoint, read_checkpoint, read_tick
 
 READ_AT_ONCE = 1000
-BACK_S = 600.0  # where the newest checkpoint is looked for first
+BACK_S = 600.0  # the search begins this far before the end
 SILENCE_S = 1.0
 UNREAD_S = 10.0
 
 
 @dataclass(slots=True)
 class CheckpointFound:
-    """What a log says of earlier learners: the newest checkpoint, and where to begin if there is none."""
+    """The newest checkpoint of an experiment, and where to begin if there is none.
+
+    `tick` is the newest tick up to `end`. `is_used`: the log holds a checkpoint of any experiment.
+    """
 
     first: int = 0
     end: int = 0
     tick: int = 0
     is_used: bool = False
-    newest: str = ""  # the experiment that was learnt last
+    newest: str = ""  # the experiment of the newest checkpoint
     checkpoint: LearnerCheckpoint | None = None
 
 
 class CheckpointSearch:
-    """Reads a log for the newest checkpoint of an experiment: its last minutes first, then all of it."""
+    """Reads the last minutes of a log, then all of it, for the newest checkpoint of an experiment."""
 
     def __init__(self, broker: Broker, log_name: str, experiment: str) -> None:
         self._broker = broker
@@ -38,7 +41,7 @@ class CheckpointSearch:
         self._experiment = experiment
 
     async def run(self) -> CheckpointFound:
-        """Return what was found up to the end that the log has now."""
+        """Search up to the present end of the log; raises Unreachable if it cannot be read."""
         end = await self._broker.end(self._log)
         found = await self._read(Since(now_us() - int(BACK_S * 1e6)), end)
         return found if found.checkpoint is not None else await self._read(0, end)
@@ -59,7 +62,7 @@ class CheckpointSearch:
                     reader = self._broker.read(self._log, gap.end)
                     continue
                 except TimeoutError:
-                    if isinstance(start, Since):  # nothing was written lately: there is nothing to find
+                    if isinstance(start, Since):  # no record is that young
                         return found
                     raise Unreachable(f"{self._log} could not be read to its end: {at} of {end}") from None
                 at = records[-1].offset + 1 if records else end

@@ -1,4 +1,4 @@
-"""Interleaved rankers as an experiment: clicks become credit, each key votes once, and a proven winner ends it."""
+"""The experiment of interleaved rankers: clicks become credit, each key votes once, and a proven winner ends it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from router.interleaving.placed import credits_of
 from router.interleaving.preference import Ballot, Preference, Votes
-from router.learning.experiment import ClosedReward, CreditedDecision, Once
+from router.learning.experiment import ClosedReward, Experiment, Once
 from router.learning.joins import Join
 from router.policies.interleaving import Interleaving
 from router.policies.snapshot import WeightSnapshot
@@ -22,7 +22,7 @@ FIRST = 0
 
 @dataclass(frozen=True, slots=True)
 class InterleavingState:
-    """The votes, the ticks so far, which ranker answers alone from now on (RUNNING: none), and whether it has won."""
+    """The votes, the ticks so far, the ranker that answers alone (RUNNING: none yet), and 1 if that is proven."""
 
     votes: Votes
     ticks: Ints
@@ -31,7 +31,7 @@ class InterleavingState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InterleavingExperiment:
+class InterleavingExperiment(Experiment[InterleavingState]):
     """A key votes with the first of its lists that got a click; a list without one has no preference.
 
     When a ranker is proven better than all others at `alpha`, or after `max_ticks`, one of them answers alone: the
@@ -42,38 +42,28 @@ class InterleavingExperiment:
 
     @property
     def policy(self) -> str:
-        """See the protocol."""
         return self.declared.name
 
     @property
     def rewards(self) -> tuple[str, ...]:
-        """See the protocol."""
         return (self.declared.reward,)
 
     @property
-    def refresh_ticks(self) -> int:
-        """See the protocol."""
-        return 5
+    def rankers(self) -> tuple[int, ...]:
+        return self.declared.rankers
 
     @property
     def preference(self) -> Preference:
-        """The test that is held after every vote."""
+        """The test that is made after every vote."""
         return Preference(len(self.declared.rankers))
 
     def start(self) -> InterleavingState:
-        """See the protocol."""
         none = np.full(1, RUNNING)
         return InterleavingState(self.preference.start(1), np.zeros(1, np.int64), none, np.zeros(1, np.int64))
-
-    def decided(self, state: InterleavingState, credited: Sequence[CreditedDecision], once: Once) -> InterleavingState:
-        """See the protocol: rows of rankers say nothing of who is better."""
-        del credited, once
-        return state
 
     def rewarded(
         self, state: InterleavingState, name: str, closed: Sequence[ClosedReward], once: Once
     ) -> InterleavingState:
-        """See the protocol."""
         if state.alone[0] != RUNNING:
             return state
         votes = [vote for one in closed if (vote := self._vote(one.join)) is not None and once(name, one.join.key)]
@@ -83,7 +73,6 @@ class InterleavingExperiment:
         return replace(state, votes=self.preference.fold(state.votes, run, np.array(votes, np.float64)))
 
     def tick(self, state: InterleavingState) -> InterleavingState:
-        """See the protocol."""
         if state.alone[0] != RUNNING:
             return state
         state = replace(state, ticks=state.ticks + 1)
@@ -95,11 +84,10 @@ class InterleavingExperiment:
         return state
 
     def ordered(self, state: InterleavingState, word: str) -> InterleavingState:
-        """See the protocol: `abort` leaves the first ranker alone, whatever was proven."""
+        # `abort` leaves the first ranker alone, whatever was proven.
         return replace(state, alone=np.full(1, FIRST), proven=np.zeros(1, np.int64)) if word == "abort" else state
 
     def snapshot(self, state: InterleavingState, number: int) -> WeightSnapshot:
-        """See the protocol."""
         rankers = self.declared.rankers
         serving = rankers if state.alone[0] == RUNNING else (rankers[int(state.alone[0])],)
         return WeightSnapshot(
@@ -107,21 +95,17 @@ class InterleavingExperiment:
         )
 
     def phase(self, state: InterleavingState) -> str:
-        """See the protocol."""
         if state.alone[0] == RUNNING:
             return "comparing"
         return "decided" if state.proven[0] else "ended without a winner"
 
     def is_over(self, state: InterleavingState) -> bool:
-        """See the protocol."""
         return bool(state.alone[0] != RUNNING)
 
     def runs_by_itself(self, state: InterleavingState) -> bool:
-        """See the protocol."""
         return self.declared.max_ticks is not None and not self.is_over(state)
 
     def about(self, state: InterleavingState) -> Mapping[str, Any]:
-        """Return the votes, and for each pair of rankers the mean difference, its limits and the log wealth."""
         low, high = self.preference.limits(state.votes, self.declared.alpha)
         columns: tuple[Floats, ...] = (self.preference.means(state.votes), low, high)
         mean, least, most = ([float(value) for value in column[0]] for column in columns)
@@ -136,7 +120,7 @@ class InterleavingExperiment:
         }
 
     def _vote(self, join: Join) -> tuple[float, ...] | None:
-        """Return what a list's clicks say, if any do."""
+        """Return the mean credit of each ranker for a list's clicks; None for a list without clicks."""
         shown = join.shown
         clicked = [] if shown is None else [item for item in join.clicked() if item in shown.items]
         if shown is None or not clicked or len(shown.credits[0]) != len(self.declared.rankers):
@@ -145,10 +129,10 @@ class InterleavingExperiment:
         return ballot.vote()
 
     def _winner(self, votes: Votes) -> int | None:
-        """Return who is proven better than every other ranker."""
+        """Return the ranker that is proven better than every other one, None if there is none yet."""
         preferred = self.preference.preferred(votes, self.declared.alpha)[0]
         wins = [0] * len(self.declared.rankers)
-        for (first, second), who in zip(self.preference.pairs, preferred, strict=True):
-            if who:
-                wins[first if who > 0 else second] += 1
+        for (first, second), sign in zip(self.preference.pairs, preferred, strict=True):
+            if sign:
+                wins[first if sign > 0 else second] += 1
         return wins.index(len(wins) - 1) if len(wins) - 1 in wins else None

@@ -1,6 +1,6 @@
-"""The line before one model's queue: requests that were drawn for it, and wait until the queue should have them.
+"""The line in front of one model's queue: requests that wait until the queue has room.
 
-Each arm of an endpoint has a line of its own, so that one whose replicas hang holds up no other.
+Each arm of an endpoint has a line of its own, so that an arm whose replicas hang delays no other arm.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from broker.errors import TryAgain
 from broker.protocol.header import Route
 from broker.support.tasks import Tasks
 from router.service.admission import Admission
-from router.service.taken import TakenRequest
+from router.service.taken_request import TakenRequest
 
-LOOK_S = 0.05
-STUCK_S = 2.0  # an arm whose queue has taken nothing for so long, while requests wait for it
+CHECK_S = 0.05
+STUCK_S = 2.0  # a queue is stuck if it takes nothing for this long while requests wait for it
 
 Part = tuple[Route, list[TakenRequest]]
 Forward = Callable[[Route, list[TakenRequest]], Awaitable[int]]
-"""Forwards requests, ends those that cannot be, and returns how many of them are in the queue."""
+"""Forwards requests, ends those that cannot be forwarded, and returns the number that is in the queue."""
 
 InTime = Callable[[list[TakenRequest]], list[TakenRequest]]
-"""Ends the requests whose time is over, and returns the others."""
+"""Ends the requests whose deadline has passed, and returns the others."""
 
 
 class ModelLine:
-    """What waits for one queue, or is on its way into it."""
+    """The requests that wait for one queue, or are being published to it."""
 
     def __init__(
         self,
@@ -55,15 +55,15 @@ class ModelLine:
         self._moved_s = clock()
         self._stopping = False
         self.held = 0
-        """Requests that wait here or are on their way."""
+        """The number of requests that wait here or are being published."""
 
     @property
     def is_stuck(self) -> bool:
-        """Tell whether nothing has gone into the queue for a while, though something waits."""
+        """Whether the queue has taken nothing for `STUCK_S` although requests wait."""
         return self.held > 0 and self._clock() - self._moved_s > STUCK_S
 
     def put(self, route: Route, items: list[TakenRequest]) -> None:
-        """Add requests of one route, not more than fit into a bundle."""
+        """Add requests of one route, at most as many as fit into a bundle."""
         if not self.held:
             self._moved_s = self._clock()
         self.held += len(items)
@@ -72,7 +72,7 @@ class ModelLine:
             self._moving = self._tasks.spawn(self._move(), f"line before {self._queue}")
 
     def stop(self) -> None:
-        """Wait for no more room: what is in the line goes into the queue as it is."""
+        """Wait for no more room: the requests in the line are published at once."""
         self._stopping = True
 
     async def drain(self) -> None:
@@ -84,24 +84,24 @@ class ModelLine:
             await self._until_room()
             if self._parts:
                 route, items = self._parts.popleft()
-                self._admission.leave(len(items))
+                self._admission.begin(len(items))
                 self._tasks.spawn(self._send(route, items), "forward")
 
     async def _until_room(self) -> None:
         admission = self._admission
-        while admission.stale and self._parts and not self._stopping:
+        while admission.is_stale and self._parts and not self._stopping:
             try:
                 depth = await self._broker.depth(self._queue)
             except TryAgain:
                 return
-            admission.look(depth.requests)
+            admission.measure(depth.requests)
             if admission.room > 0:
                 return
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
             self._expire()
 
     def _expire(self) -> None:
-        """End what waited for too long."""
+        """End the requests whose deadline has passed."""
         before = self.held
         for _ in range(len(self._parts)):
             route, items = self._parts.popleft()
@@ -118,8 +118,8 @@ class ModelLine:
         try:
             arrived = await self._forward(route, items)
         finally:
-            self._admission.arrive(arrived)
-            self._admission.give_up(number - arrived)
+            self._admission.succeed(arrived)
+            self._admission.fail(number - arrived)
             self.held -= number
             if arrived:
                 self._moved_s = self._clock()

@@ -1,4 +1,4 @@
-"""A canary as an experiment, beside fixed arms or beside a bandit that goes on learning among the others."""
+"""The experiment of a canary, beside one stable arm or beside a bandit that keeps learning among the stable arms."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 
 from router.learning.bandit import about_arms, seen_among
-from router.learning.experiment import ClosedReward, CreditedDecision, Once
+from router.learning.experiment import ClosedReward, CreditedDecision, Experiment, Once
 from router.learning.rows import Decision
-from router.policies.base import Learning
 from router.policies.canary import Canary, CanaryPhase, CanaryState
+from router.policies.learning import Learning
 from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import Bools, Floats, Ints
 
-FAILED = ("failed", "expired", "overloaded")  # what a healthy arm would have answered
+FAILED = ("failed", "expired", "overloaded")  # a healthy arm would have answered these requests
 UNANSWERED = ("expired", "overloaded")
 
 ENDED = {
@@ -29,13 +29,13 @@ ENDED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardrailWatch:
-    """What a guardrail looks at: `failed` events, those slower than `over_us`, or a `reward`."""
+    """The events that a guardrail counts: failed requests, requests slower than `over_us`, or a `reward`."""
 
     reward: str = ""
     over_us: int | None = None
 
     def is_bad(self, decision: Decision) -> bool:
-        """Tell whether a request went wrong by this measure."""
+        """Return True if a request went wrong by this measure."""
         if self.over_us is None:
             return decision.status in FAILED
         return decision.status in UNANSWERED or (decision.status == "ok" and decision.latency_us > self.over_us)
@@ -43,9 +43,10 @@ class GuardrailWatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NestedBandit:
-    """A bandit among the stable arms: `among` are their places, `learning` has an arm for each, in that order.
+    """A bandit among the stable arms: `among` are their places, and `learning` has one arm for each, in that order.
 
-    `joined` has one more, the canary's, and takes over when that is promoted; none: the canary replaces them.
+    `joined` has the canary as one more arm, and takes over when the canary is promoted. If it is None, the canary
+    replaces the stable arms.
     """
 
     learning: Learning[Any]
@@ -56,15 +57,15 @@ class NestedBandit:
 
 @dataclass(frozen=True, slots=True)
 class CanaryStage:
-    """The canary's state, and the nested bandit's (an empty tuple without one) with the canary's rewards last."""
+    """The canary's state, and the nested bandit's (an empty tuple without one), whose last arm may be the canary."""
 
     canary: CanaryState
     nested: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CanaryExperiment:
-    """`watches` are what the canary's guardrails look at, in their order."""
+class CanaryExperiment(Experiment[CanaryStage]):
+    """`watches` are the events that the canary's guardrails count, in the order of the guardrails."""
 
     canary: Canary
     watches: tuple[GuardrailWatch, ...]
@@ -73,21 +74,18 @@ class CanaryExperiment:
 
     @property
     def policy(self) -> Literal["canary"]:
-        """See the protocol."""
         return "canary"
 
     @property
     def rewards(self) -> tuple[str, ...]:
-        """See the protocol."""
         named = [watch.reward for watch in self.watches] + ([self.nested.reward] if self.nested else [])
         return tuple(dict.fromkeys(name for name in named if name))
 
     def start(self) -> CanaryStage:
-        """See the protocol."""
         return CanaryStage(self.canary.start(1), () if self.nested is None else self._wider(self.nested).start(1))
 
     def decided(self, state: CanaryStage, credited: Sequence[CreditedDecision], once: Once) -> CanaryStage:
-        """See the protocol. Requests and events count one after the other, for a step may end between two."""
+        # Requests first, then events, guardrail by guardrail: a step may end between two of them.
         known = [one for one in credited if one.weights is not None]
         canary = state.canary
         served = sum(one.arm == self.canary.canary for one in known)
@@ -103,7 +101,6 @@ class CanaryExperiment:
         return replace(state, canary=canary)
 
     def rewarded(self, state: CanaryStage, name: str, closed: Sequence[ClosedReward], once: Once) -> CanaryStage:
-        """See the protocol."""
         canary = state.canary
         for place, watch in enumerate(self.watches):
             if watch.reward != name:
@@ -118,38 +115,33 @@ class CanaryExperiment:
         return CanaryStage(canary, self._nested_rewarded(state.nested, name, closed))
 
     def tick(self, state: CanaryStage) -> CanaryStage:
-        """See the protocol."""
         nested = state.nested if self.nested is None else self._wider(self.nested).tick(state.nested)
         return CanaryStage(self.canary.tick(state.canary), nested)
 
     def ordered(self, state: CanaryStage, word: str) -> CanaryStage:
-        """See the protocol: the phase becomes what a person says, while it runs or after."""
+        # An operator may set the phase while the canary runs, and afterwards.
         phase = {"promote": CanaryPhase.PROMOTED, "abort": CanaryPhase.ABORTED}.get(word)
         return state if phase is None else replace(state, canary=replace(state.canary, phase=np.full(1, phase)))
 
     def snapshot(self, state: CanaryStage, number: int) -> WeightSnapshot:
-        """See the protocol."""
         weights = self.canary.weights(state.canary)[0]
         if self.nested is not None:
             weights = self._beside(self.nested, state, float(self.canary.share(state.canary)[0]))
         return WeightSnapshot(number, tuple(float(weight) for weight in weights))
 
     def phase(self, state: CanaryStage) -> str:
-        """See the protocol."""
         phase = CanaryPhase(int(state.canary.phase[0]))
         step = f"step {int(state.canary.step[0]) + 1} of {len(self.canary.steps)}"
         return ENDED.get(phase, step)
 
     def is_over(self, state: CanaryStage) -> bool:
-        """See the protocol."""
         return not self._is(state, CanaryPhase.RUNNING)
 
     def runs_by_itself(self, state: CanaryStage) -> bool:
-        """See the protocol: steps have a time."""
+        # Steps have a minimum time and the canary has a timeout.
         return self._is(state, CanaryPhase.RUNNING)
 
     def about(self, state: CanaryStage) -> Mapping[str, Any]:
-        """Return the share, the requests at this step and in all, and the log wealth of each guardrail's two tests."""
         canary = state.canary
         harm, proof = self.canary.log_wealth(canary)
         tripped = int(canary.tripped[0])
@@ -174,7 +166,7 @@ class CanaryExperiment:
         return bool(state.canary.phase[0] == phase)
 
     def _wider(self, nested: NestedBandit) -> Learning[Any]:
-        """Return the bandit that keeps the canary's rewards, too."""
+        """Return the bandit with the canary as an arm, if there is one, else the bandit of the stable arms."""
         return nested.learning if nested.joined is None else nested.joined
 
     def _nested_rewarded(self, state: Any, name: str, closed: Sequence[ClosedReward]) -> Any:
@@ -186,7 +178,7 @@ class CanaryExperiment:
         return self._wider(self.nested).fold(state, seen_among(among, closed))
 
     def _beside(self, nested: NestedBandit, state: CanaryStage, share: float) -> Floats:
-        """Return (1 - w) of the bandit's weights for the stable arms, and w for the canary."""
+        """Return the weights of all arms: `share` for the canary, and the bandit's times 1 - `share` for the others."""
         weights = np.zeros(len(self.canary.stable))
         if nested.joined is not None and self._is(state, CanaryPhase.PROMOTED):
             weights[[*nested.among, self.canary.canary]] = nested.joined.weights(state.nested)[0]
@@ -199,7 +191,7 @@ class CanaryExperiment:
 
 
 def _first(state: Any, arms: int) -> Any:
-    """Return the state of the first `arms` alone."""
+    """Return a bandit's state cut to its first `arms`."""
     return type(state)(**{field.name: _narrow(getattr(state, field.name), arms) for field in fields(state)})
 
 
