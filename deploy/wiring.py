@@ -1,4 +1,4 @@
-"""Builds each part from the settings: the only place that knows all packages."""
+"""Builds each part from the settings; the only module that depends on all packages."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ from deploy.settings import (
     start_again_with,
 )
 
-if TYPE_CHECKING:  # a process imports the packages that it runs
+if TYPE_CHECKING:  # each process imports only the packages that it runs
     from processors.engine import Engine
 
-# The executor's thread comes back from every torch call to a busy loop: at Python's 5 ms it would wait more than work.
+# The executor's thread needs the GIL after every torch call while the event loop is busy. With Python's default of 5 ms
+# it would wait longer than it works.
 SWITCH_INTERVAL_S = 0.0005
 
-CLOSING_S = 5.0  # behind a grace: what it takes to end replicas, and to close the broker
+CLOSING_S = 5.0  # added to the grace: the time to end replicas and to close the broker
 
 PARTS = ("gateway", "router", "learner", "processors", "monitors")
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A settings file and what it says."""
+    """A settings file, the settings read from it, and the flags that override them by dotted key."""
 
     path: Path
     settings: Settings
@@ -56,16 +57,16 @@ class Installation:
         return cls(path.resolve(), load_settings(path, overrides), overrides or {})
 
     def broker(self) -> Broker:
-        """Return the installation's broker, not opened yet."""
+        """Connect to the installation's broker; the caller opens and closes it."""
         return connect(self.settings.broker_url, self.settings.channels)
 
     @property
     def grace_s(self) -> float:
-        """How long a part may take to stop."""
+        """The longest time that a part may take to stop, in seconds."""
         return max(self.settings.gateway.grace, self.settings.processors.grace) + CLOSING_S
 
     def run(self, part: str, *, parent: int | None) -> int:
-        """Run one part in this process, until a signal (or the end of `parent`) stops it; returns the exit status."""
+        """Run one part in this process until a signal or the end of `parent` stops it; returns the exit status."""
         start_again_with(pools(1))
         port = self.settings.metrics.port if part == "monitors" else 0
         mains = {
@@ -85,7 +86,7 @@ class Installation:
         )
 
     def run_replica(self, model: str, version: int, *, parent: int | None) -> int:
-        """Run one replica of a model version in this process."""
+        """Run one replica of a model version in this process; returns the exit status."""
         start_again_with(replica_environment(self.settings.processors.threads))
 
         async def main(context: Context) -> None:
@@ -95,7 +96,7 @@ class Installation:
         return run_part(f"replica-{model}-{version}", main, parent=parent, grace_s=grace_s)
 
     async def serve_replica(self, context: Context, model: str, version: int) -> None:
-        """Serve a model version until the context says stop."""
+        """Serve a model version until `context.stop` is set."""
         from processors.replica import Replica, ReplicaSpec
 
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -117,7 +118,7 @@ class Installation:
             await Replica(broker, spec, context.registry).run(context.stop)
 
     def part_command(self, *words: str) -> list[str]:
-        """Return the command line that runs a part of this installation as a child of this process."""
+        """Build the command line that runs a part of this installation as a child of this process."""
         return command_line(PartCommand(parent=os.getpid(), settings=self.path, words=words))
 
     async def _gateway(self, context: Context) -> None:
@@ -222,7 +223,7 @@ class Installation:
         )
 
     def queue_limits(self) -> Limits:
-        """Return how much a queue may hold."""
+        """The limits of each queue that this installation declares."""
         limits = self.settings.broker.limits
         return Limits(messages=limits.requests, bytes=limits.size)
 
@@ -252,9 +253,10 @@ class Installation:
 
 
 async def serve_in_ray(path: str, folder: str, model: str, version: int, stop: asyncio.Event) -> None:
-    """The work of one replica inside a Ray actor, which has a loop and signals of its own.
+    """Run one replica inside a Ray actor, which has its own event loop and signal handlers.
 
-    `folder` is where the processors were started: relative paths mean the same here, if it is on this machine.
+    `folder` is the current folder of the processors part. The actor changes to it, if it exists on this machine, so
+    that relative paths mean the same.
     """
     with contextlib.suppress(OSError):
         os.chdir(folder)

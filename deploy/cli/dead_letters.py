@@ -1,4 +1,4 @@
-"""`millrace dead`: what was buried, and what becomes of it: `list`, `show`, `replay`, `purge`."""
+"""`millrace dead list | show | replay | purge`: the commands for dead letters."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ T = TypeVar("T")
 DEFAULT_DEADLINE_S = float(Endpoint.model_fields["deadline"].default)
 
 Queue = Annotated[
-    str, typer.Argument(help="A dead queue as `dead list` names it, the queue before it, or model@version.")
+    str, typer.Argument(help="A dead queue as `dead list` names it, its original queue, or model@version.")
 ]
-Reason = Annotated[str, typer.Option("--reason", help="Only what was buried for this reason.")]
+Reason = Annotated[str, typer.Option("--reason", help="Only messages that were buried for this reason.")]
 OfEndpoint = Annotated[str, typer.Option("--endpoint", help="Only requests of this endpoint.")]
-Uids = Annotated[list[str] | None, typer.Option("--uid", help="Only these, as `dead show` names them; repeatable.")]
-OlderThan = Annotated[str, typer.Option("--older-than", help="Only what was buried longer ago: 30s, 10m, 1h, 2d.")]
-Limit = Annotated[int, typer.Option("--limit", help="Messages of a queue to look at.", min=1)]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Uids = Annotated[list[str] | None, typer.Option("--uid", help="Only this id, as `dead show` prints it; repeatable.")]
+OlderThan = Annotated[str, typer.Option("--older-than", help="Only messages buried longer ago: 30s, 10m, 1h, 2d.")]
+Limit = Annotated[int, typer.Option("--limit", help="The largest number of messages to read from a queue.", min=1)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the effect without changing anything.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 app = typer.Typer(
-    help="Look at dead letters, send them back, or remove them.",
+    help="Show dead letters, send them back to their queues, or delete them.",
     epilog="Example: millrace dead list",
     no_args_is_help=True,
 )
@@ -68,7 +68,7 @@ def add_to(parent: typer.Typer) -> None:
 
 @app.command("list", epilog="Example: millrace dead list --endpoint fraud")
 def list_graves(
-    queue: Annotated[str, typer.Option("--queue", help="Only what died of this queue.")] = "",
+    queue: Annotated[str, typer.Option("--queue", help="Only the dead letters of this queue.")] = "",
     endpoint: Annotated[str, typer.Option("--endpoint", help="Only the queues of this endpoint.")] = "",
     model: Annotated[str, typer.Option("--model", help="Only the queues of this model, or model@version.")] = "",
     limit: Limit = 1000,
@@ -76,7 +76,7 @@ def list_graves(
     broker: BrokerUrl = "",
     as_json: Json = False,
 ) -> None:
-    """Show which dead queues hold something: how much, since when, and why."""
+    """Show the dead queues that are not empty: the number of messages, the oldest one, and the reasons."""
     if sum(map(bool, (queue, endpoint, model))) > 1:
         raise Misconfigured("--queue, --endpoint and --model: give one of them")
     place = existing(settings, overrides(broker__url=broker))
@@ -101,12 +101,12 @@ def show_letters(
     queue: Queue,
     limit: Limit = 20,
     reason: Reason = "",
-    raw: Annotated[str, typer.Option("--raw", metavar="UID", help="Write the bytes of this one's body.")] = "",
+    raw: Annotated[str, typer.Option("--raw", metavar="UID", help="Write the bytes of this message's body.")] = "",
     settings: SettingsPath = DEFAULT_SETTINGS,
     broker: BrokerUrl = "",
     as_json: Json = False,
 ) -> None:
-    """Show what lies in a dead queue, and leave it there; `--raw UID > file` saves one body as it came."""
+    """Show the letters in a dead queue, without removing them; `--raw UID > file` saves the body of one."""
     place = _place(settings, broker)
     looked = _look(place, queue, max(limit, 1000) if raw or reason else limit)
     if raw:
@@ -136,17 +136,17 @@ def replay_letters(
     older_than: OlderThan = "",
     limit: Limit = 1000,
     deadline: Annotated[
-        str, typer.Option("--deadline", help="Time allowed from now, such as 30s; the endpoint's own if not said.")
+        str, typer.Option("--deadline", help="Time allowed from now, such as 30s; by default the endpoint's own.")
     ] = "",
     dry_run: DryRun = False,
     yes: Yes = False,
     settings: SettingsPath = DEFAULT_SETTINGS,
     broker: BrokerUrl = "",
 ) -> None:
-    """Send dead letters back to the queue they came from, to be tried again as if for the first time.
+    """Send dead letters back to their original queues; their attempts are counted from zero again.
 
-    A request keeps its id and its arm. A client of the queue gets a second answer under that id; an HTTP client had its
-    `failed` and hears no more. What is refused stays buried; exit status 1 then.
+    A request keeps its id and its arm. A queue client gets a second answer with that id; an HTTP client has received
+    `failed` already and gets nothing more. A letter that its queue refuses stays buried; the exit status is then 1.
     """
     place, choice = _place(settings, broker), _choice(reason, endpoint, uid, older_than)
     allowed_s = _duration("--deadline", deadline) if deadline else 0.0
@@ -177,10 +177,10 @@ def purge_letters(
     settings: SettingsPath = DEFAULT_SETTINGS,
     broker: BrokerUrl = "",
 ) -> None:
-    """Remove dead letters for good: nothing brings them back."""
+    """Delete dead letters; this cannot be undone."""
     place, choice = _place(settings, broker), _choice(reason, endpoint, uid, older_than)
     ahead = _preview(place, queue, limit, choice, replays=False)
-    if dry_run or not _goes_on(ahead, f"remove {ahead.done} of {queue} for good", yes=yes):
+    if dry_run or not _goes_on(ahead, f"delete {ahead.done} of {queue}", yes=yes):
         _summary("would purge" if dry_run or ahead.done else "purged", ahead, limit)
         return
 
@@ -213,7 +213,7 @@ def _look(place: Installation, queue: str, limit: int) -> DeadQueuePage:
 
 
 def _preview(place: Installation, queue: str, limit: int, choice: DeadLetterFilter, *, replays: bool) -> ReplayReport:
-    """Tell what would be done; a message that is named and not there is a mistake, not an empty choice."""
+    """Count the letters that the command would change; raises Misconfigured for a `--uid` that is not in the queue."""
     looked = _look(place, queue, limit)
     ids = {one for letter in looked.letters for one in letter.ids}
     if missing := choice.ids - ids:
@@ -248,7 +248,7 @@ def _duration(option: str, text: str) -> float:
 
 
 async def _allowed(connection: Broker, given_s: float) -> Callable[[str], int]:
-    """Return how long a request of an endpoint may take, in microseconds."""
+    """Return a function that gives the time allowed for a request of an endpoint, in microseconds."""
     declarations = Declarations(connection)
     await declarations.read()
 
@@ -260,13 +260,13 @@ async def _allowed(connection: Broker, given_s: float) -> Callable[[str], int]:
 
 
 def _goes_on(ahead: ReplayReport, what: str, *, yes: bool) -> bool:
-    """Tell whether there is something to do, and whoever asked for it wants it."""
+    """Return True if there is something to do and the user confirms it; raises Misconfigured without a terminal."""
     if not ahead.done:
         return False
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise Misconfigured(f"{what}? nobody is here to ask: say --yes, or --dry-run to see it first")
+        raise Misconfigured(f"{what}? there is no terminal to ask on: add --yes, or --dry-run to see the effect first")
     return typer.confirm(f"{what}?")
 
 
@@ -300,7 +300,7 @@ def _summary(what: str, done: ReplayReport, limit: int) -> None:
         for reason, count in reasons.items():
             errors.print(f"{word} {count}: {printable(reason)}", highlight=False, markup=False)
     if done.stopped:
-        errors.print(f"stopped in between: {printable(done.stopped)}", highlight=False, markup=False)
+        errors.print(f"stopped early: {printable(done.stopped)}", highlight=False, markup=False)
     _say_more(done.more, limit)
 
 
@@ -315,7 +315,7 @@ def _as_text(row: dict[str, Any]) -> dict[str, str]:
 
 def _say_more(more: int, limit: int) -> None:
     if more:
-        errors.print(f"{more} more were not looked at: --limit {limit + more} takes them in", highlight=False)
+        errors.print(f"{more} more were not read: --limit {limit + more} includes them", highlight=False)
 
 
 def _print_lines(lines: Any) -> None:

@@ -1,4 +1,4 @@
-"""Commands that look and ask: `status`, `models`, `predict`."""
+"""Commands that use a running installation: `status`, `models`, `predict`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from deploy.cli.terminal import (
 from deploy.operations.inspection import left_out, read_view, withheld_arms
 from deploy.settings import load_settings
 
-SETTLE_S = 2.5  # a heartbeat and a little
+SETTLE_S = 2.5  # longer than the interval of heartbeats
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,26 +42,25 @@ def add_to(app: typer.Typer) -> None:
 
 
 def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json: Json = False) -> None:
-    """Show which processes are there, and what they say of themselves."""
+    """Show the processes of the installation, from their heartbeats."""
     declared: list[Endpoint] = []
 
     async def look(connection: Broker) -> list[dict[str, Any]]:
         view = await read_view(connection)
         declared.extend(view.declarations())
         rows = []
-        for said, _ in view.parts.values():
-            age_s = max(0.0, (now_us() - said.at_us) / 1e6)  # another machine's clock may be ahead
-            model = f"{said.model}@{said.version}" if said.model else ""
+        for announcement, _ in view.parts.values():
+            age_s = max(0.0, (now_us() - announcement.at_us) / 1e6)  # another machine's clock may be ahead
             rows.append(
                 {
-                    "part": said.part,
-                    "state": said.state if age_s < 3 * SETTLE_S else "silent",
-                    "model": model,
-                    "pid": said.pid,
-                    "in flight": said.in_flight,
+                    "part": announcement.part,
+                    "state": announcement.state if age_s < 3 * SETTLE_S else "silent",
+                    "model": f"{announcement.model}@{announcement.version}" if announcement.model else "",
+                    "pid": announcement.pid,
+                    "in flight": announcement.in_flight,
                     "heard s ago": round(age_s, 1),
-                    "instance": said.instance,
-                    "error": "; ".join(filter(None, (said.error, *said.troubles))),
+                    "instance": announcement.instance,
+                    "error": "; ".join(filter(None, (announcement.error, *announcement.troubles))),
                 }
             )
         return sorted(rows, key=lambda row: (row["part"], row["model"], row["instance"]))
@@ -72,7 +71,7 @@ def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
 
 
 def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json: Json = False) -> None:
-    """Show what can be called: endpoints, their arms, and whether each is ready."""
+    """Show the endpoints and their arms, which of them are ready, and how many requests wait."""
     declared: list[Endpoint] = []
 
     async def look(connection: Broker) -> list[dict[str, Any]]:
@@ -103,7 +102,7 @@ def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
 
 
 def predict(
-    endpoint: Annotated[str, typer.Argument(help="What to ask.")],
+    endpoint: Annotated[str, typer.Argument(help="The endpoint that gets the request.")],
     body: Annotated[
         str, typer.Argument(help="An Open Inference Protocol request as JSON; - reads standard input.")
     ] = "-",
@@ -111,7 +110,7 @@ def predict(
     broker: BrokerUrl = "",
     timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 30.0,
 ) -> None:
-    """Send one request through the queue, as any client of it would, and print the answer."""
+    """Send one request through the queue, as a queue client does, and print the answer."""
     text = sys.stdin.read() if body == "-" else body
     try:
         orjson.loads(text)
@@ -144,7 +143,7 @@ async def _ask(connection: Broker, queue: str, endpoint: str, text: str, timeout
     outcome = (await connection.publish([request]))[0]
     if not outcome.safe:
         raise Unavailable(
-            f"the request was not taken ({outcome}): is endpoint {endpoint!r} served? see millrace models"
+            f"the broker did not accept the request ({outcome}): is endpoint {endpoint!r} served? see millrace models"
         )
     consumer = connection.consume(queue, 1)
     try:

@@ -1,4 +1,4 @@
-"""`millrace`: one command for everything. Exit status 0 done, 1 failed, 2 wrong use or settings."""
+"""The command `millrace`. Exit status: 0 success, 1 failure, 2 wrong use or wrong settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ for module in (parts, declare, look, route, dead, queues, demo):
 
 
 def main() -> None:
-    """Run the command line; our errors are one line each, without a traceback."""
+    """Run the command line; a MillraceError is printed as one line, without a traceback."""
     open_standard_streams()
     try:
         app()

@@ -1,4 +1,4 @@
-"""Commands that run things: `up`, and each part by itself."""
+"""Commands that run parts: `up` for all of them, and one command for each."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from deploy.wiring import PARTS, Installation
 READY_WITHIN_S = 180.0
 AGAIN_S = 5.0
 
-HttpPort = Annotated[int, typer.Option("--http-port", help="Where HTTP is served, instead of gateway.http_port.")]
+HttpPort = Annotated[int, typer.Option("--http-port", help="The port for HTTP, instead of gateway.http_port.")]
 Engine = Annotated[str, typer.Option("--engine", help="process or ray, instead of processors.engine.")]
 
 DOES = {
-    "gateway": "Serve HTTP (Open Inference Protocol) and put requests into the queues.",
+    "gateway": "Serve HTTP (Open Inference Protocol) and publish requests to the queues.",
     "router": "Take requests of queue clients and send each to an arm.",
-    "learner": "Learn from rows and feedback, and publish the weights that follow.",
-    "processors": "Watch the model repository and run replicas of what is there.",
-    "monitors": "Read the event logs: Prometheus' series on metrics.port.",
+    "learner": "Learn from rows and feedback, and publish the arms' weights.",
+    "processors": "Watch the model repository and run a replica of each model version.",
+    "monitors": "Read the event logs and serve Prometheus metrics on metrics.port.",
 }
 
 
@@ -54,7 +54,7 @@ def add_to(app: typer.Typer) -> None:
 def up(
     settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", http_port: HttpPort = 0, engine: Engine = ""
 ) -> None:
-    """Run all parts on this machine until Ctrl-C: restart what dies, stop cleanly."""
+    """Run all parts on this machine until Ctrl-C; a part that dies is restarted."""
     flags = overrides(broker__url=broker, gateway__http_port=http_port, processors__engine=engine)
     if not settings.exists() and settings != DEFAULT_SETTINGS:
         raise Misconfigured(no_settings(settings))
@@ -64,27 +64,27 @@ def up(
 
 
 async def run_up(place: Installation, flags: dict[str, str]) -> None:
-    """Supervise until a signal, and say when everything is ready."""
+    """Supervise all parts until a signal, and print when the installation is ready."""
     stop = stop_on_signals()
     supervisor = Supervisor(place, flags)
-    saying = Tasks()
-    saying.spawn(_say_ready(place, supervisor, stop), "ready")
-    saying.spawn(_say_stopping(stop), "stopping")
+    messages = Tasks()
+    messages.spawn(_print_ready(place, supervisor, stop), "ready")
+    messages.spawn(_print_stopping(stop), "stopping")
     try:
         await supervisor.run(stop)
     finally:
-        await saying.cancel()
+        await messages.cancel()
     console.print("stopped")
 
 
-async def _say_stopping(stop: asyncio.Event) -> None:
+async def _print_stopping(stop: asyncio.Event) -> None:
     await stop.wait()
     console.print("stopping: gateway, router, processors, learner, monitors; each finishes what it holds")
 
 
-async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.Event) -> None:
+async def _print_ready(place: Installation, supervisor: Supervisor, stop: asyncio.Event) -> None:
     gateway, metrics = place.settings.gateway, place.settings.metrics
-    await supervisor.begun.wait()  # what the broker refuses at once ends the supervisor, and is said there
+    await supervisor.begun.wait()  # if the broker refuses at once, the supervisor ends and prints the error
     problems = await _until_served(place, supervisor, stop)
     if stop.is_set():
         return
@@ -99,11 +99,14 @@ async def _say_ready(place: Installation, supervisor: Supervisor, stop: asyncio.
 
 
 async def _until_served(place: Installation, supervisor: Supervisor, stop: asyncio.Event) -> list[str]:
-    """Return once all is served that can be, with what cannot, however long it takes; what is missing is said."""
+    """Wait without a time limit until the installation is ready; print every 180 s which parts and models are missing.
+
+    Returns the problems: models and arms that are not served.
+    """
     while not stop.is_set():
         try:
             return await wait_until_served(place, supervisor, READY_WITHIN_S, lambda: not stop.is_set())
-        except TryAgain as exc:  # parts that are up go on: a model may be mended, a broker come back, while they run
+        except TryAgain as exc:  # running parts go on: a model may be repaired and the broker may come back
             errors.print(f"[yellow]not ready:[/] {exc}", highlight=False)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), AGAIN_S)

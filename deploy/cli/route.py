@@ -1,4 +1,4 @@
-"""`millrace route`: how requests are routed, why, what that has earned, and what another policy would."""
+"""`millrace route`: shows and steers an endpoint's policy, and evaluates it and other policies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deploy.cli import route_evidence, route_orders, route_show, route_simulate
 def add_to(parent: typer.Typer) -> None:
     """Add the commands."""
     app = typer.Typer(
-        help="Look at an endpoint's policy, steer it, and ask its log what it is worth.",
+        help="Show an endpoint's policy, steer it, and evaluate it from the endpoint's log.",
         epilog="Example: millrace route show fraud",
         no_args_is_help=True,
     )

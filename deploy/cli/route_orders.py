@@ -1,4 +1,4 @@
-"""`millrace route pause | resume | promote | abort | set`: what a person wants of an experiment."""
+"""`millrace route pause | resume | promote | abort | set`: sends operator commands to an experiment."""
 
 from __future__ import annotations
 
@@ -42,14 +42,16 @@ HELD = ("(paused)", "(set by hand)")
 ENDS: Mapping[str, tuple[str, ...]] = {"promote": ("promoted",), "abort": ("aborted", "ended without a winner")}
 FOR: Mapping[str, tuple[type, ...]] = {"promote": (CanaryConfig,), "abort": (CanaryConfig, InterleaveConfig)}
 DOES = {
-    "pause": "Keep the weights as they are; what is learnt is kept, and counts when it goes on.",
-    "resume": "Let the weights follow what is learnt again, after `pause` or `set`.",
-    "promote": "Give a canary all of the traffic, proven or not.",
+    "pause": "Keep the weights as they are; the learner goes on learning, and `resume` applies the result.",
+    "resume": "Let the learner set the weights again, after `pause` or `set`.",
+    "promote": "Give a canary all traffic, whether or not it is proven better.",
     "abort": "Take a canary back, or end interleaving with the first ranker alone.",
 }
 
-Author = Annotated[str, typer.Option("--author", help="Who wants it; it is logged. Your user name if not said.")]
-Wait = Annotated[float, typer.Option("--wait", help="Seconds until a snapshot has to follow.", min=0.1)]
+Author = Annotated[str, typer.Option("--author", help="The author in the record; by default your user name.")]
+Wait = Annotated[
+    float, typer.Option("--wait", help="Seconds to wait for a snapshot that follows the command.", min=0.1)
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -75,19 +77,19 @@ def _one(word: Word) -> Callable[..., None]:
 
 def set_weights(
     endpoint: EndpointName,
-    weights: Annotated[list[str], typer.Argument(metavar="ARM=WEIGHT...", help="Weights; other arms get nothing.")],
+    weights: Annotated[list[str], typer.Argument(metavar="ARM=WEIGHT...", help="Weights; other arms get none.")],
     yes: Yes = False,
     author: Author = "",
     wait: Wait = 30.0,
     settings: SettingsPath = DEFAULT_SETTINGS,
     broker: BrokerUrl = "",
 ) -> None:
-    """Give arms weights by hand, until `resume`."""
+    """Set the arms' weights by hand, until `resume`."""
     _order(settings, broker, endpoint, "set", read_weights(weights), author=author, wait_s=wait, yes=yes)
 
 
 def read_weights(words: list[str]) -> dict[str, float]:
-    """Read arm=weight; raises Misconfigured."""
+    """Parse words of the form ARM=WEIGHT; raises Misconfigured."""
     found = dict[str, float]()
     for word in words:
         arm, equals, text = word.partition("=")
@@ -96,10 +98,10 @@ def read_weights(words: list[str]) -> dict[str, float]:
         except ValueError:
             weight = math.nan
         if not equals or not 0.0 <= weight <= 1e12 or arm in found:
-            raise Misconfigured(f"{word!r}: weights are written once for each arm, such as v1=90")
+            raise Misconfigured(f"{word!r}: write one weight for each arm, such as v1=90")
         found[arm] = weight
     if not sum(found.values()) > 0.0:
-        raise Misconfigured("the weights sum to 0; give at least one arm some")
+        raise Misconfigured("the weights sum to 0: give at least one arm a weight above 0")
     return found
 
 
@@ -114,7 +116,10 @@ def _order(
     wait_s: float,
     yes: bool,
 ) -> None:
-    """Ask, order, wait, and say what changed; the connection is not held while a person thinks."""
+    """Ask for confirmation, send the command, wait for a snapshot that follows it, and print the change.
+
+    The broker is not connected while the question waits for its answer.
+    """
     place = looked_at(settings, overrides(broker__url=broker))
     before = connected(place, lambda connection: look_at(connection, name))
     _check(before.endpoint, word, weights)
@@ -133,7 +138,7 @@ def _order(
 
 
 def follows(said: SnapshotRecord, order: OperatorCommand, endpoint: Endpoint) -> bool:
-    """Tell whether a snapshot is one that obeys an order."""
+    """Return True if a snapshot follows an operator command."""
     if order.word == "pause":
         return said.phase.endswith(HELD)
     if order.word == "resume":
@@ -143,17 +148,18 @@ def follows(said: SnapshotRecord, order: OperatorCommand, endpoint: Endpoint) ->
         wanted = [order.weights.get(arm, 0.0) / total for arm in endpoint.arms]
         close = all(abs(one - other) < CLOSE for one, other in zip(said.weights, wanted, strict=False))
         return close and said.phase.endswith(HELD[1])
-    return said.phase in ENDS[order.word]  # held by no hand any more
+    return said.phase in ENDS[order.word]  # `promote` and `abort` also end a pause
 
 
 def _check(endpoint: Endpoint, word: Word, weights: Mapping[str, float]) -> None:
-    """Raise Misconfigured for an order that this endpoint's policy cannot obey."""
+    """Raise Misconfigured for a command that does not apply to this endpoint's policy."""
     config, name = read_config(endpoint), endpoint.endpoint
     if not isinstance(config, (CanaryConfig, BanditConfig, InterleaveConfig)):
         policy = read_policy(endpoint).name
         raise Misconfigured(f"endpoint {name}: its policy is {policy}, which does not learn: change its declaration")
     if not isinstance(config, FOR.get(word, (object,))):
-        raise Misconfigured(f"endpoint {name}: its policy is {read_policy(endpoint).name}, which has nothing to {word}")
+        policy = read_policy(endpoint).name
+        raise Misconfigured(f"endpoint {name}: its policy is {policy}, to which {word} does not apply")
     for arm in weights:
         if arm not in endpoint.arms:
             raise Misconfigured(f"endpoint {name} has no arm {arm!r}; {nearest(arm, endpoint.arms, what='arms')}")
@@ -183,4 +189,4 @@ def _user() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError):
-        return "somebody"
+        return "unknown"

@@ -1,4 +1,4 @@
-"""`millrace route show`: the policy of an endpoint as it is now."""
+"""`millrace route show`: the current state of an endpoint's policy."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_to(app: typer.Typer) -> None:
 def show(
     endpoint: EndpointName, settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json_: Json = False
 ) -> None:
-    """Show an endpoint's policy: who leads, the weights of its arms, and what they follow from."""
+    """Show an endpoint's policy: the leading learner, the arms' weights, and the numbers behind them."""
     place = looked_at(settings, overrides(broker__url=broker))
     routed = connected(place, lambda connection: look_at(connection, endpoint))
     sections = [_facts(routed), _weights(routed), *_learnt(routed), *_ended(routed)]
@@ -65,7 +65,7 @@ def _facts(routed: RoutedEndpoint) -> Table:
         ("experiment", experiment_of(endpoint)),
         ("phase", _phase(routed)),
         ("leads", _leader(routed)),
-        ("snapshot", "none" if said is None else f"tick {said.number}, said {_ago(said.at_us)}"),
+        ("snapshot", "none" if said is None else f"tick {said.number}, published {_ago(said.at_us)}"),
     ]
     rows = rows if routed.learns else rows[:2]
     return Table(key="policy", title=f"endpoint {endpoint.endpoint}", columns=("what", "now"), rows=rows)
@@ -80,11 +80,11 @@ def _phase(routed: RoutedEndpoint) -> str:
 def _leader(routed: RoutedEndpoint) -> str:
     claim = routed.claim
     if claim is None:
-        return "nobody, ever"
+        return "no learner so far"
     since = f"claim {claim.term}, {_ago(claim.at_us)}"
     if routed.silent_s is None:
-        return f"nobody: {claim.instance} ({since}) is gone"
-    state = f"heard {routed.silent_s:.0f} s ago" if routed.is_led else f"silent for {routed.silent_s:.0f} s"
+        return f"no learner: {claim.instance} ({since}) is gone"
+    state = f"heartbeat {routed.silent_s:.0f} s ago" if routed.is_led else f"silent for {routed.silent_s:.0f} s"
     return f"{claim.instance} ({since}), {state}"
 
 
@@ -123,13 +123,13 @@ def _ended(routed: RoutedEndpoint) -> list[Table]:
     if verdict is None:
         return []
     path = file_of(routed.author)
-    where = f"change {path}" if path is not None else "declare it anew"
+    where = f"change {path}" if path is not None else "declare it again"
     rows = [("verdict", verdict.phase), ("when", _ago(verdict.at_us)), ("what to do now", f"{where}: {advice(routed)}")]
     return [Table(key="verdict", title="How it ended", columns=("what", "now"), rows=rows)]
 
 
 def advice(routed: RoutedEndpoint) -> str:
-    """Return what makes the end of an experiment permanent."""
+    """Return the change of the declaration that makes the result of an experiment permanent."""
     endpoint, verdict = routed.endpoint, routed.verdict
     config = read_config(endpoint)
     phase = "" if verdict is None else verdict.phase
@@ -148,7 +148,7 @@ def _after_canary(config: CanaryConfig, phase: str) -> str:
     if phase == "promoted":
         return f"policy: {{split: [{config.canary}]}} makes it permanent"
     back = _bandit(stable, arms) if isinstance(stable, BanditConfig) else f"{{split: [{stable}]}}"
-    return f"policy: {back}, and mend {config.canary} before it is tried again under another `experiment`"
+    return f"policy: {back}; repair {config.canary} before you try it again under another `experiment`"
 
 
 def _bandit(config: BanditConfig, arms: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""`millrace demo`: train, serve, ask, check, and say what happened."""
+"""`millrace demo`: trains, serves, sends requests, checks the answers, and prints the result."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def _shown(place: DemoWorkspace, show: Show, *, serve: bool) -> None:
 
 
 def _train_into(folder: Path, steps: Steps) -> Digits:
-    """Publish the trained models and the endpoint that splits between them; return the digits that are held out."""
+    """Write the trained models and the endpoint that splits between them; returns the held-out digits."""
     learn, held_out = load()
     models = {}
     for arm, make in ARMS.items():

@@ -49,7 +49,7 @@ def test_a_bandit_sends_the_last_requests_to_the_better_arm(tmp_path: Path) -> N
 def test_interleaving_proves_the_better_ranker(tmp_path: Path) -> None:
     done = scenario(tmp_path, "interleaving", "--requests", "850")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the learner says 'decided', with weights [0.0, 1.0] of v1 and v2" in done.stdout
+    assert "the experiment is 'decided', with weights [0.0, 1.0] of v1 and v2" in done.stdout
     assert HELD in done.stdout
 
 

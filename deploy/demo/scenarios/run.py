@@ -1,4 +1,4 @@
-"""`millrace demo --scenario`: train, serve, ask, show, and say which claims held."""
+"""`millrace demo --scenario`: trains models, serves them, plays the scenario, and prints its claims."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCENARIOS: dict[str, type[BanditScenario | CanaryScenario | ShadowScenario | Int
     "interleaving": InterleavingScenario,
 }
 FAILED = 1
-KEY = "a demonstration"  # what arms are drawn with; ids differ from run to run, and so do the draws
+KEY = "a demonstration"  # the key of the draws; draws differ between runs, because request ids do
 
 
 def run_scenario(name: str, *, broker: str, engine: str, requests: int | None, seed: int) -> int:

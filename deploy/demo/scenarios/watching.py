@@ -1,4 +1,4 @@
-"""What the learner says while a scenario runs: every snapshot with its time, and how experiments end."""
+"""Collects the learner's snapshots and experiment results while a scenario runs."""
 
 from __future__ import annotations
 
@@ -19,73 +19,73 @@ LOOK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class HeardSnapshot:
-    """A snapshot, and when it was heard (monotonic seconds)."""
+class TimedSnapshot:
+    """A snapshot and its time of arrival (monotonic seconds)."""
 
     at_s: float
-    said: SnapshotRecord
+    snapshot: SnapshotRecord
 
 
 class SnapshotWatcher:
-    """Follows `declared` and `status`, as gateways and routers do."""
+    """Follows `declared` and `status`; keeps the snapshots that gateways and routers accept."""
 
     def __init__(self) -> None:
         self._view = View(b"nothing is drawn here")
-        self._heard: dict[str, list[HeardSnapshot]] = {}
-        self._verdicts: dict[str, ExperimentResult] = {}
+        self._snapshots: dict[str, list[TimedSnapshot]] = {}
+        self._results: dict[str, ExperimentResult] = {}
 
     def fold_declared(self, record: Record) -> None:
-        """Take in a record of `declared`."""
+        """Read a record of `declared`."""
         self._view.fold_declared(record)
-        verdict = read_verdict(record)
-        if verdict is not None:
-            self._verdicts[verdict.endpoint] = verdict
+        result = read_verdict(record)
+        if result is not None:
+            self._results[result.endpoint] = result
 
     def fold_status(self, record: Record) -> None:
-        """Take in a record of `status`."""
+        """Read a record of `status`."""
         self._view.fold_status(record)
-        said = read_snapshot(record)
-        if said is not None and self._view.snapshot_of(said.endpoint) == said:
-            self._heard.setdefault(said.endpoint, []).append(HeardSnapshot(time.monotonic(), said))
+        snapshot = read_snapshot(record)
+        if snapshot is not None and self._view.snapshot_of(snapshot.endpoint) == snapshot:
+            self._snapshots.setdefault(snapshot.endpoint, []).append(TimedSnapshot(time.monotonic(), snapshot))
 
-    def heard(self, endpoint: str) -> list[HeardSnapshot]:
-        """Return all snapshots of an endpoint, in order."""
-        return self._heard.get(endpoint, [])
+    def snapshots(self, endpoint: str) -> list[TimedSnapshot]:
+        """All snapshots of an endpoint, in order."""
+        return self._snapshots.get(endpoint, [])
 
     def newest(self, endpoint: str) -> SnapshotRecord | None:
-        """Return the last snapshot of an endpoint, None before the first."""
-        heard = self.heard(endpoint)
-        return heard[-1].said if heard else None
+        """The last snapshot of an endpoint, None before the first."""
+        found = self.snapshots(endpoint)
+        return found[-1].snapshot if found else None
 
-    def verdict(self, endpoint: str) -> ExperimentResult | None:
-        """Return how an endpoint's experiment ended, if it has."""
-        return self._verdicts.get(endpoint)
+    def result(self, endpoint: str) -> ExperimentResult | None:
+        """The result of an endpoint's experiment, None before its end."""
+        return self._results.get(endpoint)
 
     async def first(self, endpoint: str, limit_s: float) -> None:
-        """Wait until the learner has said something of an endpoint; raises Unavailable."""
-        if not await self._until(lambda: bool(self.heard(endpoint)), limit_s):
-            raise Unavailable(f"the learner has said nothing of endpoint {endpoint} for {limit_s:.0f} s")
+        """Wait for the first snapshot of an endpoint; raises Unavailable after `limit_s` seconds."""
+        if not await self._until(lambda: bool(self.snapshots(endpoint)), limit_s):
+            raise Unavailable(f"the learner has published no snapshot of endpoint {endpoint} for {limit_s:.0f} s")
 
     async def end(self, endpoint: str, limit_s: float) -> ExperimentResult | None:
-        """Wait for the end of an endpoint's experiment; None if it does not come in time."""
-        await self._until(lambda: self.verdict(endpoint) is not None, limit_s)
-        return self.verdict(endpoint)
+        """Wait for the result of an endpoint's experiment; returns None after `limit_s` seconds without one."""
+        await self._until(lambda: self.result(endpoint) is not None, limit_s)
+        return self.result(endpoint)
 
     async def _until(self, is_there: Callable[[], bool], limit_s: float) -> bool:
         until = time.monotonic() + limit_s
-        while not is_there() and time.monotonic() < until:  # noqa: ASYNC110 - nothing waits that is in a hurry
+        while not is_there() and time.monotonic() < until:  # noqa: ASYNC110 - set by a fold
             await asyncio.sleep(LOOK_S)
         return is_there()
 
 
 @asynccontextmanager
 async def watching(broker: Broker) -> AsyncIterator[SnapshotWatcher]:
-    """Follow while the block runs."""
-    one = SnapshotWatcher()
-    logs = {broker.channels.declared: one.fold_declared, broker.channels.status: one.fold_status}
+    """Follow the logs while the block runs."""
+    watcher = SnapshotWatcher()
+    logs = {broker.channels.declared: watcher.fold_declared, broker.channels.status: watcher.fold_status}
     tasks = [asyncio.create_task(LogFollower(broker, log, 0, fold).run(), name=log) for log, fold in logs.items()]
     try:
-        yield one
+        yield watcher
     finally:
         for task in tasks:
             task.cancel()

@@ -313,4 +313,4 @@ def test_an_endpoint_is_withdrawn_by_its_name(shop: Path) -> None:
     assert millrace("withdraw", "a", "--yes", folder=shop).stdout == "endpoint a: withdrawn\n"
     again = millrace("withdraw", "a", "--yes", folder=shop)
     assert again.returncode == 1
-    assert "no endpoint 'a' is declared; there is: b" in again.stderr
+    assert "no endpoint 'a' is declared; declared: b" in again.stderr

@@ -215,22 +215,22 @@ async def test_without_a_learner_it_is_said_and_no_order_is_left_behind(shop: Sh
     assert shown.returncode == 0
     assert "no learner leads" in shown.stderr
     assert "millrace learner" in shown.stderr
-    assert "nobody, ever" in shown.stdout
+    assert "no learner so far" in shown.stdout
     done = await shop.route("abort", "e", "--yes")
     assert done.returncode == 1
-    assert "no learner leads, so nobody would obey: start one with `millrace learner`" in " ".join(done.stderr.split())
+    assert "no learner leads, so the command would have no effect: start one with `millrace learner`" in " ".join(done.stderr.split())
     assert await shop.broker.end(shop.broker.channels.events("e")) == 0
 
 
 @pytest.mark.parametrize(
     ("policy", "words", "status", "said"),
     [
-        (SPLIT, ("show", "shpo"), 1, "no endpoint 'shpo' is declared; there is: e, other"),
+        (SPLIT, ("show", "shpo"), 1, "no endpoint 'shpo' is declared; declared: e, other"),
         (SPLIT, ("report", "shpo"), 1, "there is: e, other"),
         (SPLIT, ("pause", "e", "--yes"), 2, "its policy is split, which does not learn"),
-        (BANDIT, ("promote", "e", "--yes"), 2, "its policy is thompson, which has nothing to promote"),
+        (BANDIT, ("promote", "e", "--yes"), 2, "its policy is thompson, to which promote does not apply"),
         (BANDIT, ("set", "e", "v=1", "--yes"), 2, "endpoint e has no arm 'v'; known arms: a, b, c"),
-        (BANDIT, ("set", "e", "a", "--yes"), 2, "'a': weights are written once for each arm, such as v1=90"),
+        (BANDIT, ("set", "e", "a", "--yes"), 2, "'a': write one weight for each arm, such as v1=90"),
         (BANDIT, ("set", "e", "a=0", "--yes"), 2, "the weights sum to 0"),
         (SPLIT, ("replay", "e", "none.yaml"), 2, "none.yaml cannot be read"),
     ],

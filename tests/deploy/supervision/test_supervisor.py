@@ -42,5 +42,5 @@ def test_a_part_with_wrong_settings_ends_only_an_installation_that_was_never_rea
         supervisor._note_death(child, 0.0)  # noqa: SLF001 - of a part that the test does not start
         assert (child.process, child.not_before_s > 0.0) == (None, True)
     else:
-        with pytest.raises(Unavailable, match="router cannot start: it says why above"):
+        with pytest.raises(Unavailable, match="router cannot start: the reason is in its log lines above"):
             supervisor._note_death(child, 0.0)  # noqa: SLF001 - as above
