@@ -17,17 +17,17 @@ from deploy.cli.terminal import (
     DEFAULT_SETTINGS,
     BrokerUrl,
     SettingsPath,
-    confirmed,
+    confirm,
     console,
     errors,
-    existing,
-    looked_at,
-    no_settings,
+    existing_installation,
+    missing_settings_text,
     overrides,
+    started_installation,
     warn,
 )
 from deploy.operations.inspection import left_out, withheld_arms
-from deploy.operations.watch import Declarations, file_of, passed_over, read_file
+from deploy.operations.watch import Declarations, file_of, read_file, unread_files
 from deploy.project import write_project
 from deploy.settings import Settings, load_settings
 from deploy.wiring import Installation
@@ -57,7 +57,7 @@ def check(
 ) -> None:
     """Read the settings and declarations, and explain mistakes; exit status 2 if there are any."""
     if not settings.exists() and (not files or settings != DEFAULT_SETTINGS):
-        raise Misconfigured(no_settings(settings))
+        raise Misconfigured(missing_settings_text(settings))
     read = load_settings(settings)
     _say_settings(settings)
     paths = files or sorted(read.folder.glob(read.endpoints))
@@ -70,7 +70,7 @@ def check(
         warn([f"{path} is not read by `millrace up`: endpoints is {read.endpoints}" for path in unread])
     else:
         _print_line(f"{read.endpoints}: {len(paths)} file{'' if len(paths) == 1 else 's'} read in {read.folder}")
-        warn([*passed_over(read.folder, read.endpoints), *left_out(read.repository_folder)])
+        warn([*unread_files(read.folder, read.endpoints), *left_out(read.repository_folder)])
     if mistakes:
         raise Misconfigured("\n".join(mistakes))
 
@@ -131,10 +131,10 @@ def apply(
 ) -> None:
     """Publish declarations; all parts follow at once, without a restart."""
     endpoints = _declared_by(files)
-    place = existing(settings, overrides(broker__url=broker))
+    installation = existing_installation(settings, overrides(broker__url=broker))
 
     async def publish() -> None:
-        async with place.broker() as connection:
+        async with installation.broker() as connection:
             declarations = Declarations(connection)
             await declarations.read()
             for endpoint in endpoints:
@@ -167,18 +167,18 @@ def withdraw(
     author: Annotated[str, typer.Option(help="The author in the record of the withdrawal.")] = "millrace withdraw",
 ) -> None:
     """Withdraw an endpoint: requests for it are refused from then on; its queues remain."""
-    place = looked_at(settings, overrides(broker__url=broker))
-    found = uvloop.run(_find(place, endpoint))
+    installation = started_installation(settings, overrides(broker__url=broker))
+    found = uvloop.run(_find(installation, endpoint))
     path = file_of(found)
     if path is not None and path.is_file():
         errors.print(
             f"[yellow]note:[/] {path} declares it: remove it there too, or it is declared again", highlight=False
         )
-    if not confirmed(f"withdraw endpoint {endpoint}, declared by {found}", yes=yes):
+    if not confirm(f"withdraw endpoint {endpoint}, declared by {found}", yes=yes):
         return
 
     async def publish() -> None:
-        async with place.broker() as connection:
+        async with installation.broker() as connection:
             declarations = Declarations(connection)
             await declarations.read()
             await declarations.withdraw(endpoint, author)
@@ -187,9 +187,9 @@ def withdraw(
     console.print(f"endpoint {endpoint}: withdrawn")
 
 
-async def _find(place: Installation, endpoint: str) -> str:
+async def _find(installation: Installation, endpoint: str) -> str:
     """Return the author of an endpoint's declaration."""
-    async with place.broker() as connection:
+    async with installation.broker() as connection:
         declarations = Declarations(connection)
         await declarations.read()
         return declarations.author(endpoint)

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from broker.errors import MillraceError, Misconfigured
 from deploy.cli import dead_letters as dead
-from deploy.cli import declare, demo, look, parts, queues, route
+from deploy.cli import declare, demo, parts, predict, queues, route, status
 from deploy.cli.terminal import errors
 from deploy.processes.streams import open_standard_streams
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (parts, declare, look, route, dead, queues, demo):
+for module in (parts, declare, status, predict, route, dead, queues, demo):
     module.add_to(app)
 
 

@@ -19,9 +19,9 @@ from deploy.cli.terminal import (
     SettingsPath,
     console,
     errors,
-    installation,
-    no_settings,
+    missing_settings_text,
     overrides,
+    read_installation,
 )
 from deploy.hosts import shown
 from deploy.processes.shell import stop_on_signals, write_logs
@@ -57,18 +57,18 @@ def up(
     """Run all parts on this machine until Ctrl-C; a part that dies is restarted."""
     flags = overrides(broker__url=broker, gateway__http_port=http_port, processors__engine=engine)
     if not settings.exists() and settings != DEFAULT_SETTINGS:
-        raise Misconfigured(no_settings(settings))
-    place = installation(settings, flags)
+        raise Misconfigured(missing_settings_text(settings))
+    installation = read_installation(settings, flags)
     write_logs("up")
-    uvloop.run(run_up(place, flags))
+    uvloop.run(run_up(installation, flags))
 
 
-async def run_up(place: Installation, flags: dict[str, str]) -> None:
+async def run_up(installation: Installation, flags: dict[str, str]) -> None:
     """Supervise all parts until a signal, and print when the installation is ready."""
     stop = stop_on_signals()
-    supervisor = Supervisor(place, flags)
+    supervisor = Supervisor(installation, flags)
     messages = Tasks()
-    messages.spawn(_print_ready(place, supervisor, stop), "ready")
+    messages.spawn(_print_ready(installation, supervisor, stop), "ready")
     messages.spawn(_print_stopping(stop), "stopping")
     try:
         await supervisor.run(stop)
@@ -82,10 +82,10 @@ async def _print_stopping(stop: asyncio.Event) -> None:
     console.print("stopping: gateway, router, processors, learner, monitors; each finishes what it holds")
 
 
-async def _print_ready(place: Installation, supervisor: Supervisor, stop: asyncio.Event) -> None:
-    gateway, metrics = place.settings.gateway, place.settings.metrics
+async def _print_ready(installation: Installation, supervisor: Supervisor, stop: asyncio.Event) -> None:
+    gateway, metrics = installation.settings.gateway, installation.settings.metrics
     await supervisor.begun.wait()  # if the broker refuses at once, the supervisor ends and prints the error
-    problems = await _until_served(place, supervisor, stop)
+    problems = await _until_served(installation, supervisor, stop)
     if stop.is_set():
         return
     supervisor.was_ready = True
@@ -93,19 +93,19 @@ async def _print_ready(place: Installation, supervisor: Supervisor, stop: asynci
         errors.print(f"[yellow]not served:[/] {problem}", highlight=False)
     console.print(f"[green]ready[/]   http://{shown(gateway.host, gateway.http_port)}   docs at /docs, Ctrl-C stops")
     console.print(f"metrics  http://{shown(metrics.host, metrics.port)}/metrics, every other process at /targets")
-    console.print(f"models   {place.settings.repository_folder}")
+    console.print(f"models   {installation.settings.repository_folder}")
     for child in supervisor.children.values():
         console.print(f"{child.part:11}pid {child.process.pid if child.process else '-'}")
 
 
-async def _until_served(place: Installation, supervisor: Supervisor, stop: asyncio.Event) -> list[str]:
+async def _until_served(installation: Installation, supervisor: Supervisor, stop: asyncio.Event) -> list[str]:
     """Wait without a time limit until the installation is ready; print every 180 s which parts and models are missing.
 
     Returns the problems: models and arms that are not served.
     """
     while not stop.is_set():
         try:
-            return await wait_until_served(place, supervisor, READY_WITHIN_S, lambda: not stop.is_set())
+            return await wait_until_served(installation, supervisor, READY_WITHIN_S, lambda: not stop.is_set())
         except TryAgain as exc:  # running parts go on: a model may be repaired and the broker may come back
             errors.print(f"[yellow]not ready:[/] {exc}", highlight=False)
             with contextlib.suppress(TimeoutError):
@@ -115,6 +115,6 @@ async def _until_served(place: Installation, supervisor: Supervisor, stop: async
 
 def _one(part: str) -> Callable[..., None]:
     def command(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "") -> None:
-        sys.exit(installation(settings, overrides(broker__url=broker)).run(part, parent=None))
+        sys.exit(read_installation(settings, overrides(broker__url=broker)).run(part, parent=None))
 
     return command

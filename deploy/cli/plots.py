@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 from rich.text import Text
 
-from deploy.cli.letters import printable
+from deploy.cli.dead_letter_view import printable
 from router.evidence.sections import Curves, Section, Table, as_text, sampled
 
 BLOCKS = " ▏▎▍▌▋▊▉█"

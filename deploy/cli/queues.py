@@ -15,14 +15,14 @@ from deploy.cli.terminal import (
     Json,
     SettingsPath,
     Yes,
-    confirmed,
-    connected,
+    confirm,
     console,
     errors,
-    looked_at,
     overrides,
     show,
+    started_installation,
     warn,
+    with_broker,
 )
 from deploy.operations.queues import DifferingQueue, check_stopped, find_differing, migrate
 
@@ -41,12 +41,12 @@ def add_to(parent: typer.Typer) -> None:
 @app.command(epilog="Example: millrace queues check --json")
 def check(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json: Json = False) -> None:
     """Show the queues whose limits differ from the settings. They work as they are; exit status 1 if there are any."""
-    place = looked_at(settings, overrides(broker__url=broker))
+    installation = started_installation(settings, overrides(broker__url=broker))
 
     async def look(connection: Broker) -> list[DifferingQueue]:
-        return await find_differing(connection, place.settings.repository_folder, place.queue_limits())
+        return await find_differing(connection, installation.settings.repository_folder, installation.queue_limits())
 
-    found = connected(place, look)
+    found = with_broker(installation, look)
     show([{"queue": one.queue, "differs": one.how} for one in found], ("queue", "differs"), as_json=as_json)
     sys.exit(1 if found else 0)
 
@@ -58,10 +58,10 @@ def migrate_all(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "
     First stop the installation and the clients that publish to `requests.*`: messages that they publish while a queue
     is recreated could be lost. An event log stays as it is, because its records cannot be moved.
     """
-    place = looked_at(settings, overrides(broker__url=broker))
+    installation = started_installation(settings, overrides(broker__url=broker))
 
     async def work(connection: Broker) -> int:
-        found = await find_differing(connection, place.settings.repository_folder, place.queue_limits())
+        found = await find_differing(connection, installation.settings.repository_folder, installation.queue_limits())
         logs = [one for one in found if one.is_log]
         queues = [one for one in found if not one.is_log]
         warn(
@@ -72,7 +72,7 @@ def migrate_all(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "
             console.print("the limits of every queue equal the settings")
             return 0
         await check_stopped(connection)
-        if not confirmed(f"recreate {len(queues)} queues, with their messages", yes=yes):
+        if not confirm(f"recreate {len(queues)} queues, with their messages", yes=yes):
             return 1
         lost, refused = 0, []
         for one in queues:
@@ -83,7 +83,7 @@ def migrate_all(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "
         warn(refused)
         return lost + len(refused)
 
-    sys.exit(1 if connected(place, work) else 0)
+    sys.exit(1 if with_broker(installation, work) else 0)
 
 
 async def _migrate(connection: Broker, differing: DifferingQueue) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from deploy.cli import route_evidence, route_orders, route_show, route_simulate
+from deploy.cli import route_control, route_evidence, route_show, route_simulate
 
 
 def add_to(parent: typer.Typer) -> None:
@@ -14,6 +14,6 @@ def add_to(parent: typer.Typer) -> None:
         epilog="Example: millrace route show fraud",
         no_args_is_help=True,
     )
-    for module in (route_show, route_orders, route_evidence, route_simulate):
+    for module in (route_show, route_control, route_evidence, route_simulate):
         module.add_to(app)
     parent.add_typer(app, name="route")

@@ -23,14 +23,14 @@ from deploy.cli.terminal import (
     EndpointName,
     Json,
     SettingsPath,
-    connected,
     console,
     errors,
-    looked_at,
     overrides,
+    started_installation,
+    with_broker,
 )
 from deploy.operations.report_html import page
-from deploy.operations.route_commands import look_at
+from deploy.operations.route_commands import inspect_endpoint
 from deploy.operations.watch import read_file
 from router.evidence.sections import Section, as_json
 
@@ -51,17 +51,17 @@ def report(
     as_json_: Json = False,
 ) -> None:
     """Read an endpoint's whole log, and print what it proves about the arms."""
-    place = looked_at(settings, overrides(broker__url=broker))
+    installation = started_installation(settings, overrides(broker__url=broker))
 
     async def work(connection: Broker) -> list[Section]:
         from router.evidence.reading import read_evidence  # imports numpy and pyarrow
         from router.evidence.report import report as sections_of
 
-        routed = await look_at(connection, endpoint)
+        routed = await inspect_endpoint(connection, endpoint)
         with reading() as progress:
             return sections_of(await read_evidence(connection, routed.endpoint, now_us(), progress))
 
-    _print(connected(place, work), f"endpoint {endpoint}", html, as_json_=as_json_)
+    _print(with_broker(installation, work), f"endpoint {endpoint}", html, as_json_=as_json_)
 
 
 def replay(
@@ -74,20 +74,20 @@ def replay(
 ) -> None:
     """Estimate the rewards that the split or bandit in a file would have had with the requests of the log."""
     candidate = one_endpoint(file, endpoint)
-    place = looked_at(settings, overrides(broker__url=broker))
+    installation = started_installation(settings, overrides(broker__url=broker))
 
     async def work(connection: Broker) -> list[Section]:
         from router.evidence.reading import read_evidence  # imports numpy and pyarrow
         from router.evidence.replay import check_candidate
         from router.evidence.replay import replay as sections_of
 
-        routed = await look_at(connection, endpoint)
+        routed = await inspect_endpoint(connection, endpoint)
         check_candidate(routed.endpoint, candidate)
         with reading() as progress:
             found = await read_evidence(connection, routed.endpoint, now_us(), progress, candidate=candidate)
         return sections_of(found, candidate)
 
-    _print(connected(place, work), f"endpoint {endpoint}, as {file.name} declares it", html, as_json_=as_json_)
+    _print(with_broker(installation, work), f"endpoint {endpoint}, as {file.name} declares it", html, as_json_=as_json_)
 
 
 def one_endpoint(file: Path, name: str = "") -> Endpoint:

@@ -39,68 +39,68 @@ def overrides(**flags: Any) -> dict[str, str]:
     return {name.replace("__", "."): str(value) for name, value in flags.items() if value not in (None, "", 0)}
 
 
-def installation(settings: Path, flags: Mapping[str, str]) -> Installation:
+def read_installation(settings: Path, flags: Mapping[str, str]) -> Installation:
     """Read the settings; flags override them."""
     return Installation.at(settings, dict(flags))
 
 
-def existing(settings: Path, flags: Mapping[str, str]) -> Installation:
+def existing_installation(settings: Path, flags: Mapping[str, str]) -> Installation:
     """Read the settings of an existing installation.
 
     Raises Misconfigured if the settings file does not exist. The default file may be missing if a flag or an
     environment variable names the broker.
     """
-    place = installation(settings, flags)
-    if settings.exists() or (settings == DEFAULT_SETTINGS and place.settings.broker.url.get_secret_value()):
-        return place
-    raise Misconfigured(no_settings(settings))
+    installation = read_installation(settings, flags)
+    if settings.exists() or (settings == DEFAULT_SETTINGS and installation.settings.broker.url.get_secret_value()):
+        return installation
+    raise Misconfigured(missing_settings_text(settings))
 
 
-def no_settings(settings: Path) -> str:
+def missing_settings_text(settings: Path) -> str:
     """Write the error text for missing settings."""
     if settings != DEFAULT_SETTINGS:
         return f"there is no {settings}: is --settings (or MILLRACE_SETTINGS) right?"
     return f"there is no {settings} in {Path.cwd()}: run this in the project's folder, or add --settings PATH"
 
 
-def looked_at(settings: Path, flags: Mapping[str, str]) -> Installation:
+def started_installation(settings: Path, flags: Mapping[str, str]) -> Installation:
     """Return an installation whose broker exists; raises Unavailable if its embedded broker has no file yet.
 
     Opening the embedded broker would create the file.
     """
-    place = existing(settings, flags)
-    if reason := never_ran(place):
+    installation = existing_installation(settings, flags)
+    if reason := not_started_text(installation):
         raise Unavailable(reason)
-    return place
+    return installation
 
 
-def never_ran(place: Installation) -> str:
+def not_started_text(installation: Installation) -> str:
     """Write the error text for an embedded broker without a file; empty for any other installation."""
-    file = place.settings.embedded_file
+    file = installation.settings.embedded_file
     if file is None or file.exists():
         return ""
     return f"nothing has run here yet: there is no {file}, which `millrace up` creates"
 
 
-def listed(place: Installation, work: Callable[[Broker], Awaitable[list[T]]]) -> list[T]:
+def read_list(installation: Installation, work: Callable[[Broker], Awaitable[list[T]]]) -> list[T]:
     """Read a list from the installation's broker; warn and return an empty one if no part has run yet."""
-    if reason := never_ran(place):
+    if reason := not_started_text(installation):
         warn([reason])
         return []
-    return connected(place, work)
+    return with_broker(installation, work)
 
 
-def connected(place: Installation, work: Callable[[Broker], Awaitable[T]]) -> T:
+def with_broker(installation: Installation, work: Callable[[Broker], Awaitable[T]]) -> T:
     """Run `work` with the installation's broker, and return its result."""
 
     async def run() -> T:
-        async with place.broker() as connection:
+        async with installation.broker() as connection:
             return await work(connection)
 
     return uvloop.run(run())
 
 
-def confirmed(what: str, *, yes: bool) -> bool:
+def confirm(what: str, *, yes: bool) -> bool:
     """Return True if the user confirms; raises Misconfigured if there is no terminal to ask on."""
     if yes:
         return True

@@ -7,8 +7,8 @@ from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from deploy.demo.http_half import Address
-from deploy.demo.place import DemoWorkspace
 from deploy.demo.progress import Steps
+from deploy.demo.workspace import DemoWorkspace
 from deploy.processes.shell import stop_on_signals, write_logs
 from deploy.supervision.supervisor import Supervisor, wait_until_ready
 from deploy.wiring import Installation
@@ -18,15 +18,15 @@ READY_WITHIN_S = 150.0
 _T = TypeVar("_T")
 
 
-async def serve_while(place: DemoWorkspace, work: Coroutine[Any, Any, _T]) -> _T | None:
+async def serve_while(workspace: DemoWorkspace, work: Coroutine[Any, Any, _T]) -> _T | None:
     """Run all parts until `work` is done, and return its result.
 
     If the parts end first, raises their error, or returns None after Ctrl-C.
     """
     stop = stop_on_signals()
-    with place.log.open("a") as log:
+    with workspace.log.open("a") as log:
         write_logs("demo", log)
-        supervisor = Supervisor(place.installation, place.overrides, output=log)
+        supervisor = Supervisor(workspace.installation, workspace.overrides, output=log)
         running = asyncio.create_task(supervisor.run(stop), name="supervisor")
         try:
             return await _while(running, work)

@@ -52,7 +52,7 @@ class ReplayReport:
     stopped: str = ""  # the error that ended the command early
 
 
-async def look(broker: Broker, queue: str, limit: int) -> DeadQueuePage:
+async def read_page(broker: Broker, queue: str, limit: int) -> DeadQueuePage:
     """Read up to `limit` letters of a dead queue and leave all of them there."""
     letters: list[DeadLetter] = []
 
@@ -111,10 +111,10 @@ async def purge(
     return done
 
 
-def preview(looked: DeadQueuePage, choice: DeadLetterFilter, *, replays: bool) -> ReplayReport:
+def preview(page: DeadQueuePage, choice: DeadLetterFilter, *, replays: bool) -> ReplayReport:
     """Count what replay or purge would do with the letters of a page."""
-    done = ReplayReport(more=looked.more)
-    for letter in looked.letters:
+    done = ReplayReport(more=page.more)
+    for letter in page.letters:
         if _is_chosen(letter, choice, done):
             if replays and letter.stuck:
                 done.skipped[letter.stuck] += 1

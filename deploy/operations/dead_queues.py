@@ -40,13 +40,15 @@ class DeadQueues:
 
     def all(self) -> list[str]:
         """All possible dead queues, sorted."""
-        return self._graves(self.endpoints, [(model, one) for model, found in self.models.items() for one in found])
+        return self._dead_queues(
+            self.endpoints, [(model, one) for model, found in self.models.items() for one in found]
+        )
 
     def of_endpoint(self, endpoint: str) -> list[str]:
         """Return the dead queues of an endpoint and its model versions; raises Misconfigured if it is unknown."""
         if endpoint not in self.endpoints:
-            raise Misconfigured(unknown("endpoint", endpoint, self.endpoints))
-        return self._graves([endpoint], self.endpoints[endpoint])
+            raise Misconfigured(unknown_name("endpoint", endpoint, self.endpoints))
+        return self._dead_queues([endpoint], self.endpoints[endpoint])
 
     def of_model(self, model: str) -> list[str]:
         """Return the dead queues of `model` or `model@version`; raises Misconfigured if it is unknown."""
@@ -54,16 +56,16 @@ class DeadQueues:
         versions = self.models.get(name, frozenset())
         if not versions or (version and version not in map(str, versions)):
             known = [f"{other}@{one}" for other, found in self.models.items() for one in found]
-            raise Misconfigured(unknown("model", model, known if version else self.models))
-        return self._graves([], [(name, one) for one in versions if version in ("", str(one))])
+            raise Misconfigured(unknown_name("model", model, known if version else self.models))
+        return self._dead_queues([], [(name, one) for one in versions if version in ("", str(one))])
 
-    def _graves(self, endpoints: Iterable[str], versions: Iterable[Version]) -> list[str]:
+    def _dead_queues(self, endpoints: Iterable[str], versions: Iterable[Version]) -> list[str]:
         queues = [self.channels.requests(endpoint) for endpoint in endpoints]
         queues += [self.channels.inputs(model, version) for model, version in versions]
         return sorted(map(self.channels.dead, queues))
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Write the error text for an unknown name, with the nearest known name and a list of known names."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
@@ -72,14 +74,14 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     return f"{what} {name!r} is not known; {hint}known: {shown or 'none'}"
 
 
-def grave_called(channels: Channels, name: str) -> str:
+def dead_queue_name(channels: Channels, name: str) -> str:
     """Return the dead queue for `hello@1`, `inputs.hello.1` or `dead.inputs.hello.1`."""
     if target := TARGET.fullmatch(name):
         return channels.dead(channels.inputs(target[1], int(target[2])))
     return channels.dead(channels.prefix + name.removeprefix(channels.prefix).removeprefix("dead."))
 
 
-async def find_grounds(broker: Broker, repository: Path) -> DeadQueues:
+async def find_dead_queues(broker: Broker, repository: Path) -> DeadQueues:
     """Find the dead queues of all models and endpoints: those served, in the repository, or declared at any time.
 
     Withdrawn endpoints count, because their dead letters remain.
@@ -103,26 +105,26 @@ async def find_grounds(broker: Broker, repository: Path) -> DeadQueues:
     )
 
 
-async def filled(broker: Broker, graves: Sequence[str]) -> list[str]:
+async def non_empty(broker: Broker, queues: Sequence[str]) -> list[str]:
     """Return those of the dead queues that are not empty."""
     found = []
-    for at in range(0, len(graves), ASKED_AT_ONCE):
-        some = graves[at : at + ASKED_AT_ONCE]
+    for at in range(0, len(queues), ASKED_AT_ONCE):
+        some = queues[at : at + ASKED_AT_ONCE]
         depths = await asyncio.gather(*map(broker.depth, some))
-        found += [grave for grave, depth in zip(some, depths, strict=True) if depth.messages]
+        found += [queue for queue, depth in zip(some, depths, strict=True) if depth.messages]
     return found
 
 
-async def open_grave(broker: Broker, repository: Path, name: str) -> tuple[str, bool]:
+async def resolve_dead_queue(broker: Broker, repository: Path, name: str) -> tuple[str, bool]:
     """Return the dead queue called `name`, and True if it is not empty; raises Misconfigured if it is unknown."""
-    grave = grave_called(broker.channels, name)
-    if (await broker.depth(grave)).messages:
-        return grave, True
-    known = (await find_grounds(broker, repository)).all()
-    if grave in known:
-        return grave, False
-    shown = [queue.removeprefix(broker.channels.prefix) for queue in await filled(broker, known)]
-    text = unknown("dead queue", grave.removeprefix(broker.channels.prefix), shown)
+    queue = dead_queue_name(broker.channels, name)
+    if (await broker.depth(queue)).messages:
+        return queue, True
+    known = (await find_dead_queues(broker, repository)).all()
+    if queue in known:
+        return queue, False
+    shown = [other.removeprefix(broker.channels.prefix) for other in await non_empty(broker, known)]
+    text = unknown_name("dead queue", queue.removeprefix(broker.channels.prefix), shown)
     raise Misconfigured(text)
 
 

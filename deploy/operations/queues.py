@@ -9,7 +9,7 @@ from pathlib import Path
 from broker.base import Broker
 from broker.channels import NO_LIMITS, Kind, Limits
 from broker.errors import Misconfigured
-from deploy.operations.dead_queues import find_grounds
+from deploy.operations.dead_queues import find_dead_queues
 from deploy.operations.inspection import read_view
 
 
@@ -25,10 +25,10 @@ class DifferingQueue:
 
 async def find_differing(broker: Broker, repository: Path, limits: Limits) -> list[DifferingQueue]:
     """Return the channels that exist with other arguments than the settings give."""
-    grounds = await find_grounds(broker, repository)
-    versions = [(model, version) for model, found in grounds.models.items() for version in found]
+    dead_queues = await find_dead_queues(broker, repository)
+    versions = [(model, version) for model, found in dead_queues.models.items() for version in found]
     found = []
-    for channel, wanted in _wanted(broker, list(grounds.endpoints), versions, limits):
+    for channel, wanted in _wanted(broker, list(dead_queues.endpoints), versions, limits):
         if how := await broker.difference(channel, wanted):
             is_log = broker.channels.kind(channel) is Kind.LOG
             found.append(DifferingQueue(queue=channel, how=how, limits=wanted, is_log=is_log))

@@ -43,7 +43,7 @@ class DeclaredResults:
     """Records of `declared` that a `View` does not keep: the newest claim, the endpoint's result and its author."""
 
     claim: LeadershipClaim | None = None
-    verdict: ExperimentResult | None = None
+    result: ExperimentResult | None = None
     author: str = ""
 
 
@@ -52,18 +52,18 @@ class RoutedEndpoint:
     """The routing of one endpoint.
 
     `silent_s` is the time in seconds since the last heartbeat of the leading learner, None if no learner leads.
-    `verdict` is the result of the experiment as it is declared now.
+    `result` is the result of the experiment as it is declared now.
     """
 
     endpoint: Endpoint
     view: View
     claim: LeadershipClaim | None
     silent_s: float | None
-    verdict: ExperimentResult | None
+    result: ExperimentResult | None
     author: str
 
     @property
-    def said(self) -> SnapshotRecord | None:
+    def snapshot(self) -> SnapshotRecord | None:
         """The newest snapshot of the experiment as it is declared now, None before the first."""
         return self.view.snapshot_of(self.endpoint.endpoint)
 
@@ -88,7 +88,7 @@ class RoutedEndpoint:
         return isinstance(read_config(self.endpoint), (BanditConfig, CanaryConfig, InterleaveConfig))
 
 
-async def look_at(connection: Broker, name: str) -> RoutedEndpoint:
+async def inspect_endpoint(connection: Broker, name: str) -> RoutedEndpoint:
     """Read an endpoint's routing from the logs; raises NotFound, listing the declared endpoints."""
     claims = DeclaredResults()
 
@@ -100,36 +100,36 @@ async def look_at(connection: Broker, name: str) -> RoutedEndpoint:
     if endpoint is None:
         declared = [one for one in view.endpoints() if view.declaration(one) is not None]
         raise NotFound(f"no endpoint {name!r} is declared; declared: {', '.join(declared) or 'none'}")
-    verdict = claims.verdict
-    if verdict is not None and verdict.experiment != experiment_of(endpoint):
-        verdict = None
+    result = claims.result
+    if result is not None and result.experiment != experiment_of(endpoint):
+        result = None
     return RoutedEndpoint(
         endpoint=endpoint,
         view=view,
         claim=claims.claim,
         silent_s=_silence_s(view, claims.claim),
-        verdict=verdict,
+        result=result,
         author=claims.author,
     )
 
 
-async def look_at_led(connection: Broker, name: str) -> RoutedEndpoint:
+async def wait_for_leader(connection: Broker, name: str) -> RoutedEndpoint:
     """Read an endpoint's routing once a learner leads; wait up to BEGUN_S, and not at all if no learner runs.
 
     A learner claims leadership only after an endpoint with a learning policy is declared.
     """
     until_s = time.monotonic() + BEGUN_S
     while True:
-        routed = await look_at(connection, name)
+        routed = await inspect_endpoint(connection, name)
         if routed.is_led or not routed.may_be_led or time.monotonic() > until_s:
             return routed
         await asyncio.sleep(LOOK_S)
 
 
-async def give(
+async def send_command(
     connection: Broker,
     routed: RoutedEndpoint,
-    order: OperatorCommand,
+    command: OperatorCommand,
     is_followed: Callable[[SnapshotRecord], bool],
     wait_s: float,
 ) -> SnapshotRecord:
@@ -148,13 +148,13 @@ async def give(
     try:
         with contextlib.suppress(TimeoutError):  # a new endpoint has its first snapshot after a moment
             async with asyncio.timeout(BEGUN_S):
-                while routed.said is None:  # noqa: ASYNC110 - set by a fold
+                while routed.snapshot is None:  # noqa: ASYNC110 - set by a fold
                     await asyncio.sleep(LOOK_S)
-        before = routed.said
-        await _append(connection, name, order)
+        before = routed.snapshot
+        await _append(connection, name, command)
         async with asyncio.timeout(wait_s):
             while True:
-                snapshot = routed.said
+                snapshot = routed.snapshot
                 if snapshot is not None and snapshot is not before and is_followed(snapshot):
                     return snapshot
                 await asyncio.sleep(LOOK_S)
@@ -169,21 +169,21 @@ async def give(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _append(connection: Broker, name: str, order: OperatorCommand) -> None:
+async def _append(connection: Broker, name: str, command: OperatorCommand) -> None:
     log = connection.channels.events(name)
     await connection.declare(log)
-    body, headers = write_order(order)
+    body, headers = write_order(command)
     outcome = (await connection.append(log, [body], headers))[0]
     if not outcome.safe:
         raise Unavailable(f"the broker did not accept the command: {outcome}")
 
 
 def _fold(claims: DeclaredResults, name: str, record: Record) -> None:
-    claim, verdict, declared = read_claim(record), read_verdict(record), read_declared(record)
+    claim, result, declared = read_claim(record), read_verdict(record), read_declared(record)
     if claim is not None:
         claims.claim = claim
-    if verdict is not None and verdict.endpoint == name:
-        claims.verdict = verdict
+    if result is not None and result.endpoint == name:
+        claims.result = result
     if declared is not None and declared.endpoint == name:
         claims.author = declared.author
 

@@ -41,7 +41,7 @@ def _check_once(endpoints: Sequence[Endpoint], path: Path) -> None:
         )
 
 
-def passed_over(folder: Path, pattern: str) -> list[str]:
+def unread_files(folder: Path, pattern: str) -> list[str]:
     """List warnings for files that are not read because they end in .yml where `pattern` has .yaml, or the reverse."""
     stem, dot, suffix = pattern.rpartition(".")
     other = {"yaml": "yml", "yml": "yaml"}.get(suffix)
@@ -149,23 +149,23 @@ class DeclarationWatch:
         self._declarations = Declarations(broker)
         self._folder = folder.absolute()
         self._pattern = pattern
-        self._seen: Mapping[Path, float] | None = None
-        self._read: dict[Path, dict[str, Endpoint]] = {}  # the last valid declarations of each file
+        self._published: Mapping[Path, float] | None = None
+        self._declared: dict[Path, dict[str, Endpoint]] = {}  # the last valid declarations of each file
         self._owners: dict[str, Path] = {}
-        self._passed_over = set[str]()
-        self._left: dict[str, Path] = {}  # endpoints removed from their file and not yet withdrawn
-        self.has_looked = asyncio.Event()
+        self._unread_files = set[str]()
+        self._removed: dict[str, Path] = {}  # endpoints removed from their file and not yet withdrawn
+        self.has_published = asyncio.Event()
 
     async def run(self) -> None:
         """Watch for ever."""
         await self.start()
         while True:
             try:
-                await self.look()
+                await self.publish_changes()
             except TryAgain as exc:
                 logger.warning("declarations are published when the broker is back: %s", exc)
             else:
-                self.has_looked.set()
+                self.has_published.set()
             await asyncio.sleep(EVERY_S)
 
     async def start(self) -> None:
@@ -176,38 +176,38 @@ class DeclarationWatch:
             if path is not None and path.is_relative_to(self._folder):
                 self._owners[endpoint] = path
 
-    async def look(self) -> None:
+    async def publish_changes(self) -> None:
         """Publish the changes since the last call."""
         files = await asyncio.to_thread(self._files)
-        self._warn(set(await asyncio.to_thread(passed_over, self._folder, self._pattern)))
-        if files == self._seen:
+        self._warn(set(await asyncio.to_thread(unread_files, self._folder, self._pattern)))
+        if files == self._published:
             return
-        before = self._seen or {}
+        before = self._published or {}
         changed = [path for path in files if before.get(path) != files[path]]
-        self._read = {path: endpoints for path, endpoints in self._read.items() if path in files}
+        self._declared = {path: endpoints for path, endpoints in self._declared.items() if path in files}
         for path in changed:
-            self._read_again(path)
-        self._leave(files)
-        for path in sorted(self._read):
+            self._read_file(path)
+        self._release_removed(files)
+        for path in sorted(self._declared):
             await self._publish(path, is_news=path in changed)
-        for endpoint, path in list(self._left.items()):
+        for endpoint, path in list(self._removed.items()):
             await self._withdraw(endpoint, path)
-        self._seen = files  # set last: if the broker is unreachable, the next call does the rest
+        self._published = files  # set last: if the broker is unreachable, the next call does the rest
 
-    def _warn(self, passed_over: set[str]) -> None:
-        for warning in sorted(passed_over - self._passed_over):
+    def _warn(self, unread_files: set[str]) -> None:
+        for warning in sorted(unread_files - self._unread_files):
             logger.warning("%s", warning)
-        self._passed_over = passed_over
+        self._unread_files = unread_files
 
-    def _read_again(self, path: Path) -> None:
+    def _read_file(self, path: Path) -> None:
         try:
-            self._read[path] = {endpoint.endpoint: endpoint for endpoint in read_file(path)}
-            if not self._read[path]:
+            self._declared[path] = {endpoint.endpoint: endpoint for endpoint in read_file(path)}
+            if not self._declared[path]:
                 logger.warning("%s declares no endpoint any more: its endpoints are withdrawn", path)
         except Misconfigured as exc:
             logger.error("%s; its earlier declarations stay", exc)  # noqa: TRY400 - the file is wrong, not the code
 
-    def _leave(self, files: Mapping[Path, float]) -> None:
+    def _release_removed(self, files: Mapping[Path, float]) -> None:
         """Release endpoints that were removed from their file, so that another file may declare them.
 
         A file that cannot be read keeps its endpoints.
@@ -215,14 +215,14 @@ class DeclarationWatch:
         left = {
             endpoint: path
             for endpoint, path in self._owners.items()
-            if path not in files or (path in self._read and endpoint not in self._read[path])
+            if path not in files or (path in self._declared and endpoint not in self._declared[path])
         }
         for endpoint in left:
             del self._owners[endpoint]
-        self._left.update(left)
+        self._removed.update(left)
 
     async def _publish(self, path: Path, *, is_news: bool) -> None:
-        for name, endpoint in self._read[path].items():
+        for name, endpoint in self._declared[path].items():
             owner = self._owners.get(name, path)
             if owner == path:
                 await self._declare(endpoint, path)
@@ -241,7 +241,7 @@ class DeclarationWatch:
         if endpoint not in self._owners:
             logger.info("endpoint %s is withdrawn: %s no longer declares it", endpoint, path.name)
             await self._declarations.withdraw(endpoint, author_of(path))
-        del self._left[endpoint]
+        del self._removed[endpoint]
 
     def _files(self) -> Mapping[Path, float]:
         return {path: path.stat().st_mtime for path in sorted(self._folder.glob(self._pattern)) if path.is_file()}

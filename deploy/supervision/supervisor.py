@@ -88,7 +88,7 @@ class Supervisor:
 
         A gateway that is ready then has all endpoints.
         """
-        declared = asyncio.create_task(watch.has_looked.wait(), name="endpoints declared")
+        declared = asyncio.create_task(watch.has_published.wait(), name="endpoints declared")
         await asyncio.wait((declared, watching), timeout=DECLARED_S, return_when=asyncio.FIRST_COMPLETED)
         declared.cancel()
 

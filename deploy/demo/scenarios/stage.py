@@ -16,7 +16,7 @@ from deploy.demo.queue_half import QueueHalf, queue_half
 from deploy.demo.rows import RowCheck
 from deploy.demo.scenarios.claims import ScenarioClaim
 from deploy.demo.scenarios.plot import Picture, draw
-from deploy.demo.scenarios.watching import SnapshotWatcher, watching
+from deploy.demo.scenarios.snapshot_watcher import SnapshotWatcher, watching
 from deploy.demo.serving import gateway_of
 from deploy.demo.tally import Tally
 from deploy.demo.wire import DemoReply, DemoRequest

@@ -23,14 +23,14 @@ from deploy.cli.terminal import (
     EndpointName,
     SettingsPath,
     Yes,
-    confirmed,
-    connected,
+    confirm,
     console,
     errors,
-    looked_at,
     overrides,
+    started_installation,
+    with_broker,
 )
-from deploy.operations.route_commands import RoutedEndpoint, give, look_at, look_at_led
+from deploy.operations.route_commands import RoutedEndpoint, inspect_endpoint, send_command, wait_for_leader
 from router.declaration.bandit import BanditConfig
 from router.declaration.canary import CanaryConfig
 from router.declaration.plain import InterleaveConfig
@@ -57,11 +57,11 @@ Wait = Annotated[
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     for word in ("pause", "resume", "promote", "abort"):
-        app.command(word, help=DOES[word], epilog=f"Example: millrace route {word} fraud")(_one(word))
+        app.command(word, help=DOES[word], epilog=f"Example: millrace route {word} fraud")(_command_for(word))
     app.command("set", epilog="Example: millrace route set fraud v1=90 v2=10")(set_weights)
 
 
-def _one(word: Word) -> Callable[..., None]:
+def _command_for(word: Word) -> Callable[..., None]:
     def command(
         endpoint: EndpointName,
         yes: Yes = False,
@@ -70,7 +70,7 @@ def _one(word: Word) -> Callable[..., None]:
         settings: SettingsPath = DEFAULT_SETTINGS,
         broker: BrokerUrl = "",
     ) -> None:
-        _order(settings, broker, endpoint, word, {}, author=author, wait_s=wait, yes=yes)
+        _steer(settings, broker, endpoint, word, {}, author=author, wait_s=wait, yes=yes)
 
     return command
 
@@ -85,7 +85,7 @@ def set_weights(
     broker: BrokerUrl = "",
 ) -> None:
     """Set the arms' weights by hand, until `resume`."""
-    _order(settings, broker, endpoint, "set", read_weights(weights), author=author, wait_s=wait, yes=yes)
+    _steer(settings, broker, endpoint, "set", read_weights(weights), author=author, wait_s=wait, yes=yes)
 
 
 def read_weights(words: list[str]) -> dict[str, float]:
@@ -105,7 +105,7 @@ def read_weights(words: list[str]) -> dict[str, float]:
     return found
 
 
-def _order(
+def _steer(
     settings: Path,
     broker: str,
     name: str,
@@ -120,35 +120,37 @@ def _order(
 
     The broker is not connected while the question waits for its answer.
     """
-    place = looked_at(settings, overrides(broker__url=broker))
-    before = connected(place, lambda connection: look_at(connection, name))
+    installation = started_installation(settings, overrides(broker__url=broker))
+    before = with_broker(installation, lambda connection: inspect_endpoint(connection, name))
     _check(before.endpoint, word, weights)
-    if not confirmed(_question(before, word, weights), yes=yes):
+    if not confirm(_question(before, word, weights), yes=yes):
         return
-    order = OperatorCommand(
+    command = OperatorCommand(
         word=word, author=author or _user(), at_us=now_us(), weights=weights, experiment=experiment_of(before.endpoint)
     )
 
     async def work(connection: Broker) -> SnapshotRecord:
         with errors.status(f"waiting for a snapshot of {escape(name)} that follows"):
-            routed = await look_at_led(connection, name)
-            return await give(connection, routed, order, lambda said: follows(said, order, before.endpoint), wait_s)
+            routed = await wait_for_leader(connection, name)
+            return await send_command(
+                connection, routed, command, lambda snapshot: follows(snapshot, command, before.endpoint), wait_s
+            )
 
-    _say(before, connected(place, work))
+    _print_change(before, with_broker(installation, work))
 
 
-def follows(said: SnapshotRecord, order: OperatorCommand, endpoint: Endpoint) -> bool:
+def follows(snapshot: SnapshotRecord, command: OperatorCommand, endpoint: Endpoint) -> bool:
     """Return True if a snapshot follows an operator command."""
-    if order.word == "pause":
-        return said.phase.endswith(HELD)
-    if order.word == "resume":
-        return not said.phase.endswith(HELD)
-    if order.word == "set":
-        total = sum(order.weights.values())
-        wanted = [order.weights.get(arm, 0.0) / total for arm in endpoint.arms]
-        close = all(abs(one - other) < CLOSE for one, other in zip(said.weights, wanted, strict=False))
-        return close and said.phase.endswith(HELD[1])
-    return said.phase in ENDS[order.word]  # `promote` and `abort` also end a pause
+    if command.word == "pause":
+        return snapshot.phase.endswith(HELD)
+    if command.word == "resume":
+        return not snapshot.phase.endswith(HELD)
+    if command.word == "set":
+        total = sum(command.weights.values())
+        wanted = [command.weights.get(arm, 0.0) / total for arm in endpoint.arms]
+        close = all(abs(one - other) < CLOSE for one, other in zip(snapshot.weights, wanted, strict=False))
+        return close and snapshot.phase.endswith(HELD[1])
+    return snapshot.phase in ENDS[command.word]  # `promote` and `abort` also end a pause
 
 
 def _check(endpoint: Endpoint, word: Word, weights: Mapping[str, float]) -> None:
@@ -167,20 +169,20 @@ def _check(endpoint: Endpoint, word: Word, weights: Mapping[str, float]) -> None
 
 def _question(before: RoutedEndpoint, word: Word, weights: Mapping[str, float]) -> str:
     config, name = read_config(before.endpoint), before.endpoint.endpoint
-    phase = f" ({before.said.phase})" if before.said is not None else ""
+    phase = f" ({before.snapshot.phase})" if before.snapshot is not None else ""
     if word == "set":
         return f"set the weights of {name}{phase} to {' '.join(f'{arm}={weight:g}' for arm, weight in weights.items())}"
     what = f"{config.canary} of {name}" if isinstance(config, CanaryConfig) else name
     return f"{word} {what}{phase}"
 
 
-def _say(before: RoutedEndpoint, said: SnapshotRecord) -> None:
+def _print_change(before: RoutedEndpoint, snapshot: SnapshotRecord) -> None:
     """Print the phase and the weights before and after."""
     name, old = before.endpoint.endpoint, before.view.router(before.endpoint.endpoint).snapshot.weights
-    was = before.said.phase if before.said is not None else "not begun"
-    changed = f"{was} -> {said.phase}" if was != said.phase else f"still {said.phase}"
+    was = before.snapshot.phase if before.snapshot is not None else "not begun"
+    changed = f"{was} -> {snapshot.phase}" if was != snapshot.phase else f"still {snapshot.phase}"
     console.print(f"endpoint {name}: {changed}", highlight=False, markup=False, soft_wrap=True)
-    for arm, one, other in zip(before.endpoint.arms, old, said.weights, strict=False):
+    for arm, one, other in zip(before.endpoint.arms, old, snapshot.weights, strict=False):
         moved = f"{one:.4g} -> {other:.4g}" if abs(one - other) > CLOSE else f"{other:.4g}, as before"
         console.print(f"  {arm}: {moved}", highlight=False, markup=False)
 

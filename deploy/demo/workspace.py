@@ -54,7 +54,7 @@ def fresh_folder(*, keep: bool) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def place_in(
+def create_workspace(
     folder: Path, *, broker: str, engine: str, known_ports: bool = False, more: Mapping[str, str] | None = None
 ) -> DemoWorkspace:
     """Write the settings into a folder; `more` are further settings, by dotted key.

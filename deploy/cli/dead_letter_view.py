@@ -37,14 +37,14 @@ def shorten(text: str, limit: int) -> str:
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
-def grave_row(looked: DeadQueuePage, now_us: int, channels: Channels) -> dict[str, Any]:
+def queue_row(page: DeadQueuePage, now_us: int, channels: Channels) -> dict[str, Any]:
     """Return the row of one dead queue in `dead list`."""
-    letters = looked.letters
+    letters = page.letters
     times = [letter.at_us for letter in letters if letter.at_us is not None]
     last = max(letters, key=lambda letter: letter.at_us or 0, default=None)
     return {
-        "queue": looked.queue.removeprefix(channels.prefix),
-        "messages": len(letters) + looked.more,
+        "queue": page.queue.removeprefix(channels.prefix),
+        "messages": len(letters) + page.more,
         "looked at": len(letters),
         "oldest": when(min(times)) if times else "",
         "age s": max(0, round((now_us - min(times)) / 1e6)) if times else None,
