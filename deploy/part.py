@@ -11,6 +11,7 @@ import os
 import sys
 
 from broker.errors import Misconfigured
+from deploy.mains import run_installed_part, run_replica
 from deploy.processes.command import read_command
 from deploy.processes.shell import MISCONFIGURED, write_logs
 from deploy.processes.streams import open_standard_streams
@@ -36,10 +37,10 @@ def run(words: list[str]) -> int:
     part, *rest = command.words
     if part == "replica":
         model, version = rest
-        return installation.run_replica(model, int(version), parent=parent)
+        return run_replica(installation, model, int(version), parent=parent)
     if part not in PARTS:
         raise Misconfigured(f"part {part!r}: known parts are {', '.join(PARTS)} and replica")
-    return installation.run(part, parent=parent)
+    return run_installed_part(installation, part, parent=parent)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from deploy.cli.terminal import (
     read_installation,
 )
 from deploy.hosts import shown
+from deploy.mains import run_installed_part
 from deploy.processes.shell import stop_on_signals, write_logs
 from deploy.supervision.readiness import wait_until_served
 from deploy.supervision.supervisor import Supervisor
@@ -115,6 +116,7 @@ async def _until_served(installation: Installation, supervisor: Supervisor, stop
 
 def _one(part: str) -> Callable[..., None]:
     def command(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "") -> None:
-        sys.exit(read_installation(settings, overrides(broker__url=broker)).run(part, parent=None))
+        installation = read_installation(settings, overrides(broker__url=broker))
+        sys.exit(run_installed_part(installation, part, parent=None))
 
     return command
