@@ -105,18 +105,16 @@ class InferRoute:
         reply_to = self._asynchronous.queue if wishes.stored else self._pending.queue
         route = _route(router.endpoint.endpoint, plan.snapshot, plan.mask, plan.policy, plan.legs[0], reply_to)
         request = Request(
-            route,
-            uid,
-            accepted_us,
-            accepted_us + int(allowed_s * 1e6),
-            plan.propensity,
-            json_length,
-            0,
-            key,
-            "",
-            trace_of(headers),
-            extra,
-            body,
+            route=route,
+            uid=uid,
+            accepted_us=accepted_us,
+            deadline_us=accepted_us + int(allowed_s * 1e6),
+            propensity=plan.propensity,
+            json_length=json_length,
+            key=key,
+            trace=trace_of(headers),
+            extra=extra,
+            body=body,
         )
         if plan.merged:
             heard = await self._wait(self._lists.ask(router, request, plan, allowed_s), request, receive)

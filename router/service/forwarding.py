@@ -162,7 +162,7 @@ class EndpointService:
             reply = ReplyTo.NOWHERE
         route = Route(endpoint=self._endpoint, arm="", model="", version=0, reply=reply, reply_to=reply_to)
         correlation = (delivery.message.correlation_id or "")[:ADDRESS_CHARACTERS]
-        request = Request(route, uid, now, 0, 0.0, None, 0, "", correlation, "", b"", b"")
+        request = Request(route=route, uid=uid, accepted_us=now, correlation=correlation)
         self._end(request, delivery, error)
 
     def _end_all(self, items: Sequence[TakenRequest], error: MillraceError) -> None:
@@ -176,8 +176,8 @@ class EndpointService:
         hold = self._settling.hold(delivery, PER_REQUEST)
         status = BY_WORD[error.status]
         self._answering.answer_one(request, status, error_body(str(error)), hold, 0)
-        ended = EndedRequests([request], [1], [request.accepted_us], status, str(error), published_us=now_us())
-        self._rows.add(self._endpoint, None, ended, [hold], None, None)
+        ended = EndedRequests.failed(request, error, taken_us=request.accepted_us)
+        self._rows.add(self._endpoint, ended, holds=[hold])
 
     # -- the lines before the arms' queues
 

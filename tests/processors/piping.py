@@ -138,7 +138,9 @@ def request(value: float = 1.0, route: Route = ROUTE, *, asks: str = "", **more:
     document: dict[str, Any] = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [value]}]}
     if asks:
         document["outputs"] = [{"name": asks}]
-    made = Request(route, new_uid(now_us()), now_us(), 0, 1.0, None, 0, "", "", "", b"", orjson.dumps(document))
+    made = Request(
+        route=route, uid=new_uid(now_us()), accepted_us=now_us(), propensity=1.0, body=orjson.dumps(document)
+    )
     return made._replace(**more)
 
 

@@ -84,7 +84,7 @@ async def test_whoever_waits_gets_the_size_and_the_limit_and_nothing_is_dropped(
         assert b"at most %d can be sent" % ANSWER_LIMIT_BYTES in told
         assert max(len(answer.body) for answer in answers) < MESSAGE_LIMIT_BYTES
         assert sorted(row["status"] for row in await pipe.rows()) == ["failed", "ok"]
-        assert pipe.pipeline.settling.held == 0
+        assert pipe.pipeline.acks.held == 0
 
 
 def texts(inputs: dict[str, Array]) -> Array:

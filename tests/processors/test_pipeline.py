@@ -167,7 +167,7 @@ async def test_a_failed_request_that_is_wanted_again_waits_in_the_lane_unanswere
         await pipe.serve()
         assert set(await pipe.answers()) == {requests[0].uid}
         assert [row["uid"] for row in await pipe.rows()] == [requests[0].uid]
-        assert pipe.pipeline.settling.held == 0
+        assert pipe.pipeline.acks.held == 0
         (delayed,) = await pipe.lane(1)
         assert (delayed.uid, delayed.attempts) == (requests[1].uid, 1)
 
@@ -186,7 +186,7 @@ async def test_a_failed_request_that_the_lane_does_not_take_is_answered_and_has_
         assert [(row["uid"], row["status"], row["error"]) for row in await pipe.rows()] == [
             (guilty.uid, "failed", said)
         ]
-        assert pipe.pipeline.settling.held == 0
+        assert pipe.pipeline.acks.held == 0
         assert not await pipe.lane(0)
 
 
@@ -242,7 +242,7 @@ async def test_a_message_out_of_the_contract_is_buried_and_the_others_are_served
         assert (buried.body, buried.header) == (wrong.body, wrong.header)
         assert buried.headers["millrace-dead-reason"] == "unreadable"
         assert set(await pipe.answers()) == {good.uid}
-        assert pipe.pipeline.settling.held == 0
+        assert pipe.pipeline.acks.held == 0
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
@@ -284,7 +284,7 @@ async def test_answers_that_nobody_can_be_given_are_counted_and_hold_up_nothing(
         await pipe.serve()
         labels = {"model": "m", "version": "1", "reason": "no such queue"}
         assert pipe.registry.get_sample_value("millrace_answers_dropped_total", labels) == 2
-        assert pipe.pipeline.settling.held == 0
+        assert pipe.pipeline.acks.held == 0
 
 
 class SlowRows(SqliteBroker):
@@ -318,7 +318,7 @@ async def test_a_drained_pipeline_has_written_its_rows_and_acked(tmp_path: Path)
         assert isinstance(pipe.broker, SlowRows)
         assert pipe.broker.order == ["row", "ack"]
         assert len(await pipe.rows()) == 2
-        assert pipe.pipeline.settling.held == 0
+        assert pipe.pipeline.acks.held == 0
 
 
 async def test_a_request_that_is_given_up_has_its_row_before_it_is_buried(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ async def test_a_request_that_is_given_up_has_its_row_before_it_is_buried(tmp_pa
         assert pipe.broker.order == ["row", "burial"]
         assert [(row["uid"], row["status"]) for row in await pipe.rows()] == [(one.uid, "failed")]
         assert {status for status, _ in (await pipe.answers()).values()} == {"failed"}
-        assert pipe.pipeline.settling.held == 0
+        assert pipe.pipeline.acks.held == 0
 
 
 async def test_rows_of_a_batch_with_requests_to_two_endpoints_keep_their_own_tensors(tmp_path: Path) -> None:

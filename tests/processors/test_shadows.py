@@ -30,7 +30,7 @@ def by_leg(rows: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
 async def settled(pipe: Pipe) -> bool:
     """Tell whether nothing is left to take or to settle, and nobody was answered."""
     queues = (pipe.pipeline.queue, pipe.broker.channels.retry(pipe.pipeline.queue), REPLIES)
-    return pipe.pipeline.settling.held == 0 and not any([(await pipe.broker.depth(queue)).messages for queue in queues])
+    return pipe.pipeline.acks.held == 0 and not any([(await pipe.broker.depth(queue)).messages for queue in queues])
 
 
 async def test_it_is_computed_and_logged_beside_its_request(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ async def test_a_request_whose_time_is_over_when_its_turn_comes_is_not_computed(
     async with piped(tmp_path, compute) as pipe:
         first = request(1)
         await pipe.put(alone(pipe.pipeline.queue, first))
-        serving = asyncio.ensure_future(pipe.serve(lambda: pipe.pipeline.settling.held == 0))
+        serving = asyncio.ensure_future(pipe.serve(lambda: pipe.pipeline.acks.held == 0))
         while not computed:  # noqa: ASYNC110 - another thread's doing
             await asyncio.sleep(0.01)
         late = request(2, deadline_us=now_us() + 1_000_000)
@@ -71,7 +71,7 @@ async def test_rows_leave_when_half_of_what_may_be_held_waits_for_them_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What still has to be computed waits for no rows: if it counted, a busy processor would write an event a batch."""
-    monkeypatch.setattr("processors.pipeline.Rows", partial(PredictionLogWriter, linger_s=3600.0))
+    monkeypatch.setattr("processors.outcomes.PredictionLogWriter", partial(PredictionLogWriter, linger_s=3600.0))
 
     def compute(inputs: dict[str, Array]) -> Mapping[str, Array]:
         time.sleep(0.01)

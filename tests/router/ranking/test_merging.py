@@ -31,7 +31,7 @@ KEY = b"secret"
 POLICY = Interleaving(arms=3, rankers=(0, 1, 2), length=4, output="items")
 UID = derived_uid(b"7")
 ROUTE = Route(endpoint="shop", arm="v2", model="m", version=2, snapshot=3, mask=7, policy="interleave")
-REQUEST = Request(ROUTE, UID, 11, 10**18, 1 / 3, None, 0, "ann", "", "", b"", b"{}")
+REQUEST = Request(route=ROUTE, uid=UID, accepted_us=11, deadline_us=10**18, propensity=1 / 3, key="ann", body=b"{}")
 LISTS = {"v1": ["a", "b", "c", "d", "e"], "v2": ["b", "x", "a", "y", "z"], "v3": ["q", "a", "r", "s", "t"]}
 
 
