@@ -1,4 +1,4 @@
-"""What a gateway says of itself, read when it is scraped: nothing here is touched per request."""
+"""Metrics of a gateway. They are read when they are scraped; no request updates them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class GatewayMetrics:
         stored: Callable[[], float],
         used: Callable[[], float],
     ) -> None:
-        """Read these numbers at each scrape."""
+        """Call these functions at each scrape."""
         self._pending.set_function(pending)
         self._unclaimed.set_function(unclaimed)
         self._stored.set_function(stored)
@@ -56,15 +56,15 @@ class GatewayMetrics:
     def watch_door(
         self, *, connections: Callable[[], float], arriving: Callable[[], float], held: Callable[[], float]
     ) -> None:
-        """Read these numbers at each scrape."""
+        """Call these functions at each scrape."""
         self._connections.set_function(connections)
         self._arriving.set_function(arriving)
         self._held.set_function(held)
 
     def refused(self, reason: str) -> None:
-        """Count what the door ended."""
+        """Count a connection or request that the door ended."""
         self._refused.labels(reason).inc()
 
     def lost_merge(self, reason: str) -> None:
-        """Count a merge record that is lost."""
+        """Count a lost merge record."""
         self._merges.labels(reason).inc()

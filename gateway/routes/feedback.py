@@ -1,4 +1,4 @@
-"""POST /v2/models/<endpoint>/feedback: light, late, by request id, onto the endpoint's event log."""
+"""POST /v2/models/<endpoint>/feedback appends feedback on a request to the event log of the endpoint."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gateway.transport.body import read_body
 
 
 class FeedbackRoute:
-    """Takes feedback in. 202 says that it is on the log, not that its request was ever seen: it may come first."""
+    """Accepts feedback. 202 means that it is on the log; its request may be unknown, or may arrive later."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self._declared: set[str] = set()
 
     async def take(self, request: Request) -> JSONResponse:
-        """Answer 202 once the broker has the record."""
+        """Answer 202 once the broker has confirmed the record."""
         declared = self._core.router(request.path_params["endpoint"]).endpoint
         endpoint = declared.endpoint
         headers = request.headers

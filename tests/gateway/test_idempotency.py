@@ -65,7 +65,7 @@ async def test_a_claim_lapses_with_the_deadline_of_what_was_not_answered(
     assert lapsed.status_code == 504
     held = await gateway.client.post(URL, content=OTHER, headers=KEY)  # its answer may just be on its way
     assert held.status_code == 422
-    monkeypatch.setattr("gateway.results.asynchronous.LATE_S", 0.0)
+    monkeypatch.setattr("gateway.results.stored_requests.LATE_S", 0.0)
     gateway.doubling.go.set()
     answer = await gateway.client.post(URL, content=OTHER, headers=KEY)
     assert (answer.status_code, answer.json()["outputs"][0]["data"]) == (200, [2.0, 2.0])
@@ -134,9 +134,9 @@ async def test_what_was_stored_and_not_published_is_published_by_its_repeat(
     async def killed(*_: object) -> None:
         raise RuntimeError("as if it had died here")
 
-    monkeypatch.setattr("gateway.results.asynchronous.OTHERS_S", 0.1)
+    monkeypatch.setattr("gateway.results.publisher.OTHERS_S", 0.1)
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.results.asynchronous.Asynchronous._publish", killed)
+        patched.setattr("gateway.results.publisher.StoredRequestPublisher.publish", killed)
         lost = await gateway.client.post(URL, content=BODY, headers={**KEY, "prefer": "respond-async"})
     assert lost.status_code == 500
     assert gateway.doubling.seen == []
@@ -149,7 +149,7 @@ async def test_what_was_stored_and_not_published_is_published_by_its_repeat(
 async def test_a_full_store_still_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(tmp_path) as gateway:
         first = await gateway.client.post(URL, content=BODY, headers=KEY)
-        monkeypatch.setattr("gateway.results.asynchronous.Asynchronous._full", lambda _: "it is full")
+        monkeypatch.setattr("gateway.results.stored_requests.StoredRequests._refusal", lambda _: "it is full")
         again = await gateway.client.post(URL, content=BODY, headers=KEY)
         other = await gateway.client.post(URL, content=BODY, headers={"idempotency-key": "other"})
     assert (again.content, other.status_code) == (first.content, 429)

@@ -38,7 +38,7 @@ class Client:
     def expire(self) -> None:
         self.ended = "expired"
 
-    def leave_unread(self) -> None:
+    def end_unread(self) -> None:
         self.ended = "unread"
 
     def displace(self) -> None:
@@ -68,12 +68,12 @@ def test_who_never_asked_goes_before_who_is_idle_and_slow_bodies_go_last() -> No
     door = door_of(waiting, pipelined, fresh, slow, idle, silent, head)
     order: list[object] = []
     for most in (7, 6, 5, 4):
-        door.most = most
+        door.connections_limit = most
         before = set(door.connections)
         assert not door.is_full()
         order += before - door.connections
     assert order == [head, silent, idle, slow]
-    door.most = 3
+    door.connections_limit = 3
     assert door.is_full()
     assert [it.ended for it in (waiting, pipelined, fresh)] == ["", "", ""]
 
@@ -98,9 +98,9 @@ def test_a_look_ends_what_is_late_and_says_so_once_in_a_while(caplog: pytest.Log
     door = door_of(late, unread, fine)
     door.note(RefusalReason.HEAD_TOO_LARGE)
     door.note(RefusalReason.HEAD_TOO_LARGE)
-    door.look()
+    door.sweep()
     door.note(RefusalReason.HEAD_TOO_LARGE)
-    door.look()
+    door.sweep()
     assert [it.ended for it in (late, unread, fine)] == ["expired", "unread", ""]
     said = [record.getMessage() for record in caplog.records if "head_limit" in record.getMessage()]
     assert said == ["the door ended 2 connections or requests: headers larger than gateway.head_limit"]

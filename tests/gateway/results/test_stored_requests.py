@@ -101,7 +101,7 @@ async def test_what_was_never_seen_is_404(gateway: Gateway, method: str, uid: st
 
 
 async def test_an_expired_one_is_410(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.results.asynchronous.LATE_S", 0.1)
+    monkeypatch.setattr("gateway.results.stored_requests.LATE_S", 0.1)
     gateway.doubling.go.clear()
     accepted = await gateway.client.post(URL, content=BODY, headers={**ASYNC, "millrace-timeout-ms": "50"})
     assert (await gateway.client.get(accepted.headers["location"])).status_code == 202
@@ -116,7 +116,7 @@ async def test_an_answer_that_says_expired_is_410(gateway: Gateway) -> None:
 
 
 async def test_an_answer_is_kept_for_a_while_then_410_then_404(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.results.asynchronous.SWEEP_S", 0.05)
+    monkeypatch.setattr("gateway.results.session.SWEEP_S", 0.05)
     async with serving(tmp_path, ttl_s=0.5) as gateway:
         answer = await gateway.client.post(URL, content=BODY, headers={"prefer": "wait=5"})
         location = f"/v2/requests/{answer.headers['millrace-request-id']}"
@@ -192,7 +192,7 @@ async def test_a_refused_one_has_one_row(tmp_path: Path) -> None:
 
 
 async def test_a_full_store_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.results.asynchronous.SWEEP_S", 0.05)
+    monkeypatch.setattr("gateway.results.session.SWEEP_S", 0.05)
     async with serving(tmp_path, results_limit_bytes=1) as gateway:
         answer = await gateway.client.post(URL, content=BODY, headers=ASYNC)
         assert answer.status_code == 429
