@@ -65,6 +65,10 @@ def _list_of(items: Json) -> Json:
     return {"type": "array", "items": items}
 
 
+def _header(name: str, schema: Json, description: str) -> Json:
+    return {"name": name, "in": "header", "schema": schema, "description": description}
+
+
 def _feedback_of(name: str, schema: Json) -> Json:
     """Return the schema of feedback with one field: either values or a truth."""
     request_id = {
@@ -205,43 +209,29 @@ ERRORS = {
 }
 
 INFER_HEADERS: list[Json] = [
-    {
-        "name": "Inference-Header-Content-Length",
-        "in": "header",
-        "schema": {"type": "integer", "minimum": 0},
-        "description": "Bytes of JSON before the raw tensors (binary tensor data extension).",
-    },
-    {
-        "name": "millrace-timeout-ms",
-        "in": "header",
-        "schema": {"type": "integer", "minimum": 1},
-        "description": "Time allowed, at most the deadline of the endpoint.",
-    },
-    {
-        "name": "millrace-key",
-        "in": "header",
-        "schema": {"type": "string", "maxLength": 256},
-        "description": "Requests with the same key get the same arm from a sticky policy, for example a user id.",
-    },
-    {
-        "name": "millrace-arm",
-        "in": "header",
-        "schema": _STRING,
-        "description": "The arm or version that must answer, for testers: logged, but not counted.",
-    },
-    {
-        "name": "Prefer",
-        "in": "header",
-        "schema": _STRING,
-        "description": "RFC 7240: respond-async answers 202 at once, wait=N after N seconds without an answer.",
-    },
-    {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-        "description": "A request that is sent again with its key is computed once and answered each time.",
-    },
-    {"name": "traceparent", "in": "header", "schema": _STRING, "description": "W3C trace context."},
+    _header(
+        "Inference-Header-Content-Length",
+        {"type": "integer", "minimum": 0},
+        "Bytes of JSON before the raw tensors (binary tensor data extension).",
+    ),
+    _header(
+        "millrace-timeout-ms", {"type": "integer", "minimum": 1}, "Time allowed, at most the deadline of the endpoint."
+    ),
+    _header(
+        "millrace-key",
+        {"type": "string", "maxLength": 256},
+        "Requests with the same key get the same arm from a sticky policy, for example a user id.",
+    ),
+    _header("millrace-arm", _STRING, "The arm or version that must answer, for testers: logged, but not counted."),
+    _header(
+        "Prefer", _STRING, "RFC 7240: respond-async answers 202 at once, wait=N after N seconds without an answer."
+    ),
+    _header(
+        "Idempotency-Key",
+        {"type": "string", "minLength": 1, "maxLength": 255},
+        "A request that is sent again with its key is computed once and answered each time.",
+    ),
+    _header("traceparent", _STRING, "W3C trace context."),
 ]
 
 INFER_EXAMPLE: Json = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}]}
