@@ -17,26 +17,12 @@ from broker.errors import Misconfigured
 from broker.tensor.datatypes import DTYPES
 from broker.tensor.inference import TensorSpec
 from processors.fields import check_fields, check_parameters
+from processors.runtimes.table import backend_name, backend_of_file, find_runtime, runtime_names, usual_files
 
 CONFIG_FILE: Final = "config.pbtxt"
 _PB2: Final = "tritonclient.grpc.model_config_pb2"
 
-RUNTIMES: Final[Mapping[str, str]] = {"pytorch": "model.pt", "python": "model.py"}
-"""The runtimes there are, and the file that each one loads where the config names no other."""
-
 _DATATYPES: Final[Mapping[str, str]] = {"TYPE_STRING" if name == "BYTES" else f"TYPE_{name}": name for name in DTYPES}
-_PLATFORMS: Final[Mapping[str, str]] = {"pytorch_libtorch": "pytorch"}
-_BACKENDS: Final[Mapping[str, str]] = {
-    "model.graphdef": "tensorflow",
-    "model.savedmodel": "tensorflow",
-    "model.plan": "tensorrt",
-    "model.onnx": "onnxruntime",
-    "model.xml": "openvino",
-    "model.pt": "pytorch",
-    "model.py": "python",
-}
-"""The file in a version's folder by which Triton finds the backend where a config names none, in its order."""
-
 _LIMIT_BYTES: Final = 1 << 20
 _PARSED: Final = 4096  # configs: a repository is read every few seconds, and parsing is the most of it
 
@@ -179,28 +165,29 @@ def _parse(text: str, source: str) -> Any:
 
 
 def _runtime(message: Any, source: str, has: Callable[[str], bool]) -> str:
-    platform = _PLATFORMS.get(message.platform, message.platform)
+    platform = backend_name(message.platform)
     if message.backend and platform and message.backend != platform:
         raise Misconfigured(f"{source}: backend is {message.backend!r} and platform {message.platform!r}: remove one")
-    backend, found = message.backend or platform, ""
-    if not backend and (found := _telling(message.default_model_filename, has)):
-        backend = _BACKENDS[found]
-    if backend in RUNTIMES:
-        return str(backend)
-    wanted = f"backend is {backend!r}" if backend else "backend is missing"
-    by = f" by the file {found}" if found else ""
-    raise Misconfigured(f"{source}: {wanted}{by}, and must be one of {', '.join(RUNTIMES)}")
+    backend, file = str(message.backend or platform), ""
+    if not backend and (file := _usual_file(message.default_model_filename, has)):
+        backend = backend_of_file(file)
+    if find_runtime(backend) is not None:
+        return backend
+    problem = f"backend is {backend!r}" if backend else "backend is missing"
+    by_file = f" by the file {file}" if file else ""
+    raise Misconfigured(f"{source}: {problem}{by_file}, and must be one of {', '.join(runtime_names())}")
 
 
-def _telling(named: str, has: Callable[[str], bool]) -> str:
-    """Return the usual name of the file that tells the backend; empty if none is there."""
-    if named:
-        return next((usual for usual in _BACKENDS if Path(usual).suffix == Path(named).suffix), "")
-    return next((usual for usual in _BACKENDS if has(usual)), "")
+def _usual_file(configured: str, has: Callable[[str], bool]) -> str:
+    """The usual file name from which the backend follows: by the configured name's suffix, or a file that exists."""
+    if configured:
+        return next((usual for usual in usual_files() if Path(usual).suffix == Path(configured).suffix), "")
+    return next((usual for usual in usual_files() if has(usual)), "")
 
 
 def _file(message: Any, runtime: str, source: str) -> str:
-    name = message.default_model_filename or RUNTIMES[runtime]
+    entry = find_runtime(runtime)
+    name = message.default_model_filename or (entry.file if entry else "")
     if Path(name).name != name:
         raise Misconfigured(f"{source}: default_model_filename is {name!r}, and must be a plain file name")
     return str(name)
