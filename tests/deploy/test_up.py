@@ -149,7 +149,7 @@ def test_a_config_that_becomes_wrong_ends_nothing_and_a_replica_that_dies_comes_
     [replica] = part(own, "processors").children()
     replica.kill()
     own.wait_for("ended with signal SIGKILL")
-    own.wait_for("it is loaded with the config that worked last")
+    own.wait_for("the model is loaded with the config that worked last")
     assert ask(own)["outputs"][0]["data"] == [3.0]
 
 

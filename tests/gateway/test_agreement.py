@@ -12,7 +12,7 @@ from broker.records.agreement import Agreement
 from gateway.core.core import GatewaySettings
 from gateway.results.sqlite_store import SqliteResults
 from gateway.run import run
-from tests.gateway.serving import X, serving
+from tests.gateway.running_gateway import X, running_gateway
 
 BODY = {"inputs": [X]}
 STICKY = {"endpoint": "e", "arms": {"v1": "double@1"}, "key": "header", "policy": {"split": ["v1"], "sticky": True}}
@@ -24,7 +24,7 @@ async def test_a_gateway_with_a_made_key_draws_nothing_by_key_beside_an_older_on
     tmp_path: Path, given: bool, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = Agreement(key="mine", is_key_given=given, started_us=2)
-    async with serving(tmp_path, agreement=own) as gateway:
+    async with running_gateway(tmp_path, agreement=own) as gateway:
         await gateway.declare(**STICKY)
         await gateway.until("/v2/models/e/ready", 200)
         url, keyed = "/v2/models/e/infer", {"millrace-key": "ann"}

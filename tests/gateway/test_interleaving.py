@@ -21,7 +21,7 @@ from broker.sqlite.adapter import SqliteBroker
 from router.interleaving.interleave import interleave
 from router.interleaving.placed import stream
 from tests.arms import RANKING, Compute, X, announce, merges, processing, records, rows
-from tests.gateway.serving import Gateway, serving, until
+from tests.gateway.running_gateway import Gateway, running_gateway, until
 from tests.rankers import FIRST, SECOND, Slow, raising, ranking
 
 URL = "/v2/models/shop/infer"
@@ -69,7 +69,7 @@ async def shop(
 ) -> AsyncIterator[Gateway]:
     """Serve `shop` with two rankers."""
     async with (
-        serving(folder, **settings) as gateway,
+        running_gateway(folder, **settings) as gateway,
         processing(gateway.broker, {1: first, 2: second}, RANKING),
     ):
         await declare(gateway, wait=wait)
@@ -161,7 +161,7 @@ async def test_one_that_says_invalid_is_not_the_clients_fault(tmp_path: Path) ->
 
 
 async def test_a_ranker_whose_queue_is_missing_is_left_out_at_once(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway, processing(gateway.broker, {1: ranking(*FIRST)}, RANKING):
+    async with running_gateway(tmp_path) as gateway, processing(gateway.broker, {1: ranking(*FIRST)}, RANKING):
         await announce(gateway.broker, "m", 2, full={"max_batch_size": 8})
         await declare(gateway, wait="8s")
         async with asyncio.timeout(4):
@@ -190,7 +190,7 @@ async def test_it_answers_while_the_client_waits_or_not_at_all(tmp_path: Path, h
 
 
 async def test_with_one_ranker_ready_it_answers_alone(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway, processing(gateway.broker, {1: ranking(*FIRST)}, RANKING):
+    async with running_gateway(tmp_path) as gateway, processing(gateway.broker, {1: ranking(*FIRST)}, RANKING):
         await gateway.declare(endpoint="shop", arms=ARMS, policy=INTERLEAVED, feedback=CLICKED)
         await gateway.until("/v2/models/shop/ready", 200)
         answer = await gateway.client.post(URL, content=BODY)

@@ -21,8 +21,8 @@ from broker.records.feedback import read_feedback
 from broker.sqlite.adapter import SqliteBroker
 from gateway.routes.openapi import openapi
 from gateway.server import listen
-from tests.gateway.routes.test_infer import BODY, URL, said
-from tests.gateway.serving import FULL, PATIENCE_S, Gateway, declare, serving, until
+from tests.gateway.infer_requests import BODY, URL, error_of
+from tests.gateway.running_gateway import FULL, PATIENCE_S, Gateway, declare, running_gateway, until
 
 
 async def test_the_server_says_what_it_can(gateway: Gateway) -> None:
@@ -69,7 +69,7 @@ async def test_an_arm_that_nobody_announced_is_503_where_the_endpoint_is_ready(g
 async def test_a_model_that_is_not_there_is_404(gateway: Gateway, path: str) -> None:
     answer = await gateway.client.get(f"/v2/models/{path}")
     assert answer.status_code == 404
-    said(answer)
+    error_of(answer)
 
 
 async def test_tritons_client_reads_everything_it_knows(gateway: Gateway) -> None:
@@ -113,7 +113,7 @@ async def test_the_index_says_why_an_arm_is_not_ready(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"ready": 1}', b"\xff"])
 async def test_a_wrong_index_request_is_400(gateway: Gateway, body: bytes) -> None:
-    said(answer := await gateway.client.post("/v2/repository/index", content=body))
+    error_of(answer := await gateway.client.post("/v2/repository/index", content=body))
     assert answer.status_code == 400
 
 
@@ -156,7 +156,7 @@ UID = "01890a5d-ac96-774b-bcce-b302099a8057"
     ],
 )
 async def test_hostile_feedback_is_400(gateway: Gateway, body: bytes) -> None:
-    said(answer := await gateway.client.post("/v2/models/double/feedback", content=body))
+    error_of(answer := await gateway.client.post("/v2/models/double/feedback", content=body))
     assert answer.status_code == 400, answer.text
 
 
@@ -169,7 +169,7 @@ async def test_feedback_for_nobody_is_404_and_makes_no_log(gateway: Gateway) -> 
 async def test_feedback_over_the_limit_is_413(gateway: Gateway) -> None:
     answer = await gateway.client.post("/v2/models/double/feedback", content=b" " * 300_000)
     assert answer.status_code == 413
-    said(answer)
+    error_of(answer)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ async def test_feedback_over_the_limit_is_413(gateway: Gateway) -> None:
 async def test_every_error_is_json_with_a_request_id(gateway: Gateway, method: str, path: str, code: int) -> None:
     answer = await gateway.client.request(method, path)
     assert answer.status_code == code
-    assert said(answer)
+    assert error_of(answer)
     assert ("allow" in answer.headers) == (code == 405)
 
 
@@ -207,11 +207,11 @@ async def test_a_bug_is_500_in_the_usual_form(gateway: Gateway, monkeypatch: pyt
     monkeypatch.setattr("router.state.view.View.endpoints", broken)
     answer = await gateway.client.get("/v2/models")
     assert answer.status_code == 500
-    assert "log" in said(answer)
+    assert "log" in error_of(answer)
     monkeypatch.setattr("router.state.view.View.resolve", broken)
     answer = await gateway.client.post(URL, content=BODY)
     assert answer.status_code == 500
-    assert "log" in said(answer)
+    assert "log" in error_of(answer)
 
 
 async def test_the_docs_need_nothing_from_outside_and_name_every_route(gateway: Gateway) -> None:
@@ -223,8 +223,8 @@ async def test_the_docs_need_nothing_from_outside_and_name_every_route(gateway: 
 
 
 async def test_a_stop_waits_for_the_pending_answer_and_takes_no_new_connection(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway:
-        gateway.doubling.go.clear()
+    async with running_gateway(tmp_path) as gateway:
+        gateway.processor.go.clear()
         pending = asyncio.create_task(gateway.client.post(URL, content=BODY))
         await gateway.until_seen()
         gateway.stop.set()
@@ -234,21 +234,21 @@ async def test_a_stop_waits_for_the_pending_answer_and_takes_no_new_connection(t
 
         await until(refuses)
         assert not pending.done()
-        gateway.doubling.go.set()
+        gateway.processor.go.set()
         assert (await pending).status_code == 200
         async with asyncio.timeout(PATIENCE_S):
             await gateway.running
 
 
 async def test_who_still_waits_when_the_grace_is_over_hears_that_the_gateway_stops(tmp_path: Path) -> None:
-    async with serving(tmp_path, grace_s=0.3) as gateway:
-        gateway.doubling.go.clear()
+    async with running_gateway(tmp_path, grace_s=0.3) as gateway:
+        gateway.processor.go.clear()
         pending = asyncio.create_task(gateway.client.post(URL, content=BODY))
         await gateway.until_seen()
         gateway.stop.set()
         answer = await pending
         assert answer.status_code == 503
-        assert "stops" in said(answer)
+        assert "stops" in error_of(answer)
 
 
 async def test_a_port_in_use_is_misconfigured_and_names_the_way_out(gateway: Gateway) -> None:
@@ -283,7 +283,7 @@ async def test_what_may_be_declared_is_503_until_that_was_read(tmp_path: Path, m
         await declare(broker, endpoint="twice", arms={"a": "double@1"})
     monkeypatch.setattr(LogFollower, "run", late)
     asking = ("GET", "/v2/models/twice"), ("POST", "/v2/models/twice/infer"), ("POST", "/v2/models/twice/feedback")
-    async with serving(tmp_path, is_ready=False) as gateway:
+    async with running_gateway(tmp_path, is_ready=False) as gateway:
         for method, path in asking:
             answer = await gateway.client.request(method, path, json={})
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

@@ -17,7 +17,7 @@ from router.declaration.policy import read_config
 from router.policies.base import one_run
 from router.policies.build import learning_of
 from router.stats.packing import packed
-from tests.gateway.serving import Gateway, X, serving, until
+from tests.gateway.running_gateway import Gateway, X, running_gateway, until
 
 URL = "/v2/models/shop/infer"
 ARMS = {"a": "double@1", "b": "double@1"}
@@ -38,7 +38,7 @@ LINEAR: dict[str, Any] = {
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with serving(tmp_path) as served:
+    async with running_gateway(tmp_path) as served:
         yield served
 
 
@@ -56,7 +56,7 @@ async def test_a_tester_pins_an_arm_by_a_header(gateway: Gateway) -> None:
     for path, said in ((URL, "b"), ("/v2/models/shop/versions/b/infer", "b")):
         answer = await gateway.client.post(path, content=body(), headers={"millrace-arm": said})
         assert (answer.status_code, answer.headers["millrace-arm"]) == (200, "b")
-    assert {(one.route.policy, one.propensity) for one in gateway.doubling.seen} == {("pinned", 0.0)}
+    assert {(one.route.policy, one.propensity) for one in gateway.processor.seen} == {("pinned", 0.0)}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ async def test_a_holdout_gets_the_first_arm_and_says_so_in_its_row(gateway: Gate
     await declare(gateway, policy={"split": {"a": 0, "b": 1}}, holdout="100%")
     answer = await gateway.client.post(URL, content=body())
     assert answer.headers["millrace-arm"] == "a"
-    assert [(one.route.policy, one.propensity) for one in gateway.doubling.seen] == [("holdout", 1.0)]
+    assert [(one.route.policy, one.propensity) for one in gateway.processor.seen] == [("holdout", 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -118,17 +118,17 @@ async def test_a_linear_policy_weighs_each_request_by_its_features_and_logs_them
 
     async def follows() -> bool:
         await gateway.client.post(URL, content=body(hour=1, country="de"))
-        return gateway.doubling.seen[-1].route.snapshot == 5
+        return gateway.processor.seen[-1].route.snapshot == 5
 
     await until(follows)
-    gateway.doubling.seen.clear()
+    gateway.processor.seen.clear()
     for hour in (1.0, -1.0) * 50:
         answer = await gateway.client.post(URL, content=body(hour=hour, country="fr"))
         assert answer.status_code == 200
-    for request in gateway.doubling.seen:
+    for request in gateway.processor.seen:
         vector = orjson.loads(request.extra)["features"]
         expected = 0.9 if (request.route.arm == "a") == (vector[1] > 0) else 0.1
         assert vector == [1.0, vector[1], 0.0, 1.0]
         assert request.propensity == pytest.approx(expected)
-    liked = sum(request.propensity > 0.5 for request in gateway.doubling.seen)
+    liked = sum(request.propensity > 0.5 for request in gateway.processor.seen)
     assert liked > 75  # of 100 that are drawn with .9: below with a probability of 1e-5

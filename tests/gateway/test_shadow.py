@@ -19,7 +19,7 @@ from broker.protocol.bundle import requests_in
 from broker.sqlite.adapter import SqliteBroker
 from broker.tensor.datatypes import Array
 from tests.arms import ONE_NUMBER, X, announce, processing, rows
-from tests.gateway.serving import Gateway, serving, until
+from tests.gateway.running_gateway import Gateway, running_gateway, until
 
 URL = "/v2/models/e/infer"
 BODY = json.dumps({"id": "mine", "inputs": [X]}).encode()
@@ -64,7 +64,7 @@ class Noting(SqliteBroker):
 @asynccontextmanager
 async def shadowed(folder: Path, policy: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Gateway]:
     async with (
-        serving(folder, kind=Noting, **settings) as gateway,
+        running_gateway(folder, broker_class=Noting, **settings) as gateway,
         processing(gateway.broker, {1: times(1), 2: times(2)}),
     ):
         await declare(gateway, policy or SHADOWED)
@@ -128,7 +128,7 @@ async def test_a_shadow_that_gets_nowhere_has_its_row_and_changes_nothing(
 
 
 async def test_a_shadow_whose_queue_is_missing_has_its_row_and_changes_nothing(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway, processing(gateway.broker, {1: times(1)}):
+    async with running_gateway(tmp_path) as gateway, processing(gateway.broker, {1: times(1)}):
         await announce(gateway.broker, "m", 2, full={"max_batch_size": 8})
         await declare(gateway, SHADOWED)
         assert (await gateway.client.post(URL, content=BODY)).status_code == 200
@@ -156,7 +156,7 @@ async def test_shadows_that_wait_are_limited(tmp_path: Path, monkeypatch: pytest
 
 
 async def test_a_request_that_is_refused_has_no_shadow_and_both_rows_say_so(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway, processing(gateway.broker, {2: times(2)}):
+    async with running_gateway(tmp_path) as gateway, processing(gateway.broker, {2: times(2)}):
         await announce(gateway.broker, "m", 1, full={"max_batch_size": 8})
         await declare(gateway, SHADOWED)
         assert (await gateway.client.post(URL, content=BODY)).status_code == 503
@@ -166,7 +166,7 @@ async def test_a_request_that_is_refused_has_no_shadow_and_both_rows_say_so(tmp_
 
 
 async def test_shadows_of_many_requests_share_bundles(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway, processing(gateway.broker, {1: times(1)}):
+    async with running_gateway(tmp_path) as gateway, processing(gateway.broker, {1: times(1)}):
         await gateway.broker.declare(SHADOW)
         await announce(gateway.broker, "m", 2, full={"max_batch_size": 32})
         await declare(gateway, SHADOWED)
@@ -207,7 +207,7 @@ async def test_pinned_requests_have_none(tmp_path: Path) -> None:
 
 
 async def test_a_full_queue_of_a_slow_shadow_is_as_good_as_none(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway, processing(gateway.broker, {1: times(1)}, ONE_NUMBER):
+    async with running_gateway(tmp_path) as gateway, processing(gateway.broker, {1: times(1)}, ONE_NUMBER):
         await gateway.broker.declare(SHADOW, Limits(messages=2))
         await announce(gateway.broker, "m", 2, full={"max_batch_size": 1})
         await declare(gateway, SHADOWED)

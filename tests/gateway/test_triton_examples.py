@@ -13,8 +13,8 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 
 from broker.records.replica_statistics import Statistics
-from tests.gateway.routes.test_infer import BODY, URL
-from tests.gateway.serving import FULL, Gateway
+from tests.gateway.infer_requests import BODY, URL
+from tests.gateway.running_gateway import FULL, Gateway
 
 X = np.array([[1.5, 2.5]], np.float32)
 BIG = np.arange(20_000, dtype=np.float32).reshape(-1, 2)

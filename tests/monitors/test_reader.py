@@ -33,7 +33,7 @@ async def test_after_a_crash_the_checkpoint_counts_each_row_once(broker: Broker,
         shutil.copy(tmp_path / "fraud.json", tmp_path / "old.json")
         await write(broker, [ended()])
         await until(lambda: before.reader.rows == 3)
-    shutil.move(tmp_path / "old.json", tmp_path / "fraud.json")  # what a crash would have left
+    shutil.move(tmp_path / "old.json", tmp_path / "fraud.json")  # as a crash would have left it
     await write(broker, [ended()])
     async with monitoring(broker, tmp_path) as after:
         await until(lambda: after.reader.rows == 4)

@@ -1,4 +1,4 @@
-"""Which requests share a batch, and when it is due."""
+"""Requests with one signature share a batch, up to the row limit."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 from processors import batcher
 from processors.batcher import Batcher, BatchItem
-from tests.processors.piping import request
+from tests.processors.pipeline_harness import request
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that tests set."""
 
     now_s = 100.0
 
@@ -49,14 +49,14 @@ def filled(*rows: int, max_rows: int = 8, delay_s: float = 0.0, signature: str =
 
 
 def sizes(made: Batcher) -> list[list[int]]:
-    """Pop all there is, and return the rows of each batch's requests."""
+    """Pop all batches, and return the rows of the requests in each one."""
     found = []
     while batch := made.pop():
         found.append([one.rows for one in batch])
     return found
 
 
-def test_a_batch_holds_at_most_so_many_rows_and_keeps_the_order() -> None:
+def test_a_batch_keeps_the_order_and_the_row_limit() -> None:
     assert sizes(filled(3, 3, 3, 8, 1, 7, 2)) == [[3, 3], [3], [8], [1, 7], [2]]
 
 
@@ -66,7 +66,7 @@ def test_requests_of_two_signatures_share_no_batch_and_take_turns() -> None:
     assert sizes(made) == [[5], [1], [5]]
 
 
-def test_what_waits_is_counted_and_two_batches_are_enough() -> None:
+def test_waiting_rows_are_counted_and_two_batches_leave_no_room() -> None:
     made = filled(8, 7)
     assert (made.waiting_requests, made.waiting_rows, made.has_room) == (2, 15, True)
     made.put(item(1))
@@ -77,7 +77,7 @@ def test_what_waits_is_counted_and_two_batches_are_enough() -> None:
     assert (made.waiting_requests, made.waiting_rows) == (0, 0)
 
 
-def test_only_a_full_batch_is_due_when_a_full_one_is_asked_for() -> None:
+def test_with_full_only_a_full_batch_is_due() -> None:
     made = filled(4)
     assert made.pop(full=True) == []
     made.put(item(4))

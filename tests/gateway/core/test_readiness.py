@@ -11,7 +11,7 @@ from broker.delivery.heartbeat import Heartbeat
 from broker.protocol.ids import now_us
 from broker.records.status import Announcement, write_announcement
 from broker.support.database import Durability
-from tests.gateway.serving import Gateway, X, serving, until
+from tests.gateway.running_gateway import Gateway, X, running_gateway, until
 
 ARMS = {"a": "double@1", "b": "double@2"}
 BROKEN = "endpoint fraud: arm b (double@2) has no ready replica"
@@ -20,7 +20,7 @@ BROKEN = "endpoint fraud: arm b (double@2) has no ready replica"
 @pytest.fixture
 async def starting(tmp_path: Path) -> AsyncIterator[Gateway]:
     """A gateway that no catalog has told anything yet."""
-    async with serving(tmp_path, is_loaded=False) as gateway:
+    async with running_gateway(tmp_path, is_loaded=False) as gateway:
         yield gateway
 
 
@@ -69,7 +69,7 @@ async def test_a_version_whose_processes_die_at_loading_is_not_waited_for(starti
 
 
 async def test_an_arm_that_breaks_later_makes_only_its_endpoint_unready(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         await gateway.declare(endpoint="fraud", arms=ARMS, policy={"split": ["a", "b"]})
         await gateway.until("/v2/models/fraud/ready", 200)
         answer = await gateway.client.get("/v2/health/ready")
@@ -78,7 +78,7 @@ async def test_an_arm_that_breaks_later_makes_only_its_endpoint_unready(tmp_path
 
 
 async def test_a_setting_keeps_tritons_strict_form(tmp_path: Path) -> None:
-    async with serving(tmp_path, strict_readiness=True) as gateway:
+    async with running_gateway(tmp_path, strict_readiness=True) as gateway:
         await gateway.declare(endpoint="fraud", arms=ARMS, policy={"split": ["a", "b"]})
         answer = await gateway.until("/v2/health/ready", 503)
         assert answer.json()["waiting_for"] == [BROKEN]
@@ -87,7 +87,7 @@ async def test_a_setting_keeps_tritons_strict_form(tmp_path: Path) -> None:
 
 
 async def test_what_other_processes_say_is_wrong_is_shown(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         announcer = Heartbeat(
             gateway.broker, instance="router-1", part="router", troubles=lambda: ["endpoint later: refused"]
         )
@@ -103,7 +103,7 @@ async def test_what_other_processes_say_is_wrong_is_shown(tmp_path: Path) -> Non
 async def test_a_broker_that_takes_nothing_makes_the_gateway_unready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with serving(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         monkeypatch.setattr(type(gateway.broker), "stopped_by", "broker.db cannot be written: the disk is full")
         answer = await gateway.until("/v2/health/ready", 503)
         assert answer.json()["waiting_for"] == ["broker.db cannot be written: the disk is full"]
@@ -111,7 +111,7 @@ async def test_a_broker_that_takes_nothing_makes_the_gateway_unready(
 
 async def test_a_full_disk_is_said_at_once_and_everywhere(tmp_path: Path) -> None:
     """It used to be a 504 that the request may still run, while readiness said 200."""
-    async with serving(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         url, body = "/v2/models/double/infer", {"inputs": [X], "parameters": {"pad": "x" * 4_000_000}}
         await pages(gateway, 1)
         try:

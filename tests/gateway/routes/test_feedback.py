@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from broker.records.feedback import read_feedback
-from tests.gateway.routes.test_infer import said
-from tests.gateway.serving import Gateway
+from tests.gateway.infer_requests import error_of
+from tests.gateway.running_gateway import Gateway
 
 UID = "01890a5d-ac96-774b-bcce-b302099a8057"
 REWARDS = {
@@ -62,7 +62,7 @@ async def test_what_would_count_nowhere_is_400_and_names_the_nearest(
     await declare(gateway)
     answer = await gateway.client.post(URL, json={"request_id": UID, **feedback})
     assert answer.status_code == 400
-    assert named in said(answer)
+    assert named in error_of(answer)
 
 
 async def test_an_endpoint_without_rewards_takes_any_number_by_name(gateway: Gateway) -> None:

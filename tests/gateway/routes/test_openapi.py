@@ -13,8 +13,8 @@ from starlette.routing import Route
 
 from gateway.routes.app import routes
 from gateway.routes.openapi import openapi
-from tests.gateway.routes.test_infer import BODY, URL, said
-from tests.gateway.serving import Gateway
+from tests.gateway.infer_requests import BODY, URL, error_of
+from tests.gateway.running_gateway import Gateway
 
 UID = "01890a5d-ac96-774b-bcce-b302099a8057"
 METHODS = ("get", "post", "delete")
@@ -156,7 +156,7 @@ async def test_a_key_may_be_as_long_as_the_document_says(gateway: Gateway, chara
     answer = await gateway.client.post(URL, content=BODY, headers={"millrace-key": "k" * characters})
     assert answer.status_code == code
     if code == 400:
-        assert "256 are allowed" in said(answer)
+        assert "256 are allowed" in error_of(answer)
 
 
 async def test_versions_have_one_form_everywhere(gateway: Gateway) -> None:

@@ -1,4 +1,4 @@
-"""When a batch has its turn, and when its rows leave."""
+"""Batches start when they are due, and their rows leave in time."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from pathlib import Path
 import pytest
 
 from broker.delivery.prediction_log import PredictionLogWriter
+from broker.protocol.bundle import single
 from broker.protocol.ids import now_us
 from broker.tensor.datatypes import Array
 from processors.batcher import Batcher, BatchItem
-from tests.processors.piping import PATIENCE_S, alone, bundled, piped, request
+from tests.processors.pipeline_harness import PATIENCE_S, bundled, request, running_pipeline
 
 
 def same(inputs: dict[str, Array]) -> Mapping[str, Array]:
     return {"y": inputs["x"], "z": inputs["x"]}
 
 
-async def test_a_batch_that_becomes_due_while_it_is_looked_at_is_computed(
+async def test_a_batch_that_becomes_due_between_two_checks_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not due when it was asked for, due when it was asked how long to wait: then nobody would look again."""
+    """The batch is not due in `pop`, but due in `due_in_s`: without care no further check would follow."""
     pop, early = Batcher.pop, list[bool]()
 
     def pop_too_early(batcher: Batcher, *, full: bool = False) -> list[BatchItem]:
@@ -35,13 +36,13 @@ async def test_a_batch_that_becomes_due_while_it_is_looked_at_is_computed(
         return pop(batcher, full=full)
 
     monkeypatch.setattr(Batcher, "pop", pop_too_early)
-    async with piped(tmp_path, same) as pipe:
-        await pipe.put(alone(pipe.pipeline.queue, request(1)))
-        await pipe.serve(lambda: bool(early) and not pipe.pipeline.in_flight)
-        assert {status for status, _ in (await pipe.answers()).values()} == {"ok"}
+    async with running_pipeline(tmp_path, same) as harness:
+        await harness.publish(single(harness.pipeline.queue, request(1)))
+        await harness.serve(lambda: bool(early) and not harness.pipeline.in_flight)
+        assert {status for status, _ in (await harness.answers()).values()} == {"ok"}
 
 
-async def test_a_request_whose_time_is_over_when_its_turn_comes_is_not_computed(tmp_path: Path) -> None:
+async def test_a_request_that_expires_before_its_batch_starts_is_not_computed(tmp_path: Path) -> None:
     computed, go_on = list[float](), threading.Event()
 
     def compute(inputs: dict[str, Array]) -> Mapping[str, Array]:
@@ -49,37 +50,37 @@ async def test_a_request_whose_time_is_over_when_its_turn_comes_is_not_computed(
         go_on.wait(PATIENCE_S)
         return same(inputs)
 
-    async with piped(tmp_path, compute) as pipe:
+    async with running_pipeline(tmp_path, compute) as harness:
         first = request(1)
-        await pipe.put(alone(pipe.pipeline.queue, first))
-        serving = asyncio.ensure_future(pipe.serve(lambda: pipe.pipeline.acks.held == 0))
+        await harness.publish(single(harness.pipeline.queue, first))
+        serving = asyncio.ensure_future(harness.serve(lambda: harness.pipeline.acks.held == 0))
         while not computed:  # noqa: ASYNC110 - another thread's doing
             await asyncio.sleep(0.01)
         late = request(2, deadline_us=now_us() + 1_000_000)
-        await pipe.put(alone(pipe.pipeline.queue, late))
-        while pipe.pipeline.in_flight < 2:  # noqa: ASYNC110 - a queue's delivery
+        await harness.publish(single(harness.pipeline.queue, late))
+        while harness.pipeline.in_flight < 2:  # noqa: ASYNC110 - a queue's delivery
             await asyncio.sleep(0.01)
         await asyncio.sleep(max(0.0, late.deadline_us - now_us()) / 1e6 + 0.05)
         go_on.set()
         await serving
-        answers = await pipe.answers()
+        answers = await harness.answers()
         assert (answers[first.uid][0], answers[late.uid][0]) == ("ok", "expired")
         assert computed == [1.0]
 
 
-async def test_rows_leave_when_half_of_what_may_be_held_waits_for_them_alone(
+async def test_rows_leave_when_half_of_the_prefetch_waits_only_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What still has to be computed waits for no rows: if it counted, a busy processor would write an event a batch."""
+    """Requests that are not computed yet must not count, or a busy processor would write one event per batch."""
     monkeypatch.setattr("processors.outcomes.PredictionLogWriter", partial(PredictionLogWriter, linger_s=3600.0))
 
     def compute(inputs: dict[str, Array]) -> Mapping[str, Array]:
         time.sleep(0.01)
         return same(inputs)
 
-    async with piped(tmp_path, compute) as pipe:
-        await pipe.put(*[bundled(pipe.pipeline.queue, [request(at) for at in range(8)]) for _ in range(24)])
-        await pipe.serve()
-        assert len(await pipe.rows()) == 24 * 8
-        events = await pipe.broker.end(pipe.broker.channels.events("e"))
+    async with running_pipeline(tmp_path, compute) as harness:
+        await harness.publish(*[bundled(harness.pipeline.queue, [request(at) for at in range(8)]) for _ in range(24)])
+        await harness.serve()
+        assert len(await harness.rows()) == 24 * 8
+        events = await harness.broker.end(harness.broker.channels.events("e"))
         assert 24 / 8 <= events <= 24 / 3
