@@ -90,7 +90,7 @@ class Readiness:
         if CLOCKS.is_measuring:
             return ["the clocks of other machines are being compared with this one's"]
         if not self._view.catalogs:
-            return ["no catalog has said yet what the model repository holds: do the processors run?"]
+            return ["no catalog has announced the model repository yet: do the processors run?"]
         return [
             f"model {model}@{version} is still loading"
             for catalog in self._view.catalogs.values()

@@ -1,4 +1,4 @@
-"""One running gateway a test, on the event loop that processes of ours have."""
+"""A running gateway for each test, on uvloop as in production."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two gateways with two assignment keys on one broker: one of them draws nothing by key, and all ways say so."""
+"""Two gateways with different assignment keys on one broker: one draws nothing by key, and every view shows it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERIES = ("millrace_settings_disagree", {"setting": "secrets.assignment"})
 
 
 @pytest.mark.parametrize(("given", "code"), [(False, 503), (True, 200)])
-async def test_a_gateway_with_a_made_key_draws_nothing_by_key_beside_an_older_one(
+async def test_a_gateway_with_a_generated_key_draws_nothing_by_key_beside_an_older_one(
     tmp_path: Path, given: bool, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = Agreement(key="mine", is_key_given=given, started_us=2)

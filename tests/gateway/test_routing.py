@@ -1,4 +1,4 @@
-"""What a gateway routes by beside its weights: arms that testers insist on, features, holdouts, the learner's word."""
+"""A gateway also routes by pinned arms, features, holdouts and snapshots of the learner."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def body(**parameters: Any) -> bytes:
 
 async def test_a_tester_pins_an_arm_by_a_header(gateway: Gateway) -> None:
     await declare(gateway, policy={"split": {"a": 1, "b": 0}})
-    for path, said in ((URL, "b"), ("/v2/models/shop/versions/b/infer", "b")):
-        answer = await gateway.client.post(path, content=body(), headers={"millrace-arm": said})
+    for path, pin in ((URL, "b"), ("/v2/models/shop/versions/b/infer", "b")):
+        answer = await gateway.client.post(path, content=body(), headers={"millrace-arm": pin})
         assert (answer.status_code, answer.headers["millrace-arm"]) == (200, "b")
     assert {(one.route.policy, one.propensity) for one in gateway.processor.seen} == {("pinned", 0.0)}
 
@@ -67,15 +67,13 @@ async def test_a_tester_pins_an_arm_by_a_header(gateway: Gateway) -> None:
         ("/v2/models/shop/versions/a/infer", "b", 400, "'b' is not the path's version, 'a'"),
     ],
 )
-async def test_an_arm_that_is_not_there_is_an_error(
-    gateway: Gateway, path: str, arm: str, code: int, named: str
-) -> None:
+async def test_an_unknown_arm_is_an_error(gateway: Gateway, path: str, arm: str, code: int, named: str) -> None:
     await declare(gateway, policy={"split": ["a", "b"]})
     answer = await gateway.client.post(path, content=body(), headers={b"millrace-arm": arm.encode("latin-1")})
     assert (answer.status_code, named in answer.json()["error"]) == (code, True)
 
 
-async def test_a_holdout_gets_the_first_arm_and_says_so_in_its_row(gateway: Gateway) -> None:
+async def test_a_holdout_gets_the_first_arm_and_is_marked_in_its_row(gateway: Gateway) -> None:
     await declare(gateway, policy={"split": {"a": 0, "b": 1}}, holdout="100%")
     answer = await gateway.client.post(URL, content=body())
     assert answer.headers["millrace-arm"] == "a"
@@ -91,7 +89,7 @@ async def test_a_holdout_gets_the_first_arm_and_says_so_in_its_row(gateway: Gate
         ({"hour": 3}, "parameters.country is missing"),
     ],
 )
-async def test_features_that_are_missing_or_no_numbers_are_named(
+async def test_missing_or_non_numeric_features_are_named(
     gateway: Gateway, parameters: dict[str, Any], named: str
 ) -> None:
     await declare(gateway, **LINEAR)
@@ -99,8 +97,8 @@ async def test_features_that_are_missing_or_no_numbers_are_named(
     assert (answer.status_code, named in answer.json()["error"]) == (400, True)
 
 
-async def test_a_linear_policy_weighs_each_request_by_its_features_and_logs_them(gateway: Gateway) -> None:
-    """Arm a is liked in the morning, b in the evening: after a snapshot that says so, requests go there."""
+async def test_a_linear_policy_weighs_requests_by_their_features_and_logs_them(gateway: Gateway) -> None:
+    """Arm a earns rewards in the morning, b in the evening; requests follow a snapshot with these weights."""
     await declare(gateway, **LINEAR)
     endpoint = read_endpoint(LINEAR, source="test")
     config: Any = read_config(endpoint)
@@ -111,10 +109,10 @@ async def test_a_linear_policy_weighs_each_request_by_its_features_and_logs_them
     broker = gateway.broker
     await broker.append(broker.channels.declared, [write_claim("learner")])
     term = await broker.end(broker.channels.declared) - 1
-    said = SnapshotRecord(
+    snapshot = SnapshotRecord(
         endpoint="shop", experiment=experiment_of(endpoint), term=term, number=5, weights=(0.5, 0.5), models=models
     )
-    await broker.append(broker.channels.status, [write_snapshot(said)])
+    await broker.append(broker.channels.status, [write_snapshot(snapshot)])
 
     async def follows() -> bool:
         await gateway.client.post(URL, content=body(hour=1, country="de"))
@@ -131,4 +129,4 @@ async def test_a_linear_policy_weighs_each_request_by_its_features_and_logs_them
         assert vector == [1.0, vector[1], 0.0, 1.0]
         assert request.propensity == pytest.approx(expected)
     liked = sum(request.propensity > 0.5 for request in gateway.processor.seen)
-    assert liked > 75  # of 100 that are drawn with .9: below with a probability of 1e-5
+    assert liked > 75  # of 100 drawn with probability .9: fewer have a probability of 1e-5

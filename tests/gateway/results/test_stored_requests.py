@@ -1,4 +1,4 @@
-"""Requests whose answers are fetched later, over real HTTP and a real results store."""
+"""Stored requests, over real HTTP and a real results store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def fetched(gateway: Gateway, location: str, code: int = 200) -> httpx.Res
     return answer
 
 
-async def test_respond_async_is_202_and_its_answer_is_fetched_as_often_as_wished(gateway: Gateway) -> None:
+async def test_respond_async_is_202_and_its_answer_can_be_fetched_repeatedly(gateway: Gateway) -> None:
     accepted = await gateway.client.post(URL, content=BODY, headers=ASYNC)
     uid = accepted.headers["millrace-request-id"]
     assert (accepted.status_code, accepted.headers["preference-applied"]) == (202, "respond-async")
@@ -44,7 +44,7 @@ async def test_respond_async_is_202_and_its_answer_is_fetched_as_often_as_wished
         assert answer.headers["millrace-status"] == "ok"
 
 
-async def test_pending_says_when_to_ask_again(gateway: Gateway) -> None:
+async def test_a_pending_request_has_retry_after(gateway: Gateway) -> None:
     gateway.processor.go.clear()
     accepted = await gateway.client.post(URL, content=BODY, headers=ASYNC)
     pending = await gateway.client.get(accepted.headers["location"])
@@ -54,7 +54,7 @@ async def test_pending_says_when_to_ask_again(gateway: Gateway) -> None:
     await fetched(gateway, accepted.headers["location"])
 
 
-async def test_wait_answers_in_time_or_with_202(gateway: Gateway) -> None:
+async def test_wait_returns_the_answer_in_time_or_202(gateway: Gateway) -> None:
     soon = await gateway.client.post(URL, content=BODY, headers={"prefer": "respond-async, wait=5"})
     assert (soon.status_code, soon.json()["outputs"][0]["data"]) == (200, [3.0, 5.0])
     gateway.processor.go.clear()
@@ -79,7 +79,7 @@ async def test_an_unknown_preference_is_a_plain_wait(gateway: Gateway, prefer: s
     "prefer",
     ['respond-async, wait="0"', "foo; a=b, RESPOND-ASYNC; x", "wait = 0", ["respond-async", "return=minimal"]],
 )
-async def test_a_preference_may_look_as_rfc_7240_allows(gateway: Gateway, prefer: str | list[str]) -> None:
+async def test_every_form_of_preference_in_rfc_7240_is_read(gateway: Gateway, prefer: str | list[str]) -> None:
     gateway.processor.go.clear()
     headers = [("prefer", value) for value in ([prefer] if isinstance(prefer, str) else prefer)]
     assert (await gateway.client.post(URL, content=BODY, headers=headers)).status_code == 202
@@ -95,12 +95,12 @@ async def test_an_error_is_fetched_as_it_would_have_been_answered(gateway: Gatew
     "uid", [uid_text(new_uid(now_us())), "x", "%00", "1" * 5000, "00000000-0000-0000-0000-000000000000"]
 )
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-async def test_what_was_never_seen_is_404(gateway: Gateway, method: str, uid: str) -> None:
+async def test_an_unknown_request_is_404(gateway: Gateway, method: str, uid: str) -> None:
     answer = await gateway.client.request(method, f"/v2/requests/{uid}")
     assert (answer.status_code, set(answer.json())) == (404, {"error"})
 
 
-async def test_an_expired_one_is_410(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_expired_request_is_410(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.results.stored_requests.LATE_S", 0.1)
     gateway.processor.go.clear()
     accepted = await gateway.client.post(URL, content=BODY, headers={**ASYNC, "millrace-timeout-ms": "50"})
@@ -109,7 +109,7 @@ async def test_an_expired_one_is_410(gateway: Gateway, monkeypatch: pytest.Monke
     assert "time allowed" in answer.json()["error"]
 
 
-async def test_an_answer_that_says_expired_is_410(gateway: Gateway) -> None:
+async def test_an_answer_with_the_status_expired_is_410(gateway: Gateway) -> None:
     gateway.processor.status = Status.EXPIRED
     accepted = await gateway.client.post(URL, content=BODY, headers=ASYNC)
     await fetched(gateway, accepted.headers["location"], 410)
@@ -126,7 +126,7 @@ async def test_an_answer_is_kept_for_a_while_then_410_then_404(tmp_path: Path, m
         await gateway.until(location, 404)
 
 
-async def test_a_cancelled_one_is_answered_to_nobody_and_said_to_processors(gateway: Gateway) -> None:
+async def test_a_cancelled_request_is_410_and_is_announced_to_processors(gateway: Gateway) -> None:
     gateway.processor.go.clear()
     accepted = await gateway.client.post(URL, content=BODY, headers=ASYNC)
     location = accepted.headers["location"]
@@ -139,24 +139,24 @@ async def test_a_cancelled_one_is_answered_to_nobody_and_said_to_processors(gate
     answer = await fetched(gateway, location, 410)
     assert "cancelled" in answer.json()["error"]
 
-    async def said() -> bool:
+    async def announced() -> bool:
         reader = gateway.broker.read(gateway.broker.channels.status, 0)
         records = await reader.read(1000)
         await reader.close()
         uid = UUID(accepted.headers["millrace-request-id"]).hex
         return any(json.loads(record.body).get("requests", [[""]])[0][0] == uid for record in records)
 
-    await until(said)
+    await until(announced)
 
 
-async def test_what_has_its_answer_cannot_be_cancelled(gateway: Gateway) -> None:
+async def test_an_answered_request_cannot_be_cancelled(gateway: Gateway) -> None:
     answer = await gateway.client.post(URL, content=BODY, headers={"prefer": "wait=5"})
     location = f"/v2/requests/{answer.headers['millrace-request-id']}"
     assert (await gateway.client.delete(location)).status_code == 409
     assert (await gateway.client.get(location)).status_code == 200
 
 
-async def test_a_refused_one_is_forgotten(tmp_path: Path) -> None:
+async def test_a_refused_request_is_not_kept(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, limits=Limits(messages=1)) as gateway:
         gateway.processor.go.clear()
         codes, uids = [], []
@@ -172,7 +172,7 @@ async def test_a_refused_one_is_forgotten(tmp_path: Path) -> None:
         gateway.processor.go.set()
 
 
-async def test_a_refused_one_has_one_row(tmp_path: Path) -> None:
+async def test_a_refused_request_has_one_row(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, limits=Limits(messages=1)) as gateway:
         gateway.processor.go.clear()
         answers = [await gateway.client.post(URL, content=BODY, headers=ASYNC) for _ in range(6)]
@@ -227,23 +227,23 @@ async def test_a_wait_ends_with_202_when_the_grace_of_a_stop_is_over(tmp_path: P
         gateway.processor.go.set()
 
 
-async def test_a_client_that_leaves_cancels_its_request(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_disconnects_cancels_its_request(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.routes.infer.LISTEN_AFTER_S", 0.01)
     gateway.processor.go.clear()
     with pytest.raises(httpx.ReadTimeout):
         await gateway.client.post(URL, content=BODY, timeout=0.3)
 
-    async def said() -> bool:
+    async def announced() -> bool:
         reader = gateway.broker.read(gateway.broker.channels.status, 0)
         records = await reader.read(1000)
         await reader.close()
         return any(json.loads(record.body)["kind"] == "cancel" for record in records)
 
-    await until(said)
+    await until(announced)
     gateway.processor.go.set()
 
 
-async def test_a_broker_that_says_nothing_is_waited_for_no_longer_than_allowed(
+async def test_a_silent_broker_is_not_waited_for_longer_than_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def silent(*_: object) -> list[Outcome]:

@@ -1,4 +1,4 @@
-"""The hot route, over real HTTP: what comes back, and what hostile requests get."""
+"""The infer route over real HTTP, with normal and hostile requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEAD = (
 )
 
 
-async def test_an_answer_carries_the_output_and_who_made_it(gateway: Gateway) -> None:
+async def test_an_answer_has_the_output_and_names_the_arm(gateway: Gateway) -> None:
     answer = await gateway.client.post(URL, content=BODY)
     assert answer.status_code == 200
     assert answer.json()["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [3.0, 5.0]}]
@@ -41,7 +41,7 @@ async def test_an_answer_carries_the_output_and_who_made_it(gateway: Gateway) ->
 
 
 @pytest.mark.parametrize("binary", [True, False])
-async def test_tritons_client_gets_what_it_asks_for(gateway: Gateway, binary: bool) -> None:
+async def test_tritons_client_gets_the_outputs_that_it_requests(gateway: Gateway, binary: bool) -> None:
     def ask() -> Any:
         client = triton.InferenceServerClient(f"127.0.0.1:{gateway.port}")
         x = triton.InferInput("x", [1, 2], "FP32")
@@ -79,7 +79,7 @@ async def test_a_version_in_the_path_pins_an_arm(gateway: Gateway, pin: str) -> 
         ("/v1/infer", "/v1/infer"),
     ],
 )
-async def test_a_name_that_is_not_there_is_404(gateway: Gateway, path: str, named: str) -> None:
+async def test_an_unknown_name_is_404(gateway: Gateway, path: str, named: str) -> None:
     answer = await gateway.client.post(path, content=BODY)
     assert answer.status_code == 404
     assert named in error_of(answer)
@@ -99,7 +99,7 @@ async def test_a_json_length_in_the_middle_of_the_json_is_400(gateway: Gateway) 
     error_of(answer)
 
 
-async def test_raw_tensors_come_and_go(gateway: Gateway) -> None:
+async def test_raw_tensors_are_accepted_and_returned(gateway: Gateway) -> None:
     headers = {"inference-header-content-length": str(len(HEAD))}
     answer = await gateway.client.post(URL, content=HEAD + RAW, headers=headers)
     assert answer.status_code == 200, answer.text
@@ -114,7 +114,7 @@ async def test_a_timeout_that_is_no_number_is_400(gateway: Gateway, junk: str) -
 
 
 @pytest.mark.parametrize("header", ["millrace-timeout-ms", "timeout_ms"])
-async def test_an_answer_that_is_late_is_504(gateway: Gateway, header: str) -> None:
+async def test_a_late_answer_is_504(gateway: Gateway, header: str) -> None:
     gateway.processor.go.clear()
     answer = await gateway.client.post(URL, content=BODY, headers={header: "120"})
     assert answer.status_code == 504
@@ -135,7 +135,7 @@ async def test_a_status_of_a_processor_becomes_a_code(gateway: Gateway, status: 
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[]", b'{"inputs": 7}'])
-async def test_a_body_that_is_no_request_is_400(gateway: Gateway, body: bytes) -> None:
+async def test_a_body_that_is_not_a_request_is_400(gateway: Gateway, body: bytes) -> None:
     answer = await gateway.client.post(URL, content=body)
     assert answer.status_code == 400
     error_of(answer)
@@ -155,7 +155,7 @@ async def test_a_body_in_chunks_is_put_together(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("how", ["announced", "chunked", "gzip", "deflate"])
-async def test_a_body_over_the_limit_is_413_however_it_comes(tmp_path: Path, how: str) -> None:
+async def test_a_body_over_the_limit_is_413_in_every_encoding(tmp_path: Path, how: str) -> None:
     async with running_gateway(tmp_path, body_limit_bytes=100_000) as gateway:
         content: Any = b" " * 100_001
         headers = {}
@@ -195,14 +195,14 @@ async def test_a_wrong_content_encoding_is_400(gateway: Gateway, content: bytes,
     error_of(answer)
 
 
-async def test_headers_that_are_no_text_do_no_harm(gateway: Gateway) -> None:
+async def test_headers_that_are_not_text_are_harmless(gateway: Gateway) -> None:
     headers = [(b"millrace-key", b"\xff\xfe"), (b"tracestate", b"\xe9\xff"), (b"traceparent", b"\xff")]
     answer = await gateway.client.post(URL, content=BODY, headers=headers)
     assert answer.status_code == 200
     assert gateway.processor.seen[0].trace == ""
 
 
-async def test_the_trace_and_the_key_travel_with_the_request(gateway: Gateway) -> None:
+async def test_the_request_carries_its_trace_and_key(gateway: Gateway) -> None:
     trace = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
     await gateway.client.post(
         URL, content=BODY, headers={"traceparent": trace, "millrace-key": "user-7", "tracestate": "a=1"}
@@ -211,7 +211,7 @@ async def test_the_trace_and_the_key_travel_with_the_request(gateway: Gateway) -
     assert (seen.trace, seen.key, json.loads(seen.extra)) == (trace, "user-7", {"tracestate": "a=1"})
 
 
-async def test_more_than_may_wait_is_429_with_retry_after_and_has_a_row(tmp_path: Path) -> None:
+async def test_a_request_over_the_pending_limit_is_429_with_retry_after_and_has_a_row(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, pending_limit=1) as gateway:
         gateway.processor.go.clear()
         first = asyncio.create_task(gateway.client.post(URL, content=BODY))
@@ -253,14 +253,14 @@ async def test_a_model_that_hangs_leaves_room_for_the_others(tmp_path: Path) -> 
         await asyncio.gather(working, return_exceptions=True)
 
 
-async def test_a_full_queue_is_429_and_not_a_wait(tmp_path: Path) -> None:
+async def test_a_full_queue_is_429_at_once(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, limits=Limits(bytes=10)) as gateway:
         refused = await gateway.client.post(URL, content=BODY)
         assert refused.status_code == 429
         assert "full" in error_of(refused)
 
 
-async def test_a_queue_that_is_gone_is_503(gateway: Gateway) -> None:
+async def test_a_missing_queue_is_503(gateway: Gateway) -> None:
     await gateway.announce("other", 1, "ready")
     await gateway.until("/v2/models/other/ready", 200)
     refused = await gateway.client.post("/v2/models/other/infer", content=BODY)
@@ -268,7 +268,7 @@ async def test_a_queue_that_is_gone_is_503(gateway: Gateway) -> None:
     assert "retry-after" in refused.headers
 
 
-async def test_an_endpoint_whose_model_never_came_is_503(gateway: Gateway) -> None:
+async def test_an_endpoint_without_any_replica_is_503(gateway: Gateway) -> None:
     await gateway.declare(endpoint="early", arms={"a": "late@1"})
     await gateway.until("/v2/models/early/ready", 503)
     refused = await gateway.client.post("/v2/models/early/infer", content=BODY)
@@ -276,7 +276,7 @@ async def test_an_endpoint_whose_model_never_came_is_503(gateway: Gateway) -> No
     assert "late@1" in error_of(refused)
 
 
-async def test_a_client_that_hangs_up_frees_its_place(tmp_path: Path) -> None:
+async def test_a_client_that_disconnects_ends_its_request(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, pending_limit=1) as gateway:
         gateway.processor.go.clear()
         with pytest.raises(httpx.ReadTimeout):
@@ -290,7 +290,7 @@ async def test_a_client_that_hangs_up_frees_its_place(tmp_path: Path) -> None:
         assert (await gateway.client.post(URL, content=BODY)).status_code == 200
 
 
-async def test_a_client_that_leaves_inside_its_body_sends_nothing_on(gateway: Gateway) -> None:
+async def test_a_client_that_disconnects_in_its_body_publishes_nothing(gateway: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\n{" % URL.encode())
     await writer.drain()
@@ -301,7 +301,7 @@ async def test_a_client_that_leaves_inside_its_body_sends_nothing_on(gateway: Ga
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "PATCH", "HEAD"])
-async def test_another_method_is_405_and_says_which_one(gateway: Gateway, method: str) -> None:
+async def test_another_method_is_405_and_names_the_right_one(gateway: Gateway, method: str) -> None:
     answer = await gateway.client.request(method, URL)
     assert answer.status_code == 405
     assert answer.headers["allow"] == "POST"
@@ -313,7 +313,7 @@ async def test_another_method_is_405_and_says_which_one(gateway: Gateway, method
     "request_line",
     [b"nonsense", b"GET /\xff\xff HTTP/1.1", b"POST /v2 HTTP/1.1\r\ncontent-length: minus", b"CONNECT x:1 HTTP/1.1"],
 )
-async def test_bytes_that_are_no_http_get_json_too(gateway: Gateway, request_line: bytes) -> None:
+async def test_invalid_http_is_answered_with_json_too(gateway: Gateway, request_line: bytes) -> None:
     answer = await gateway.raw(request_line + b"\r\nhost: x\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
@@ -322,7 +322,7 @@ async def test_bytes_that_are_no_http_get_json_too(gateway: Gateway, request_lin
 
 
 def raw(values: np.ndarray[Any, Any]) -> tuple[bytes, dict[str, str]]:
-    """Return a request with raw numbers that asks for its answer in JSON, and the header that it needs."""
+    """Return a body with raw tensors that requests its answer as JSON, and the header for it."""
     x = {"name": "x", "shape": list(values.shape), "datatype": "FP32"}
     head = json.dumps({"inputs": [{**x, "parameters": {"binary_data_size": values.nbytes}}]}).encode()
     return head + values.tobytes(), {"inference-header-content-length": str(len(head))}
@@ -330,15 +330,15 @@ def raw(values: np.ndarray[Any, Any]) -> tuple[bytes, dict[str, str]]:
 
 @pytest.mark.parametrize("prefer", ["", "respond-async"])
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         (np.array([[1, np.nan]], np.float32), "the model's output y holds NaN or infinity"),
         (np.full((1, 1_500_000), 0.1234567, np.float32), "can be sent: ask for fewer rows or outputs"),
     ],
     ids=["NaN", "an answer of 17 MB"],
 )
-async def test_an_answer_that_cannot_be_sent_is_the_models_failure(
-    gateway: Gateway, values: np.ndarray[Any, Any], says: str, prefer: str
+async def test_an_answer_that_cannot_be_encoded_is_a_failure_of_the_model(
+    gateway: Gateway, values: np.ndarray[Any, Any], message: str, prefer: str
 ) -> None:
     content, headers = raw(values)
     answer = await gateway.client.post(URL, content=content, headers={**headers, "prefer": prefer})
@@ -346,4 +346,4 @@ async def test_an_answer_that_cannot_be_sent_is_the_models_failure(
         assert answer.status_code == 202
         answer = await gateway.until(answer.headers["location"], 500)
     assert (answer.status_code, answer.headers["millrace-status"]) == (500, "failed")
-    assert says in error_of(answer)
+    assert message in error_of(answer)

@@ -1,4 +1,4 @@
-"""Requests that a client sends ahead of their answers: few wait, all are answered in order, none is miscounted."""
+"""Requests that a client sends ahead of their answers: few wait, all are answered in order and counted exactly."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_requests_sent_ahead_wait_unparsed_and_are_all_answered_in_order(g
     writer.close()
 
 
-async def test_a_client_that_sent_ahead_and_left_leaves_nothing_behind(gateway: Gateway) -> None:
+async def test_a_client_that_sent_ahead_and_disconnected_holds_no_bytes(gateway: Gateway) -> None:
     gateway.processor.go.clear()
     _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(WHOLE * 1000)
@@ -58,7 +58,7 @@ async def test_a_client_that_sent_ahead_and_left_leaves_nothing_behind(gateway: 
     await until(forgotten)
 
 
-async def test_a_client_that_sent_ahead_and_left_ends_its_running_request(
+async def test_a_client_that_sent_ahead_and_disconnected_ends_its_running_request(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.processor.go.clear()
@@ -93,7 +93,7 @@ async def test_requests_sent_ahead_end_their_connection_when_bodies_are_full(tmp
 
 
 @pytest.mark.parametrize("spaces", [0, 3000, 60_000])
-async def test_the_bytes_of_a_request_that_is_whole_do_not_count_for_the_next(tmp_path: Path, spaces: int) -> None:
+async def test_the_bytes_of_a_complete_request_do_not_count_for_the_next(tmp_path: Path, spaces: int) -> None:
     async with limited_gateway(tmp_path, head_bytes=1024) as gateway:
         body = BODY + b" " * spaces
         chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)

@@ -1,4 +1,4 @@
-"""A connection of the gateway: what is too large, too slow, half-closed or of another protocol gets a typed answer."""
+"""Connections: requests that are too large, too slow, half-closed or not HTTP get a typed answer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Ask {
 
 
 async def refused(gateway: Gateway, *parts: bytes) -> tuple[int, str]:
-    """Send bytes and return the code and the error of the answer, behind which the gateway closes."""
+    """Send bytes, and return the code and the error of the answer; then the gateway must close."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     with contextlib.suppress(ConnectionError):
         for part in parts:
@@ -79,7 +79,7 @@ async def test_a_head_over_the_limit_is_431(gateway: Gateway, parts: tuple[bytes
     assert await serves_others(gateway)
 
 
-async def test_what_is_too_large_is_refused_though_it_comes_whole_at_once(tmp_path: Path) -> None:
+async def test_a_head_over_the_limit_is_refused_even_if_it_arrives_at_once(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, head_bytes=4096) as gateway:
         chunked = POST + b"transfer-encoding: chunked\r\n\r\n%b\r\n%b\r\n0\r\n%b\r\n"
         size, trailer = b"%x" % len(BODY), b"x: " + b"a" * 100_000 + b"\r\n"
@@ -95,7 +95,7 @@ async def test_a_body_over_the_limit_of_its_route_is_413_and_counted(gateway: Ga
     assert refusals(gateway, "body_too_large") == 1
 
 
-async def test_a_body_that_goes_on_long_after_its_refusal_is_hung_up_on(gateway: Gateway) -> None:
+async def test_a_body_that_goes_on_long_after_its_refusal_is_cut_off(gateway: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(POST + b"content-length: 9000000000\r\n\r\n")
     assert (await answer_of(reader))[0] == 413
@@ -111,7 +111,7 @@ async def test_a_body_that_goes_on_long_after_its_refusal_is_hung_up_on(gateway:
     assert await serves_others(gateway)
 
 
-async def test_what_is_unreadable_behind_a_body_that_is_still_to_come_ends_the_connection(tmp_path: Path) -> None:
+async def test_invalid_http_after_a_refused_body_ends_the_connection(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, head_s=SHORT_S, body_s=SHORT_S) as gateway:
         gateway.processor.go.clear()
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
@@ -131,7 +131,7 @@ async def test_a_target_over_the_limit_is_414(gateway: Gateway) -> None:
     assert refusals(gateway, "target_too_long") == 1
 
 
-async def test_a_head_within_the_limits_is_served_however_it_comes(gateway: Gateway) -> None:
+async def test_a_head_within_the_limits_is_served_in_any_number_of_pieces(gateway: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     head = POST + b"x: " + b"a" * 60_000 + b"\r\ncontent-length: %d\r\n\r\n" % len(BODY)
     for at in range(0, len(head), 1000):
@@ -142,7 +142,7 @@ async def test_a_head_within_the_limits_is_served_however_it_comes(gateway: Gate
     writer.close()
 
 
-async def test_trailers_are_no_headers(gateway: Gateway) -> None:
+async def test_trailers_are_not_headers(gateway: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     chunk = b"%x\r\n%b\r\n0\r\nmillrace-key: forged\r\n\r\n" % (len(BODY), BODY)
     writer.write(POST + b"transfer-encoding: chunked\r\n\r\n" + chunk)
@@ -155,7 +155,7 @@ async def test_trailers_are_no_headers(gateway: Gateway) -> None:
     ("sent", "reason"),
     [(b"POST /v2", "head_too_slow"), (POST, "head_too_slow"), (POST + b"content-length: 9\r\n\r\n{", "body_too_slow")],
 )
-async def test_a_request_that_does_not_come_whole_in_time_is_408(tmp_path: Path, sent: bytes, reason: str) -> None:
+async def test_a_request_that_is_incomplete_at_its_deadline_is_408(tmp_path: Path, sent: bytes, reason: str) -> None:
     async with limited_gateway(tmp_path, head_s=SHORT_S, body_s=SHORT_S) as gateway:
         code, error = await refused(gateway, sent)
         assert (code, "0.3 seconds" in error) == (408, True)
@@ -163,20 +163,20 @@ async def test_a_request_that_does_not_come_whole_in_time_is_408(tmp_path: Path,
         assert await serves_others(gateway)
 
 
-async def test_a_connection_that_sends_nothing_is_closed_without_a_word(tmp_path: Path) -> None:
+async def test_a_connection_that_sends_nothing_is_closed_without_an_answer(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, head_s=SHORT_S) as gateway:
         assert await gateway.raw(b"") == b""
         assert refusals(gateway, "head_too_slow") == 1
 
 
-async def test_an_idle_connection_is_closed_and_no_refusal(tmp_path: Path) -> None:
+async def test_an_idle_connection_is_closed_and_not_counted_as_refused(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, idle_s=SHORT_S) as gateway:
         answer = await gateway.raw(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
         assert answer.endswith(b'{"live":true}')
         assert refusals(gateway, "head_too_slow") == 0
 
 
-async def test_a_client_that_does_not_read_its_answer_is_hung_up_on(tmp_path: Path) -> None:
+async def test_a_client_that_does_not_read_its_answer_is_disconnected(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, body_s=SHORT_S) as gateway:
         request = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n"
         _, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1)
@@ -190,7 +190,7 @@ async def test_a_client_that_does_not_read_its_answer_is_hung_up_on(tmp_path: Pa
         writer.close()
 
 
-async def test_the_oldest_of_too_many_bodies_that_arrive_end_and_a_whole_one_is_served(tmp_path: Path) -> None:
+async def test_the_oldest_of_too_many_incomplete_bodies_end_and_a_complete_one_is_served(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, arriving_bytes=250_000) as gateway:
         slow = []
         for _ in range(3):
@@ -203,7 +203,7 @@ async def test_the_oldest_of_too_many_bodies_that_arrive_end_and_a_whole_one_is_
         assert refusals(gateway, "bodies_full") == 1
         assert await serves_others(gateway)
         slow[2][1].write(b" " * 100_000)
-        assert (await answer_of(slow[2][0]))[0] == 400  # whole: only no inference request
+        assert (await answer_of(slow[2][0]))[0] == 400  # complete, but not an inference request
         for _, writer in slow:
             writer.close()
 
@@ -213,7 +213,7 @@ async def test_the_oldest_of_too_many_bodies_that_arrive_end_and_a_whole_one_is_
         await until(forgotten)
 
 
-async def test_bodies_that_wait_for_answers_are_bounded_as_a_whole(tmp_path: Path) -> None:
+async def test_the_bodies_of_all_waiting_requests_are_limited(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, bodies_bytes=100_000) as gateway:
         gateway.processor.go.clear()
         large = asyncio.create_task(gateway.client.post(URL, content=BODY + b" " * 100_000))
@@ -227,7 +227,7 @@ async def test_bodies_that_wait_for_answers_are_bounded_as_a_whole(tmp_path: Pat
         assert gateway.registry.get_sample_value("millrace_gateway_body_bytes") == 0
 
 
-async def test_silent_connections_make_room_for_those_that_ask(tmp_path: Path) -> None:
+async def test_silent_connections_make_room_for_connections_with_requests(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, connections=16) as gateway:
         silent = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(40)]
         assert await serves_others(gateway)
@@ -236,7 +236,7 @@ async def test_silent_connections_make_room_for_those_that_ask(tmp_path: Path) -
             writer.close()
 
 
-async def test_requests_that_wait_are_never_displaced_and_health_gets_in_all_the_same(tmp_path: Path) -> None:
+async def test_waiting_requests_are_never_displaced_and_health_is_still_served(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, connections=16) as gateway:
         gateway.processor.go.clear()
         waiting = []
@@ -264,7 +264,7 @@ async def test_requests_that_wait_are_never_displaced_and_health_gets_in_all_the
             writer.close()
 
 
-async def test_a_client_for_whom_there_is_no_room_reads_its_503(tmp_path: Path) -> None:
+async def test_a_client_without_room_can_read_its_503(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, connections=16) as gateway:
         gateway.processor.go.clear()
         others: list[asyncio.StreamWriter] = []
@@ -275,7 +275,7 @@ async def test_a_client_for_whom_there_is_no_room_reads_its_503(tmp_path: Path) 
                 assert (await answer_of(reader))[0] == 503
             others.append(writer)
         late = socket.create_connection(("127.0.0.1", gateway.port))
-        late.sendall(POST + b"content-length: 9\r\n\r\n" + b" " * 9)  # before the gateway can look
+        late.sendall(POST + b"content-length: 9\r\n\r\n" + b" " * 9)  # before the gateway can read
         late.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=late)
         assert (await answer_of(reader))[0] == 503
@@ -294,7 +294,7 @@ async def test_a_half_closed_client_gets_its_answer(gateway: Gateway, version: b
     writer.write(head + b"content-length: %d\r\n\r\n" % len(BODY) + BODY)
     writer.write_eof()
     await gateway.until_seen()
-    if version == b"1.1":  # the gateway asks whether it is still there
+    if version == b"1.1":  # the gateway probes whether the client is there
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     gateway.processor.go.set()
     code, headers, _ = await answer_of(reader)
@@ -354,7 +354,7 @@ async def test_curl_that_offers_http_2_is_served_over_http_1_1(gateway: Gateway)
     assert done.stdout.endswith(" 200 1.1"), done
 
 
-async def test_bytes_that_are_no_http_behind_a_request_do_not_cost_its_answer(gateway: Gateway) -> None:
+async def test_invalid_http_after_a_request_does_not_cost_its_answer(gateway: Gateway) -> None:
     gateway.processor.go.clear()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY + b"nonsense\r\n\r\n")
@@ -366,7 +366,7 @@ async def test_bytes_that_are_no_http_behind_a_request_do_not_cost_its_answer(ga
     writer.close()
 
 
-async def test_the_gateway_at_every_ipv6_address_serves_ipv4_too(tmp_path: Path) -> None:
+async def test_a_gateway_at_all_ipv6_addresses_serves_ipv4_too(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, host="::") as gateway:
         for host in ("[::1]", "127.0.0.1"):
             answer = await gateway.client.get(f"http://{host}:{gateway.port}/v2/health/live")
