@@ -90,10 +90,10 @@ class BatchRunner:
             inputs, outputs = self._model.infer(batch)
         except MillraceError as exc:
             if len(batch) == 1:
-                return [FailedItem(batch[0], exc, started_us, now_us())]
+                return [FailedItem(item=batch[0], error=exc, started_us=started_us, computed_us=now_us())]
             half = len(batch) // 2
             return self._compute(batch[:half]) + self._compute(batch[half:])
-        return [ComputedBatch(batch, inputs, outputs, started_us, now_us())]
+        return [ComputedBatch(items=batch, inputs=inputs, outputs=outputs, started_us=started_us, computed_us=now_us())]
 
     def _computed(self, batch: Sequence[BatchItem], results: Results) -> None:
         """Start the next batch first, then finish this one while the next one runs."""

@@ -125,10 +125,10 @@ class Catalog:
         """Return the targets: complete versions that two scans agree on, and served versions that must not end yet."""
         found = {
             (model.config.name, version.number): ReplicaTarget(
-                model.config.name,
-                version.number,
-                model.config.instance_count or self._settings.replicas,
-                version.fingerprint,
+                model=model.config.name,
+                version=version.number,
+                replicas=model.config.instance_count or self._settings.replicas,
+                fingerprint=version.fingerprint,
             )
             for model in snapshot.models.values()
             for version in model.versions

@@ -20,7 +20,7 @@ from processors.signature import signature
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComputedBatch:
     """One successful call of the model; `inputs` and `outputs` hold the rows of `items` in the same order."""
 
@@ -45,7 +45,7 @@ class ComputedBatch:
         return chosen[0], chosen[1]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FailedItem:
     """A request that the model failed to compute, with the error."""
 

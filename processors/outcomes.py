@@ -55,7 +55,8 @@ class OutcomeWriter:
         items, results, queued_us = [], [], 0
         for item, body in zip(batch.items, self._model.encode(batch), strict=True):
             if isinstance(body, MillraceError):
-                self.fail_item(FailedItem(item, body, batch.started_us, batch.computed_us), batch_rows=batch.rows)
+                failed = FailedItem(item=item, error=body, started_us=batch.started_us, computed_us=batch.computed_us)
+                self.fail_item(failed, batch_rows=batch.rows)
                 continue
             waits_us = _field_us(item.request.accepted_us, item.taken_us), max(0, batch.started_us - item.taken_us)
             queued_us += sum(waits_us)

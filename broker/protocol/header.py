@@ -114,13 +114,13 @@ class Answer(NamedTuple):
 
     uid: bytes
     status: Status
-    arm: str
-    version: int
-    json_length: int | None
-    queued_us: int
-    batched_us: int
-    computed_us: int
-    body: bytes | memoryview
+    arm: str = ""
+    version: int = 0
+    json_length: int | None = None
+    queued_us: int = 0
+    batched_us: int = 0
+    computed_us: int = 0
+    body: bytes | memoryview = b""
 
 
 @lru_cache(maxsize=4096)

@@ -161,7 +161,7 @@ def _result(row: Sequence[Any]) -> StoredResult:
     status = None if number is None else Status(number)
     answer = None
     if status is not None and not dropped:
-        answer = Answer(uid, status, arm, version, json_length, 0, 0, 0, body)
+        answer = Answer(uid=uid, status=status, arm=arm, version=version, json_length=json_length, body=body)
     return StoredResult(
         uid=uid,
         deadline_us=deadline_us,

@@ -112,7 +112,7 @@ class StoredRequests:
         Raises NotFound, ResultExpired and AlreadyEnded.
         """
         deadline_us = (await self._find(uid)).deadline_us
-        answer = Answer(uid, Status.CANCELLED, "", 0, None, 0, 0, 0, error_body("the client cancelled it"))
+        answer = Answer(uid=uid, status=Status.CANCELLED, body=error_body("the client cancelled it"))
         if (await self._results.end([answer]))[0]:
             self._core.cancels.add(uid, deadline_us)
             self.waits.resolve(answer)
