@@ -85,7 +85,7 @@ def listen(host: str, port: int) -> socket.socket:
     shown = f"[{host}]" if family == socket.AF_INET6 else host
     both = host == EVERYWHERE and socket.has_dualstack_ipv6()
     if host == EVERYWHERE and not both:
-        logger.warning("gateway.host ::: this computer cannot serve IPv4 there, too; 0.0.0.0 serves IPv4 alone")
+        logger.warning("gateway.host ::: this computer cannot serve IPv4 there as well; 0.0.0.0 serves only IPv4")
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as exc:

@@ -47,9 +47,9 @@ class MonitorMetrics:
             return Counter(f"millrace_monitor_{name}", text, ("endpoint",), registry=registry)
 
         self.rows = counter("rows", "Rows counted.")
-        self.duplicates = counter("duplicate_rows", "Rows that were on the log already.")
+        self.duplicates = counter("duplicate_rows", "Rows that were repeated on the log.")
         self.unreadable = counter("unreadable_records", "Events that could not be read.")
-        self.gaps = counter("gap_records", "Records that were gone before they were read.")
+        self.gaps = counter("gap_records", "Records that the log dropped before they were read.")
 
 
 class PrometheusMonitor(Monitor):

@@ -91,7 +91,7 @@ def _read(path: Path) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise Misconfigured(f"{path} is no plain file")
+            raise Misconfigured(f"{path} is not a regular file")
         if found.st_size > _LIMIT_BYTES:
             raise Misconfigured(f"{path} has {found.st_size} bytes: a config has at most {_LIMIT_BYTES}")
         return file.read(_LIMIT_BYTES)
@@ -161,7 +161,7 @@ def _parse(text: str, source: str) -> Any:
     except text_format.ParseError as exc:
         raise Misconfigured(f"{source}: {exc} (line:column)") from exc
     except (ValueError, RecursionError) as exc:
-        raise Misconfigured(f"{source} is no text of Triton's format: {exc}") from exc
+        raise Misconfigured(f"{source} is not text in Triton's format: {exc}") from exc
 
 
 def _runtime(message: Any, source: str, has: Callable[[str], bool]) -> str:
@@ -199,7 +199,7 @@ def _specs(kind: str, entries: Any, source: str, *, batched: bool) -> tuple[Tens
     if not specs:
         raise Misconfigured(f"{source}: no {kind} is declared, and a model has at least one")
     if len(set(names)) < len(names):
-        raise Misconfigured(f"{source}: the {kind}s {', '.join(names)} do not all have names of their own")
+        raise Misconfigured(f"{source}: the {kind}s {', '.join(names)} do not all have different names")
     return specs
 
 

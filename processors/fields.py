@@ -90,7 +90,7 @@ def check_parameters(message: Any, runtime: str, source: str) -> tuple[str, ...]
             raise Misconfigured(f"{source}: parameter {key} is not served ({why}): remove it, or use Triton")
     harmless = _HARMLESS_PARAMETERS.get(runtime, frozenset())
     return tuple(
-        [f"{source}: parameter {key} changes nothing here" for key in sorted(message.parameters) if key in harmless]
+        [f"{source}: parameter {key} has no effect here" for key in sorted(message.parameters) if key in harmless]
     )
 
 
@@ -98,7 +98,7 @@ def _checked(message: Any, path: str, where: str) -> Iterator[str]:
     for field, value in message.ListFields():
         inner = f"{path}.{field.name}" if path else field.name
         if inner in _HARMLESS:
-            yield f"{where}: {field.name} changes nothing here: {_HARMLESS[inner]}"
+            yield f"{where}: {field.name} has no effect here: {_HARMLESS[inner]}"
         elif inner not in _HONOURED:
             raise Misconfigured(f"{where}: {field.name} is not served: remove it, or serve this model with Triton")
         elif field.message_type is not None and not field.message_type.GetOptions().map_entry:

@@ -18,21 +18,24 @@ class ProcessorMetrics:
         values = (model, str(version))
         ended = Counter(
             "millrace_processor_requests",
-            "Requests ended here, by status.",
+            "Requests that ended, by status.",
             ("model", "version", "status"),
             registry=registry,
         )
         buried = Counter(
-            "millrace_processor_buried", "Messages buried here.", ("model", "version", "reason"), registry=registry
+            "millrace_processor_buried",
+            "Buried messages, by reason.",
+            ("model", "version", "reason"),
+            registry=registry,
         )
         self.ended = _Bound(ended, values)
         self.buried = _Bound(buried, values)
         self.came_back = Counter(
-            "millrace_processor_came_back", "Deliveries that had been out before.", labels, registry=registry
+            "millrace_processor_came_back", "Redelivered messages.", labels, registry=registry
         ).labels(*values)
         dropped = Counter(
             "millrace_answers_dropped",
-            "Answers that nobody could be given, by reason.",
+            "Answers that could not be delivered, by reason.",
             (*labels, "reason"),
             registry=registry,
         )

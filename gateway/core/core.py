@@ -87,11 +87,11 @@ class Core:
         """Return the error for an unknown endpoint: it may exist as long as not everything is loaded."""
         if self.readiness.has_loaded:
             return error
-        return Unavailable(f"{error}; this gateway has just started, and not everything is loaded yet")
+        return Unavailable(f"{error}; this gateway has just started, and is still loading models")
 
     def _check_read(self) -> None:
         if not self.readiness.has_read:
-            raise Unavailable("this gateway has just started, and still reads what is declared")
+            raise Unavailable("this gateway has just started, and still reads the declarations")
 
     def max_batch(self, model: str, version: int) -> int:
         """Return the largest number of requests in one bundle for a model version."""

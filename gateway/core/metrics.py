@@ -15,14 +15,14 @@ class GatewayMetrics:
             "millrace_gateway_pending_requests", "Requests that wait for their answer here.", registry=registry
         )
         self._unclaimed = Gauge(
-            "millrace_gateway_unclaimed_answers", "Answers that nobody waited for.", registry=registry
+            "millrace_gateway_unclaimed_answers", "Answers for which no client waits here any more.", registry=registry
         )
         self._stored = Gauge(
             "millrace_gateway_stored_waits", "Waits for answers of stored requests.", registry=registry
         )
-        self._used = Gauge("millrace_gateway_results_bytes", "What the results store holds.", registry=registry)
+        self._used = Gauge("millrace_gateway_results_bytes", "Bytes in the results store.", registry=registry)
         self._merges = Counter(
-            "millrace_merges_lost", "Merge records that the log never took, by reason.", ("reason",), registry=registry
+            "millrace_merges_lost", "Merge records that were lost, by reason.", ("reason",), registry=registry
         )
         self._refused = Counter(
             "millrace_gateway_refused",
@@ -32,12 +32,12 @@ class GatewayMetrics:
         )
         self._connections = Gauge("millrace_gateway_connections", "Open HTTP connections.", registry=registry)
         self._arriving = Gauge(
-            "millrace_gateway_arriving_bytes", "Bytes of request bodies that are not whole yet.", registry=registry
+            "millrace_gateway_arriving_bytes", "Bytes of incomplete request bodies.", registry=registry
         )
         self._held = Gauge(
             "millrace_gateway_body_bytes", "Bytes of the bodies of all requests that have not ended.", registry=registry
         )
-        self.feedback = Counter("millrace_gateway_feedback", "Feedback taken in.", ("endpoint",), registry=registry)
+        self.feedback = Counter("millrace_gateway_feedback", "Accepted feedback.", ("endpoint",), registry=registry)
 
     def watch(
         self,

@@ -87,7 +87,7 @@ class RequestSender:
         if outcome.safe:
             watched.set_result(None)
         else:
-            watched.set_exception(error or Unreachable("the broker was lost in between: the request may still run"))
+            watched.set_exception(error or Unreachable("the broker's connection was lost: the request may still run"))
 
     def _error(self, outcome: Outcome) -> MillraceError | None:
         if outcome.safe or outcome.verdict is Settlement.UNKNOWN:
@@ -98,5 +98,5 @@ class RequestSender:
                 stopped or f"the queue of this model: {outcome}", retry_after_s=self._core.pending.drain_s()
             )
         if outcome.reason is Reason.NO_QUEUE:
-            return Unavailable("the queue of this model is not there yet: is its processor starting?")
-        return TooLarge("the request is larger than the broker takes")
+            return Unavailable("the queue of this model does not exist yet: is its processor starting?")
+        return TooLarge("the request is larger than the broker allows")

@@ -101,7 +101,7 @@ class StoredRequests:
         async with self.waits.expect(uid, min(wait_s, longest_s) if may_wait else 0.0) as wait:
             answer = stored.answer or await wait()
         if answer is None and self._left_s(stored) <= 0:
-            raise ResultExpired(f"request {uid_text(uid)}: the time allowed was over before its answer was there")
+            raise ResultExpired(f"request {uid_text(uid)}: the time allowed passed before its answer arrived")
         if answer is not None and answer.status in (Status.EXPIRED, Status.CANCELLED):
             raise ResultExpired(f"request {uid_text(uid)} was {answer.status.word}")
         return StoredRequest(uid=uid, answer=answer)
@@ -119,7 +119,7 @@ class StoredRequests:
             return
         now = await self._find(uid)
         if now.answer is None or now.answer.status is not Status.CANCELLED:
-            raise AlreadyEnded(f"request {uid_text(uid)} has its answer: there is nothing to cancel")
+            raise AlreadyEnded(f"request {uid_text(uid)} has its answer: it cannot be cancelled")
 
     def _left_s(self, stored: StoredResult) -> float:
         """Seconds in which an answer may still arrive; it may wait in the queue for a gateway that opens the store."""
@@ -153,9 +153,9 @@ class StoredRequests:
         _ = self.queue  # raises Unavailable while the store is not open
         stored = (await self._results.find([uid])).get(uid)
         if stored is None:
-            raise NotFound(f"no request {uid_text(uid)} is known here: only asynchronous ones are, and not for ever")
+            raise NotFound(f"no request {uid_text(uid)} is stored here: only asynchronous ones are, for a limited time")
         if stored.dropped and stored.status is None:
-            raise ResultExpired(f"request {uid_text(uid)}: the time allowed was over before its answer was there")
+            raise ResultExpired(f"request {uid_text(uid)}: the time allowed passed before its answer arrived")
         if stored.dropped:
-            raise ResultExpired(f"request {uid_text(uid)}: its answer was here, and is not kept any more")
+            raise ResultExpired(f"request {uid_text(uid)}: its answer is no longer kept")
         return stored

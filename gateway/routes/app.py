@@ -154,4 +154,4 @@ async def _our_error(request: Request, error: MillraceError) -> Response:
 async def _bug(request: Request, error: Exception) -> Response:
     """Answer a request that hit a bug; the server logs the exception."""
     del error
-    return await _our_error(request, Failed("the gateway failed at this request; its log says why"))
+    return await _our_error(request, Failed("the gateway failed at this request; its log has the reason"))

@@ -49,9 +49,9 @@ class FeedbackRoute:
 
 def _refusal(endpoint: str, outcome: Outcome) -> MillraceError:
     if outcome.verdict is Settlement.UNKNOWN:
-        return Unreachable("the broker was lost in between: send the feedback again, with an event_id it counts once")
+        return Unreachable("the broker's connection was lost: send the feedback again; with an event_id it counts once")
     if outcome.is_full:
-        return QueueFull(f"the event log of {endpoint} takes nothing now")
+        return QueueFull(f"the event log of {endpoint} does not accept records now")
     if outcome.reason is Reason.TOO_LARGE:
-        return TooLarge("the feedback is larger than the broker takes")
-    return Unavailable(f"the event log of {endpoint} is gone: send the feedback again")
+        return TooLarge("the feedback is larger than the broker allows")
+    return Unavailable(f"the event log of {endpoint} does not exist now: send the feedback again")

@@ -73,7 +73,7 @@ class InferRoute:
             return
         except Exception:  # a bug must not end the other requests
             logger.exception("request %s broke the gateway", uid_text(uid))
-            await send_error(send, Failed("the gateway failed at this request; its log says why"), uid)
+            await send_error(send, Failed("the gateway failed at this request; its log has the reason"), uid)
             return
         headers, body = answer.headers, answer.body
         if len(body) >= self._core.settings.compress_above_bytes:
@@ -151,7 +151,7 @@ class InferRoute:
         """End a wait when its client disconnects; it would occupy the gateway and a processor until its deadline."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._pending.fail(request.uid, InvalidRequest("the client left before its answer"))
+        self._pending.fail(request.uid, InvalidRequest("the client disconnected before its answer"))
         self._core.cancels.add(request.uid, request.deadline_us)
 
     async def _store(

@@ -101,7 +101,7 @@ class ModelRoutes:
             if arm in (None, name) and served.full:
                 return served.full
         targets = _targets(endpoint, arm)
-        raise Unavailable(f"endpoint {endpoint.endpoint}: no replica of {targets} has come up yet to say what it takes")
+        raise Unavailable(f"endpoint {endpoint.endpoint}: no replica of {targets} has described the model yet")
 
     def _entry(self, endpoint: Endpoint, arm: str, target: Target) -> dict[str, str]:
         """The entry of an arm; `version` is the number that answers and metadata have."""
@@ -122,7 +122,7 @@ class ModelRoutes:
             return "LOADING", ""
         if "draining" in states:
             return "UNLOADING", ""
-        return "UNAVAILABLE", served.error or "no replica is there any more"
+        return "UNAVAILABLE", served.error or "no replica runs any more"
 
     def _is_ready(self, target: Target) -> bool:
         return self._view.is_ready(target.model, target.version)

@@ -24,7 +24,7 @@ def check_waits(router: Router, pin: str | None, preferences: Preferences) -> No
     """
     if preferences.stored and pin is None and router.interleaving is not None:
         raise InvalidRequest(
-            f"endpoint {router.endpoint.endpoint} makes one list of several rankings while its client waits: "
+            f"endpoint {router.endpoint.endpoint} merges several rankings while its client waits: "
             "send the request without Prefer and Idempotency-Key, or pin an arm"
         )
 

@@ -42,7 +42,7 @@ def _uid(request: Request) -> bytes:
     try:
         return uid_of(text)
     except ValueError as exc:
-        raise NotFound(f"{text[:100]!r} is no request id") from exc
+        raise NotFound(f"{text[:100]!r} is not a request id") from exc
 
 
 def _response(answer: reply.HttpReply) -> Response:

@@ -50,7 +50,7 @@ async def _rest(first: bytes, receive: Receive, limit: int) -> bytes:
 
 
 def _cut_short() -> InvalidRequest:
-    return InvalidRequest("the client left in the middle of its body")
+    return InvalidRequest("the client disconnected in the middle of its body")
 
 
 def _too_large(size: int, limit: int) -> TooLarge:

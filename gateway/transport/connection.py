@@ -173,7 +173,7 @@ class HttpConnection(EndingConnection):
         if self.parser.should_upgrade():
             self._upgrading = self.parser.get_method()
             if self._upgrading == b"CONNECT":
-                raise InvalidRequest("CONNECT is not for this gateway: it is no proxy")
+                raise InvalidRequest("this gateway is no proxy and does not serve CONNECT")
             return
         self._meter.check(self.headers)
         if self._for_health or self._door.bodies_are_full():

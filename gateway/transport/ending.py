@@ -70,10 +70,12 @@ class EndingConnection(HttpToolsProtocol):
         elif self.is_answering():
             self._enter(self.phase, limits.head_s)
         elif self.phase is BODY:
-            error = TooSlow(f"the body was not whole after {limits.body_s:g} seconds")
+            error = TooSlow(f"the body was not complete after {limits.body_s:g} seconds")
             self._refuse(error, RefusalReason.BODY_TOO_SLOW)
         else:
-            self._refuse(TooSlow(f"no request was whole after {limits.head_s:g} seconds"), RefusalReason.HEAD_TOO_SLOW)
+            self._refuse(
+                TooSlow(f"no request was complete after {limits.head_s:g} seconds"), RefusalReason.HEAD_TOO_SLOW
+            )
 
     def end_unread(self) -> None:
         self.read_by_s = math.inf

@@ -26,7 +26,7 @@ class ResultExpired(Rejected):
 
 
 class AlreadyEnded(Rejected):
-    """The request has its answer: there is nothing to cancel."""
+    """The request has its answer: it cannot be cancelled."""
 
 
 class KeyReused(Rejected):

@@ -42,7 +42,7 @@ class TorchRuntime(Runtime):
         path = model_file(folder, config)
         strings = [spec.name for spec in (*config.inputs, *config.outputs) if spec.datatype == "BYTES"]
         if strings:
-            raise Misconfigured(f"model {config.name}: TYPE_STRING is not a type of torch's: {', '.join(strings)}")
+            raise Misconfigured(f"model {config.name}: torch has no TYPE_STRING: {', '.join(strings)}")
         chosen = _device(device)
         _bound_forks()
         return cls(config, _load(path, chosen), chosen, threads)

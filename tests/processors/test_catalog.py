@@ -100,7 +100,7 @@ async def test_a_folder_that_is_no_version_is_logged_once(
 async def test_a_field_without_effect_is_logged_once(harness: CatalogHarness, caplog: pytest.LogCaptureFixture) -> None:
     add_versions(harness.models, "m", 1, config=CONFIG + "response_cache { enable: true }")
     await harness.update(3)
-    assert caplog.text.count("response_cache changes nothing here") == 1
+    assert caplog.text.count("response_cache has no effect here") == 1
 
 
 async def test_an_instance_group_sets_the_number_of_replicas(harness: CatalogHarness) -> None:

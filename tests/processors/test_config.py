@@ -91,7 +91,7 @@ def test_the_version_policy_selects_versions(policy: str, chosen: tuple[int, ...
         ("max_batch_size: -1" + SMALL, "must be at least 0"),
         ('backend: "python"', "no input is declared"),
         ('backend: "python" input { name: "x" data_type: TYPE_FP32 dims: 2 }', "no output is declared"),
-        (SMALL + 'input { name: "x" data_type: TYPE_FP32 dims: 2 }', "names of their own"),
+        (SMALL + 'input { name: "x" data_type: TYPE_FP32 dims: 2 }', "different names"),
         (SMALL + "input { data_type: TYPE_FP32 dims: 2 }", "has no name"),
         (SMALL + 'input { name: "z" dims: 2 }', "data_type is TYPE_INVALID"),
         (SMALL + 'input { name: "z" data_type: TYPE_BF16 dims: 2 }', "data_type is TYPE_BF16"),
@@ -170,14 +170,14 @@ def test_reading_a_config_works_without_importing_tritons_client_and_beside_it()
 def test_a_field_without_effect_is_named_in_a_warning(field: str, named: str) -> None:
     [warning] = parse(SMALL + field).warnings
     assert warning.startswith("config.pbtxt")
-    assert f": {named} changes nothing here: " in warning
+    assert f": {named} has no effect here: " in warning
 
 
 def test_a_parameter_of_tritons_backend_is_named_in_a_warning_unless_it_is_the_models_own() -> None:
     given = 'parameters { key: "INTRA_OP_THREAD_COUNT" value: { string_value: "4" } }'
     assert parse(SMALL + given).warnings == ()
     (warning,) = parse(SMALL.replace("python", "pytorch") + given).warnings
-    assert "INTRA_OP_THREAD_COUNT changes nothing here" in warning
+    assert "INTRA_OP_THREAD_COUNT has no effect here" in warning
 
 
 @pytest.mark.parametrize(

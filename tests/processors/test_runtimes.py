@@ -162,7 +162,7 @@ def test_a_file_that_is_not_torchscript_does_not_load_nor_run(tmp_path: Path) ->
 
 def test_torch_serves_no_strings(tmp_path: Path) -> None:
     (tmp_path / "model.pt").touch()
-    with pytest.raises(Misconfigured, match="TYPE_STRING is not a type of torch's: y"):
+    with pytest.raises(Misconfigured, match="torch has no TYPE_STRING: y"):
         load(tmp_path, model_config("pytorch", 'y" data_type: TYPE_STRING dims: 2'))
 
 

@@ -35,7 +35,7 @@ async def test_an_endpoint_that_is_not_known_yet_is_503_and_not_404(starting: Ga
     """An early client should try again, not give up."""
     answer = await starting.client.post("/v2/models/later/infer", json={"inputs": []})
     assert answer.status_code == 503
-    assert "not everything is loaded yet" in answer.json()["error"]
+    assert "is still loading models" in answer.json()["error"]
     await starting.catalog({"double": [1]})
     await starting.until("/v2/health/ready", 200)
     assert (await starting.client.post("/v2/models/later/infer", json={"inputs": []})).status_code == 404
