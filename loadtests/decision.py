@@ -328,8 +328,14 @@ def _events() -> list[Record]:
     records = []
     for number, begin in enumerate(range(0, DECISIONS, ROWS_AN_EVENT)):
         uids = map(_uid, range(begin, begin + ROWS_AN_EVENT))
-        asked = [Request(route, uid, now_us(), 0, 1 / 3, None, 0, "", "", "", b"", b"") for uid in uids]
-        ended = EndedRequests(asked, [1] * len(asked), [now_us()] * len(asked), Status.OK, published_us=now_us())
+        asked = [Request(route=route, uid=uid, accepted_us=now_us(), propensity=1 / 3) for uid in uids]
+        ended = EndedRequests(
+            requests=asked,
+            rows=[1] * len(asked),
+            taken_us=[now_us()] * len(asked),
+            status=Status.OK,
+            published_us=now_us(),
+        )
         records.append(Record(number, *write_event([ended], [], [], source="/decision")))
     return records
 

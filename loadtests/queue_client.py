@@ -40,7 +40,15 @@ def request_on(route: Route, uid: bytes) -> Request:
     """A request with a deadline of 600 s."""
     data, json_length = body()
     now = now_us()
-    return Request(route, uid, now, now + 600_000_000, 1.0, json_length, 0, "", "", "", b"", data)
+    return Request(
+        route=route,
+        uid=uid,
+        accepted_us=now,
+        deadline_us=now + 600_000_000,
+        propensity=1.0,
+        json_length=json_length,
+        body=data,
+    )
 
 
 class BundledClient:

@@ -21,7 +21,7 @@ from processors.config import parse_config
 from processors.metrics import ProcessorMetrics
 from processors.model import LoadedModel, describe
 from processors.pipeline import Pipeline, PipelineSettings
-from tests.processors.piping import Function
+from tests.processors.pipeline_harness import FunctionRuntime
 
 PATIENCE_S = 15.0
 ONE_NUMBER = """
@@ -60,7 +60,7 @@ async def _serving(
     broker: Broker, name: str, version: int, compute: Compute, text: str, limits: Limits
 ) -> AsyncIterator[None]:
     config = parse_config(text, model=name, source="test")
-    model = LoadedModel(config, version, Function(config, compute))
+    model = LoadedModel(config, version, FunctionRuntime(config, compute))
     instance = f"replica-{name}-{version}"
     metrics = ProcessorMetrics(CollectorRegistry(), name, version)
     pipeline = Pipeline(broker, model, {}, PipelineSettings(instance=instance), metrics)

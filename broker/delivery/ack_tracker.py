@@ -54,6 +54,10 @@ class AckTracker:
             self._loop.call_soon(self._flush)
         self._ready.append(delivery)
 
+    def abandon(self) -> None:
+        """Stop tracking one delivery that will be buried or requeued instead of acked."""
+        self.held -= 1
+
     async def drain(self) -> None:
         """Wait until what is done is acked, for good."""
         while self._ready:

@@ -17,8 +17,7 @@ from broker.delivery.ack_tracker import PendingAck
 from broker.delivery.outbox import Outbox
 from broker.errors import MillraceError, TryAgain
 from broker.messages import Message, Outcome, Reason
-from broker.protocol.header import BY_WORD, Request
-from broker.protocol.ids import now_us
+from broker.protocol.header import Request
 from broker.records.endpoint import Endpoint
 from broker.records.events import EndedRequests, Tensors, write_events
 from broker.support.tasks import Tasks
@@ -97,13 +96,18 @@ class PredictionLogWriter:
     def add(
         self,
         endpoint: str,
-        signature: Hashable,
         ended: EndedRequests,
-        holds: Sequence[PendingAck],
-        inputs: Tensors | None,
-        outputs: Tensors | None,
+        *,
+        holds: Sequence[PendingAck] = (),
+        signature: Hashable = None,
+        inputs: Tensors | None = None,
+        outputs: Tensors | None = None,
     ) -> None:
-        """Add the rows of requests that ended together; `inputs` and `outputs` hold their rows in the same order."""
+        """Add the rows of requests that ended together.
+
+        `holds` are settled once these rows are safe. `inputs` and `outputs` hold the tensors of the rows in the same
+        order; batches with the same `signature` (names, types and shapes) may share an event.
+        """
         keep = inputs is not None and outputs is not None and self._sampled(endpoint)
         gathered = self._gather((endpoint, signature if keep else None), endpoint)
         gathered.ended.append(ended)
@@ -119,10 +123,8 @@ class PredictionLogWriter:
 
     def refuse(self, requests: Sequence[Request], error: MillraceError) -> None:
         """Add the rows of requests that end here, before they were in a queue."""
-        status, now = BY_WORD[error.status], now_us()
         for request in requests:
-            ended = EndedRequests([request], [1], [0], status, str(error), published_us=now)
-            self.add(request.route.endpoint, None, ended, [], None, None)
+            self.add(request.route.endpoint, EndedRequests.failed(request, error))
 
     def flush(self) -> None:
         """Write what is gathered."""

@@ -98,15 +98,15 @@ class Request(NamedTuple):
     route: Route
     uid: bytes
     accepted_us: int
-    deadline_us: int  # 0: none
-    propensity: float
-    json_length: int | None  # bytes of JSON before raw tensors; None: the body is all JSON
-    attempts: int
-    key: str
-    correlation: str
-    trace: str
-    extra: bytes  # JSON of what is rare: tracestate, CloudEvents attributes
-    body: bytes | memoryview
+    deadline_us: int = 0  # 0: none
+    propensity: float = 0.0
+    json_length: int | None = None  # bytes of JSON before raw tensors; None: the body is all JSON
+    attempts: int = 0
+    key: str = ""
+    correlation: str = ""
+    trace: str = ""
+    extra: bytes = b""  # JSON of what is rare: tracestate, CloudEvents attributes
+    body: bytes | memoryview = b""
 
 
 class Answer(NamedTuple):
@@ -114,13 +114,13 @@ class Answer(NamedTuple):
 
     uid: bytes
     status: Status
-    arm: str
-    version: int
-    json_length: int | None
-    queued_us: int
-    batched_us: int
-    computed_us: int
-    body: bytes | memoryview
+    arm: str = ""
+    version: int = 0
+    json_length: int | None = None
+    queued_us: int = 0
+    batched_us: int = 0
+    computed_us: int = 0
+    body: bytes | memoryview = b""
 
 
 @lru_cache(maxsize=4096)

@@ -15,9 +15,10 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from broker.errors import MillraceError
 from broker.messages import Record
 from broker.protocol.answers import clean
-from broker.protocol.header import Request, Route, Status
+from broker.protocol.header import BY_WORD, Request, Route, Status
 from broker.protocol.ids import new_uid, now_us, uid_text
 
 TYPE = "millrace.prediction.v1"
@@ -60,7 +61,7 @@ _OF_ROUTE = ("leg", "arm", "model", "version", "policy", "snapshot", "mask", "te
 _LONG = ("error", "trace", "context")  # what a row can do without
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndedRequests:
     """Requests that ended together and the same way: what their rows say beside the requests themselves."""
 
@@ -73,6 +74,31 @@ class EndedRequests:
     computed_us: int = 0
     published_us: int = 0
     batch: int = 0
+
+    @classmethod
+    def failed(
+        cls,
+        request: Request,
+        error: MillraceError,
+        *,
+        rows: int = 1,
+        taken_us: int = 0,
+        started_us: int = 0,
+        computed_us: int = 0,
+        batch: int = 0,
+    ) -> EndedRequests:
+        """One request that ends now with an error in place of a result."""
+        return cls(
+            requests=[request],
+            rows=[rows],
+            taken_us=[taken_us],
+            status=BY_WORD[error.status],
+            error=str(error),
+            started_us=started_us,
+            computed_us=computed_us,
+            published_us=now_us(),
+            batch=batch,
+        )
 
 
 Tensors = Mapping[str, np.ndarray[Any, Any]]

@@ -220,7 +220,7 @@ class RankedRequests:
 
 
 def _no_answer(request: Request, error: MillraceError) -> Answer:
-    return Answer(request.uid, BY_WORD[error.status], "", 0, None, 0, 0, 0, error_body(str(error)))
+    return Answer(uid=request.uid, status=BY_WORD[error.status], body=error_body(str(error)))
 
 
 def _error(outcome: Outcome) -> MillraceError:

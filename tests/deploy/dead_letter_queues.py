@@ -98,4 +98,13 @@ class DeadLetterQueues:
     def _request(self, number: int) -> Request:
         route = Route(endpoint="shop", arm="v1", model=MODEL, version=1)
         now = now_us()
-        return Request(route, new_uid(now), now, now, 1.0, None, 2, "", str(number), "", b"", b'{"inputs":[]}')
+        return Request(
+            route=route,
+            uid=new_uid(now),
+            accepted_us=now,
+            deadline_us=now,
+            propensity=1.0,
+            attempts=2,
+            correlation=str(number),
+            body=b'{"inputs":[]}',
+        )

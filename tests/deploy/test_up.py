@@ -149,7 +149,7 @@ def test_after_a_config_becomes_invalid_replicas_are_restarted_with_the_last_val
     [replica] = part(own, "processors").children()
     replica.kill()
     own.wait_for("ended with signal SIGKILL")
-    own.wait_for("it is loaded with the config that worked last")
+    own.wait_for("the model is loaded with the config that worked last")
     assert ask(own)["outputs"][0]["data"] == [3.0]
 
 

@@ -64,7 +64,20 @@ ROUTE = Route(
     leg=2,
 )
 UID = new_uid(now_us())
-REQUEST = Request(ROUTE, UID, 11, 12, 0.25, 13, 14, "key", "correlation", "trace", b"{}", b"body")
+REQUEST = Request(
+    route=ROUTE,
+    uid=UID,
+    accepted_us=11,
+    deadline_us=12,
+    propensity=0.25,
+    json_length=13,
+    attempts=14,
+    key="key",
+    correlation="correlation",
+    trace="trace",
+    extra=b"{}",
+    body=b"body",
+)
 
 
 def rows(after: str) -> list[list[str]]:

@@ -118,7 +118,15 @@ def _request(client: Client, number: int) -> Request:
     name = "poisoned"
     route = Route(endpoint=name, arm="v1", model=name, version=1, reply=ReplyTo.CLIENT, reply_to=client.queue)
     now = now_us()
-    return Request(route, new_uid(now), now, now + LIFE_US, 1.0, None, 0, "", str(number), "", b"", body_of(number))
+    return Request(
+        route=route,
+        uid=new_uid(now),
+        accepted_us=now,
+        deadline_us=now + LIFE_US,
+        propensity=1.0,
+        correlation=str(number),
+        body=body_of(number),
+    )
 
 
 def _malformed(number: int) -> bytes:

@@ -40,8 +40,12 @@ async def test_a_request_whose_row_is_refused_stays_unacked_and_comes_back(
 ) -> None:
     async with kind(tmp_path / "broker.db") as broker:
         rows, settling = PredictionLogWriter(broker, {}, source="test"), AckTracker(broker)
-        request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"")
-        rows.add("e", None, EndedRequests([request], [1], [0], Status.OK), [settling.hold(delivery(1), 1)], None, None)
+        request = Request(route=ROUTE, uid=new_uid(0), accepted_us=0, propensity=1.0)
+        rows.add(
+            "e",
+            EndedRequests(requests=[request], rows=[1], taken_us=[0], status=Status.OK),
+            holds=[settling.hold(delivery(1), 1)],
+        )
         await rows.drain()
         await settling.drain()
         assert broker.acked == acked
@@ -52,10 +56,10 @@ async def test_rows_that_no_message_can_hold_together_leave_in_several_events(tm
     """One request of many rows that failed for a long reason, between two small ones."""
     async with Noting(tmp_path / "broker.db") as broker:
         rows, settling = PredictionLogWriter(broker, {}, source="test"), AckTracker(broker)
-        requests = [Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"") for _ in range(3)]
+        requests = [Request(route=ROUTE, uid=new_uid(0), accepted_us=0, propensity=1.0) for _ in range(3)]
         counts = [1, 40_000, 2]
-        ended = EndedRequests(requests, counts, [0, 0, 0], Status.FAILED, "x" * 500)
-        rows.add("e", None, ended, [settling.hold(delivery(1), 3)] * 3, None, None)
+        ended = EndedRequests(requests=requests, rows=counts, taken_us=[0, 0, 0], status=Status.FAILED, error="x" * 500)
+        rows.add("e", ended, holds=[settling.hold(delivery(1), 3)] * 3)
         await rows.drain()
         await settling.drain()
         assert broker.acked == [[1]]
@@ -72,8 +76,10 @@ async def test_rows_that_no_message_can_hold_together_leave_in_several_events(tm
 async def test_a_row_that_no_message_can_hold_loses_its_texts(tmp_path: Path) -> None:
     async with Noting(tmp_path / "broker.db") as broker:
         rows = PredictionLogWriter(broker, {}, source="test")
-        request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "x" * (2 * EVENT_LIMIT_BYTES), b"", b"")
-        rows.add("e", None, EndedRequests([request], [1], [0], Status.OK), [], None, None)
+        request = Request(
+            route=ROUTE, uid=new_uid(0), accepted_us=0, propensity=1.0, trace="x" * (2 * EVENT_LIMIT_BYTES)
+        )
+        rows.add("e", EndedRequests(requests=[request], rows=[1], taken_us=[0], status=Status.OK))
         await rows.drain()
         reader = broker.read(broker.channels.events("e"), 0)
         [record] = await reader.read(1000)
@@ -97,8 +103,12 @@ class Fragile(Noting):
 
 
 def add_row(rows: PredictionLogWriter, settling: AckTracker, tag: int) -> None:
-    request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"")
-    rows.add("e", None, EndedRequests([request], [1], [0], Status.OK), [settling.hold(delivery(tag), 1)], None, None)
+    request = Request(route=ROUTE, uid=new_uid(0), accepted_us=0, propensity=1.0)
+    rows.add(
+        "e",
+        EndedRequests(requests=[request], rows=[1], taken_us=[0], status=Status.OK),
+        holds=[settling.hold(delivery(tag), 1)],
+    )
 
 
 async def test_a_row_whose_log_vanished_is_written_once_it_is_there_again(

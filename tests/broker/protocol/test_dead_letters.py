@@ -37,7 +37,19 @@ ROUTE = Route(
 def request(number: int = 0) -> Request:
     uid = new_uid(NOW_US, lambda size: number.to_bytes(size, "big"))
     body = b'{"inputs":[%d]}' % number
-    return Request(ROUTE, uid, NOW_US, NOW_US + 5, 0.25, None, 2, "key", "corr", "trace", b"{}", body)
+    return Request(
+        route=ROUTE,
+        uid=uid,
+        accepted_us=NOW_US,
+        deadline_us=NOW_US + 5,
+        propensity=0.25,
+        attempts=2,
+        key="key",
+        correlation="corr",
+        trace="trace",
+        extra=b"{}",
+        body=body,
+    )
 
 
 def buried(message: Message, reason: str = "attempts", **marks: Any) -> Message:

@@ -1,4 +1,4 @@
-"""What vanishes from a repository all at once: an unmounted volume looks as if everything had been removed."""
+"""Keeps serving versions that vanish from a repository all at once: an unmounted volume looks like an empty folder."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Key: TypeAlias = tuple[str, int]
 
 
 class VanishedVersions:
-    """Keeps versions that vanished together for `after_s`; `clock` gives seconds."""
+    """Versions that vanished together, each for at most `after_s` seconds of `clock`."""
 
     def __init__(self, after_s: float, clock: Callable[[], float]) -> None:
         self._after_s = after_s
         self._clock = clock
         self._since: dict[Key, float] = {}
 
-    def doubted(self, gone: Collection[Key], served: int) -> Iterable[Key]:
-        """Return those of the versions that are gone which are still to be served; `served` is how many are now.
+    def still_served(self, gone: Collection[Key], served: int) -> Iterable[Key]:
+        """Return the versions out of `gone` that must still be served; `served` is the number of served versions.
 
-        More than half of what is served, gone since the last look, is doubted; fewer were removed by somebody.
+        Versions are kept if more than half of all vanished since the last scan. Fewer were removed on purpose.
         """
         now_s = self._clock()
         fresh = [key for key in gone if key not in self._since]
@@ -31,8 +31,8 @@ class VanishedVersions:
         self._since = {key: at_s for key, at_s in since.items() if now_s - at_s < self._after_s}
         return list(self._since)
 
-    def said(self, repository: Path) -> dict[str, str]:
-        """Return what to say of it: nothing, or one problem of the whole repository."""
+    def problem(self, repository: Path) -> dict[str, str]:
+        """Return the problem of the whole repository under an empty model name, or nothing."""
         if not self._since:
             return {}
         names = ", ".join(sorted({f"{model}@{version}" for model, version in self._since})[:10])

@@ -1,4 +1,4 @@
-"""One pipeline over an embedded broker, with a model that is a function."""
+"""A pipeline over an embedded broker, with a model that is a function."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from broker.base import Broker
 from broker.channels import Channels
 from broker.messages import Message
-from broker.protocol.bundle import bundle, requests_in, single
+from broker.protocol.bundle import bundle, requests_in
 from broker.protocol.header import BodyForm, ReplyTo, Request, Route, pack_route, pack_ticket
 from broker.protocol.ids import new_uid, now_us
 from broker.records.endpoint import Endpoint, read_endpoint
@@ -35,7 +35,7 @@ ROUTE = Route(endpoint="e", arm="v1", model="m", version=1, reply=ReplyTo.CLIENT
 Compute = Callable[[dict[str, Array]], Mapping[str, Array]]
 
 
-class Function(Runtime):
+class FunctionRuntime(Runtime):
     """A runtime whose model is a function."""
 
     def __init__(self, config: ModelConfig, compute: Compute) -> None:
@@ -43,76 +43,74 @@ class Function(Runtime):
         self._function = compute
 
     @classmethod
-    def load(cls, folder: Path, config: ModelConfig, *, device: str, threads: int) -> Function:
-        """See the port."""
+    def load(cls, folder: Path, config: ModelConfig, *, device: str, threads: int) -> FunctionRuntime:
         raise NotImplementedError
 
     def compute(self, inputs: dict[str, Array]) -> Mapping[str, Array]:
-        """See the port."""
         return self._function(inputs)
 
     def unload(self) -> None:
-        """See the port."""
+        pass
 
 
 @dataclass
-class Pipe:
-    """What a test holds in its hands."""
+class PipelineHarness:
+    """A running pipeline, its broker and its metrics; `errors` lists exceptions that no code handled."""
 
     broker: Broker
     pipeline: Pipeline
     registry: CollectorRegistry
-    died: list[str]
+    errors: list[str]
     metrics: ProcessorMetrics
 
-    async def put(self, *messages: Message) -> None:
-        """Put messages on the model's queue."""
+    async def publish(self, *messages: Message) -> None:
+        """Publish messages to their queues."""
         assert all(outcome.safe for outcome in await self.broker.publish(messages))
 
     async def serve(self, until: Callable[[], bool] | None = None) -> None:
-        """Serve until the queue is empty and `until` says so, then stop and drain as a replica does."""
+        """Serve until the queue is empty and `until()` is true, then stop and drain as a replica does."""
         consumer = self.broker.consume(self.pipeline.queue, self.pipeline.prefetch)
         serving = asyncio.ensure_future(self.pipeline.run(consumer))
         async with asyncio.timeout(PATIENCE_S):
             while (await self.broker.depth(self.pipeline.queue)).messages or not (until is None or until()):
-                assert not self.died
+                assert not self.errors
                 await asyncio.sleep(0.01)
             await consumer.stop()
             while not serving.done():
-                assert not self.died
+                assert not self.errors
                 await asyncio.wait((serving,), timeout=0.05)
             await serving
 
     async def serve_alone(self) -> None:
-        """Take one message of the retry lane and serve it alone."""
-        lane = self.broker.consume(self.broker.channels.retry(self.pipeline.queue), 1)
+        """Take one message of the retry queue and serve it alone."""
+        consumer = self.broker.consume(self.broker.channels.retry(self.pipeline.queue), 1)
         async with asyncio.timeout(PATIENCE_S):
-            (delivery,) = await lane.take(1)
+            (delivery,) = await consumer.take(1)
             await self.pipeline.run_alone(delivery)
-            await lane.stop()
+            await consumer.stop()
 
     async def answers(self) -> dict[bytes, tuple[str, Any]]:
-        """Return the status and the body of each answer so far, by the uid."""
+        """Take the answers so far; return status and body by uid."""
         return {
             bytes.fromhex((message.message_id or "").replace("-", "")): (
                 message.headers["status"],
                 orjson.loads(message.body),
             )
-            for message in await self.waiting(REPLIES)
+            for message in await self.take_all(REPLIES)
         }
 
-    async def lane(self, number: int) -> list[Request]:
-        """Return the requests of the retry lane, once there are so many."""
-        lane, requests = self.broker.channels.retry(self.pipeline.queue), []
+    async def retried(self, number: int) -> list[Request]:
+        """Wait until at least this many requests have reached the retry queue, and take them."""
+        queue, requests = self.broker.channels.retry(self.pipeline.queue), []
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                requests += [one for message in await self.waiting(lane) for one in requests_in(message)]
+                requests += [one for message in await self.take_all(queue) for one in requests_in(message)]
                 if len(requests) >= number:
                     return requests
                 await asyncio.sleep(0.02)
 
-    async def waiting(self, queue: str) -> list[Message]:
-        """Take all that waits in a queue."""
+    async def take_all(self, queue: str) -> list[Message]:
+        """Take and ack every message of a queue."""
         depth = await self.broker.depth(queue)
         if not depth.messages:
             return []
@@ -123,7 +121,7 @@ class Pipe:
         return [delivery.message for delivery in deliveries]
 
     async def rows(self, endpoint: str = "e") -> list[dict[str, Any]]:
-        """Return all rows of an endpoint so far."""
+        """Return the rows on the event log of an endpoint so far."""
         log = self.broker.channels.events(endpoint)
         if not await self.broker.end(log):
             return []
@@ -133,12 +131,14 @@ class Pipe:
         return [row for batch in batches if batch is not None for row in batch.to_pylist()]
 
 
-def request(value: float = 1.0, route: Route = ROUTE, *, asks: str = "", **more: Any) -> Request:
-    """Return a request for one row of `x`; `asks` names the one output that it wants."""
+def request(value: float = 1.0, route: Route = ROUTE, *, output: str = "", **more: Any) -> Request:
+    """Return a request for one row of `x`; `output` names its only requested output."""
     document: dict[str, Any] = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [value]}]}
-    if asks:
-        document["outputs"] = [{"name": asks}]
-    made = Request(route, new_uid(now_us()), now_us(), 0, 1.0, None, 0, "", "", "", b"", orjson.dumps(document))
+    if output:
+        document["outputs"] = [{"name": output}]
+    made = Request(
+        route=route, uid=new_uid(now_us()), accepted_us=now_us(), propensity=1.0, body=orjson.dumps(document)
+    )
     return made._replace(**more)
 
 
@@ -148,22 +148,17 @@ def bundled(queue: str, requests: Sequence[Request]) -> Message:
     return bundle(queue, BodyForm.BUNDLE, pack_route(requests[0].route), parts, len(requests))
 
 
-def alone(queue: str, one: Request) -> Message:
-    """Return a message with a single request."""
-    return single(queue, one)
-
-
 @asynccontextmanager
-async def piped(
+async def running_pipeline(
     folder: Path,
     compute: Compute,
     *,
     output: str = "TYPE_FP32",
-    kind: type[SqliteBroker] = SqliteBroker,
+    broker_class: type[SqliteBroker] = SqliteBroker,
     retry: Mapping[str, Any] | None = None,
     cancels: Container[bytes] = frozenset(),
-) -> AsyncIterator[Pipe]:
-    """Run a pipeline for a model from `x` to `y` (and `z`) of one number a row; `retry` is its endpoint's."""
+) -> AsyncIterator[PipelineHarness]:
+    """Run a pipeline for a model with input `x` and outputs `y` and `z`; `retry` is the setting of its endpoint."""
     config = parse_config(
         f"""
         backend: "python" max_batch_size: 8
@@ -177,16 +172,16 @@ async def piped(
     endpoints: dict[str, Endpoint] = {}
     if retry:
         endpoints["e"] = read_endpoint({"endpoint": "e", "arms": {"v1": "m@1"}, "retry": retry}, source="test")
-    died: list[str] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, trouble: died.append(repr(trouble)))
-    async with kind(folder / "broker.db", Channels()) as broker:
+    errors: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(repr(context)))
+    async with broker_class(folder / "broker.db", Channels()) as broker:
         settings = PipelineSettings(instance="test")
         registry = CollectorRegistry()
         metrics = ProcessorMetrics(registry, "m", 1)
-        model = LoadedModel(config, 1, Function(config, compute))
+        model = LoadedModel(config, 1, FunctionRuntime(config, compute))
         pipeline = Pipeline(broker, model, endpoints, settings, metrics, cancels)
         for queue in (pipeline.queue, broker.channels.retry(pipeline.queue), REPLIES):
             await broker.declare(queue)
-        yield Pipe(broker, pipeline, registry, died, metrics)
+        yield PipelineHarness(broker, pipeline, registry, errors, metrics)
         pipeline.close()
-        assert not died
+        assert not errors

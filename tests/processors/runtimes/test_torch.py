@@ -1,4 +1,4 @@
-"""What a TorchScript file holds beside its code: hooks, and what was learnt."""
+"""A TorchScript file holds hooks and parameters beside its code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from broker.errors import Failed
 from processors.runtimes.registry import load
-from tests.processors.test_runtimes import X, config, infer
+from tests.processors.small_model import X, infer, model_config
 
 pytest.importorskip("torch", reason="the torch extra is not installed")
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 
 class Hooked(nn.Module):
-    """Doubles; what it is asked to do afterwards is in its file."""
+    """Doubles its input; the hook in its file runs afterwards."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * 2
@@ -31,7 +31,7 @@ def one_more(_: Hooked, inputs: tuple[Tensor], result: Tensor) -> Tensor:
 
 
 class Constant(nn.Module):
-    """Returns what it has learnt."""
+    """Returns its parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,13 +42,13 @@ class Constant(nn.Module):
 
 
 @pytest.mark.parametrize(("module", "expected"), [(Hooked(), X * 2 + 1), (Constant(), X)], ids=["hook", "parameter"])
-def test_a_module_of_a_file_is_all_that_was_saved(tmp_path: Path, module: Any, expected: Any) -> None:
+def test_a_loaded_module_has_its_hooks_and_parameters(tmp_path: Path, module: Any, expected: Any) -> None:
     if isinstance(module, Hooked):
         module.register_forward_hook(one_more)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`torch.jit")
         torch.jit.script(module).save(str(tmp_path / "model.pt"))
-    runtime = load(tmp_path, config("pytorch"))
+    runtime = load(tmp_path, model_config("pytorch"))
     np.testing.assert_array_equal(infer(runtime)["y"], expected)
     assert not torch.is_inference_mode_enabled()
     runtime.unload()

@@ -1,4 +1,4 @@
-"""A whole gateway over an embedded broker, with a small processor that doubles, and real HTTP in front."""
+"""A gateway over an embedded broker, with real HTTP, and a small processor that doubles its input."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ X = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.5, 2.5]}
 
 
 @dataclass
-class Doubling:
-    """Takes from one model version's queue and answers y = 2x; holds its answers back while `go` is not set."""
+class DoublingProcessor:
+    """Takes from the queue of one model version and answers y = 2x, but not before `go` is set."""
 
     broker: Broker
     model: str
@@ -89,58 +89,58 @@ class Doubling:
 
 @dataclass
 class Gateway:
-    """What a test holds in its hands."""
+    """A running gateway, its client, its broker and its processor."""
 
     broker: Broker
     port: int
     client: httpx.AsyncClient
-    doubling: Doubling
+    processor: DoublingProcessor
     registry: CollectorRegistry
     stop: asyncio.Event
     running: asyncio.Task[None]
 
     async def announce(self, model: str, version: int, state: State, **more: Any) -> None:
-        """Say that a replica is there, and wait until the gateway has read it."""
+        """Announce the state of a replica."""
         more = {"instance": f"replica-{model}-{version}", **more}
-        said = Announcement(part="replica", state=state, at_us=now_us(), model=model, version=version, **more)
-        await self.broker.append(self.broker.channels.status, [write_announcement(said)])
+        announcement = Announcement(part="replica", state=state, at_us=now_us(), model=model, version=version, **more)
+        await self.broker.append(self.broker.channels.status, [write_announcement(announcement)])
 
     async def catalog(self, models: dict[str, list[int]] | None = None, **problems: str) -> None:
-        """Say what the model repository holds, as a catalog does."""
-        said = Announcement(
+        """Announce the models of the repository and their problems, as a catalog does."""
+        announcement = Announcement(
             instance="catalog-test",
             part="catalog",
             state="ready",
             at_us=now_us(),
             full={"models": models or {}, "problems": problems},
         )
-        await self.broker.append(self.broker.channels.status, [write_announcement(said)])
+        await self.broker.append(self.broker.channels.status, [write_announcement(announcement)])
 
     async def declare(self, **declaration: Any) -> None:
         """Declare an endpoint."""
         await declare(self.broker, **declaration)
 
     async def until(self, path: str, code: int) -> httpx.Response:
-        """Ask until an answer has a code: what is written to a log is read a moment later."""
+        """Repeat a GET until it returns this status code: the gateway reads logs with a delay."""
         answers: list[httpx.Response] = []
 
-        async def asked() -> bool:
+        async def has_code() -> bool:
             answers.append(await self.client.get(path))
             return answers[-1].status_code == code
 
-        await until(asked)
+        await until(has_code)
         return answers[-1]
 
     async def until_seen(self) -> None:
         """Wait until the processor has taken a request."""
 
         async def seen() -> bool:
-            return bool(self.doubling.seen)
+            return bool(self.processor.seen)
 
         await until(seen)
 
     async def raw(self, request: bytes) -> bytes:
-        """Send bytes and return all that comes back until the gateway closes."""
+        """Send bytes and return everything that the gateway sends until it closes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(request)
@@ -150,10 +150,10 @@ class Gateway:
             writer.close()
 
 
-async def until(what: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again and again until it is so: from outside a process there is no event to wait for."""
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Repeat a check until it is true."""
     async with asyncio.timeout(PATIENCE_S):
-        while not await what():  # noqa: ASYNC110 - see above
+        while not await condition():  # noqa: ASYNC110 - HTTP has no event to wait for
             await asyncio.sleep(0.02)
 
 
@@ -164,21 +164,21 @@ async def declare(broker: Broker, **declaration: Any) -> None:
 
 
 @asynccontextmanager
-async def serving(
+async def running_gateway(
     folder: Path,
     *,
     limits: Limits | None = None,
     ttl_s: float = 60.0,
     is_ready: bool = True,
     is_loaded: bool = True,
-    kind: type[SqliteBroker] = SqliteBroker,
+    broker_class: type[SqliteBroker] = SqliteBroker,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
-    """Run a gateway with one model, `double` version 1, that is ready and claimed by nobody."""
-    async with kind(folder / "broker.db", Channels()) as broker:
+    """Run a gateway with one model, `double` version 1, which no endpoint declares."""
+    async with broker_class(folder / "broker.db", Channels()) as broker:
         await broker.declare(broker.channels.inputs("double", 1), limits or Limits())
-        doubling = Doubling(broker, "double", 1)
-        doubling.go.set()
+        processor = DoublingProcessor(broker, "double", 1)
+        processor.go.set()
         started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         stop, registry = asyncio.Event(), CollectorRegistry()
         configured = GatewaySettings(instance="gateway-test", port=0, **settings)
@@ -189,10 +189,10 @@ async def serving(
         await asyncio.wait((running, started), return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()
-        work = asyncio.create_task(doubling.work())
+        work = asyncio.create_task(processor.work())
         port = started.result()
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
-            gateway = Gateway(broker, port, client, doubling, registry, stop, running)
+            gateway = Gateway(broker, port, client, processor, registry, stop, running)
             await gateway.announce("double", 1, "ready", full=FULL)
             if is_loaded:
                 await gateway.catalog({"double": [1]})
@@ -208,8 +208,8 @@ async def serving(
 
 
 @asynccontextmanager
-async def beside(gateway: Gateway, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Run one more gateway on the same broker, with the results store in `folder`; yields a client of it."""
+async def second_gateway(gateway: Gateway, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Run a second gateway on the same broker, with the results store in `folder`; yield a client of it."""
     started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     stop, results = asyncio.Event(), SqliteResults(folder / "results.db", ttl_s=60.0)
     configured = GatewaySettings(instance="gateway-beside", port=0)
