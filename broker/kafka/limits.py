@@ -19,8 +19,7 @@ from aiokafka.errors import KafkaError
 
 from broker.channels import NO_LIMITS, Channels, Kind, Limits
 from broker.errors import TryAgain
-from broker.kafka.address import KafkaAddress
-from broker.kafka.topology import KafkaTopology
+from broker.kafka.cluster import KafkaCluster
 from broker.messages import Message
 
 LOOK_EVERY_S = 0.5
@@ -42,10 +41,9 @@ class _Level:
 class DeclaredLimits:
     """Follows the topic of limits."""
 
-    def __init__(self, address: KafkaAddress, topology: KafkaTopology, topic: str) -> None:
+    def __init__(self, cluster: KafkaCluster, topic: str) -> None:
         self.topic = topic
-        self._address = address
-        self._topology = topology
+        self._cluster = cluster
         self._limits: dict[str, Limits] = {}
         self._following: asyncio.Task[None] | None = None
         self._caught_up = asyncio.Event()
@@ -70,7 +68,7 @@ class DeclaredLimits:
     async def open(self) -> None:
         """Read the topic to its end; where it is not there, no queue has limits yet, and who only looks makes none."""
         self._following = asyncio.create_task(self._follow(), name="limits of queues")
-        if await self._topology.partitions(self.topic, fresh=True) is None:
+        if await self._cluster.topology.partitions(self.topic, fresh=True) is None:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(10.0):
@@ -83,8 +81,8 @@ class DeclaredLimits:
 
     async def make_topic(self) -> None:
         """Make the topic where it is not there: a queue is about to have limits."""
-        if await self._topology.partitions(self.topic, fresh=True) is None:
-            await self._topology.create(self.topic, 1, {"cleanup.policy": "compact"})
+        if await self._cluster.topology.partitions(self.topic, fresh=True) is None:
+            await self._cluster.topology.create(self.topic, 1, {"cleanup.policy": "compact"})
 
     async def close(self) -> None:
         """Stop to follow."""
@@ -95,7 +93,7 @@ class DeclaredLimits:
     async def _follow(self) -> None:
         while not self._closing:
             try:
-                found = await self._topology.partitions(self.topic, fresh=True) is not None
+                found = await self._cluster.topology.partitions(self.topic, fresh=True) is not None
                 if found:
                     await self._read()
             except (KafkaError, TryAgain, OSError):
@@ -105,14 +103,14 @@ class DeclaredLimits:
 
     async def _read(self) -> None:
         partition = TopicPartition(self.topic, 0)
-        consumer = AIOKafkaConsumer(**self._address.arguments, group_id=None, fetch_max_wait_ms=_POLL_MS)
+        consumer = AIOKafkaConsumer(**self._cluster.address.arguments, group_id=None, fetch_max_wait_ms=_POLL_MS)
         try:
             await consumer.start()
             consumer.assign([partition])
             await consumer.seek_to_beginning(partition)
-            end = (await self._topology.ends([partition]))[partition]
+            end = (await self._cluster.offsets.ends([partition]))[partition]
             while not self._closing:
-                if await self._topology.partitions(self.topic) is None:
+                if await self._cluster.topology.partitions(self.topic) is None:
                     return  # it was deleted: the next one is read from its beginning
                 if await consumer.position(partition) >= end:
                     self._caught_up.set()
@@ -136,9 +134,9 @@ def _record(limits: Limits) -> bytes:
 class QueueLevels:
     """Tells whether a queue has room. Logs and output queues always have: their oldest goes."""
 
-    def __init__(self, topology: KafkaTopology, limits: DeclaredLimits, channels: Channels) -> None:
+    def __init__(self, cluster: KafkaCluster, limits: DeclaredLimits, channels: Channels) -> None:
         self._channels = channels
-        self._topology = topology
+        self._cluster = cluster
         self._limits = limits
         self._levels: dict[str, _Level] = {}
 
@@ -166,5 +164,5 @@ class QueueLevels:
     async def _look(self, queue: str, level: _Level, most: int, wanted: int) -> None:
         async with level.looking:
             if self._is_stale(level, most, wanted):
-                level.messages = await self._topology.unsettled(queue)
+                level.messages = await self._cluster.unsettled(queue)
                 level.looked_at = time.monotonic()

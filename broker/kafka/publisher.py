@@ -22,7 +22,7 @@ from aiokafka.errors import (
 
 from broker.base import MESSAGE_LIMIT_BYTES, ladder_step_s
 from broker.errors import TryAgain, Unreachable
-from broker.kafka.address import KafkaAddress
+from broker.kafka.cluster import KafkaCluster
 from broker.kafka.limits import QueueLevels
 from broker.kafka.properties import (
     DELAYED_TO,
@@ -31,7 +31,7 @@ from broker.kafka.properties import (
     pack_headers,
     split_address,
 )
-from broker.kafka.topology import MESSAGE_BYTES, KafkaTopology
+from broker.kafka.topology import MESSAGE_BYTES
 from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, UNKNOWN, Message, Outcome
 from broker.protocol.ids import now_us
 from broker.support.tasks import Tasks
@@ -48,14 +48,13 @@ class KafkaPublisher:
 
     def __init__(
         self,
-        address: KafkaAddress,
-        topology: KafkaTopology,
+        cluster: KafkaCluster,
         levels: QueueLevels,
         delays: Sequence[str],
         timeout_s: float,
     ):
-        self._address = address
-        self._topology = topology
+        self._address = cluster.address
+        self._topology = cluster.topology
         self._levels = levels
         self._delays = delays  # topics, one a rung of the ladder
         self._timeout_s = timeout_s

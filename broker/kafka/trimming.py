@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from broker.channels import Channels, Kind
 from broker.errors import TryAgain
 from broker.kafka.limits import DeclaredLimits
-from broker.kafka.topology import KafkaTopology
+from broker.kafka.offsets import KafkaOffsets
 from broker.messages import Message
 
 RESULTS_LIMIT = 100_000
@@ -30,8 +30,8 @@ class _Written:
 class LogTrimmer:
     """Counts what this process writes."""
 
-    def __init__(self, topology: KafkaTopology, limits: DeclaredLimits, channels: Channels) -> None:
-        self._topology = topology
+    def __init__(self, offsets: KafkaOffsets, limits: DeclaredLimits, channels: Channels) -> None:
+        self._offsets = offsets
         self._limits = limits
         self._channels = channels
         self._written: dict[str, _Written] = {}
@@ -65,6 +65,6 @@ class LogTrimmer:
     async def _trim(self, channel: str, kept: int) -> None:
         partition = TopicPartition(channel, 0)
         with suppress(TryAgain):  # the messages are safe; whoever writes next trims
-            before = (await self._topology.ends([partition]))[partition] - kept
+            before = (await self._offsets.ends([partition]))[partition] - kept
             if before > 0:
-                await self._topology.trim({partition: before})
+                await self._offsets.trim({partition: before})

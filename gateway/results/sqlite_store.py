@@ -55,7 +55,7 @@ class SqliteResults(ResultsStore):
     """`ttl_s` is how long an answer is kept, and for how long after that it is known that it was there."""
 
     def __init__(self, path: Path, *, ttl_s: float) -> None:
-        self._database = Database(path, SCHEMA, anew=self._keep_identity)
+        self._database = Database(path, SCHEMA, on_recreated=self._keep_identity)
         self._ttl_us = int(ttl_s * 1e6)
         self._identity = ""
 

@@ -158,12 +158,12 @@ async def test_the_dead_leave_their_group_and_the_living_stay() -> None:
         child = installation.child(queue, 5)
         assert child.stdout is not None
         assert await asyncio.to_thread(child.stdout.readline) == "held\n"
-        assert await broker.topology.dismiss(queue, is_dead) == 0
+        assert await broker.cluster.groups.dismiss(queue, is_dead) == 0
         child.kill()
         child.wait()
-        assert await broker.topology.dismiss(queue, is_dead) == 1
-        assert await broker.topology.dismiss(queue, is_dead) == 0
+        assert await broker.cluster.groups.dismiss(queue, is_dead) == 1
+        assert await broker.cluster.groups.dismiss(queue, is_dead) == 0
         taken = await take(broker.consume(queue, 10), 5)
         assert sorted(bodies(taken)) == [b"0", b"1", b"2", b"3", b"4"]
         assert all(delivery.came_back for delivery in taken)
-        assert await broker.topology.dismiss(queue, is_dead) == 0
+        assert await broker.cluster.groups.dismiss(queue, is_dead) == 0

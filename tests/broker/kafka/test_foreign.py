@@ -135,7 +135,7 @@ async def test_a_log_is_read_past_a_record_that_cannot_be(
     await write_around(log, broken_batch())
     records = await read(broker.read(log, 0), 2)
     assert [(each.offset, each.body) for each in records] == [(0, b"a"), (2, b"c")]
-    assert f"{log}: the record at offset 1 cannot be read" in caplog.text
+    assert f"{log}: skipped the record at offset 1, which cannot be read" in caplog.text
 
 
 async def test_a_delayed_message_is_moved_past_a_record_that_cannot_be_read(installation: Installation) -> None:

@@ -51,7 +51,7 @@ class World:
 
     def take(self, number: int) -> None:
         given_out = self.claim.admit(fetched(self.claim.position, number))
-        self.claim.cover(self.ahead)
+        self.claim.extend_reach(self.ahead)
         self.commit()  # before anybody sees them
         for record, came_back in given_out:
             assert record.offset not in self.held | self.safe
@@ -94,7 +94,7 @@ def test_who_leaves_with_nothing_in_hand_leaves_nothing_that_came_back() -> None
     claim = OffsetTracker(PARTITION, CommittedState(0))
     for record, _ in claim.admit(fetched(0, 5)):
         claim.settle(record.offset)
-    claim.cover(10)
+    claim.extend_reach(10)
     after = OffsetTracker(PARTITION, committed(claim.state(leaving=True)))
     assert [(record.offset, came_back) for record, came_back in after.admit(fetched(5, 2))] == [(5, 0), (6, 0)]
 
@@ -105,7 +105,7 @@ def test_each_death_counts_for_the_one_at_the_head() -> None:
         claim = OffsetTracker(PARTITION, state)
         [(record, came_back)] = claim.admit(fetched(3, 1))
         assert (record.offset, came_back) == (3, deaths)
-        claim.cover(0)
+        claim.extend_reach(0)
         state = committed(claim.state())
     claim.settle(3)
     assert OffsetTracker(PARTITION, committed(claim.state())).admit(fetched(4, 1)) == [(Record(4), 0)]
@@ -116,7 +116,7 @@ def test_a_full_window_fits_what_brokers_allow() -> None:
     for record, _ in claim.admit([Record(10**12 + at) for at in range(2 * WINDOW)]):
         if record.offset % 2:
             claim.settle(record.offset)
-    assert claim.is_wide
+    assert claim.is_window_full
     assert len(pack_state(claim.state())) < DEFAULT_METADATA_BYTES
 
 

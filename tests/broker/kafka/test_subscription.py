@@ -26,13 +26,13 @@ async def test_what_is_fetched_before_it_is_known_what_is_settled_is_handed_over
         assert isinstance(broker, KafkaBroker)
         queue = await installation.queue(broker)
         assert await broker.publish([Message(queue=queue, body=b"x")]) == [SAFE]
-        committed = broker.topology.committed
+        committed = broker.cluster.groups.committed
 
         async def slowly(group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, CommittedState]:
             await asyncio.sleep(SLOWLY_S)
             return await committed(group, partitions)
 
-        monkeypatch.setattr(broker.topology, "committed", slowly)
+        monkeypatch.setattr(broker.cluster.groups, "committed", slowly)
         (delivery,) = await take(broker.consume(queue, 10))
         assert (delivery.message.body, delivery.came_back) == (b"x", 0)
         await broker.ack([delivery])

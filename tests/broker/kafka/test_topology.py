@@ -24,9 +24,9 @@ async def test_the_queue_of_answers_of_a_process_goes_with_it() -> None:
         gateway.consume(queue, 10)
         assert await other.publish([Message(queue=queue, body=b"x"), Message(queue=stored, body=b"x")]) == [SAFE, SAFE]
         await gateway.close()
-        other.topology.forget(queue)
-        assert await other.topology.partitions(queue) is None
-        assert await other.topology.partitions(stored, fresh=True) is not None
+        other.cluster.topology.forget(queue)
+        assert await other.cluster.topology.partitions(queue) is None
+        assert await other.cluster.topology.partitions(stored, fresh=True) is not None
 
 
 async def test_no_more_topics_are_remembered_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ async def test_no_more_topics_are_remembered_than_the_limit(monkeypatch: pytest.
         assert isinstance(broker, KafkaBroker)
         names = [f"{installation.channels.prefix}made-up-{at}" for at in range(3 * LIMIT)]
         assert await broker.publish([Message(queue=name, body=b"x") for name in names]) == [NO_QUEUE] * len(names)
-        assert len(broker.topology._known) == LIMIT  # noqa: SLF001 - what is remembered shows nowhere else
+        assert len(broker.cluster.topology._known) == LIMIT  # noqa: SLF001 - what is remembered shows nowhere else
 
 
 async def test_a_log_whose_topic_was_made_with_more_partitions_loses_no_record() -> None:
@@ -45,7 +45,7 @@ async def test_a_log_whose_topic_was_made_with_more_partitions_loses_no_record()
         broker = await installation.broker()
         assert isinstance(broker, KafkaBroker)
         log = installation.channels.events("e")
-        await broker.topology.create(log, 3, {})
+        await broker.cluster.topology.create(log, 3, {})
         await broker.declare(log)
         for at in range(6):
             assert await broker.append(log, [b"%d" % at]) == [SAFE]
@@ -63,7 +63,7 @@ async def test_a_compacted_topic_in_the_place_of_a_channel_is_refused(policy: st
         broker = await installation.broker()
         assert isinstance(broker, KafkaBroker)
         queue = installation.channels.requests("e")
-        await broker.topology.create(queue, 1, {"cleanup.policy": policy})
+        await broker.cluster.topology.create(queue, 1, {"cleanup.policy": policy})
         with pytest.raises(Refused, match=f"{queue}.*cleanup.policy={policy}"):
             await broker.declare(queue)
         await broker.delete(queue)

@@ -68,8 +68,8 @@ async def test_the_watch_over_dead_processes_goes_on_after_a_lock(tmp_path: Path
         assert len(await dead.consume("q", 1).take(1)) == 1
         dead._watch.cancel()  # type: ignore[union-attr]  # noqa: SLF001 - as its death would
         with held(path):
-            os.close(dead._ownership._file)  # type: ignore[arg-type]  # noqa: SLF001 - as above
-            dead._ownership._file = None  # noqa: SLF001 - as above
+            os.close(dead._session._ownership._file)  # type: ignore[arg-type]  # noqa: SLF001 - as above
+            dead._session._ownership._file = None  # noqa: SLF001 - as above
             await until_named(broker)
         async with asyncio.timeout(WITHIN_S):
             [delivery] = await broker.consume("q", 1).take(1)

@@ -80,8 +80,8 @@ async def abandon(broker: SqliteBroker) -> None:
     broker._watch.cancel()  # type: ignore[union-attr]  # noqa: SLF001 - a kill has no other name
     await broker.upkeep.stop()
     await broker.database.close()
-    broker._wakeups.close()  # noqa: SLF001 - as above
-    os.close(broker._ownership._file)  # type: ignore[arg-type]  # noqa: SLF001 - as above
+    broker._session._wakeups.close()  # noqa: SLF001 - as above
+    os.close(broker._session._ownership._file)  # type: ignore[arg-type]  # noqa: SLF001 - as above
 
 
 async def test_a_data_folder_that_is_removed_is_made_again_and_serves_all(

@@ -14,7 +14,7 @@ from broker.channels import Channels
 from broker.errors import Damaged, Locked, Misconfigured
 from broker.sqlite.adapter import SqliteBroker
 from broker.support.database import GROUP, Connection, Database, Durability, Schema, fetch_one, run
-from broker.support.lock_holder import holder_of
+from broker.support.lock_holder import lock_holder
 from tests.broker.locking import HOLDS, hasty, held
 
 SCHEMA = Schema("a test", "no setting", 1, "CREATE TABLE IF NOT EXISTS said (word TEXT NOT NULL)")
@@ -72,7 +72,7 @@ async def test_a_damaged_embedded_broker_is_for_a_person_to_mend(tmp_path: Path,
         await broker.declare("millrace.requests.hello")
     whole = path.read_bytes()
     path.write_bytes(whole[:kept_bytes] + b"no database at all" * (len(whole) // 18))
-    with pytest.raises(Misconfigured, match=r"move broker\.db, .* away, and start again\. What waited in it is lost"):
+    with pytest.raises(Misconfigured, match=r"move broker\.db, .* away, and start again\. The messages in it are lost"):
         await SqliteBroker(path, Channels()).open()
 
 
@@ -110,7 +110,7 @@ async def test_who_looks_for_the_holder_keeps_the_locks_of_its_own_process(tmp_p
     mine = apsw.Connection(str(path))
     mine.execute("BEGIN IMMEDIATE")
     for _ in range(3):
-        assert holder_of(path) == "a process that cannot be found out"  # it is this one
+        assert lock_holder(path) == "an unknown process"  # it is this one
     command = [sys.executable, "-c", HOLDS, str(path)]
     done = await asyncio.to_thread(subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     assert b"BusyError" in done.stderr
