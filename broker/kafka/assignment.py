@@ -16,7 +16,7 @@ class Assignment:
     """The consumer of a subscription and the trackers of its partitions.
 
     In a rebalance Kafka first revokes the partitions and then assigns others, or the same ones again. In between,
-    `suspend` keeps the trackers so that `resume` can continue with those whose partition nobody else has read.
+    `suspend` keeps the trackers. `resume` continues with those whose partition no other member has read since.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The Kafka cluster behind one URL: its topics, groups and offsets."""
+"""The Kafka cluster of one URL: its topics, groups and offsets."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from broker.kafka.records import UnreadableRecord
 from broker.messages import Delivery, Message
 
 PREFETCH_LIMIT = 8192
-AHEAD = 1  # offset that a commit allows for after what is delivered: at low load no message waits for a commit
+AHEAD = 1  # offset that a commit allows for after the delivered ones: at low load no message waits for a commit
 POLL_MS = 100
 CHECK_TOPIC_EVERY_S = 1.0  # while nothing is fetched because the prefetch is reached
 

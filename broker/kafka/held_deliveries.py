@@ -24,7 +24,7 @@ class HeldDeliveries:
         self._committer = committer
         self._returned: set[tuple[OffsetTracker, int]] = set()
         self._changed = asyncio.Event()
-        self.stopping = False  # nothing more is fetched; what is held may still be taken and settled
+        self.stopping = False  # nothing more is fetched; held deliveries may still be taken and settled
         self.closing = False  # nothing more will be settled
 
     def settle(self, tracker: OffsetTracker, offsets: Iterable[int]) -> None:

@@ -132,7 +132,7 @@ class KafkaTopology:
             await asyncio.sleep(0.02)
 
     async def missing(self, topics: Sequence[str]) -> list[str]:
-        """Return those of these topics that do not exist, and forget what was remembered about them."""
+        """Return those of these topics that do not exist, and ask Kafka again about them the next time."""
         found = await self._clients.ask(lambda: self._clients.admin.describe_topics(list(topics)))
         gone = [topic["topic"] for topic in found if topic["error_code"] == _NO_TOPIC]
         for topic in gone:

@@ -59,7 +59,7 @@ async def run(
         leadership.begin_anew()
         tasks.spawn(state.write_again(), "declared again")
 
-    following = LogFollower(broker, broker.channels.declared, 0, fold, anew=anew)
+    following = LogFollower(broker, broker.channels.declared, 0, fold, on_recreated=anew)
     tasks.spawn(following.run(), "declared")
     status = follow_status(broker, leadership.fold_status)
     tasks.spawn(status.run(), "status")

@@ -105,7 +105,7 @@ async def test_a_row_whose_log_vanished_is_written_once_it_is_there_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its request was held for ever: after 64 of them the model stopped."""
-    monkeypatch.setattr("broker.delivery.prediction_log.PAUSE_S", 0.01)
+    monkeypatch.setattr("broker.delivery.event_log_writer.PAUSE_S", 0.01)
     async with Fragile(tmp_path / "broker.db") as broker:
         rows, settling = PredictionLogWriter(broker, {}, source="test"), AckTracker(broker)
         add_row(rows, settling, 1)
@@ -120,8 +120,8 @@ async def test_a_row_whose_log_vanished_is_written_once_it_is_there_again(
 
 
 async def test_a_log_that_takes_no_rows_for_a_while_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.delivery.prediction_log.LATE_S", 0.0)
-    monkeypatch.setattr("broker.delivery.prediction_log.PAUSE_S", 0.01)
+    monkeypatch.setattr("broker.delivery.event_log_writer.LATE_S", 0.0)
+    monkeypatch.setattr("broker.delivery.event_log_writer.PAUSE_S", 0.01)
     async with Fragile(tmp_path / "broker.db") as broker:
         broker.refusals = 1_000_000
         rows, settling = PredictionLogWriter(broker, {}, source="test"), AckTracker(broker)

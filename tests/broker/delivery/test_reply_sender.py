@@ -53,7 +53,7 @@ async def test_dropped_answers_are_said_with_their_reason_and_not_each_time(
                 answering.answer_one(request(ReplyTo.CLIENT), Status.FAILED, error_body("no"), hold, 0)
                 await answering.outbox.drain()
     assert [record.getMessage() for record in caplog.records] == [
-        f"answers dropped: {number}, the last for this reason: no such queue" for number in (1, 3)
+        f"{number} answers were dropped, the last one because: no such queue" for number in (1, 3)
     ]
 
 

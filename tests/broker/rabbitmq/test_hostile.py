@@ -44,13 +44,13 @@ def nested(depth: int) -> bytes:
 
 async def publish_raw(installation: Installation, queue: str, *contents: bytes) -> None:
     """Publish messages with handmade properties, as no client library would."""
-    wire = await AmqpConnection.open(RabbitAddress.of(installation.url), "hostile")
-    channel = await Channel.open(wire, "hostile", DEADLINE_S)
+    amqp = await AmqpConnection.open(RabbitAddress.of(installation.url), "hostile")
+    channel = await Channel.open(amqp, "hostile", DEADLINE_S)
     start = publish_frame(channel.number, queue, mandatory=False)
     for each in contents:
-        channel.send(start + content_frames(channel.number, each, b"hostile", wire.frame_max))
+        channel.send(start + content_frames(channel.number, each, b"hostile", amqp.frame_max))
     await channel.call("basic_qos", prefetch_count=1)
-    await wire.shut(DEADLINE_S)
+    await amqp.shut(DEADLINE_S)
 
 
 HOSTILE = {

@@ -14,7 +14,7 @@ from broker.messages import FULL, NO_QUEUE, SAFE, Message
 from broker.rabbitmq.address import RabbitAddress
 from broker.rabbitmq.amqp_connection import AmqpConnection
 from broker.rabbitmq.channel import Channel
-from broker.rabbitmq.topology import arguments
+from broker.rabbitmq.queue_arguments import arguments
 from tests.contract.installation import DEADLINE_S, Installation
 from tests.contract.steps import bodies, fill, take, until
 
@@ -46,14 +46,14 @@ async def test_a_log_with_another_retention_is_used_as_it_is(installation: Insta
 async def test_a_queue_of_another_type_is_refused_and_harms_nobody(installation: Installation, broker: Broker) -> None:
     foreign, queue = installation.channels.requests("foreign"), await installation.queue(broker)
     consumer = broker.consume(queue, 10)
-    wire = await AmqpConnection.open(RabbitAddress.of(installation.url), "declares first")
-    await (await Channel.open(wire, "declaring", DEADLINE_S)).call("queue_declare", queue=foreign, durable=True)
+    amqp = await AmqpConnection.open(RabbitAddress.of(installation.url), "declares first")
+    await (await Channel.open(amqp, "declaring", DEADLINE_S)).call("queue_declare", queue=foreign, durable=True)
     with pytest.raises(Refused, match=f"{foreign}.*x-queue-type"):
         await broker.declare(foreign)
     assert await broker.publish([Message(queue=queue, body=b"x")]) == [SAFE]
     assert bodies(await take(consumer)) == [b"x"]
     await broker.delete(foreign)
-    await wire.shut(DEADLINE_S)
+    await amqp.shut(DEADLINE_S)
 
 
 async def test_a_log_in_whose_place_is_a_queue_of_another_type_is_named(
@@ -64,8 +64,8 @@ async def test_a_log_in_whose_place_is_a_queue_of_another_type_is_named(
     await broker.declare(log)
     other = await installation.broker()
     await other.delete(log)
-    wire = await AmqpConnection.open(RabbitAddress.of(installation.url), "makes another one")
-    await (await Channel.open(wire, "declaring", DEADLINE_S)).call("queue_declare", queue=log, durable=True)
+    amqp = await AmqpConnection.open(RabbitAddress.of(installation.url), "makes another one")
+    await (await Channel.open(amqp, "declaring", DEADLINE_S)).call("queue_declare", queue=log, durable=True)
     await broker.upkeep.look()
     assert "x-queue-type" in broker.upkeep.troubles[log]
     assert any(log in trouble for trouble in broker.troubles())
@@ -73,7 +73,7 @@ async def test_a_log_in_whose_place_is_a_queue_of_another_type_is_named(
     await broker.upkeep.look()
     assert broker.upkeep.troubles == {}
     assert await broker.append(log, [b"x"]) == [SAFE]
-    await wire.shut(DEADLINE_S)
+    await amqp.shut(DEADLINE_S)
 
 
 async def test_a_transient_queue_survives_a_lost_connection(installation: Installation, broker: Broker) -> None:
@@ -121,14 +121,14 @@ async def test_a_consumer_whose_queue_is_deleted_finds_the_next_one(installation
 async def test_a_consumer_that_may_not_consume_says_so_and_begins_once_it_may(
     installation: Installation, broker: Broker
 ) -> None:
-    wire = await AmqpConnection.open(RabbitAddress.of(installation.url), "owns a queue")
-    channel = await Channel.open(wire, "owning", DEADLINE_S)
+    amqp = await AmqpConnection.open(RabbitAddress.of(installation.url), "owns a queue")
+    channel = await Channel.open(amqp, "owning", DEADLINE_S)
     queue = installation.channels.requests("exclusive")
     await channel.call("queue_declare", queue=queue, exclusive=True)
     consumer = broker.consume(queue, 10)
     waiting = asyncio.create_task(consumer.take(1))
     await until(lambda: named(consumer, queue), wanted=True)
-    await wire.shut(DEADLINE_S)
+    await amqp.shut(DEADLINE_S)
     await until(lambda: declared(installation, broker), queue)
     await broker.publish([Message(queue=queue, body=b"x")])
     assert bodies(await waiting) == [b"x"]
