@@ -1,4 +1,4 @@
-"""A subscription hands over what Kafka sends it, whenever that comes."""
+"""A subscription delivers all records that Kafka sends, at any time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers import kafka_url
 SLOWLY_S = 1.0
 
 
-async def test_what_is_fetched_before_it_is_known_what_is_settled_is_handed_over(
+async def test_records_that_are_fetched_before_the_committed_state_is_known_are_delivered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with Installation(kafka_url(), user=None) as installation:

@@ -1,4 +1,4 @@
-"""What is known of topics, and which of them go with the process that made them."""
+"""Topics: which are remembered, which are deleted with their process, and which are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.servers import kafka_url
 LIMIT = 3
 
 
-async def test_the_queue_of_answers_of_a_process_goes_with_it() -> None:
+async def test_the_answer_queue_of_a_process_is_deleted_with_it() -> None:
     async with Installation(kafka_url(), user=None) as installation:
         gateway, other = await installation.broker(), await installation.broker()
         assert isinstance(other, KafkaBroker)
@@ -36,10 +36,10 @@ async def test_no_more_topics_are_remembered_than_the_limit(monkeypatch: pytest.
         assert isinstance(broker, KafkaBroker)
         names = [f"{installation.channels.prefix}made-up-{at}" for at in range(3 * LIMIT)]
         assert await broker.publish([Message(queue=name, body=b"x") for name in names]) == [NO_QUEUE] * len(names)
-        assert len(broker.cluster.topology._known) == LIMIT  # noqa: SLF001 - what is remembered shows nowhere else
+        assert len(broker.cluster.topology._known) == LIMIT  # noqa: SLF001 - no public method shows the remembered topics
 
 
-async def test_a_log_whose_topic_was_made_with_more_partitions_loses_no_record() -> None:
+async def test_a_log_whose_topic_has_several_partitions_loses_no_record() -> None:
     """Only the first partition of a log is read."""
     async with Installation(kafka_url(), user=None) as installation:
         broker = await installation.broker()
@@ -58,7 +58,7 @@ async def test_a_log_whose_topic_was_made_with_more_partitions_loses_no_record()
 
 
 @pytest.mark.parametrize("policy", ["compact", "compact,delete"])
-async def test_a_compacted_topic_in_the_place_of_a_channel_is_refused(policy: str) -> None:
+async def test_a_compacted_topic_is_refused_as_a_channel(policy: str) -> None:
     async with Installation(kafka_url(), user=None) as installation:
         broker = await installation.broker()
         assert isinstance(broker, KafkaBroker)
