@@ -69,7 +69,7 @@ class Committer:
         of the partitions was lost meanwhile.
         """
         for tracker in trackers:
-            tracker.extend_reach(0 if self._assignment.has_more(tracker) else ahead)
+            tracker.extend_reach(ahead if ahead and not self._assignment.has_more(tracker) else 0)
         self._requested.set()
         while late := [each for each in trackers if each.committed_reach < each.position and not each.lost]:
             if not await self.commit(self._assignment.consumer, late):

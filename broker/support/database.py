@@ -22,18 +22,13 @@ from typing import Any, TypeAlias
 import apsw
 
 from broker.errors import Damaged, DiskFull, Locked, MillraceError, Misconfigured, Unreachable
-from broker.support.lock_holder import lock_holder
+from broker.support.busy_handler import BUSY_PAUSE_S, BUSY_S, BusyHandler
 from broker.support.private_files import make_private, make_private_folder
 
 logger = logging.getLogger(__name__)
 
 GROUP = 256
 CHECK_EVERY_S = 0.5  # between checks that the path still has the same file
-BUSY_S = 10.0
-KNOWN_BUSY_S = 1.0  # once a process is known to hang, because reads wait for the writes before them
-NAMED_AFTER_S = 3.0  # a commit of another process takes milliseconds, a checkpoint of a large file a second
-NAMED_EVERY_S = 10.0
-BUSY_PAUSE_S = 0.0005
 FIRST_SAFE_SQLITE = 3_051_003  # before it, checkpoints by several processes could corrupt the file
 
 Connection: TypeAlias = apsw.Connection
@@ -81,17 +76,17 @@ class Database:
         self._check_at_s = 0.0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._patience = Patience(path)
+        self._busy = BusyHandler(path)
 
     @property
     def locked(self) -> str:
         """The error text while another process holds the write lock for too long; otherwise empty."""
-        return self._patience.complaint
+        return self._busy.lock_error
 
     async def open(self) -> None:
         """Open the file, make its tables, and start the thread; raises Unreachable or Misconfigured."""
         self._loop = asyncio.get_running_loop()
-        self._connection = await self._loop.run_in_executor(None, _connect, self._path, self._schema, self._patience)
+        self._connection = await self._loop.run_in_executor(None, _connect, self._path, self._schema, self._busy)
         self._file = _identity(self._path)
         self._synchronous = "FULL"
         self._thread = threading.Thread(target=self._serve, name="millrace-sqlite", daemon=True)
@@ -169,7 +164,7 @@ class Database:
 
     def _recreate(self) -> None:
         self._connection.close()
-        self._connection = _connect(self._path, self._schema, self._patience)
+        self._connection = _connect(self._path, self._schema, self._busy)
         self._synchronous = "FULL"
         self._connection.execute("BEGIN IMMEDIATE")
         self._on_recreated(self._connection)
@@ -188,7 +183,7 @@ class Database:
         try:
             self._set_durability(max(job.durability for job in jobs))
             self._connection.execute("BEGIN IMMEDIATE")
-            self._patience.over()
+            self._busy.note_free()
             for job in jobs:
                 job.result = job.work(self._connection)
             self._connection.execute("COMMIT")
@@ -197,7 +192,7 @@ class Database:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
             for job in jobs:
-                job.error = _translated(exc, self._path, self._patience.complaint)
+                job.error = _translated(exc, self._path, self._busy.lock_error)
             return False
         return True
 
@@ -285,12 +280,12 @@ def _way_out(path: Path, kind: type[Unreachable]) -> str:
     return f". It is damaged or not a file of Millrace: stop its processes, move {files} away, and start again"
 
 
-def _connect(path: Path, schema: Schema, patience: Patience) -> Connection:
+def _connect(path: Path, schema: Schema, busy: BusyHandler) -> Connection:
     if apsw.SQLITE_VERSION_NUMBER < FIRST_SAFE_SQLITE:
         raise Misconfigured(f"apsw carries SQLite {apsw.sqlite_lib_version()}; 3.51.3 or newer is needed")
     try:
         make_private_folder(path.parent)
-        connection = _open(path, patience)
+        connection = _open(path, busy)
         for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):  # SQLite makes the other two like the first
             make_private(path.with_name(name))
         _write_ahead(connection)
@@ -301,9 +296,9 @@ def _connect(path: Path, schema: Schema, patience: Patience) -> Connection:
         connection.execute("BEGIN IMMEDIATE")
         _migrate(connection, path, schema)
         connection.execute("COMMIT")
-        patience.over()
+        busy.note_free()
     except apsw.BusyError as exc:
-        raise Locked(f"{schema.whose} cannot use {path}: {patience.complaint or exc}") from exc
+        raise Locked(f"{schema.whose} cannot use {path}: {busy.lock_error or exc}") from exc
     except (apsw.Error, OSError) as exc:
         kind = Damaged if isinstance(exc, _DAMAGED) else Unreachable
         hint = _way_out(path, kind) or f"; is {schema.setting} right?"
@@ -311,7 +306,7 @@ def _connect(path: Path, schema: Schema, patience: Patience) -> Connection:
     return connection
 
 
-def _open(path: Path, patience: Patience) -> Connection:
+def _open(path: Path, busy: BusyHandler) -> Connection:
     """Open a file, and make it if it does not exist.
 
     First removes the `-wal` and `-shm` files of a removed database, because SQLite would read them into the new one.
@@ -323,7 +318,7 @@ def _open(path: Path, patience: Patience) -> Connection:
             for rest in ("-wal", "-shm"):
                 path.with_name(path.name + rest).unlink(missing_ok=True)
         connection = apsw.Connection(str(path))
-        connection.set_busy_handler(patience.wait)
+        connection.set_busy_handler(busy.wait)
         connection.execute("PRAGMA user_version")  # makes the file
     finally:
         os.close(folder)
@@ -355,46 +350,3 @@ def _migrate(connection: Connection, path: Path, schema: Schema) -> None:
         )
     connection.execute(schema.tables)
     connection.execute(f"PRAGMA user_version={schema.version}")
-
-
-class Patience:
-    """The busy handler: waits for other processes' commits in short steps, and names a process that takes long.
-
-    The steps of SQLite's own handler grow to 100 ms.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._began_s = 0.0
-        self._limit_s = BUSY_S
-        self._locked_s: float | None = None  # the begin of the lock, over several waits
-        self._named_s = 0.0
-        self.complaint = ""
-
-    def wait(self, tries: int) -> bool:
-        """Sleep for one step and return True to try again; return False to give up.
-
-        SQLite calls it until the lock is free.
-        """
-        now_s = time.monotonic()
-        if tries == 0:
-            self._began_s, self._limit_s = now_s, KNOWN_BUSY_S if self.complaint else BUSY_S
-            self._locked_s = now_s if self._locked_s is None else self._locked_s
-        if self._locked_s is not None and now_s - self._locked_s > NAMED_AFTER_S and now_s >= self._named_s:
-            self._named_s = now_s + NAMED_EVERY_S
-            self._name(now_s - self._locked_s)
-        time.sleep(BUSY_PAUSE_S)
-        return time.monotonic() - self._began_s < self._limit_s
-
-    def over(self) -> None:
-        """Note that the lock is free."""
-        if self.complaint:
-            logger.warning("%s: its write lock is free again", self._path)
-        self._locked_s, self._named_s, self.complaint = None, 0.0, ""
-
-    def _name(self, held_s: float) -> None:
-        self.complaint = (
-            f"{self._path}: {lock_holder(self._path)} has held its write lock for {held_s:.0f} s, and nothing can be "
-            "written: end that process if it hangs"
-        )
-        logger.warning("%s", self.complaint)

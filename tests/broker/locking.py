@@ -22,8 +22,8 @@ WORDS = ("millrace.yaml", "replica", "fraud", "7")
 
 def shorten_lock_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten all waits for locks in this process."""
-    for name, seconds in (("BUSY_S", 0.3), ("KNOWN_BUSY_S", 0.1), ("NAMED_AFTER_S", 0.1)):
-        monkeypatch.setattr(f"broker.support.database.{name}", seconds)
+    for name, seconds in (("BUSY_S", 0.3), ("KNOWN_BUSY_S", 0.1), ("REPORT_AFTER_S", 0.1)):
+        monkeypatch.setattr(f"broker.support.busy_handler.{name}", seconds)
 
 
 @contextmanager
