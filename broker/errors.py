@@ -112,7 +112,7 @@ class Failed(MillraceError):
 class Gap(MillraceError):
     """A log was read below its first offset: records `start` up to (not including) `end` are gone.
 
-    With `end` 0 the log itself is gone, and another one of its name begins: `is_anew`.
+    With `end` 0 the log itself is gone, and another one of its name begins: `is_recreated`.
     """
 
     def __init__(self, channel: str, start: int, end: int) -> None:
@@ -126,7 +126,7 @@ class Gap(MillraceError):
         self.end = end
 
     @property
-    def is_anew(self) -> bool:
+    def is_recreated(self) -> bool:
         """True if the log was made again, so that its offsets begin at 0."""
         return self.end == 0
 

@@ -68,16 +68,16 @@ class Reason(Enum):
 class Outcome:
     """The result of one publish, with a reason if it was refused."""
 
-    verdict: Settlement
+    settlement: Settlement
     reason: Reason | None = None
 
     def __str__(self) -> str:
-        return self.reason.value if self.reason else self.verdict.value
+        return self.reason.value if self.reason else self.settlement.value
 
     @property
     def safe(self) -> bool:
         """True if the broker has confirmed the message."""
-        return self.verdict is Settlement.SAFE
+        return self.settlement is Settlement.SAFE
 
     @property
     def is_full(self) -> bool:

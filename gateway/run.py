@@ -71,7 +71,7 @@ async def run(
         metrics_port=settings.metrics_port,
         troubles=lambda: [core.rows.trouble] if core.rows.trouble else [],
     )
-    await announcer.say("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
+    await announcer.set_state("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
     tasks.spawn(announcer.beat(), "heartbeat")
     tasks.spawn(keep_comparing(view.members, announcer, registry), "agreement")
     try:
@@ -91,7 +91,7 @@ async def run(
         await core.pending.close()
         await asynchronous.close()
         await results.close()
-        await announcer.say("stopped")
+        await announcer.set_state("stopped")
         await tasks.cancel()
 
 

@@ -52,12 +52,12 @@ async def run(
     tasks.spawn(declared.run(), "declared")
     tasks.spawn(status.run(), "status")
     announcer = Heartbeat(broker, instance=settings.instance, part="monitors", metrics_port=settings.metrics_port)
-    await announcer.say("ready")
+    await announcer.set_state("ready")
     tasks.spawn(announcer.beat(), "heartbeat")
     tasks.spawn(QueueDepths(broker, known, registry).run(), "queues")
     await _follow_all(broker, settings, registry, known, readers, began, stop)
     await readers.cancel()
-    await announcer.say("stopped")
+    await announcer.set_state("stopped")
     await tasks.cancel()
 
 

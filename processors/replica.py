@@ -87,7 +87,7 @@ class Replica:
         self._stop = stop
         await self._broker.declare(self._broker.channels.declared)
         await self._broker.declare(self._broker.channels.status)
-        await self._announcer.say("loading")
+        await self._announcer.set_state("loading")
         self._tasks.spawn(self._announcer.beat(), "heartbeat")
         following = LogFollower(self._broker, self._broker.channels.declared, 0, self._fold)
         self._tasks.spawn(following.run(), "declared")
@@ -101,7 +101,7 @@ class Replica:
             await CLOCKS.measured()
             await self._serve(model)
         except MillraceError as exc:
-            await self._announcer.say("failed", error=clean(str(exc)))
+            await self._announcer.set_state("failed", error=clean(str(exc)))
             raise
         finally:
             await self._tasks.cancel()
@@ -138,7 +138,7 @@ class Replica:
                     await self._serve_lane(pipeline, lane)
         finally:
             pipeline.close()
-        await self._announcer.say("stopped")
+        await self._announcer.set_state("stopped")
         model.runtime.unload()
 
     async def _serve_queue(self, pipeline: Pipeline, lane: str) -> None:
@@ -172,7 +172,7 @@ class Replica:
                 since_s = time.monotonic()
                 if said != "ready":
                     said, self._was_ready = "ready", True
-                    await self._announcer.say("ready", full=self._full)
+                    await self._announcer.set_state("ready", full=self._full)
             elif not said or said == "ready":
                 said = await self._say_not_ready(said, time.monotonic() - since_s)
             await asyncio.sleep(READY_EVERY_S if not said else LOOK_EVERY_S)
@@ -182,9 +182,9 @@ class Replica:
         if waited_s <= (LOST_AFTER_S if said else NEVER_CAME_AFTER_S):
             return said
         if self._was_ready:
-            await self._announcer.say("loading", full=self._full)
+            await self._announcer.set_state("loading", full=self._full)
             return "loading"
-        await self._announcer.say("failed", error=clean(self._queue_trouble))
+        await self._announcer.set_state("failed", error=clean(self._queue_trouble))
         return "failed"
 
     def _troubles(self) -> list[str]:

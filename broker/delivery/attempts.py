@@ -63,7 +63,7 @@ class PublishAttempts(Generic[T]):
             outcomes = [UNKNOWN] * len(batch)
         again = []
         for item, found in zip(batch, outcomes, strict=True):
-            item.unsure |= found.verdict is Settlement.UNKNOWN
+            item.unsure |= found.settlement is Settlement.UNKNOWN
             outcome = UNKNOWN if item.unsure and not found.safe else found
             if not last and self._is_worth_repeating(outcome):
                 again.append(item)
@@ -82,6 +82,6 @@ class PublishAttempts(Generic[T]):
             batch = await self.publish(batch, last=time.monotonic() - began > longest_s)
 
     def _is_worth_repeating(self, outcome: Outcome) -> bool:
-        if outcome.verdict is Settlement.UNKNOWN:
+        if outcome.settlement is Settlement.UNKNOWN:
             return self._patience_s > 0
         return outcome.is_full and self._patience_full_s > 0

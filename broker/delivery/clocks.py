@@ -60,9 +60,9 @@ class Clocks:
         """Process a record of the `status` log."""
         announcement = read_status(record)
         if announcement is not None and announcement.host:
-            self.hear(announcement.host, announcement.at_us)
+            self.observe(announcement.host, announcement.at_us)
 
-    def hear(self, host: str, at_us: int) -> None:
+    def observe(self, host: str, at_us: int) -> None:
         """Process a heartbeat of `host` that was written at `at_us` by its clock."""
         if host == self._host:
             return

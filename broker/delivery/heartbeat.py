@@ -61,7 +61,7 @@ class Heartbeat:
         self._full: dict[str, Any] = {}
         self._full_at = 0.0
 
-    async def say(self, state: State, *, full: dict[str, Any] | None = None, error: str = "") -> None:
+    async def set_state(self, state: State, *, full: dict[str, Any] | None = None, error: str = "") -> None:
         """Announce a new state now; later heartbeats repeat `full`, the details that change seldom."""
         self._state, self._error = state, error
         if full is not None:
@@ -70,7 +70,7 @@ class Heartbeat:
 
     async def warn(self, error: str) -> None:
         """Announce an error while the state stays the same."""
-        await self.say(self._state, error=error)
+        await self.set_state(self._state, error=error)
 
     async def beat(self) -> None:
         """Announce forever. If the broker does not answer, readers notice the missing heartbeats."""

@@ -71,7 +71,7 @@ class LogFollower:
         try:
             records = await reader.read(READ_AT_ONCE)
         except Gap as gap:
-            if gap.is_anew:
+            if gap.is_recreated:
                 logger.warning("%s", gap)
                 self._on_recreated()
             return True

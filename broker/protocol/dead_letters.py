@@ -80,7 +80,7 @@ class DeadLetterFilter:
         return bool(self.ids) and not self.ids.issuperset(letter.ids) and not self.ids.isdisjoint(letter.ids)
 
 
-def read_letter(message: Message, channels: Channels) -> DeadLetter:
+def read_dead_letter(message: Message, channels: Channels) -> DeadLetter:
     """Read a message of a dead queue; an error of reading goes into `unreadable`, and is never raised."""
     headers = message.headers
     own = channels.prefix + message.queue.removeprefix(channels.dead(""))
@@ -105,7 +105,7 @@ def read_letter(message: Message, channels: Channels) -> DeadLetter:
     return _with_requests(letter)
 
 
-def again(letter: DeadLetter, now_us: int, allowed_us: Callable[[str], int]) -> list[Message]:
+def replay_messages(letter: DeadLetter, now_us: int, allowed_us: Callable[[str], int]) -> list[Message]:
     """Return the messages that replay a letter as if it had never been tried.
 
     Requests keep their uid and their decision, and become one message each; `allowed_us` returns the time that requests
@@ -122,7 +122,7 @@ def again(letter: DeadLetter, now_us: int, allowed_us: Callable[[str], int]) -> 
     return [replace(letter.message, queue=letter.origin, headers=_without_marks(letter.message.headers))]
 
 
-def body_called(letters: Sequence[DeadLetter], uid: str) -> bytes | None:
+def body_of(letters: Sequence[DeadLetter], uid: str) -> bytes | None:
     """Return the body of the request or message with the name `uid`; None if there is none."""
     for letter in letters:
         if uid in letter.ids:

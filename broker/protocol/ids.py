@@ -87,10 +87,10 @@ def uniform(key: bytes, salt: bytes, identity: bytes) -> float:
     Without the secret `key` (at most 64 bytes), a client cannot choose an identity for its draw. `salt` separates
     experiments.
     """
-    return drawer(key, salt)(identity)
+    return uniform_for(key, salt)(identity)
 
 
-def drawer(key: bytes, salt: bytes) -> Callable[[bytes], float]:
+def uniform_for(key: bytes, salt: bytes) -> Callable[[bytes], float]:
     """Return a function that draws like `uniform` for one key and salt, which are hashed only once."""
     copy, whole = hashlib.blake2b(salt + b"\0", key=key, digest_size=8).copy, int.from_bytes
 

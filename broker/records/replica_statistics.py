@@ -67,7 +67,7 @@ def read_statistics(data: object) -> Statistics | None:
     return Statistics(**times, rows=rows, last_ms=last_ms, batches=batches)
 
 
-def together(parts: Iterable[Statistics]) -> Statistics:
+def total_of(parts: Iterable[Statistics]) -> Statistics:
     """Return the sum of several replicas' statistics."""
     found = Statistics()
     for part in parts:

@@ -134,12 +134,12 @@ def read_claim(record: Record) -> LeadershipClaim | None:
     return None if data is None else _build(LeadershipClaim, {**data, "term": record.offset})
 
 
-def write_verdict(result: ExperimentResult) -> bytes:
+def write_experiment_result(result: ExperimentResult) -> bytes:
     """Return a record for `declared`."""
     return _body("verdict", asdict(result))
 
 
-def read_verdict(record: Record) -> ExperimentResult | None:
+def read_experiment_result(record: Record) -> ExperimentResult | None:
     """Read a record of `declared`; None if it is no experiment result."""
     return _build_weighted(ExperimentResult, _read(record, "verdict"))
 
@@ -164,12 +164,12 @@ def read_tick(record: Record) -> Tick | None:
     return _build(Tick, _read(record, "tick")) if record.headers.get("cloudEvents_type") == TICK else None
 
 
-def write_order(command: OperatorCommand) -> tuple[bytes, dict[str, Any]]:
+def write_operator_command(command: OperatorCommand) -> tuple[bytes, dict[str, Any]]:
     """Return the body and the headers of a record for an event log."""
     return _body("order", asdict(command)), {"cloudEvents_type": ORDER}
 
 
-def read_order(record: Record) -> OperatorCommand | None:
+def read_operator_command(record: Record) -> OperatorCommand | None:
     """Read a record of an event log; None if it is no operator command."""
     if record.headers.get("cloudEvents_type") != ORDER:
         return None

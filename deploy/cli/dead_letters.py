@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from broker.base import Broker
 from broker.errors import Misconfigured
-from broker.protocol.dead_letters import DeadLetterFilter, body_called
+from broker.protocol.dead_letters import DeadLetterFilter, body_of
 from broker.protocol.ids import now_us
 from broker.records.endpoint import Endpoint
 from broker.support.strict import seconds
@@ -110,7 +110,7 @@ def show_letters(
     place = _place(settings, broker)
     looked = _look(place, queue, max(limit, 1000) if raw or reason else limit)
     if raw:
-        body = body_called(looked.letters, raw)
+        body = body_of(looked.letters, raw)
         if body is None:
             names = [one for letter in looked.letters for one in letter.ids]
             raise Misconfigured(unknown(_in(place, looked), raw, names))

@@ -22,8 +22,8 @@ from broker.records.routing import (
     SnapshotRecord,
     experiment_of,
     read_claim,
-    read_verdict,
-    write_order,
+    read_experiment_result,
+    write_operator_command,
 )
 from broker.records.status import SILENT_AFTER_S
 from deploy.operations.inspection import read_view
@@ -161,14 +161,14 @@ async def give(
 async def _append(connection: Broker, name: str, order: OperatorCommand) -> None:
     log = connection.channels.events(name)
     await connection.declare(log)
-    body, headers = write_order(order)
+    body, headers = write_operator_command(order)
     outcome = (await connection.append(log, [body], headers))[0]
     if not outcome.safe:
         raise Unavailable(f"the order was not taken: {outcome}")
 
 
 def _fold(claims: DeclaredResults, name: str, record: Record) -> None:
-    claim, verdict, declared = read_claim(record), read_verdict(record), read_declared(record)
+    claim, verdict, declared = read_claim(record), read_experiment_result(record), read_declared(record)
     if claim is not None:
         claims.claim = claim
     if verdict is not None and verdict.endpoint == name:

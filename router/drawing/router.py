@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from broker.errors import NotFound
 from broker.protocol.header import Request
-from broker.protocol.ids import drawer
+from broker.protocol.ids import uniform_for
 from broker.records.endpoint import Endpoint
 from router.declaration.features import Feature
 from router.interleaving.placed import stream
@@ -59,13 +59,13 @@ class Router:
         self._policy = policy
         key, salt = key[:64], (endpoint.experiment or endpoint.endpoint).encode()
         self._arms = tuple(endpoint.arms)
-        self._number = drawer(key, salt)
+        self._number = uniform_for(key, salt)
         self._stream = partial(stream, key, salt)
         self._rendezvous = rendezvous(self._arms, key, salt)
         self._excluded: Callable[[bytes], bool] | None = _excluded(endpoint, key, salt)
         self._companions: Callable[[bytes, int, int], tuple[int, ...]] | None = None
         if isinstance(policy, Shadow):
-            self._companions = partial(self._shadowed, policy, drawer(key, b"\0shadow\0" + salt))
+            self._companions = partial(self._shadowed, policy, uniform_for(key, b"\0shadow\0" + salt))
         elif isinstance(policy, Interleaving):
             self._companions = self._rankers
         self._name, self._sticky, self._merges = policy.name, policy.sticky, isinstance(policy, Interleaving)
@@ -208,7 +208,7 @@ def _excluded(endpoint: Endpoint, key: bytes, salt: bytes) -> Callable[[bytes], 
     if not holdout and exclusive is None:
         return None
     group = b"" if exclusive is None else b"\0exclusive\0" + exclusive.group.encode()
-    slice_, held = drawer(key, group), drawer(key, b"\0holdout\0" + salt)
+    slice_, held = uniform_for(key, group), uniform_for(key, b"\0holdout\0" + salt)
     low, high = (0.0, 1.0) if exclusive is None else exclusive.slice
 
     def excluded(unit: bytes) -> bool:

@@ -20,10 +20,10 @@ from broker.records.routing import (
     SnapshotRecord,
     Tick,
     write_checkpoint,
-    write_order,
+    write_experiment_result,
+    write_operator_command,
     write_snapshot,
     write_tick,
-    write_verdict,
 )
 from router.learning.experiment import Experiment
 from router.learning.fold import ExperimentFold, ExperimentSpec
@@ -249,7 +249,7 @@ class EndpointLearner:
 
     async def _stop_at(self, gap: Gap) -> None:
         """Records are gone that were not folded: go on from a checkpoint behind them, else say so and keep still."""
-        if gap.is_anew:
+        if gap.is_recreated:
             await self._go_on_anew()
             return
         log.error("endpoint %s: records %d to %d are gone", self.subject.endpoint, gap.start, gap.end)
@@ -340,7 +340,7 @@ class EndpointLearner:
         if self._verdict is None or self._experiment.is_over(self.fold.state) or self.fold.paused:
             return
         self._silent = len(self.fold.published) == 1
-        if await self._append(*write_order(sentence(self._verdict, self.subject))):
+        if await self._append(*write_operator_command(sentence(self._verdict, self.subject))):
             self._verdict = None
 
     async def _say_verdict(self) -> None:
@@ -359,7 +359,7 @@ class EndpointLearner:
         )
         if self._known is not None and brings(self._known) == brings(verdict):
             return  # it says better how it came to that
-        if await self._append_to(self._broker.channels.declared, write_verdict(verdict)):
+        if await self._append_to(self._broker.channels.declared, write_experiment_result(verdict)):
             self._known = verdict
 
     async def _keep(self) -> None:

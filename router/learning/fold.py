@@ -21,7 +21,15 @@ from broker.records.feedback import read_feedback
 from broker.records.merges import TYPE as MERGE
 from broker.records.merges import read_merge
 from broker.records.rewards import Reward
-from broker.records.routing import ORDER, TICK, LearnerCheckpoint, LogPosition, OperatorCommand, read_order, read_tick
+from broker.records.routing import (
+    ORDER,
+    TICK,
+    LearnerCheckpoint,
+    LogPosition,
+    OperatorCommand,
+    read_operator_command,
+    read_tick,
+)
 from router.interleaving.placed import PlacedList
 from router.learning.experiment import ClosedReward, CreditedDecision, Experiment, State
 from router.learning.joins import NOBODY, Join, write_join
@@ -257,7 +265,7 @@ class ExperimentFold(Generic[State]):
     # -- people
 
     def _order(self, record: Record) -> None:
-        order = read_order(record)
+        order = read_operator_command(record)
         if order is None or not self._counting or order.experiment != self.subject.experiment:
             return
         if order.word == "pause":

@@ -17,7 +17,7 @@ from broker.errors import Misconfigured, TryAgain
 from broker.messages import Record
 from broker.records.declared import read_declared
 from broker.records.endpoint import Endpoint
-from broker.records.routing import ExperimentResult, experiment_of, read_verdict
+from broker.records.routing import ExperimentResult, experiment_of, read_experiment_result
 from broker.support.tasks import Tasks
 from router.learning.declared_state import DeclaredState
 from router.learning.endpoint import EndpointLearner, LearnerSettings
@@ -72,14 +72,14 @@ async def run(
         metrics_port=settings.metrics_port,
         troubles=lambda: [leadership.trouble] if leadership.trouble else [],
     )
-    await announcer.say("ready")
+    await announcer.set_state("ready")
     tasks.spawn(announcer.beat(), "heartbeat")
     service = LearnerService(broker, settings, ledger, declared, leadership, read, metrics)
     try:
         await service.run(stop)
     finally:
         await ledger.close()
-        await announcer.say("stopped")
+        await announcer.set_state("stopped")
         await tasks.cancel()
 
 
@@ -95,7 +95,7 @@ class DeclaredEndpoints:
     def fold(self, record: Record) -> None:
         """Take in a record."""
         self._leadership.fold_declared(record)
-        verdict = read_verdict(record)
+        verdict = read_experiment_result(record)
         if verdict is not None:
             self.verdicts[verdict.endpoint, verdict.experiment] = verdict
         said = read_declared(record)

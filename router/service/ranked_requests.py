@@ -173,7 +173,7 @@ class RankedRequests:
 
     def _settled(self, rankers: Sequence[Request], outcome: Outcome) -> None:
         """Hear of a publish. What may have been taken is waited for; what was not is tried again while it is wanted."""
-        if outcome.safe or outcome.verdict is Settlement.UNKNOWN or self._stopping:
+        if outcome.safe or outcome.settlement is Settlement.UNKNOWN or self._stopping:
             return
         if outcome.reason is Reason.TOO_LARGE:
             self._refuse(rankers, outcome)

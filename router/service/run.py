@@ -70,7 +70,7 @@ async def run(
     await declared.caught_up.wait()
     await status.caught_up.wait()
     await CLOCKS.measured()
-    await announcer.say("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
+    await announcer.set_state("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
     tasks.spawn(announcer.beat(), "heartbeat")
     tasks.spawn(keep_comparing(view.members, announcer, registry), "agreement")
     tasks.spawn(CheckpointBootstrap(broker, view).run(), "stand-in")
@@ -82,7 +82,7 @@ async def run(
         except TimeoutError:
             continue
     await service.close()
-    await announcer.say("stopped")
+    await announcer.set_state("stopped")
     await tasks.cancel()
 
 

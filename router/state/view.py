@@ -19,8 +19,8 @@ from broker.records.routing import (
     SnapshotRecord,
     experiment_of,
     read_claim,
+    read_experiment_result,
     read_snapshot,
-    read_verdict,
 )
 from broker.records.status import SILENT_AFTER_S, Announcement, read_status
 from router.drawing.router import Router
@@ -236,7 +236,7 @@ class View:
             for said in early.values():
                 self._fold_snapshot(said)
             return
-        verdict = read_verdict(record)
+        verdict = read_experiment_result(record)
         if verdict is not None:
             self._verdicts[verdict.endpoint] = verdict
             router = self._routers.get(verdict.endpoint)

@@ -30,16 +30,16 @@ from broker.records.routing import (
     experiment_of,
     read_checkpoint,
     read_claim,
-    read_order,
+    read_experiment_result,
+    read_operator_command,
     read_snapshot,
     read_tick,
-    read_verdict,
     write_checkpoint,
     write_claim,
-    write_order,
+    write_experiment_result,
+    write_operator_command,
     write_snapshot,
     write_tick,
-    write_verdict,
 )
 from broker.records.skipped import SKIPPED
 from broker.records.status import Announcement, Cancel, read_cancels, read_status, write_announcement, write_cancels
@@ -101,7 +101,9 @@ RECORDS: dict[str, Written] = {
     "endpoint": (endpoint_declared(endpoint(), "test"), {}),
     "claim": (write_claim("learner"), {}),
     "verdict": (
-        write_verdict(ExperimentResult(endpoint="e", experiment=EXPERIMENT, number=1, phase="won", weights=(1.0, 0.0))),
+        write_experiment_result(
+            ExperimentResult(endpoint="e", experiment=EXPERIMENT, number=1, phase="won", weights=(1.0, 0.0))
+        ),
         {},
     ),
     "announcement": (write_announcement(ANNOUNCEMENT), {}),
@@ -113,7 +115,9 @@ RECORDS: dict[str, Written] = {
         {},
     ),
     "tick": write_tick(Tick(number=1, at_us=1)),
-    "order": write_order(OperatorCommand(word="set", author="me", at_us=1, experiment=EXPERIMENT, weights={"a": 1.0})),
+    "order": write_operator_command(
+        OperatorCommand(word="set", author="me", at_us=1, experiment=EXPERIMENT, weights={"a": 1.0})
+    ),
     "checkpoint": write_checkpoint(
         LearnerCheckpoint(experiment=EXPERIMENT, at=POSITION, rebuild=POSITION, number=1, weights=(0.5, 0.5), state={})
     ),
@@ -123,12 +127,12 @@ RECORDS: dict[str, Written] = {
 READERS: tuple[Callable[[Record], object], ...] = (
     read_declared,
     read_claim,
-    read_verdict,
+    read_experiment_result,
     read_status,
     read_cancels,
     read_snapshot,
     read_tick,
-    read_order,
+    read_operator_command,
     read_checkpoint,
     read_feedback,
     read_merge,

@@ -69,7 +69,7 @@ class UpkeepContract:
         async with asyncio.timeout(DEADLINE_S):
             gap = await waiting
         assert isinstance(gap, Gap)
-        assert (gap.is_anew, gap.start, gap.end) == (True, 3, 0)
+        assert (gap.is_recreated, gap.start, gap.end) == (True, 3, 0)
         records = await read(reader, 1)
         assert (bodies(records), records[0].offset) == ([b"4"], 0)
         await reader.close()

@@ -38,7 +38,7 @@ class Machines:
             self.at_s += self.delay_s
             for clocks in self.clocks.values():
                 for host, at_us in written.items():
-                    clocks.hear(host, at_us)
+                    clocks.observe(host, at_us)
             self.at_s += every_s - self.delay_s
 
     def times_s(self) -> list[float]:
@@ -75,7 +75,7 @@ def test_clocks_that_agree_are_not_corrected_even_if_heartbeats_are_late() -> No
 def test_old_heartbeats_that_are_read_at_the_start_are_ignored() -> None:
     machines = Machines({"a": 0.0, "b": 0.0})
     for age_s in range(60, 0, -2):
-        machines.clocks["a"].hear("b", machines.wall_us(-age_s))
+        machines.clocks["a"].observe("b", machines.wall_us(-age_s))
     assert machines.clocks["a"].offset_s == 0.0
     machines.run(20)
     assert machines.clocks["a"].offset_s == 0.0
@@ -105,7 +105,7 @@ def test_machines_that_are_silent_are_forgotten() -> None:
     machines = Machines({"a": 0.0, "b": 900.0})
     machines.run(20)
     machines.at_s += 60.0
-    machines.clocks["a"].hear("c", machines.wall_us(0.0))
+    machines.clocks["a"].observe("c", machines.wall_us(0.0))
     assert set(machines.clocks["a"].differences()) == {"a"}
 
 
@@ -142,7 +142,7 @@ def test_a_machine_with_one_heartbeat_is_being_measured_only_for_a_moment() -> N
     machines = Machines({"a": 0.0, "b": 60.0})
     clocks = machines.clocks["a"]
     found = [clocks.is_measuring]
-    clocks.hear("b", machines.wall_us(60.0))
+    clocks.observe("b", machines.wall_us(60.0))
     found.append(clocks.is_measuring)
     machines.at_s += MEASURED_WITHIN_S + 0.1  # it is gone
     found.append(clocks.is_measuring)
@@ -179,6 +179,6 @@ def test_a_stream_of_new_machines_does_not_delay_a_start() -> None:
     machines = Machines({"a": 0.0})
     clocks = machines.clocks["a"]
     for number in range(20):
-        clocks.hear(f"pod{number}", machines.wall_us(0.0))
+        clocks.observe(f"pod{number}", machines.wall_us(0.0))
         machines.at_s += 1.0
     assert not clocks.is_measuring

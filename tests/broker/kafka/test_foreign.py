@@ -17,7 +17,7 @@ from broker.kafka.address import KafkaAddress
 from broker.kafka.properties import pack_headers
 from broker.kafka.records import RecordReader, UnreadableRecord
 from broker.messages import SAFE, Depth, Message
-from broker.protocol.dead_letters import read_letter
+from broker.protocol.dead_letters import read_dead_letter
 from tests.broker.kafka.foreign import batch, named_header, record, write
 from tests.contract.installation import Installation
 from tests.contract.steps import bodies, nothing_comes, read, take, until
@@ -120,7 +120,7 @@ async def test_a_record_that_cannot_be_read_is_buried_and_its_neighbours_are_tak
         await broker.ack(taken)
     await until(lambda: broker.depth(queue), Depth(0, 0))
     (buried,) = await take(broker.consume(installation.channels.dead(queue), 10))
-    letter = read_letter(buried.message, installation.channels)
+    letter = read_dead_letter(buried.message, installation.channels)
     assert (letter.reason, letter.origin) == ("unreadable", queue)
     assert letter.error.startswith(f"{queue}, partition 0, offset 1: DecompressionError: ")
     assert buried.message.body[16:] == broken_batch()[16:]  # without the fields that Kafka sets

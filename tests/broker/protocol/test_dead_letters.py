@@ -11,7 +11,7 @@ from broker.base import dead_letter_message
 from broker.channels import Channels
 from broker.messages import JSON, Message
 from broker.protocol.bundle import bundle, requests_in, single
-from broker.protocol.dead_letters import DeadLetter, DeadLetterFilter, again, body_called, read_letter
+from broker.protocol.dead_letters import DeadLetter, DeadLetterFilter, body_of, read_dead_letter, replay_messages
 from broker.protocol.header import BodyForm, ReplyTo, Request, Route, pack_route, pack_ticket
 from broker.protocol.ids import new_uid, uid_text
 
@@ -49,7 +49,7 @@ def buried(message: Message, reason: str = "attempts", **marks: Any) -> Message:
 
 
 def read(message: Message) -> DeadLetter:
-    return read_letter(message, CHANNELS)
+    return read_dead_letter(message, CHANNELS)
 
 
 def bundled(*numbers: int) -> Message:
@@ -69,7 +69,7 @@ def test_a_letter_has_its_origin_and_its_reason() -> None:
 
 
 def test_a_replayed_request_keeps_its_uid_and_decision_and_starts_afresh() -> None:
-    [message] = again(read(buried(single(LANE, request()))), NOW_US + 100, five_seconds)
+    [message] = replay_messages(read(buried(single(LANE, request()))), NOW_US + 100, five_seconds)
     [sent] = requests_in(message)
     assert message.queue == LANE
     assert not [name for name in message.headers if name.startswith("millrace-dead-")]
@@ -77,12 +77,12 @@ def test_a_replayed_request_keeps_its_uid_and_decision_and_starts_afresh() -> No
 
 
 def test_a_replayed_request_gets_the_deadline_of_its_endpoint() -> None:
-    [message] = again(read(buried(single(INPUTS, request()))), NOW_US, {"shop": 9}.__getitem__)
+    [message] = replay_messages(read(buried(single(INPUTS, request()))), NOW_US, {"shop": 9}.__getitem__)
     assert requests_in(message)[0].deadline_us == NOW_US + 9
 
 
 def test_a_bundle_is_replayed_as_single_requests() -> None:
-    messages = again(read(buried(bundled(1, 2, 3))), NOW_US, five_seconds)
+    messages = replay_messages(read(buried(bundled(1, 2, 3))), NOW_US, five_seconds)
     assert [requests_in(message)[0].uid for message in messages] == [request(number).uid for number in (1, 2, 3)]
     assert {message.count for message in messages} == {1}
 
@@ -102,7 +102,7 @@ def test_a_clients_own_message_is_replayed_unchanged() -> None:
     )
     letter = read(buried(sent))
     assert (letter.endpoint, letter.requests) == ("shop", ())
-    assert again(letter, NOW_US, five_seconds) == [sent]
+    assert replay_messages(letter, NOW_US, five_seconds) == [sent]
 
 
 def test_an_unreadable_message_is_marked_and_replayed_unchanged() -> None:
@@ -110,7 +110,7 @@ def test_an_unreadable_message_is_marked_and_replayed_unchanged() -> None:
     letter = read(buried(sent, "unreadable"))
     assert "version 9" in letter.unreadable
     assert letter.ids[0].startswith("raw-")
-    assert again(letter, NOW_US, five_seconds) == [sent]
+    assert replay_messages(letter, NOW_US, five_seconds) == [sent]
 
 
 def test_a_message_whose_properties_were_lost_cannot_be_replayed() -> None:
@@ -176,6 +176,6 @@ def test_a_bundle_is_selected_as_a_whole_or_not_at_all() -> None:
 
 def test_a_body_is_found_by_its_request_id() -> None:
     letters = [read(buried(bundled(1, 2))), read(buried(Message(queue=CLIENTS, body=b"raw")))]
-    assert body_called(letters, uid_text(request(2).uid)) == b'{"inputs":[2]}'
-    assert body_called(letters, letters[1].ids[0]) == b"raw"
-    assert body_called(letters, "nothing") is None
+    assert body_of(letters, uid_text(request(2).uid)) == b'{"inputs":[2]}'
+    assert body_of(letters, letters[1].ids[0]) == b"raw"
+    assert body_of(letters, "nothing") is None

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from broker.records.replica_statistics import SIZES_LIMIT, Statistics, read_statistics, together
+from broker.records.replica_statistics import SIZES_LIMIT, Statistics, read_statistics, total_of
 
 
 def worked(*batches: int) -> Statistics:
@@ -26,7 +26,7 @@ def test_statistics_are_read_back_as_they_were_written() -> None:
 
 
 def test_replicas_are_summed() -> None:
-    both = together([worked(4), worked(4, 8)])
+    both = total_of([worked(4), worked(4, 8)])
     assert (both.success.count, both.rows, both.queue.total_us) == (6, 16, 30)
     assert {size: it.count for size, it in both.batches.items()} == {4: 2, 8: 1}
 

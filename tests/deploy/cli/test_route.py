@@ -20,7 +20,7 @@ from broker.messages import Record
 from broker.protocol.ids import now_us
 from broker.records.declared import endpoint_declared
 from broker.records.endpoint import read_endpoint
-from broker.records.routing import OperatorCommand, SnapshotRecord, experiment_of, read_order
+from broker.records.routing import OperatorCommand, SnapshotRecord, experiment_of, read_operator_command
 from broker.records.status import Announcement, write_announcement
 from deploy.cli.plots import HEIGHTS
 from deploy.cli.route_orders import follows
@@ -156,7 +156,7 @@ async def test_orders_are_followed_and_what_changed_is_said(shop: Shop) -> None:
     assert "step 1 of 4 -> promoted" in promoted.stdout
     assert "c: 0.01 -> 1" in promoted.stdout
     reader = shop.broker.read(shop.broker.channels.events("e"), 0)
-    orders = [order for record in await reader.read(1000) if (order := read_order(record))]
+    orders = [order for record in await reader.read(1000) if (order := read_operator_command(record))]
     await reader.close()
     assert [order.word for order in orders] == ["pause", "set", "resume", "promote"]
     assert orders[0].author == "ann"

@@ -91,7 +91,7 @@ async def test_what_other_processes_say_is_wrong_is_shown(tmp_path: Path) -> Non
         announcer = Heartbeat(
             gateway.broker, instance="router-1", part="router", troubles=lambda: ["endpoint later: refused"]
         )
-        await announcer.say("ready")
+        await announcer.set_state("ready")
 
         async def shown() -> bool:
             answer = await gateway.client.get("/v2/health/ready")
