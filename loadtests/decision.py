@@ -326,7 +326,13 @@ def _events() -> list[Record]:
     for place, begin in enumerate(range(0, DECISIONS, ROWS_AN_EVENT)):
         uids = map(_uid, range(begin, begin + ROWS_AN_EVENT))
         asked = [Request(route, uid, now_us(), 0, 1 / 3, None, 0, "", "", "", b"", b"") for uid in uids]
-        ended = EndedRequests(asked, [1] * len(asked), [now_us()] * len(asked), Status.OK, published_us=now_us())
+        ended = EndedRequests(
+            requests=asked,
+            rows=[1] * len(asked),
+            taken_us=[now_us()] * len(asked),
+            status=Status.OK,
+            published_us=now_us(),
+        )
         records.append(Record(place, *write_event([ended], [], [], source="/decision")))
     return records
 

@@ -330,10 +330,10 @@ class Pipeline:
     def _record(self, endpoint: str, items: Sequence[BatchItem], part: ComputedBatch, size: int) -> None:
         """Hand rows to the event log; tensors where the model's first axis is that of the rows."""
         ended = EndedRequests(
-            [item.request for item in items],
-            [item.rows for item in items],
-            [item.taken_us for item in items],
-            Status.OK,
+            requests=[item.request for item in items],
+            rows=[item.rows for item in items],
+            taken_us=[item.taken_us for item in items],
+            status=Status.OK,
             started_us=part.started_us,
             computed_us=part.computed_us,
             published_us=now_us(),
@@ -341,12 +341,12 @@ class Pipeline:
         )
         holds = [item.hold for item in items]
         if not self.model.batches:
-            self._rows.add(endpoint, None, ended, holds, None, None)
+            self._rows.add(endpoint, ended, holds=holds)
             return
         inputs, outputs = part.rows_of(items)
         tensors = (*inputs.items(), *outputs.items())
         signature = tuple([(name, array.dtype.str, array.shape[1:]) for name, array in tensors])
-        self._rows.add(endpoint, signature, ended, holds, inputs, outputs)
+        self._rows.add(endpoint, ended, holds=holds, signature=signature, inputs=inputs, outputs=outputs)
 
     def _finish_broken(self, part: FailedItem) -> None:
         if not self._lane.takes(part):
@@ -379,9 +379,17 @@ class Pipeline:
             request, status, error_body(str(error)), hold, _between(request.accepted_us, taken_us)
         )
         ended = EndedRequests(
-            [request], [rows], [taken_us], status, str(error), started_us, computed_us, now_us(), batch
+            requests=[request],
+            rows=[rows],
+            taken_us=[taken_us],
+            status=status,
+            error=str(error),
+            started_us=started_us,
+            computed_us=computed_us,
+            published_us=now_us(),
+            batch=batch,
         )
-        self._rows.add(request.route.endpoint, None, ended, [hold], None, None)
+        self._rows.add(request.route.endpoint, ended, holds=[hold])
         self._metrics.failed(status.word, _between(taken_us, computed_us))
 
     def _is_pressed(self) -> bool:

@@ -64,13 +64,18 @@ class PredictionLogWriter:
     def add(
         self,
         endpoint: str,
-        signature: Hashable,
         ended: EndedRequests,
-        holds: Sequence[PendingAck],
-        inputs: Tensors | None,
-        outputs: Tensors | None,
+        *,
+        holds: Sequence[PendingAck] = (),
+        signature: Hashable = None,
+        inputs: Tensors | None = None,
+        outputs: Tensors | None = None,
     ) -> None:
-        """Add the rows of requests that ended together; `inputs` and `outputs` have their rows in the same order."""
+        """Add the rows of requests that ended together, and settle `holds` when the rows are safe.
+
+        `inputs` and `outputs` have their rows in the same order. Batches with the same `signature`, the names, types
+        and trailing shapes of their tensors, can share an event.
+        """
         keep = inputs is not None and outputs is not None and self._sampled(endpoint)
         gathered = self._gather((endpoint, signature if keep else None), endpoint)
         gathered.ended.append(ended)
@@ -88,8 +93,10 @@ class PredictionLogWriter:
         """Add the rows of requests that end with an error before they were in a queue."""
         status, now = BY_WORD[error.status], now_us()
         for request in requests:
-            ended = EndedRequests([request], [1], [0], status, str(error), published_us=now)
-            self.add(request.route.endpoint, None, ended, [], None, None)
+            ended = EndedRequests(
+                requests=[request], rows=[1], taken_us=[0], status=status, error=str(error), published_us=now
+            )
+            self.add(request.route.endpoint, ended)
 
     def flush(self) -> None:
         """Write the gathered rows now."""

@@ -98,15 +98,15 @@ class Request(NamedTuple):
     route: Route
     uid: bytes
     accepted_us: int
-    deadline_us: int  # 0: none
-    propensity: float
-    json_length: int | None  # bytes of JSON before raw tensors; None: the body is all JSON
-    attempts: int
-    key: str
-    correlation: str
-    trace: str
-    extra: bytes  # JSON of rare values: tracestate, CloudEvents attributes
-    body: bytes | memoryview
+    deadline_us: int = 0  # 0: none
+    propensity: float = 1.0
+    json_length: int | None = None  # bytes of JSON before raw tensors; None: the body is all JSON
+    attempts: int = 0
+    key: str = ""
+    correlation: str = ""
+    trace: str = ""
+    extra: bytes = b""  # JSON of rare values: tracestate, CloudEvents attributes
+    body: bytes | memoryview = b""
 
 
 class Answer(NamedTuple):

@@ -60,7 +60,7 @@ _OF_ROUTE = ("leg", "arm", "model", "version", "policy", "snapshot", "mask", "te
 _LONG = ("error", "trace", "context")  # the columns that are dropped if one row is too large
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndedRequests:
     """Requests that ended together and in the same way: the shared values of their rows."""
 

@@ -176,8 +176,15 @@ class EndpointService:
         hold = self._settling.hold(delivery, PER_REQUEST)
         status = BY_WORD[error.status]
         self._answering.answer_one(request, status, error_body(str(error)), hold, 0)
-        ended = EndedRequests([request], [1], [request.accepted_us], status, str(error), published_us=now_us())
-        self._rows.add(self._endpoint, None, ended, [hold], None, None)
+        ended = EndedRequests(
+            requests=[request],
+            rows=[1],
+            taken_us=[request.accepted_us],
+            status=status,
+            error=str(error),
+            published_us=now_us(),
+        )
+        self._rows.add(self._endpoint, ended, holds=[hold])
 
     # -- the lines before the arms' queues
 

@@ -21,6 +21,14 @@ from tests.broker.delivery.test_ack_tracker import RecordingBroker, delivery
 ROUTE = Route(endpoint="e", arm="v1", model="m", version=1)
 
 
+def request_with(*, trace: str = "") -> Request:
+    return Request(route=ROUTE, uid=new_uid(0), accepted_us=0, trace=trace)
+
+
+def ended(request: Request) -> EndedRequests:
+    return EndedRequests(requests=[request], rows=[1], taken_us=[0], status=Status.OK)
+
+
 class Refusing(RecordingBroker):
     """Gives the same outcome to every publish."""
 
@@ -40,8 +48,8 @@ async def test_a_request_whose_row_is_refused_stays_unacked_and_comes_back(
 ) -> None:
     async with kind(tmp_path / "broker.db") as broker:
         rows, acks = PredictionLogWriter(broker, {}, source="test"), AckTracker(broker)
-        request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"")
-        rows.add("e", None, EndedRequests([request], [1], [0], Status.OK), [acks.hold(delivery(1), 1)], None, None)
+        request = request_with()
+        rows.add("e", ended(request), holds=[acks.hold(delivery(1), 1)])
         await rows.drain()
         await acks.drain()
         assert broker.acked == acked
@@ -52,10 +60,12 @@ async def test_rows_that_are_too_large_for_one_message_are_several_events(tmp_pa
     """One request of many rows that failed for a long reason, between two small ones."""
     async with RecordingBroker(tmp_path / "broker.db") as broker:
         rows, acks = PredictionLogWriter(broker, {}, source="test"), AckTracker(broker)
-        requests = [Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"") for _ in range(3)]
+        requests = [request_with() for _ in range(3)]
         counts = [1, 40_000, 2]
-        ended = EndedRequests(requests, counts, [0, 0, 0], Status.FAILED, "x" * 500)
-        rows.add("e", None, ended, [acks.hold(delivery(1), 3)] * 3, None, None)
+        failed = EndedRequests(
+            requests=requests, rows=counts, taken_us=[0, 0, 0], status=Status.FAILED, error="x" * 500
+        )
+        rows.add("e", failed, holds=[acks.hold(delivery(1), 3)] * 3)
         await rows.drain()
         await acks.drain()
         assert broker.acked == [[1]]
@@ -72,8 +82,8 @@ async def test_rows_that_are_too_large_for_one_message_are_several_events(tmp_pa
 async def test_a_row_that_is_too_large_for_a_message_loses_its_texts(tmp_path: Path) -> None:
     async with RecordingBroker(tmp_path / "broker.db") as broker:
         rows = PredictionLogWriter(broker, {}, source="test")
-        request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "x" * (2 * EVENT_LIMIT_BYTES), b"", b"")
-        rows.add("e", None, EndedRequests([request], [1], [0], Status.OK), [], None, None)
+        request = request_with(trace="x" * (2 * EVENT_LIMIT_BYTES))
+        rows.add("e", ended(request))
         await rows.drain()
         reader = broker.read(broker.channels.events("e"), 0)
         [record] = await reader.read(1000)
@@ -97,8 +107,8 @@ class RefusingLogs(RecordingBroker):
 
 
 def add_row(rows: PredictionLogWriter, acks: AckTracker, tag: int) -> None:
-    request = Request(ROUTE, new_uid(0), 0, 0, 1.0, None, 0, "", "", "", b"", b"")
-    rows.add("e", None, EndedRequests([request], [1], [0], Status.OK), [acks.hold(delivery(tag), 1)], None, None)
+    request = request_with()
+    rows.add("e", ended(request), holds=[acks.hold(delivery(tag), 1)])
 
 
 async def test_a_row_whose_log_was_deleted_is_written_once_it_exists_again(

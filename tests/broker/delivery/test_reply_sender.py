@@ -23,7 +23,7 @@ ROUTE = Route(endpoint="e", arm="v1", model="m", version=1, reply=ReplyTo.CLIENT
 
 
 def request(reply: ReplyTo) -> Request:
-    return Request(replace(ROUTE, reply=reply), new_uid(now_us()), 0, 0, 1.0, None, 0, "", "", "", b"", b"")
+    return Request(route=replace(ROUTE, reply=reply), uid=new_uid(now_us()), accepted_us=0)
 
 
 @pytest.mark.parametrize("reply", [ReplyTo.CLIENT, ReplyTo.GATEWAY, ReplyTo.RESULTS])
