@@ -42,10 +42,10 @@ class AckTracker:
         self._ready: list[Delivery] = []
         self.held = 0
 
-    def hold(self, delivery: Delivery, things: int) -> PendingAck:
-        """Ack `delivery` after `things` calls of `settle` on the returned object."""
+    def hold(self, delivery: Delivery, confirms: int) -> PendingAck:
+        """Ack `delivery` after `confirms` calls of `settle` on the returned object."""
         self.held += 1
-        return PendingAck(self, delivery, things)
+        return PendingAck(self, delivery, confirms)
 
     def done(self, delivery: Delivery) -> None:
         """Ack `delivery` at the end of this turn."""

@@ -134,7 +134,7 @@ class KafkaBroker(Broker):
         if any(message.delay_s > 0 for message in messages):
             for topic in self._delays:
                 await self.cluster.topology.declare(topic, NO_LIMITS)
-            self._mover.hurry()
+            self._mover.check_now()
         self._fill.observe(messages)
         outcomes = await self._publisher.publish(messages)
         self._observe(messages, outcomes)

@@ -19,7 +19,7 @@ from broker.protocol.ids import now_us
 from broker.support.tasks import Tasks, wait_for_event
 
 logger = logging.getLogger(__name__)
-LOOK_EVERY_S = 2.0
+CHECK_EVERY_S = 2.0
 HELD = 1000
 RETRY_S = 0.5
 LONGEST_S = 60.0
@@ -32,7 +32,7 @@ class DelayMover:
         self._broker = broker
         self._topology = topology
         self._topics = topics
-        self._look = asyncio.Event()
+        self._check = asyncio.Event()
         self._moving: set[str] = set()
         self._started = False
         self._tasks = Tasks()
@@ -43,9 +43,9 @@ class DelayMover:
             self._started = True
             self._tasks.spawn(self._watch(), "delays")
 
-    def hurry(self) -> None:
+    def check_now(self) -> None:
         """Check for new delay topics now: one was just made."""
-        self._look.set()
+        self._check.set()
 
     async def close(self) -> None:
         """Stop. Held messages are delivered again to other processes."""
@@ -57,8 +57,8 @@ class DelayMover:
                 if topic not in self._moving and await self._topology.exists(topic):
                     self._moving.add(topic)
                     self._tasks.spawn(self._move(topic), f"moving {topic}")
-            self._look.clear()
-            await wait_for_event(self._look, LOOK_EVERY_S)
+            self._check.clear()
+            await wait_for_event(self._check, CHECK_EVERY_S)
 
     async def _move(self, topic: str) -> None:
         consumer: Consumer = self._broker.consume(topic, HELD)

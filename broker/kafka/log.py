@@ -93,7 +93,10 @@ class KafkaReader(Reader):
         if not isinstance(record.value, UnreadableRecord):
             return False
         logger.warning(
-            "%s: skipped the record at offset %d, which cannot be read: %s", self._log, record.offset, record.value.why
+            "%s: skipped the record at offset %d, which cannot be read: %s",
+            self._log,
+            record.offset,
+            record.value.reason,
         )
         return True
 

@@ -33,13 +33,13 @@ _DECODERS: tuple[Callable[[bytes], bytes], ...] = (
 class UnreadableRecord(bytes):
     """The bytes of a record, or of the rest of a batch, that cannot be read."""
 
-    why: str
+    reason: str
 
     @classmethod
-    def of(cls, data: bytes, why: str) -> UnreadableRecord:
+    def of(cls, data: bytes, reason: str) -> UnreadableRecord:
         """Return the bytes with the reason."""
         found = cls(data)
-        found.why = why
+        found.reason = reason
         return found
 
 
@@ -103,9 +103,9 @@ class RecordBatch:
         except Exception as exc:  # noqa: BLE001 - as above
             return [self._lost(_describe(exc))]
 
-    def _lost(self, why: str) -> _Record:
+    def _lost(self, reason: str) -> _Record:
         """Return one record for the whole batch, at its last offset: once that is settled, the batch is passed."""
-        return _unreadable(self._batch.next_offset - 1, bytes(self._data), why)
+        return _unreadable(self._batch.next_offset - 1, bytes(self._data), reason)
 
 
 class _Record(NamedTuple):
@@ -173,8 +173,8 @@ def _sized(data: bytearray, at: int) -> tuple[bytes | None, int]:
     return bytes(data[at : at + length]), at + length
 
 
-def _unreadable(offset: int, data: bytes, why: str) -> _Record:
-    return _Record(offset, 0, 0, None, UnreadableRecord.of(data, why), [])
+def _unreadable(offset: int, data: bytes, reason: str) -> _Record:
+    return _Record(offset, 0, 0, None, UnreadableRecord.of(data, reason), [])
 
 
 def _describe(exc: Exception) -> str:

@@ -67,4 +67,4 @@ class UndecodableRecords:
 
 def _reason_of(delivery: Delivery) -> str:
     body = delivery.message.body
-    return body.why if isinstance(body, UnreadableRecord) else ""
+    return body.reason if isinstance(body, UnreadableRecord) else ""

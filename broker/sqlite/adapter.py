@@ -45,7 +45,7 @@ class SqliteBroker(Broker):
         self._session = SqliteSession(path, on_restored=self.upkeep.suspect_all)
         self.database = self._session.database
         self._watch: asyncio.Task[None] | None = None
-        self._full = ""  # why nothing can be written
+        self._full = ""  # the reason why nothing can be written
 
     @property
     def owner(self) -> int:
@@ -178,11 +178,11 @@ class SqliteBroker(Broker):
             except (TryAgain, OSError) as exc:
                 logger.warning("%s; trying again in %.1f s", exc, WATCH_S)
 
-    def _note_full(self, why: str) -> None:
-        if why != self._full:
-            self._full = why
-            if why:
-                logger.error("%s: messages are refused until there is room", why)
+    def _note_full(self, reason: str) -> None:
+        if reason != self._full:
+            self._full = reason
+            if reason:
+                logger.error("%s: messages are refused until there is room", reason)
             else:
                 logger.warning("%s can be written again", self._path)
 

@@ -40,11 +40,11 @@ def _descriptor(path: Path) -> int:
 def _pid_of_lock(descriptor: int) -> int:
     """Return the pid of the process that a lock by this process would wait for; 0 if there is none."""
     if sys.platform == "linux":
-        asked = struct.pack(_LINUX, fcntl.F_WRLCK, os.SEEK_SET, _WRITE_LOCK, 1, 0)
-        kind, _, _, _, pid = struct.unpack(_LINUX, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+        request = struct.pack(_LINUX, fcntl.F_WRLCK, os.SEEK_SET, _WRITE_LOCK, 1, 0)
+        kind, _, _, _, pid = struct.unpack(_LINUX, fcntl.fcntl(descriptor, fcntl.F_GETLK, request))
     else:
-        asked = struct.pack(_BSD, _WRITE_LOCK, 1, 0, fcntl.F_WRLCK, os.SEEK_SET)
-        _, _, pid, kind, _ = struct.unpack(_BSD, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+        request = struct.pack(_BSD, _WRITE_LOCK, 1, 0, fcntl.F_WRLCK, os.SEEK_SET)
+        _, _, pid, kind, _ = struct.unpack(_BSD, fcntl.fcntl(descriptor, fcntl.F_GETLK, request))
     return 0 if kind == fcntl.F_UNLCK else int(pid)
 
 

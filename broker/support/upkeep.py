@@ -17,7 +17,7 @@ from broker.support.tasks import wait_for_event
 logger = logging.getLogger(__name__)
 
 EVERY_S = 5.0
-AT_ONCE = 250  # channels in one check
+CHANNELS_A_CHECK = 250  # channels in one check
 # RabbitMQ 3.10 does not notify a consumer of a deleted queue if a new one of its name exists within 50 ms.
 SETTLE_S = 0.3
 
@@ -32,7 +32,7 @@ class Upkeep:
         """`missing` returns those of some channels that do not exist; `make` declares one."""
         self._missing = missing
         self._make = make
-        self._kept: dict[str, Limits] = {}  # the first one was checked longest ago
+        self._channels: dict[str, Limits] = {}  # the first one was checked longest ago
         self._urgent: set[str] = set()
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -52,36 +52,36 @@ class Upkeep:
 
     def note(self, channel: str, limits: Limits) -> None:
         """Keep a channel from now on."""
-        self._kept[channel] = limits
+        self._channels[channel] = limits
         self.troubles.pop(channel, None)
 
     def forget(self, channel: str) -> None:
         """Stop keeping a channel: it is deleted on purpose."""
-        self._kept.pop(channel, None)
+        self._channels.pop(channel, None)
         self._urgent.discard(channel)
         self.troubles.pop(channel, None)
 
     def keeps(self, channel: str) -> bool:
         """Return True if a channel is kept."""
-        return channel in self._kept
+        return channel in self._channels
 
     def suspect(self, channels: Iterable[str]) -> None:
         """Check these channels soon, because they seem to be gone; channels that are not kept are ignored."""
-        if found := self._kept.keys() & set(channels):
+        if found := self._channels.keys() & set(channels):
             self._urgent |= found
             self._hurry.set()
 
     def suspect_all(self) -> None:
         """Check all channels soon: all of them may be gone at once."""
-        self.suspect(list(self._kept))
+        self.suspect(list(self._channels))
 
     async def _run(self) -> None:
         while True:
             await wait_for_event(self._hurry, EVERY_S)
             self._hurry.clear()
-            await self.look()
+            await self.check()
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Check the suspected channels, or else the next ones in turn, and make the missing ones."""
         channels = self._next()
         try:
@@ -94,21 +94,21 @@ class Upkeep:
         for channel in set(channels).difference(gone):
             self.troubles.pop(channel, None)  # another process may have made it again
         for channel in gone:
-            if channel in self._kept:
+            if channel in self._channels:
                 await self._make_again(channel)
 
     def _next(self) -> list[str]:
         if self._urgent:
             chosen, self._urgent = list(self._urgent), set()
             return chosen
-        chosen = list(self._kept)[:AT_ONCE]
+        chosen = list(self._channels)[:CHANNELS_A_CHECK]
         for channel in chosen:
-            self._kept[channel] = self._kept.pop(channel)
+            self._channels[channel] = self._channels.pop(channel)
         return chosen
 
     async def _make_again(self, channel: str) -> None:
         try:
-            await self._make(channel, self._kept[channel])
+            await self._make(channel, self._channels[channel])
         except MillraceError as exc:
             if channel not in self.troubles:
                 logger.error("channel %s has vanished and cannot be made again: %s; trying again", channel, exc)  # noqa: TRY400 - a person can fix this, and a traceback would hide the reason

@@ -95,10 +95,10 @@ class _Batch:
             return exc
 
     def answer(self, head: Head, start: int, stop: int) -> Encoded:
-        asked = (head.outputs, head.binary_output, stop - start)
-        plan = self._plans.get(asked)
+        wanted = (head.outputs, head.binary_output, stop - start)
+        plan = self._plans.get(wanted)
         if plan is None:
-            plan = self._plans[asked] = self._plan(asked)
+            plan = self._plans[wanted] = self._plan(wanted)
         template, cuts = plan
         end = b"]}" if head.id is None else b'],"id":%b}' % orjson.dumps(head.id)
         if template.text is None:
@@ -110,13 +110,13 @@ class _Batch:
             raise too_large(len(encoded[0]))
         return encoded
 
-    def _plan(self, asked: tuple[tuple[OutputHead, ...] | None, bool, int]) -> tuple[_Template, list[Cut]]:
-        key = (self._signature, self._whole, asked)
+    def _plan(self, wanted: tuple[tuple[OutputHead, ...] | None, bool, int]) -> tuple[_Template, list[Cut]]:
+        key = (self._signature, self._whole, wanted)
         template = _templates.get(key)
         if template is None:
             if len(_templates) >= MAX_TEMPLATES:
                 _templates.clear()
-            template = _templates[key] = self._template(*asked)
+            template = _templates[key] = self._template(*wanted)
         return template, [self._cut(field) for field in template.fields]
 
     def _template(self, outputs: tuple[OutputHead, ...] | None, binary_output: bool, rows: int) -> _Template:
@@ -144,17 +144,17 @@ class _Batch:
 
 
 def _fields(
-    outputs: Mapping[str, Array], asked: tuple[OutputHead, ...] | None, binary_output: bool
+    outputs: Mapping[str, Array], wanted: tuple[OutputHead, ...] | None, binary_output: bool
 ) -> tuple[_Field, ...]:
-    if asked is None:
+    if wanted is None:
         return tuple([_Field(name, _datatype(name, array), binary_output) for name, array in outputs.items()])
-    for item in asked:
+    for item in wanted:
         if item.name not in outputs:
             raise InvalidRequest(f"output {shown(item.name)} is not one of the model's: it has {', '.join(outputs)}")
     return tuple(
         [
             _Field(name, _datatype(name, outputs[name]), binary_output if binary is None else binary)
-            for name, binary in asked
+            for name, binary in wanted
         ]
     )
 

@@ -81,7 +81,7 @@ class UpkeepContract:
         await broker.delete(queue)
         await until(lambda: publish(broker, queue, b"x"), NO_QUEUE)
         assert not broker.upkeep.keeps(queue)
-        await broker.upkeep.look()
+        await broker.upkeep.check()
         assert await publish(broker, queue, b"x") == NO_QUEUE
 
     async def test_missing_channels_are_listed(self, installation: Installation, broker: Broker) -> None:

@@ -160,7 +160,7 @@ def test_an_unreadable_record_does_not_affect_the_rest_of_its_batch() -> None:
     assert [each.offset for each in found] == [0, 1, 2]
     assert [each.value for each in found] == [b"a", records[1], b"c"]
     assert [isinstance(each.value, UnreadableRecord) for each in found] == [False, True, False]
-    assert found[1].value.why == "ValueError: a part of 63 bytes where 1 are left"
+    assert found[1].value.reason == "ValueError: a part of 63 bytes where 1 are left"
 
 
 def test_if_the_begin_of_the_next_record_is_unknown_the_rest_of_the_batch_is_one_record() -> None:
@@ -173,7 +173,7 @@ def test_a_batch_with_a_wrong_checksum_is_one_unreadable_record() -> None:
     data = bytearray(batch([record(0, b"a"), record(1, b"b")]))
     data[-3] ^= 1
     (found,) = read_batch(bytes(data))
-    assert (found.offset, found.value, found.value.why) == (1, bytes(data), "its checksum is wrong")
+    assert (found.offset, found.value, found.value.reason) == (1, bytes(data), "its checksum is wrong")
 
 
 @given(st.binary(max_size=60), st.integers(0, 7), st.integers(1, 4))

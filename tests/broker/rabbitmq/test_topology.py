@@ -68,11 +68,11 @@ async def test_a_log_that_was_replaced_by_another_kind_of_queue_is_a_trouble(
     await other.delete(log)
     amqp = await AmqpConnection.open(RabbitAddress.of(installation.url), "makes another one")
     await (await Channel.open(amqp, "declaring", DEADLINE_S)).call("queue_declare", queue=log, durable=True)
-    await broker.upkeep.look()
+    await broker.upkeep.check()
     assert "x-queue-type" in broker.upkeep.troubles[log]
     assert any(log in trouble for trouble in broker.troubles())
     await other.delete(log)
-    await broker.upkeep.look()
+    await broker.upkeep.check()
     assert broker.upkeep.troubles == {}
     assert await broker.append(log, [b"x"]) == [SAFE]
     await amqp.shut(DEADLINE_S)
