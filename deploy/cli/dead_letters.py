@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from broker.base import Broker
 from broker.errors import Misconfigured
-from broker.protocol.dead_letters import DeadLetterFilter, body_called
+from broker.protocol.dead_letters import DeadLetterFilter, body_of
 from broker.protocol.ids import now_us
 from broker.records.endpoint import Endpoint
 from broker.support.strict import seconds
@@ -114,7 +114,7 @@ def show_letters(
     installation = started_installation(settings, overrides(broker__url=broker))
     page = _read_queue(installation, queue, max(limit, 1000) if raw or reason else limit)
     if raw:
-        body = body_called(page.letters, raw)
+        body = body_of(page.letters, raw)
         if body is None:
             names = [one for letter in page.letters for one in letter.ids]
             raise Misconfigured(unknown_name(_queue_text(installation, page), raw, names))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from broker.base import Broker, Consumer
 from broker.errors import Rejected, TryAgain
 from broker.messages import Delivery, Outcome, Reason, Settlement
-from broker.protocol.dead_letters import DeadLetter, DeadLetterFilter, again, read_letter
+from broker.protocol.dead_letters import DeadLetter, DeadLetterFilter, read_dead_letter, replay_messages
 from broker.protocol.ids import now_us
 
 PAGE = 32  # messages taken at once: at most a quarter of a gigabyte
@@ -57,7 +57,7 @@ async def read_page(broker: Broker, queue: str, limit: int) -> DeadQueuePage:
     letters: list[DeadLetter] = []
 
     async def visit(page: list[Delivery]) -> list[Delivery]:
-        letters.extend(read_letter(delivery.message, broker.channels) for delivery in page)
+        letters.extend(read_dead_letter(delivery.message, broker.channels) for delivery in page)
         return page
 
     more = await _walk(broker, queue, limit, visit)
@@ -99,7 +99,7 @@ async def purge(
     done = ReplayReport()
 
     async def visit(page: list[Delivery]) -> list[Delivery]:
-        letters = [read_letter(delivery.message, broker.channels) for delivery in page]
+        letters = [read_dead_letter(delivery.message, broker.channels) for delivery in page]
         chosen = [_is_chosen(letter, choice, done) for letter in letters]
         gone = [delivery for delivery, takes in zip(page, chosen, strict=True) if takes]
         await broker.ack(gone)
@@ -137,14 +137,14 @@ async def _replay_one(
     broker: Broker, delivery: Delivery, choice: DeadLetterFilter, allowed_us: Callable[[str], int], done: ReplayReport
 ) -> bool:
     """Forward one letter if it is chosen; returns True if it has left the dead queue."""
-    letter = read_letter(delivery.message, broker.channels)
+    letter = read_dead_letter(delivery.message, broker.channels)
     if not _is_chosen(letter, choice, done):
         return False
     if letter.stuck:
         done.skipped[letter.stuck] += 1
         return False
     try:
-        outcomes = await broker.forward([delivery], again(letter, now_us(), allowed_us))
+        outcomes = await broker.forward([delivery], replay_messages(letter, now_us(), allowed_us))
     except Rejected as exc:
         done.refused[f"{letter.origin}: {exc}"] += 1
         return False
@@ -157,7 +157,7 @@ async def _replay_one(
 
 
 def _explain(outcome: Outcome, queue: str) -> str:
-    if outcome.verdict is Settlement.UNKNOWN:
+    if outcome.settlement is Settlement.UNKNOWN:
         return f"the connection was lost, {queue} may have the message: replay again, at worst it is computed twice"
     return {
         Reason.FULL: f"{queue} is full: wait until it is shorter (millrace models), then replay again",

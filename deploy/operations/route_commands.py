@@ -22,8 +22,8 @@ from broker.records.routing import (
     SnapshotRecord,
     experiment_of,
     read_claim,
-    read_verdict,
-    write_order,
+    read_experiment_result,
+    write_operator_command,
 )
 from broker.records.status import SILENT_AFTER_S
 from deploy.operations.inspection import read_view
@@ -169,14 +169,14 @@ async def send_command(
 async def _append(connection: Broker, name: str, command: OperatorCommand) -> None:
     log = connection.channels.events(name)
     await connection.declare(log)
-    body, headers = write_order(command)
+    body, headers = write_operator_command(command)
     outcome = (await connection.append(log, [body], headers))[0]
     if not outcome.safe:
         raise Unavailable(f"the broker did not accept the command: {outcome}")
 
 
 def _fold(claims: DeclaredResults, name: str, record: Record) -> None:
-    claim, result, declared = read_claim(record), read_verdict(record), read_declared(record)
+    claim, result, declared = read_claim(record), read_experiment_result(record), read_declared(record)
     if claim is not None:
         claims.claim = claim
     if result is not None and result.endpoint == name:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
-from broker.base import Broker, epitaph
+from broker.base import Broker, dead_letter_message
 from broker.channels import NO_LIMITS, Limits
 from broker.messages import Message
 from broker.protocol.bundle import requests_in, single
@@ -72,7 +72,10 @@ class DeadLetterQueues:
         """Bury messages as a processor does."""
         for queue in {self.channels.dead(message.queue) for message in messages}:
             await self.broker.declare(queue)
-        dead = [epitaph(one, self.channels.dead(one.queue), reason, 3, "it [/red] died \x1b[2J") for one in messages]
+        dead = [
+            dead_letter_message(one, self.channels.dead(one.queue), reason, 3, "it [/red] died \x1b[2J")
+            for one in messages
+        ]
         assert all(outcome.safe for outcome in await self.broker.publish(dead))
 
     async def drain(self, queue: str) -> list[Message]:

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from broker.channels import Channels
 from broker.messages import Message
-from broker.protocol.dead_letters import DeadLetter, read_letter
+from broker.protocol.dead_letters import DeadLetter, read_dead_letter
 from deploy.operations import dead_letters as dead
 from deploy.wiring import Installation
 
@@ -27,7 +27,7 @@ async def main(path: str, queue: str) -> None:
             sys.stdout.write("held\n")
             sys.stdout.flush()
             sys.stdin.read()
-        return read_letter(message, channels)
+        return read_dead_letter(message, channels)
 
     with patch.object(dead, "read_letter", block):  # called for each letter
         async with Installation.at(Path(path)).broker() as broker:

@@ -64,8 +64,10 @@ async def _held(installation: Installation, queue: str) -> int:
     broker = installation.broker
     if not isinstance(broker, KafkaBroker):
         return 0
-    partitions = [TopicPartition(queue, number) for number in range(await broker.topology.partitions(queue) or 0)]
-    states = (await broker.topology.committed(queue, partitions)).values()
+    partitions = [
+        TopicPartition(queue, number) for number in range(await broker.cluster.topology.partitions(queue) or 0)
+    ]
+    states = (await broker.cluster.groups.committed(queue, partitions)).values()
     return sum(state.reach - state.done.bit_count() for state in states)
 
 

@@ -12,7 +12,7 @@ from broker.base import Broker
 from broker.delivery.log_follower import LogFollower
 from broker.errors import Unavailable
 from broker.messages import Record
-from broker.records.routing import ExperimentResult, SnapshotRecord, read_snapshot, read_verdict
+from broker.records.routing import ExperimentResult, SnapshotRecord, read_experiment_result, read_snapshot
 from router.state.view import View
 
 LOOK_S = 0.05
@@ -37,7 +37,7 @@ class SnapshotWatcher:
     def fold_declared(self, record: Record) -> None:
         """Read a record of `declared`."""
         self._view.fold_declared(record)
-        result = read_verdict(record)
+        result = read_experiment_result(record)
         if result is not None:
             self._results[result.endpoint] = result
 

@@ -1,4 +1,4 @@
-"""What an endpoint declares of feedback, holdout and slices: read with its reasons, and the same for everybody."""
+"""The feedback, holdout and slices of a declaration: errors tell how to fix them, and the hash is stable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def of_truth(score: str, **reward: Any) -> dict[str, Any]:
     return {"from": "truth", "score": score, **reward}
 
 
-def test_a_reward_from_values_says_what_a_missing_one_is() -> None:
+def test_a_reward_from_values_needs_a_default() -> None:
     assert read(default=0) == read(type="bool", horizon="30m", default=0.0, duplicates="first")
     assert read(default="skip", type="real", horizon="30d").horizon == 30 * 86_400.0
     with pytest.raises(Misconfigured, match=r"a missing reward is not a zero until its horizon is over: .* such as 0"):
@@ -159,7 +159,7 @@ WRITTEN: dict[str, Any] = {
 }
 
 
-def test_what_is_declared_is_heard_by_everybody_as_it_was_meant() -> None:
+def test_a_declaration_is_read_back_from_the_log() -> None:
     endpoint = read_endpoint(WRITTEN, source="test")
     declared = read_declared(Record(0, endpoint_declared(endpoint, "test"), NO_HEADERS))
     assert declared is not None
@@ -167,21 +167,21 @@ def test_what_is_declared_is_heard_by_everybody_as_it_was_meant() -> None:
     assert declared.digest == digest(endpoint) == digest(declared.declaration)
 
 
-def test_the_hash_depends_on_what_is_said_and_not_on_how() -> None:
-    other_words = {**dict(reversed(WRITTEN.items())), "holdout": 0.05, "deadline": "0.000049s"}
-    assert digest(read_endpoint(other_words, source="test")) == digest(read_endpoint(WRITTEN, source="test"))
+def test_the_hash_depends_on_the_values_and_not_on_their_notation() -> None:
+    other_notation = {**dict(reversed(WRITTEN.items())), "holdout": 0.05, "deadline": "0.000049s"}
+    assert digest(read_endpoint(other_notation, source="test")) == digest(read_endpoint(WRITTEN, source="test"))
     changes: list[dict[str, Any]] = [{"holdout": "6%"}, {"feedback": {}}, {"exclusive": None}]
     for change in changes:
         changed = read_endpoint({**WRITTEN, **change}, source="test")
         assert digest(changed) != digest(read_endpoint(WRITTEN, source="test"))
 
 
-def test_the_order_of_arms_is_part_of_what_is_said() -> None:
-    """Weights and statistics are told by an arm's place: they are another arm's where the order is another one."""
+def test_the_hash_depends_on_the_order_of_arms() -> None:
+    """Weights and statistics refer to an arm by its position."""
     arms = {"old": "m@1", "new": "m@2"}
-    said = {"endpoint": "e", "arms": arms, "policy": {"split": ["old", "new"]}}
+    data = {"endpoint": "e", "arms": arms, "policy": {"split": ["old", "new"]}}
     one, other = (
-        read_endpoint({**said, "arms": dict(order)}, source="test") for order in (arms.items(), reversed(arms.items()))
+        read_endpoint({**data, "arms": dict(order)}, source="test") for order in (arms.items(), reversed(arms.items()))
     )
     assert digest(one) != digest(other)
     assert experiment_of(one) != experiment_of(other)

@@ -117,7 +117,7 @@ def test_check_explains_a_mistake_with_exit_status_2(text: str, expected: str, s
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("redis://x", "broker.url begins with 'redis'; what can stand there is"),
+        ("redis://x", "broker.url begins with 'redis'; known schemes are amqp, "),
         ("user:hidden@x", "broker.url begins with no scheme"),
         ("sqlite://x", "sqlite has three slashes before a relative path"),
         ("amqp://x:port", "it looks like amqp://user:password@host:5672/vhost"),

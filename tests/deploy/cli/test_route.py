@@ -20,7 +20,7 @@ from broker.messages import Record
 from broker.protocol.ids import now_us
 from broker.records.declared import endpoint_declared
 from broker.records.endpoint import read_endpoint
-from broker.records.routing import OperatorCommand, SnapshotRecord, experiment_of, read_order
+from broker.records.routing import OperatorCommand, SnapshotRecord, experiment_of, read_operator_command
 from broker.records.status import Announcement, write_announcement
 from deploy.cli.plots import HEIGHTS
 from deploy.cli.route_control import follows
@@ -158,7 +158,7 @@ async def test_a_command_waits_for_a_snapshot_and_prints_the_change(shop: Shop) 
     assert "step 1 of 4 -> promoted" in promoted.stdout
     assert "c: 0.01 -> 1" in promoted.stdout
     reader = shop.broker.read(shop.broker.channels.events("e"), 0)
-    commands = [command for record in await reader.read(1000) if (command := read_order(record))]
+    commands = [command for record in await reader.read(1000) if (command := read_operator_command(record))]
     await reader.close()
     assert [command.word for command in commands] == ["pause", "set", "resume", "promote"]
     assert commands[0].author == "ann"
