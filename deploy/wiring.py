@@ -169,9 +169,9 @@ class Installation:
             await run(broker, settings, key, context.registry, context.stop)
 
     async def _learner(self, context: Context) -> None:
-        from router.learning.declared import read_experiment
-        from router.learning.endpoint import LearnerSettings
+        from router.learning.experiment import read_experiment
         from router.learning.service import run
+        from router.learning.settings import LearnerSettings
 
         settings = LearnerSettings(
             instance=context.instance, tick_s=self.settings.learner.tick, metrics_port=context.metrics_port

@@ -44,11 +44,10 @@ from deploy.wiring import Installation
 from loadtests.front import FrontLoad, closed_loop
 from loadtests.harness import processes
 from loadtests.report import report
-from router.learning.declared import read_experiment
+from router.learning.experiment import read_experiment, spec_of
 from router.learning.fold import ExperimentFold
 from router.learning.ledger import Ledger
-from router.learning.service import subject_of
-from router.policies.base import one_run
+from router.policies.learning import one_run
 from router.state.view import View
 from router.stats.packing import packed
 
@@ -293,7 +292,7 @@ def _decided(endpoint: Endpoint, events: list[Record]) -> ExperimentFold[Any]:
     experiment = read_experiment(endpoint)
     if experiment is None:
         raise ValueError("this policy learns nothing")
-    fold: ExperimentFold[Any] = ExperimentFold(subject_of(endpoint), experiment)
+    fold: ExperimentFold[Any] = ExperimentFold(spec_of(endpoint), experiment)
     for record in events:
         fold.apply(record)
     return fold
@@ -306,8 +305,8 @@ async def _told(fold: ExperimentFold[Any], feedback: list[Record], commit: Calla
             fold.apply(record)
         await commit()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    if fold.counts["joined"] != len(feedback):
-        raise ValueError(f"of {len(feedback)} pieces of feedback these were folded: {dict(fold.counts)}")
+    if fold.progress.counts["joined"] != len(feedback):
+        raise ValueError(f"of {len(feedback)} pieces of feedback these were folded: {dict(fold.progress.counts)}")
     return Timed(wall / len(feedback) * 1e6, cpu / len(feedback) * 1e6)
 
 

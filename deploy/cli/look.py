@@ -49,7 +49,7 @@ def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
         view = await read_view(connection)
         declared.extend(view.declarations())
         rows = []
-        for said, _ in view.parts.values():
+        for said, _ in view.processes.newest.values():
             age_s = max(0.0, (now_us() - said.at_us) / 1e6)  # another machine's clock may be ahead
             model = f"{said.model}@{said.version}" if said.model else ""
             rows.append(
@@ -83,7 +83,7 @@ def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
             router = view.router(name)
             for arm, target in router.endpoint.arms.items():
                 depth = await connection.depth(connection.channels.inputs(target.model, target.version))
-                ready = view.is_ready(target.model, target.version)
+                ready = view.versions.is_ready(target.model, target.version)
                 rows.append(
                     {
                         "endpoint": name,

@@ -31,16 +31,13 @@ from deploy.cli.terminal import (
     overrides,
 )
 from deploy.operations.route_commands import RoutedEndpoint, give, look_at, look_at_led
-from router.declaration.bandit import BanditConfig
-from router.declaration.canary import CanaryConfig
-from router.declaration.plain import InterleaveConfig
 from router.declaration.policy import read_config
-from router.policies.drawn import read_policy
+from router.kinds.canary import CanaryConfig
+from router.policies.declared import read_policy
 
 CLOSE = 1e-6
 HELD = ("(paused)", "(set by hand)")
 ENDS: Mapping[str, tuple[str, ...]] = {"promote": ("promoted",), "abort": ("aborted", "ended without a winner")}
-FOR: Mapping[str, tuple[type, ...]] = {"promote": (CanaryConfig,), "abort": (CanaryConfig, InterleaveConfig)}
 DOES = {
     "pause": "Keep the weights as they are; what is learnt is kept, and counts when it goes on.",
     "resume": "Let the weights follow what is learnt again, after `pause` or `set`.",
@@ -148,12 +145,13 @@ def follows(said: SnapshotRecord, order: OperatorCommand, endpoint: Endpoint) ->
 
 def _check(endpoint: Endpoint, word: Word, weights: Mapping[str, float]) -> None:
     """Raise Misconfigured for an order that this endpoint's policy cannot obey."""
-    config, name = read_config(endpoint), endpoint.endpoint
-    if not isinstance(config, (CanaryConfig, BanditConfig, InterleaveConfig)):
-        policy = read_policy(endpoint).name
-        raise Misconfigured(f"endpoint {name}: its policy is {policy}, which does not learn: change its declaration")
-    if not isinstance(config, FOR.get(word, (object,))):
-        raise Misconfigured(f"endpoint {name}: its policy is {read_policy(endpoint).name}, which has nothing to {word}")
+    config, policy, name = read_config(endpoint), read_policy(endpoint), endpoint.endpoint
+    if config is None or not policy.learns:
+        raise Misconfigured(
+            f"endpoint {name}: its policy is {policy.name}, which does not learn: change its declaration"
+        )
+    if word in ENDS and word not in config.commands:
+        raise Misconfigured(f"endpoint {name}: its policy is {policy.name}, which has nothing to {word}")
     for arm in weights:
         if arm not in endpoint.arms:
             raise Misconfigured(f"endpoint {name} has no arm {arm!r}; {nearest(arm, endpoint.arms, what='arms')}")

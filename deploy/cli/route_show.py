@@ -27,12 +27,12 @@ from deploy.cli.terminal import (
 )
 from deploy.operations.route_commands import START_ONE, RoutedEndpoint, look_at
 from deploy.operations.watch import file_of
-from router.declaration.bandit import BanditConfig
-from router.declaration.canary import CanaryConfig
-from router.declaration.policy import read_config, stable_arms
+from router.declaration.policy import read_config
 from router.evidence.sections import Section, Table, as_json
 from router.evidence.standing import standing
-from router.policies.drawn import read_policy
+from router.kinds.bandit import BanditConfig
+from router.kinds.canary import CanaryConfig
+from router.policies.declared import read_policy
 
 COUNTED = ("decisions", "rewards", "joined", "early", "duplicate", "late", "unusable")
 
@@ -93,7 +93,7 @@ def _weights(routed: RoutedEndpoint) -> Table:
     weights = view.router(endpoint.endpoint).snapshot.weights
     rows = []
     for (arm, target), weight in zip(endpoint.arms.items(), _shares(weights), strict=True):
-        ready = "yes" if view.is_ready(target.model, target.version) else "no"
+        ready = "yes" if view.versions.is_ready(target.model, target.version) else "no"
         rows.append((arm, f"{target.model}@{target.version}", ready, weight, bar(weight)))
     return Table(key="weights", title="Weights", columns=("arm", "model", "ready", "weight", ""), rows=rows)
 
@@ -142,7 +142,7 @@ def advice(routed: RoutedEndpoint) -> str:
 
 def _after_canary(config: CanaryConfig, phase: str) -> str:
     stable = config.stable
-    arms = list(stable_arms(config))
+    arms = list(config.stable_arms)
     if phase == "promoted" and isinstance(stable, BanditConfig) and config.on_promote == "join":
         return f"policy: {_bandit(stable, [*arms, config.canary])} makes it permanent"
     if phase == "promoted":

@@ -47,7 +47,7 @@ def simulate(
     """Try a declared policy on made-up traffic: what it would learn, how fast, and what that would cost."""
     endpoint = one_endpoint(file)
     with errors.status(f"{runs} runs"):
-        from router.simulation.declared import SimulationSpec, simulated  # what it needs is heavy
+        from router.simulation.spec import SimulationSpec, simulated  # what it needs is heavy
 
         wish = SimulationSpec(
             rate=read_rate(traffic),

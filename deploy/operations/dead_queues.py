@@ -125,7 +125,7 @@ def _models(view: View, endpoints: Mapping[str, set[Version]], repository: Path)
     for targets in endpoints.values():
         for model, version in targets:
             models[model].add(version)
-    for model, served in view.versions.items():
+    for model, served in view.versions.by_model.items():
         models[model].update(served)
     with suppress(Misconfigured):  # who is on call may look from a machine without the repository
         for model, found in scan(repository).models.items():

@@ -38,7 +38,7 @@ async def find_differing(broker: Broker, repository: Path, limits: Limits) -> li
 async def check_stopped(broker: Broker) -> None:
     """Raise Misconfigured if parts of the installation run: what they publish meanwhile could be lost."""
     view = await read_view(broker)
-    if running := sorted({said.part for said, _ in view.heard_now()}):
+    if running := sorted({said.part for said, _ in view.processes.live()}):
         raise Misconfigured(f"{', '.join(running)} of this installation still run: stop them first")
 
 

@@ -27,10 +27,7 @@ from broker.records.routing import (
 )
 from broker.records.status import SILENT_AFTER_S
 from deploy.operations.inspection import read_view
-from router.declaration.bandit import BanditConfig
-from router.declaration.canary import CanaryConfig
-from router.declaration.plain import InterleaveConfig
-from router.declaration.policy import read_config
+from router.policies.declared import read_policy
 from router.state.view import View
 
 LOOK_S = 0.05
@@ -71,13 +68,15 @@ class RoutedEndpoint:
     @property
     def may_be_led(self) -> bool:
         """Tell whether a learner runs: if none leads yet, it may claim in a moment."""
-        parts = [said for said, _ in self.view.parts.values() if said.part == "learner" and said.state == "ready"]
+        parts = [
+            said for said, _ in self.view.processes.newest.values() if said.part == "learner" and said.state == "ready"
+        ]
         return any(now_us() - said.at_us < SILENT_AFTER_S * 1e6 for said in parts)
 
     @property
     def learns(self) -> bool:
         """Tell whether the policy follows from what is learnt."""
-        return isinstance(read_config(self.endpoint), (BanditConfig, CanaryConfig, InterleaveConfig))
+        return read_policy(self.endpoint).learns
 
 
 async def look_at(connection: Broker, name: str) -> RoutedEndpoint:
@@ -179,7 +178,7 @@ def _fold(claims: DeclaredResults, name: str, record: Record) -> None:
 
 def _silence_s(view: View, claim: LeadershipClaim | None) -> float | None:
     """Return for how long the learner of the newest claim has been silent; None if it is not there at all."""
-    heard = None if claim is None else view.parts.get(claim.instance)
+    heard = None if claim is None else view.processes.newest.get(claim.instance)
     if heard is None or heard[0].state == "stopped":
         return None
     return max(0.0, (now_us() - heard[0].at_us) / 1e6)

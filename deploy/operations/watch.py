@@ -14,7 +14,7 @@ from broker.messages import Record
 from broker.records.declared import digest, endpoint_declared, endpoint_withdrawn, read_declared
 from broker.records.endpoint import Endpoint, read_endpoint
 from deploy.yaml_text import read_yaml
-from router.policies.drawn import read_policy
+from router.policies.declared import read_policy
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ async def wait_until_served(
             problems = await _settled(installation, supervisor, view, until, still)
         finally:
             await tasks.cancel()
-        served = [name for name in view.endpoints() if view.mask(view.router(name).endpoint)]
+        served = [name for name in view.endpoints() if view.versions.mask(view.router(name).endpoint)]
         while still() and await broker.missing([broker.channels.requests(name) for name in served]):
             if time.monotonic() > until:
                 break
@@ -72,7 +72,11 @@ async def _settled(
 
 def _parts(supervisor: Supervisor, view: View) -> Iterator[str]:
     """Yield the parts that run and have not said that they are ready; a process of an earlier run does not count."""
-    ready = {(NAMES.get(said.part, said.part), said.pid) for said, _ in view.parts.values() if said.state == "ready"}
+    ready = {
+        (NAMES.get(said.part, said.part), said.pid)
+        for said, _ in view.processes.newest.values()
+        if said.state == "ready"
+    }
     for child in supervisor.children.values():
         if child.process is None or (child.part, child.process.pid) not in ready:
             yield child.part
@@ -82,8 +86,8 @@ def _models(found: RepositorySnapshot, view: View) -> Iterable[str]:
     for model in found.models.values():
         for version in model.versions:
             name = model.config.name
-            served = view.versions.get(name, {}).get(version.number)
-            if not view.is_ready(name, version.number) and not (served and served.error):
+            served = view.versions.by_model.get(name, {}).get(version.number)
+            if not view.versions.is_ready(name, version.number) and not (served and served.error):
                 yield f"model {name}@{version.number}"
 
 
@@ -96,7 +100,7 @@ def _repository(installation: Installation) -> RepositorySnapshot:
 
 
 def _failed(view: View) -> Iterator[str]:
-    for versions in view.versions.values():
+    for versions in view.versions.by_model.values():
         for served in versions.values():
-            if served.error and not view.is_ready(served.model, served.version):
+            if served.error and not view.versions.is_ready(served.model, served.version):
                 yield f"model {served.model}@{served.version}: {served.error}"

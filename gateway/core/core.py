@@ -69,10 +69,10 @@ class Core:
             router, mask = self.view.resolve(endpoint)
         except NotFound as exc:
             raise self._unknown(exc) from exc
-        if not mask and not self.view.is_known(router.endpoint):
+        if not mask and not self.view.versions.is_known(router.endpoint):
             arms = ", ".join(f"{target.model}@{target.version}" for target in router.endpoint.arms.values())
             raise Unavailable(f"endpoint {endpoint}: no replica of {arms} has come up yet")
-        self.view.check_servable(router.endpoint, mask)
+        self.view.versions.check_servable(router.endpoint, mask)
         return router, mask
 
     def router(self, endpoint: str) -> Router:
@@ -95,4 +95,4 @@ class Core:
 
     def max_batch(self, model: str, version: int) -> int:
         """Return the largest number of requests in one bundle for a model version."""
-        return self.view.max_batch(model, version)
+        return self.view.versions.max_batch(model, version)

@@ -14,7 +14,7 @@ from broker.protocol.header import Answer, Request
 from broker.support.tasks import Tasks
 from gateway.core.answer_queue import AnswerQueue
 from gateway.core.rate import AnswerRate
-from router.ranking.fan_in import SWEEP_S, FanIn, Heard
+from router.ranking.fan_in import SWEEP_S, AnswersByArm, FanIn
 
 
 class _Wait(NamedTuple):
@@ -79,7 +79,9 @@ class PendingRequests:
         self._by_model[model] += 1
         return future
 
-    def gather(self, uid: bytes, arms: Collection[str], *, wait_s: float, allowed_s: float) -> asyncio.Future[Heard]:
+    def gather(
+        self, uid: bytes, arms: Collection[str], *, wait_s: float, allowed_s: float
+    ) -> asyncio.Future[AnswersByArm]:
         """Return the future of the answers of several arms (see `FanIn`). Raises QueueFull as `expect` does."""
         self._check_room()
         return self._fan_in.expect(uid, arms, wait_s=wait_s, allowed_s=allowed_s)

@@ -76,7 +76,9 @@ class Readiness:
     def troubles(self) -> list[str]:
         """Troubles that leave this gateway ready: broken arms, and the troubles that other processes announce."""
         announced = [
-            f"{one.part} {one.instance}: {trouble}" for one, _ in self._view.heard_now() for trouble in one.troubles
+            f"{one.part} {one.instance}: {trouble}"
+            for one, _ in self._view.processes.live()
+            for trouble in one.troubles
         ]
         return [*CLOCKS.troubles(), *self._broken_arms(), *announced]
 
@@ -89,14 +91,14 @@ class Readiness:
         """The models that are neither served nor known to be broken yet."""
         if CLOCKS.is_measuring:
             return ["the clocks of other machines are being compared with this one's"]
-        if not self._view.catalogs:
+        if not self._view.processes.catalogs:
             return ["no catalog has announced the model repository yet: do the processors run?"]
         return [
             f"model {model}@{version} is still loading"
-            for catalog in self._view.catalogs.values()
+            for catalog in self._view.processes.catalogs.values()
             for model, versions in catalog.get("models", {}).items()
             for version in versions
-            if not self._view.is_settled(model, version)
+            if not self._view.versions.is_settled(model, version)
         ]
 
     def _broken_arms(self) -> list[str]:
@@ -105,7 +107,7 @@ class Readiness:
             declaration = self._view.declaration(name)
             if declaration is None:
                 continue
-            mask = self._view.mask(declaration)
+            mask = self._view.versions.mask(declaration)
             broken += [
                 f"endpoint {name}: arm {arm} ({target.model}@{target.version}) has no ready replica"
                 for bit, (arm, target) in enumerate(declaration.arms.items())

@@ -31,7 +31,7 @@ from gateway.transport.door import RefusalReason
 from router.drawing.feature_vectors import noted, vector_of
 from router.drawing.keys import key_of
 from router.drawing.legs import shadow_of
-from router.drawing.router import Leg
+from router.drawing.plan import Leg
 
 logger = logging.getLogger(__name__)
 

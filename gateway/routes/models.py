@@ -14,7 +14,7 @@ from broker.records.endpoint import Endpoint, Target
 from broker.records.status import SILENT_AFTER_S
 from gateway.core.core import Core
 from gateway.transport.body import read_body
-from router.state.view import ServedVersion
+from router.state.model_versions import ServedVersion
 
 INDEX_LIMIT_BYTES = 64 * 1024
 BEFORE_READY = frozenset({"starting", "loading"})
@@ -66,7 +66,7 @@ class ModelRoutes:
     async def ready(self, request: Request) -> JSONResponse:
         """GET …/models/<endpoint>[/versions/<arm>]/ready."""
         endpoint, arm = self._target(request)
-        ready = self._view.mask(endpoint) != 0 if arm is None else self._is_ready(endpoint.arms[arm])
+        ready = self._view.versions.mask(endpoint) != 0 if arm is None else self._is_ready(endpoint.arms[arm])
         body: dict[str, Any] = {"name": endpoint.endpoint, "ready": ready}
         if not ready:
             body["error"] = f"endpoint {endpoint.endpoint}: no replica of {_targets(endpoint, arm)} is ready"
@@ -97,7 +97,7 @@ class ModelRoutes:
 
     def _full(self, endpoint: Endpoint, arm: str | None) -> dict[str, Any]:
         """Return the description of a model that its replica announced: of `arm`, or of the first arm that has one."""
-        for name, served in self._view.served(endpoint):
+        for name, served in self._view.versions.of_endpoint(endpoint):
             if arm in (None, name) and served.full:
                 return served.full
         targets = _targets(endpoint, arm)
@@ -105,7 +105,7 @@ class ModelRoutes:
 
     def _entry(self, endpoint: Endpoint, arm: str, target: Target) -> dict[str, str]:
         """The entry of an arm; `version` is the number that answers and metadata have."""
-        served = self._view.versions.get(target.model, {}).get(target.version)
+        served = self._view.versions.by_model.get(target.model, {}).get(target.version)
         state, reason = self._state(target, served)
         version = str(target.version)
         return {"name": endpoint.endpoint, "version": version, "arm": arm, "state": state, "reason": reason}
@@ -117,7 +117,7 @@ class ModelRoutes:
         if served is None:
             return "UNAVAILABLE", "no replica has come up yet"
         oldest = time.monotonic() - SILENT_AFTER_S
-        states = {state for state, at in served.heard.values() if at >= oldest}
+        states = {state for state, at in served.replicas.values() if at >= oldest}
         if states & BEFORE_READY:
             return "LOADING", ""
         if "draining" in states:
@@ -125,7 +125,7 @@ class ModelRoutes:
         return "UNAVAILABLE", served.error or "no replica runs any more"
 
     def _is_ready(self, target: Target) -> bool:
-        return self._view.is_ready(target.model, target.version)
+        return self._view.versions.is_ready(target.model, target.version)
 
 
 def _targets(endpoint: Endpoint, arm: str | None) -> str:

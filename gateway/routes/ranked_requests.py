@@ -10,8 +10,9 @@ from gateway.core.core import Core
 from gateway.core.sending import RequestSender
 from gateway.routes.preferences import Preferences
 from router.drawing.legs import rankers_of
-from router.drawing.router import Plan, Router
-from router.ranking.fan_in import Heard
+from router.drawing.plan import Plan
+from router.drawing.router import Router
+from router.ranking.fan_in import AnswersByArm
 from router.ranking.merge_log import MergeLog
 
 RECORD_PATIENCE_S = 60.0
@@ -22,7 +23,7 @@ def check_waits(router: Router, pin: str | None, preferences: Preferences) -> No
 
     The declaration decides, not the arms that are ready now: the same request must always get the same reply.
     """
-    if preferences.stored and pin is None and router.interleaving is not None:
+    if preferences.stored and pin is None and router.merging is not None:
         raise InvalidRequest(
             f"endpoint {router.endpoint.endpoint} merges several rankings while its client waits: "
             "send the request without Prefer and Idempotency-Key, or pin an arm"
@@ -37,12 +38,12 @@ class RankedSender:
         self._sending = sending
         self._records = MergeLog(core.broker, lost=core.metrics.lost_merge, patience_s=RECORD_PATIENCE_S)
 
-    def ask(self, router: Router, request: Request, plan: Plan, allowed_s: float) -> asyncio.Future[Heard]:
+    def ask(self, router: Router, request: Request, plan: Plan, allowed_s: float) -> asyncio.Future[AnswersByArm]:
         """Send a request to all rankers and return the future of their answers. Raises QueueFull."""
         rankers = rankers_of(request, plan, self._pending.answers.name)
-        wait_s = allowed_s if router.interleaving is None else router.interleaving.wait_s
+        wait_s = allowed_s if router.merging is None else router.merging.wait_s
         try:
-            heard = self._pending.gather(
+            answers = self._pending.gather(
                 request.uid, [leg.arm for leg in plan.legs], wait_s=wait_s, allowed_s=allowed_s
             )
         except QueueFull as exc:
@@ -50,11 +51,11 @@ class RankedSender:
             raise
         for ranker in rankers:
             self._sending.put(ranker)
-        return heard
+        return answers
 
-    def answer(self, router: Router, request: Request, heard: Heard) -> Answer:
+    def answer(self, router: Router, request: Request, answers: AnswersByArm) -> Answer:
         """Return the merged answer and start to write its record. Raises the error if the answers cannot be merged."""
-        merged = router.merge(request, heard)
+        merged = router.merge(request, answers)
         if merged.record is not None:
             self._records.put(request.route.endpoint, merged.record)
         return merged.answer

@@ -1,1 +1,1 @@
-"""What an endpoint file says of its policy: read, checked and explained. No numerical library is needed for it."""
+"""The declaration of a policy: reading, checks and JSON Schema. It needs no numerical library."""

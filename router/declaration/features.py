@@ -1,4 +1,4 @@
-"""What a linear policy looks at in a request, as its declaration says."""
+"""The features of a request that a linear bandit uses, as they are declared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VALUES_LIMIT = 200
 
 @dataclass(frozen=True, slots=True)
 class NumberFeature:
-    """A number, or true or false, among a request's parameters."""
+    """A parameter of the request: a number, or true or false."""
 
     name: str
     dimensions: ClassVar[int] = 1
@@ -23,20 +23,20 @@ class NumberFeature:
 
 @dataclass(frozen=True, slots=True)
 class OneHotFeature:
-    """A text or a number among a request's parameters: a dimension for each of `values`, 1 where it is that one."""
+    """A parameter of the request, a text or a number: one dimension for each of `values`, 1 for the equal one."""
 
     name: str
     values: tuple[str | float, ...]
 
     @property
     def dimensions(self) -> int:
-        """How many numbers of the vector it fills."""
+        """The number of values in the feature vector."""
         return len(self.values)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorFeature:
-    """A row of an input tensor: `size` numbers."""
+    """A row of an input tensor: `dimensions` numbers."""
 
     name: str
     dimensions: int

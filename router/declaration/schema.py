@@ -1,4 +1,4 @@
-"""The JSON Schema of an endpoint's file, for editors. What depends on two keys at once only `millrace check` knows."""
+"""The JSON Schema of an endpoint's file, for editors. Only `millrace check` tests rules about several keys at once."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from broker.records.endpoint import Endpoint
-from broker.support.strict import StrictModel, duration
-from router.declaration.bandit import BANDITS
-from router.declaration.canary import CanaryConfig
-from router.declaration.plain import InterleaveConfig, ShadowConfig, SplitConfig
+from broker.support.strict import duration
+from router.declaration.registry import POLICIES
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def endpoint_schema() -> dict[str, Any]:
     """Return the schema (draft 2020-12) of one YAML document that declares an endpoint."""
-    policies: list[type[StrictModel]] = [SplitConfig, ShadowConfig, CanaryConfig, *BANDITS.values(), InterleaveConfig]
+    policies = [model for kind in POLICIES.values() for model in kind.models()]
     kinds: list[type[BaseModel]] = [Endpoint, *policies]
     _, generated = models_json_schema([(kind, "validation") for kind in kinds])
     models: dict[str, Any] = _tidied(generated)["$defs"]
@@ -29,7 +27,7 @@ def endpoint_schema() -> dict[str, Any]:
 
 
 def _tidied(node: Any) -> Any:
-    """Return a schema with durations as a person writes them, and without titles that repeat a key."""
+    """Return a schema with durations as text with units, and without titles that repeat a key."""
     if isinstance(node, list):
         return [_tidied(item) for item in node]
     if not isinstance(node, dict):
@@ -39,7 +37,7 @@ def _tidied(node: Any) -> Any:
 
 def _value(node: dict[str, Any], key: str) -> Any:
     value = node[key]
-    if key in ("properties", "$defs"):  # what is below has names of its own, such as default
+    if key in ("properties", "$defs"):  # their keys are names of fields, which may be called default
         return {name: _tidied(inner) for name, inner in value.items()}
     if key == "default" and isinstance(value, float) and node.get("type") == "string":
         return duration(value)
@@ -47,5 +45,5 @@ def _value(node: dict[str, Any], key: str) -> Any:
 
 
 def _is_repeated(node: dict[str, Any], key: str) -> bool:
-    """Tell whether this is the default of a model, which that says itself, key by key."""
+    """Return True for the default of a nested model: the model's own schema has the default of each key."""
     return key == "default" and "$ref" in node

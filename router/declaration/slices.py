@@ -1,4 +1,4 @@
-"""Whether the `exclusive` slices of two endpoints have a part in common: each alone may be right."""
+"""Compares the `exclusive` slices of two endpoints, each of which may be right alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _NOTHING = 1e-9  # 33.3% and 0.333 are not the same number
 
 
 def overlap(one: Endpoint, other: Endpoint) -> str | None:
-    """Return what is wrong with the slice of `one` beside that of `other`; None if no key is in both."""
+    """Return an error message if a key can be in the slices of both endpoints, else None."""
     mine, theirs = one.exclusive, other.exclusive
     if mine is None or theirs is None or mine.group != theirs.group:
         return None

@@ -1,1 +1,1 @@
-"""Deciding which arm gets a request."""
+"""Draws the arm that gets a request."""

@@ -1,4 +1,4 @@
-"""The features of a request as the vector that a linear policy weighs: what they are is said in `features.py`."""
+"""The feature vector of a request, for policies that weigh arms by features (`router/declaration/features.py`)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LARGEST = 1e6
 
 
 def vector_of(features: Sequence[Feature], body: bytes | memoryview, json_length: int | None) -> list[float]:
-    """Return 1 for the intercept, then each feature's numbers. Raises InvalidRequest naming what is missing or wrong.
+    """Return 1 for the intercept, then each feature's numbers. Raises InvalidRequest naming a missing or wrong value.
 
-    Only a policy that looks at tensors pays for decoding them.
+    Tensors are decoded only if a feature is one.
     """
     if any(isinstance(feature, TensorFeature) for feature in features):
         inputs = decode(body, json_length)
@@ -35,7 +35,7 @@ def vector_of(features: Sequence[Feature], body: bytes | memoryview, json_length
 
 
 def noted(extra: bytes, vector: Sequence[float]) -> bytes:
-    """Return a request's `extra` with the vector that it was decided by, for its row."""
+    """Return a request's `extra` with its feature vector added, for its row."""
     return orjson.dumps({**(orjson.loads(extra) if extra else {}), FEATURES: vector})
 
 

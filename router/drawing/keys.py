@@ -1,4 +1,4 @@
-"""The key of a request: the unit of stickiness and counting, from where its endpoint's declaration says."""
+"""The key of a request: the unit of sticky draws and of counting, from a header or from a declared parameter."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ KEY_CHARACTERS = 256
 def key_of(declared: str | None, given: str, body: bytes | memoryview, json_length: int | None) -> str:
     """Return a request's key, empty if it has none.
 
-    `given` is what a header says, and wins. `declared` is the endpoint's `key`: `parameters.<name>` reads the request's
-    own parameter, so only such endpoints pay for a look into the JSON. Raises InvalidRequest for JSON that is none.
+    `given` is the key from a header, and comes first. `declared` is the endpoint's `key`; for `parameters.<name>` the
+    request's JSON is parsed. Raises InvalidRequest if it cannot be parsed.
     """
     if given or declared is None or not declared.startswith(PARAMETER):
         return given[:KEY_CHARACTERS]

@@ -1,4 +1,4 @@
-"""The requests of a plan beside the one that answers: its shadow, or the rankers whose lists are merged."""
+"""The requests of a plan with several legs: a shadow beside leg 0, or all rankers of a merged list."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import replace
 from functools import lru_cache
 
 from broker.protocol.header import ReplyTo, Request, Route
-from router.drawing.router import Leg, Plan
+from router.drawing.plan import Leg, Plan
 
 
 def shadow_of(request: Request, plan: Plan) -> Request | None:
-    """Return the copy of leg 0 that is computed and logged, and answers nobody."""
+    """Return the shadow of leg 0, which is computed and logged but never answers; None without one."""
     if plan.merged or len(plan.legs) == 1:
         return None
     leg = plan.legs[1]
@@ -18,7 +18,7 @@ def shadow_of(request: Request, plan: Plan) -> Request | None:
 
 
 def rankers_of(request: Request, plan: Plan, queue: str) -> tuple[Request, ...]:
-    """Return the requests of a merged plan, leg 0 among them; all are answered on `queue`, in bundles."""
+    """Return the requests of a merged plan, leg 0 included; all answer on `queue`, in bundles."""
     return tuple(
         request._replace(
             route=_route(request.route, leg, ReplyTo.GATEWAY, queue), propensity=0.0 if leg.leg else plan.propensity

@@ -1,1 +1,1 @@
-"""What an endpoint's event log is evidence of: read by the learner's own fold, then asked."""
+"""Reports from an endpoint's event log, which is read by the learner's own fold."""

@@ -1,4 +1,4 @@
-"""The time of a log that no leader keeps: where nothing is learnt, nobody appends ticks to it."""
+"""The clock of a log without ticks: no learner appends any for a policy that learns nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from router.learning.fold import JUMP_LIMIT
 
 
 class LogClock:
-    """Makes ticks from the times that records say. A pause longer than `patience` ticks counts as that and one more.
+    """Makes ticks from the times in records. A pause longer than `patience` ticks counts as `patience` + 1 ticks.
 
-    Times behind `until_us`, when the log is read, are nobody's.
+    Times after `until_us`, the time of reading, are wrong and are ignored.
     """
 
     def __init__(self, patience: int, until_us: int) -> None:

@@ -1,4 +1,4 @@
-"""Decisions as columns: what was drawn, from which probabilities, and what it earned."""
+"""Decisions as columns: the drawn arm, the probabilities, and the rewards."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NOT_KNOWN = float("nan")
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """Decisions that count, in the order of the log; all columns have one entry each.
+    """Decisions that count, in the order of the log; each column has one entry a decision.
 
-    `weights` (decisions, arms) are the probabilities of all arms, not a number where they are not known. `key` is a
-    hash, 0 without one. A reward is not a number while its horizon is open, or where it is left out (`skip`).
+    `weights` (decisions, arms) are the probabilities of all arms, NaN if they are unknown. `key` is a hash, 0 for no
+    key. A reward is NaN while its horizon is open, or if it is left out (`skip`).
     """
 
     arm: Ints
@@ -37,19 +37,19 @@ class Decisions:
 
     @property
     def is_known(self) -> Bools:
-        """Tell of which decisions the probabilities of all arms are known."""
+        """True for the decisions whose probabilities of all arms are known."""
         known: Bools = ~np.isnan(self.weights[:, 0])
         return known
 
     def only(self, kept: Bools) -> Decisions:
-        """Return some of them."""
+        """Return the decisions for which `kept` is True."""
         columns = {name: getattr(self, name)[kept] for name in _COLUMNS}
         return replace(self, **columns, rewards={name: values[kept] for name, values in self.rewards.items()})
 
     def first_of_keys(self) -> Bools:
-        """Tell which are the first of their key; those without one all are.
+        """Return True for the first decision of each key, and for all decisions without a key.
 
-        Where a key sticks to its arm its decisions are one draw.
+        The decisions of a sticky key are one draw.
         """
         first: Bools = self.key == 0
         _, places = np.unique(self.key, return_index=True)
@@ -61,7 +61,7 @@ _COLUMNS = ("arm", "propensity", "weights", "accepted_us", "latency_us", "key")
 
 
 class Columns:
-    """Decisions while they are read."""
+    """Collects decisions while the log is read."""
 
     def __init__(self, arms: int, rewards: Sequence[str]) -> None:
         self._arms = arms
@@ -74,7 +74,7 @@ class Columns:
         return len(self._arm)
 
     def add(self, place: int, credited: CreditedDecision, weights: Sequence[float] | None) -> None:
-        """Add a decision; `place` is its join's, which only grows, or -1 if it has none."""
+        """Add a decision; `place` is that of its join, which only grows, or -1 without a join."""
         decision = credited.decision
         self._place.append(place)
         self._arm.append(credited.arm)
@@ -87,13 +87,13 @@ class Columns:
             values.append(NOT_KNOWN)
 
     def close(self, name: str, closed: ClosedReward) -> None:
-        """Note a reward whose horizon is over."""
+        """Set the value of a reward whose horizon is over."""
         at = bisect_left(self._place, closed.join.place)
         if at < len(self._place) and self._place[at] == closed.join.place:
             self._rewards[name][at] = closed.value
 
     def decisions(self) -> Decisions:
-        """Return what was added."""
+        """Return the collected decisions."""
         return Decisions(
             _ints(self._arm),
             _floats(self._propensity),

@@ -1,7 +1,7 @@
-"""What arms and other policies earn, from logged decisions: never pooled over times with different weights.
+"""Estimates of the rewards of arms and other policies, from logged decisions.
 
-Every reward counts 1 / propensity: with weights that follow the time of day, a plain mean of an arm tells when it was
-drawn, not how good it is (Simpson's paradox).
+Every reward counts 1 / propensity. A plain mean would mix times with different weights: an arm that is drawn more often
+in good hours would look better than it is (Simpson's paradox).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from router.stats.estimators import LEAST_ESS, MEAN_WEIGHT, Estimate, doubly_rob
 from router.stats.sample_ratio import RatioTest
 
 LOG_ALARM = math.log(1000.0)
-AT_ONCE = 65_536  # decisions: a test's bets are arms x ratios numbers for each
+AT_ONCE = 65_536  # decisions: the test needs arms x ratios numbers for each
 SUPPORTED = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyValue:
-    """One estimate with its 95 % interval; `refused` says why there is none."""
+    """One estimate with its 95 % interval; `refused` is the reason if there is none."""
 
     how: str
     value: float | None
@@ -37,7 +37,7 @@ class PolicyValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """A test of the arms' shares: what was drawn and what was to be expected, and the wealth against "as it should"."""
+    """A test of the arms' shares: observed and expected draws, and the log wealth against their agreement."""
 
     observed: Ints
     expected: Floats
@@ -47,15 +47,15 @@ class Ratio:
 
     @property
     def alarm(self) -> bool:
-        """Tell whether decisions were not drawn from the probabilities that the log says."""
+        """Whether the decisions were not drawn from the logged probabilities."""
         return self.log_e >= LOG_ALARM
 
 
 def values(decisions: Decisions, reward: Floats, target: Floats) -> list[PolicyValue]:
-    """Return what a policy with the probabilities `target` (decisions, arms) would have earned, by three estimators.
+    """Return three estimates of the mean reward of a policy with the probabilities `target` (decisions, arms).
 
-    Decisions whose reward or target is not known are left out. The doubly robust one predicts with the mean that an arm
-    had before each decision.
+    Decisions with an unknown reward or target are left out. The doubly robust estimator predicts with the mean reward
+    of each arm before the decision.
     """
     kept = ~np.isnan(reward) & ~np.isnan(target[:, 0])
     arm, earned, share = decisions.arm[kept], reward[kept], target[kept]
@@ -75,9 +75,9 @@ def values(decisions: Decisions, reward: Floats, target: Floats) -> list[PolicyV
 
 
 def always(decisions: Decisions, arm: int) -> Floats:
-    """Return the probabilities of "always this arm"; not numbers where it could not have been drawn.
+    """Return the probabilities of the policy "always this arm"; NaN for decisions in which it could not be drawn.
 
-    Such decisions (it was not ready, or a canary was over) say nothing about it.
+    It was not ready, or a canary was over; such decisions cannot be used.
     """
     target = np.zeros_like(decisions.weights)
     target[:, arm] = 1.0
@@ -86,13 +86,13 @@ def always(decisions: Decisions, arm: int) -> Floats:
 
 
 def log_mean(reward: Floats) -> tuple[float | None, int]:
-    """Return the mean reward of the log as it was, and over how many decisions."""
+    """Return the plain mean of the rewards in the log, and their number."""
     known = reward[~np.isnan(reward)]
     return (float(known.mean()) if len(known) else None), len(known)
 
 
 def running_means(arm: Ints, reward: Floats, arms: int) -> Floats:
-    """Return the mean reward of every arm before each decision (decisions, arms); 0 where there was none."""
+    """Return the mean reward of every arm before each decision (decisions, arms); 0 before its first reward."""
     drawn = arm[:, None] == np.arange(arms)
     pulls = np.cumsum(drawn, axis=0) - drawn
     earned = np.where(drawn, reward[:, None], 0.0)
@@ -102,9 +102,9 @@ def running_means(arm: Ints, reward: Floats, arms: int) -> Floats:
 
 
 def sample_ratio(decisions: Decisions, kept: Bools | None = None, *, sticky: bool = False) -> Ratio:
-    """Test whether arms have the shares that each decision's own probabilities say, among those that are `kept`.
+    """Test whether the shares of arms match the probabilities of the decisions, among those that are `kept`.
 
-    Where a key sticks to its arm only its first decision counts. Those of unknown probabilities are left out.
+    If `sticky` only the first decision of a key counts. Decisions of unknown probabilities are left out.
     """
     chosen = decisions if kept is None else decisions.only(kept)
     if sticky:

@@ -1,9 +1,9 @@
-"""An experiment with somebody looking on: what the learner's own fold credits, seen from outside."""
+"""An experiment with an observer, which sees every decision and reward that the learner's fold credits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from broker.records.endpoint import Endpoint
@@ -11,145 +11,100 @@ from router.learning.experiment import ClosedReward, CreditedDecision, Experimen
 from router.policies.snapshot import WeightSnapshot
 
 NEVER = 1 << 40  # ticks
-INTERLEAVE = "interleave"
 
 
 class Observer(Protocol):
-    """Who looks on."""
+    """Is called with the credited decisions and the closed rewards of an experiment."""
 
     def decided(self, credited: Sequence[CreditedDecision]) -> None:
-        """See decisions that count, in the order of the log, each once."""
+        """Receive decisions that count, in the order of the log, each once."""
 
     def rewarded(self, name: str, closed: Sequence[ClosedReward]) -> None:
-        """See the rewards whose horizon is over."""
+        """Receive the values of a reward whose horizon is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FixedExperiment:
-    """A policy that learns nothing, as an experiment: its weights stay."""
+class FixedExperiment(Experiment[Any]):
+    """The experiment of a policy that learns nothing: its weights stay."""
 
-    policy: str
+    policy: str = field()
     weights: tuple[float, ...]
-    rewards: tuple[str, ...] = ()
+    rankers: tuple[int, ...] = ()
     refresh_ticks: int = NEVER
 
     def start(self) -> Any:
-        """See the protocol."""
         return ()
 
-    def decided(self, state: Any, credited: Sequence[CreditedDecision], once: Once) -> Any:
-        """See the protocol."""
-        del credited, once
-        return state
-
-    def rewarded(self, state: Any, name: str, closed: Sequence[ClosedReward], once: Once) -> Any:
-        """See the protocol."""
-        del name, closed, once
-        return state
-
-    def tick(self, state: Any) -> Any:
-        """See the protocol."""
-        return state
-
-    def ordered(self, state: Any, word: str) -> Any:
-        """See the protocol."""
-        del word
-        return state
-
     def snapshot(self, state: Any, number: int) -> WeightSnapshot:
-        """See the protocol."""
         del state
         return WeightSnapshot(number, self.weights)
 
     def phase(self, state: Any) -> str:
-        """See the protocol."""
         del state
         return "fixed"
 
-    def is_over(self, state: Any) -> bool:
-        """See the protocol."""
-        del state
-        return False
-
-    def runs_by_itself(self, state: Any) -> bool:
-        """See the protocol."""
-        del state
-        return False
-
-    def about(self, state: Any) -> Mapping[str, Any]:
-        """See the protocol."""
-        del state
-        return {}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedExperiment:
-    """`inner` as it is, with a witness. `rewards` may be more than those that it learns from, which come first.
+class ObservedExperiment(Experiment[Any]):
+    """The experiment `inner`, whose decisions and rewards an observer sees, too.
 
-    `policy` is the word of the rows that are taken for its own: another one's, where it is asked what it would have
-    made of them.
+    `rewards` begin with those of `inner`; the others are only observed. `policy` is the name in the rows that are
+    read: another name than that of `inner` where `inner` is tried with the decisions of another policy.
     """
 
     inner: Experiment[Any]
-    witness: Observer
-    policy: str
-    rewards: tuple[str, ...]
+    observer: Observer
+    policy: str = field()
+    rewards: tuple[str, ...] = field()
+
+    @property
+    def rankers(self) -> tuple[int, ...]:
+        return self.inner.rankers
 
     @property
     def refresh_ticks(self) -> int:
-        """See the protocol."""
         return self.inner.refresh_ticks
 
     def start(self) -> Any:
-        """See the protocol."""
         return self.inner.start()
 
     def decided(self, state: Any, credited: Sequence[CreditedDecision], once: Once) -> Any:
-        """See the protocol."""
-        self.witness.decided(credited)
+        self.observer.decided(credited)
         return self.inner.decided(state, credited, once)
 
     def rewarded(self, state: Any, name: str, closed: Sequence[ClosedReward], once: Once) -> Any:
-        """See the protocol."""
-        self.witness.rewarded(name, closed)
+        self.observer.rewarded(name, closed)
         return self.inner.rewarded(state, name, closed, once) if name in self.inner.rewards else state
 
     def tick(self, state: Any) -> Any:
-        """See the protocol."""
         return self.inner.tick(state)
 
     def ordered(self, state: Any, word: str) -> Any:
-        """See the protocol."""
         return self.inner.ordered(state, word)
 
     def snapshot(self, state: Any, number: int) -> WeightSnapshot:
-        """See the protocol."""
         return self.inner.snapshot(state, number)
 
     def phase(self, state: Any) -> str:
-        """See the protocol."""
         return self.inner.phase(state)
 
     def is_over(self, state: Any) -> bool:
-        """See the protocol."""
         return self.inner.is_over(state)
 
     def runs_by_itself(self, state: Any) -> bool:
-        """See the protocol."""
         return self.inner.runs_by_itself(state)
 
     def about(self, state: Any) -> Mapping[str, Any]:
-        """See the protocol."""
         return self.inner.about(state)
 
 
 def rewards_seen(endpoint: Endpoint, experiment: Experiment[Any]) -> tuple[str, ...]:
-    """Return the rewards that are joined: those that an experiment learns from first, then all that are declared.
+    """Return the rewards to join: those of an experiment first, then all that the endpoint declares.
 
-    Of those that are scored by a truth only the first: one way of comparing is read from a row. Clicks in a list are
-    joined by item, and nothing else is then.
+    Of the rewards from a truth only the first is joined: a row can be compared in one way. Clicks in merged lists are
+    joined by item, which excludes other rewards.
     """
-    if experiment.policy == INTERLEAVE:
+    if experiment.rankers:
         return experiment.rewards
     declared = endpoint.feedback.rewards
     names = tuple(dict.fromkeys((*experiment.rewards, *declared)))

@@ -1,4 +1,4 @@
-"""Reading an endpoint's event log from its first record, once, into a recorder."""
+"""Reads an endpoint's event log once, from its first record, into a recorder."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from broker.messages import Record
 from broker.records.endpoint import Endpoint
 from broker.records.routing import LearnerCheckpoint, experiment_of, read_checkpoint
 from router.evidence.recorder import Evidence, Recorder
-from router.learning.declared import read_experiment
+from router.learning.experiment import read_experiment
 
 READ_AT_ONCE = 1000
-SILENCE_S = 10.0  # a log with an end but no records up to it has been trimmed to nothing
+SILENCE_S = 10.0  # a log with an end, but without records before it, was trimmed
 
 Progress = Callable[[int, int], None]
-"""Is told how many records were read, and of how many."""
+"""Called with the number of records read so far, and the total."""
 
 
 async def read_evidence(
     broker: Broker, endpoint: Endpoint, until_us: int, progress: Progress, *, candidate: Endpoint | None = None
 ) -> Evidence:
-    """Return what the log says of an endpoint since its experiment began (since the first record, if it never did).
+    """Return the evidence in an endpoint's log since its experiment began, or since the first record without one.
 
-    A learner writes a checkpoint where it begins, and goes on from the first one that is left in a log whose older
-    records are gone.
+    A learner writes a checkpoint where it begins. If that was trimmed, reading starts at the first remaining
+    checkpoint.
     """
     log = broker.channels.events(endpoint.endpoint)
     end = await broker.end(log) if await broker.exists(log) else 0
@@ -46,7 +46,7 @@ async def read_evidence(
 
 
 async def _first_checkpoint(broker: Broker, log: str, end: int, experiment: str) -> LearnerCheckpoint | None:
-    """Return the first one of which all is left that it is rebuilt from."""
+    """Return the first checkpoint whose records to rebuild from are all in the log."""
     first = end
     async for records in _batches(broker, log, 0, end):
         first = min(first, records[0].offset)
@@ -58,7 +58,7 @@ async def _first_checkpoint(broker: Broker, log: str, end: int, experiment: str)
 
 
 async def _batches(broker: Broker, log: str, start: int, end: int) -> AsyncIterator[list[Record]]:
-    """Yield the records before `end`, over gaps."""
+    """Yield the records before `end`, and skip gaps."""
     at, reader = start, broker.read(log, start)
     try:
         while at < end:

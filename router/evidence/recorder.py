@@ -1,4 +1,4 @@
-"""One pass over an endpoint's event log: the learner's own fold, and what else the rows say, gathered for a report."""
+"""One pass over an endpoint's event log: the learner's own fold, and more figures from the rows, for a report."""
 
 from __future__ import annotations
 
@@ -23,16 +23,14 @@ from router.evidence.observed import FixedExperiment, ObservedExperiment, reward
 from router.evidence.probabilities import Probabilities
 from router.evidence.rows import ArmRows
 from router.evidence.shadows import ShadowPairs
-from router.learning.declared import read_experiment
-from router.learning.experiment import ClosedReward, CreditedDecision, Experiment
+from router.learning.experiment import ClosedReward, CreditedDecision, Experiment, read_experiment, spec_of
 from router.learning.fold import ExperimentFold
+from router.learning.fold_document import resume
 from router.learning.rows import Decision
-from router.learning.service import subject_of
-from router.policies.base import Policy
-from router.policies.drawn import read_policy
-from router.policies.shadow import Shadow
+from router.policies.declared import read_policy
+from router.policies.policy import Policy
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _SPACING = 1024  # places between two records of a log, for the ticks that a clock puts there
 
@@ -41,9 +39,9 @@ Weigh = Callable[[Decision, int], Sequence[float] | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What a log says of an endpoint as it is declared now.
+    """The content of a log for an endpoint as it is declared now.
 
-    `published` are the weights in force since a time; `counts` how many records and decisions were used, or why not.
+    `published` are times (microseconds) with the weights from then on; `counts` are records and decisions by outcome.
     """
 
     endpoint: Endpoint
@@ -59,29 +57,30 @@ class Evidence:
 
 
 class Recorder:
-    """Folds records one by one; `until_us` is when the log is read."""
+    """Folds records one by one; `until_us` is the time of reading."""
 
     def __init__(
         self, endpoint: Endpoint, until_us: int, *, candidate: Endpoint | None = None, is_led: bool = True
     ) -> None:
-        """With a `candidate`, another declaration of the same arms, the weights are those that it would have had.
+        """A `candidate` is another declaration of the same arms, whose weights are computed for the logged decisions.
 
-        `is_led`: a learner has kept the log's time, and published what it learnt.
+        `is_led`: a learner has appended ticks to the log, and published snapshots.
         """
         self._endpoint, self._until_us = endpoint, until_us
         self._is_candidate = candidate is not None
         logged, judged = read_policy(endpoint), candidate or endpoint
         policy = read_policy(judged)
         learnt = read_experiment(judged) if is_led or candidate is not None else None
-        inner = learnt or FixedExperiment(policy=policy.name, weights=policy.first().weights)
+        rankers = () if policy.merging is None else policy.merging.rankers
+        inner = learnt or FixedExperiment(policy=policy.name, weights=policy.first().weights, rankers=rankers)
         self._experiment = ObservedExperiment(
-            inner=inner, witness=self, policy=logged.name, rewards=rewards_seen(judged, inner)
+            inner=inner, observer=self, policy=logged.name, rewards=rewards_seen(judged, inner)
         )
-        self._fold: ExperimentFold[Any] = ExperimentFold(subject_of(judged), self._experiment)
+        self._fold: ExperimentFold[Any] = ExperimentFold(spec_of(judged), self._experiment)
         self._known = Probabilities(policy)
         self._weigh: Weigh = self._known.drawn if candidate is None else self._before
         self._newest = (-1, 0)  # the number and the time of the newest snapshot
-        self._clock = None if is_led else LogClock(self._fold.waiting.patience, until_us)
+        self._clock = None if is_led else LogClock(self._fold.joins.patience, until_us)
         self._columns = Columns(len(endpoint.arms), self._experiment.rewards)
         self._rows = ArmRows()
         self._shadows = _shadows_of(logged)
@@ -89,35 +88,35 @@ class Recorder:
         self._note_snapshots()
 
     def resume(self, checkpoint: LearnerCheckpoint) -> None:
-        """Begin where the experiment is first known of: the next records are those from `checkpoint.rebuild` on."""
+        """Begin at the first checkpoint of the experiment: the next records are those from `checkpoint.rebuild` on."""
         if self._is_candidate or checkpoint.at == checkpoint.rebuild:
             self._fold.begin(checkpoint.rebuild)
             return
-        self._fold.resume(checkpoint)
+        resume(self._fold, checkpoint)
         self._note_snapshots()
 
     def apply(self, record: Record) -> None:
-        """Take in a record; one that cannot be read is counted, and changes nothing."""
+        """Fold a record; one that cannot be read is counted, and changes nothing."""
         self._counts["records"] += 1
-        at_us = self._look(record)
+        at_us = self._count(record)
         if self._clock is not None:
             for tick in self._clock.passed(at_us, record.offset * _SPACING):
                 self._fold.apply(tick)
             record = replace(record, offset=record.offset * _SPACING + _SPACING - 1)
         try:
             self._fold.apply(record)
-        except Exception as exc:  # noqa: BLE001 - a record that breaks the fold must not hide what all others say
-            log.debug("record %d could not be folded: %s", record.offset, exc)
+        except Exception as exc:  # noqa: BLE001 - a record that breaks the fold must not hide all others
+            logger.debug("record %d could not be folded: %s", record.offset, exc)
             self._counts["unreadable"] += 1
         self._note_snapshots()
 
     def finish(self) -> Evidence:
-        """Return what was found; where no learner keeps time, horizons that are over by now are closed."""
+        """Return the evidence; without a learner's ticks all horizons that are over by now are closed."""
         if self._clock is not None:
-            for tick in self._clock.passed(self._until_us, self._fold.offset):
+            for tick in self._clock.passed(self._until_us, self._fold.progress.offset):
                 self._fold.apply(tick)
-        counts = self._counts + self._fold.counts
-        counts["waiting"] = len(self._fold.waiting.joins)
+        counts = self._counts + self._fold.progress.counts
+        counts["waiting"] = len(self._fold.joins.by_uid)
         return Evidence(
             endpoint=self._endpoint,
             decisions=self._columns.decisions(),
@@ -131,28 +130,26 @@ class Recorder:
             until_us=self._until_us,
         )
 
-    # -- as a witness
+    # -- as an observer
 
     def decided(self, credited: Sequence[CreditedDecision]) -> None:
-        """See Witness."""
-        joins = self._fold.waiting.joins
+        joins = self._fold.joins.by_uid
         for one in credited:
             join = joins.get(one.decision.uid)
             weights = self._weigh(one.decision, one.arm)
             self._columns.add(-1 if join is None else join.place, one, weights)
 
     def rewarded(self, name: str, closed: Sequence[ClosedReward]) -> None:
-        """See Witness."""
         for one in closed:
             self._columns.close(name, one)
 
     # -- beside the fold
 
-    def _look(self, record: Record) -> int:
-        """Count what a record is, and return the time that it tells; 0 for none."""
+    def _count(self, record: Record) -> int:
+        """Count a record by its kind; return the time in it (microseconds), 0 if there is none."""
         kind = record.headers.get("cloudEvents_type")
         if kind == ROWS:
-            return self._look_at_rows(record)
+            return self._count_rows(record)
         if kind != FEEDBACK:
             return 0
         try:
@@ -164,7 +161,7 @@ class Recorder:
             return 0
         return feedback.at_us
 
-    def _look_at_rows(self, record: Record) -> int:
+    def _count_rows(self, record: Record) -> int:
         rows = read_event(record)
         if rows is None:
             self._counts["unreadable"] += 1
@@ -174,20 +171,20 @@ class Recorder:
             if self._shadows is not None:
                 self._shadows.add(rows)
             return int(np.median(rows.column("published_us").to_numpy(zero_copy_only=False)))
-        except (KeyError, TypeError, ValueError) as exc:  # columns of another kind: the fold counts the record
-            log.debug("record %d has rows of another form: %s", record.offset, exc)
+        except (KeyError, TypeError, ValueError) as exc:  # unknown columns: the fold counts the record
+            logger.debug("record %d has rows of another form: %s", record.offset, exc)
             return 0
 
     def _before(self, decision: Decision, _: int) -> Sequence[float] | None:
         return self._known.before(decision)
 
     def _note_snapshots(self) -> None:
-        """Know what the fold has published since: at most one snapshot a record."""
-        snapshot, at_us = self._fold.published[-1]
+        """Add the snapshot that the fold has published, at most one a record."""
+        snapshot, at_us = self._fold.published.entries[-1]
         if (snapshot.number, at_us) != self._newest:
             self._newest = (snapshot.number, at_us)
             self._known.note(snapshot, at_us)
 
 
 def _shadows_of(policy: Policy) -> ShadowPairs | None:
-    return ShadowPairs(policy.compare) if isinstance(policy, Shadow) else None
+    return None if policy.compared_output is None else ShadowPairs(policy.compared_output)

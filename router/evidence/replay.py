@@ -1,4 +1,4 @@
-"""What a policy that is not declared yet would have earned with the requests that are in the log."""
+"""Estimates of the rewards of a policy that is not declared yet, from the requests in the log."""
 
 from __future__ import annotations
 
@@ -9,43 +9,40 @@ import numpy as np
 
 from broker.errors import Misconfigured
 from broker.records.endpoint import Endpoint
-from router.declaration.bandit import BanditConfig
-from router.declaration.canary import CanaryConfig
-from router.declaration.plain import SplitConfig
 from router.declaration.policy import read_config
 from router.evidence.estimates import PolicyValue, log_mean, values
 from router.evidence.recorder import Evidence
 from router.evidence.report import VALUE_COLUMNS, value_cells
 from router.evidence.sections import Cell, Section, Table
+from router.learning.experiment import read_experiment
 
 WHAT_IT_LEARNT = "the bandit learns from the rewards of the log, in order, and weighs a request by those before it"
 OF_UNKNOWN_WEIGHTS = "of unknown weights: features that are not in the log, or a request that took too long"
-COMPARED = (SplitConfig, BanditConfig, CanaryConfig)
 
 
 def check_candidate(declared: Endpoint, candidate: Endpoint) -> None:
-    """Raise Misconfigured unless a candidate can be judged by the log of what is declared."""
+    """Raise Misconfigured unless a candidate can be compared in the log of the declared policy."""
     name = declared.endpoint
     if candidate.endpoint != name:
         raise Misconfigured(f"the file declares endpoint {candidate.endpoint}, and the log is that of {name}")
     if tuple(candidate.arms) != tuple(declared.arms):
         arms, those = ", ".join(candidate.arms), ", ".join(declared.arms)
         raise Misconfigured(f"endpoint {name}: the file has the arms {arms}, and the log those of {those}, in order")
-    if not isinstance(read_config(candidate), (SplitConfig, BanditConfig)):
+    tried, logged = read_config(candidate), read_config(declared)
+    if tried is None or not tried.is_replayable:
         raise Misconfigured(
             f"endpoint {name}: a split or a bandit can be replayed; for canaries and interleaving there is"
             " millrace route simulate"
         )
-    if not isinstance(read_config(declared), COMPARED):
+    if logged is None or not logged.draws_arms:
         raise Misconfigured(f"endpoint {name}: its policy draws no arm for a request, so its log compares none")
 
 
 def replay(evidence: Evidence, candidate: Endpoint) -> list[Section]:
-    """Return what the candidate would have earned, a table a reward, and what could not be used."""
-    config = read_config(candidate)
-    learns = isinstance(config, BanditConfig)
-    names = [config.reward] if isinstance(config, BanditConfig) else list(evidence.decisions.rewards)
-    tables = [_values(evidence, name, [WHAT_IT_LEARNT] if learns else []) for name in names]
+    """Return a table of estimates for each reward, the candidate's shares, and the numbers of unused decisions."""
+    experiment = read_experiment(candidate)
+    names = list(evidence.decisions.rewards if experiment is None else experiment.rewards)
+    tables = [_values(evidence, name, [] if experiment is None else [WHAT_IT_LEARNT]) for name in names]
     return [_used(evidence, names), _weights(evidence), *tables]
 
 
@@ -90,7 +87,7 @@ def _values(evidence: Evidence, name: str, notes: Sequence[str]) -> Table:
 
 
 def _better(one: PolicyValue, logged: float | None) -> PolicyValue:
-    """Say beside an estimate whether its interval is all on one side of what the log earned."""
+    """Add a remark if the whole interval of an estimate is on one side of the log's own mean."""
     if one.refused or logged is None or one.low is None or one.high is None:
         return one
     side = "more than the log" if one.low > logged else "less than the log" if one.high < logged else ""

@@ -1,4 +1,4 @@
-"""The report on an endpoint: every section that its log, its policy and its rewards give reason for."""
+"""The report on an endpoint: all sections that apply to its log, its policy and its rewards."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from router.evidence.recorder import Evidence
 from router.evidence.sections import Cell, Curves, Section, Table
 from router.evidence.shadow_table import shadow_tables
 from router.evidence.standing import e_value, standing
-from router.learning.bandit import BanditExperiment
-from router.policies.drawn import read_policy
-from router.policies.thompson import GaussianThompson, Thompson
+from router.policies.declared import read_policy
 
 UNKNOWN_LEFT_OUT = "decisions left out whose probabilities are not known: their snapshot is not in this log"
 HOW_COUNTED = "each reward counts 1 / propensity, so that times with other weights are not pooled (Simpson's paradox)"
@@ -22,7 +20,7 @@ VALUE_COLUMNS = ("estimate", "mean", "low", "high", "decisions", "effective", "m
 
 
 def report(evidence: Evidence) -> list[Section]:
-    """Return all sections, in the order in which a person asks."""
+    """Return all sections, the most general ones first."""
     return [
         _read(evidence),
         *_curves(evidence),
@@ -50,7 +48,7 @@ def _read(evidence: Evidence) -> Table:
         "unusable": "feedback that no reward takes",
         "waiting": "waiting for the end of a horizon",
     }
-    rows = [(said, counts[name]) for name, said in names.items() if counts[name] or name in ("records", "decisions")]
+    rows = [(text, counts[name]) for name, text in names.items() if counts[name] or name in ("records", "decisions")]
     notes = [f"phase: {evidence.phase}"]
     return Table(key="log", title="What was read", columns=("what", "number"), rows=rows, notes=notes)
 
@@ -132,7 +130,7 @@ def _ratio_table(key: str, title: str, endpoint: Endpoint, ratio: Ratio, *, stic
 
 
 def _rewards(evidence: Evidence) -> Iterator[Table]:
-    """One table a reward: what each arm earned, over the decisions whose horizon is over."""
+    """Yield a table for each reward: the mean of each arm, over the decisions whose horizon is over."""
     decisions, arms = evidence.decisions, tuple(evidence.endpoint.arms)
     for name, reward in decisions.rewards.items():
         known = ~np.isnan(reward)
@@ -147,7 +145,7 @@ def _rewards(evidence: Evidence) -> Iterator[Table]:
 
 
 def _always(evidence: Evidence) -> Iterator[Table]:
-    """What "always this arm" would have earned, and by which estimate; None of it where the log cannot say."""
+    """Yield a table for each reward: the estimated mean of the policies "always this arm"."""
     decisions, arms = evidence.decisions, tuple(evidence.endpoint.arms)
     for name, reward in decisions.rewards.items():
         logged, number = log_mean(reward)
@@ -165,18 +163,15 @@ def value_cells(one: PolicyValue) -> tuple[Cell, ...]:
 
 
 def _posterior(evidence: Evidence) -> Iterator[Table]:
-    """What a Thompson bandit believes of each arm's mean: quantiles, and how probably it is the best."""
+    """Yield the posterior of each arm's mean, for bandits that have one: quantiles, and the probability to be best."""
     experiment, arms = evidence.experiment, tuple(evidence.endpoint.arms)
-    if not isinstance(experiment, BanditExperiment) or not isinstance(
-        experiment.learning, (Thompson, GaussianThompson)
-    ):
+    posterior = experiment.posterior(evidence.state, (0.025, 0.5, 0.975))
+    if posterior is None:
         return
-    learning, state = experiment.learning, evidence.state
-    best = learning.shares(state)[0]
-    quantiles = [learning.quantile(state, level)[0] for level in (0.025, 0.5, 0.975)]
+    best, quantiles = posterior.best, posterior.quantiles
     rows: list[Sequence[Cell]] = []
-    for place, arm in enumerate(experiment.among):
+    for place, arm in enumerate(posterior.arms):
         rows.append((arms[arm], *[float(column[place]) for column in quantiles], float(best[place])))
     columns = ("arm", "2.5 %", "median", "97.5 %", "probably the best")
-    title = f"What is believed of the mean of {experiment.reward}"
+    title = f"What is believed of the mean of {experiment.rewards[0]}"
     yield Table(key="posterior", title=title, columns=columns, rows=rows)

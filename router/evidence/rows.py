@@ -1,4 +1,4 @@
-"""How many requests each arm has had and how they ended, whatever policy sent them."""
+"""The number of requests of each arm by outcome, under any policy."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from broker.protocol.header import BY_WORD
 from router.stats.arrays import Floats
 
 REMEMBERED = 500_000
-ARMS_LIMIT = 512  # and policies: what a log says is no reason to hold more
+ARMS_LIMIT = 512  # pairs of an arm and a policy: a log may hold any number of names
 OTHER = "other"
 QUANTILES = (0.5, 0.9, 0.99)
 SHADOW = "shadow of it"
 
 
 class RepeatFilter:
-    """Tells what came before. It forgets the oldest half when it holds twice `REMEMBERED`."""
+    """Finds repeated values. It remembers at least the last `REMEMBERED` different ones, and at most twice as many."""
 
     def __init__(self) -> None:
         self._new: set[Any] = set()
         self._old: set[Any] = set()
 
-    def __call__(self, what: Any) -> bool:
-        """Tell whether `what` came before; from now on it has."""
-        if what in self._new or what in self._old:
+    def __call__(self, value: Any) -> bool:
+        """Return True if a value came before, and remember it."""
+        if value in self._new or value in self._old:
             return True
-        self._new.add(what)
+        self._new.add(value)
         if len(self._new) >= REMEMBERED:
             self._old, self._new = self._new, set()
         return False
@@ -46,27 +46,27 @@ class Arm:
     latency_us: array[int] = field(default_factory=lambda: array("q"))
 
     def quantiles_ms(self) -> list[float | None]:
-        """Return the quantiles of the latency from the door to the answer."""
+        """Return the quantiles of the time from acceptance to answer."""
         return quantiles_ms(np.array(self.latency_us, np.float64))
 
 
 class ArmRows:
-    """Requests by (arm, policy); a second leg is counted for itself."""
+    """Requests by (arm, policy); shadows are counted separately."""
 
     def __init__(self) -> None:
         self.arms: dict[tuple[str, str], Arm] = {}
         self.duplicates = 0
-        self._twice = RepeatFilter()
+        self._repeats = RepeatFilter()
 
     def add(self, rows: Any) -> None:
-        """Take in an event's rows (an Arrow record batch); raises KeyError for one of another form."""
+        """Add an event's rows (an Arrow record batch); raises KeyError if a column is missing."""
         columns = ("uid", "leg", "row", "arm", "policy", "status", "accepted_us", "published_us")
         current, is_new = None, False
         for uid, leg, row, arm, policy, status, accepted, published in zip(
             *(rows.column(name).to_pylist() for name in columns), strict=True
         ):
             if row == 0 or current != (uid, leg):
-                current, is_new = (uid, leg), not self._twice((uid, leg))
+                current, is_new = (uid, leg), not self._repeats((uid, leg))
                 self.duplicates += not is_new
                 if is_new:
                     self._ended(arm or "", policy or "", leg, status or "", published - accepted)
@@ -87,7 +87,7 @@ class ArmRows:
 
 
 def quantiles_ms(values_us: Floats, at: Sequence[float] = QUANTILES) -> list[float | None]:
-    """Return quantiles of microseconds in milliseconds; None for each where there is nothing."""
+    """Return quantiles of microseconds in milliseconds; None for each if there are no values."""
     if not len(values_us):
         return [None] * len(at)
     return [float(one) / 1000.0 for one in np.quantile(values_us, at)]

@@ -1,4 +1,4 @@
-"""What a report is made of, for a terminal, a page and a program alike: tables, and curves over time."""
+"""The parts of a report, for a terminal, a page or a program: tables, and curves over time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows under columns. `alarm`: what it says needs somebody."""
+    """Rows under columns. `alarm`: an operator has to act."""
 
     key: str
     title: str
@@ -39,7 +39,7 @@ Section = Table | Curves
 
 
 def sampled(curves: Curves, name: int, points: int) -> list[float]:
-    """Return a curve at so many times of equal distance: the value that was in force at each."""
+    """Return the values of a curve at `points` times of equal distance."""
     begin, span = curves.at_us[0], max(1, curves.until_us - curves.at_us[0])
     found, at = [], 0
     for point in range(points):
@@ -51,14 +51,14 @@ def sampled(curves: Curves, name: int, points: int) -> list[float]:
 
 
 def as_text(cell: Cell) -> str:
-    """Return how people read a cell."""
+    """Return a cell as text for people."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return "-"
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
 def as_json(sections: Sequence[Section]) -> dict[str, Any]:
-    """Return what programs read: by key, rows as objects."""
+    """Return sections as JSON for programs: by key, with rows as objects."""
     return {section.key: _table(section) if isinstance(section, Table) else _curves(section) for section in sections}
 
 

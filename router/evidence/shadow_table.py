@@ -1,4 +1,4 @@
-"""What a shadow has shown, as tables."""
+"""The comparison of a shadow with the serving arm, as tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router.evidence.shadows import REFUSED, ShadowComparison, ShadowPairs
 
 
 def shadow_tables(shadows: ShadowPairs) -> list[Table]:
-    """Return how many pairs there were, how far they agree, and how much longer the shadow takes."""
+    """Return tables of the number of pairs, of their agreement, and of the shadow's additional latency."""
     return [_pairs(shadows), _agreement(shadows.compared), _latency(shadows.compared)]
 
 

@@ -1,4 +1,4 @@
-"""What a shadow answered beside what was served, request by request: by uid, from the outputs in the log."""
+"""Compares the outputs of a shadow with those of the serving arm, request by request, from the log."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 from router.evidence.rows import RepeatFilter
 from router.stats.arrays import Floats
 
-WAITING_LIMIT = 100_000  # requests of which only one leg was seen: their outputs are held
+WAITING_LIMIT = 100_000  # requests of which only one leg was read: their outputs are held in memory
 REFUSED = ("overloaded", "expired")
 
 
 @dataclass(slots=True)
 class ShadowSide:
-    """One leg of a request: how it ended, how long it took, and its output, row after row."""
+    """One leg of a request: its status, its durations in microseconds, and its output, row after row."""
 
     status: str
     compute_us: int
@@ -29,7 +29,7 @@ class ShadowSide:
 
 @dataclass(slots=True)
 class ShadowComparison:
-    """Sums and columns over the pairs that could be compared, and what became of the others."""
+    """Sums and columns over the compared pairs, and the statuses of all shadows."""
 
     pairs: int = 0
     comparable: int = 0
@@ -45,28 +45,28 @@ class ShadowComparison:
 
 
 class ShadowPairs:
-    """Pairs up the two legs of a request as they come; `output` names what is compared, empty: the only one."""
+    """Pairs the two legs of a request as they are read; `output` names the compared output (empty: the only one)."""
 
     def __init__(self, output: str) -> None:
         self.compared = ShadowComparison()
         self.served_alone = 0  # requests that were not mirrored, or whose shadow's row is missing
         self._output = output
         self._waiting: dict[bytes, dict[int, ShadowSide]] = {}
-        self._twice = RepeatFilter()
+        self._repeats = RepeatFilter()
         self._forgotten = 0
 
     @property
     def incomplete(self) -> int:
-        """How many shadows have no partner in the log."""
+        """The number of shadows whose request is not in the log."""
         return self._forgotten + sum(0 not in sides for sides in self._waiting.values())
 
     @property
     def alone(self) -> int:
-        """How many requests have no shadow's row: they were not in the sample, or it is missing."""
+        """The number of requests without a shadow in the log: not in the sample, or missing."""
         return self.served_alone + sum(0 in sides for sides in self._waiting.values())
 
     def add(self, rows: Any) -> None:
-        """Take in an event's rows (an Arrow record batch)."""
+        """Add an event's rows (an Arrow record batch)."""
         outputs = self._outputs(rows)
         names = ("uid", "leg", "row", "policy", "status", "accepted_us", "started_us", "computed_us", "published_us")
         columns = [rows.column(name).to_pylist() for name in names]
@@ -77,7 +77,7 @@ class ShadowPairs:
             if policy != "shadow" or leg > 1:
                 continue
             side = sides.get((uid, leg))
-            if side is None and row == 0 and not self._twice((uid, leg)):
+            if side is None and row == 0 and not self._repeats((uid, leg)):
                 side = sides[uid, leg] = ShadowSide(status or "", computed - started, published - accepted)
             if side is not None and outputs is not None and status == "ok":
                 side.output.append(outputs[place])
@@ -126,7 +126,7 @@ def _compare_rows(one: Any, other: Any, into: ShadowComparison) -> None:
         return
     try:
         a, b = np.atleast_1d(np.asarray(one, np.float64)), np.atleast_1d(np.asarray(other, np.float64))
-    except (TypeError, ValueError):  # texts: they are equal or not
+    except (TypeError, ValueError):  # texts have no distance
         return
     if a.shape != b.shape or not len(a) or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return
@@ -140,19 +140,19 @@ def _compare_rows(one: Any, other: Any, into: ShadowComparison) -> None:
 
 
 def footrule_of_scores(one: Floats, other: Floats) -> float:
-    """Return Spearman's footrule between the orders that two vectors of scores give, from 0 to 1 (the most there is).
+    """Return Spearman's footrule between the orders of two vectors of scores, from 0 (equal) to 1 (the maximum).
 
-    The sum of how far each item moves, divided by floor(n**2 / 2) (Diaconis and Graham 1977).
+    It is the sum of the items' moves, divided by floor(n**2 / 2) (Diaconis and Graham 1977).
     """
     ranks = [np.argsort(np.argsort(-scores, kind="stable"), kind="stable") for scores in (one, other)]
     return float(np.abs(ranks[0] - ranks[1]).sum()) / (len(one) ** 2 // 2)
 
 
 def footrule_of_lists(one: Sequence[Any], other: Sequence[Any]) -> float:
-    """Return the footrule between two lists of items, best first, from 0 to 1 (nothing in common).
+    """Return the footrule between two lists of items, best first, from 0 to 1 (no common item).
 
-    Who is missing in a list stands behind the end of the longer one (Fagin, Kumar and Sivakumar 2003, "Comparing top k
-    lists").
+    An item that is missing in a list has the rank after the end of the longer one (Fagin, Kumar and Sivakumar 2003,
+    "Comparing top k lists").
     """
     end = max(len(one), len(other))
     ranks = [{item: rank for rank, item in reversed(list(enumerate(items)))} for items in (one, other)]

@@ -1,1 +1,1 @@
-"""Comparing rankers by one list made of several rankings: who gets a click is what tells them apart."""
+"""Comparing rankers by one list merged from several rankings: clicks credit the rankers that placed the item."""

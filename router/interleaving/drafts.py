@@ -8,10 +8,10 @@ from router.interleaving.placed import CheckedRankings, Credit, Draw
 
 
 def team_draft(rankings: CheckedRankings, length: int, draw: Draw) -> dict[str, Credit]:
-    """Return items with their credits: all of it to the ranker that placed the item.
+    """Return items with their credits: the ranker that placed an item gets all of it.
 
-    In each round, in an order drawn anew, every ranker places its best item that is not there yet (Radlinski, Kurup and
-    Joachims 2008; Schuth et al. 2014 for more than two).
+    In each round, in a random order, every ranker places its best item that is not in the list yet (Radlinski, Kurup
+    and Joachims 2008; Schuth et al. 2014 for more than two).
     """
     return drafted(rankings, {}, length, draw, credited=rankings.shortest)
 
@@ -23,15 +23,15 @@ def drafted(
     placed = dict(placed)
     rankers = len(rankings.lists)
     owners = [tuple(float(ranker == other) for other in range(rankers)) for ranker in range(rankers)]
-    nobody = (0.0,) * rankers
+    no_credit = (0.0,) * rankers
     picks = [_unplaced(ranking, placed) for ranking in rankings.lists]
-    there = -1
-    while there < len(placed) < length:
-        there = len(placed)
+    before = -1
+    while before < len(placed) < length:
+        before = len(placed)
         for ranker in shuffled(rankers, draw):
             item = next(picks[ranker], None) if len(placed) < length else None
             if item is not None:
-                placed[item] = owners[ranker] if len(placed) < credited else nobody
+                placed[item] = owners[ranker] if len(placed) < credited else no_credit
     return placed
 
 
@@ -45,16 +45,16 @@ def shuffled(number: int, draw: Draw) -> list[int]:
 
 
 def balanced(rankings: CheckedRankings, length: int, draw: Draw) -> dict[str, Credit]:
-    """Return items with their credits: all of it to the ranker that has the item higher, to both if they agree.
+    """Return items with their credits: the ranker with the higher rank gets all of it, both if the ranks are equal.
 
-    Who looked at fewer of its items is next, and one draw says who is first (Joachims 2003). It prefers a ranking that
-    is the other's moved up by one, whatever is clicked: for comparison with what others measured, not for decisions.
+    The ranker that has used fewer of its items is next, and one draw decides ties (Joachims 2003). It prefers a ranking
+    that equals the other one moved up by one, for any clicks: use it to compare with published measurements only.
     """
     first = int(draw() * 2)
     taken = {0: 0, 1: 0}
     placed: dict[str, Credit] = {}
-    while len(placed) < length and (able := [who for who in taken if taken[who] < len(rankings.lists[who])]):
-        ranker = min(able, key=lambda who: (taken[who], who != first))
+    while len(placed) < length and (able := [one for one in taken if taken[one] < len(rankings.lists[one])]):
+        ranker = min(able, key=lambda one: (taken[one], one != first))
         item = rankings.lists[ranker][taken[ranker]]
         taken[ranker] += 1
         if item not in placed:
@@ -68,5 +68,5 @@ def _to_the_higher(ranks: tuple[int, ...]) -> Credit:
 
 
 def _unplaced(ranking: Sequence[str], placed: dict[str, Credit]) -> Iterator[str]:
-    """Yield a ranking's items in order, without those that are placed by then."""
+    """Yield a ranking's items in order, without those that are in the list by then."""
     return (item for item in ranking if item not in placed)

@@ -1,4 +1,4 @@
-"""Making one list of several rankings."""
+"""Merges several rankings into one list, by one of four methods."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OF_TWO = ("balanced", "optimized")
 
 
 def check_method(method: str, rankers: int, length: int) -> None:
-    """Raise ValueError for a method that there is not, or that cannot compare so many rankers in so long a list."""
+    """Raise ValueError for an unknown method, or one that cannot compare so many rankers in so long a list."""
     if method not in METHODS:
         raise ValueError(f"method {method!r}: known methods are {', '.join(METHODS)}")
     most = 2 if method in OF_TWO else RANKERS_LIMIT
@@ -35,11 +35,11 @@ def check_method(method: str, rankers: int, length: int) -> None:
 def interleave(
     rankings: Sequence[Sequence[str]], method: str = "team_draft", length: int = 10, *, draw: Draw
 ) -> PlacedList:
-    """Return a list of at most `length` items, made of the best of two or more rankings.
+    """Return a list of at most `length` items, merged from the best items of two or more rankings.
 
-    It is shorter only if the rankings hold no more. `draw` yields numbers in [0, 1): `placed.stream` for requests, so
-    that a retry gets the same list; a generator's `random` in simulations. Raises InvalidRequest for rankings that are
-    empty, hold an item twice, or hold more than 10 000; ValueError like `check_method`.
+    It is shorter only if the rankings hold fewer items. `draw` yields numbers in [0, 1): `placed.stream` for requests,
+    so that a retry gets the same list; a generator's `random` in simulations. Raises InvalidRequest for rankings that
+    are empty, hold an item twice, or hold more than 10 000; ValueError like `check_method`.
     """
     check_method(method, max(len(rankings), 2), length)
     known = checked(rankings)

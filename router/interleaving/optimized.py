@@ -1,6 +1,7 @@
-"""Lists drawn so that a click at random says nothing on average, and a list by itself as much as it can.
+"""Lists drawn so that random clicks prefer no ranker on average, and each single list is as sensitive as possible.
 
-Radlinski and Craswell (2013): the probabilities of all lists made of the two rankings' tops solve a linear program.
+Radlinski and Craswell (2013): the probabilities of all lists made of the two rankings' top items solve a linear
+program.
 """
 
 from __future__ import annotations
@@ -55,25 +56,25 @@ def solution(ranks: Ranks, depth: int) -> tuple[tuple[Order, ...], tuple[float, 
     """Return lists, as numbers of items, and the running sums of their probabilities but for the last.
 
     `ranks` are each item's in both rankings, cut to `depth`. At every position the expected difference of the credits
-    is 0, so that a user who clicks whatever is there prefers nobody. No lists: there is no such solution (none is
-    known among rankings of different items).
+    is 0, so that random clicks prefer no ranker. The result is empty if there is no such solution (none is known for
+    rankings of different items).
     """
     from scipy.optimize import linprog  # a fifth of a second, for the one method that needs it
 
     orders = mixtures(ranks, depth)
     difference = np.array([[ranks[item][1] - ranks[item][0] for item in order] for order in orders], np.float64) / depth
     equal = np.vstack([np.ones(len(orders)), difference.T])
-    wanted = np.concatenate([[1.0], np.zeros(depth)])
-    found = linprog(-sensitivity(difference), A_eq=equal, b_eq=wanted, method="highs")
+    target = np.concatenate([[1.0], np.zeros(depth)])
+    found = linprog(-sensitivity(difference), A_eq=equal, b_eq=target, method="highs")
     if found.status != 0:
         return (), ()
     kept = np.flatnonzero(found.x > _LEAST)
-    chances = _exact(equal[:, kept], wanted, found.x[kept])
+    chances = _exact(equal[:, kept], target, found.x[kept])
     return tuple(orders[place] for place in kept), tuple(np.cumsum(chances)[:-1].tolist())
 
 
 def mixtures(ranks: Ranks, depth: int) -> list[Order]:
-    """Return all lists whose every next item is the best of a ranking that is not there yet (at most 2**depth)."""
+    """Return all lists in which every next item is the best remaining one of a ranking (at most 2**depth)."""
     tops = [sorted(range(len(ranks)), key=lambda item: ranks[item][ranker]) for ranker in (0, 1)]
     grown: list[Order] = [()]
     for _ in range(depth):
@@ -86,10 +87,10 @@ def _next(tops: list[list[int]], order: Order) -> set[int]:
 
 
 def sensitivity(difference: Floats) -> Floats:
-    """Return how much a click could tell in each list, from differences of credit (lists, positions).
+    """Return the sensitivity of each list (lists,), from differences of credit (lists, positions).
 
-    A user clicks position i with a chance in proportion to 1 / i. The entropy of who is then preferred, times the
-    chance that somebody is: low for a list where the same ranker, or nobody, always is.
+    A user clicks position i with a probability proportional to 1 / i. The sensitivity is the entropy of the preferred
+    ranker times the probability of a preference: low for a list that always prefers the same ranker, or none.
     """
     clicks = 1.0 / np.arange(1.0, difference.shape[1] + 1.0)
     clicks /= clicks.sum()
@@ -99,9 +100,9 @@ def sensitivity(difference: Floats) -> Floats:
     return value
 
 
-def _exact(equal: Floats, wanted: Floats, rough: Floats) -> Floats:
-    """Return the solver's probabilities, right to 1e-7, made right to rounding by a least correction."""
-    better: Floats = rough + np.linalg.lstsq(equal, wanted - equal @ rough, rcond=None)[0]
+def _exact(equal: Floats, target: Floats, rough: Floats) -> Floats:
+    """Return the solver's probabilities, accurate to 1e-7, corrected by least squares to rounding errors."""
+    better: Floats = rough + np.linalg.lstsq(equal, target - equal @ rough, rcond=None)[0]
     chances: Floats = np.maximum(better, 0.0)
     chances /= chances.sum()
     return chances

@@ -1,4 +1,4 @@
-"""A list that was shown, and what a click in it says for each ranker."""
+"""A merged list, and the credit of each ranker for a click in it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ITEMS_LIMIT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class PlacedList:
-    """A list made of several rankings: all that is needed to credit a click in it, whenever it comes.
+    """A list merged from several rankings, with everything that is needed to credit a later click.
 
     Per item: its rank in each ranking (from 1; 0 where it is absent), and the credit of each ranker for a click on it,
-    in [0, 1]. Where credits are all 0 a click says nothing: below the length of the shortest ranking, some ranker had
-    nothing left to place, and the others would be preferred for being longer.
+    in [0, 1]. All credits are 0 below the length of the shortest ranking: a ranker had no items left there, and the
+    others would be preferred only for being longer.
     """
 
     method: str
@@ -66,7 +66,7 @@ def stream(key: bytes, salt: bytes, identity: bytes) -> Draw:
 
 @dataclass(frozen=True, slots=True)
 class CheckedRankings:
-    """What the rankers answered, checked: two or more lists of different items each, the best one first."""
+    """Checked rankings: two or more lists of different items each, the best item first."""
 
     lists: tuple[Sequence[str], ...]
     ranks: tuple[dict[str, int], ...]
@@ -82,7 +82,7 @@ class CheckedRankings:
 
 
 def checked(rankings: Sequence[Sequence[str]]) -> CheckedRankings:
-    """Return rankings that can be interleaved; raises InvalidRequest for any others."""
+    """Return checked rankings; raises InvalidRequest if they cannot be merged."""
     if len(rankings) < 2:
         raise InvalidRequest(f"{len(rankings)} rankings: two or more are compared")
     for number, ranking in enumerate(rankings):
@@ -96,7 +96,7 @@ def checked(rankings: Sequence[Sequence[str]]) -> CheckedRankings:
 
 
 def _check(number: int, ranking: object) -> None:
-    """Raise InvalidRequest unless a ranking, which a model made, is a list of strings that is not too long."""
+    """Raise InvalidRequest unless a model's ranking is a list of strings that is not too long."""
     if isinstance(ranking, (str, bytes)) or not isinstance(ranking, Sequence):
         raise InvalidRequest(f"ranking {number} is not a list of item ids, but {type(ranking).__name__}")
     if not 1 <= len(ranking) <= ITEMS_LIMIT:

@@ -1,6 +1,6 @@
 """Which ranker is preferred: each unit (a key, or a request without one) votes once, with the mean of its credits.
 
-Never with who won more of its clicks: credit is unbiased on average, the sign of its sum is not.
+The vote is not the ranker with more clicks: credit is unbiased on average, the sign of its sum is not.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import numpy as np
 
 from router.stats.arrays import ONE, Floats, Ints, fixed, log_mean_exp, tallied
 
-BETS = np.geomspace(0.002, 0.5, 16)  # above .55 the limits below need not be the only ones
+BETS = np.geomspace(0.002, 0.5, 16)  # above 0.55 the limits below need not be unique
 COSTS = -np.log1p(-BETS) - BETS
 _HALVINGS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """What a unit's clicks say: the sum of each ranker's credit in units of 1/ONE, and the number of clicks.
+    """A unit's clicks: the sum of each ranker's credit in units of 1/ONE, and the number of clicks.
 
-    In whatever order clicks come, it is the same. A unit without a click has no preference.
+    It does not depend on the order of clicks. A unit without a click has no preference.
     """
 
     credits: tuple[int, ...]
@@ -49,13 +49,13 @@ class Votes:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Tests that two rankers earn the same, for every pair of `rankers`, and limits for how different they are.
+    """Tests that two rankers earn the same, for every pair of `rankers`, and limits of their difference.
 
-    Both may be looked at after every vote. With d in [-1, 1] and x = (d - m) / 2, the wealth exp(b sum x - (-ln(1 - b)
+    Both are valid after every vote. With d in [-1, 1] and x = (d - m) / 2, the wealth exp(b sum x - (-ln(1 - b)
     - b) sum x**2) grows by at most 1 on average at each vote if the mean of d is at most m (Fan, Grama and Liu 2015,
-    inequality 4.11; Howard et al. 2021 on its use); the mean over bets b in (0, 0.5] does so, too. Three sums are all
-    that it needs, and sums have no order. The limits are the m that a wealth of 2 / alpha does not reject from either
-    side; with several pairs each has its equal part of alpha.
+    inequality 4.11; Howard et al. 2021 on its use); so does the mean over bets b in (0, 0.5]. The state is three sums,
+    which do not depend on the order. The limits are the values m that a wealth of 2 / alpha does not reject from either
+    side; several pairs share alpha equally.
     """
 
     rankers: int
@@ -73,7 +73,7 @@ class Preference:
     def fold(self, state: Votes, run: Ints, vote: Floats) -> Votes:
         """Return the state after votes (votes, rankers), each with its run; in any order the same bytes.
 
-        Squares are rounded up: what is proven is never more than with exact ones.
+        Squares are rounded up, so that the wealth is never larger than with exact ones.
         """
         shape = state.differences.shape
         units = fixed(np.minimum(np.maximum(vote, 0.0), 1.0))
@@ -104,13 +104,13 @@ class Preference:
     def limits(self, state: Votes, alpha: float) -> tuple[Floats, Floats]:
         """Return the lower and upper limit of the mean difference (runs, pairs).
 
-        With probability 1 - alpha it is between them for all pairs at every look, however many looks there are.
+        With probability 1 - alpha the mean differences of all pairs are within their limits at all times.
         """
         enough = math.log(2.0 * len(self.pairs) / alpha)
         return self._limit(state, enough, 1.0), self._limit(state, enough, -1.0)
 
     def _limit(self, state: Votes, enough: float, side: float) -> Floats:
-        """Return the last value, from the far end to the mean, that the wealth of one side rejects; it is monotone."""
+        """Return the last value, from the far end to the mean, that the wealth of one side rejects (by bisection)."""
         inside = self.means(state)
         outside = np.full(inside.shape, -side)
         for _ in range(_HALVINGS):

@@ -1,4 +1,4 @@
-"""Lists drawn from rankings made soft: any item may be placed, the better its rank the sooner."""
+"""Lists drawn from softened rankings: any item may be placed, items with better ranks more probably."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def probabilistic(rankings: CheckedRankings, length: int, draw: Draw) -> dict[st
     """Return items with their credits: how probable it is that each ranker placed the item, given the list.
 
     At each position one ranker, drawn uniformly, places an item with a probability in proportion to rank**-3, among
-    those not yet there (Hofmann, Whiteson and de Rijke 2011; Schuth et al. 2015 for more than two). Given the list,
-    the rankers of two positions are independent, and so P_j(item | before) / sum_i P_i(item | before) is exact: no sum
-    over all the ways in which the list could have come about.
+    those not in the list yet (Hofmann, Whiteson and de Rijke 2011; Schuth et al. 2015 for more than two). Given the
+    list, the rankers of two positions are independent, and so P_j(item | before) / sum_i P_i(item | before) is exact,
+    without a sum over all assignments of rankers to positions.
     """
     softmax = [np.arange(1.0, len(ranking) + 1.0) ** -TAU for ranking in rankings.lists]
     placed: dict[str, Credit] = {}
@@ -34,7 +34,7 @@ def probabilistic(rankings: CheckedRankings, length: int, draw: Draw) -> dict[st
 def _drawn(weights: Floats, number: float) -> int:
     """Return the place in `weights` whose slice holds `number`; never one of weight 0.
 
-    A number of at most 1 - 2**-53 times a sum is below that sum, in floats too: there is always such a place.
+    A number of at most 1 - 2**-53 times a sum is below that sum, in floats too, so there always is such a place.
     """
     sums = np.cumsum(weights)
     return int(np.searchsorted(sums, number * sums[-1], side="right"))

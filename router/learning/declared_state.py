@@ -1,8 +1,8 @@
-"""What the `declared` log holds is written again when the log is deleted: it is the only log that is never trimmed.
+"""Writes the content of the `declared` log again when the log was deleted.
 
-Gateways and routers go on with what they have read. A process that starts later would find nothing, so a learner, which
-has read all of it, writes the newest record of each endpoint and each verdict again. Claims are not: who leads claims
-anew, for terms are offsets.
+Gateways and routers keep the state that they have read, but a process that starts later would find an empty log. So a
+learner, which has read the whole log, writes the newest record of each endpoint and of each experiment result again.
+Leadership claims are not written again: terms are offsets, so the leader claims again.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from broker.messages import Record
 from broker.records.declared import read_declared
 from broker.records.routing import read_verdict
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-FIRST_S, SPREAD_S = 0.5, 1.0  # of several learners one is first, and the others see what it wrote
+FIRST_S, SPREAD_S = 0.5, 1.0  # random, so that one of several learners is first and the others see its records
 PAUSE_S = 0.5
 
 Key = tuple[str, str]
 
 
 class DeclaredState:
-    """The newest record of everything that is declared."""
+    """The newest record of each endpoint and of each experiment result."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._newest: dict[Key, bytes] = {}
-        self._fresh: set[Key] = set()  # what the log says since it was made again
+        self._fresh: set[Key] = set()  # keys that are in the new log
 
     def fold(self, record: Record) -> None:
-        """Take in a record."""
-        declared, verdict = read_declared(record), read_verdict(record)
+        """Fold a record of the log."""
+        declared, result = read_declared(record), read_verdict(record)
         if declared is not None:
             self._note(("endpoint", declared.endpoint), record, is_there=declared.declaration is not None)
-        elif verdict is not None:
-            self._note(("verdict", verdict.endpoint), record, is_there=True)
+        elif result is not None:
+            self._note(("result", result.endpoint), record, is_there=True)
 
     async def write_again(self) -> None:
-        """Write what the log does not say any more; call it when the log was made again."""
+        """Append the records that the new log lacks; call it when the log was deleted and made again."""
         self._fresh.clear()
-        await asyncio.sleep(FIRST_S + SPREAD_S * random.random())  # noqa: S311 - who is first is no secret
+        await asyncio.sleep(FIRST_S + SPREAD_S * random.random())  # noqa: S311 - not a secret
         while lost := {key: body for key, body in self._newest.items() if key not in self._fresh}:
             if await self._append(list(lost.values())):
                 self._fresh |= lost.keys()
                 names = ", ".join(sorted({name for _, name in lost}))
-                log.warning("the log of what is declared was deleted; it says again what it said of %s", names)
+                logger.warning("the `declared` log was deleted; the declarations of %s are written again", names)
             else:
                 await asyncio.sleep(PAUSE_S)
 

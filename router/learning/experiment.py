@@ -1,24 +1,45 @@
-"""What is learnt from an endpoint's log: one experiment a policy, each a pure fold of decisions, rewards and ticks."""
+"""An experiment: the learning part of a policy, as a pure fold of decisions, rewards and ticks."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
+from broker.records.endpoint import Endpoint
+from broker.records.rewards import Reward
+from broker.records.routing import experiment_of
+from router.declaration.policy import read_config
 from router.learning.joins import Join
 from router.learning.rows import Decision
 from router.policies.snapshot import WeightSnapshot
 
+SPARE_US = 60_000_000  # after a request's deadline: its row may still come twice for this long
+
 State = TypeVar("State")
 
 Once = Callable[[str, str], bool]
-"""Tells whether a key comes for the first time, by the name of what it is counted for; without a key, always."""
+"""`once(kind, key)` returns True the first time that a key is counted for `kind`, and always for an empty key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentSpec:
+    """The log that an experiment folds: an endpoint's arms in order, and its rewards.
+
+    A request's row may come twice within `dedupe_us`.
+    """
+
+    endpoint: str
+    experiment: str
+    arms: tuple[str, ...]
+    rewards: Mapping[str, Reward]
+    dedupe_us: int
 
 
 @dataclass(frozen=True, slots=True)
 class CreditedDecision:
-    """A decision that counts: its arm's place, and the probabilities of all arms at the draw, if they are known."""
+    """A decision that counts: the place of its arm, and the probabilities of all arms at the draw, None if unknown."""
 
     decision: Decision
     arm: int
@@ -33,47 +54,115 @@ class ClosedReward:
     value: float
 
 
-class Experiment(Protocol[State]):
-    """A policy that learns, as the learner sees it. States hold arrays with one run, and are written by `packing`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterior:
+    """The posterior of the arms' mean rewards: for each of `arms` (places) its probability to be `best`, and quantiles.
+
+    `quantiles` has one sequence for each level that was asked for.
+    """
+
+    arms: Sequence[int]
+    best: Sequence[float]
+    quantiles: Sequence[Sequence[float]]
+
+
+class Experiment(ABC, Generic[State]):
+    """The learning part of a policy. States are dataclasses of arrays with one run, which `stats.packing` can write.
+
+    All methods are pure: the same log has to give the same states, byte for byte.
+    """
 
     @property
+    @abstractmethod
     def policy(self) -> str:
-        """The word that rows of this experiment carry."""
+        """The policy name in the rows of this experiment's decisions."""
 
     @property
     def rewards(self) -> tuple[str, ...]:
-        """The rewards that are joined to decisions."""
+        """The names of the rewards that are joined to decisions."""
+        return ()
+
+    @property
+    def rankers(self) -> tuple[int, ...]:
+        """The arms whose lists are merged into one answer; empty if each request is answered by one arm.
+
+        With rankers, a decision is a merged list, feedback is by item, and the value of each closed reward is 1.
+        """
+        return ()
 
     @property
     def refresh_ticks(self) -> int:
-        """How often a snapshot is taken, at most."""
+        """The fewest ticks between two snapshots."""
+        return 5
 
+    @abstractmethod
     def start(self) -> State:
-        """Return what is known before the first record."""
+        """Return the state before the first record."""
 
     def decided(self, state: State, credited: Sequence[CreditedDecision], once: Once) -> State:
-        """Return the state after requests ended, in the order of the log."""
+        """Return the state after some requests have ended, in the order of the log."""
+        del credited, once
+        return state
 
     def rewarded(self, state: State, name: str, closed: Sequence[ClosedReward], once: Once) -> State:
-        """Return the state after the horizon of a reward was over for some decisions, in the order of the log."""
+        """Return the state after the horizon of reward `name` has ended for some decisions, in the order of the log."""
+        del name, closed, once
+        return state
 
     def tick(self, state: State) -> State:
-        """Return the state after a second of the log's clock."""
+        """Return the state after one tick, a second of the log's clock."""
+        return state
 
     def ordered(self, state: State, word: str) -> State:
-        """Return the state after a person's `promote` or `abort`; as it was, if it knows no such order."""
+        """Return the state after an operator's `promote` or `abort`; unchanged if the policy has no such command."""
+        del word
+        return state
 
+    @abstractmethod
     def snapshot(self, state: State, number: int) -> WeightSnapshot:
-        """Return the probabilities that follow."""
+        """Return the snapshot with this number: the probabilities that follow from a state."""
 
     def phase(self, state: State) -> str:
-        """Return the word for where it stands: `learning`, `step 2 of 4`, `promoted`, …"""
+        """Return the phase in words for operators: `learning`, `step 2 of 4`, `promoted`, …"""
+        del state
+        return "learning"
 
     def is_over(self, state: State) -> bool:
-        """Tell whether what it was made to find out is found out."""
+        """Return True once the experiment has its result."""
+        del state
+        return False
 
     def runs_by_itself(self, state: State) -> bool:
-        """Tell whether time alone changes something, even if no request comes."""
+        """Return True if ticks alone can change the state, without any request."""
+        del state
+        return False
+
+    def posterior(self, state: State, levels: Sequence[float]) -> Posterior | None:
+        """Return the posterior with quantiles at `levels`; None for a policy without one."""
+        del state, levels
+        return None
 
     def about(self, state: State) -> Mapping[str, Any]:
-        """Return numbers for people and metrics."""
+        """Return figures for operators and metrics, as JSON."""
+        del state
+        return {}
+
+
+def read_experiment(endpoint: Endpoint) -> Experiment[Any] | None:
+    """Return the experiment of an endpoint's policy; None for a policy that does not learn. Raises Misconfigured.
+
+    Numerical libraries are imported only for a policy that learns.
+    """
+    config = read_config(endpoint)
+    return None if config is None else config.experiment(endpoint)
+
+
+def spec_of(declaration: Endpoint) -> ExperimentSpec:
+    """Return the spec of the experiment that an endpoint declares."""
+    return ExperimentSpec(
+        endpoint=declaration.endpoint,
+        experiment=experiment_of(declaration),
+        arms=tuple(declaration.arms),
+        rewards=declaration.feedback.rewards,
+        dedupe_us=int(declaration.deadline * 1e6) + SPARE_US,
+    )

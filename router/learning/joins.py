@@ -1,6 +1,6 @@
-"""A decision that waits for its feedback, or feedback that waits for its decision, and how several values become one.
+"""Joins of a decision and its feedback, and how several values for one reward are reduced to one.
 
-Whatever order they come in, and however often each, the same values become the same one.
+The result does not depend on the order of the values, nor on how often each one comes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from broker.records.rewards import REAL_LIMIT, Reward
 from router.interleaving.placed import PlacedList
 from router.stats.arrays import ONE
 
-NOBODY = -1
+NO_ARM = -1
 EVENTS_LIMIT = 1000  # event ids that a sum remembers for one request
 ITEMS_LIMIT = 1000
 
@@ -24,10 +24,10 @@ Entry = list[Any]  # [microseconds, value], or for sums [units, event ids]
 
 
 class FeedbackOutcome(Enum):
-    """What became of a piece of feedback."""
+    """The outcome of one piece of feedback."""
 
     JOINED = "joined"
-    EARLY = "early"  # before its decision: it waits
+    EARLY = "early"  # came before its decision, and waits for it
     DUPLICATE = "duplicate"
     LATE = "late"
     UNUSABLE = "unusable"
@@ -35,14 +35,14 @@ class FeedbackOutcome(Enum):
 
 @dataclass(slots=True)
 class Join:
-    """What is known of one request. `arm` is NOBODY while its decision has not been seen.
+    """One request's decision and feedback. `arm` is NO_ARM until the decision has been read.
 
-    `place` orders decisions as the log does. `values` by reward, `truth` a label, `items` those that were clicked.
+    `place` orders decisions as in the log. `values` are by reward, `truth` is a label, `items` are values by item.
     """
 
     place: int
     tick: int
-    arm: int = NOBODY
+    arm: int = NO_ARM
     propensity: float = 0.0
     accepted_us: int = 0
     key: str = ""
@@ -53,14 +53,14 @@ class Join:
     truth: Entry | None = None
     items: dict[str, Entry] | None = None
 
-    def take(self, name: str, how: str, at_us: int, value: float, event: str | None) -> FeedbackOutcome:
-        """Take in a value of a reward."""
+    def add(self, name: str, how: str, at_us: int, value: float, event: str | None) -> FeedbackOutcome:
+        """Add a value of a reward; `how` is the reward's rule for duplicates."""
         if self.values is None:
             self.values = {}
-        return _taken(self.values, name, how, at_us, value, event)
+        return _added_value(self.values, name, how, at_us, value, event)
 
-    def take_truth(self, how: str, at_us: int, label: Any) -> FeedbackOutcome:
-        """Take in a true label. Ties in time go to the one that is written with the greater bytes."""
+    def add_truth(self, how: str, at_us: int, label: Any) -> FeedbackOutcome:
+        """Add a true label. Of labels with the same time, the one whose JSON has the greater bytes counts."""
         if self.truth is not None:
             known_us, known = self.truth
             wins = at_us < known_us if how == "first" else at_us > known_us
@@ -69,16 +69,21 @@ class Join:
         self.truth = [at_us, label]
         return FeedbackOutcome.JOINED
 
-    def take_item(self, item: str, how: str, at_us: int, value: float, event: str | None) -> FeedbackOutcome:
-        """Take in a value for one item of a list."""
+    def add_item(self, item: str, how: str, at_us: int, value: float, event: str | None) -> FeedbackOutcome:
+        """Add a value for one item of a list."""
         if self.items is None:
             self.items = {}
         if item not in self.items and len(self.items) >= ITEMS_LIMIT:
             return FeedbackOutcome.UNUSABLE
-        return _taken(self.items, item, how, at_us, value, event)
+        return _added_value(self.items, item, how, at_us, value, event)
 
     def value(self, name: str, reward: Reward) -> float | None:
-        """Return what the reward is when its horizon is over; None: there is none, and nothing is credited."""
+        """Return the reward at the end of its horizon; None if there is none and nothing is to be credited.
+
+        A merged list has the value 1: its experiment credits the clicked items.
+        """
+        if self.shown is not None:
+            return 1.0
         if reward.source == "truth":
             scored = None if self.truth is None else score(reward.score or "", self.predicted, self.truth[1])
         else:
@@ -89,22 +94,22 @@ class Join:
         return None if reward.default == "skip" else float(reward.default)
 
     def clicked(self) -> list[str]:
-        """Return the items of the list whose value is above 0: those that were clicked."""
+        """Return the items whose value is above 0, sorted: those that were clicked."""
         known = self.items or {}
         return sorted(item for item, (first, last) in known.items() if (first if isinstance(last, list) else last) > 0)
 
 
-def _taken(
+def _added_value(
     entries: dict[str, Entry], name: str, how: str, at_us: int, value: float, event: str | None
 ) -> FeedbackOutcome:
     if how == "sum":
-        return _added(entries, name, value, event)
+        return _added_to_sum(entries, name, value, event)
     entry, changed = reduced(entries.get(name), how, at_us, value)
     entries[name] = entry
     return FeedbackOutcome.JOINED if changed else FeedbackOutcome.DUPLICATE
 
 
-def _added(entries: dict[str, Entry], name: str, value: float, event: str | None) -> FeedbackOutcome:
+def _added_to_sum(entries: dict[str, Entry], name: str, value: float, event: str | None) -> FeedbackOutcome:
     if event is None:
         return FeedbackOutcome.UNUSABLE
     total, events = entries.get(name, (0, []))
@@ -118,9 +123,9 @@ def _added(entries: dict[str, Entry], name: str, value: float, event: str | None
 
 
 def reduced(entry: Entry | None, how: str, at_us: int, value: float) -> tuple[Entry, bool]:
-    """Return the entry after one more value, and whether its value is another one.
+    """Return the entry after one more value, and whether the entry's value has changed.
 
-    Ties in time go to the higher value, ties in value to the earlier time.
+    Of values with the same time the higher one counts, of equal values the earlier one.
     """
     if entry is None:
         return [at_us, value], True
@@ -136,10 +141,11 @@ def reduced(entry: Entry | None, how: str, at_us: int, value: float) -> tuple[En
 
 
 def score(how: str, predicted: Sequence[Any] | None, truth: Any) -> float | None:
-    """Return what a true label says of a prediction, the mean over the request's rows; None if they do not fit.
+    """Return the score of a prediction against its true label, the mean over the request's rows.
 
-    `argmax` and `equal`: the share of rows that are right; for argmax `predicted` are already the places of the
-    largest numbers. `error`: minus the mean absolute error; one that no real reward may be is none.
+    `argmax` and `equal` give the share of rows that are right; for `argmax` the values in `predicted` are already the
+    positions of the largest numbers. `error` gives minus the mean absolute error. Returns None if label and prediction
+    do not fit each other, or if the error is beyond the limit of a real reward.
     """
     labels = truth if isinstance(truth, list) else [truth]
     if not predicted or len(labels) != len(predicted):
@@ -153,20 +159,20 @@ def score(how: str, predicted: Sequence[Any] | None, truth: Any) -> float | None
 
 
 def usable(reward: Reward, value: float) -> bool:
-    """Tell whether a value is one that the reward's type allows."""
+    """Return True if the reward's type allows a value."""
     if reward.type == "bool":
         return value in (0.0, 1.0)
     return abs(value) <= REAL_LIMIT if reward.type == "real" else 0.0 <= value <= 1.0
 
 
 def usable_label(reward: Reward, label: Any) -> bool:
-    """Tell whether a true label can be scored into a value that the reward's type allows, whatever was predicted."""
+    """Return True if the score of a true label is within the reward's type for every prediction."""
     labels = label if isinstance(label, list) else [label]
     return reward.score != "error" or all(abs(one) <= REAL_LIMIT for one in labels if isinstance(one, (int, float)))
 
 
 def write_join(join: Join) -> list[Any]:
-    """Return what JSON can hold."""
+    """Return a join as JSON."""
     shown = join.shown and [join.shown.method, join.shown.items, join.shown.ranks, join.shown.credits]
     return [
         join.place,
@@ -185,7 +191,7 @@ def write_join(join: Join) -> list[Any]:
 
 
 def read_join(data: list[Any]) -> Join:
-    """Return the join that `data` was written from."""
+    """Return the join that was written as `data`."""
     join = Join(*data)
     if data[8]:
         method, items, ranks, credits_ = data[8]

@@ -1,4 +1,4 @@
-"""Who leads: whoever appended the newest claim to `declared`. A claim's offset is the term that its snapshots carry."""
+"""Leadership of the learners: the newest claim on `declared` wins. Its offset is the term that snapshots carry."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ CLAIMS_WITHIN_S = 60.0
 
 
 class Leadership:
-    """One learner's view of it: a fold of `declared` and `status`."""
+    """One learner's view of the leadership: a fold of `declared` and `status`."""
 
     def __init__(self, broker: Broker, instance: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._broker = broker
         self._instance = instance
         self._clock = clock
         self._newest: LeadershipClaim | None = None
-        self._heard: dict[str, float] = {}
-        self._read = 0  # so much of `declared`
+        self._seen_s: dict[str, float] = {}  # by learner: when it announced itself last
+        self._read = 0  # the offset up to which `declared` was read
         self._claimed_us: deque[int] = deque(maxlen=CLAIMS_LIMIT)
         self._changed = asyncio.Event()
 
     def fold_declared(self, record: Record) -> None:
-        """Take in a record of the `declared` log."""
+        """Fold a record of the `declared` log."""
         claim = read_claim(record)
         if claim is not None:
             self._newest = claim
@@ -41,38 +41,38 @@ class Leadership:
         self._read = record.offset + 1
         self._changed.set()
 
-    def begin_anew(self) -> None:
-        """Forget all claims: the log that they stood on is gone, and a leader has to claim on the next one."""
+    def forget_claims(self) -> None:
+        """Forget all claims: the `declared` log was deleted, and a leader has to claim again on the new log."""
         self._newest, self._read = None, 0
         self._changed.set()
 
     def fold_status(self, record: Record) -> None:
-        """Take in a record of the `status` log."""
-        said = read_status(record)
-        if said is None or said.part != "learner":
+        """Fold a record of the `status` log."""
+        announcement = read_status(record)
+        if announcement is None or announcement.part != "learner":
             return
-        if said.state == "ready":
-            self._heard[said.instance] = self._clock()
+        if announcement.state == "ready":
+            self._seen_s[announcement.instance] = self._clock()
         else:
-            self._heard.pop(said.instance, None)
+            self._seen_s.pop(announcement.instance, None)
 
     @property
     def term(self) -> int | None:
-        """The term of this learner's own claim; None if somebody else has claimed since, or it never has."""
+        """The term of this learner's claim; None if it has not claimed, or another learner has claimed since."""
         newest = self._newest
         return newest.term if newest is not None and newest.instance == self._instance else None
 
     @property
     def is_vacant(self) -> bool:
-        """Tell whether whoever led last has been silent for three heartbeats."""
+        """Whether the last leader has sent no heartbeat for `SILENT_AFTER_S`."""
         newest = self._newest
         if newest is None or newest.instance == self._instance:
             return True
-        return self._clock() - self._heard.get(newest.instance, -SILENT_AFTER_S) >= SILENT_AFTER_S
+        return self._clock() - self._seen_s.get(newest.instance, -SILENT_AFTER_S) >= SILENT_AFTER_S
 
     @property
     def trouble(self) -> str:
-        """Return what is wrong with the lead: it changes hands all the time, and each time learning pauses."""
+        """A message for operators if the leadership changes too often; empty otherwise. Each change pauses learning."""
         claims = list(self._claimed_us)
         if len(claims) < CLAIMS_LIMIT or now_us() - claims[0] > CLAIMS_WITHIN_S * 1e6:
             return ""
@@ -82,7 +82,7 @@ class Leadership:
         )
 
     async def claim(self) -> int | None:
-        """Claim, and return the term once the claim was read back; None if somebody was faster."""
+        """Claim leadership; return the term once the claim is read back, None if another learner claimed after it."""
         self._changed.clear()
         try:
             outcomes = await self._broker.append(self._broker.channels.declared, [write_claim(self._instance)])
@@ -90,24 +90,26 @@ class Leadership:
             return None
         if not outcomes[0].safe:
             return None
-        await self._until(lambda: self.term is not None)
+        await self._wait_until(lambda: self.term is not None)
         return self.term
 
-    async def still(self) -> int | None:
-        """Return the term once all claims that there are by now have been read: a process that was stopped has missed
-        some. None if somebody else has claimed since, or nobody can tell.
+    async def confirmed_term(self) -> int | None:
+        """Return the term after reading all claims up to the present end of the log.
+
+        A process that was suspended has missed claims. Returns None if another learner has claimed since, or if the
+        broker does not answer in time.
         """
         try:
             end = await self._broker.end(self._broker.channels.declared)
         except TryAgain:
             return None
-        return self.term if await self._until(lambda: self._read >= end) else None
+        return self.term if await self._wait_until(lambda: self._read >= end) else None
 
-    async def _until(self, what: Callable[[], bool]) -> bool:
-        """Wait until what was read makes it so; tells whether it is."""
+    async def _wait_until(self, condition: Callable[[], bool]) -> bool:
+        """Wait for records that make `condition` true; return False if none come within `SILENT_AFTER_S`."""
         try:
             async with asyncio.timeout(SILENT_AFTER_S):
-                while not what():
+                while not condition():
                     await self._changed.wait()
                     self._changed.clear()
         except TimeoutError:

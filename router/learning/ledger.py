@@ -1,8 +1,8 @@
-"""The ledger: what the learner knows, in one SQLite file. Statistics, joins, seen uids and the offset are one commit.
+"""The ledger: the state of all folds in one SQLite file. Statistics, joins, seen uids and the offset are one commit.
 
-It is a copy of what the event logs say, so that a restart does not fold them from the beginning. Only who led last,
-by its own reading of the claims, may write: a leader that was stopped and wakes up finds another term, and its commit
-fails.
+It is a copy of the event logs' content, so that a restart does not fold them from the beginning. Only the learner that
+claimed leadership last may write: a suspended leader that wakes up later finds another term in the file, and its
+commit fails.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from broker.protocol.ids import now_us
 from broker.records.routing import LogPosition
 from broker.support.database import Connection, Database, Durability, Schema, fetch_all, fetch_one, run, run_many
 from router.learning.fold import ExperimentFold
+from router.learning.fold_document import document_of, restore
 from router.learning.joins import write_join
-from router.learning.waiting import ChangedUids
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SCHEMA = Schema(
     whose="the learner",
@@ -50,15 +50,15 @@ CREATE TABLE IF NOT EXISTS keys (
 
 
 class LeaderSuperseded(MillraceError):
-    """Somebody else leads."""
+    """Another learner leads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedState:
-    """What the ledger holds of an experiment."""
+    """The state of an experiment in the ledger."""
 
     at: LogPosition
-    last: str  # the digest of the record before `at`; empty if it is not known
+    last: str  # the digest of the record before `at`; empty if unknown
     document: Mapping[str, Any]
     joins: Mapping[bytes, Any]
     seen: Mapping[bytes, int]
@@ -66,26 +66,26 @@ class SavedState:
 
 
 class Ledger:
-    """The file, as one leader sees it."""
+    """One leader's access to the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._database = Database(path, SCHEMA, anew=self._lead_anew)
         self._term = -1
-        self._files = 0  # how often the file was made again
-        self._written: dict[str, int] = {}  # endpoints that are whole in that file
+        self._files = 0  # how many times the file was made again
+        self._written: dict[str, int] = {}  # by endpoint: the value of `_files` when all of its state was written
 
     async def open(self) -> None:
-        """Open the file, and make it if it is not there.
+        """Open the file, and create it if it is missing.
 
-        One that is no database, is damaged or has other tables is put aside: the logs say all that was in it.
+        A file that is damaged, or has other tables, is moved aside: the event logs have all of its content.
         """
         try:
             await self._opened()
         except Damaged as exc:
             await self._database.close()
             aside = self._path.with_name(f"{self._path.name}.damaged-{now_us()}")
-            log.warning("%s; it is now %s, and what it held is read from the event logs", exc, aside)
+            logger.warning("%s; it is now %s, and its content is read from the event logs again", exc, aside)
             self._path.replace(aside)
             for rest in ("-wal", "-shm"):
                 self._path.with_name(self._path.name + rest).unlink(missing_ok=True)
@@ -96,25 +96,28 @@ class Ledger:
         await self._database.run(_check, Durability.READ)
 
     async def close(self) -> None:
-        """Finish what was asked for."""
+        """Finish the pending calls and close the file."""
         await self._database.close()
 
     async def lead(self, term: int) -> None:
-        """Write for `term` from now on: whoever calls this has just read its own claim as the newest one."""
+        """Write for `term` from now on. The caller has just read its own claim as the newest one."""
         self._term = term
         sql = "INSERT INTO leader VALUES (1, ?) ON CONFLICT DO UPDATE SET term = excluded.term"
         await self._database.run(lambda connection: run(connection, sql, (term,)), Durability.WRITE)
 
     async def load(self, endpoint: str, experiment: str) -> SavedState | None:
-        """Return what is kept of an endpoint's experiment; None if it is nothing, or of another one."""
-        kept: SavedState | None = await self._database.run(
+        """Return the saved state of an endpoint's experiment; None if there is none, or it is of another experiment."""
+        saved: SavedState | None = await self._database.run(
             lambda connection: _load(connection, endpoint, experiment), Durability.READ
         )
-        return kept
+        return saved
 
     async def save(self, fold: ExperimentFold[Any], *, whole: bool = False) -> None:
-        """Write what has changed, or everything there is; raises Superseded, and then nothing is written."""
-        rows = _Rows.of(fold, whole=whole or self._written.get(fold.subject.endpoint, 0) != self._files)
+        """Write the changes since the last call, or with `whole` all of the state.
+
+        Raises LeaderSuperseded, and writes nothing, if another learner leads.
+        """
+        rows = _Rows.of(fold, whole=whole or self._written.get(fold.spec.endpoint, 0) != self._files)
         term = self._term
 
         def write(connection: Connection) -> int:
@@ -126,26 +129,26 @@ class Ledger:
         self._written[rows.endpoint] = await self._database.run(write, Durability.WRITE)
 
     def _lead_anew(self, connection: Connection) -> None:
-        """Lead in a file that was made again; what each endpoint saves next is all of it."""
+        """Lead in a file that was made again; each endpoint writes all of its state next."""
         self._files += 1
         run(connection, "INSERT INTO leader VALUES (1, ?)", (self._term,))
 
 
 def digest(record: bytes | None) -> str:
-    """Return what tells one record from another."""
+    """Return a hash of a record's body; empty for None."""
     return "" if record is None else hashlib.blake2b(record, digest_size=16).hexdigest()
 
 
-def take_up(fold: ExperimentFold[Any], kept: SavedState) -> None:
-    """Put a fold where the ledger was left; raises ValueError if that was written by another kind of experiment."""
-    fold.restore(kept.document, kept.at)
-    fold.waiting.restore(kept.joins, kept.seen, kept.at.number)
-    fold.keys = {what: set(keys) for what, keys in kept.keys.items()}
+def restore_saved(fold: ExperimentFold[Any], saved: SavedState) -> None:
+    """Restore a fold from the ledger; raises ValueError if another kind of experiment wrote the state."""
+    restore(fold, saved.document, saved.at)
+    fold.joins.restore(saved.joins, saved.seen, saved.at.number)
+    fold.keys.restore(saved.keys)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Rows:
-    """What one commit writes, made before it: the fold goes on meanwhile."""
+    """The rows of one commit, built before it: the fold continues while the commit runs."""
 
     endpoint: str
     head: tuple[Any, ...]
@@ -158,29 +161,28 @@ class _Rows:
 
     @classmethod
     def of(cls, fold: ExperimentFold[Any], *, whole: bool) -> _Rows:
-        """Return the changes of a fold since the last time."""
-        name, waiting = fold.subject.endpoint, fold.waiting
-        changed, waiting.changed = waiting.changed, ChangedUids()
-        keys, fold.new_keys = fold.new_keys, []
+        """Return the rows that have changed since the last call, or all rows."""
+        name, at, by_uid, accepted_us = fold.spec.endpoint, fold.progress.position, fold.joins.by_uid, fold.joins.seen
+        changed, keys = fold.joins.take_changed(), fold.keys.take_unsaved()
         joins, seen = changed.joins, changed.seen
         if whole:
-            joins, seen = set(waiting.joins), set(waiting.seen)
-            keys = [(what, key) for what, some in fold.keys.items() for key in some]
-        document = orjson.dumps({**fold.document(), "last": digest(fold.last)})
+            joins, seen = set(by_uid), set(accepted_us)
+            keys = [(kind, key) for kind, some in fold.keys.by_kind.items() for key in some]
+        document = orjson.dumps({**document_of(fold), "last": digest(fold.progress.last_body)})
         return cls(
-            name,
-            (name, fold.subject.experiment, fold.offset, fold.tick, fold.at_us, document),
-            [(name, uid, orjson.dumps(write_join(waiting.joins[uid]))) for uid in joins if uid in waiting.joins],
-            [(name, uid, waiting.seen[uid]) for uid in seen if uid in waiting.seen],
-            [(name, what, key) for what, key in keys],
-            [(name, uid) for uid in joins if uid not in waiting.joins],
-            [(name, uid) for uid in seen if uid not in waiting.seen],
-            whole,
+            endpoint=name,
+            head=(name, fold.spec.experiment, at.offset, at.number, at.at_us, document),
+            joins=[(name, uid, orjson.dumps(write_join(by_uid[uid]))) for uid in joins if uid in by_uid],
+            seen=[(name, uid, accepted_us[uid]) for uid in seen if uid in accepted_us],
+            keys=[(name, kind, key) for kind, key in keys],
+            gone_joins=[(name, uid) for uid in joins if uid not in by_uid],
+            gone_seen=[(name, uid) for uid in seen if uid not in accepted_us],
+            whole=whole,
         )
 
 
 def _check(connection: Connection) -> None:
-    """Raise what is wrong with a file that could be opened."""
+    """Raise Damaged, or the database's error, if a file that could be opened cannot be used."""
     found = fetch_one(connection, "PRAGMA quick_check(1)")
     if found != ("ok",):
         raise Damaged(f"the ledger is damaged: {found and found[0]}")
@@ -197,7 +199,7 @@ def _save(connection: Connection, term: int, rows: _Rows) -> None:
         raise LeaderSuperseded(f"the ledger is led by claim {found and found[0]}, this one is {term}")
     if rows.whole:
         for table in ("joins", "seen", "keys"):
-            run(connection, f"DELETE FROM {table} WHERE endpoint = ?", (rows.endpoint,))  # noqa: S608 - names of ours
+            run(connection, f"DELETE FROM {table} WHERE endpoint = ?", (rows.endpoint,))  # noqa: S608 - the table names are constants
     run_many(connection, "DELETE FROM joins WHERE endpoint = ? AND uid = ?", rows.gone_joins)
     run_many(connection, "DELETE FROM seen WHERE endpoint = ? AND uid = ?", rows.gone_seen)
     run_many(connection, "INSERT OR REPLACE INTO joins VALUES (?, ?, ?)", rows.joins)
@@ -214,8 +216,8 @@ def _load(connection: Connection, endpoint: str, experiment: str) -> SavedState 
     joins = fetch_all(connection, "SELECT uid, data FROM joins WHERE endpoint = ?", (endpoint,))
     seen = fetch_all(connection, "SELECT uid, accepted_us FROM seen WHERE endpoint = ?", (endpoint,))
     keys: dict[str, set[bytes]] = {}
-    for what, digest in fetch_all(connection, "SELECT what, digest FROM keys WHERE endpoint = ?", (endpoint,)):
-        keys.setdefault(what, set()).add(digest)
+    for kind, digest in fetch_all(connection, "SELECT what, digest FROM keys WHERE endpoint = ?", (endpoint,)):
+        keys.setdefault(kind, set()).add(digest)
     document = orjson.loads(head[3])
     return SavedState(
         at=LogPosition(offset=head[0], number=head[1], at_us=head[2]),

@@ -1,4 +1,4 @@
-"""What Prometheus reads from a learner."""
+"""The Prometheus series of a learner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COUNTS = ("decisions", "rewards", "joined", "early", "duplicate", "late", "unusa
 
 
 class LearnerMetrics:
-    """Gauges that are set from a fold: what it counts survives restarts, so its totals do too."""
+    """Gauges that are set from a fold: its counts survive restarts, which counters of a process do not."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.leads = Gauge("millrace_learner_leads", "1 while this learner leads.", registry=registry)
@@ -61,12 +61,12 @@ class LearnerMetrics:
         self._phases: dict[str, str] = {}
 
     def show(self, fold: ExperimentFold[Any]) -> None:
-        """Set everything about one endpoint."""
-        endpoint, experiment = fold.subject.endpoint, fold.experiment
+        """Set all gauges of one endpoint."""
+        endpoint, experiment = fold.spec.endpoint, fold.experiment
         about = experiment.about(fold.state)
-        for arm, weight in zip(fold.subject.arms, fold.snapshot.weights, strict=True):
+        for arm, weight in zip(fold.spec.arms, fold.snapshot.weights, strict=True):
             self._weight.labels(endpoint, arm).set(weight)
-        for arm, mean in zip(fold.subject.arms, about.get("means", ()), strict=False):
+        for arm, mean in zip(fold.spec.arms, about.get("means", ()), strict=False):
             if mean is not None:
                 self._reward.labels(endpoint, arm).set(mean)
         for test in ("harm_log_e", "proof_log_e", "log_e"):
@@ -78,10 +78,10 @@ class LearnerMetrics:
             self._stage.remove(endpoint, before)
         self._phases[endpoint] = phase
         self._stage.labels(endpoint, phase).set(1)
-        self._joins.labels(endpoint).set(len(fold.waiting.joins))
+        self._joins.labels(endpoint).set(len(fold.joins.by_uid))
         for what in COUNTS:
-            self._counts.labels(endpoint, what).set(fold.counts[what])
+            self._counts.labels(endpoint, what).set(fold.progress.counts[what])
 
     def gap(self, endpoint: str) -> None:
-        """Say that records are gone."""
+        """Set the gap gauge of an endpoint."""
         self._gap.labels(endpoint).set(1)

@@ -1,4 +1,4 @@
-"""Rows of the event log as decisions: one for each request, whatever number of instances it held."""
+"""Prediction rows as decisions: one decision a request, for any number of instances in it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONTEXT = "context"
 
 @dataclass(slots=True)
 class Decision:
-    """How a request was decided, and how it ended. `predicted` is one value a row, if the outputs were asked for."""
+    """The decision for a request, and its outcome. `predicted` has one value a row, if scores need the outputs."""
 
     uid: bytes
     arm: str
@@ -47,15 +47,15 @@ class Decision:
 
     @property
     def latency_us(self) -> int:
-        """From the door to the answer."""
+        """Microseconds from the acceptance of the request to its answer."""
         return max(0, self.published_us - self.accepted_us)
 
 
 def decisions_in(rows: Any, *, scored: str = "", output: str = "") -> Iterator[Decision]:
-    """Yield the decisions of an event's rows (an Arrow record batch); legs that do not answer are none.
+    """Yield the decisions of an event's rows (an Arrow record batch), without legs that do not answer.
 
-    `scored` names how predictions are compared with labels later (see joins.score), `output` which output is read;
-    empty: the only one.
+    `scored` is the rule by which predictions are compared with labels later (see `joins.score`), empty for none.
+    `output` names the output to read; empty for a model's only one.
     """
     columns = [rows.column(name).to_pylist() for name in COLUMNS]
     predicted = predictions(rows, scored, output) if scored else None
@@ -81,7 +81,10 @@ def decisions_in(rows: Any, *, scored: str = "", output: str = "") -> Iterator[D
 
 
 def predictions(rows: Any, scored: str, output: str) -> Sequence[Any] | None:
-    """Return one value a row: the place of the largest number for `argmax`, else the value; None if it is not there."""
+    """Return one value a row: the position of the largest number for `argmax`, else the value itself.
+
+    Returns None if the output is missing or has another form.
+    """
     names = [name for name in rows.schema.names if name.startswith("output.")]
     name = f"output.{output}" if output else names[0] if len(names) == 1 else ""
     if name not in names:
@@ -92,12 +95,12 @@ def predictions(rows: Any, scored: str, output: str) -> Sequence[Any] | None:
     try:
         numbers = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
         return [int(place) for place in np.argmax(numbers, axis=1)]
-    except (AttributeError, TypeError, ValueError):  # one number a row, texts, or rows of different lengths
+    except (AttributeError, TypeError, ValueError):  # scalars, texts, or rows of different lengths
         return None
 
 
 def features_of(context: str) -> list[float] | None:
-    """Return the features that a decision was made with; None for what no router would have decided by."""
+    """Return the feature vector of a decision; None for a text that no router writes."""
     try:
         found = orjson.loads(context)
     except orjson.JSONDecodeError:

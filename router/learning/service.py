@@ -1,4 +1,4 @@
-"""The learner: one of all that run leads, and learns for every endpoint whose policy does."""
+"""The learner process: of all that run one leads, and learns for every endpoint whose policy learns."""
 
 from __future__ import annotations
 
@@ -15,131 +15,204 @@ from broker.delivery.heartbeat import Heartbeat
 from broker.delivery.log_follower import LogFollower, follow_status
 from broker.errors import Misconfigured, TryAgain
 from broker.messages import Record
-from broker.records.declared import read_declared
 from broker.records.endpoint import Endpoint
-from broker.records.routing import ExperimentResult, experiment_of, read_verdict
+from broker.records.routing import ExperimentResult, read_verdict
 from broker.support.tasks import Tasks
+from router.declaration.endpoints import DeclaredEndpoints
 from router.learning.declared_state import DeclaredState
-from router.learning.endpoint import EndpointLearner, LearnerSettings
-from router.learning.experiment import Experiment
-from router.learning.fold import ExperimentSpec
+from router.learning.endpoint import EndpointLearner
+from router.learning.experiment import Experiment, ExperimentSpec, spec_of
 from router.learning.leadership import Leadership
 from router.learning.ledger import LeaderSuperseded, Ledger
 from router.learning.metrics import LearnerMetrics
+from router.learning.settings import LearnerSettings
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-LOOK_S = 0.25
-SPARE_US = 60_000_000  # behind a request's deadline: so long its row may still come twice
+CHECK_S = 0.25
 
-Read = Callable[[Endpoint], Experiment[Any] | None]
-Learning = tuple[EndpointLearner, asyncio.Task[None]]
+ReadExperiment = Callable[[Endpoint], Experiment[Any] | None]
+Experiments = dict[str, tuple[ExperimentSpec, Experiment[Any]]]
 
 
 async def run(
     broker: Broker,
     settings: LearnerSettings,
     ledger_path: Path,
-    read: Read,
+    read: ReadExperiment,
     registry: CollectorRegistry,
     stop: asyncio.Event,
 ) -> None:
-    """Lead when nobody else does, until `stop`. `read` says what a declared policy learns, None for nothing."""
+    """Lead while no other learner does, until `stop`. `read` returns the experiment of a declared policy, or None."""
     tasks, metrics, ledger = Tasks(), LearnerMetrics(registry), Ledger(ledger_path)
     await broker.declare(broker.channels.declared)
     await broker.declare(broker.channels.status)
     leadership = Leadership(broker, settings.instance)
-    declared, state = DeclaredEndpoints(leadership), DeclaredState(broker)
+    wanted, state = DeclaredExperiments(read), DeclaredState(broker)
 
     def fold(record: Record) -> None:
-        declared.fold(record)
+        leadership.fold_declared(record)
+        wanted.fold(record)
         state.fold(record)
 
     def anew() -> None:
-        leadership.begin_anew()
+        leadership.forget_claims()
         tasks.spawn(state.write_again(), "declared again")
 
-    following = LogFollower(broker, broker.channels.declared, 0, fold, anew=anew)
-    tasks.spawn(following.run(), "declared")
+    declared = LogFollower(broker, broker.channels.declared, 0, fold, anew=anew)
+    tasks.spawn(declared.run(), "declared")
     status = follow_status(broker, leadership.fold_status)
     tasks.spawn(status.run(), "status")
-    await following.caught_up.wait()
+    await declared.caught_up.wait()
     await status.caught_up.wait()
-    announcer = Heartbeat(
+    heartbeat = Heartbeat(
         broker,
         instance=settings.instance,
         part="learner",
         metrics_port=settings.metrics_port,
         troubles=lambda: [leadership.trouble] if leadership.trouble else [],
     )
-    await announcer.say("ready")
-    tasks.spawn(announcer.beat(), "heartbeat")
-    service = LearnerService(broker, settings, ledger, declared, leadership, read, metrics)
+    await heartbeat.say("ready")
+    tasks.spawn(heartbeat.beat(), "heartbeat")
+    learners = EndpointLearners(broker, ledger, wanted, settings, metrics)
+    service = LearnerService(ledger, wanted, leadership, learners, metrics)
     try:
         await service.run(stop)
     finally:
         await ledger.close()
-        await announcer.say("stopped")
+        await heartbeat.say("stopped")
         await tasks.cancel()
 
 
-class DeclaredEndpoints:
-    """The endpoints as the `declared` log tells them, and the claims beside them."""
+class DeclaredExperiments:
+    """The experiments of all declared endpoints, and the results of those that have ended: a fold of `declared`."""
 
-    def __init__(self, leadership: Leadership) -> None:
-        self._leadership = leadership
-        self.endpoints: dict[str, Endpoint] = {}
-        self.verdicts: dict[tuple[str, str], ExperimentResult] = {}  # by endpoint and experiment
-        self.changes = 0
+    def __init__(self, read: ReadExperiment) -> None:
+        self._read = read
+        self._endpoints = DeclaredEndpoints()
+        self._current: tuple[int, Experiments] = (-1, {})  # the number of changes at the time, and the experiments
+        self.results: dict[tuple[str, str], ExperimentResult] = {}  # by endpoint and experiment
 
     def fold(self, record: Record) -> None:
-        """Take in a record."""
-        self._leadership.fold_declared(record)
-        verdict = read_verdict(record)
-        if verdict is not None:
-            self.verdicts[verdict.endpoint, verdict.experiment] = verdict
-        said = read_declared(record)
-        if said is None:
-            return
-        self.changes += 1
-        if said.declaration is None:
-            self.endpoints.pop(said.endpoint, None)
-        else:
-            self.endpoints[said.endpoint] = said.declaration
+        """Fold a record of the log."""
+        result = read_verdict(record)
+        if result is not None:
+            self.results[result.endpoint, result.experiment] = result
+        self._endpoints.fold(record)
+
+    def current(self) -> Experiments:
+        """Return the experiments by endpoint, without those whose policy cannot be read: routers refuse it, too."""
+        if self._current[0] != self._endpoints.changes:
+            self._current = (self._endpoints.changes, self._read_all())
+        return self._current[1]
+
+    def _read_all(self) -> Experiments:
+        found = {}
+        for endpoint, declaration in self._endpoints.by_name.items():
+            try:
+                experiment = self._read(declaration)
+            except Misconfigured:
+                continue
+            if experiment is not None:
+                found[endpoint] = (spec_of(declaration), experiment)
+        return found
 
 
-class LearnerService:
-    """Waits until nobody leads, leads, and stops when somebody else claims."""
+class EndpointLearners:
+    """One task for each endpoint whose policy learns, while this process leads."""
 
     def __init__(
         self,
         broker: Broker,
-        settings: LearnerSettings,
         ledger: Ledger,
-        declared: DeclaredEndpoints,
-        leadership: Leadership,
-        read: Read,
+        wanted: DeclaredExperiments,
+        settings: LearnerSettings,
         metrics: LearnerMetrics,
     ) -> None:
         self._broker = broker
-        self._settings = settings
         self._ledger = ledger
-        self._declared = declared
+        self._wanted = wanted
+        self._settings = settings
+        self._metrics = metrics
+        self._running: dict[str, tuple[EndpointLearner, asyncio.Task[None]]] = {}
+        self._stopping: dict[str, asyncio.Task[None]] = {}  # learners of experiments that were replaced
+
+    def update(self, term: int) -> bool:
+        """Start and stop learners as endpoints are declared; return False when the ledger has another leader."""
+        if not self._remove_ended():
+            return False
+        wanted = self._wanted.current()
+        for endpoint, (learner, task) in list(self._running.items()):
+            if endpoint not in wanted or wanted[endpoint][0].experiment != learner.spec.experiment:
+                learner.leave()
+                task.cancel()
+                self._stopping[endpoint] = self._running.pop(endpoint)[1]
+        self._stopping = {endpoint: task for endpoint, task in self._stopping.items() if not task.done()}
+        for endpoint, (spec, experiment) in wanted.items():
+            if endpoint not in self._running and endpoint not in self._stopping:
+                self._start(spec, experiment, term)
+        return True
+
+    async def stop(self, *, leave_checkpoints: bool) -> None:
+        """Cancel all learners and wait for them."""
+        tasks = [*self._stopping.values(), *[task for _, task in self._running.values()]]
+        for learner, task in self._running.values():
+            if leave_checkpoints:
+                learner.leave()
+            task.cancel()
+        self._running, self._stopping = {}, {}
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _remove_ended(self) -> bool:
+        for endpoint, (_, task) in list(self._running.items()):
+            if task.done():
+                if is_superseded(task.exception()):
+                    return False
+                _log_end(endpoint, task.exception())
+                del self._running[endpoint]
+        return True
+
+    def _start(self, spec: ExperimentSpec, experiment: Experiment[Any], term: int) -> None:
+        learner = EndpointLearner(
+            self._broker,
+            self._ledger,
+            spec=spec,
+            experiment=experiment,
+            settings=self._settings,
+            metrics=self._metrics,
+            term=term,
+            result=self._wanted.results.get((spec.endpoint, spec.experiment)),
+        )
+        task = asyncio.create_task(learner.run(), name=f"learn-{spec.endpoint}")
+        self._running[spec.endpoint] = (learner, task)
+
+
+class LearnerService:
+    """Waits until no other learner leads, leads, and stops when another one claims leadership."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        wanted: DeclaredExperiments,
+        leadership: Leadership,
+        learners: EndpointLearners,
+        metrics: LearnerMetrics,
+    ) -> None:
+        self._ledger = ledger
+        self._wanted = wanted
         self._leadership = leadership
-        self._read = read
+        self._learners = learners
         self._metrics = metrics
         self._is_open = False
-        self._leaving: dict[str, asyncio.Task[None]] = {}  # learners of endpoints that are declared anew
-        self._known: tuple[int, dict[str, tuple[ExperimentSpec, Experiment[Any]]]] = (-1, {})
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop`."""
         while not stop.is_set():
             term = self._leadership.term
-            if term is None and self._leadership.is_vacant and self._wanted():
-                await self._open()  # who cannot write should not lead
+            if term is None and self._leadership.is_vacant and self._wanted.current():
+                await self._open()  # a learner that cannot write its ledger should not lead
                 term = await self._leadership.claim()
-            if term is not None and await self._leadership.still() == term:
+            if term is not None and await self._leadership.confirmed_term() == term:
                 await self._lead(term, stop)
             await _pause(stop)
 
@@ -149,106 +222,43 @@ class LearnerService:
             self._is_open = True
 
     async def _lead(self, term: int, stop: asyncio.Event) -> None:
-        log.info("leading, with claim %d", term)
+        logger.info("leading, with claim %d", term)
         if trouble := self._leadership.trouble:
-            log.error("%s", trouble)
+            logger.error("%s", trouble)
         await self._open()
         await self._ledger.lead(term)
         self._metrics.leads.set(1)
-        learners: dict[str, Learning] = {}
         try:
             while not stop.is_set() and self._leadership.term == term:
-                if not self._look(learners, term):
+                if not self._learners.update(term):
                     break
                 await _pause(stop)
         finally:
             self._metrics.leads.set(0)
-            tasks = [*self._leaving.values(), *[task for _, task in learners.values()]]
-            for learner, task in learners.values():
-                if stop.is_set():  # whoever starts next may have another declaration, or another folder
-                    learner.leave()
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        log.info("not leading any more, with claim %d", term)
-
-    def _look(self, learners: dict[str, Learning], term: int) -> bool:
-        """Start and stop learners as endpoints are declared; False when the ledger has another leader."""
-        for endpoint, (_, task) in list(learners.items()):
-            if task.done():
-                if is_superseded(task.exception()):
-                    return False
-                _say_ended(endpoint, task.exception())
-                del learners[endpoint]
-        wanted = self._wanted()
-        for endpoint, (learner, task) in list(learners.items()):
-            if endpoint not in wanted or wanted[endpoint][0].experiment != learner.subject.experiment:
-                learner.leave()
-                task.cancel()
-                self._leaving[endpoint] = learners.pop(endpoint)[1]
-        self._leaving = {endpoint: task for endpoint, task in self._leaving.items() if not task.done()}
-        for endpoint, (subject, experiment) in wanted.items():
-            if endpoint not in learners and endpoint not in self._leaving:
-                learner = EndpointLearner(
-                    self._broker,
-                    self._ledger,
-                    subject,
-                    experiment,
-                    self._settings,
-                    self._metrics,
-                    term,
-                    self._declared.verdicts.get((endpoint, subject.experiment)),
-                )
-                learners[endpoint] = (learner, asyncio.create_task(learner.run(), name=f"learn-{endpoint}"))
-        return True
-
-    def _wanted(self) -> dict[str, tuple[ExperimentSpec, Experiment[Any]]]:
-        """Return what there is to learn; a policy that cannot be read is left out, for routers refuse it too."""
-        if self._known[0] != self._declared.changes:
-            self._known = (self._declared.changes, self._read_all())
-        return self._known[1]
-
-    def _read_all(self) -> dict[str, tuple[ExperimentSpec, Experiment[Any]]]:
-        found = {}
-        for endpoint, declaration in self._declared.endpoints.items():
-            try:
-                experiment = self._read(declaration)
-            except Misconfigured:
-                continue
-            if experiment is not None:
-                found[endpoint] = (subject_of(declaration), experiment)
-        return found
+            # The next process may have other declarations, or another data folder: it needs checkpoints.
+            await self._learners.stop(leave_checkpoints=stop.is_set())
+        logger.info("not leading any more, with claim %d", term)
 
 
 def is_superseded(error: BaseException | None) -> bool:
-    """Tell whether a learner ended because somebody else writes the ledger."""
+    """Return True if a learner ended because another one writes the ledger."""
     if isinstance(error, BaseExceptionGroup):
         return any(map(is_superseded, error.exceptions))
     return isinstance(error, LeaderSuperseded)
 
 
-def _say_ended(endpoint: str, error: BaseException | None) -> None:
-    """Say why a learner ended that starts again: a broker that is away for a moment needs no traceback."""
+def _log_end(endpoint: str, error: BaseException | None) -> None:
+    """Log why a learner ended that starts again: no traceback if the broker is only away for a moment."""
     errors = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
     if all(isinstance(one, TryAgain) for one in errors):
-        log.warning("endpoint %s: its learner ended (%s); it starts again", endpoint, errors[0])
+        logger.warning("endpoint %s: its learner ended (%s); it starts again", endpoint, errors[0])
     else:
-        log.error("endpoint %s: its learner ended; it starts again", endpoint, exc_info=error)
-
-
-def subject_of(declaration: Endpoint) -> ExperimentSpec:
-    """Return what is folded for an endpoint."""
-    return ExperimentSpec(
-        endpoint=declaration.endpoint,
-        experiment=experiment_of(declaration),
-        arms=tuple(declaration.arms),
-        rewards=declaration.feedback.rewards,
-        dedupe_us=int(declaration.deadline * 1e6) + SPARE_US,
-    )
+        logger.error("endpoint %s: its learner ended; it starts again", endpoint, exc_info=error)
 
 
 async def _pause(stop: asyncio.Event) -> None:
     try:
-        async with asyncio.timeout(LOOK_S):
+        async with asyncio.timeout(CHECK_S):
             await stop.wait()
     except TimeoutError:
         return

@@ -1,6 +1,6 @@
-"""Drawing an arm: a keyed hash of an identity, then a search in the cumulative probabilities.
+"""Draws an arm: a keyed hash of an identity, then a search in the cumulative probabilities.
 
-The key is a secret: who knows it can choose an arm by choosing ids.
+The key is a secret: a client that knows it can choose an arm by choosing ids.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from broker.protocol.ids import drawer
 
 
 def cumulative(probabilities: Sequence[float]) -> list[float]:
-    """Return the running sums that `draw` searches: exactly 1 from the last arm on that has any probability."""
+    """Return the running sums that `draw` searches: exactly 1 from the last arm with a positive probability on."""
     sums = list(accumulate(probabilities))
     last = len(sums) - 1
     while probabilities[last] <= 0.0:
@@ -30,10 +30,10 @@ def draw(sums: Sequence[float], number: float) -> int:
 
 
 def rendezvous(names: Sequence[str], key: bytes, salt: bytes) -> Callable[[Sequence[float], bytes], int]:
-    """Return what draws the arm of an identity by weighted rendezvous hashing (Schindelhauer and Schomaker 2005).
+    """Return a function that draws an arm by weighted rendezvous hashing (Schindelhauer and Schomaker 2005).
 
-    It is the one with the least -ln(u)/p, u being drawn for each arm. When one arm goes, only its own identities move;
-    the draw has the probabilities exactly.
+    It takes the probabilities and an identity, and returns the arm with the least -ln(u)/p, where u is drawn for each
+    arm. If one arm disappears, only its own identities move. The draw has exactly the given probabilities.
     """
     drawers = [drawer(key, salt + b"\0" + name.encode()) for name in names]
 

@@ -1,7 +1,7 @@
-"""`canary`: a new arm gets more and more of the traffic while nothing shows that it does harm. A pure fold of the log.
+"""`canary`: a new arm gets more and more of the traffic while no guardrail shows harm. A pure fold of the log.
 
-Harm is tested after every event at `alpha` in all, whatever the number of looks; to be promoted the canary has to be
-proven not much worse. Without that, time runs out and it goes: no data is no pass.
+Harm is tested after every event, with a total error probability of `alpha` for any number of tests. A canary is only
+promoted if it is proven to be not much worse; without that proof it times out.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from router.stats.eprocess import EventTest, Pairs, PairTest, better_than, rarer
 
 
 class CanaryPhase(IntEnum):
-    """What has become of a canary. Everything but RUNNING is final."""
+    """The phase of a canary. All but RUNNING are final."""
 
     RUNNING = 0
     PROMOTED = 1
     ABORTED = 2  # a guardrail has shown harm
     TIMED_OUT = 3
-    STARVED = 4  # a whole hold without one request, and the declaration says to go back then
+    STARVED = 4  # a whole hold without a single request, with on_no_data: rollback
 
 
 @dataclass(frozen=True, slots=True)
 class BadEvents:
-    """A guardrail on events that are bad or not; promotion needs the proof of less than `max_ratio` times as many.
+    """A guardrail on bad events; promotion needs the proof of less than `max_ratio` times as many as the others have.
 
-    Aborted when the canary is shown to have more than the others at all. Where almost nothing goes wrong a ratio cannot
-    be proven: with `max_rate` the proof that less than that share of the canary's requests is bad does as well (the
-    mean of both proofs' wealth is one against "too many by either measure").
+    The canary is aborted when it is shown to have more bad events than the others. If almost none occur, no ratio can
+    be proven: with `max_rate` a proof that less than this share of the canary's requests is bad counts as well (the
+    mean of both proofs' wealth is a test against "too many by either measure").
     """
 
     max_ratio: float = 1.5
@@ -69,7 +69,7 @@ class RewardDrop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryState:
-    """Per run (runs,): phase, step and its `requests` to the canary; ticks since the start, and at the step's begin.
+    """Per run (runs,): phase, step and its `requests` to the canary; ticks since the start, and at the step's start.
 
     `tripped` is the guardrail that aborted, or -1; `served` are the canary's requests at all steps. `harm` and `proof`
     hold each guardrail's two tests, `bad` the canary's bad events by guardrail.
@@ -89,12 +89,12 @@ class CanaryState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
-    """The state machine. `stable` is the others' weights, 0 at `canary`; they share what the canary leaves.
+    """The state machine of a canary. `stable` are the weights of the other arms, 0 at `canary`; they share the rest.
 
-    Each step lasts until the canary has had `hold_requests` and `hold_ticks` are over, the last one before promotion,
-    too. Each of m guardrails aborts at alpha / m; promotion needs each one's proof at alpha (any one that is not
-    proven holds all, so alpha is not divided there). Of a sticky endpoint only the first bad event of a key may be
-    folded (`counted`): a key's events are no independent trials.
+    Each step, the last one included, lasts until the canary has had `hold_requests` and `hold_ticks` are over. Each of
+    m guardrails aborts at alpha / m. Promotion needs every guardrail's proof at alpha; since all are needed, alpha is
+    not divided there. On a sticky endpoint only the first bad event of a key may be folded (`counted`): the events of a
+    key are not independent trials.
     """
 
     canary: int
@@ -118,11 +118,9 @@ class Canary:
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "canary"
 
     def first(self) -> WeightSnapshot:
-        """See the protocol."""
         return WeightSnapshot(0, tuple(float(weight) for weight in self.weights(self.start(1))[0]))
 
     def start(self, runs: int) -> CanaryState:
@@ -191,9 +189,9 @@ class Canary:
         return self._tested(state, guardrail, harm, proof)
 
     def tick(self, state: CanaryState, ticks: Ints | int = 1) -> CanaryState:
-        """Return the state after `ticks` of the log's clock: promoted, out of time, at the next step, or as it was.
+        """Return the state after `ticks` of the log's clock: promoted, timed out, at the next step, or unchanged.
 
-        At most one of these happens in a call: the product calls it tick by tick.
+        At most one of these happens in a call; the learner calls it once a tick.
         """
         running = state.phase == CanaryPhase.RUNNING
         now = state.ticks + np.where(running, ticks, 0)
@@ -221,7 +219,7 @@ class Canary:
         return harm, [self._proof(state, place) for place in places]
 
     def proven(self, state: CanaryState) -> Bools:
-        """Return for which runs every guardrail has its proof."""
+        """Return True for the runs (runs,) in which every guardrail has its proof."""
         level = np.log(1.0 / self.alpha)
         proven: Bools = np.all([self._proof(state, place) >= level for place in range(len(self.guardrails))], axis=0)
         return proven

@@ -1,4 +1,4 @@
-"""Policies that need no more than how often each arm was rewarded, and with how much."""
+"""The base of bandits whose state is the number of rewards of each arm, their sum, and the sum of their squares."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from router.policies.base import JoinedRewards, check_floor, floored
+from router.policies.learning import JoinedRewards, check_floor, floored
 from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import ONE, Floats, Ints, fixed, tallied
 
-_FACTOR_UNIT = 1 << 30  # a decay factor is a multiple of 1/2**30, so that no machine's pow changes a state
+_FACTOR_UNIT = 1 << 30  # a decay factor is a multiple of 1/2**30, so that the state does not depend on a machine's pow
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,14 @@ class Sums:
 
 
 def forget(sums: Sums, run: Ints, arm: Ints) -> Sums:
-    """Return `sums` without what was known of some arms: they have become something else."""
+    """Return `sums` with 0 for some arms of some runs: these arms were replaced."""
     kept = np.ones_like(sums.pulls)
     kept[run, arm] = 0
     return Sums(sums.pulls * kept, sums.rewards * kept, sums.squares * kept)
 
 
 def decayed(sums: Ints, half_life: float | None, ticks: int) -> Ints:
-    """Return `sums` after `ticks`, of which `half_life` halve them. Many at once are the same as one by one."""
+    """Return `sums` after `ticks`; `half_life` ticks halve them. The result is the same as tick by tick."""
     if half_life is None:
         return sums
     factor = round(2.0 ** (-1.0 / half_life) * _FACTOR_UNIT) / _FACTOR_UNIT
@@ -43,7 +43,7 @@ def decayed(sums: Ints, half_life: float | None, ticks: int) -> Ints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counting(ABC):
-    """A policy over `Sums`: start, fold and tick are here, what the probabilities are is each policy's own.
+    """A bandit over `Sums`. Subclasses define only the probabilities, in `shares`.
 
     `floor` is the least probability of an arm. `half_life` in ticks: rewards older than it count half.
     Rewards outside `lowest` to `highest` count as the nearer of the two.
@@ -65,22 +65,19 @@ class Counting(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """See the protocol."""
+        """The policy's name in prediction rows."""
 
     @abstractmethod
     def shares(self, state: Sums) -> Floats:
         """Return the probabilities (runs, arms) before the floor."""
 
     def first(self) -> WeightSnapshot:
-        """See the protocol."""
         return WeightSnapshot(0, tuple(float(weight) for weight in self.weights(self.start(1))[0]))
 
     def start(self, runs: int) -> Sums:
-        """See the protocol."""
         return Sums(*(np.zeros((runs, self.arms), np.int64) for _ in range(3)))
 
     def fold(self, state: Sums, seen: JoinedRewards) -> Sums:
-        """See the protocol."""
         shape = state.pulls.shape
         cells = seen.run * self.arms + seen.arm
         reward = np.minimum(np.maximum(seen.reward, self.lowest), self.highest)
@@ -91,14 +88,12 @@ class Counting(ABC):
         )
 
     def tick(self, state: Sums, ticks: int = 1) -> Sums:
-        """See the protocol."""
         if self.half_life is None:
             return state
         sums = (decayed(part, self.half_life, ticks) for part in (state.pulls, state.rewards, state.squares))
         return Sums(*sums)
 
     def weights(self, state: Sums) -> Floats:
-        """See the protocol."""
         return floored(self.shares(state), self.floor)
 
 

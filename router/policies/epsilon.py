@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from router.policies.base import floored
 from router.policies.counts import Counting, Sums, means
+from router.policies.learning import floored
 from router.stats.arrays import Floats, argmax_shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpsilonGreedy(Counting):
-    """Epsilon-greedy. An arm without a reward is the best; arms with the same mean share."""
+    """Epsilon-greedy. An arm without rewards counts as the best; arms with equal means share."""
 
     epsilon: float = 0.05
 
@@ -23,9 +23,7 @@ class EpsilonGreedy(Counting):
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "epsilon_greedy"
 
     def shares(self, state: Sums) -> Floats:
-        """See Counting."""
         return floored(argmax_shares(means(state, unseen=math.inf)), self.epsilon / self.arms)

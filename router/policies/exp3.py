@@ -1,4 +1,4 @@
-"""`exp3`: exponential weights over estimated losses; promises something whatever the rewards do."""
+"""`exp3`: exponential weights over estimated losses, with a regret bound for any sequence of rewards."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.policies.base import JoinedRewards, check_floor, floored
 from router.policies.counts import decayed
+from router.policies.learning import JoinedRewards, check_floor, floored
 from router.policies.snapshot import WeightSnapshot
 from router.stats.arrays import ONE, Floats, Ints, fixed, tallied
 
@@ -27,9 +27,8 @@ class Losses:
 class Exp3:
     """Exp3 for rewards in [0, 1] (Bubeck and Cesa-Bianchi 2012, figure 3.1).
 
-    A loss counts for 1 / propensity, and that is the logged one: with today's, late rewards would be credited as if
-    they had been drawn today. `rate` none: sqrt(ln K / (K t)) after t rewards, for a regret of at most
-    2 sqrt(T K ln K).
+    A loss counts 1 / propensity, with the logged propensity: the present one would be wrong for late rewards. Without
+    `rate` it is sqrt(ln K / (K t)) after t rewards, for a regret of at most 2 sqrt(T K ln K).
     """
 
     arms: int
@@ -45,19 +44,15 @@ class Exp3:
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "exp3"
 
     def first(self) -> WeightSnapshot:
-        """See the protocol."""
         return WeightSnapshot(0, tuple(float(weight) for weight in self.weights(self.start(1))[0]))
 
     def start(self, runs: int) -> Losses:
-        """See the protocol."""
         return Losses(np.zeros((runs, self.arms), np.int64), np.zeros((runs, self.arms), np.int64))
 
     def fold(self, state: Losses, seen: JoinedRewards) -> Losses:
-        """See the protocol."""
         shape = state.pulls.shape
         cells = seen.run * self.arms + seen.arm
         loss = (1.0 - np.minimum(np.maximum(seen.reward, 0.0), 1.0)) / np.maximum(seen.propensity, _LEAST_PROPENSITY)
@@ -65,11 +60,9 @@ class Exp3:
         return Losses(pulls, state.losses + tallied(cells, fixed(loss), shape))
 
     def tick(self, state: Losses, ticks: int = 1) -> Losses:
-        """See the protocol."""
         return Losses(decayed(state.pulls, self.half_life, ticks), decayed(state.losses, self.half_life, ticks))
 
     def weights(self, state: Losses) -> Floats:
-        """See the protocol."""
         behind = (state.losses - state.losses.min(axis=-1, keepdims=True)) / ONE
         if self.rate is None:
             counted = np.maximum(state.pulls.sum(axis=-1, keepdims=True) / ONE, 1.0)

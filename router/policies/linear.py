@@ -1,6 +1,6 @@
 """`linucb` and `lints`: a linear model of the reward for each arm, from the request's features (disjoint models).
 
-A fold keeps the order of events: these sums are floats, and are equal to 1e-9 in any other order.
+The fold keeps the order of events: its sums are floats, which another order changes by up to 1e-9.
 """
 
 from __future__ import annotations
@@ -10,28 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.policies.base import JoinedRewards, check_floor, floored
+from router.policies.learning import JoinedRewards, check_floor, floored
+from router.policies.linear_models import LEAST_DEVIATION, LinearModels
 from router.policies.snapshot import WeightSnapshot
+from router.policies.weigher import Weigher
+from router.policies.weighing import BoundWeigher, ChanceWeigher, FewArmsChanceWeigher
 from router.stats.arrays import Floats, argmax_shares, rounds
-from router.stats.best_arm import best_of_normals
-
-LEAST_DEVIATION = 1e-9  # of a prediction, where a sample is drawn from it
-
-
-@dataclass(frozen=True, slots=True)
-class LinearModels:
-    """Ridge regressions: `root` (runs, arms, dimensions, dimensions), `rewarded` (runs, arms, dimensions).
-
-    root root' is the inverse of ridge I + sum x x', `rewarded` the sum of reward x.
-    """
-
-    root: Floats
-    rewarded: Floats
+from router.stats.best_arm import FEW, best_of_normals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear(ABC):
-    """What both policies share. `ridge` is the weight of the prior; features are vectors of `dimensions`."""
+    """The base of both bandits. `ridge` is the weight of the prior; features are vectors of `dimensions`."""
 
     arms: int
     dimensions: int
@@ -45,28 +35,24 @@ class Linear(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """See the protocol."""
+        """The policy's name in prediction rows."""
 
     @abstractmethod
     def shares(self, mean: Floats, deviation: Floats) -> Floats:
         """Return the probabilities before the floor, from predictions and their deviations, all (runs, arms)."""
 
     def first(self) -> WeightSnapshot:
-        """See the protocol."""
         return WeightSnapshot(0, (1.0 / self.arms,) * self.arms)
 
     def start(self, runs: int) -> LinearModels:
-        """See the protocol."""
         prior = np.eye(self.dimensions) / np.sqrt(self.ridge)
         shape = (runs, self.arms, self.dimensions)
         return LinearModels(np.broadcast_to(prior, (*shape, self.dimensions)).copy(), np.zeros(shape))
 
     def fold(self, state: LinearModels, seen: JoinedRewards, features: Floats) -> LinearModels:
-        """See the protocol. The root follows by Potter's formula (Bierman 1977, Factorization methods, II.7).
-
-        The inverse itself would lose all its digits to features of unequal size: with this, predictions for features
-        from 0 to 1e6 are right to 1e-10 of their deviations, and to 1e-4 where features repeat each other.
-        """
+        # The root follows by Potter's formula (Bierman 1977, Factorization methods, II.7). The inverse itself would
+        # lose all digits with features of unequal size: with the root, predictions for features from 0 to 1e6 are
+        # accurate to 1e-10 of their deviations, and to 1e-4 for collinear features.
         root, rewarded = state.root.copy(), state.rewarded.copy()
         for places in rounds(seen.run):
             cell = (seen.run[places], seen.arm[places])
@@ -80,8 +66,11 @@ class Linear(ABC):
         return LinearModels(root, rewarded)
 
     def weights(self, state: LinearModels, features: Floats) -> Floats:
-        """See the protocol."""
         return floored(self.shares(*self.predicted(state, features)), self.floor)
+
+    @abstractmethod
+    def weigher(self, models: LinearModels) -> Weigher:
+        """Return the weigher that routers use, with the first run of `models`."""
 
     def predicted(self, state: LinearModels, features: Floats) -> tuple[Floats, Floats]:
         """Return the expected rewards and sqrt(x' A^-1 x), both (runs, arms)."""
@@ -98,12 +87,13 @@ class LinUcb(Linear):
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "linucb"
 
     def shares(self, mean: Floats, deviation: Floats) -> Floats:
-        """See Linear."""
         return argmax_shares(mean + self.alpha * deviation)
+
+    def weigher(self, models: LinearModels) -> Weigher:
+        return BoundWeigher(models, scale=self.alpha, floor=self.floor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +104,11 @@ class LinThompson(Linear):
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "lints"
 
     def shares(self, mean: Floats, deviation: Floats) -> Floats:
-        """See Linear."""
         return best_of_normals(mean, np.maximum(self.scale * deviation, LEAST_DEVIATION))
+
+    def weigher(self, models: LinearModels) -> Weigher:
+        weigher = FewArmsChanceWeigher if self.arms <= FEW else ChanceWeigher
+        return weigher(models, scale=self.scale, floor=self.floor)

@@ -11,7 +11,7 @@ from typing import Any
 class WeightSnapshot:
     """Weights of the arms, in the order of their declaration; they need not sum to one.
 
-    `models`: of a policy that looks at features, what its weights for one request follow from, as JSON holds it.
+    `models` is the JSON from which a policy with features computes the weights for one request; else None.
     """
 
     number: int
@@ -22,8 +22,8 @@ class WeightSnapshot:
 def masked(weights: Sequence[float], mask: int) -> list[float]:
     """Return probabilities over the arms whose bit is set in `mask`.
 
-    If the mask leaves no weight at all, it is ignored: a queue may wait for an arm that is away, a request that
-    could go nowhere may not.
+    A mask without any weight is ignored: a request may wait in a queue for an arm that is away, but it must go
+    somewhere.
     """
     kept = weights
     if mask != (1 << len(weights)) - 1:

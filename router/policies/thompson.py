@@ -1,6 +1,7 @@
-"""`thompson`: each arm is as probable as it is to be the best (Thompson 1933).
+"""`thompson`: the probability of an arm is its probability to be the best (Thompson 1933).
 
-The probabilities are computed, and decisions drawn from them: the propensity is exact even where the quadrature is not.
+The probabilities are computed, and decisions are drawn from them, so the logged propensity is exact even if the
+quadrature is not.
 """
 
 from __future__ import annotations
@@ -29,11 +30,9 @@ class Thompson(Counting):
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "thompson"
 
     def shares(self, state: Sums) -> Floats:
-        """See Counting."""
         return best_of_betas(*self.posterior(state))
 
     def posterior(self, state: Sums) -> tuple[Floats, Floats]:
@@ -46,7 +45,7 @@ class Thompson(Counting):
         return found
 
     def sample(self, state: Sums, random: np.random.Generator, draws: int = 1) -> Ints:
-        """Return arms (runs, draws) drawn by sampling the posteriors: what `shares` are the probabilities of."""
+        """Return arms (runs, draws) drawn by sampling the posteriors; `shares` are their probabilities."""
         successes, failures = self.posterior(state)
         values = random.beta(successes[:, None], failures[:, None], (len(successes), draws, self.arms))
         arms: Ints = values.argmax(axis=-1)
@@ -57,9 +56,9 @@ class Thompson(Counting):
 class GaussianThompson(Counting):
     """Real rewards, normal posteriors around `prior_mean` with `prior_deviation`.
 
-    `noise` is the standard deviation of one reward; none: it is estimated for each arm, with a normal-inverse-gamma
-    posterior that starts as if `prior_pulls` rewards had had the prior's deviation. Rewards beyond 256 of either sign
-    count as 256: declare them in a unit in which that is far away.
+    `noise` is the standard deviation of one reward. If it is None it is estimated for each arm, with a
+    normal-inverse-gamma posterior that starts as if `prior_pulls` rewards had had the prior's deviation. Rewards beyond
+    256 of either sign count as 256: declare them in a unit in which they are far smaller.
     """
 
     prior_mean: float = 0.0
@@ -78,11 +77,9 @@ class GaussianThompson(Counting):
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "thompson"
 
     def shares(self, state: Sums) -> Floats:
-        """See Counting."""
         if self.noise is not None:
             return best_of_normals(*self._known_noise(state, self.noise))
         return best_of_students(*self._estimated_noise(state))

@@ -1,6 +1,6 @@
 """`ucb`: the arm that could be the best, by an upper confidence bound on its mean.
 
-Deterministic between snapshots: without a floor its propensities are 1, and nothing can be estimated from its log.
+It is deterministic between snapshots: without a floor its propensities are 1, and its log allows no estimates.
 """
 
 from __future__ import annotations
@@ -27,11 +27,9 @@ class Ucb(Counting):
 
     @property
     def name(self) -> str:
-        """See the protocol."""
         return "ucb"
 
     def shares(self, state: Sums) -> Floats:
-        """See Counting."""
         return argmax_shares(self.bounds(state))
 
     def bounds(self, state: Sums) -> Floats:

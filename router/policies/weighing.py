@@ -1,8 +1,7 @@
-"""The weights that a linear policy gives the arms for one request: what `linear.py` says of arrays, in microseconds."""
+"""The weigher of linear bandits: the weights of `linear.py` for a single request, in microseconds."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import sqrt
@@ -12,46 +11,31 @@ from struct import Struct
 import numpy as np
 
 from router.policies.assignment import cumulative, draw
-from router.policies.base import floored
-from router.policies.linear import LEAST_DEVIATION, Linear, LinearModels, LinThompson, LinUcb
+from router.policies.learning import floored
+from router.policies.linear_models import LEAST_DEVIATION, LinearModels
 from router.policies.snapshot import masked
+from router.policies.weigher import Weigher
 from router.stats.arrays import Floats
-from router.stats.best_arm import FEW, best_of_few_normals, best_of_normals
+from router.stats.best_arm import best_of_few_normals, best_of_normals
 
 Predictor = Callable[[Sequence[float]], tuple[list[float], list[float]]]
 
 _LEAST = LEAST_DEVIATION**2
-_LARGEST = 1e60  # of a coefficient: what it weighs has a fourth power then
-_TIE = 1e-12  # scores that differ by less are equal: the arms that nothing is known of, however their sums are rounded
-
-
-class Weigher(ABC):
-    """Weighs the arms for a request by the vector of its features. It is no thread's but its owner's."""
-
-    @abstractmethod
-    def weights(self, vector: Sequence[float]) -> Sequence[float]:
-        """Return the weight of each arm."""
-
-    def pick(self, vector: Sequence[float], mask: int, number: float) -> tuple[int, float]:
-        """Return the arm in `mask` that `number`, from [0, 1), draws by the weights, and its probability."""
-        probabilities = masked(self.weights(vector), mask)
-        arm = draw(cumulative(probabilities), number)
-        return arm, probabilities[arm]
+_LARGEST = 1e60  # of a coefficient: weights contain its fourth power
+_TIE = 1e-12  # scores that differ by less are equal, such as those of arms without rewards after rounding
 
 
 class BoundWeigher(Weigher):
-    """LinUCB. Only which arms are best together decides the weights: those sets are as few as arms, but for ties."""
+    """LinUCB. The weights depend only on the set of best arms, so they are cached by that set."""
 
-    def __init__(self, learning: LinUcb, models: LinearModels) -> None:
-        self._predict = _predictor(models, learning.alpha)
-        self._floor = learning.floor
+    def __init__(self, models: LinearModels, *, scale: float, floor: float) -> None:
+        self._predict = _predictor(models, scale)
+        self._floor = floor
 
     def weights(self, vector: Sequence[float]) -> Sequence[float]:
-        """See Weigher."""
         return _weights_of(self._best(vector), self._floor)
 
     def pick(self, vector: Sequence[float], mask: int, number: float) -> tuple[int, float]:
-        """See Weigher."""
         probabilities, sums = _drawn_by(self._best(vector), self._floor, mask)
         arm = draw(sums, number)
         return arm, probabilities[arm]
@@ -65,39 +49,36 @@ class BoundWeigher(Weigher):
 
 
 class ChanceWeigher(Weigher):
-    """LinTS: an arm weighs its chance to be the best. That is an integral, which takes 40 us; of few see below."""
+    """LinTS: an arm's weight is its probability to be the best, an integral that takes 40 us."""
 
-    def __init__(self, learning: LinThompson, models: LinearModels) -> None:
-        self._predict = _predictor(models, learning.scale)
-        self._floor = learning.floor
+    def __init__(self, models: LinearModels, *, scale: float, floor: float) -> None:
+        self._predict = _predictor(models, scale)
+        self._floor = floor
 
     def weights(self, vector: Sequence[float]) -> list[float]:
-        """See Weigher."""
         means, variances = self._predict(vector)
         deviations = np.sqrt(np.maximum([variances], _LEAST))
         return _floored(best_of_normals(np.array([means]), deviations), self._floor)
 
 
 class FewArmsChanceWeigher(Weigher):
-    """LinTS of two or three arms: the chances are exact, and are not looked at beyond the arm that is drawn.
+    """LinTS of two or three arms: the probabilities are exact, and are computed only up to the drawn arm.
 
-    They are looked at from the arm with the highest mean on, which most requests go to.
+    The arm with the highest mean, which most requests get, comes first.
     """
 
-    def __init__(self, learning: LinThompson, models: LinearModels) -> None:
-        self._predict = _predictor(models, learning.scale)
-        arms = learning.arms
-        self._floor, self._rest, self._all = learning.floor, 1.0 - arms * learning.floor, (1 << arms) - 1
+    def __init__(self, models: LinearModels, *, scale: float, floor: float) -> None:
+        self._predict = _predictor(models, scale)
+        arms = models.root.shape[1]
+        self._floor, self._rest, self._all = floor, 1.0 - arms * floor, (1 << arms) - 1
         self._but_last = [[(first + step) % arms for step in range(arms - 1)] for first in range(arms)]
 
     def weights(self, vector: Sequence[float]) -> list[float]:
-        """See Weigher."""
         normals = self._normals(vector)
         weights = [self._floor + self._rest * best_of_few_normals(arm, *normals) for arm in self._but_last[0]]
         return [*weights, max(1.0 - sum(weights), self._floor)]
 
     def pick(self, vector: Sequence[float], mask: int, number: float) -> tuple[int, float]:
-        """See Weigher."""
         if mask != self._all:
             return super().pick(vector, mask, number)
         means, variances = self._normals(vector)
@@ -116,34 +97,11 @@ class FewArmsChanceWeigher(Weigher):
         return means, variances
 
 
-class SubsetWeigher(Weigher):
-    """A policy over a part of an endpoint's arms: the others weigh nothing."""
-
-    def __init__(self, weigher: Weigher, among: Sequence[int], arms: int) -> None:
-        self._weigher, self._among, self._nobody = weigher, among, [0.0] * arms
-
-    def weights(self, vector: Sequence[float]) -> list[float]:
-        """See Weigher."""
-        weights = self._nobody.copy()
-        for arm, weight in zip(self._among, self._weigher.weights(vector), strict=True):
-            weights[arm] = weight
-        return weights
-
-
-def weigher(learning: Linear, models: LinearModels) -> Weigher:
-    """Return what weighs a policy's own arms by the first run of `models`."""
-    if isinstance(learning, LinUcb):
-        return BoundWeigher(learning, models)
-    if isinstance(learning, LinThompson):
-        return FewArmsChanceWeigher(learning, models) if learning.arms <= FEW else ChanceWeigher(learning, models)
-    raise TypeError(f"nobody weighs for {type(learning).__name__}")
-
-
 def _predictor(models: LinearModels, scale: float) -> Predictor:
-    """Return what gives each arm's expected reward, and its variance scale^2 x' A^-1 x.
+    """Return a function that gives each arm's expected reward and its variance scale^2 x' A^-1 x.
 
-    Two products for all arms: of everything with x, then of what came of the roots with itself. They are written where
-    the last request's were, as x is: numpy would take twice as long to read a list.
+    It computes two products for all arms: of roots and coefficients with x, then of the roots' part with itself. All
+    arrays, x too, are reused for every request: numpy would take twice as long to read a list.
     """
     root = models.root[0]
     arms, dimensions, _ = root.shape

@@ -1,4 +1,4 @@
-"""The answers of all arms that got one request, brought together by its uid."""
+"""Collects the answers of several arms to one request, by its uid."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from broker.protocol.header import Answer, Status
 
 SWEEP_S = 0.05
 
-Heard: TypeAlias = Mapping[str, Answer | MillraceError]
-"""What became of each arm that was asked: its answer, or why there is none."""
+AnswersByArm: TypeAlias = Mapping[str, Answer | MillraceError]
+"""For each arm that got the request: its answer, or the error in place of one."""
 
 
 @dataclass(slots=True)
@@ -23,21 +23,22 @@ class _Waiting:
     wait_until_s: float
     until_s: float
     allowed_s: float
-    futures: list[asyncio.Future[Heard]]
-    heard: dict[str, Answer | MillraceError] = field(default_factory=dict)
+    futures: list[asyncio.Future[AnswersByArm]]
+    answers: dict[str, Answer | MillraceError] = field(default_factory=dict)
     has_result: bool = False
 
     def is_over(self, now_s: float) -> bool:
-        if len(self.heard) == len(self.arms) or now_s >= self.until_s:
+        if len(self.answers) == len(self.arms) or now_s >= self.until_s:
             return True
         return self.has_result and now_s >= self.wait_until_s
 
 
 class FanIn:
-    """Waits for the answers of several arms, by uid; the first answer of an arm counts. Who expects bounds how many.
+    """Waits for the answers of several arms, by uid; the first answer of an arm counts.
 
-    A wait is over when every arm was heard; when `wait_s` are over and one of the answers is a result, however late
-    that one came; or when its time is over. Who calls `sweep` every `SWEEP_S` makes it so: no wait has a timer.
+    A wait ends when every arm has answered; when `wait_s` are over and one answer is a result, however late it came; or
+    after `allowed_s`. The caller limits the number of waits and must call `sweep` every `SWEEP_S`: waits have no timers
+    of their own.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,9 +51,11 @@ class FanIn:
     def __contains__(self, uid: object) -> bool:
         return uid in self._waiting
 
-    def expect(self, uid: bytes, arms: Collection[str], *, wait_s: float, allowed_s: float) -> asyncio.Future[Heard]:
-        """Return the future of what is heard of `arms`. A uid that is waited for already shares that wait."""
-        future: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
+    def expect(
+        self, uid: bytes, arms: Collection[str], *, wait_s: float, allowed_s: float
+    ) -> asyncio.Future[AnswersByArm]:
+        """Return the future of the answers of `arms`. A second call for an open uid shares the first wait."""
+        future: asyncio.Future[AnswersByArm] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.get(uid)
         if waiting is not None:
             waiting.futures.append(future)
@@ -63,17 +66,17 @@ class FanIn:
         return future
 
     def take(self, answer: Answer) -> bool:
-        """Take in an answer; tells whether somebody waited for it."""
-        return self._hear(answer.uid, answer.arm, answer, is_result=answer.status is Status.OK)
+        """Add an answer; return False if no wait is open for it."""
+        return self._add(answer.uid, answer.arm, answer, is_result=answer.status is Status.OK)
 
     def refuse(self, uid: bytes, arm: str, error: MillraceError) -> bool:
-        """Note that an arm will not answer; tells whether somebody waited for it."""
-        return self._hear(uid, arm, error, is_result=False)
+        """Add an error in place of an answer; return False if no wait is open for it."""
+        return self._add(uid, arm, error, is_result=False)
 
     def waits_for(self, uid: bytes, arm: str) -> bool:
-        """Tell whether an arm's answer is still waited for."""
+        """Return True while the answer of an arm is missing."""
         waiting = self._waiting.get(uid)
-        return waiting is not None and arm in waiting.arms and arm not in waiting.heard
+        return waiting is not None and arm in waiting.arms and arm not in waiting.answers
 
     def fail(self, uid: bytes, error: MillraceError) -> None:
         """End a wait with an error."""
@@ -88,20 +91,20 @@ class FanIn:
             self.fail(uid, error)
 
     def forget(self, uid: bytes) -> None:
-        """Nobody waits any more."""
+        """Drop a wait: its caller is gone."""
         self._waiting.pop(uid, None)
 
     def sweep(self) -> None:
-        """End the waits that are over."""
+        """End the waits whose time is over."""
         now_s = self._clock()
         for uid in [uid for uid, waiting in self._waiting.items() if waiting.is_over(now_s)]:
             self._finish(uid)
 
-    def _hear(self, uid: bytes, arm: str, said: Answer | MillraceError, *, is_result: bool) -> bool:
+    def _add(self, uid: bytes, arm: str, answer: Answer | MillraceError, *, is_result: bool) -> bool:
         if not self.waits_for(uid, arm):
             return False
         waiting = self._waiting[uid]
-        waiting.heard[arm] = said
+        waiting.answers[arm] = answer
         waiting.has_result |= is_result
         if waiting.is_over(self._clock()):
             self._finish(uid)
@@ -110,11 +113,11 @@ class FanIn:
     def _finish(self, uid: bytes) -> None:
         waiting = self._waiting.pop(uid)
         for arm in waiting.arms:
-            if arm not in waiting.heard:
+            if arm not in waiting.answers:
                 allowed_ms = waiting.allowed_s * 1000
-                waiting.heard[arm] = Expired(
+                waiting.answers[arm] = Expired(
                     f"no answer of {arm} within the {allowed_ms:.0f} ms allowed; it may still run"
                 )
         for future in waiting.futures:
             if not future.done():
-                future.set_result(waiting.heard)
+                future.set_result(waiting.answers)

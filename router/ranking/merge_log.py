@@ -1,4 +1,4 @@
-"""Writes merge records onto the event logs of their endpoints."""
+"""Writes merge records to the event logs of their endpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from broker.support.tasks import Tasks
 PAUSE_S = 0.5
 WARN_EVERY_S = 30.0
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _Record(NamedTuple):
@@ -29,9 +29,10 @@ class _Record(NamedTuple):
 
 
 class MergeLog:
-    """Publishes records in the background, for `patience_s` each; `lost` hears of one that the log never took.
+    """Publishes records in the background, for at most `patience_s` each; `lost` is called for each lost record.
 
-    The hold of a record is settled when the record is safe; if it is lost, never: its source comes back.
+    The pending ack of a record is settled when the record is safe. It is never settled if the record is lost: the
+    source is delivered again.
     """
 
     def __init__(self, broker: Broker, *, lost: Callable[[str], None], patience_s: float) -> None:
@@ -61,7 +62,7 @@ class MergeLog:
         await self._outbox.drain()
 
     async def _declare_again(self, record: _Record) -> None:
-        """The log was there and is gone, or is just being made."""
+        """Declare the log again: it was deleted, or is being made again."""
         await asyncio.sleep(PAUSE_S)
         self._declared.discard(record.message.queue)
         await self._declare_and_put(record)
@@ -91,4 +92,4 @@ class MergeLog:
         now_s = time.monotonic()
         if now_s - self._warned_s >= WARN_EVERY_S:
             self._warned_s = now_s
-            log.warning("%s: a merge record was not taken (%s)", record.message.queue, outcome)
+            logger.warning("%s: a merge record was not taken (%s)", record.message.queue, outcome)

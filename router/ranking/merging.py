@@ -15,21 +15,21 @@ from broker.tensor.datatypes import Array, datatype_of
 from broker.tensor.responses import read_response
 from router.interleaving.interleave import interleave
 from router.interleaving.placed import ITEMS_LIMIT, Draw, PlacedList
-from router.policies.interleaving import Interleaving
-from router.ranking.fan_in import Heard
+from router.policies.policy import ListMerging
+from router.ranking.fan_in import AnswersByArm
 
 RANKERS_PARAMETER = "millrace_rankers"
 
 
 class MergedAnswer(NamedTuple):
-    """What the client sees, and the record of who placed what: none where no list was made."""
+    """The client's answer, and the record of each ranker's part in it; None if no list was merged."""
 
     answer: Answer
     record: Merge | None
 
 
 class RankedList(NamedTuple):
-    """One ranker's list, the best item first, and how its answer carried it."""
+    """One ranker's list, the best item first, and the form of its answer."""
 
     id: str | None
     output: str
@@ -38,22 +38,24 @@ class RankedList(NamedTuple):
     items: tuple[str, ...]
 
 
-def merge(request: Request, rankers: Sequence[str], heard: Heard, policy: Interleaving, draw: Draw) -> MergedAnswer:
-    """Return one list of what the rankers answered; `request` is leg 0 as it was sent, `rankers` in the arms' order.
+def merge(
+    request: Request, rankers: Sequence[str], answers: AnswersByArm, policy: ListMerging, draw: Draw
+) -> MergedAnswer:
+    """Return one list merged from the rankers' answers; `request` is leg 0 as sent, `rankers` in the arms' order.
 
-    A ranker that answered an error, with no ranking, or with items of another datatype than the first ranking's is left
-    out. One ranking that is left is the answer, cut to length. If none is, returns the error that a ranker answered, or
-    raises the one that we know: leg 0's, but `invalid` only if all say so.
+    A ranker is left out if it answered an error, no ranking, or items of another datatype than the first ranking. A
+    single ranking is the answer, cut to length. Without any ranking this returns the error answer of a ranker, or
+    raises the error of the router: leg 0's, but `invalid` only if it is the status of all.
     """
-    rankings, broken = _rankings(rankers, heard, policy.output)
+    rankings, broken = _rankings(rankers, answers, policy.output)
     if not rankings:
-        return MergedAnswer(_error((request.route.arm, *rankers), heard, broken), None)
+        return MergedAnswer(_error((request.route.arm, *rankers), answers, broken), None)
     placed = _placed(list(rankings.values()), policy, draw)
     return MergedAnswer(_answer(request, rankings, placed), _record(request, rankers, tuple(rankings), placed, policy))
 
 
 def read_ranking(answer: Answer, output: str) -> RankedList:
-    """Return the ranking in an answer's `output` (empty: its only one). Raises InvalidRequest for what is none."""
+    """Return the ranking in an answer's `output` (empty: its only one). Raises InvalidRequest if it holds none."""
     response = read_response(answer.body, answer.json_length)
     name = output or next(iter(response.outputs))
     if name not in response.outputs or (not output and len(response.outputs) > 1):
@@ -79,17 +81,17 @@ def _texts(name: str, array: Array) -> tuple[str, ...]:
 
 
 def _rankings(
-    rankers: Sequence[str], heard: Heard, output: str
+    rankers: Sequence[str], answers: AnswersByArm, output: str
 ) -> tuple[dict[str, RankedList], dict[str, MillraceError]]:
-    """Return the rankings that can be merged, and why those of other rankers that answered cannot."""
+    """Return the rankings that can be merged, and the errors of rankers whose answer holds none."""
     rankings: dict[str, RankedList] = {}
     broken: dict[str, MillraceError] = {}
     for arm in rankers:
-        said = heard[arm]
-        if not isinstance(said, Answer) or said.status is not Status.OK:
+        answer = answers[arm]
+        if not isinstance(answer, Answer) or answer.status is not Status.OK:
             continue
         try:
-            ranking = read_ranking(said, output)
+            ranking = read_ranking(answer, output)
         except InvalidRequest as exc:
             broken[arm] = Failed(f"{arm} answered with no ranking: {exc}")
             continue
@@ -98,20 +100,20 @@ def _rankings(
     return rankings, broken
 
 
-def _error(rankers: Sequence[str], heard: Heard, broken: dict[str, MillraceError]) -> Answer:
-    """Return or raise the first ranker's error; `invalid` is the client's fault only if all say so."""
-    said = [broken.get(arm, heard[arm]) for arm in rankers]
-    error = next((one for one in said if _status(one) is not Status.INVALID), said[0])
+def _error(rankers: Sequence[str], answers: AnswersByArm, broken: dict[str, MillraceError]) -> Answer:
+    """Return or raise the first error; `invalid` only if all rankers found the request invalid."""
+    errors = [broken.get(arm, answers[arm]) for arm in rankers]
+    error = next((one for one in errors if _status(one) is not Status.INVALID), errors[0])
     if isinstance(error, MillraceError):
         raise error
     return error
 
 
-def _status(said: Answer | MillraceError) -> Status:
-    return said.status if isinstance(said, Answer) else BY_WORD[said.status]
+def _status(answer: Answer | MillraceError) -> Status:
+    return answer.status if isinstance(answer, Answer) else BY_WORD[answer.status]
 
 
-def _placed(rankings: Sequence[RankedList], policy: Interleaving, draw: Draw) -> PlacedList:
+def _placed(rankings: Sequence[RankedList], policy: ListMerging, draw: Draw) -> PlacedList:
     """Return the list; ranks and credits have one number for each of `rankings`."""
     if len(rankings) > 1:
         return interleave([ranking.items for ranking in rankings], policy.method, policy.length, draw=draw)
@@ -135,9 +137,9 @@ def _answer(request: Request, rankings: dict[str, RankedList], placed: PlacedLis
 
 
 def _record(
-    request: Request, rankers: Sequence[str], used: Sequence[str], placed: PlacedList, policy: Interleaving
+    request: Request, rankers: Sequence[str], used: Sequence[str], placed: PlacedList, policy: ListMerging
 ) -> Merge:
-    """Return the record; a ranker that was not used has 0 for every item."""
+    """Return the record; a ranker that was left out has 0 for every item."""
     places = [used.index(arm) if arm in used else None for arm in rankers]
     route = request.route
     return Merge(

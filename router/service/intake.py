@@ -1,4 +1,4 @@
-"""A queue client's message read as a request. Everything in it is hostile until it is here."""
+"""Reads a queue client's message as a request. Nothing in a message is trusted before it has been checked here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLOUD = ("cloudEvents_", "cloudEvents:")
 
 @dataclass(frozen=True, slots=True)
 class QueueRequestHeaders:
-    """What a client's headers say."""
+    """The checked headers of a client's message."""
 
     reply: ReplyTo
     reply_to: str
@@ -39,11 +39,11 @@ class QueueRequestHeaders:
     key: str
     trace: str
     extra: bytes
-    pin: str | None = None  # the arm that a tester insists on
+    pin: str | None = None  # the arm that the client asks for
 
 
 def identity(endpoint: str, delivery: Delivery, origin: bytes | None, now_us: int) -> bytes:
-    """Return the request's uid: the same for every redelivery, as far as the broker lets us tell."""
+    """Return the request's uid: the same for every redelivery, if the broker identifies redeliveries."""
     message = delivery.message
     if origin is not None:
         return derived_uid(b"origin", endpoint.encode(), origin)
@@ -61,7 +61,7 @@ def identity(endpoint: str, delivery: Delivery, origin: bytes | None, now_us: in
 
 
 def where_to_answer(message: Message, channels: Channels) -> tuple[ReplyTo, str]:
-    """Return how a client is answered; a reply address of ours is not one."""
+    """Return the way and the address of the answer; one of Millrace's own channels is no valid reply address."""
     if message.reply_to and _is_text(message.reply_to) and channels.may_be_answered_at(message.reply_to):
         return ReplyTo.CLIENT, message.reply_to
     return ReplyTo.RESULTS, ""
@@ -72,10 +72,10 @@ def read_headers(message: Message, channels: Channels) -> QueueRequestHeaders:
     headers = message.headers
     if message.reply_to and not channels.may_be_answered_at(message.reply_to):
         raise InvalidRequest(f"reply_to {message.reply_to!r} is a channel of ours: name a queue of your own")
-    for what, text in (("reply_to", message.reply_to), ("correlation_id", message.correlation_id)):
+    for name, text in (("reply_to", message.reply_to), ("correlation_id", message.correlation_id)):
         if text and len(text.encode("utf-8", "surrogateescape")) > ADDRESS_CHARACTERS:
             raise InvalidRequest(
-                f"{what} {text[:40]!r}… has {len(text)} characters: {ADDRESS_CHARACTERS} bytes are allowed"
+                f"{name} {text[:40]!r}… has {len(text)} characters: {ADDRESS_CHARACTERS} bytes are allowed"
             )
     if message.reply_to and not _is_text(message.reply_to):
         raise InvalidRequest(f"reply_to {message.reply_to!r} is not UTF-8: no queue can have that name here")
@@ -109,7 +109,7 @@ def _text(headers: Mapping[str, Any], name: str) -> str:
 
 
 def tenant_of(message: Message) -> str:
-    """Return the broker's validated user, as text that can be written anywhere."""
+    """Return the user that the broker has validated, as clean text."""
     return clean(message.user_id or "")[:ADDRESS_CHARACTERS]
 
 

@@ -1,4 +1,4 @@
-"""What a router says of its own work, beside the rows it writes."""
+"""The Prometheus series of a router."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RouterMetrics:
         )
 
     def watch(self, problems: Callable[[], Mapping[str, str]]) -> None:
-        """Show how many endpoints' queues cannot be served."""
+        """Measure the number of endpoints whose queue cannot be served."""
         self._refused.set_function(lambda: len(problems()))
 
     def dropped(self, reason: str, answers: int) -> None:
@@ -30,5 +30,5 @@ class RouterMetrics:
         self._dropped.labels(reason).inc(answers)
 
     def lost_merge(self, reason: str) -> None:
-        """Count a merge record that is lost."""
+        """Count a merge record that the log did not take."""
         self._merges.labels(reason).inc()

@@ -1,4 +1,4 @@
-"""A queue client's message as the requests that it becomes."""
+"""Turns a queue client's message into the requests that are sent to models."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ HEADER_ROOM_BYTES = 64 * 1024
 
 
 class PlannedRequest(NamedTuple):
-    """What becomes of one message: `request` is leg 0, with the client's own address.
+    """The requests of one message: `request` is leg 0, with the client's address for the answer.
 
-    With `rankers` all of them, leg 0 among them, are sent and answer here, and `request` never leaves.
+    If there are `rankers`, they are sent instead of `request`: one request for each ranker, leg 0 among them, with
+    this router's address.
     """
 
     request: Request
@@ -34,20 +35,20 @@ class PlannedRequest(NamedTuple):
 def plan(
     delivery: Delivery, uid: bytes, now: int, *, endpoint: str, view: View, channels: Channels, answers: str
 ) -> PlannedRequest:
-    """Decide where a request goes; rankers are to answer on `answers`. Raises what is wrong with it."""
+    """Plan the requests of a message; rankers will answer on the queue `answers`. Raises MillraceError."""
     message = decompressed(delivery.message, MESSAGE_LIMIT_BYTES - HEADER_ROOM_BYTES)
-    asked = read_headers(message, channels)
+    headers = read_headers(message, channels)
     router, mask = view.resolve(endpoint)
-    view.check_servable(router.endpoint, mask)
-    key = key_of(router.endpoint.key, asked.key, message.body, asked.json_length)
-    if key and asked.pin is None and router.draws_by_key:
+    view.versions.check_servable(router.endpoint, mask)
+    key = key_of(router.endpoint.key, headers.key, message.body, headers.json_length)
+    if key and headers.pin is None and router.draws_by_key:
         view.members.check_key()
     vector = None
-    if router.features and asked.pin is None:
-        vector = vector_of(router.features, message.body, asked.json_length)
-    drawn = router.plan(uid, mask, key=key, pin=asked.pin, vector=vector)
+    if router.features and headers.pin is None:
+        vector = vector_of(router.features, message.body, headers.json_length)
+    drawn = router.plan(uid, mask, key=key, pin=headers.pin, vector=vector)
     leg = drawn.legs[0]
-    reply = ReplyTo.NOWHERE if asked.reply is ReplyTo.RESULTS and router.endpoint.results == "none" else asked.reply
+    reply = ReplyTo.NOWHERE if headers.reply is ReplyTo.RESULTS and router.endpoint.results == "none" else headers.reply
     route = Route(
         endpoint=endpoint,
         arm=leg.arm,
@@ -58,20 +59,20 @@ def plan(
         policy=drawn.policy,
         tenant=tenant_of(message),
         reply=reply,
-        reply_to=asked.reply_to,
+        reply_to=headers.reply_to,
     )
-    allowed_us = int(_allowed_ms(router, asked.timeout_ms) * 1000)
+    allowed_us = int(_allowed_ms(router, headers.timeout_ms) * 1000)
     request = Request(
         route=route,
         uid=uid,
         accepted_us=now,
         deadline_us=now + allowed_us,
         propensity=drawn.propensity,
-        json_length=asked.json_length,
+        json_length=headers.json_length,
         key=key,
         correlation=message.correlation_id or "",
-        trace=asked.trace,
-        extra=asked.extra if vector is None else noted(asked.extra, vector),
+        trace=headers.trace,
+        extra=headers.extra if vector is None else noted(headers.extra, vector),
         body=message.body,
     )
     rankers = rankers_of(request, drawn, answers) if drawn.merged else ()

@@ -1,7 +1,7 @@
 """Queue clients' requests that several rankers answer together.
 
-A source is held until the one answer and the record of who placed what are both confirmed. If the router dies before,
-the source comes back and is planned again: with the same uid, where the broker lets us tell, the list is the same too.
+A source stays unacked until the merged answer and the merge record are both confirmed. If the router dies before that,
+the source is delivered again and planned again; with the same uid the merged list is the same.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from broker.protocol.answers import error_body
 from broker.protocol.bundle import answers_in
 from broker.protocol.header import BY_WORD, Answer, BodyForm, Request, pack_route, pack_ticket
 from broker.support.tasks import Tasks
-from router.ranking.fan_in import SWEEP_S, FanIn, Heard
+from router.ranking.fan_in import SWEEP_S, AnswersByArm, FanIn
 from router.ranking.merge_log import MergeLog
 from router.service.planning import PlannedRequest
 
 TAKE = 1000
-PER_REQUEST = 2  # what a source waits for: its answer and its record
+CONFIRMS = 2  # before a source is acked: of its answer and of its merge record
 RECORD_PATIENCE_S = 3600.0  # as for rows: meanwhile the source stays unacked
 PAUSE_S = 0.2
-STOP_S = 10.0  # what is not answered by then comes back to another router
+STOP_S = 10.0  # requests without an answer by then go to another router
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class RankerAnswers:
@@ -43,14 +43,14 @@ class RankerAnswers:
 
     def __init__(self, broker: Broker, instance: str) -> None:
         self.queue = broker.channels.answers(instance)
-        self.gathering = FanIn()
+        self.fan_in = FanIn()
         self._broker = broker
         self._tasks = Tasks()
         self._opening = asyncio.Lock()
         self._consumer: Consumer | None = None
 
     async def open(self) -> None:
-        """Declare the queue and take from it, if nobody has yet: most routers never need it."""
+        """Declare the queue and take from it, on the first call: most routers never need it."""
         async with self._opening:
             if self._consumer is None:
                 await self._broker.declare(self.queue)
@@ -59,7 +59,7 @@ class RankerAnswers:
                 self._tasks.spawn(self._sweep(), "sweep")
 
     async def close(self) -> None:
-        """Take no more; who still waits is let go without a word: its source comes back."""
+        """Take no more. Open requests get no answer: their sources are delivered to another router."""
         if self._consumer is not None:
             await self._consumer.stop()
         await self._tasks.cancel()
@@ -69,27 +69,27 @@ class RankerAnswers:
             for delivery in deliveries:
                 try:
                     answers = answers_in(delivery.message)
-                except InvalidRequest:  # nobody but us may write here: what cannot be read is nobody's answer
+                except InvalidRequest:  # another program wrote to this queue: no request waits for that
                     continue
                 for answer in answers:
-                    self.gathering.take(answer)
+                    self.fan_in.take(answer)
             await self._broker.ack(deliveries)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            self.gathering.sweep()
+            self.fan_in.sweep()
 
 
 class SourceDelivery(NamedTuple):
-    """A client's message and what became of it."""
+    """A client's message, and the requests planned for it."""
 
     delivery: Delivery
     planned: PlannedRequest
 
 
 class RankedRequests:
-    """Asks the rankers of one endpoint, makes one answer of theirs, and lets the source go when all is safe."""
+    """Sends requests to the rankers of one endpoint, merges their answers, and acks the source once all is safe."""
 
     def __init__(
         self,
@@ -111,15 +111,15 @@ class RankedRequests:
         self._records = MergeLog(broker, lost=lost, patience_s=RECORD_PATIENCE_S)
         self._outbox: Outbox[Request] = Outbox(broker, self._settled)
         self._tasks = Tasks()
-        self._held: set[asyncio.Future[Heard]] = set()
+        self._held: set[asyncio.Future[AnswersByArm]] = set()
         self._stopping = False
 
     def stop(self) -> None:
-        """Insist on nothing any more: what is held is either answered soon, or comes back."""
+        """Repeat no failed publish: open requests are answered soon, or go to another router."""
         self._stopping = True
 
     async def ask(self, sources: Sequence[SourceDelivery]) -> None:
-        """Send requests to all their rankers. What nobody answers expires, whatever the broker does meanwhile."""
+        """Send requests to all their rankers. Requests without answers expire, even while the broker is away."""
         for source in sources:
             self._hold(*source)
         while not self._stopping:
@@ -127,15 +127,15 @@ class RankedRequests:
                 await self._answers.open()
             except TryAgain:
                 await asyncio.sleep(PAUSE_S)
-                self._answers.gathering.sweep()
+                self._answers.fan_in.sweep()
             else:
                 self._put([ranker for source in sources for ranker in source.planned.rankers])
                 return
 
     async def drain(self) -> None:
-        """Wait until what is held is answered and written down; let go of what is not, so that it comes back."""
+        """Wait until open requests are answered and recorded; after `STOP_S` leave the rest to another router."""
         until_s = time.monotonic() + STOP_S
-        while self._held and time.monotonic() < until_s:  # noqa: ASYNC110 - an event would cost every request
+        while self._held and time.monotonic() < until_s:  # noqa: ASYNC110 - an event would cost time for every request
             await asyncio.sleep(SWEEP_S)
         for future in list(self._held):
             future.cancel()
@@ -145,16 +145,16 @@ class RankedRequests:
         await self._records.drain()
 
     def _hold(self, delivery: Delivery, planned: PlannedRequest) -> None:
-        request, interleaving = planned.request, planned.router.interleaving
+        request, merging = planned.request, planned.router.merging
         allowed_s = (request.deadline_us - request.accepted_us) / 1e6
-        future = self._answers.gathering.expect(
+        future = self._answers.fan_in.expect(
             request.uid,
             [ranker.route.arm for ranker in planned.rankers],
-            wait_s=allowed_s if interleaving is None else interleaving.wait_s,
+            wait_s=allowed_s if merging is None else merging.wait_s,
             allowed_s=allowed_s,
         )
         self._held.add(future)
-        future.add_done_callback(partial(self._answer, planned, self._settling.hold(delivery, PER_REQUEST)))
+        future.add_done_callback(partial(self._answer, planned, self._settling.hold(delivery, CONFIRMS)))
 
     # -- out: to the rankers
 
@@ -172,7 +172,7 @@ class RankedRequests:
             )
 
     def _settled(self, rankers: Sequence[Request], outcome: Outcome) -> None:
-        """Hear of a publish. What may have been taken is waited for; what was not is tried again while it is wanted."""
+        """Handle the outcome of a publish: wait if it may have succeeded, else repeat it while its answer can count."""
         if outcome.safe or outcome.verdict is Settlement.UNKNOWN or self._stopping:
             return
         if outcome.reason is Reason.TOO_LARGE:
@@ -182,22 +182,22 @@ class RankedRequests:
 
     async def _put_again(self, rankers: Sequence[Request], outcome: Outcome) -> None:
         await asyncio.sleep(PAUSE_S)
-        wanted: dict[bool, list[Request]] = {True: [], False: []}
+        by_need: dict[bool, list[Request]] = {True: [], False: []}
         for ranker in rankers:
-            wanted[self._answers.gathering.waits_for(ranker.uid, ranker.route.arm)].append(ranker)
-        if not self._stopping:  # else its source comes back, and whoever plans it then ends it
-            self._refuse(wanted[False], outcome)
-            self._put(wanted[True])
+            by_need[self._answers.fan_in.waits_for(ranker.uid, ranker.route.arm)].append(ranker)
+        if not self._stopping:  # else the next router plans the source again, and ends it
+            self._refuse(by_need[False], outcome)
+            self._put(by_need[True])
 
     def _refuse(self, rankers: Sequence[Request], outcome: Outcome) -> None:
         error = _error(outcome)
         self._rows.refuse(rankers, error)
         for ranker in rankers:
-            self._answers.gathering.refuse(ranker.uid, ranker.route.arm, error)
+            self._answers.fan_in.refuse(ranker.uid, ranker.route.arm, error)
 
     # -- back: to the client
 
-    def _answer(self, planned: PlannedRequest, hold: PendingAck, future: asyncio.Future[Heard]) -> None:
+    def _answer(self, planned: PlannedRequest, hold: PendingAck, future: asyncio.Future[AnswersByArm]) -> None:
         self._held.discard(future)
         if future.cancelled():
             return
@@ -206,9 +206,9 @@ class RankedRequests:
             answer, record = planned.router.merge(planned.rankers[0], future.result())
         except MillraceError as exc:
             answer = _no_answer(planned.request, exc)
-        except Exception:  # whatever rankers answer, it must not end the router for the others
-            log.exception("endpoint %s: what the rankers answered could not be merged", endpoint)
-            answer = _no_answer(planned.request, Failed("the router could not merge what the rankers answered"))
+        except Exception:  # no answer of a ranker may end the router for the others
+            logger.exception("endpoint %s: the rankers' answers could not be merged", endpoint)
+            answer = _no_answer(planned.request, Failed("the router could not merge the rankers' answers"))
         if record is None:
             hold.settle()
         else:

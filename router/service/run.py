@@ -1,6 +1,6 @@
-"""The router for clients of the queue: it takes `requests.<endpoint>`, decides, and forwards to the model's queue.
+"""The router process for clients of the queue: it takes `requests.<endpoint>` and forwards to the models' queues.
 
-A source is acked when what was forwarded is safe. Waiting happens here, not in the model's queue: that is kept short.
+A source is acked once the forwarded request is safe. Requests wait here, not in the models' queues: those stay short.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from broker.delivery.log_follower import LogFollower, follow_status
 from broker.errors import TryAgain
 from broker.records.agreement import Agreement, write_agreement
 from broker.support.tasks import Tasks
-from router.service.forwarding import EndpointService
+from router.service.endpoint import EndpointService
 from router.service.metrics import RouterMetrics
 from router.service.ranked_requests import RankerAnswers
 from router.state.checkpoint_bootstrap import CheckpointBootstrap
 from router.state.members import keep_comparing
 from router.state.view import View
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-LOOK_S = 0.25
+CHECK_S = 0.25
 DECLARE_AT_ONCE = 8
 PAUSE_FIRST_S = 0.25
 PAUSE_LONGEST_S = 5.0
@@ -41,7 +41,7 @@ class RouterSettings:
 
     instance: str
     metrics_port: int = 0
-    limits: Limits = NO_LIMITS  # of the queues that clients write to
+    limits: Limits = NO_LIMITS  # of the queues that clients publish to
     agreement: Agreement | None = None  # with other members; None compares nothing
 
 
@@ -60,37 +60,37 @@ async def run(
     metrics = RouterMetrics(registry)
     service = RouterService(broker, view, settings, metrics)
     metrics.watch(service.problems)
-    announcer = Heartbeat(
+    heartbeat = Heartbeat(
         broker,
         instance=settings.instance,
         part="router",
         metrics_port=settings.metrics_port,
-        troubles=lambda: [f"endpoint {endpoint}: {why}" for endpoint, why in sorted(service.problems().items())],
+        troubles=lambda: [f"endpoint {endpoint}: {reason}" for endpoint, reason in sorted(service.problems().items())],
     )
     await declared.caught_up.wait()
     await status.caught_up.wait()
     await CLOCKS.measured()
-    await announcer.say("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
-    tasks.spawn(announcer.beat(), "heartbeat")
-    tasks.spawn(keep_comparing(view.members, announcer, registry), "agreement")
-    tasks.spawn(CheckpointBootstrap(broker, view).run(), "stand-in")
+    await heartbeat.say("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
+    tasks.spawn(heartbeat.beat(), "heartbeat")
+    tasks.spawn(keep_comparing(view.members, heartbeat, registry), "agreement")
+    tasks.spawn(CheckpointBootstrap(broker, view).run(), "checkpoint bootstrap")
     while not stop.is_set():
-        service.look()
+        service.serve_new()
         try:
-            async with asyncio.timeout(LOOK_S):
+            async with asyncio.timeout(CHECK_S):
                 await stop.wait()
         except TimeoutError:
             continue
     await service.close()
-    await announcer.say("stopped")
+    await heartbeat.say("stopped")
     await tasks.cancel()
 
 
 class RouterService:
-    """One consumer for each endpoint.
+    """One `EndpointService` for each endpoint.
 
-    What is there is served at once; declarations go on beside it, some at a time. An endpoint whose queue the broker
-    refuses is named, and tried again: it holds up no other one.
+    Endpoints whose queues exist are served at once; missing queues are declared in the background, some at a time. An
+    endpoint whose queue the broker refuses is reported and tried again; it delays no other endpoint.
     """
 
     def __init__(self, broker: Broker, view: View, settings: RouterSettings, metrics: RouterMetrics) -> None:
@@ -107,7 +107,7 @@ class RouterService:
         self._answers = RankerAnswers(broker, settings.instance)
         self._instance = settings.instance
 
-    def look(self) -> None:
+    def serve_new(self) -> None:
         """Start to serve endpoints that are new."""
         new = [endpoint for endpoint in self._view.endpoints() if endpoint not in self._known]
         if new:
@@ -115,23 +115,23 @@ class RouterService:
             self._declaring.spawn(self._begin(new), f"{len(new)} endpoints")
 
     def problems(self) -> dict[str, str]:
-        """Return the endpoints whose queue clients cannot be served now, each with the reason."""
+        """Return the reason by endpoint for those whose queue clients cannot be served now."""
         found = dict(self._refused)
-        for channel, why in self._broker.upkeep.troubles.items():
+        for channel, reason in self._broker.upkeep.troubles.items():
             endpoint = channel.removeprefix(self._broker.channels.requests(""))
             if endpoint in self._known:
-                found[endpoint] = why
+                found[endpoint] = reason
         return found
 
     async def close(self) -> None:
-        """Take no more, finish what is held."""
+        """Take no more, and finish the taken requests."""
         await self._declaring.cancel()
         await asyncio.gather(*[service.stop() for service in self._serving.values()])
         await self._tasks.drain()
         await self._answers.close()
 
     async def _begin(self, endpoints: Sequence[str]) -> None:
-        """Serve those whose queue is there, and declare the queues of all."""
+        """Serve the endpoints whose queue exists, and declare the queues of all."""
         queues = {self._broker.channels.requests(endpoint): endpoint for endpoint in endpoints}
         try:
             gone = {queues[queue] for queue in await self._broker.missing(list(queues))}
@@ -151,10 +151,10 @@ class RouterService:
         self._tasks.spawn(service.run(), f"endpoint-{endpoint}")
 
     async def _declare(self, endpoint: str) -> None:
-        """Declare an endpoint's queues, and serve it; a broker that refuses is asked again for as long as it takes.
+        """Declare an endpoint's queues, and serve it; repeat that until the broker allows it.
 
-        Nobody subscribes before: RabbitMQ 3.10 ends the connection of who consumes from a quorum queue that is just
-        being made.
+        The queue is consumed from only after that: RabbitMQ 3.10 closes the connection of a consumer that subscribes
+        to a quorum queue while it is being created.
         """
         channels, pause_s = self._broker.channels, PAUSE_FIRST_S
         while True:
@@ -164,12 +164,12 @@ class RouterService:
                     await self._broker.declare(channels.results(endpoint))
             except TryAgain as exc:
                 if self._refused.get(endpoint) != str(exc):
-                    log.error("endpoint %s: clients of its queue are not served: %s; trying again", endpoint, exc)  # noqa: TRY400 - a person can mend this: a traceback would only hide it
+                    logger.error("endpoint %s: clients of its queue are not served: %s; trying again", endpoint, exc)  # noqa: TRY400 - an operator can repair this; a traceback would hide the message
                 self._refused[endpoint] = str(exc)
             else:
                 self._serve(endpoint)
                 if self._refused.pop(endpoint, None):
-                    log.warning("endpoint %s: clients of its queue are served", endpoint)
+                    logger.warning("endpoint %s: clients of its queue are served", endpoint)
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_LONGEST_S)

@@ -1,4 +1,4 @@
-"""Sends the shadows of requests that are safe, out of the way of everything that answers."""
+"""Sends shadows of requests, without any effect on the requests themselves."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from broker.errors import Failed, MillraceError, QueueFull, TooLarge, Unavailabl
 from broker.messages import UNKNOWN, Message, Outcome, Reason
 from broker.protocol.header import BodyForm, Request, pack_route, pack_ticket
 
-LIMIT = 5000  # on their way at once: what comes then is dropped
-PATIENCE_S = 2.0  # with a broker that is away; a queue that is full is asked once
+LIMIT = 5000  # shadows being sent; further ones are dropped
+PATIENCE_S = 2.0  # for a broker that is away; a full queue is tried once
 DRAIN_S = 5.0
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class ShadowSender:
-    """Publishes shadows in bundles and windows of their own. One that gets nowhere leaves its row, and nothing else."""
+    """Publishes shadows from an outbox of its own. A shadow that cannot be sent only leaves a row."""
 
     def __init__(self, broker: Broker, rows: PredictionLogWriter, max_batch: Callable[[str, int], int]) -> None:
         self._inputs = broker.channels.inputs
@@ -31,7 +31,7 @@ class ShadowSender:
         self._sending: dict[bytes, Request] = {}
 
     def put(self, shadows: Sequence[Request]) -> None:
-        """Send shadows, whose requests are safe by now."""
+        """Send shadows; their requests are safe already."""
         room = max(0, LIMIT - len(self._sending))
         for shadow in shadows[:room]:
             self._sending[shadow.uid] = shadow
@@ -53,7 +53,7 @@ class ShadowSender:
         self._rows.refuse(shadows, error)
 
     async def drain(self) -> None:
-        """Wait until it is known what became of all, but not long: the rest is given up."""
+        """Wait until all shadows are sent or dropped; after `DRAIN_S` drop the rest."""
         try:
             async with asyncio.timeout(DRAIN_S):
                 await self._outbox.drain()
@@ -62,7 +62,7 @@ class ShadowSender:
             self._sending.clear()
 
     def _settled(self, shadows: Sequence[Request], outcome: Outcome) -> None:
-        """Hear of a publish. Who says that it failed and is wrong is corrected by the log: its first row counts."""
+        """Handle the outcome of a publish. If a shadow arrives in spite of an error, its first row counts."""
         for shadow in shadows:
             self._sending.pop(shadow.uid, None)
         if not outcome.safe:
@@ -70,7 +70,7 @@ class ShadowSender:
 
 
 class _Guarded:
-    """A broker for shadows alone: whatever goes wrong there is an unknown outcome, and no patience outlasts it."""
+    """A broker whose unexpected errors become unknown outcomes, so that the outbox goes on."""
 
     blocked = False
 
@@ -82,8 +82,8 @@ class _Guarded:
             return await self._broker.publish(messages)
         except Unreachable:
             raise
-        except Exception:  # a shadow ends nothing but itself
-            log.exception("%d bundles of shadows could not be published", len(messages))
+        except Exception:  # an error of a shadow must not affect any request
+            logger.exception("%d bundles of shadows could not be published", len(messages))
             return [UNKNOWN] * len(messages)
 
 
@@ -94,4 +94,4 @@ def _error(outcome: Outcome) -> MillraceError:
         return Unavailable("the queue of the shadow's model is not there")
     if outcome.reason is Reason.TOO_LARGE:
         return TooLarge("the request is larger than the broker takes")
-    return Failed("the broker did not say in time that it has the shadow")
+    return Failed("the broker did not confirm the shadow in time")

@@ -1,1 +1,1 @@
-"""Environments that drive the product's own policy functions along their axis of runs."""
+"""Simulations that call the policies' own functions with many runs at once."""

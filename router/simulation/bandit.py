@@ -1,4 +1,4 @@
-"""A declared bandit in the traffic that it would have: its own functions, many runs at once, a snapshot at a time."""
+"""A bandit in artificial traffic: many runs at once, one snapshot at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from router.policies.base import JoinedRewards, Learning
+from router.policies.learning import JoinedRewards, Learning
 from router.stats.arrays import Bools, Floats, Ints, choose
 
 State = TypeVar("State")
@@ -22,14 +22,14 @@ class Uniform(Protocol):
     """A source of numbers in [0, 1): a numpy generator."""
 
     def random(self, size: tuple[int, ...]) -> Floats:
-        """Return so many."""
+        """Return an array of numbers with a shape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
     """Bernoulli arms with `means` (arms,), and `steps` snapshots with `every` requests and `ticks` seconds each.
 
-    Rewards count `wait` snapshots later: their horizon has to be over.
+    Rewards count `wait` snapshots later, after their horizon.
     """
 
     means: Floats
@@ -41,9 +41,9 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedCourse:
-    """How runs went: mean weights (steps, arms), and regret in rewards (runs,).
+    """The course of runs: mean weights (steps, arms), and regret in rewards (runs,).
 
-    `settled` is the step from which on the best arm had 80 % (runs,); -1 where that never came.
+    `settled` is the step from which on the best arm had 80 % (runs,); -1 for runs in which it never had.
     """
 
     weights: Floats
@@ -53,7 +53,7 @@ class SimulatedCourse:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Requests whose horizon is open; small, for there are many."""
+    """Requests whose horizon is open; in small types, because there are many."""
 
     arms: npt.NDArray[np.int8]
     liked: Bools
@@ -67,7 +67,7 @@ def walk(
     state, held = policy.start(runs), deque[_Held]()
     weighed, weights = None, np.zeros(0)
     for _ in range(traffic.steps):
-        if state is not weighed:  # nothing was learnt since
+        if state is not weighed:  # unchanged since
             weighed, weights = state, policy.weights(state)
         yield weights
         arms = choose(weights, drawing.random((runs, traffic.every)))
@@ -79,7 +79,7 @@ def walk(
 
 
 def course(policy: Learning[State], traffic: Traffic, runs: int, seed: int) -> SimulatedCourse:
-    """Return how a policy fares in so many runs."""
+    """Return the course of a number of runs of a policy."""
     drawing, rewarding = (np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(2))
     best, gap = int(traffic.means.argmax()), traffic.means.max() - traffic.means
     means, regret, settled = [], np.zeros(runs), np.full(runs, -1)

@@ -1,4 +1,4 @@
-"""Canaries in a world where something goes wrong now and then: many at once, looked at after every bad event."""
+"""Canaries in artificial traffic with bad events: many runs at once, tested after every bad event."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from router.stats.eprocess import PairTest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRates:
-    """Bad events: `base` of the stable arms' requests, `ratio` times that of the canary's.
+    """The share of bad events: `base` for the stable arms, `ratio` times that for the canary.
 
-    `drift` is by how much of itself the base rate swings, up and down in `period` requests.
+    `drift` is the amplitude of the base rate's oscillation, relative to the rate; one oscillation takes `period`
+    requests.
     """
 
     base: float
@@ -37,7 +38,7 @@ class EventRates:
 
 @dataclass(frozen=True, slots=True)
 class CanaryRuns:
-    """How each run ended (runs,): its phase, requests to the canary, and requests in all."""
+    """The end of each run (runs,): its phase, requests to the canary, and requests in all."""
 
     phase: Ints
     canary_requests: Ints
@@ -47,8 +48,8 @@ class CanaryRuns:
 def staged(canary: Canary, rates: EventRates, runs: int, requests: int, seed: int) -> CanaryRuns:
     """Run canaries for at most `requests` each. A tick is a request, and the first guardrail is on bad events.
 
-    Only bad events and ends of steps are visited: the requests between two are geometric, at the highest rate, and an
-    event counts with the present rate's share of that.
+    Only bad events and ends of steps are visited: the number of requests between two is geometric at the highest rate,
+    and an event is kept with the ratio of the present rate to the highest one.
     """
     random = np.random.default_rng(seed)
     state = canary.start(runs)
@@ -88,8 +89,8 @@ def paired(
 ) -> Ints:
     """Return the requests to the canary (runs,) until the wealth reached 20, or -1.
 
-    `means` are the stable arms' and the canary's; rewards are Beta with a strength of 10. `drift` is by how much both
-    means swing, up and down in 5000 requests.
+    `means` are the stable arms' and the canary's; rewards are Beta with a strength of 10. `drift` is the amplitude of
+    both means' oscillation, with a period of 5000 requests.
     """
     random = np.random.default_rng(seed)
     state, rows = test.start(runs), np.arange(runs)

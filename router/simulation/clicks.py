@@ -1,7 +1,7 @@
-"""Users who look at lists and click: what one list made of two rankings needs, beside showing each to one half.
+"""Users who click in lists: the sessions that interleaving needs, compared with an A/B test of two rankings.
 
-Every session has its own query, items and user, so that sessions are the units. What a user would like does not depend
-on what is shown: the same session can be tried with every list.
+Every session has its own query, items and user, so that sessions are independent. The items that a user likes do not
+depend on the list: the same session can be tried with every list.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Z_80 = 1.959963984540054 + 0.8416212335729143  # 5 % on two sides, 80 % power
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClickWorld:
-    """Two rankers that see each item's quality with normal noise of different size, and users of different taste.
+    """Two rankers that know each item's quality with normal noise of different size, and users of different taste.
 
-    An item's quality q is uniform. It is liked with probability q**2 times how easy the user and the query are, each
-    drawn from Beta(taste, taste); with a `taste` of 0 all are equally easy, at 1.
+    An item's quality q is uniform. It is liked with probability q**2 times an ease of the user and one of the query,
+    each drawn from Beta(taste, taste); with a `taste` of 0 both are 1.
     """
 
     noise: tuple[float, float]
@@ -52,7 +52,7 @@ def sessions(world: ClickWorld, number: int, random: np.random.Generator) -> Cli
 def cascade(liked: Bools, random: np.random.Generator, *, stays: float = 0.9) -> Bools:
     """Return clicks (sessions, positions): a user clicks the first liked item and leaves (Craswell et al. 2008).
 
-    Before each further position a user without a click goes away, too, with probability 1 - `stays`.
+    Before each further position a user without a click leaves, too, with probability 1 - `stays`.
     """
     patience = random.geometric(1.0 - stays, size=(len(liked), 1))
     seen = liked & (np.arange(liked.shape[1]) < patience)
@@ -61,14 +61,14 @@ def cascade(liked: Bools, random: np.random.Generator, *, stays: float = 0.9) ->
 
 
 def by_position(liked: Bools, random: np.random.Generator, *, fall: float = 1.0) -> Bools:
-    """Return clicks (sessions, positions): position i is looked at with probability i**-fall, whatever was clicked."""
+    """Return clicks (sessions, positions): position i is seen with probability i**-fall, independent of clicks."""
     looked = np.arange(1.0, liked.shape[1] + 1.0) ** -fall
     clicks: Bools = liked & (random.random(liked.shape) < looked)
     return clicks
 
 
 def shown(drawn: ClickSessions, world: ClickWorld, method: str, random: np.random.Generator) -> tuple[Ints, Floats]:
-    """Return the product's own lists (sessions, positions) and credit differences, first ranker less second."""
+    """Return merged lists (sessions, positions) and credit differences, first ranker less second."""
     number = drawn.rankings.shape[1]
     items = np.zeros((number, world.length), np.int64)
     difference = np.zeros((number, world.length))
@@ -91,7 +91,7 @@ class SessionsNeeded:
 
 
 def needed(control: Floats, better: Floats, votes: Floats) -> SessionsNeeded:
-    """Return how many sessions prove a difference, from clicks with either ranking and from votes of interleaving.
+    """Return the number of sessions that prove a difference, from clicks with either ranking and from votes.
 
     A normal test of the difference of two halves' means, and one of the mean vote: (z sd / mean)**2.
     """
@@ -104,10 +104,10 @@ def needed(control: Floats, better: Floats, votes: Floats) -> SessionsNeeded:
 def lists_until_proven(
     world: ClickWorld, method: str, alpha: float, runs: int, lists: int, seed: int, *, pool: int = 4000
 ) -> Ints:
-    """Return after how many lists (runs,) one ranker was proven better, or -1 within so many; it may be the wrong one.
+    """Return the number of lists (runs,) until a ranker was proven better, maybe the wrong one; -1 if none was.
 
-    Users click as in `cascade`, and each list is another user's. Lists are drawn from a `pool` of those that the
-    product makes; the test is held after each.
+    Users click as in `cascade`, and each list has another user. Lists are drawn from a `pool` of merged ones; the test
+    is made after each.
     """
     random = np.random.default_rng(seed)
     drawn = sessions(world, pool, random)

@@ -1,7 +1,7 @@
-"""Worlds to try policies in: many runs at once, through the very functions that the learner calls.
+"""Environments for policies: many runs at once, through the functions that the learner calls.
 
-Requests are numbered from 0. The generator of the rewards is never the policy's own: with one stream for both, an arm's
-reward would depend on how it was drawn.
+Requests are numbered from 0. Draws and rewards have generators of their own: with one generator for both, an arm's
+reward would depend on the draw.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from router.policies.base import Contextual, JoinedRewards, Learning
 from router.policies.counts import Sums, forget
+from router.policies.learning import Contextual, JoinedRewards, Learning
 from router.policies.thompson import Thompson
 from router.stats.arrays import Bools, Floats, Ints, choose
 
@@ -31,7 +31,7 @@ class Sampler(Protocol[Contra]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BernoulliWorld:
-    """Bernoulli arms, and how their rewards come back.
+    """Bernoulli arms, and the delay and loss of their rewards.
 
     `means` (phases, arms): the phases divide the requests equally. A snapshot is taken every `every` requests, which is
     also that many ticks. Rewards come `delay` requests later on average (geometric), and the share `lost` never.
@@ -51,7 +51,7 @@ class BernoulliWorld:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """Rewards under way, and the request by which each is there."""
+    """Delayed rewards, and the request by which each arrives."""
 
     due: Ints
     seen: JoinedRewards
@@ -110,7 +110,7 @@ def _drawn(
 def _joined(
     pending: _Pending, seen: JoinedRewards, request: int, world: BernoulliWorld, random: np.random.Generator
 ) -> tuple[JoinedRewards, _Pending]:
-    """Return what has arrived now, and what is still under way."""
+    """Return the rewards that have arrived, and those that are still delayed."""
     if world.lost:
         seen = _only(seen, random.random(len(seen.run)) >= world.lost)
     if not world.delay:
@@ -134,8 +134,8 @@ def replaced_items(
 ) -> Floats:
     """Return the regret (runs,) where items come and go (Chapelle and Li 2011, table 1).
 
-    At each request an item is replaced with probability `chance`; a new one's mean is Beta(4, 4), and nothing is known
-    of it. Feedback comes every `every` requests; what is then under way of a replaced item is dropped.
+    At each request an item is replaced with probability `chance`; the mean of a new item is Beta(4, 4), and the policy
+    knows nothing of it. Feedback comes every `every` requests; delayed rewards of a replaced item are dropped.
     """
     drawing, world = (np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(2))
     rows, regret = np.arange(runs), np.zeros(runs)

@@ -1,1 +1,1 @@
-"""What the logs say now: endpoints, arms, weights, members."""
+"""The present state of an installation from its logs: endpoints, model versions, weights, processes."""

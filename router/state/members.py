@@ -1,8 +1,8 @@
 """Gateways and routers of one installation, and whether their settings agree with those of this process.
 
-With another assignment key, the same request key would get another arm there. A key that the settings give counts
-before one that was made in a data folder, and of two of a kind the one that the oldest process has: who has another
-key that was made draws nothing by key.
+With another assignment key the same request key would get another arm. One key is the right one: a key from the
+settings comes before one that was generated in a data folder, and among keys of the same origin the key of the oldest
+process. A process with another generated key draws no arm by request key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from broker.errors import Unavailable
 from broker.records.agreement import Agreement, read_agreement
 from broker.records.status import HEARTBEAT_S, SILENT_AFTER_S, Announcement
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PARTS = ("gateway", "router")
 COMPARED = {
@@ -36,11 +36,11 @@ WAY_OUT = "give all of them the same secrets.assignment"
 @dataclass(slots=True)
 class _Member:
     agreement: Agreement
-    heard_s: float
+    seen_s: float
 
 
 class MemberTable:
-    """Who is there, by what they announce. Without `introduce` nothing is compared."""
+    """The other members, by their announcements. Nothing is compared before `introduce` is called."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -50,32 +50,35 @@ class MemberTable:
         self.refusal = ""
 
     def introduce(self, instance: str, own: Agreement | None) -> None:
-        """Say who this process is, and what it has."""
+        """Set the name and the settings of this process."""
         self._instance, self._own = instance, own
 
-    def hear(self, said: Announcement) -> None:
-        """Take in an announcement."""
-        if said.part not in PARTS or said.instance == self._instance:
+    def fold(self, announcement: Announcement) -> None:
+        """Fold an announcement of any process."""
+        if announcement.part not in PARTS or announcement.instance == self._instance:
             return
-        if said.state == "stopped":
-            self._others.pop(said.instance, None)
+        if announcement.state == "stopped":
+            self._others.pop(announcement.instance, None)
             return
-        known, agreement = self._others.get(said.instance), read_agreement(said.full)
+        known, agreement = self._others.get(announcement.instance), read_agreement(announcement.full)
         if known is not None and agreement in (None, known.agreement):
-            known.heard_s = self._clock()
+            known.seen_s = self._clock()
         elif agreement is not None:
-            self._others[said.instance] = _Member(agreement, self._clock())
-            self.look()  # at once: nothing is to be drawn meanwhile
+            self._others[announcement.instance] = _Member(agreement, self._clock())
+            self.compare()  # at once: no arm may be drawn with a wrong key meanwhile
 
     def check_key(self) -> None:
-        """Raise Unavailable where another member draws by another assignment key that counts before this one's."""
+        """Raise Unavailable if this process has another assignment key than the right one."""
         if self.refusal:
             raise Unavailable(self.refusal)
 
-    def look(self) -> dict[str, str]:
-        """Compare with those that are there now: by setting, what does not agree, in words. Notes what follows."""
+    def compare(self) -> dict[str, str]:
+        """Compare the settings with those of all live members; return a message by setting that differs.
+
+        Updates `refusal`.
+        """
         oldest_s = self._clock() - SILENT_AFTER_S
-        self._others = {name: one for name, one in self._others.items() if one.heard_s >= oldest_s}
+        self._others = {name: one for name, one in self._others.items() if one.seen_s >= oldest_s}
         found = dict(self._differences())
         self.refusal = self._refusal()
         return found
@@ -95,7 +98,7 @@ class MemberTable:
         if own is None or own.is_key_given:
             return ""
         members = {self._instance: own, **{name: one.agreement for name, one in self._others.items()}}
-        first = min(members, key=lambda name: _rank(name, members[name]))  # its key counts, for all who share it
+        first = min(members, key=lambda name: _rank(name, members[name]))  # this member has the right key
         if members[first].key == own.key:
             return ""
         return f"no arm is drawn by key here: {first} has another assignment key, which counts: {WAY_OUT}"
@@ -105,8 +108,8 @@ def _rank(instance: str, agreement: Agreement) -> tuple[bool, int, str]:
     return not agreement.is_key_given, agreement.started_us, instance
 
 
-async def keep_comparing(members: MemberTable, announcer: Heartbeat, registry: CollectorRegistry) -> None:
-    """Compare as long as the process lives: what does not agree is logged, announced and measured."""
+async def keep_comparing(members: MemberTable, heartbeat: Heartbeat, registry: CollectorRegistry) -> None:
+    """Compare in a loop; log, announce and measure the settings that differ."""
     gauge = Gauge(
         "millrace_settings_disagree",
         "Whether a setting differs from another member's.",
@@ -115,14 +118,14 @@ async def keep_comparing(members: MemberTable, announcer: Heartbeat, registry: C
     )
     before: dict[str, str] = {}
     while True:
-        found = members.look()
+        found = members.compare()
         for setting in COMPARED.values():
             gauge.labels(setting).set(float(setting in found))
         if found != before:
-            for said in {*found.values()} - {*before.values()}:
-                log.warning("%s", said)
+            for message in {*found.values()} - {*before.values()}:
+                logger.warning("%s", message)
             if members.refusal:
-                log.error("%s", members.refusal)
-            await announcer.warn("; ".join([*found.values(), members.refusal]).removesuffix("; "))
+                logger.error("%s", members.refusal)
+            await heartbeat.warn("; ".join([*found.values(), members.refusal]).removesuffix("; "))
         before = found
         await asyncio.sleep(HEARTBEAT_S / 2)

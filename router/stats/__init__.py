@@ -1,1 +1,1 @@
-"""The formulas: chances to be the best, tests that may be looked at after every event, estimators of other policies."""
+"""Formulas: probabilities to be the best, tests that are valid after every event, estimators of other policies."""

@@ -1,7 +1,7 @@
-"""Arrays with a leading axis of runs, and sums that no order can change.
+"""Arrays with a leading axis of runs, and sums that do not depend on the order.
 
-The learner calls everything with one run; simulations call the same functions with thousands. Sums are integers in
-units of 1/ONE: whatever order events come in, the state has the same bytes.
+The learner calls all functions with one run; simulations call them with thousands. Sums are integers in units of
+1/ONE, so that the state has the same bytes for any order of events.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def tallied(cells: Ints, amounts: Floats | None, shape: tuple[int, ...]) -> Ints
 def rounds(run: Ints) -> Iterator[Ints]:
     """Yield the places of each run's first event, of each run's second, and so on.
 
-    What depends on the order of a run's own events is folded a round at a time, for all runs at once.
+    A fold that depends on the order of a run's events handles one round at a time, for all runs at once.
     """
     order = np.argsort(run, kind="stable")
     ordered = run[order]

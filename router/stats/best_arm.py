@@ -1,4 +1,4 @@
-"""How probable it is that each arm is the best one, when the arms' values are independent.
+"""The probability that each arm is the best one, for independent values of the arms.
 
 P(k is the best) is the integral of the product of the others' distribution functions over k's own. It is summed by the
 trapezoid rule over the quantiles of all arms together, so that a narrow arm is resolved as well as a broad one: Gauss
@@ -49,7 +49,7 @@ def best_of_few_normals(arm: int, mean: Sequence[float], variance: Sequence[floa
         return 0.5 * erfc(-h * _SQRT_HALF)
     z, over_z = variance[arm - 2], mean[arm] - mean[arm - 2]
     k = over_z / sqrt(x + z)
-    rest = sqrt(x * (y + z) + y * z)  # sqrt((x + y) (x + z) - x^2), but not by a difference, as what follows
+    rest = sqrt(x * (y + z) + y * z)  # sqrt((x + y) (x + z) - x^2), computed without cancellation, as the terms below
     if h and k:
         apart = mean[arm - 1] - mean[arm - 2]
         beyond = owens_t(h, (over_z / over_y * y + apart / over_y * x) / rest)

@@ -1,8 +1,9 @@
-"""Tests that may be looked at after every event: the wealth of bets, at most 1 on average if they are wrong.
+"""Tests that are valid after every event: the wealth of bets, at most 1 on average under the null hypothesis.
 
-Stop when the wealth is 1/alpha: by Ville's inequality that happens by chance with a probability of at most alpha,
-whatever the number of looks (Shafer 2021; Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid
-inference"). Shares and bets must be known before the outcome: the propensity of the decision, never today's.
+Reject when the wealth reaches 1/alpha: by Ville's inequality that happens with a probability of at most alpha under the
+null hypothesis, for any number of looks (Shafer 2021; Ramdas et al. 2023, "Game-theoretic statistics and safe
+anytime-valid inference"). Shares and bets must be known before the outcome: use the propensity of the decision, not the
+present one.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ class EventTest:
         return np.zeros((runs, len(self.alternatives)), np.int64)
 
     def fold(self, state: Ints, run: Ints, canary: Bools, share: Floats) -> Ints:
-        """Return the state after bad events: flat arrays; whose each was, and the canary's share when it was decided.
+        """Return the state after bad events: flat arrays. `share` is the canary's probability at each draw.
 
-        An event under a share of 0 or 1 says nothing, and changes nothing.
+        `canary` is True for the events of the canary.
+
+        An event under a share of 0 or 1 changes nothing.
         """
         ratio = np.asarray(self.alternatives)
         w = share[:, None]
@@ -112,7 +115,7 @@ class PairTest:
         return Pairs(*(np.zeros(runs) for _ in fields(Pairs)))
 
     def fold(self, state: Pairs, run: Ints, canary: Bools, reward: Floats) -> Pairs:
-        """Return the state after rewards: flat arrays, in the order of the log; whose each was."""
+        """Return the state after rewards: flat arrays, in the order of the log."""
         reward = np.minimum(np.maximum(reward, 0.0), 1.0)
         for places in rounds(run):
             state = self._fold_one(state, run[places], canary[places], reward[places])

@@ -1,4 +1,4 @@
-"""What another policy would have earned, from a log of decisions with their propensities (Dudik, Langford and Li 2011).
+"""Estimates of another policy's mean reward, from logged decisions with propensities (Dudik, Langford and Li 2011).
 
 Rows are (runs, decisions). `weight` is pi(arm) / propensity: the other policy's probability of the logged arm over the
 logged one. Intervals are normal ones, 95 % at the default `z`.
@@ -22,8 +22,8 @@ class Estimate:
     """Estimates (runs,) with their intervals.
 
     `ess`: effective sample size. `mean_weight` is 1 on average if the propensities are right. `refused`: fewer than 100
-    effective decisions, or a mean weight outside [0.9, 1.1]; there `value`, `low` and `high` are not numbers, for such
-    a number is worse than none.
+    effective decisions, or a mean weight outside [0.9, 1.1]; then `value`, `low` and
+    `high` are not numbers, because unreliable ones would be used.
     """
 
     value: Floats

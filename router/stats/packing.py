@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 def packed(state: Any) -> Any:
-    """Return what JSON can hold; floats are written so that they come back bit for bit, and are finite."""
+    """Return a state as JSON; its floats are finite, and are read back bit for bit."""
     if isinstance(state, np.ndarray):
         return state.tolist()
     if is_dataclass(state):

@@ -1,7 +1,7 @@
-"""Sample ratio mismatch: do the arms get the shares of requests (or of joined rewards) that they should?
+"""Sample ratio mismatch: do the arms get the right shares of requests, and of joined rewards?
 
-Both tests may be looked at after every request. The alarm is at a wealth of 1000, one false one in a thousand
-experiments. A mismatch among joined rewards means that feedback is missing unevenly: it is to stop learning.
+Both tests are valid after every request. The alarm is at a wealth of 1000, one false alarm in a thousand experiments. A
+mismatch among joined rewards means that feedback is missing for some arms more than for others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def log_wealth(counts: Ints, shares: Floats, strength: float = 100.0) -> Floats:
 
     A Dirichlet mixture of multinomials over the null, ln E = ln B(k s + n) - ln B(k s) - sum n ln s (Lindon and Malek
     2022, "Anytime-valid inference for multinomial count data"). `strength` k: the higher, the smaller the mismatches
-    that it looks for. Arms without a share are left out; a count there is wealth without end.
+    that it detects. Arms without a share are left out; a count of such an arm gives infinite wealth.
     """
     kept = shares > 0
     prior, number = strength * shares[kept] / shares[kept].sum(), counts[:, kept].astype(np.float64)
@@ -39,11 +39,11 @@ def _log_beta(parameters: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class RatioTest:
-    """The same question when the shares change: a bandit's decisions, each with its own probabilities.
+    """The test for changing shares: a bandit's decisions, each with its own probabilities.
 
-    Bets for each arm that it is drawn r times as often as its probability says, for each r of `ratios`; the factor is
-    r / (1 + p (r - 1)) if it was drawn, else 1 / (1 + p (r - 1)). A state is (runs, arms, ratios) logarithms in
-    units of 2**-32, rounded down: in any order the same bytes.
+    It bets for each arm that the arm is drawn r times as often as with its probability p, for each r of `ratios`; the
+    factor is r / (1 + p (r - 1)) if it was drawn, else 1 / (1 + p (r - 1)). A state is (runs, arms, ratios) logarithms
+    in units of 2**-32, rounded down: in any order the same bytes.
     """
 
     arms: int

@@ -190,11 +190,11 @@ def work(record: Record) -> None:
     for name in [*view.endpoints(), "e", "m"]:
         try:
             router, mask = view.resolve(name)
-            view.check_servable(router.endpoint, mask)
+            view.versions.check_servable(router.endpoint, mask)
             plan = router.plan(UID, mask, key="k")
         except MillraceError:
             continue
-        assert view.max_batch(plan.legs[0].model, plan.legs[0].version) > 0
+        assert view.versions.max_batch(plan.legs[0].model, plan.legs[0].version) > 0
     orjson.dumps(known.targets())
 
 
@@ -239,7 +239,7 @@ def test_a_wrong_announcement_is_skipped_and_counted(wrong: dict[str, Any], capl
     body = orjson.dumps({**orjson.loads(RECORDS["announcement"][0]), **wrong})
     view = View(b"key")
     view.fold_status(Record(9, body, {}))
-    assert view.versions == {}
+    assert view.versions.by_model == {}
     assert SKIPPED.counts["announcement"] == before + 1
 
 

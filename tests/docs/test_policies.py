@@ -12,21 +12,19 @@ from broker.records.endpoint import read_endpoint
 from broker.records.rewards import Reward
 from broker.support.strict import StrictModel
 from deploy.yaml_text import documents
-from router.declaration.bandit import (
-    BanditConfig,
-    CountingConfig,
-    EpsilonGreedyConfig,
-    Exp3Config,
-    LinearConfig,
-    LinThompsonConfig,
-    LinUcbConfig,
-    ThompsonConfig,
-    UcbConfig,
-)
-from router.declaration.canary import CanaryConfig
-from router.declaration.plain import InterleaveConfig, ShadowConfig, SplitConfig
 from router.declaration.policy import read_config
-from router.policies.drawn import read_policy
+from router.kinds.bandit import BanditConfig, CountingConfig, LinearConfig
+from router.kinds.canary import CanaryConfig
+from router.kinds.epsilon_greedy import EpsilonGreedyConfig
+from router.kinds.exp3 import Exp3Config
+from router.kinds.interleave import InterleaveConfig
+from router.kinds.lints import LinThompsonConfig
+from router.kinds.linucb import LinUcbConfig
+from router.kinds.shadow import ShadowConfig
+from router.kinds.split import SplitConfig
+from router.kinds.thompson import ThompsonConfig
+from router.kinds.ucb import UcbConfig
+from router.policies.declared import read_policy
 
 TEXT = (Path(__file__).parents[2] / "docs/policies.md").read_text("utf-8")
 EXAMPLES = [documents(block)[0] for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)]

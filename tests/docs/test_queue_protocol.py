@@ -196,10 +196,11 @@ def test_the_merge_record_is_as_described() -> None:
 
 
 def test_the_limits_are_as_described() -> None:
-    assert f"up to {KEY_CHARACTERS} characters" in TEXT
-    assert f"1 to {TIMEOUT_LIMIT_MS}" in TEXT
-    assert f"may have {MESSAGE_LIMIT_BYTES >> 20} MiB" in TEXT
-    assert f"{BUNDLE_LIMIT_BYTES >> 10} KiB" in TEXT
+    text = " ".join(TEXT.split())
+    assert f"up to {KEY_CHARACTERS} characters" in text
+    assert f"1 to {TIMEOUT_LIMIT_MS}" in text
+    assert f"may have {MESSAGE_LIMIT_BYTES >> 20} MiB" in text
+    assert f"{BUNDLE_LIMIT_BYTES >> 10} KiB" in text
 
 
 def test_every_status_is_described() -> None:
@@ -307,7 +308,7 @@ async def _clean(broker: Broker) -> None:
 
 
 def test_the_headers_that_are_read_are_described() -> None:
-    described = "\n".join(row[0] for row in rows("where the JSON ends.\n"))
+    described = "\n".join(row[0] for row in rows("### Request\n"))
     body = b'{"inputs": []}'
     headers = {
         "timeout_ms": 5,

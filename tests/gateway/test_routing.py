@@ -14,8 +14,7 @@ import pytest
 from broker.records.endpoint import read_endpoint
 from broker.records.routing import SnapshotRecord, experiment_of, write_claim, write_snapshot
 from router.declaration.policy import read_config
-from router.policies.base import one_run
-from router.policies.build import learning_of
+from router.policies.learning import one_run
 from router.stats.packing import packed
 from tests.gateway.running_gateway import Gateway, X, running_gateway, until
 
@@ -102,7 +101,7 @@ async def test_a_linear_policy_weighs_requests_by_their_features_and_logs_them(g
     await declare(gateway, **LINEAR)
     endpoint = read_endpoint(LINEAR, source="test")
     config: Any = read_config(endpoint)
-    learning: Any = learning_of(config, 2, endpoint.feedback.rewards["clicked"])
+    learning: Any = config.learning(2)
     hours = np.array([[1.0, hour, 1.0, 0.0] for hour in (1.0, 1.0, -1.0, -1.0)] * 20)
     seen = one_run([0, 1, 0, 1] * 20, [1.0, 0.0, 0.0, 1.0] * 20, [0.5] * 80)
     models = packed(learning.fold(learning.start(1), seen, hours))

@@ -24,10 +24,9 @@ from broker.records.declared import endpoint_declared
 from broker.records.endpoint import Endpoint, read_endpoint
 from broker.records.routing import read_claim, read_snapshot, write_claim
 from broker.records.status import read_status
-from router.learning.declared import read_experiment
+from router.learning.experiment import read_experiment, spec_of
 from router.learning.fold import ExperimentFold
-from router.learning.ledger import Ledger, take_up
-from router.learning.service import subject_of
+from router.learning.ledger import Ledger, restore_saved
 from router.state.view import View
 from tests.kill.installation import GRACE_S, until
 from tests.router.learning.test_service import requests, send
@@ -118,8 +117,8 @@ class Learners:
 
     async def leads(self, learner: Learner) -> int:
         """Return the term with which a learner leads, once a snapshot of it was taken."""
-        await until(lambda: bool(learner.claims) and learner.claims[-1] == self.view.term == self._term_taken())
-        return self.view.term
+        await until(lambda: bool(learner.claims) and learner.claims[-1] == self.view.learned.term == self._term_taken())
+        return self.view.learned.term
 
     async def stand_by(self, learner: Learner) -> None:
         """Return once a learner has said that it is there."""
@@ -152,13 +151,13 @@ class Learners:
         """Return the fold of the whole log, as far as `end`, by somebody who was never killed."""
         experiment = read_experiment(self.declared)
         assert experiment is not None
-        fold: ExperimentFold[Any] = ExperimentFold(subject_of(self.declared), experiment)
+        fold: ExperimentFold[Any] = ExperimentFold(spec_of(self.declared), experiment)
         reader = self.broker.read(self._channels.events("e"), 0)
-        while fold.offset < end:
+        while fold.progress.offset < end:
             for record in await reader.read(500):
                 if record.offset < end:
                     fold.apply(record)
-                fold.offset = max(fold.offset, min(end, record.offset + 1))
+                fold.progress.offset = max(fold.progress.offset, min(end, record.offset + 1))
         await reader.close()
         return fold
 
@@ -166,13 +165,13 @@ class Learners:
         """Return what a learner that has ended has left in its ledger."""
         experiment = read_experiment(self.declared)
         assert experiment is not None
-        fold: ExperimentFold[Any] = ExperimentFold(subject_of(self.declared), experiment)
+        fold: ExperimentFold[Any] = ExperimentFold(spec_of(self.declared), experiment)
         ledger = Ledger(learner.folder / "learner.db")
         await ledger.open()
-        kept = await ledger.load("e", fold.subject.experiment)
+        kept = await ledger.load("e", fold.spec.experiment)
         await ledger.close()
         assert kept is not None
-        take_up(fold, kept)
+        restore_saved(fold, kept)
         return fold
 
     def _term_taken(self) -> int:
@@ -202,7 +201,7 @@ class Learners:
         said = self.view.snapshot_of("e") if self.view.endpoints() else None
         if said is not None and said is not self._last:
             self._last = said
-            self.taken.append((said.term, self.view.term))
+            self.taken.append((said.term, self.view.learned.term))
 
 
 def ledger_of(folder: Path) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from router.learning.fold_document import canonical
 from router.stats.arrays import ONE
 from tests.kill.installation import until, until_it
 from tests.kill.learners import Learner, Learners, is_free, ledger_of
@@ -46,12 +47,12 @@ async def test_killed_leaders_are_followed_by_others_and_each_decision_counts_on
         await until_it(lambda: _is_at_rest(place, leader))
         await place.end(leader)
         kept = await place.kept(leader)
-        whole = await place.whole(kept.offset)
+        whole = await place.whole(kept.progress.offset)
     print(f"{kills} killed, {behind} of them behind the log, {redone} went on from less than was known")  # noqa: T201
-    print(f"{place.sent} decisions, {kept.offset} records, {len(place.taken)} snapshots")  # noqa: T201 - as above
+    print(f"{place.sent} decisions, {kept.progress.offset} records, {len(place.taken)} snapshots")  # noqa: T201 - as above
     assert behind > kills // 4
     assert redone
-    assert kept.canonical() == whole.canonical()
+    assert canonical(kept) == canonical(whole)
     assert int(kept.state.pulls.sum()) == place.sent * ONE
     assert all(term == newest for term, newest in place.taken)
 
@@ -114,13 +115,13 @@ async def test_a_leader_that_was_stopped_and_wakes_up_is_not_listened_to(
         again = place.said[said:].count(old_term)
         print(f"the woken leader said {again} snapshots of claim {old_term}; {len(place.taken)} were taken")  # noqa: T201
         assert terms == {new_term}  # it has not written the ledger
-        assert place.view.term == new_term
+        assert place.view.learned.term == new_term
         assert all(term == newest for term, newest in place.taken)
         assert old.claims == [old_term]
         await until_it(lambda: _is_at_rest(place, new))
         await place.end(new)
         kept = await place.kept(new)
-        assert kept.canonical() == (await place.whole(kept.offset)).canonical()
+        assert canonical(kept) == canonical(await place.whole(kept.progress.offset))
         assert int(kept.state.pulls.sum()) == place.sent * ONE
 
 

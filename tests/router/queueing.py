@@ -22,7 +22,7 @@ from broker.records.declared import endpoint_declared
 from broker.records.endpoint import read_endpoint
 from broker.records.status import Announcement, write_announcement
 from broker.sqlite.adapter import SqliteBroker
-from router.service.forwarding import EndpointService
+from router.service.endpoint import EndpointService
 from router.service.metrics import RouterMetrics
 from router.service.ranked_requests import RankerAnswers
 from router.state.view import View

@@ -11,12 +11,11 @@ from broker.protocol.ids import uniform
 from broker.records.endpoint import read_endpoint
 from router.drawing.router import Router
 from router.learning.contextual import ContextualExperiment
-from router.learning.declared import read_experiment
+from router.learning.experiment import read_experiment
 from router.policies.assignment import cumulative, draw
-from router.policies.base import one_run
-from router.policies.build import weigher_of
-from router.policies.drawn import read_policy
+from router.policies.declared import read_policy
 from router.policies.learned import LearnedLinearPolicy
+from router.policies.learning import one_run
 from router.policies.snapshot import WeightSnapshot, masked
 from router.stats.arrays import Floats, Ints
 from router.stats.packing import packed
@@ -77,7 +76,7 @@ def test_a_logged_propensity_is_what_the_models_say_of_the_features() -> None:
     models = packed(experiment.learning.fold(experiment.start(), seen, random.standard_normal((400, size))))
     snapshot = WeightSnapshot(7, (0.25,) * 4, models)
     router.follow(snapshot)
-    weigh = weigher_of(router.policy, snapshot)
+    weigh = router.policy.weigher_from(models)
     vectors = random.standard_normal((DRAWS // 10, size))
     drawn, logged, expected = [], [], []
     for uid, vector in zip(identities(len(vectors)), vectors, strict=True):
@@ -106,7 +105,7 @@ def test_a_policy_that_looks_at_features_draws_by_the_hash_of_the_request_alone(
     models = packed(experiment.learning.fold(experiment.start(), seen, np.ones((20, 3))))
     vector, weights = [1.0, 1.0, 1.0], (0.4, 0.3, 0.2, 0.1)
     snapshot = WeightSnapshot(7, weights, models)
-    weigh = weigher_of(router.policy, snapshot)
+    weigh = router.policy.weigher_from(models)
     for uid in identities(500):
         number = uniform(b"secret", b"e", uid)
         router.follow(snapshot)

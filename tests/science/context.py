@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits
 
-from router.policies.base import Contextual
+from router.policies.learning import Contextual
 from router.policies.linear import LinThompson, LinUcb
 from router.simulation.environments import accuracies
 from tests.science.gates import Row, mean_and_error

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from router.policies.base import Learning
 from router.policies.epsilon import EpsilonGreedy
 from router.policies.exp3 import Exp3
+from router.policies.learning import Learning
 from router.policies.thompson import Thompson
 from router.policies.ucb import Ucb
 from router.simulation.environments import BernoulliWorld, regrets, replaced_items

@@ -28,9 +28,9 @@ from deploy.operations.report_html import page
 from deploy.operations.route_commands import give, look_at_led
 from deploy.wiring import Installation
 from router.evidence.sections import Curves, Table
-from router.learning.declared import read_experiment
-from router.learning.endpoint import LearnerSettings
+from router.learning.experiment import read_experiment
 from router.learning.service import run
+from router.learning.settings import LearnerSettings
 from tests.deploy.running import millrace
 from tests.router.evidence.logs import split_log
 from tests.router.learning.test_service import requests, send, until, viewing
@@ -97,7 +97,7 @@ async def learning(shop: Shop) -> AsyncIterator[None]:
     task = asyncio.create_task(run(shop.broker, settings, ledger, read_experiment, CollectorRegistry(), stop))
     try:
         async with viewing(shop.broker) as view:
-            await until(lambda: "learner-1" in view.parts)
+            await until(lambda: "learner-1" in view.processes.newest)
         yield
     finally:
         stop.set()
@@ -119,7 +119,7 @@ def of(text: str, key: str) -> dict[str, dict[str, Any]]:
 async def test_show_tells_who_leads_and_what_the_weights_follow_from(shop: Shop) -> None:
     await shop.declare(BANDIT)
     async with viewing(shop.broker) as view:
-        await until(lambda: view.endpoints() and view.term >= 0)
+        await until(lambda: view.endpoints() and view.learned.term >= 0)
         await send(shop.broker, requests(view, 0, 60))
         await until(lambda: view.router("e").snapshot.weights[1] > 0.9)
     done = await shop.route("show", "e", "--json")
@@ -170,7 +170,7 @@ async def test_orders_are_followed_and_what_changed_is_said(shop: Shop) -> None:
 
 
 async def test_an_order_may_come_before_the_learner_has_claimed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.learning.service.LOOK_S", 1.5)
+    monkeypatch.setattr("router.learning.service.CHECK_S", 1.5)
     async with learning(shop):
         await shop.declare(CANARY)
         paused = await shop.route("pause", "e", "--yes")
@@ -273,7 +273,7 @@ async def test_a_report_of_a_split_says_what_arms_are_worth(shop: Shop) -> None:
 async def test_a_report_of_a_bandit_shows_its_weights_over_time(shop: Shop) -> None:
     await shop.declare(BANDIT)
     async with viewing(shop.broker) as view:
-        await until(lambda: view.endpoints() and view.term >= 0)
+        await until(lambda: view.endpoints() and view.learned.term >= 0)
         for begin in range(0, 90, 30):
             before = view.router("e").snapshot.number
             await send(shop.broker, requests(view, begin, 30))

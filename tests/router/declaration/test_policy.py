@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from broker.errors import Misconfigured
 from broker.records.endpoint import read_endpoint
 from deploy.yaml_text import documents
-from router.declaration.bandit import BanditConfig, LinearConfig, ThompsonConfig
-from router.declaration.canary import BadGuardrail, CanaryConfig, RewardGuardrail
 from router.declaration.features import NumberFeature, OneHotFeature, TensorFeature
-from router.declaration.policy import POLICIES as WORDS
 from router.declaration.policy import read_config
-from router.policies.drawn import read_policy
+from router.declaration.registry import POLICIES as WORDS
+from router.kinds.bandit import BanditConfig, LinearConfig
+from router.kinds.canary import CanaryConfig
+from router.kinds.guardrails import BadGuardrail, RewardGuardrail
+from router.kinds.thompson import ThompsonConfig
+from router.policies.declared import read_policy
 from router.policies.interleaving import Interleaving
 from router.policies.learned import LearnedPolicy
 from router.policies.shadow import Shadow
@@ -232,7 +234,7 @@ def test_who_draws_needs_no_numerical_library() -> None:
     code = """
 import sys
 import router.state.view
-from router.policies.drawn import read_policy
+from router.policies.declared import read_policy
 from tests.router.declaring import POLICIES, endpoint_of
 for policy in POLICIES.values():
     read_policy(endpoint_of(policy))

@@ -10,7 +10,7 @@ from broker.errors import Misconfigured, NotFound
 from broker.protocol.ids import derived_uid
 from broker.records.endpoint import read_endpoint
 from router.drawing.router import Router
-from router.policies.drawn import read_policy
+from router.policies.declared import read_policy
 
 KEY = b"secret"
 DRAWS = 20_000

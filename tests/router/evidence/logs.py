@@ -11,10 +11,9 @@ from broker.messages import Record
 from broker.records.endpoint import Endpoint, read_endpoint
 from broker.records.routing import experiment_of, write_checkpoint
 from router.evidence.recorder import Evidence, Recorder
-from router.learning.declared import read_experiment
-from router.learning.experiment import Experiment
+from router.learning.experiment import Experiment, read_experiment, spec_of
 from router.learning.fold import ExperimentFold
-from router.learning.service import subject_of
+from router.learning.fold_document import checkpoint_of
 from tests.router.learning.traces import START_US, Shown, feedback, numbered, rows, tick
 
 ARMS = {"a": "m@1", "b": "m@2", "c": "m@3"}
@@ -74,8 +73,8 @@ def learner_log(
     random = np.random.default_rng(seed)
     experiment: Experiment[Any] | None = read_experiment(declared)
     assert experiment is not None
-    fold: ExperimentFold[Any] = ExperimentFold(subject_of(declared), experiment)
-    body, headers = write_checkpoint(fold.checkpoint())
+    fold: ExperimentFold[Any] = ExperimentFold(spec_of(declared), experiment)
+    body, headers = write_checkpoint(checkpoint_of(fold))
     records, number = [Record(0, body, headers)], 0
     for second in range(1, seconds + 1):
         new, shown = [tick(second)], []
@@ -100,10 +99,10 @@ def learner_log(
             records.append(record)
             fold.apply(record)
         if second % keep_every == 0:
-            body, headers = write_checkpoint(fold.checkpoint())
+            body, headers = write_checkpoint(checkpoint_of(fold))
             records.append(Record(len(records), body, headers))
             fold.apply(records[-1])
-    assert fold.subject.experiment == experiment_of(declared)
+    assert fold.spec.experiment == experiment_of(declared)
     return records, fold
 
 

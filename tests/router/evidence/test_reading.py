@@ -13,6 +13,7 @@ from broker.records.endpoint import Endpoint
 from broker.records.routing import LogPosition, write_checkpoint
 from router.evidence.reading import read_evidence
 from router.evidence.recorder import Evidence
+from router.learning.fold_document import checkpoint_of
 from tests.router.evidence.logs import LATER_US, SPLIT, THOMPSON, endpoint, learner_log, split_log
 from tests.router.learning.traces import numbered
 
@@ -77,9 +78,9 @@ async def test_what_belongs_to_an_earlier_experiment_is_not_counted() -> None:
     declared, before = endpoint(THOMPSON), endpoint(THOMPSON, experiment="older")
     old, old_fold = learner_log(before, 60, 1)
     new, fold = learner_log(declared, 60, 2)
-    at = LogPosition(offset=len(old), number=old_fold.tick, at_us=old_fold.at_us)
+    at = LogPosition(offset=len(old), number=old_fold.progress.tick, at_us=old_fold.progress.at_us)
     fold.begin(at)
-    body, headers = write_checkpoint(fold.checkpoint())
+    body, headers = write_checkpoint(checkpoint_of(fold))
     records = [*old, Record(len(old), body, headers), *numbered(new[1:], len(old) + 1)]
     found = await read(declared, records)
     assert len(found.decisions) <= 300

@@ -10,8 +10,10 @@ import pytest
 from router.evidence.report import report
 from router.evidence.sections import Curves, as_json, sampled
 from router.evidence.standing import e_value, standing
-from router.learning.declared import read_experiment
+from router.learning.experiment import read_experiment
 from tests.router.evidence.logs import THOMPSON, endpoint, learner_log, recorded
+from tests.router.learning.test_counting import clicks, shown_list
+from tests.router.learning.traces import Shown, numbered, tick
 
 CANARY = {
     "canary": "c",
@@ -82,3 +84,12 @@ def test_a_report_has_all_its_sections_whatever_the_policy_is(policy: dict[str, 
     found = as_json(report(recorded(declared, log, is_led=True)))
     assert {"log", "requests"} <= set(found)
     assert {"guardrails", "preference", "posterior"} & set(found)
+
+
+@pytest.mark.parametrize("is_led", [True, False])
+def test_a_report_counts_the_merged_lists_of_an_interleaving(is_led: bool) -> None:
+    shown = [Shown(number=number, arm="a", key=str(number)) for number in range(3)]
+    log = numbered([*map(shown_list, shown), *clicks(shown), *[tick(number) for number in range(1, 9)]])
+    evidence = recorded(endpoint(INTERLEAVE), log, is_led=is_led)
+    assert evidence.counts["decisions"] == 3
+    assert evidence.experiment.about(evidence.state).get("votes", 3) == 3

@@ -14,12 +14,13 @@ from broker.delivery.log_follower import LogFollower
 from broker.messages import Record
 from broker.records.routing import ExperimentResult, SnapshotRecord, read_snapshot
 from broker.sqlite.adapter import SqliteBroker
-from router.learning.endpoint import EndpointLearner, LearnerSettings
+from router.learning.endpoint import EndpointLearner
 from router.learning.experiment import Experiment
 from router.learning.ledger import Ledger
 from router.learning.metrics import LearnerMetrics
+from router.learning.settings import LearnerSettings
 from tests.router.learning.test_fold import THOMPSON
-from tests.router.learning.traces import subject_of
+from tests.router.learning.traces import spec_of
 
 WITHIN_S = 5.0
 NO_TICKS_S = 3600.0
@@ -47,13 +48,22 @@ class Bench:
     async def learning(
         self,
         experiment: Experiment[Any] = THOMPSON,
-        verdict: ExperimentResult | None = None,
+        result: ExperimentResult | None = None,
         tick_s: float = NO_TICKS_S,
     ) -> AsyncIterator[EndpointLearner]:
         """Run a learner whose clock stands still, if nothing else is said."""
         settings = LearnerSettings(instance="learner", tick_s=tick_s)
         metrics = LearnerMetrics(CollectorRegistry())
-        learner = EndpointLearner(self.broker, self.ledger, subject_of(), experiment, settings, metrics, 1, verdict)
+        learner = EndpointLearner(
+            self.broker,
+            self.ledger,
+            spec=spec_of(),
+            experiment=experiment,
+            settings=settings,
+            metrics=metrics,
+            term=1,
+            result=result,
+        )
         tasks = [
             asyncio.create_task(learner.run()),
             asyncio.create_task(LogFollower(self.broker, self.broker.channels.status, 0, self.hear).run()),

@@ -26,9 +26,10 @@ from typing import Any
 
 from broker.messages import Record
 from router.learning.fold import ExperimentFold
-from router.learning.ledger import Ledger, take_up
+from router.learning.fold_document import canonical
+from router.learning.ledger import Ledger, restore_saved
 from tests.router.learning.test_fold import EXPERIMENTS, log_of
-from tests.router.learning.traces import folded, subject_of
+from tests.router.learning.traces import folded, spec_of
 
 REQUESTS = 1400  # about 2,000 records
 KILLS_A_TRACE = 67
@@ -118,30 +119,30 @@ class Killing:
         await ledger.open()
         await ledger.lead(1)
         fold, found = await self._taken_up(ledger)
-        shared[FOLDED] = shared[COMMITTED] = fold.offset
+        shared[FOLDED] = shared[COMMITTED] = fold.progress.offset
         shared[COMMITTING] = 0
-        while fold.offset < len(self._records):
-            for record in self._records[fold.offset : fold.offset + chance.randint(1, BATCH)]:
+        while fold.progress.offset < len(self._records):
+            for record in self._records[fold.progress.offset : fold.progress.offset + chance.randint(1, BATCH)]:
                 fold.apply(record)
-                shared[FOLDED] = fold.offset
+                shared[FOLDED] = fold.progress.offset
                 if record.offset == last:
                     os.kill(os.getpid(), signal.SIGKILL)
             shared[COMMITTING] = 1
             await ledger.save(fold, whole=not found)
-            shared[COMMITTED] = fold.offset
+            shared[COMMITTED] = fold.progress.offset
             shared[COMMITTING] = 0
             found = True
         again, _ = await self._taken_up(ledger)
-        if again.canonical() != fold.canonical():
+        if canonical(again) != canonical(fold):
             raise ValueError("the ledger holds something else than what was folded")
-        (self._folder / "known").write_bytes(fold.canonical())
+        (self._folder / "known").write_bytes(canonical(fold))
         await ledger.close()
 
     async def _taken_up(self, ledger: Ledger) -> tuple[ExperimentFold[Any], bool]:
-        fold: ExperimentFold[Any] = ExperimentFold(subject_of(), self._experiment)
-        kept = await ledger.load(fold.subject.endpoint, fold.subject.experiment)
+        fold: ExperimentFold[Any] = ExperimentFold(spec_of(), self._experiment)
+        kept = await ledger.load(fold.spec.endpoint, fold.spec.experiment)
         if kept is not None:
-            take_up(fold, kept)
+            restore_saved(fold, kept)
         return fold, kept is not None
 
 
@@ -150,7 +151,7 @@ def killed(name: str, kills: int, seed: int) -> Counter[str]:
     chance, counts = random.Random(seed), Counter[str]()  # noqa: S311 - no secret
     while counts["kills"] < kills:
         records = log_of(name, REQUESTS, seed + counts["traces"])
-        expected = folded(EXPERIMENTS[name], records).canonical()
+        expected = canonical(folded(EXPERIMENTS[name], records))
         with tempfile.TemporaryDirectory() as folder:
             killing = Killing(name, records, Path(folder), chance)
             found = killing.run(min(KILLS_A_TRACE, kills - counts["kills"]))

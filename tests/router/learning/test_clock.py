@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from broker.protocol.header import Status
-from router.learning.fold import AHEAD_US, ExperimentFold
+from router.learning.fold import ExperimentFold
+from router.learning.fold_document import canonical, checkpoint_of, resume
+from router.learning.log_progress import AHEAD_US
 from tests.router.learning.test_fold import THOMPSON
 from tests.router.learning.test_hostile import CANARY
-from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
+from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, spec_of, tick
 
 HOUR_US = 3_600_000_000
 WRONG = pytest.mark.parametrize("at_us", [START_US + HOUR_US, (1 << 62) - 1])
@@ -25,7 +27,12 @@ def test_a_tick_from_the_future_does_not_end_learning(at_us: int) -> None:
     for number, one in enumerate(later, 2):
         log += [rows([one]), feedback(one, one.accepted_us), tick(number, at_us)]
     fold = folded(THOMPSON, numbered([*log, *[tick(number, at_us) for number in range(12, 40)]]))
-    assert (fold.counts["late"], fold.counts["decisions"], fold.counts["rewards"]) == (0, 11, 11)
+    counts = fold.progress.counts
+    assert (counts["late"], counts["decisions"], counts["rewards"]) == (
+        0,
+        11,
+        11,
+    )
 
 
 @WRONG
@@ -48,13 +55,13 @@ def test_a_canary_that_fails_is_aborted_by_a_learner_from_the_future(at_us: int)
 def test_no_request_of_the_future_moves_the_clock_alone() -> None:
     ahead = Shown(number=1, arm="a", accepted_us=START_US + HOUR_US)
     fold = folded(THOMPSON, numbered([rows([ahead]), tick(1), rows([shown(2)])]))
-    assert fold.at_us == START_US + 1_000_000
-    assert (fold.counts["late"], fold.counts["decisions"]) == (0, 2)
+    assert fold.progress.at_us == START_US + 1_000_000
+    assert (fold.progress.counts["late"], fold.progress.counts["decisions"]) == (0, 2)
 
 
 def test_the_clock_stands_half_a_minute_behind_the_newest_request() -> None:
     fold = folded(THOMPSON, numbered([rows([shown(1, 5.0), shown(2)]), tick(1, START_US + HOUR_US)]))
-    assert fold.at_us == START_US + 5_000_000 + AHEAD_US
+    assert fold.progress.at_us == START_US + 5_000_000 + AHEAD_US
 
 
 def test_who_takes_up_from_a_checkpoint_knows_the_requests_of_a_gateway_whose_clock_is_ahead() -> None:
@@ -63,11 +70,11 @@ def test_who_takes_up_from_a_checkpoint_knows_the_requests_of_a_gateway_whose_cl
     begin = [rows([shown(1)]), tick(1, START_US), rows([ahead]), tick(2, START_US + 1_000_000), rows([later])]
     log = numbered([*begin, *[tick(number, START_US + 70_000_000) for number in range(3, 60)], rows([ahead])])
     first = folded(THOMPSON, log[:-1])
-    checkpoint = first.checkpoint()
-    second = ExperimentFold(subject_of(), THOMPSON)
-    second.resume(checkpoint)
+    checkpoint = checkpoint_of(first)
+    second = ExperimentFold(spec_of(), THOMPSON)
+    resume(second, checkpoint)
     for record in log[checkpoint.rebuild.offset :]:
         second.apply(record)
     assert 0 < checkpoint.rebuild.offset < 3
-    assert second.canonical() == folded(THOMPSON, log).canonical()
-    assert second.counts["duplicate"] == first.counts["duplicate"] + 1
+    assert canonical(second) == canonical(folded(THOMPSON, log))
+    assert second.progress.counts["duplicate"] == first.progress.counts["duplicate"] + 1

@@ -19,7 +19,8 @@ from broker.records.declared import endpoint_declared
 from broker.records.endpoint import Endpoint, read_endpoint
 from broker.records.routing import LearnerCheckpoint, LogPosition, experiment_of
 from router.learning.bandit import BanditExperiment
-from router.policies.base import one_run
+from router.learning.fold_document import checkpoint_of, resume
+from router.policies.learning import one_run
 from router.policies.linear import LinUcb
 from router.policies.thompson import Thompson
 from router.state.view import View
@@ -32,7 +33,7 @@ THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), 
 
 async def learn(broker: Broker, view: View) -> None:
     """Send 60 requests with their feedback, and wait until they are counted."""
-    await until(lambda: view.endpoints() and view.term >= 0)
+    await until(lambda: view.endpoints() and view.learned.term >= 0)
     await send(broker, requests(view, 0, 60))
     await until(lambda: pulls(view) == 60)
 
@@ -69,7 +70,7 @@ async def test_who_is_declared_anew_while_no_learner_runs_comes_back_with_what_i
                 await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(other))
                 first = await declare(broker, BANDIT)
                 await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(first))
-                await until(lambda: (said := view.snapshot_of("e")) and said.term == view.term)
+                await until(lambda: (said := view.snapshot_of("e")) and said.term == view.learned.term)
                 await until(lambda: pulls(view) == 60)
 
 
@@ -117,11 +118,11 @@ async def test_whatever_becomes_of_the_ledger_the_log_is_read(
         async with viewing(broker) as view:
             async with learning(broker, tmp_path):
                 await learn(broker, view)
-            term = view.term
+            term = view.learned.term
             harm(tmp_path / "learner.db")
             async with learning(broker, tmp_path, "learner-2"):
-                await until(lambda: view.term > term)
-                await until(lambda: (said := view.snapshot_of("e")) and said.term == view.term)
+                await until(lambda: view.learned.term > term)
+                await until(lambda: (said := view.snapshot_of("e")) and said.term == view.learned.term)
                 assert pulls(view) == 60
         assert bool(list(tmp_path.glob("learner.db.damaged-*"))) is is_aside  # noqa: ASYNC240 - a folder of ten files
 
@@ -155,9 +156,9 @@ def test_who_starts_without_a_learner_weighs_by_the_checkpoints_models() -> None
 @pytest.mark.parametrize("broken", [{"keys": [1]}, {"keys": {"a": [5]}}, {"counts": [1]}, {"published": []}])
 def test_a_checkpoint_of_another_form_is_refused(broken: dict[str, Any]) -> None:
     fold = folded(THOMPSON, numbered([tick(1)]))
-    kept = fold.checkpoint()
+    kept = checkpoint_of(fold)
     with pytest.raises(ValueError, match=r"no state|no keys"):
-        folded(THOMPSON, []).resume(replace(kept, state={**kept.state, **broken}))
+        resume(folded(THOMPSON, []), replace(kept, state={**kept.state, **broken}))
 
 
 def declared(data: dict[str, Any]) -> tuple[View, Endpoint]:

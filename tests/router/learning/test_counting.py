@@ -13,19 +13,19 @@ from broker.protocol.header import Status
 from broker.records.merges import Merge, write_merge
 from broker.records.rewards import Reward
 from broker.records.routing import LogPosition
-from router.learning import joins, waiting
+from router.learning import joins, open_joins
 from router.learning.bandit import BanditExperiment
+from router.learning.canary import CanaryExperiment, GuardrailWatch, NestedBandit
 from router.learning.contextual import ContextualExperiment
 from router.learning.fold import ExperimentFold
-from router.learning.interleaved import InterleavingExperiment, InterleavingState
-from router.learning.staged import CanaryExperiment, GuardrailWatch, NestedBandit
+from router.learning.interleaving import InterleavingExperiment, InterleavingState
 from router.policies.canary import BadEvents, Canary, RewardDrop
 from router.policies.interleaving import Interleaving
 from router.policies.linear import LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
 from router.stats.arrays import ONE
 from router.stats.eprocess import Pairs
-from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
+from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, spec_of, tick
 
 RANKED = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
 THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
@@ -72,7 +72,7 @@ def test_a_key_votes_with_the_first_list_that_it_clicked_in_and_never_again() ->
     first, second = lists("k", "k", "k", "other", "", ""), replace(lists("k")[0], number=9)
     log = [*map(shown_list, first), *clicks(first[1:]), tick(20), shown_list(second), *clicks([second], "j"), tick(40)]
     fold = folded(RANKED, numbered(log))
-    assert fold.counts["rewards"] == 7
+    assert fold.progress.counts["rewards"] == 7
     assert voted(fold) == (4, 4)
 
 
@@ -110,7 +110,7 @@ def test_a_sticky_canary_counts_the_first_reward_of_a_key() -> None:
         for number, (arm, users) in enumerate([("a", 3), ("c", 5)] * 30)
     ]
     fold = folded(staged, numbered([rows(shown[:20]), rows(shown[20:]), tick(20)]))
-    assert fold.counts["rewards"] == 60
+    assert fold.progress.counts["rewards"] == 60
     (harm,) = fold.state.canary.harm
     assert isinstance(harm, Pairs)
     assert float(harm.pairs[0]) == 3.0
@@ -124,8 +124,8 @@ def test_each_reward_of_a_decision_counts_once_at_the_end_of_its_own_horizon() -
     nested = NestedBandit(learning=Thompson(arms=2), joined=None, among=(0, 1), reward="near")
     staged = CanaryExperiment(canary=canary, watches=(GuardrailWatch(reward="far"),), nested=nested)
     log = numbered([rows([Shown(number=1, arm="a", policy="canary")]), *map(tick, range(1, 20))])
-    counted = [folded(staged, log[:end], subject_of(**declared)) for end in (5, 6, 9, 10, 20)]
-    assert [fold.counts["rewards"] for fold in counted] == [0, 1, 1, 2, 2]
+    counted = [folded(staged, log[:end], spec_of(**declared)) for end in (5, 6, 9, 10, 20)]
+    assert [fold.progress.counts["rewards"] for fold in counted] == [0, 1, 1, 2, 2]
     assert [fold.state.nested.pulls[0].tolist() for fold in counted] == [[0, 0], *[[ONE, 0]] * 4]
 
 
@@ -135,7 +135,7 @@ def test_of_several_true_labels_the_declared_one_counts_whatever_their_order(how
     one = Shown(number=1, arm="a", outputs={"p": np.array([0.1, 0.9], np.float32)})
     wrong, corrected = (feedback(one, START_US + at, values={}, truth=at) for at in (0, 1))
     for told in ([wrong, corrected], [corrected, wrong]):
-        fold = folded(THOMPSON, numbered([rows([one]), *told, tick(20)]), subject_of(clicked=right))
+        fold = folded(THOMPSON, numbered([rows([one]), *told, tick(20)]), spec_of(clicked=right))
         assert fold.state.rewards[0].tolist() == [expected, 0, 0]
 
 
@@ -144,48 +144,48 @@ def test_a_request_from_before_the_beginning_is_another_experiments() -> None:
     before, after = (
         Shown(number=number, arm="a", accepted_us=BEGAN.at_us + late_us) for number, late_us in enumerate((-1, 0))
     )
-    fold = ExperimentFold(subject_of(), THOMPSON)
+    fold = ExperimentFold(spec_of(), THOMPSON)
     fold.begin(BEGAN)
     for record in numbered([rows([before, after]), feedback(before, START_US), tick(BEGAN.number + 20)]):
         fold.apply(replace(record, offset=record.offset + 1))
-    assert (fold.counts["decisions"], fold.state.pulls[0].tolist()) == (1, [ONE, 0, 0])
+    assert (fold.progress.counts["decisions"], fold.state.pulls[0].tolist()) == (1, [ONE, 0, 0])
 
 
 def test_a_list_from_before_the_beginning_is_another_experiments() -> None:
     (before,), (after,) = lists("", accepted_us=BEGAN.at_us - 1), lists("", accepted_us=BEGAN.at_us)
     after = replace(after, number=1)
-    fold = ExperimentFold(subject_of(), RANKED)
+    fold = ExperimentFold(spec_of(), RANKED)
     fold.begin(BEGAN)
     log = [shown_list(before), shown_list(after), *clicks([before, after]), tick(BEGAN.number + 20)]
     for record in numbered(log):
         fold.apply(replace(record, offset=record.offset + 1))
-    assert fold.counts["decisions"] == 1
+    assert fold.progress.counts["decisions"] == 1
     assert voted(fold) == (1, 1)
 
 
 def test_early_feedback_to_a_request_that_is_never_credited_is_let_go_when_its_row_comes() -> None:
     one = Shown(number=1, arm="a", policy="pinned", propensity=0.0)
     fold = folded(THOMPSON, numbered([feedback(one, START_US), rows([one])]))
-    assert not fold.waiting.joins
+    assert not fold.joins.by_uid
     for place, record in enumerate([feedback(one, START_US), *map(tick, range(1, 22))], 2):
         fold.apply(replace(record, offset=place))
-    assert fold.counts == {"early": 1, "late": 1}  # the second one, behind its row: nothing waited any more
+    assert fold.progress.counts == {"early": 1, "late": 1}  # the second one, behind its row: nothing waited any more
 
 
 def test_feedback_without_a_decision_waits_for_a_limited_number_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody can make some up. Those that are known are told still, and a decision that comes makes room."""
-    monkeypatch.setattr(waiting, "WAITING_LIMIT", 3)
+    monkeypatch.setattr(open_joins, "WAITING_LIMIT", 3)
     shown = [Shown(number=number, arm="a") for number in range(6)]
     told = [feedback(one, START_US, values={"clicked": 0.0}) for one in shown]
     again = feedback(shown[0], START_US, values={"clicked": 1.0})
     fold = folded(THOMPSON, numbered([*told[:5], again]))
-    assert (fold.counts, len(fold.waiting.joins)) == ({"early": 4, "unusable": 2}, 3)
+    assert (fold.progress.counts, len(fold.joins.by_uid)) == ({"early": 4, "unusable": 2}, 3)
     for place, record in enumerate([rows(shown[:1]), told[5], told[4]], 6):
         fold.apply(replace(record, offset=place))
-    assert (fold.counts["early"], fold.counts["unusable"]) == (5, 3)
+    assert (fold.progress.counts["early"], fold.progress.counts["unusable"]) == (5, 3)
     for place, record in enumerate([tick(20), told[4]], 9):  # nobody came for them: there is room again
         fold.apply(replace(record, offset=place))
-    assert (fold.counts["early"], len(fold.waiting.joins)) == (6, 1)
+    assert (fold.progress.counts["early"], len(fold.joins.by_uid)) == (6, 1)
 
 
 def test_a_sum_remembers_a_limited_number_of_events(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,8 +193,13 @@ def test_a_sum_remembers_a_limited_number_of_events(monkeypatch: pytest.MonkeyPa
     reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0, "duplicates": "sum"})
     one = Shown(number=1, arm="a")
     told = [feedback(one, START_US, event_id=str(event)) for event in (0, 1, 2, 3, 4, 0)]
-    fold = folded(GAUSSIAN, numbered([rows([one]), *told, tick(20)]), subject_of(clicked=reward))
-    assert (fold.counts["joined"], fold.counts["unusable"], fold.counts["duplicate"]) == (3, 2, 1)
+    fold = folded(GAUSSIAN, numbered([rows([one]), *told, tick(20)]), spec_of(clicked=reward))
+    counts = fold.progress.counts
+    assert (counts["joined"], counts["unusable"], counts["duplicate"]) == (
+        3,
+        2,
+        1,
+    )
     assert fold.state.rewards[0, 0] == 3 * ONE
 
 
@@ -212,7 +217,7 @@ def test_a_request_with_other_features_is_not_credited_and_costs_no_other_one_it
     shown = [Shown(number=number, arm="a", policy="linucb") for number in range(4)]
     fold = folded(bandit, numbered([rows(shown), *[feedback(one, START_US) for one in shown]]))
     for one, features in zip(shown, ([1.0, 5.0], [1.0], [1.0, 5.0, 9.0], None), strict=True):
-        fold.waiting.joins[one.uid].features = features
+        fold.joins.by_uid[one.uid].features = features
     fold.apply(replace(tick(20), offset=5))
     assert fold.state.rewarded[0].tolist() == [[1.0, 5.0], [0.0, 0.0], [0.0, 0.0]]
 
@@ -221,6 +226,6 @@ def test_requests_that_all_have_other_features_teach_nothing() -> None:
     bandit = ContextualExperiment(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
     one = Shown(number=1, arm="a", policy="linucb")
     fold = folded(bandit, numbered([rows([one]), feedback(one, START_US)]))
-    fold.waiting.joins[one.uid].features = [3.0]  # it would be stretched over both
+    fold.joins.by_uid[one.uid].features = [3.0]  # it would be stretched over both
     fold.apply(replace(tick(20), offset=2))
     assert not fold.state.rewarded.any()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from router.learning.fold_document import canonical
 from router.stats.arrays import ONE
 from tests.router.learning.test_fold import EXP3, EXPERIMENTS, THOMPSON
 from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, tick
@@ -69,5 +70,5 @@ def test_rows_may_be_gathered_into_events_in_any_way(name: str) -> None:
             log += [feedback(one, START_US) for one in now if liked[one.number]]
             log.append(tick(second + 1, START_US))
         log += [tick(second, START_US) for second in range(61, 90)]
-        known.append(folded(experiment, numbered(log)).canonical())
+        known.append(canonical(folded(experiment, numbered(log))))
     assert len(set(known)) == 1

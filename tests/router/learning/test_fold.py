@@ -13,9 +13,10 @@ from broker.protocol.header import Status
 from broker.records.rewards import Reward
 from broker.records.routing import OperatorCommand, read_checkpoint, write_checkpoint, write_order
 from router.learning.bandit import BanditExperiment
+from router.learning.canary import CanaryExperiment, GuardrailWatch, NestedBandit
 from router.learning.experiment import Experiment
 from router.learning.fold import ExperimentFold
-from router.learning.staged import CanaryExperiment, GuardrailWatch, NestedBandit
+from router.learning.fold_document import canonical, checkpoint_of, resume
 from router.policies.canary import BadEvents, Canary, CanaryPhase, RewardDrop
 from router.policies.exp3 import Exp3
 from router.policies.thompson import Thompson
@@ -27,7 +28,7 @@ from tests.router.learning.traces import (
     folded,
     numbered,
     rows,
-    subject_of,
+    spec_of,
     tick,
     trace,
 )
@@ -62,19 +63,19 @@ def test_the_statistics_survive_being_written_at_every_place(name: str) -> None:
     """What a ledger or a checkpoint holds is the whole state: 25 cuts, each taken up by a new fold."""
     experiment, records = EXPERIMENTS[name], log_of(name)
     whole = folded(experiment, records)
-    assert whole.counts["rewards"] > 100
+    assert whole.progress.counts["rewards"] > 100
     random = np.random.default_rng(2)
     for cut in random.integers(1, len(records), 25):
         first = folded(experiment, records[:cut])
-        checkpoint = first.checkpoint()
+        checkpoint = checkpoint_of(first)
         body, headers = write_checkpoint(checkpoint)
         read = read_checkpoint(Record(0, body, headers))
         assert read is not None
-        second: ExperimentFold[Any] = ExperimentFold(subject_of(), experiment)
-        second.resume(read)
+        second: ExperimentFold[Any] = ExperimentFold(spec_of(), experiment)
+        resume(second, read)
         for record in records[read.rebuild.offset :]:
             second.apply(record)
-        assert second.canonical() == whole.canonical(), cut
+        assert canonical(second) == canonical(whole), cut
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -87,8 +88,8 @@ def test_records_that_come_twice_change_nothing(name: str) -> None:
         if random.random() < 0.5:
             twice.append(record)
     found = folded(experiment, numbered(twice))
-    assert found.canonical() == folded(experiment, records).canonical()
-    assert found.counts["duplicate"] > 50
+    assert canonical(found) == canonical(folded(experiment, records))
+    assert found.progress.counts["duplicate"] > 50
 
 
 @pytest.mark.parametrize("name", ["thompson", "exp3"])
@@ -107,7 +108,7 @@ def test_the_order_within_the_horizon_changes_no_counting_policy(name: str) -> N
             between.append(record)
     shuffled += between
     assert shuffled != records
-    assert folded(experiment, numbered(shuffled)).canonical() == folded(experiment, records).canonical()
+    assert canonical(folded(experiment, numbered(shuffled))) == canonical(folded(experiment, records))
 
 
 def test_a_reward_is_credited_once_its_horizon_is_over_and_not_before() -> None:
@@ -119,31 +120,31 @@ def test_a_reward_is_credited_once_its_horizon_is_over_and_not_before() -> None:
     fold.apply(replace(tick(20), offset=21))
     assert fold.state.pulls[0].tolist() == [ONE, ONE, 0]
     assert fold.state.rewards[0].tolist() == [ONE, 0, 0]  # what did not come is the declared default
-    assert not fold.waiting.joins
+    assert not fold.joins.by_uid
 
 
 def test_feedback_after_the_horizon_is_late() -> None:
     one = Shown(number=1, arm="a")
     fold = folded(THOMPSON, numbered([rows([one]), *map(tick, range(1, 22)), feedback(one, START_US)]))
-    assert fold.counts["late"] == 1
+    assert fold.progress.counts["late"] == 1
     assert fold.state.rewards[0].tolist() == [0, 0, 0]
 
 
 def test_feedback_may_come_before_its_decision() -> None:
     one = Shown(number=1, arm="a")
     fold = folded(THOMPSON, numbered([feedback(one, START_US), tick(1), rows([one]), *map(tick, range(2, 22))]))
-    assert (fold.counts["early"], fold.state.rewards[0].tolist()) == (1, [ONE, 0, 0])
+    assert (fold.progress.counts["early"], fold.state.rewards[0].tolist()) == (1, [ONE, 0, 0])
 
 
 def test_feedback_without_a_decision_is_let_go() -> None:
     fold = folded(THOMPSON, numbered([feedback(Shown(number=1, arm="a"), START_US), *map(tick, range(1, 22))]))
-    assert (fold.counts["late"], len(fold.waiting.joins)) == (1, 0)
+    assert (fold.progress.counts["late"], len(fold.joins.by_uid)) == (1, 0)
 
 
 def test_a_row_older_than_what_may_come_twice_does_not_count() -> None:
     newer = Shown(number=2, arm="b", accepted_us=START_US + 60_000_000)
     fold = folded(THOMPSON, numbered([rows([newer]), tick(60), rows([Shown(number=1, arm="a")])]))
-    assert (fold.counts["late"], fold.counts["decisions"]) == (1, 1)
+    assert (fold.progress.counts["late"], fold.progress.counts["decisions"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_several_values_become_one_whatever_their_order(how: str, expected: floa
     told = [feedback(one, START_US + at, values={"clicked": value}) for at, value in ((1, 0.0), (2, 0.75), (3, 0.25))]
     for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)):
         records = numbered([rows([one]), *[told[place] for place in order], tick(20)])
-        fold = folded(THOMPSON, records, subject_of(clicked=reward))
+        fold = folded(THOMPSON, records, spec_of(clicked=reward))
         assert fold.state.rewards[0, 0] == expected * ONE
 
 
@@ -181,9 +182,9 @@ def test_a_sum_counts_each_event_once() -> None:
     one = Shown(number=1, arm="a")
     told = [feedback(one, START_US, values={"clicked": 0.25}, event_id=name) for name in ("x", "y", "x")]
     unnamed = feedback(one, START_US, values={"clicked": 9.0})
-    fold = folded(THOMPSON, numbered([rows([one]), *told, unnamed, tick(20)]), subject_of(clicked=reward))
+    fold = folded(THOMPSON, numbered([rows([one]), *told, unnamed, tick(20)]), spec_of(clicked=reward))
     assert fold.state.rewards[0, 0] == 0.5 * ONE
-    assert (fold.counts["duplicate"], fold.counts["unusable"]) == (1, 1)
+    assert (fold.progress.counts["duplicate"], fold.progress.counts["unusable"]) == (1, 1)
 
 
 def test_a_true_label_is_scored_by_the_answer() -> None:
@@ -191,7 +192,7 @@ def test_a_true_label_is_scored_by_the_answer() -> None:
     shown = [Shown(number=n, arm="ab"[n % 2], outputs={"p": np.eye(10, dtype=np.float32)[n % 10]}) for n in range(20)]
     told = [feedback(one, START_US, values={}, truth=one.number if one.arm == "a" else 9) for one in shown]
     bandit = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="right")
-    fold = folded(bandit, numbered([*told[:5], rows(shown), *told[5:], tick(20)]), subject_of(right=right))
+    fold = folded(bandit, numbered([*told[:5], rows(shown), *told[5:], tick(20)]), spec_of(right=right))
     assert (fold.state.pulls[0] // ONE).tolist() == [10, 10, 0]
     assert (fold.state.rewards[0] // ONE).tolist() == [5, 2, 0]  # a: 0, 2, 4, 6, 8 of 0..18; b: 9 and 19
 
@@ -204,7 +205,7 @@ def test_labels_that_fit_no_answer_and_values_of_another_type_are_unusable() -> 
         feedback(one, START_US, values={}, truth=3),
     ]
     fold = folded(THOMPSON, numbered([rows([one]), *told, tick(20)]))
-    assert (fold.counts["unusable"], fold.state.rewards[0, 0]) == (3, 0)
+    assert (fold.progress.counts["unusable"], fold.state.rewards[0, 0]) == (3, 0)
 
 
 def test_a_canary_that_fails_is_aborted_and_gets_nothing_any_more() -> None:
@@ -219,7 +220,7 @@ def test_a_canary_that_fails_is_aborted_and_gets_nothing_any_more() -> None:
         )
         for n in range(400)
     ]
-    fold = folded(canary, numbered([rows(shown), tick(1)]), subject_of(clicked=Reward.model_validate({"default": 0})))
+    fold = folded(canary, numbered([rows(shown), tick(1)]), spec_of(clicked=Reward.model_validate({"default": 0})))
     assert canary.phase(fold.state) == "aborted"
     assert fold.snapshot.weights == (0.5, 0.5, 0.0)
     assert fold.snapshot.number == 1
@@ -236,20 +237,22 @@ def test_orders_are_folded_like_everything_else() -> None:
     assert fold.snapshot.weights == (0.25, 0.75, 0.0)
     for place, record in enumerate([order("resume"), tick(2), order("promote"), tick(3), order("abort"), tick(4)], 2):
         fold.apply(replace(record, offset=place))
-    assert [snapshot.number for snapshot, _ in fold.published] == [0, 1, 2, 3, 4]
+    assert [snapshot.number for snapshot, _ in fold.published.entries] == [0, 1, 2, 3, 4]
     assert fold.state.canary.phase[0] == CanaryPhase.ABORTED
-    assert fold.published[-2][0].weights[2] == pytest.approx(1 / 3, abs=1e-3)  # joined: one of three that know nothing
+    assert fold.published.entries[-2][0].weights[2] == pytest.approx(
+        1 / 3, abs=1e-3
+    )  # joined: one of three that know nothing
 
 
 @pytest.mark.parametrize("number", [0, -5, 10**15, 2**62])
 def test_a_tick_that_is_none_does_not_turn_the_clock(number: int) -> None:
     fold = folded(THOMPSON, numbered([tick(1), tick(number, START_US)]))
-    assert fold.tick == 1
+    assert fold.progress.tick == 1
 
 
 def test_ticks_of_two_leaders_are_one_clock() -> None:
     fold = folded(THOMPSON, numbered([tick(1), tick(1), tick(2), tick(2), tick(3)]))
-    assert fold.tick == 3
+    assert fold.progress.tick == 3
 
 
 def test_a_leader_whose_time_is_behind_does_not_turn_it_back() -> None:
@@ -257,10 +260,10 @@ def test_a_leader_whose_time_is_behind_does_not_turn_it_back() -> None:
     before, now = (Shown(number=s, arm="a", accepted_us=START_US + s * 1_000_000) for s in (60, 100))
     ahead, behind = tick(32, now.accepted_us), tick(33, before.accepted_us)
     fold = folded(THOMPSON, numbered([rows([before]), tick(20, before.accepted_us), rows([now]), ahead]))
-    assert before.uid not in fold.waiting.seen
+    assert before.uid not in fold.joins.seen
     for place, record in enumerate([behind, rows([before]), tick(60, now.accepted_us)], 4):
         fold.apply(replace(record, offset=place))
-    assert (fold.counts["decisions"], fold.counts["late"], fold.state.pulls[0, 0]) == (2, 1, 2 * ONE)
+    assert (fold.progress.counts["decisions"], fold.progress.counts["late"], fold.state.pulls[0, 0]) == (2, 1, 2 * ONE)
 
 
 def test_experiments_fit_their_protocol() -> None:

@@ -26,11 +26,12 @@ from broker.records.routing import (
     write_verdict,
 )
 from router.learning.bandit import BanditExperiment
+from router.learning.canary import CanaryExperiment, GuardrailWatch
 from router.learning.contextual import ContextualExperiment
-from router.learning.interleaved import InterleavingExperiment
+from router.learning.fold_document import canonical
+from router.learning.interleaving import InterleavingExperiment
 from router.learning.joins import score, write_join
 from router.learning.rows import features_of
-from router.learning.staged import CanaryExperiment, GuardrailWatch
 from router.policies.canary import Canary, CanaryPhase, RewardDrop
 from router.policies.interleaving import Interleaving
 from router.policies.linear import LinUcb
@@ -38,7 +39,7 @@ from router.policies.thompson import GaussianThompson, Thompson
 from router.state.view import View
 from router.stats.arrays import ONE
 from router.stats.packing import packed, unpacked
-from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
+from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, spec_of, tick
 
 GAUSSIAN = BanditExperiment(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
 THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
@@ -59,8 +60,8 @@ def test_a_value_that_no_state_can_hold_is_unusable(value: float) -> None:
     for how in ("sum", "first"):
         reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 5, "duplicates": how})
         told = feedback(one, START_US, values={"clicked": value}, event_id="x")
-        fold = folded(GAUSSIAN, numbered([rows([one]), told, tick(20)]), subject_of(clicked=reward))
-        assert (fold.counts["unusable"], fold.state.rewards[0, 0]) == (1, 5 * ONE)
+        fold = folded(GAUSSIAN, numbered([rows([one]), told, tick(20)]), spec_of(clicked=reward))
+        assert (fold.progress.counts["unusable"], fold.state.rewards[0, 0]) == (1, 5 * ONE)
 
 
 @pytest.mark.parametrize("label", [1e299, -1e13, [1e299]])
@@ -70,8 +71,8 @@ def test_a_label_that_no_reward_can_follow_from_is_unusable_whenever_it_comes(la
     one = Shown(number=1, arm="a", outputs={"p": np.array([3.0], np.float32)})
     wild, good = (feedback(one, START_US + at, values={}, truth=truth) for at, truth in ((0, label), (1, 4.0)))
     for records in ([rows([one]), wild, good], [wild, rows([one]), good], [good, wild, rows([one])]):
-        fold = folded(bandit, numbered([*records, tick(20)]), subject_of(clicked=error))
-        assert (fold.counts["unusable"], fold.state.rewards[0, 0]) == (1, -1 * ONE)
+        fold = folded(bandit, numbered([*records, tick(20)]), spec_of(clicked=error))
+        assert (fold.progress.counts["unusable"], fold.state.rewards[0, 0]) == (1, -1 * ONE)
 
 
 def test_a_score_beyond_what_a_reward_may_be_is_none() -> None:
@@ -85,17 +86,17 @@ def test_a_sum_of_many_stays_within_what_can_be_written() -> None:
     reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0, "duplicates": "sum"})
     one = Shown(number=1, arm="a")
     told = [feedback(one, START_US, values={"clicked": 9e11}, event_id=str(event)) for event in range(50)]
-    fold = folded(GAUSSIAN, numbered([rows([one]), *told]), subject_of(clicked=reward))
-    assert fold.counts["unusable"] == 49
-    assert fold.canonical()
+    fold = folded(GAUSSIAN, numbered([rows([one]), *told]), spec_of(clicked=reward))
+    assert fold.progress.counts["unusable"] == 49
+    assert canonical(fold)
 
 
 def test_a_huge_reward_does_not_become_a_linear_model() -> None:
     bandit = ContextualExperiment(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
     reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0})
     one = Shown(number=1, arm="a", policy="linucb")
-    fold = folded(bandit, numbered([rows([one])]), subject_of(clicked=reward))
-    fold.waiting.joins[one.uid].features = [1.0, 5.0]
+    fold = folded(bandit, numbered([rows([one])]), spec_of(clicked=reward))
+    fold.joins.by_uid[one.uid].features = [1.0, 5.0]
     for place, record in enumerate([feedback(one, START_US, values={"clicked": 1e12}), tick(20)], 1):
         fold.apply(replace(record, offset=place))
     assert fold.state.rewarded.max() == 5 * 256.0
@@ -113,13 +114,13 @@ def test_models_that_are_no_numbers_are_refused() -> None:
 def test_one_record_that_breaks_costs_its_neighbours_nothing() -> None:
     shown = [Shown(number=number, arm="a") for number in range(50)]
     fold = folded(THOMPSON, numbered([rows(shown)]))
-    fold.waiting.joins[shown[7].uid].values = {"clicked": [START_US, "x"]}
+    fold.joins.by_uid[shown[7].uid].values = {"clicked": [START_US, "x"]}
     with pytest.raises(ValueError, match="could not convert"):
         fold.apply(replace(tick(20), offset=1))
-    assert not fold.waiting.joins
+    assert not fold.joins.by_uid
     body, headers = feedback(shown[0], START_US).body.replace(b"1.0", b'"x"'), feedback(shown[0], START_US).headers
     fold.apply(Record(2, body, headers))
-    assert fold.counts["unusable"] == fold.counts["late"] == 0
+    assert fold.progress.counts["unusable"] == fold.progress.counts["late"] == 0
 
 
 def test_uids_are_forgotten_when_only_requests_come_that_wait_for_nothing() -> None:
@@ -132,7 +133,7 @@ def test_uids_are_forgotten_when_only_requests_come_that_wait_for_nothing() -> N
         assert (fold.forgets_at_us is None) == (number == 0)  # the newest is kept until another comes
         fold.apply(replace(tick(number + 2), offset=offset + 1))
         offset += 2
-    assert len(fold.waiting.seen) < 60
+    assert len(fold.joins.seen) < 60
 
 
 def test_an_order_to_another_experiment_is_not_obeyed() -> None:
@@ -195,7 +196,7 @@ def click(number: int) -> Record:
 def test_only_lists_of_this_experiments_rankers_count(rankers: tuple[str, ...], votes: int) -> None:
     fold = folded(RANKED, numbered([merged(1, rankers), click(1), tick(20)]))
     assert int(fold.state.votes.units[0]) == votes
-    assert not fold.waiting.joins
+    assert not fold.joins.by_uid
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ def test_a_verdict_of_an_older_experiment_says_nothing_of_this_one() -> None:
     view.fold_declared(Record(0, endpoint_declared(declaration, "test"), {}))
     old = ExperimentResult(endpoint="e", experiment="before", number=9, phase="aborted", weights=(1.0, 0.0))
     view.fold_declared(Record(1, write_verdict(old), {}))
-    assert [name for name, _ in view.unspoken()] == ["e"]
+    assert [name for name, _ in view.without_snapshot()] == ["e"]
     foreign = SnapshotRecord(endpoint="e", experiment="before", term=-1, number=9, weights=(1.0, 0.0))
     view.fold_status(Record(0, write_snapshot(replace(foreign, term=0)), {}))
     assert view.snapshot_of("e") is None
@@ -244,20 +245,20 @@ def test_a_verdict_of_an_older_experiment_says_nothing_of_this_one() -> None:
 def test_a_value_that_cannot_be_taken_takes_nothing_from_the_one_beside_it() -> None:
     """What is known is what the ledger is told to write: one that was taken is written, and one that was not is not."""
     more = {"spent": Reward.model_validate({"type": "real", "default": 0, "horizon": "20s", "duplicates": "sum"})}
-    both = replace(subject_of(), rewards={**subject_of().rewards, **more})
+    both = replace(spec_of(), rewards={**spec_of().rewards, **more})
     one = Shown(number=1, arm="a", policy="canary")
     staged = CanaryExperiment(
         canary=Canary(canary=2, stable=(1.0, 1.0, 0.0), guardrails=(RewardDrop(), RewardDrop())),
         watches=(GuardrailWatch(reward="clicked"), GuardrailWatch(reward="spent")),
     )
     fold = folded(staged, numbered([rows([one])]), both)
-    fold.waiting.changed.joins.clear()
+    fold.joins.changed.joins.clear()
     fold.apply(replace(feedback(one, START_US, values={"spent": 1.0}), offset=1))
-    assert not fold.waiting.changed.joins
-    assert write_join(fold.waiting.joins[one.uid])[9] is None
+    assert not fold.joins.changed.joins
+    assert write_join(fold.joins.by_uid[one.uid])[9] is None
     fold.apply(replace(feedback(one, START_US, values={"clicked": 1.0, "spent": 1.0}), offset=2))
-    assert fold.waiting.changed.joins == {one.uid}
-    assert fold.counts == {"decisions": 1, "unusable": 1, "joined": 1}
+    assert fold.joins.changed.joins == {one.uid}
+    assert fold.progress.counts == {"decisions": 1, "unusable": 1, "joined": 1}
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ import pytest
 from broker.messages import Record
 from broker.records.routing import LearnerCheckpoint, read_checkpoint, write_checkpoint
 from router.learning.fold import ExperimentFold
-from router.learning.ledger import Ledger, take_up
+from router.learning.fold_document import canonical, checkpoint_of, resume
+from router.learning.ledger import Ledger, restore_saved
 from tests.router.learning.killing import KILLS_A_TRACE
 from tests.router.learning.test_fold import EXPERIMENTS, log_of
-from tests.router.learning.traces import folded, subject_of
+from tests.router.learning.traces import folded, spec_of
 
 NAMES = ("thompson", "exp3", "canary")
 
@@ -44,8 +45,8 @@ async def test_a_successor_that_dies_while_it_rebuilds_joins_counts_nothing_twic
     for cut, again in _places(len(records)):
         read = _checkpoint(folded(experiment, records[:cut]))
         assert read.rebuild.offset < cut
-        died: ExperimentFold[Any] = ExperimentFold(subject_of(), experiment)
-        died.resume(read)
+        died: ExperimentFold[Any] = ExperimentFold(spec_of(), experiment)
+        resume(died, read)
         for record in records[read.rebuild.offset : read.rebuild.offset + int(again * (cut - read.rebuild.offset))]:
             died.apply(record)
         ledger = Ledger(tmp_path / f"{cut}.db")
@@ -54,13 +55,13 @@ async def test_a_successor_that_dies_while_it_rebuilds_joins_counts_nothing_twic
         await ledger.save(died, whole=True)
         kept = await ledger.load("e", "x")
         assert kept is not None
-        third: ExperimentFold[Any] = ExperimentFold(subject_of(), experiment)
-        take_up(third, kept)
+        third: ExperimentFold[Any] = ExperimentFold(spec_of(), experiment)
+        restore_saved(third, kept)
         if again > 0.7:
-            third.resume(_checkpoint(third))  # and a checkpoint that was written meanwhile says the same
-        for record in records[third.offset :]:
+            resume(third, _checkpoint(third))  # and a checkpoint that was written meanwhile says the same
+        for record in records[third.progress.offset :]:
             third.apply(record)
-        assert third.canonical() == whole.canonical(), (cut, again)
+        assert canonical(third) == canonical(whole), (cut, again)
         await ledger.close()
 
 
@@ -71,7 +72,7 @@ def _places(end: int) -> Iterator[tuple[int, float]]:
 
 
 def _checkpoint(fold: ExperimentFold[Any]) -> LearnerCheckpoint:
-    body, headers = write_checkpoint(fold.checkpoint())
+    body, headers = write_checkpoint(checkpoint_of(fold))
     read = read_checkpoint(Record(0, body, headers))
     assert read is not None
     return read

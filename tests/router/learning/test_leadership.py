@@ -21,9 +21,9 @@ async def test_who_has_missed_a_claim_reads_it_before_it_writes_the_ledger_again
         await broker.append(log, [write_claim("woken")])
         (own,) = await broker.read(log, 0).read(1)
         woken.fold_declared(own)
-        assert await woken.still() == own.offset
+        assert await woken.confirmed_term() == own.offset
         await broker.append(log, [write_claim("other")])  # it does not know yet
-        asked = asyncio.create_task(woken.still())
+        asked = asyncio.create_task(woken.confirmed_term())
         following = asyncio.create_task(LogFollower(broker, log, own.offset + 1, woken.fold_declared).run())
         assert await asked is None
         following.cancel()

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from router.learning.fold import ExperimentFold
-from router.learning.ledger import LeaderSuperseded, Ledger, SavedState, take_up
+from router.learning.fold_document import canonical
+from router.learning.ledger import LeaderSuperseded, Ledger, SavedState, restore_saved
 from tests.router.learning.test_fold import STAGED, THOMPSON, log_of
-from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
+from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, spec_of, tick
 
 
 @asynccontextmanager
@@ -54,7 +55,7 @@ async def test_who_led_before_is_refused_and_changes_nothing(tmp_path: Path, who
                 await old.save(learnt(7), whole=whole)
             assert await kept(new) == before
             await new.save(learnt(6))
-            assert (await kept(new)).at.offset == learnt(6).offset
+            assert (await kept(new)).at.offset == learnt(6).progress.offset
 
 
 async def test_nobody_who_has_not_claimed_writes(tmp_path: Path) -> None:
@@ -71,16 +72,16 @@ async def test_what_is_kept_of_another_experiment_or_endpoint_is_nobody_elses(tm
         await ledger.save(learnt(3))
         assert await ledger.load("e", "another") is None
         assert await ledger.load("another", "x") is None
-        other = ExperimentFold(replace(subject_of(), endpoint="another"), THOMPSON)
+        other = ExperimentFold(replace(spec_of(), endpoint="another"), THOMPSON)
         await ledger.save(other, whole=True)
         found = await kept(ledger)
-    assert (set(found.joins), len(found.seen)) == (set(learnt(3).waiting.joins), 3)
+    assert (set(found.joins), len(found.seen)) == (set(learnt(3).joins.by_uid), 3)
 
 
 @pytest.mark.parametrize("every", [1, 7, 400])
 async def test_a_fold_that_was_saved_bit_by_bit_is_taken_up_whole(tmp_path: Path, every: int) -> None:
     """Joins that end, uids that are forgotten and keys that have voted: the ledger has them as the fold has them."""
-    fold: ExperimentFold[Any] = ExperimentFold(subject_of(), STAGED)
+    fold: ExperimentFold[Any] = ExperimentFold(spec_of(), STAGED)
     async with opened(tmp_path / "learner.db", 1) as ledger:
         for place, record in enumerate(log_of("canary", 120), 1):
             fold.apply(record)
@@ -88,8 +89,8 @@ async def test_a_fold_that_was_saved_bit_by_bit_is_taken_up_whole(tmp_path: Path
                 await ledger.save(fold)
         await ledger.save(fold)
         found = await kept(ledger)
-    again: ExperimentFold[Any] = ExperimentFold(subject_of(), STAGED)
-    take_up(again, found)
-    assert (again.canonical(), again.offset) == (fold.canonical(), fold.offset)
-    assert again.keys
-    assert again.waiting.seen == fold.waiting.seen
+    again: ExperimentFold[Any] = ExperimentFold(spec_of(), STAGED)
+    restore_saved(again, found)
+    assert (canonical(again), again.progress.offset) == (canonical(fold), fold.progress.offset)
+    assert again.keys.by_kind
+    assert again.joins.seen == fold.joins.seen

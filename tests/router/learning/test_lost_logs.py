@@ -13,12 +13,12 @@ from broker.base import Broker
 from broker.channels import Channels
 from broker.connect import connect
 from broker.sqlite.adapter import SqliteBroker
+from router.learning.checkpoint_search import CheckpointSearch
 from router.learning.ledger import Ledger
-from router.learning.search import CheckpointSearch
 from tests.router.learning.bench import Bench
 from tests.router.learning.bench import until as until_folded
 from tests.router.learning.test_service import BROKERS, declare, learning, until, viewing
-from tests.router.learning.traces import START_US, Shown, feedback, rows, subject_of, tick
+from tests.router.learning.traces import START_US, Shown, feedback, rows, spec_of, tick
 
 BANDIT: dict[str, Any] = {
     "endpoint": "e",
@@ -51,16 +51,16 @@ async def test_an_event_log_that_was_deleted_ends_no_learning(tmp_path: Path) ->
         shown = [Shown(number=at, arm="a", policy="thompson") for at in range(4)]
         await bench.append([rows(shown[:2]), feedback(shown[0], START_US), feedback(shown[1], START_US), tick(1)])
         async with bench.learning() as learner:
-            await until_folded(lambda: learner.fold.tick == 1)
+            await until_folded(lambda: learner.fold.progress.tick == 1)
             known = learner.fold.state
             await other.delete(opened.channels.events("e"))
-            await until_folded(lambda: learner.fold.offset <= 1 and learner.fold.tick == 1)
-            found = await CheckpointSearch(opened, opened.channels.events("e"), subject_of().experiment).run()
+            await until_folded(lambda: learner.fold.progress.offset <= 1 and learner.fold.progress.tick == 1)
+            found = await CheckpointSearch(opened, opened.channels.events("e"), spec_of().experiment).run()
             assert found.checkpoint is not None
-            assert not learner.gap
+            assert not learner.has_gap
             assert repr(learner.fold.state) == repr(known)
             await bench.append([rows(shown[2:3]), feedback(shown[2], START_US), tick(2)])
-            await until_folded(lambda: learner.fold.tick == 2)
+            await until_folded(lambda: learner.fold.progress.tick == 2)
         await ledger.close()
 
 
@@ -75,5 +75,5 @@ async def test_what_was_declared_is_declared_again_and_the_lead_is_claimed_again
         async with viewing(other) as after:
             await until(lambda: after.snapshot_of("e") is not None)
             assert after.declaration("e") == before.declaration("e")
-            await until(lambda: before.term == after.term)
+            await until(lambda: before.learned.term == after.learned.term)
             assert before.snapshot_of("e") is not None

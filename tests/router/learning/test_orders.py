@@ -25,16 +25,17 @@ from broker.records.routing import (
     write_order,
 )
 from router.learning.bandit import BanditExperiment
-from router.learning.interleaved import InterleavingExperiment
+from router.learning.canary import CanaryExperiment, GuardrailWatch
+from router.learning.fold_document import canonical, document_of, restore
+from router.learning.interleaving import InterleavingExperiment
 from router.learning.joins import FeedbackOutcome, Join, write_join
-from router.learning.staged import CanaryExperiment, GuardrailWatch
 from router.policies.canary import Canary
 from router.policies.interleaving import Interleaving
 from router.policies.thompson import Thompson
 from router.stats.arrays import ONE
 from tests.router.learning.test_hostile import click, merged, order
 from tests.router.learning.test_service import CANARY, declare, learning, until, viewing
-from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, subject_of, tick
+from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, spec_of, tick
 
 THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked", refresh_ticks=10)
 RANKED = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
@@ -43,19 +44,19 @@ RANKED = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1), re
 @pytest.mark.parametrize("held", [order("set", b=1), order("pause")])
 def test_an_order_is_in_the_snapshot_of_the_next_tick(held: Record) -> None:
     """Not in that of the next refresh: who aborts does not want to wait for that."""
-    assert folded(THOMPSON, numbered([held])).is_ordered
+    assert folded(THOMPSON, numbered([held])).hold.is_pending
     fold = folded(THOMPSON, numbered([held, tick(1)]))
-    assert not fold.is_ordered
-    assert fold.snapshot.number == (1 if fold.set else 0)
+    assert not fold.hold.is_pending
+    assert fold.snapshot.number == (1 if fold.hold.weights else 0)
 
 
 def test_an_order_survives_being_written_before_its_snapshot() -> None:
     fold, other = folded(THOMPSON, numbered([order("set", b=1)])), folded(THOMPSON, [])
-    other.restore(fold.document(), LogPosition(offset=1, number=0, at_us=0))
+    restore(other, document_of(fold), LogPosition(offset=1, number=0, at_us=0))
     for one in (fold, other):
         one.apply(replace(tick(1), offset=1))
         assert one.snapshot.weights == (0.0, 1.0, 0.0)
-    assert fold.canonical() == other.canonical()
+    assert canonical(fold) == canonical(other)
 
 
 def test_a_paused_canary_stays_at_its_step_and_its_hold_goes_on_when_it_is_resumed() -> None:
@@ -91,14 +92,14 @@ def test_clicks_on_an_item_are_reduced_as_declared(how: str, votes: int) -> None
     seen, clicked = click(1), click(1)
     seen = replace(seen, body=changed(seen.body, 0.0, "seen", START_US))
     clicked = replace(clicked, body=changed(clicked.body, 1.0, "clicked", START_US + 1))
-    fold = folded(RANKED, numbered([merged(1, ("a", "b")), seen, clicked, tick(20)]), subject_of(clicked=reward))
+    fold = folded(RANKED, numbered([merged(1, ("a", "b")), seen, clicked, tick(20)]), spec_of(clicked=reward))
     assert int(fold.state.votes.units[0]) == votes
 
 
 def test_a_click_that_was_taken_back_is_none() -> None:
     join = Join(0, 0)
     for number, value in enumerate((1.0, -1.0)):
-        assert join.take_item("i", "sum", START_US, value, str(number)) is FeedbackOutcome.JOINED
+        assert join.add_item("i", "sum", START_US, value, str(number)) is FeedbackOutcome.JOINED
     assert join.clicked() == []
 
 
@@ -128,9 +129,9 @@ def test_values_and_labels_become_one_in_any_order_to_the_byte(how: str) -> None
     for order_ in permutations(said):
         join = Join(0, 0)
         for at_us, value in order_:
-            join.take("clicked", how, at_us, value, None)
-            join.take_item("i", how, at_us, value, None)
-            join.take_truth("last" if how == "max" else how, at_us, [value])
+            join.add("clicked", how, at_us, value, None)
+            join.add_item("i", how, at_us, value, None)
+            join.add_truth("last" if how == "max" else how, at_us, [value])
         found.add(orjson.dumps(write_join(join)))
     assert len(found) == 1
 

@@ -34,9 +34,9 @@ from broker.records.routing import (
     write_order,
     write_snapshot,
 )
-from router.learning.declared import read_experiment
-from router.learning.endpoint import LearnerSettings
+from router.learning.experiment import read_experiment
 from router.learning.service import run
+from router.learning.settings import LearnerSettings
 from router.state.checkpoint_bootstrap import CheckpointBootstrap
 from router.state.view import View
 from tests.router.learning.traces import Shown, feedback, rows
@@ -147,7 +147,7 @@ async def send(broker: Broker, shown: list[tuple[Shown, bool]]) -> None:
 async def test_a_bandit_learns_which_arm_is_better_and_routers_follow(broker: Broker, tmp_path: Path) -> None:
     await declare(broker, BANDIT)
     async with viewing(broker) as view, learning(broker, tmp_path):
-        await until(lambda: view.endpoints() and view.term >= 0)
+        await until(lambda: view.endpoints() and view.learned.term >= 0)
         await send(broker, requests(view, 0, 60))
         await until(lambda: view.router("e").snapshot.weights[1] > 0.9)
         said = view.snapshot_of("e")
@@ -162,13 +162,13 @@ async def test_another_learner_goes_on_from_the_log_alone(broker: Broker, tmp_pa
     async with viewing(broker) as view:
         await until(view.endpoints)
         async with learning(broker, tmp_path / "one"):
-            await until(lambda: view.term >= 0)
+            await until(lambda: view.learned.term >= 0)
             await send(broker, requests(view, 0, 90))
             await until(lambda: view.router("e").snapshot.number > 0)
-        first, term = view.snapshot_of("e"), view.term
+        first, term = view.snapshot_of("e"), view.learned.term
         async with learning(broker, tmp_path / "two", "learner-2"):
-            await until(lambda: view.term > term)
-            await until(lambda: (said := view.snapshot_of("e")) and said.term == view.term)
+            await until(lambda: view.learned.term > term)
+            await until(lambda: (said := view.snapshot_of("e")) and said.term == view.learned.term)
             second = view.snapshot_of("e")
             assert first is not None
             assert second is not None
@@ -202,13 +202,13 @@ async def test_a_learner_that_was_stopped_goes_on_from_its_ledger(broker: Broker
     async with viewing(broker) as view:
         await until(view.endpoints)
         async with learning(broker, tmp_path):
-            await until(lambda: view.term >= 0)
+            await until(lambda: view.learned.term >= 0)
             await send(broker, requests(view, 0, 60))
             await until(lambda: view.router("e").snapshot.number > 0)
-        term = view.term
+        term = view.learned.term
         await send(broker, requests(view, 60, 60))
         async with learning(broker, tmp_path, "learner-2"):
-            await until(lambda: view.term > term)
+            await until(lambda: view.learned.term > term)
             await until(lambda: (said := view.snapshot_of("e")) and sum(said.about["pulls"]) > 100)
 
 
@@ -217,7 +217,7 @@ async def test_behind_records_that_are_gone_it_goes_on_from_a_checkpoint(tmp_pat
 
     def counted(term: int) -> float:
         said = view.snapshot_of("e")
-        return sum(said.about["pulls"]) if said is not None and said.term == view.term > term else -1.0
+        return sum(said.about["pulls"]) if said is not None and said.term == view.learned.term > term else -1.0
 
     async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("test.")) as broker:
         await declare(broker, BANDIT)
@@ -227,14 +227,14 @@ async def test_behind_records_that_are_gone_it_goes_on_from_a_checkpoint(tmp_pat
         async with viewing(broker) as view:
             await until(view.endpoints)
             for folder, name in (("one", "learner-1"), ("two", "learner-2")):
-                before = partial(counted, view.term)
+                before = partial(counted, view.learned.term)
                 async with learning(broker, tmp_path / folder, name):
                     await until(lambda before=before: before() == 0)  # type: ignore[misc]
                     await send(broker, requests(view, 0 if folder == "one" else 100, 30))
                     await until(lambda before=before: before() == 30)  # type: ignore[misc]
                 while folder == "one" and (await broker.read(log, Since(0)).read(1))[0].offset < 20:
                     await broker.append(log, [b"x" * 20_000])
-            before = partial(counted, view.term)
+            before = partial(counted, view.learned.term)
             async with learning(broker, tmp_path / "one", "learner-3"):
                 await until(lambda: before() == 30)
                 await send(broker, requests(view, 200, 30))
@@ -244,10 +244,10 @@ async def test_behind_records_that_are_gone_it_goes_on_from_a_checkpoint(tmp_pat
 async def test_the_newest_claim_leads_and_no_reader_takes_an_older_ones_word(broker: Broker, tmp_path: Path) -> None:
     endpoint = await declare(broker, BANDIT)
     async with viewing(broker) as view, learning(broker, tmp_path) as registry:
-        await until(lambda: view.term >= 0 and registry.get_sample_value("millrace_learner_leads") == 1)
-        old = view.term
+        await until(lambda: view.learned.term >= 0 and registry.get_sample_value("millrace_learner_leads") == 1)
+        old = view.learned.term
         await broker.append(broker.channels.declared, [write_claim("somebody-else")])
-        await until(lambda: view.term > old and registry.get_sample_value("millrace_learner_leads") == 0)
+        await until(lambda: view.learned.term > old and registry.get_sample_value("millrace_learner_leads") == 0)
 
         def snapshot(term: int, number: int, weight: float) -> bytes:
             weights = (weight, 1.0 - weight, 0.0)
@@ -256,7 +256,7 @@ async def test_the_newest_claim_leads_and_no_reader_takes_an_older_ones_word(bro
             )
             return write_snapshot(said)
 
-        new = view.term
+        new = view.learned.term
         await broker.append(broker.channels.status, [snapshot(new, 5, 0.25), snapshot(old, 9, 0.75)])
         await broker.append(broker.channels.status, [snapshot(new + 1000, 10, 0.75), snapshot(new, 6, 0.5)])
         await until(lambda: view.router("e").snapshot.number == 6)
@@ -267,7 +267,7 @@ async def test_orders_are_obeyed_and_a_verdict_outlives_all_that_was_learnt(brok
     endpoint = await declare(broker, CANARY)
     log = broker.channels.events("e")
     async with viewing(broker) as view, learning(broker, tmp_path / "one"):
-        await until(lambda: view.term >= 0 and view.endpoints())
+        await until(lambda: view.learned.term >= 0 and view.endpoints())
         assert view.router("e").snapshot.weights == (0.95, 0.0, 0.05)
         body, headers = write_order(
             OperatorCommand(word="abort", author="test", at_us=now_us(), experiment=experiment_of(endpoint))
@@ -283,11 +283,11 @@ async def test_orders_are_obeyed_and_a_verdict_outlives_all_that_was_learnt(brok
     async with viewing(broker) as later:
         await until(later.endpoints)
         await until(lambda: later.router("e").snapshot.weights == (1.0, 0.0, 0.0))
-        term = later.term
+        term = later.learned.term
         async with learning(broker, tmp_path / "two", "learner-2"):  # its ledger is empty, and so is the log
-            await until(lambda: later.term > term)
+            await until(lambda: later.learned.term > term)
             await until(
-                lambda: (said := later.snapshot_of("e")) and said.term == later.term and said.phase == "aborted"
+                lambda: (said := later.snapshot_of("e")) and said.term == later.learned.term and said.phase == "aborted"
             )
             assert later.router("e").snapshot.weights == (1.0, 0.0, 0.0)
 

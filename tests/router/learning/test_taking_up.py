@@ -22,14 +22,16 @@ from broker.records.routing import (
     read_tick,
     write_checkpoint,
 )
-from router.learning import endpoint
-from router.learning.endpoint import EndpointLearner, LearnerSettings
+from router.learning import endpoint, fold_loader, snapshot_publisher
+from router.learning.endpoint import EndpointLearner
 from router.learning.fold import ExperimentFold
+from router.learning.fold_document import checkpoint_of
 from router.learning.metrics import LearnerMetrics
+from router.learning.settings import LearnerSettings
 from router.stats.arrays import ONE
 from tests.router.learning.bench import Bench, everything, until
 from tests.router.learning.test_fold import EXP3, THOMPSON
-from tests.router.learning.traces import START_US, Shown, folded, numbered, rows, subject_of, tick, trace
+from tests.router.learning.traces import START_US, Shown, folded, numbered, rows, spec_of, tick, trace
 
 WITHIN_S = 5.0
 NO_TICKS_S = 3600.0
@@ -39,7 +41,7 @@ LOG = numbered([rows([Shown(number=1, arm="a")]), tick(20)])
 def elsewhere(offset: int) -> ExperimentFold[Any]:
     """Return a fold of other records and the same last one, which ends there: `b` was shown, twice."""
     fold = folded(THOMPSON, numbered([rows([Shown(number=number, arm="b") for number in (1, 2)]), tick(20)]))
-    fold.offset = offset
+    fold.progress.offset = offset
     return fold
 
 
@@ -54,7 +56,7 @@ async def test_a_learner_says_nothing_before_it_knows_what_the_last_one_said(
     assert newest.number > 0
     async with bench.learning() as learner:
         await until(lambda: bench.heard)
-        assert learner.fold.offset >= len(log)
+        assert learner.fold.progress.offset >= len(log)
     assert {(said.number, said.weights) for said in bench.heard} == {(newest.number, newest.weights)}
 
 
@@ -78,7 +80,7 @@ async def test_a_ledger_that_has_all_of_the_log_is_gone_on_from(bench: Bench) ->
         await bench.append([rows([Shown(number=3, arm="c")])])
         await until(lambda: bench.heard)
         assert learner.fold.state.pulls[0].tolist() == [0, 2 * ONE, 0]
-        assert learner.fold.counts["decisions"] == 3
+        assert learner.fold.progress.counts["decisions"] == 3
 
 
 async def test_a_ledger_that_is_ahead_of_the_log_is_of_another_log_and_not_taken_up(bench: Bench) -> None:
@@ -87,11 +89,11 @@ async def test_a_ledger_that_is_ahead_of_the_log_is_of_another_log_and_not_taken
     await bench.ledger.save(elsewhere(1000))
     async with bench.learning() as learner:
         await until(lambda: bench.heard)
-        assert learner.fold.offset < 10
+        assert learner.fold.progress.offset < 10
         assert learner.fold.state.pulls[0].tolist() == [ONE, 0, 0]
     found = await bench.ledger.load("e", "x")
     assert found is not None
-    assert (found.at.offset, set(found.seen)) == (learner.fold.offset, {Shown(number=1, arm="a").uid})
+    assert (found.at.offset, set(found.seen)) == (learner.fold.progress.offset, {Shown(number=1, arm="a").uid})
 
 
 async def test_a_ledger_of_another_form_is_not_taken_up_and_the_log_is(bench: Bench) -> None:
@@ -106,7 +108,7 @@ async def test_a_ledger_of_another_log_is_not_taken_up_however_long_that_was(ben
     """The same endpoint on another broker, or on a log that was deleted: the last record that was folded is another."""
     await bench.append(LOG)
     other = folded(THOMPSON, numbered([rows([Shown(number=number, arm="b")]) for number in (1, 2)]))
-    assert other.offset == len(LOG)
+    assert other.progress.offset == len(LOG)
     await bench.ledger.save(other)
     async with bench.learning() as learner:
         await until(lambda: bench.heard)
@@ -135,10 +137,12 @@ class Mute:
 async def test_a_broker_that_says_nothing_is_no_other_log(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     await bench.append(LOG)
     await bench.ledger.save(elsewhere(len(LOG)))
-    monkeypatch.setattr(endpoint, "LOOK_BACK_S", 0.05)
+    monkeypatch.setattr(fold_loader, "LOOK_BACK_S", 0.05)
     monkeypatch.setattr(bench.broker, "read", lambda log, offset: Mute())
     settings, metrics = LearnerSettings(instance="learner"), LearnerMetrics(CollectorRegistry())
-    learner = EndpointLearner(bench.broker, bench.ledger, subject_of(), THOMPSON, settings, metrics, 1)
+    learner = EndpointLearner(
+        bench.broker, bench.ledger, spec=spec_of(), experiment=THOMPSON, settings=settings, metrics=metrics, term=1
+    )
     with pytest.raises(Unreachable, match="did not come within"):
         await asyncio.wait_for(learner.run(), WITHIN_S)
     found = await bench.ledger.load("e", "x")
@@ -172,7 +176,7 @@ async def test_a_second_tick_waits_until_the_first_is_read_back(bench: Bench) ->
         apply = learner.fold.apply
         learner.fold.apply = lambda record: None if read_tick(record) else apply(record)  # type: ignore[method-assign]
         await bench.append([rows([Shown(number=1, arm="a")])])
-        await until(lambda: learner.fold.wants_ticks)
+        await until(lambda: learner.fold.needs_ticks)
         await asyncio.sleep(0.3)
     assert [tick.number for record in await everything(bench) if (tick := read_tick(record))] == [1]
 
@@ -185,7 +189,7 @@ async def test_a_second_that_could_not_be_written_down_does_not_pass(
 
     async def cut(log: str, bodies: Sequence[bytes], headers: Any = None) -> Any:
         nonlocal refused
-        if headers and headers["cloudEvents_type"] == TICK and learner.fold.tick == 3 and refused < 10:
+        if headers and headers["cloudEvents_type"] == TICK and learner.fold.progress.tick == 3 and refused < 10:
             refused += 1
             raise Unreachable("the link is cut")
         return await append(log, bodies, headers)
@@ -193,7 +197,7 @@ async def test_a_second_that_could_not_be_written_down_does_not_pass(
     monkeypatch.setattr(bench.broker, "append", cut)
     await bench.append([rows([Shown(number=1, arm="a")])])
     async with bench.learning(tick_s=0.01) as learner:
-        await until(lambda: learner.fold.tick >= 6)
+        await until(lambda: learner.fold.progress.tick >= 6)
     ticks = [found.number for record in await everything(bench) if (found := read_tick(record))]
     assert refused == 10
     assert ticks == list(range(1, len(ticks) + 1))
@@ -203,7 +207,7 @@ async def test_what_could_not_be_written_once_is_written_with_all_that_follows(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is full for a while; the next learner has the ledger to go on from, and misses nothing."""
-    monkeypatch.setattr(endpoint, "ABOUT_S", 0.0)
+    monkeypatch.setattr(snapshot_publisher, "LEARNING_S", 0.0)
     log = [rows([Shown(number=number, arm="a")]) for number in range(3)]
     await bench.append(log[:2])
     await bench.ledger.save(folded(THOMPSON, numbered(log[:1])), whole=True)
@@ -213,10 +217,10 @@ async def test_what_could_not_be_written_once_is_written_with_all_that_follows(
         change(tmp_path / "learner.db", "DROP TRIGGER full")
         await bench.append(log[2:])
         await until(lambda: decisions(bench) == 3)
-        known = set(learner.fold.waiting.joins)
+        known = set(learner.fold.joins.by_uid)
     async with bench.learning() as learner:
-        await until(lambda: learner.fold.waiting.joins)
-        assert set(learner.fold.waiting.joins) == known == {Shown(number=number, arm="a").uid for number in range(3)}
+        await until(lambda: learner.fold.joins.by_uid)
+        assert set(learner.fold.joins.by_uid) == known == {Shown(number=number, arm="a").uid for number in range(3)}
 
 
 @pytest.mark.parametrize(("missing", "phase"), [(1, "stopped: records of the log are gone"), (0, "learning")])
@@ -234,12 +238,14 @@ async def test_a_checkpoint_that_needs_a_record_that_is_gone_is_not_gone_on_from
         await reader.read(1)
     await reader.close()
     at = LogPosition(offset=await bench.broker.end(log), number=20, at_us=START_US)
-    checkpoint = replace(folded(THOMPSON, LOG).checkpoint(), at=at, rebuild=replace(at, offset=gap.value.end - missing))
+    checkpoint = replace(
+        checkpoint_of(folded(THOMPSON, LOG)), at=at, rebuild=replace(at, offset=gap.value.end - missing)
+    )
     body, headers = write_checkpoint(checkpoint)
     await bench.broker.append(log, [body], headers)
     async with bench.learning() as learner:
         await until(lambda: bench.heard)
-        assert learner.gap is bool(missing)
+        assert learner.has_gap is bool(missing)
     assert {said.phase for said in bench.heard} == {phase}
 
 

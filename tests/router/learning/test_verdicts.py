@@ -11,9 +11,10 @@ import pytest
 from broker.records.routing import ExperimentResult, read_order, read_verdict, write_checkpoint
 from router.learning.experiment import Experiment
 from router.learning.fold import ExperimentFold
+from router.learning.fold_document import checkpoint_of
 from tests.router.learning.bench import WITHIN_S, Bench, everything, until
 from tests.router.learning.test_hostile import CANARY, RANKED, order
-from tests.router.learning.traces import START_US, subject_of
+from tests.router.learning.traces import START_US, spec_of
 
 
 @pytest.mark.parametrize(("phase", "weights"), [("promoted", (0.0, 0.0, 1.0)), ("aborted", (0.5, 0.5, 0.0))])
@@ -23,7 +24,7 @@ async def test_a_verdict_is_repeated_until_it_is_known_again(
     """Ledger and log were lost, and then whoever began anew ended between its checkpoint and its order."""
     log = bench.broker.channels.events("e")
     await bench.broker.declare(log)
-    body, headers = write_checkpoint(ExperimentFold(subject_of(), CANARY).checkpoint())
+    body, headers = write_checkpoint(checkpoint_of(ExperimentFold(spec_of(), CANARY)))
     await bench.broker.append(log, [body], headers)
     verdict = ExperimentResult(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
     async with bench.learning(CANARY, verdict, tick_s=0.01):

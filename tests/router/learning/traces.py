@@ -15,8 +15,8 @@ from broker.records.events import EndedRequests, write_event
 from broker.records.feedback import Feedback, write_feedback
 from broker.records.rewards import Reward
 from broker.records.routing import Tick, write_tick
-from router.learning.experiment import Experiment
-from router.learning.fold import ExperimentFold, ExperimentSpec
+from router.learning.experiment import Experiment, ExperimentSpec
+from router.learning.fold import ExperimentFold
 
 START_US = 1_700_000_000_000_000
 ARMS = ("a", "b", "c")
@@ -44,7 +44,7 @@ class Shown:
         return derived_uid(b"trace", str(self.number).encode())
 
 
-def subject_of(**rewards: Reward) -> ExperimentSpec:
+def spec_of(**rewards: Reward) -> ExperimentSpec:
     """Return an endpoint with three arms; its rows may come twice for half a minute."""
     return ExperimentSpec(
         endpoint="e", experiment="x", arms=ARMS, rewards=rewards or {"clicked": CLICKED}, dedupe_us=30_000_000
@@ -135,7 +135,7 @@ def folded(
     experiment: Experiment[Any], records: Sequence[Record], subject: ExperimentSpec | None = None
 ) -> ExperimentFold[Any]:
     """Return the fold of a log."""
-    fold: ExperimentFold[Any] = ExperimentFold(subject or subject_of(), experiment)
+    fold: ExperimentFold[Any] = ExperimentFold(subject or spec_of(), experiment)
     for record in records:
         fold.apply(record)
     return fold

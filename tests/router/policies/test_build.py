@@ -10,17 +10,16 @@ import pytest
 
 from broker.records.endpoint import read_endpoint
 from broker.records.rewards import Reward
-from router.declaration.bandit import BanditConfig
-from router.declaration.canary import CanaryConfig
 from router.declaration.policy import read_config
-from router.policies.base import one_run
-from router.policies.build import canary_of, dimensions_of, learning_of, weigher_of
+from router.kinds.bandit import BanditConfig
+from router.kinds.canary import CanaryConfig
 from router.policies.canary import BadEvents, RewardDrop
-from router.policies.drawn import read_policy
+from router.policies.declared import read_policy
 from router.policies.exp3 import Exp3
 from router.policies.learned import LearnedLinearPolicy
+from router.policies.learning import one_run
 from router.policies.linear import LinThompson
-from router.policies.snapshot import WeightSnapshot, masked
+from router.policies.snapshot import masked
 from router.policies.thompson import GaussianThompson
 from router.stats.packing import packed
 from tests.router.declaring import POLICIES, endpoint_of
@@ -51,37 +50,35 @@ def canary_config(policy: str) -> CanaryConfig:
 def test_a_bandit_begins_with_the_weights_that_routers_draw_from(policy: str) -> None:
     config, reward = bandit_of(policy)
     endpoint = endpoint_of(policy)
-    learned = learning_of(config, len(config.arms), reward).first().weights
+    learned = config.learning_from(reward, len(config.arms)).first().weights
     drawn = read_policy(endpoint).first().weights
     used = [weight for arm, weight in zip(endpoint.arms, drawn, strict=True) if arm in config.arms]
     assert learned == pytest.approx(used, rel=1e-9)
     assert sum(drawn) == pytest.approx(1.0)
-    assert learning_of(config, len(config.arms), reward).name == read_policy(endpoint).name
+    assert config.learning_from(reward, len(config.arms)).name == read_policy(endpoint).name
 
 
 @pytest.mark.parametrize("policy", CANARIES)
 def test_a_canary_begins_with_the_weights_that_routers_draw_from(policy: str) -> None:
     endpoint = endpoint_of(policy)
-    canary, drawn = canary_of(canary_config(policy), endpoint), read_policy(endpoint)
+    canary, drawn = canary_config(policy).state_machine(endpoint), read_policy(endpoint)
     assert canary.first().weights == pytest.approx(drawn.first().weights, rel=1e-9)
     assert (canary.name, canary.sticky) == (drawn.name, drawn.sticky)
 
 
 def test_a_learner_gets_what_the_file_says() -> None:
     config, reward = bandit_of(POLICIES["gaussian thompson"])
-    assert learning_of(config, 3, reward) == GaussianThompson(arms=3, floor=0.002, half_life=21_600.0)
+    assert config.learning_from(reward, 3) == GaussianThompson(arms=3, floor=0.002, half_life=21_600.0)
     config, reward = bandit_of(POLICIES["exp3 at a rate"])
-    assert learning_of(config, 3, reward) == Exp3(arms=3, floor=0.002, half_life=86_400.0, rate=0.1)
+    assert config.learning_from(reward, 3) == Exp3(arms=3, floor=0.002, half_life=86_400.0, rate=0.1)
     config, reward = bandit_of(POLICIES["exp3"])
-    assert learning_of(config, 3, reward) == Exp3(arms=3, floor=0.01)
+    assert config.learning_from(reward, 3) == Exp3(arms=3, floor=0.01)
     config, reward = bandit_of(POLICIES["lints"])
-    assert learning_of(config, 3, reward) == LinThompson(arms=3, dimensions=9, ridge=2.0, floor=0.005, scale=0.3)
-    assert dimensions_of(config) == 9
-    assert dimensions_of(bandit_of(POLICIES["ucb"])[0]) == 0
+    assert config.learning_from(reward, 3) == LinThompson(arms=3, dimensions=9, ridge=2.0, floor=0.005, scale=0.3)
 
 
 def test_a_canary_gets_what_the_file_says() -> None:
-    canary = canary_of(canary_config(POLICIES["canary beside a bandit"]), endpoint_of("{split: [v1]}"))
+    canary = canary_config(POLICIES["canary beside a bandit"]).state_machine(endpoint_of("{split: [v1]}"))
     assert canary.guardrails == (BadEvents(1.5, 0.001), BadEvents(1.3), RewardDrop(0.02))
     assert (canary.canary, canary.stable) == (2, (0.5, 0.5, 0.0))
     assert (canary.hold_requests, canary.hold_ticks, canary.timeout_ticks) == (500, 600, 86_400)
@@ -91,7 +88,7 @@ def test_a_canary_gets_what_the_file_says() -> None:
 def test_a_real_reward_is_not_learned_as_if_it_were_a_share() -> None:
     config, _ = bandit_of(POLICIES["thompson"])
     with pytest.raises(ValueError, match="clicked is real"):
-        learning_of(config, 3, Reward(type="real", default=0.0))
+        config.learning_from(Reward(type="real", default=0.0), 3)
 
 
 @pytest.mark.parametrize("arms", [2, 3, 5])
@@ -103,7 +100,7 @@ def test_a_request_is_weighed_as_the_policy_weighs_it(bandit: str, arms: int) ->
     vectors, rewards = random.standard_normal((200, 3)), list(random.random(200))
     seen = one_run([n % arms for n in range(200)], rewards, [1.0] * 200)
     state = learning.fold(learning.start(1), seen, vectors)
-    weigh = weigher_of(light, WeightSnapshot(7, light.weights, packed(state)))
+    weigh = light.weigher_from(packed(state))
     off = 1e-12 if bandit == "linucb" or arms > 3 else 5e-4
     for vector in random.standard_normal((100, 3)):
         assert weigh.weights(list(vector)) == pytest.approx(learning.weights(state, vector[None])[0], abs=off)
@@ -116,7 +113,7 @@ def test_a_request_is_drawn_by_what_it_weighs_whichever_arms_are_ready(bandit: s
     random = np.random.default_rng(arms)
     seen = one_run([n % arms for n in range(200)], list(random.random(200)), [1.0] * 200)
     models = packed(learning.fold(learning.start(1), seen, random.standard_normal((200, 3))))
-    weigh = weigher_of(light, WeightSnapshot(7, light.weights, models))
+    weigh = light.weigher_from(models)
     numbers = (np.arange(200) + 0.5) / 200
     for vector in random.standard_normal((10, 3)).tolist():
         for mask in range(1 << arms):
@@ -134,7 +131,7 @@ def test_a_request_is_drawn_by_what_it_weighs_whichever_arms_are_ready(bandit: s
 @pytest.mark.parametrize("bandit", ["linucb", "lints"])
 def test_arms_beside_the_bandit_weigh_nothing(bandit: str) -> None:
     light, learning = linear(bandit, arms=4, among=2)
-    weights = weigher_of(light, WeightSnapshot(1, light.weights, packed(learning.start(1)))).weights([1.0, 0.3, -2.0])
+    weights = light.weigher_from(packed(learning.start(1))).weights([1.0, 0.3, -2.0])
     assert len(weights) == 4
     assert [weights[arm] for arm in range(4) if arm not in light.among] == [0.0, 0.0]
     assert [weights[arm] for arm in light.among] == pytest.approx([0.5, 0.5], abs=1e-12)
@@ -146,7 +143,7 @@ def test_a_request_of_which_nothing_is_predicted_goes_to_all_arms_alike(bandit: 
     light, learning = linear(bandit, arms, among=arms)
     seen = one_run([n % arms for n in range(20)], [n / 20 for n in range(20)], [1.0] * 20)
     state = learning.fold(learning.start(1), seen, np.ones((20, 3)))
-    weigh = weigher_of(light, WeightSnapshot(1, light.weights, packed(state)))
+    weigh = light.weigher_from(packed(state))
     assert weigh.weights([0.0, 0.0, 0.0]) == pytest.approx([1 / arms] * arms, abs=1e-9)
     assert weigh.pick([0.0, 0.0, 0.0], (1 << arms) - 1, 0.999)[1] == pytest.approx(1 / arms, abs=1e-9)
 
@@ -160,12 +157,10 @@ def test_models_that_no_learner_has_made_are_refused(bandit: str) -> None:
         models.root[0, 1, 0, 2] = size
         said = packed(models)
         if not refused:
-            assert sum(
-                weigher_of(light, WeightSnapshot(1, light.weights, said)).weights([1.0, 1e6, 1e6])
-            ) == pytest.approx(1)
+            assert sum(light.weigher_from(said).weights([1.0, 1e6, 1e6])) == pytest.approx(1)
             continue
         with pytest.raises(ValueError, match=r"coefficients|finite|number"):
-            weigher_of(light, WeightSnapshot(1, light.weights, said))
+            light.weigher_from(said)
 
 
 @pytest.mark.parametrize("arms", range(2, 9))
@@ -174,7 +169,7 @@ def test_arms_that_nothing_is_known_of_share_alike_however_sums_are_rounded(arms
     random = np.random.default_rng(arms)
     seen = one_run([0] * 50, [0.0] * 50, [1.0] * 50)
     models = packed(learning.fold(learning.start(1), seen, random.standard_normal((50, 3))))
-    weigh = weigher_of(light, WeightSnapshot(1, light.weights, models))
+    weigh = light.weigher_from(models)
     for vector in random.standard_normal((100, 3)) * 10.0 ** random.integers(-3, 6, size=(100, 3)):
         weights = weigh.weights(vector.tolist())
         assert len(set(weights[1:])) == 1
@@ -198,4 +193,4 @@ def linear(bandit: str, arms: int, among: int) -> tuple[LearnedLinearPolicy, Any
     }
     light = read_policy(read_endpoint(declaration, source="test"))
     assert isinstance(light, LearnedLinearPolicy)
-    return light, learning_of(light.config, among, Reward.model_validate({"default": 0}))
+    return light, light.learning()

@@ -10,10 +10,10 @@ import pytest
 from scipy.special import rel_entr
 from scipy.stats import invgamma, norm
 
-from router.policies.base import JoinedRewards, Learning, one_run
 from router.policies.counts import forget
 from router.policies.epsilon import EpsilonGreedy
 from router.policies.exp3 import Exp3
+from router.policies.learning import JoinedRewards, Learning, one_run
 from router.policies.thompson import GaussianThompson, Thompson
 from router.policies.ucb import Ucb, kl_bound
 from router.stats.arrays import ONE, Floats, choose

@@ -7,8 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from router.policies.base import JoinedRewards, one_run
-from router.policies.linear import LinearModels, LinThompson, LinUcb
+from router.policies.learning import JoinedRewards, one_run
+from router.policies.linear import LinThompson, LinUcb
+from router.policies.linear_models import LinearModels
 from router.stats.arrays import Floats
 from tests.router import oracles
 

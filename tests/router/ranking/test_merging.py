@@ -24,7 +24,7 @@ from router.interleaving.interleave import interleave
 from router.interleaving.placed import stream
 from router.policies.interleaving import Interleaving
 from router.policies.split import Split
-from router.ranking.fan_in import Heard
+from router.ranking.fan_in import AnswersByArm
 from router.ranking.merging import MergedAnswer, read_ranking
 
 KEY = b"secret"
@@ -66,7 +66,7 @@ def failed(arm: str, status: Status = Status.FAILED) -> Answer:
 def merged(
     *answers: Answer, missing: dict[str, MillraceError] | None = None, router: Router | None = None
 ) -> MergedAnswer:
-    heard: Heard = {**{one.arm: one for one in answers}, **(missing or {})}
+    heard: AnswersByArm = {**{one.arm: one for one in answers}, **(missing or {})}
     return (router or router_of()).merge(REQUEST, heard)
 
 
@@ -212,6 +212,6 @@ def test_it_is_the_clients_fault_only_if_all_say_so() -> None:
 
 def test_other_policies_merge_nothing() -> None:
     router = router_of(Split((1.0, 1.0, 1.0)))
-    assert router.interleaving is None
+    assert router.merging is None
     with pytest.raises(ValueError, match="split"):
         router.merge(REQUEST, {"v1": ranked("v1")})

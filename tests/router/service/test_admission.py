@@ -19,11 +19,11 @@ def served(clock: Clock, rate: float, seconds: float) -> tuple[Admission, float]
     """Offer all there is room for to a queue that drains `rate` a second; returns its depth at the end."""
     admission, depth, step_s = Admission(clock), 0.0, 0.05
     for _ in range(round(seconds / step_s)):
-        if admission.stale:
-            admission.look(round(depth))
+        if admission.is_stale:
+            admission.measure(round(depth))
         room = max(0, admission.room)
-        admission.leave(room)
-        admission.arrive(room)
+        admission.begin(room)
+        admission.succeed(room)
         depth = max(0.0, depth + room - rate * step_s)
         clock.now += step_s
     return admission, depth
@@ -43,40 +43,40 @@ def test_a_slow_model_gets_what_anybody_gets() -> None:
 def test_it_is_looked_at_when_there_is_no_room_or_it_is_time() -> None:
     clock = Clock()
     admission = Admission(clock)
-    seen = [admission.stale]
-    admission.look(0)
-    seen.append(admission.stale)
-    admission.leave(LEAST)
-    seen.append(admission.stale)
-    admission.look(10)
+    seen = [admission.is_stale]
+    admission.measure(0)
+    seen.append(admission.is_stale)
+    admission.begin(LEAST)
+    seen.append(admission.is_stale)
+    admission.measure(10)
     clock.now += 2 * FRESH_S
-    seen.append(admission.stale)
+    seen.append(admission.is_stale)
     assert seen == [True, False, True, True]
 
 
 def test_a_queue_that_others_fill_has_no_room() -> None:
     clock = Clock()
     admission = Admission(clock)
-    admission.look(0)
+    admission.measure(0)
     clock.now += 1.0
-    admission.look(100_000)
+    admission.measure(100_000)
     assert admission.room < 0
 
 
 def test_what_was_never_published_is_not_taken_for_drained() -> None:
     clock = Clock()
     admission = Admission(clock)
-    admission.look(0)
+    admission.measure(0)
     for _ in range(40):  # nothing gets into a queue that is not there
-        admission.leave(LEAST)
-        admission.give_up(LEAST)
+        admission.begin(LEAST)
+        admission.fail(LEAST)
         clock.now += 1.0
-        admission.look(0)
+        admission.measure(0)
     assert admission.room == LEAST
 
 
 def test_what_is_on_its_way_takes_room() -> None:
     admission = Admission(Clock())
-    admission.look(0)
-    admission.leave(200)
+    admission.measure(0)
+    admission.begin(200)
     assert admission.room == LEAST - 200

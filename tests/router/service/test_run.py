@@ -18,9 +18,9 @@ from broker.messages import FULL, NO_HEADERS, SAFE, Delivery, Message, Outcome, 
 from broker.records.declared import endpoint_declared
 from broker.records.endpoint import read_endpoint
 from broker.sqlite.adapter import SqliteBroker
-from router.service.forwarding import EndpointService
-from router.service.line import STUCK_S
+from router.service.endpoint import EndpointService
 from router.service.metrics import RouterMetrics
+from router.service.model_line import STUCK_S
 from router.service.ranked_requests import RankerAnswers
 from router.service.run import RouterService, RouterSettings
 from router.state.view import View
@@ -232,7 +232,7 @@ async def test_an_endpoint_whose_queue_is_refused_is_named_and_the_others_are_se
         metrics = RouterMetrics(registry)
         service = RouterService(broker, view, RouterSettings(instance="r", limits=Limits(messages=7)), metrics)
         metrics.watch(service.problems)
-        service.look()
+        service.serve_new()
         async with asyncio.timeout(PATIENCE_S):
             while await broker.missing([REQUESTS]) or not service.problems():  # noqa: ASYNC110 - no event tells it
                 await asyncio.sleep(0.01)
@@ -269,7 +269,7 @@ async def test_an_endpoint_whose_queue_is_there_waits_for_no_declaration_of_othe
         for queue in (REQUESTS, CHANNELS.inputs("whole", 1)):
             await broker.declare(queue)
         service = RouterService(broker, view, RouterSettings(instance="r"), RouterMetrics(CollectorRegistry()))
-        service.look()
+        service.serve_new()
         await send(broker, one=60_000)
         async with asyncio.timeout(PATIENCE_S):
             assert len(await broker.consume(CHANNELS.inputs("whole", 1), 1).take(1)) == 1
@@ -291,7 +291,7 @@ async def test_nobody_consumes_from_a_queue_that_is_being_made(tmp_path: Path) -
         view.fold_declared(Record(0, endpoint_declared(endpoint, "test"), NO_HEADERS))
     async with Watching(tmp_path / "b.db", CHANNELS) as broker:
         service = RouterService(broker, view, RouterSettings(instance="r"), RouterMetrics(CollectorRegistry()))
-        service.look()
+        service.serve_new()
         async with asyncio.timeout(PATIENCE_S):
             while REQUESTS not in consumed:  # noqa: ASYNC110 - no event tells it
                 await asyncio.sleep(0.01)
@@ -306,7 +306,7 @@ async def test_the_queue_of_clients_has_a_limit(tmp_path: Path) -> None:
     async with SqliteBroker(tmp_path / "b.db", CHANNELS) as broker:
         settings = RouterSettings(instance="r", limits=Limits(messages=7))
         service = RouterService(broker, view, settings, RouterMetrics(CollectorRegistry()))
-        service.look()
+        service.serve_new()
         async with asyncio.timeout(PATIENCE_S):
             while await broker.missing([REQUESTS]):  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.01)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.policies.base import Learning
 from router.policies.epsilon import EpsilonGreedy
 from router.policies.exp3 import Exp3
+from router.policies.learning import Learning
 from router.policies.thompson import Thompson
 from router.policies.ucb import Ucb
 from router.simulation.bandit import Traffic, course, walk

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.policies.base import JoinedRewards, Learning, one_run
 from router.policies.canary import Canary, CanaryPhase
 from router.policies.epsilon import EpsilonGreedy
 from router.policies.exp3 import Exp3
+from router.policies.learning import JoinedRewards, Learning, one_run
 from router.policies.linear import LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
 from router.policies.ucb import Ucb

@@ -43,8 +43,8 @@ def members(clock: Clock | None = None, **changed: Any) -> MemberTable:
 
 def test_members_that_agree_say_nothing() -> None:
     me = members()
-    me.hear(announced(started_us=1))
-    assert me.look() == {}
+    me.fold(announced(started_us=1))
+    assert me.compare() == {}
     me.check_key()
 
 
@@ -63,8 +63,8 @@ def test_who_made_a_key_draws_nothing_by_key_beside_one_that_counts(
     mine: dict[str, Any], theirs: dict[str, Any], refuses: bool
 ) -> None:
     me = members(**mine)
-    me.hear(announced(key="theirs", **theirs))
-    assert me.look() == {"secrets.assignment": "secrets.assignment does not agree: other has another one"}
+    me.fold(announced(key="theirs", **theirs))
+    assert me.compare() == {"secrets.assignment": "secrets.assignment does not agree: other has another one"}
     assert bool(me.refusal) is refuses
     if refuses:
         with pytest.raises(Unavailable, match="other has another assignment key, which counts: give all of them"):
@@ -76,21 +76,21 @@ def test_of_two_members_one_refuses_and_one_does_not() -> None:
         one, two = MemberTable(Clock()), MemberTable(Clock())
         one.introduce("a", dataclasses.replace(OWN, started_us=first))
         two.introduce("b", dataclasses.replace(OWN, key="theirs", started_us=second))
-        one.hear(announced("b", key="theirs", started_us=second))
-        two.hear(announced("a", started_us=first))
+        one.fold(announced("b", key="theirs", started_us=second))
+        two.fold(announced("a", started_us=first))
         assert sorted([bool(one.refusal), bool(two.refusal)]) == [False, True]
 
 
 def test_a_process_that_starts_again_beside_an_older_one_with_its_key_still_counts() -> None:
     me = members()
-    me.hear(announced("my-router", part="router", started_us=1))
-    me.hear(announced("theirs", key="theirs", started_us=2))
+    me.fold(announced("my-router", part="router", started_us=1))
+    me.fold(announced("theirs", key="theirs", started_us=2))
     me.check_key()
 
 
 def test_it_is_refused_as_soon_as_it_is_heard() -> None:
     me = members()
-    me.hear(announced(key="theirs", started_us=1))
+    me.fold(announced(key="theirs", started_us=1))
     with pytest.raises(Unavailable):
         me.check_key()
 
@@ -99,36 +99,36 @@ def test_it_is_refused_as_soon_as_it_is_heard() -> None:
 def test_a_member_that_is_gone_no_longer_counts(is_silent: bool) -> None:
     clock = Clock()
     me = members(clock)
-    me.hear(announced(key="theirs", started_us=1))
-    assert me.look()
+    me.fold(announced(key="theirs", started_us=1))
+    assert me.compare()
     if is_silent:
         clock.now_s = SILENT_AFTER_S + 1.0
     else:
-        me.hear(announced(state="stopped"))
-    assert me.look() == {}
+        me.fold(announced(state="stopped"))
+    assert me.compare() == {}
     me.check_key()
 
 
 def test_a_heartbeat_without_the_full_text_keeps_a_member_alive() -> None:
     clock = Clock()
     me = members(clock)
-    me.hear(announced(key="theirs", started_us=1))
+    me.fold(announced(key="theirs", started_us=1))
     clock.now_s = SILENT_AFTER_S - 1.0
-    me.hear(Announcement(instance="other", part="gateway", state="ready", at_us=0))
+    me.fold(Announcement(instance="other", part="gateway", state="ready", at_us=0))
     clock.now_s = SILENT_AFTER_S + 1.0
-    assert me.look()
+    assert me.compare()
 
 
 def test_limits_that_differ_are_said_and_stop_nothing() -> None:
     me = members()
-    me.hear(announced(limit_requests=20, started_us=1))
+    me.fold(announced(limit_requests=20, started_us=1))
     said = "broker.limits.requests does not agree: other has 20, and 10 here"
-    assert me.look() == {"broker.limits.requests": said}
+    assert me.compare() == {"broker.limits.requests": said}
     me.check_key()
 
 
 def test_who_is_introduced_by_nothing_compares_nothing() -> None:
     me = MemberTable(Clock())
-    me.hear(announced(key="theirs"))
-    assert me.look() == {}
+    me.fold(announced(key="theirs"))
+    assert me.compare() == {}
     me.check_key()

@@ -214,5 +214,5 @@ def test_what_was_said_long_ago_is_not_ready_now_though_it_is_read_only_now() ->
             host=host_name(),
         )
         models.view.fold_status(Record(0, write_announcement(said), {}))
-    assert [models.view.is_ready("m", version) for version in (1, 2)] == [False, True]
-    assert [said.instance for said, _ in models.view.heard_now()] == ["r2"]
+    assert [models.view.versions.is_ready("m", version) for version in (1, 2)] == [False, True]
+    assert [said.instance for said, _ in models.view.processes.live()] == ["r2"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, norm, t
 
-from router.policies.base import one_run
+from router.policies.learning import one_run
 from router.policies.thompson import GaussianThompson, Thompson
 from router.stats.arrays import Floats
 from router.stats.best_arm import best_of_betas, best_of_few_normals, best_of_normals, best_of_students

@@ -1,0 +1,1 @@
+"""The kinds of policies and bandits: one file each, named in `router/declaration/registry.py`."""
