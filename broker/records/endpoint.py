@@ -90,7 +90,8 @@ def _key(value: str) -> str:
     near = _meant_key(value)
     hint = f"did you mean {near!r}? " if near else ""
     raise ValueError(
-        f"{shown(value)} is no key: {hint}write header, or parameters. and the name of one, such as parameters.user_id"
+        f"{shown(value)} is not a key: {hint}"
+        "write header, or parameters. and the name of one, such as parameters.user_id"
     )
 
 
@@ -134,7 +135,7 @@ class Exclusive(StrictModel):
     @classmethod
     def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not value[0] < value[1]:
-            raise ValueError(f"from {value[0]:g} to {value[1]:g} is no part of the keys: write it as [0%, 50%]")
+            raise ValueError(f"from {value[0]:g} to {value[1]:g} is not a part of the keys: write it as [0%, 50%]")
         return value
 
 

@@ -24,9 +24,9 @@ def _number_or_skip(value: Any) -> float | Literal["skip"]:
     try:
         read = number(value)
     except ValueError:
-        raise ValueError(f"{shown(value)} is no reward: write a number, or skip") from None
+        raise ValueError(f"{shown(value)} is not a reward: write a number, or skip") from None
     if abs(read) > REAL_LIMIT:
-        raise ValueError(f"{shown(value)} is no reward: write a number from -1e12 to 1e12, or skip")
+        raise ValueError(f"{shown(value)} is not a reward: write a number from -1e12 to 1e12, or skip")
     return read
 
 
@@ -81,7 +81,7 @@ class Reward(StrictModel):
         if self.score is not None and self.type != given:
             raise ValueError(f"score {self.score} gives a {given} reward: leave type out")
         if not self._fits(self.default):
-            raise ValueError(f"default {self.default:g} is no {self.type} reward: {_MEANING[self.type]}")
+            raise ValueError(f"default {self.default:g} is not a {self.type} reward: {_MEANING[self.type]}")
         return self
 
     def _fits(self, value: float | Literal["skip"]) -> bool:

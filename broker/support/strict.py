@@ -121,7 +121,9 @@ class DurationBounds:
 
     def _checked(self, value_s: float) -> float:
         if not seconds(self.least) <= value_s <= seconds(self.most):
-            raise ValueError(f"{value_s:g} seconds are no {self.what}: write one from {self.least} to {self.most}")
+            raise ValueError(
+                f"{value_s:g} seconds are not a valid {self.what}: write one from {self.least} to {self.most}"
+            )
         return value_s
 
 
@@ -198,7 +200,7 @@ def _explained(kind: type[BaseModel], error: Any) -> str:
     elif error["type"] == "missing":
         message = "this key is missing"
     elif error["type"] in ("bool_type", "bool_parsing"):
-        message = f"{shown(error['input'])} is no truth value: write true or false"
+        message = f"{shown(error['input'])} is not a truth value: write true or false"
     elif error["type"] in ("model_type", "dict_type"):
         message = f"a mapping of keys is expected, found {type(error['input']).__name__}"
     where = ".".join(path)

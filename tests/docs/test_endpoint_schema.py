@@ -236,7 +236,7 @@ OF_SEVERAL_KEYS = re.compile(
             "the endpoint has (no key|none)",
             "arms need one",
             "gives a (real|bool) reward",
-            "is no (bool|unit) reward",
+            "is not a (bool|unit) reward",
             "it gets the first arm",
             "max_rate needs",
             "is from: truth",
@@ -244,8 +244,8 @@ OF_SEVERAL_KEYS = re.compile(
         ]
     )
 )
-OF_ONE_KEY_WITH_PARTS = re.compile("is no part of the keys|that rise between|watch the same|first pause is longer")
-OF_ONE_WITH_A_UNIT = re.compile(r"seconds are no .*: write one from|is not allowed: write a share")
+OF_ONE_KEY_WITH_PARTS = re.compile("is not a part of the keys|that rise between|watch the same|first pause is longer")
+OF_ONE_WITH_A_UNIT = re.compile(r"seconds are not a valid .*: write one from|is not allowed: write a share")
 
 
 def paths(node: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

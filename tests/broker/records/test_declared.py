@@ -79,5 +79,5 @@ def test_a_valid_deadline_is_read_back_from_the_log(deadline: str) -> None:
 
 @pytest.mark.parametrize("deadline", ["0s", "0.4us", "8d", "9999999999999d", "9" * 400 + "d"])
 def test_a_deadline_out_of_range_is_refused(deadline: str) -> None:
-    with pytest.raises(Misconfigured, match=r"deadline: .* seconds are no deadline: write one from 1us to 7d"):
+    with pytest.raises(Misconfigured, match=r"deadline: .* seconds are not a valid deadline: write one from 1us to 7d"):
         read_endpoint({"endpoint": "e", "arms": {"v1": "m@1"}, "deadline": deadline}, source="test")

@@ -17,7 +17,7 @@ from broker.support.database import GROUP, Connection, Database, Durability, Sch
 from broker.support.lock_holder import lock_holder
 from tests.broker.locking import HOLDS, held, shorten_lock_waits
 
-SCHEMA = Schema("a test", "no setting", 1, "CREATE TABLE IF NOT EXISTS said (word TEXT NOT NULL)")
+SCHEMA = Schema("a test", "no setting", 1, "CREATE TABLE IF NOT EXISTS words (word TEXT NOT NULL)")
 FILES = 100
 AT_ONCE = 6
 
@@ -120,8 +120,8 @@ async def test_finding_the_holder_of_a_lock_keeps_this_processs_own_locks(tmp_pa
 
 
 def _write(connection: Connection) -> None:
-    run(connection, "INSERT INTO said VALUES ('here')")
+    run(connection, "INSERT INTO words VALUES ('here')")
 
 
 def _count(connection: Connection) -> int:
-    return int(fetch_one(connection, "SELECT count(*) FROM said")[0])
+    return int(fetch_one(connection, "SELECT count(*) FROM words")[0])

@@ -90,7 +90,7 @@ def shop(tmp_path: Path) -> Path:
         ("endpoint: a\narms: {v1: hello@1}\n---\nendpoint: a\narms: {v2: hello@1}", "endpoint a is declared twice"),
         (
             "endpoint: a\nkey: header\narms: {v1: hello@1}\npolicy: {split: [v1], sticky: yes}",
-            "sticky: 'yes' is no truth value: write true or false",
+            "sticky: 'yes' is not a truth value: write true or false",
         ),
         ("endpoint: a\narms: {v1: hello@1}\npolicy: {split: {v2: 1}}", "'v2' is not an arm; declared arms: v1"),
         ("endpoint: a\narms: {v1: hello@1}\npolicy: {splt: {v1: 1}}", "known policies: split"),
