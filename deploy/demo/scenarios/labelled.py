@@ -36,7 +36,8 @@ class LabelledTraffic:
         if reply.is_ok:
             await self.stage.event_seconds(float(self._delays[number]))
             label = int(self._digits.labels[number])
-            self.accepted += await self.stage.by_http.send_feedback(self.endpoint, reply.request_id, truth=label)
+            was_accepted = await self.stage.by_http.send_feedback(self.endpoint, reply.request_id, truth=label)
+            self.accepted += was_accepted  # on a line of its own: `+= await` would lose counts of other tasks
 
     def legs(self) -> dict[str, int]:
         """The number of legs of each answered request, by request id: always one."""
