@@ -16,6 +16,7 @@ from tests import servers
 
 ROOT = Path(__file__).parent.parent
 SERVERS = "tests.servers"
+LONG_BYTES = 8
 RAY = ("tests/deploy/processes/test_native.py", "tests/deploy/test_wiring.py", "tests/deploy/demo/")
 """These start Ray, which takes all of the machine: one at a time."""
 SLOW = (
@@ -48,6 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: starts an installation, or computes for more than a few seconds")
     if config.getoption("--no-servers"):
         servers.hide()
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name long bytes for their argument: compressed ones differ in each worker, by the time in their header."""
+    return argname if isinstance(val, bytes) and len(val) > LONG_BYTES else None
 
 
 @pytest.hookimpl(tryfirst=True)
