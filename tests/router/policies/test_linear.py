@@ -42,7 +42,7 @@ def test_one_run_is_the_same_as_it_is_among_many_bit_for_bit(kind: type[LinUcb |
         assert policy.weights(state, asked[run : run + 1])[0].tobytes() == weights[run].tobytes()
 
 
-def test_a_batch_is_the_same_as_one_by_one_and_another_order_is_equal_to_1e9() -> None:
+def test_a_batch_is_the_same_as_one_by_one_and_another_command_is_equal_to_1e9() -> None:
     policy = LinUcb(arms=ARMS, dimensions=DIMENSIONS)
     seen, features = history()
     whole = policy.fold(policy.start(RUNS), seen, features)
