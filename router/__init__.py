@@ -1,1 +1,1 @@
-"""Which arm gets a request, and with what probability."""
+"""Draws the arm that gets a request, with a known probability, and learns from rewards."""

@@ -49,7 +49,7 @@ def check_not_first(role: str, arm: str, endpoint: Endpoint) -> None:
         raise ValueError(f"holdout: it gets {remedy}")
     if endpoint.exclusive is not None and endpoint.exclusive.slice != (0.0, 1.0):
         low, high = endpoint.exclusive.slice
-        raise ValueError(f"exclusive: who is outside the slice, {low:g} to {high:g}, gets {remedy}")
+        raise ValueError(f"exclusive: requests outside the slice, {low:g} to {high:g}, get {remedy}")
 
 
 def _check_exclusive(endpoint: Endpoint) -> None:

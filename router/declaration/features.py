@@ -55,7 +55,7 @@ def read_feature(value: Any) -> Feature:
         ((name, values),) = value.items()
         return OneHotFeature(_text(name), _values(values))
     raise ValueError(
-        f"{shown(value)} is no feature: write a parameter's name, {{name: [values]}} or {{tensor: name, size: 3}}"
+        f"{shown(value)} is not a feature: write a parameter's name, {{name: [values]}} or {{tensor: name, size: 3}}"
     )
 
 
@@ -65,19 +65,19 @@ def _size(value: Any) -> int:
     except ValueError:
         size = 0
     if not 1 <= size <= _VALUES_LIMIT:
-        raise ValueError(f"size {shown(value)} is no number of values: write one from 1 to {_VALUES_LIMIT}")
+        raise ValueError(f"size {shown(value)} is not a number of values: write one from 1 to {_VALUES_LIMIT}")
     return size
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= _TEXT_LIMIT:
-        raise ValueError(f"{shown(value)} is no name of a parameter or tensor")
+        raise ValueError(f"{shown(value)} is not the name of a parameter or tensor")
     return value
 
 
 def _values(values: Any) -> tuple[str | float, ...]:
     if not isinstance(values, list) or not 1 <= len(values) <= _VALUES_LIMIT:
-        raise ValueError(f"{shown(values)} is no list of 1 to {_VALUES_LIMIT} values")
+        raise ValueError(f"{shown(values)} is not a list of 1 to {_VALUES_LIMIT} values")
     read = tuple(_text(value) if isinstance(value, str) else number(value) for value in values)
     if len(set(read)) < len(read):
         raise ValueError("a value is there twice")

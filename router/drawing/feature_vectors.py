@@ -43,7 +43,7 @@ def _numbers(feature: Feature, parameters: Mapping[str, Any], tensors: Mapping[s
     if isinstance(feature, TensorFeature):
         return _row(feature, tensors)
     if feature.name not in parameters:
-        raise InvalidRequest(f"parameters.{feature.name} is missing: this endpoint's policy looks at it")
+        raise InvalidRequest(f"parameters.{feature.name} is missing: this endpoint's policy uses it")
     value = parameters[feature.name]
     if isinstance(feature, OneHotFeature):
         return [1.0 if value == one and not isinstance(value, bool) else 0.0 for one in feature.values]
@@ -57,8 +57,8 @@ def _number(feature: NumberFeature, value: Any) -> float:
         found = float("nan")
     if not abs(found) <= LARGEST:
         raise InvalidRequest(
-            f"parameters.{feature.name}: {shown(value)} is no number from -{LARGEST:g} to {LARGEST:g}, which this"
-            " endpoint's policy looks at"
+            f"parameters.{feature.name}: {shown(value)} is not a number from -{LARGEST:g} to {LARGEST:g}, which this"
+            " endpoint's policy uses"
         )
     return found
 
@@ -66,10 +66,10 @@ def _number(feature: NumberFeature, value: Any) -> float:
 def _row(feature: TensorFeature, tensors: Mapping[str, Any]) -> list[float]:
     tensor = tensors.get(feature.name)
     if tensor is None:
-        raise InvalidRequest(f"input {feature.name!r} is missing: this endpoint's policy looks at it")
+        raise InvalidRequest(f"input {feature.name!r} is missing: this endpoint's policy uses it")
     if tensor.dtype.kind not in "biuf" or tensor.size != feature.dimensions:
         raise InvalidRequest(
-            f"input {feature.name!r} has {tensor.size} values of {tensor.dtype}: this endpoint's policy looks at a row"
+            f"input {feature.name!r} has {tensor.size} values of {tensor.dtype}: this endpoint's policy uses a row"
             f" of {feature.dimensions} numbers"
         )
     row = np.asarray(tensor, np.float64).ravel()

@@ -47,9 +47,9 @@ _TWO_OR_NONE: dict[str, Any] = {"uniqueItems": True, "not": {"minItems": 1, "max
 
 
 class BanditConfig(PolicyConfig):
-    """The keys of all bandits. `arms` empty: all of the endpoint's (for a canary's stable side: but the canary).
+    """The keys of all bandits. `arms` empty: all arms of the endpoint (on a canary's stable side all but the canary).
 
-    `floor` is the least probability of an arm; `refresh` is how often new probabilities are published.
+    `floor` is the least probability of an arm; new probabilities are published every `refresh`.
     """
 
     is_replayable: ClassVar[bool] = True
@@ -156,13 +156,13 @@ class BanditConfig(PolicyConfig):
 
 
 class CountingConfig(BanditConfig):
-    """Those that count rewards; with `discount` older ones count less: half after so long."""
+    """The keys of bandits that count rewards. With `discount` a reward counts half after that time."""
 
     discount: Annotated[Duration, DurationBounds("1s", "365d", "half-life")] | None = None
 
 
 class LinearConfig(BanditConfig):
-    """Those that look at `features` of a request; `ridge` is the weight of the prior."""
+    """The keys of bandits that use `features` of a request; `ridge` is the weight of the prior."""
 
     uses_features: ClassVar[bool] = True
 
@@ -182,7 +182,7 @@ class LinearConfig(BanditConfig):
     @classmethod
     def _different(cls, value: tuple[Feature, ...]) -> tuple[Feature, ...]:
         if not value:
-            raise ValueError("at least one is expected; a bandit that looks at none is thompson or ucb")
+            raise ValueError("at least one is expected; a bandit without features is thompson or ucb")
         names = [(isinstance(feature, TensorFeature), feature.name) for feature in value]
         twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
         if twice is not None:
@@ -213,13 +213,13 @@ class LinearConfig(BanditConfig):
         return ContextualExperiment(learning=self.learning(len(self.arms)), **self._experiment_keys(endpoint))
 
     def simulated(self, endpoint: Endpoint, spec: SimulationSpec) -> list[Section]:
-        raise Misconfigured(f"{self.bandit} looks at features, which nobody knows before: see millrace route replay")
+        raise Misconfigured(f"{self.bandit} uses features, which a simulation does not have: see millrace route replay")
 
 
 def bandit_named(word: Any) -> type[BanditConfig]:
     """Return the model of a bandit; raises ValueError naming the known ones."""
     if not isinstance(word, str) or word not in BANDITS:
-        raise ValueError(f"bandit: {shown(word)} is none; {nearest(word, BANDITS, what='bandits')}")
+        raise ValueError(f"bandit: {shown(word)} is not a bandit; {nearest(word, BANDITS, what='bandits')}")
     return cast(type[BanditConfig], BANDITS[word])
 
 

@@ -50,7 +50,7 @@ _ONE_OR_MORE: dict[str, Any] = {"minItems": 1, "maxItems": _LIST_LIMIT}
 
 
 class StepHold(StrictModel):
-    """How long each of a canary's steps lasts at least: so many requests to the canary, and so much time."""
+    """The least length of each step of a canary: a number of requests to the canary, and a time."""
 
     canary_requests: Annotated[int, Field(ge=1, le=10**9), BeforeValidator(whole)] = 500
     time: Annotated[Duration, DurationBounds("1s", "30d", "hold")] = 600.0
@@ -67,7 +67,7 @@ def _is_arm_or_bandit(value: Any) -> Any:
 
 def _check_stable_bandit(word: Any) -> None:
     if bandit_named(word).uses_features:
-        raise ValueError(f"{word} looks at features, which arms beside a canary cannot: use thompson")
+        raise ValueError(f"{word} uses features, which the stable side of a canary does not support: use thompson")
 
 
 def _stable_tag(value: Any) -> str:
@@ -94,9 +94,10 @@ _GUARDRAILS = (BadGuardrail(bad="failed"),)
 
 
 class CanaryConfig(PolicyConfig):
-    """The arm `canary` gets more and more of the traffic while nothing shows harm; `stable` has the rest.
+    """The arm `canary` gets more and more of the traffic while no guardrail shows harm; `stable` has the rest.
 
-    `alpha` is how probable a harmless canary is to be taken back; `timeout` takes back one without its proofs.
+    `alpha` is the probability that a harmless canary is taken back. After `timeout` a canary without its proofs is
+    taken back.
     """
 
     commands: ClassVar[tuple[str, ...]] = ("promote", "abort")
@@ -126,7 +127,7 @@ class CanaryConfig(PolicyConfig):
     @classmethod
     def _different(cls, value: tuple[Guardrail, ...]) -> tuple[Guardrail, ...]:
         if not 1 <= len(value) <= _LIST_LIMIT:
-            raise ValueError(f"1 to {_LIST_LIMIT} are expected: without any nobody would see harm")
+            raise ValueError(f"1 to {_LIST_LIMIT} are expected: without any, harm would not be detected")
         if len({rail.watched for rail in value}) < len(value):
             raise ValueError("two of them watch the same: keep the one that you mean")
         return value

@@ -19,7 +19,7 @@ def _rate(value: Any) -> float | Literal["auto"]:
     except ValueError:
         read = 0.0
     if not 0.0 < read <= 100.0:
-        raise ValueError(f"{shown(value)} is no rate: write auto, or a number above 0 and at most 100")
+        raise ValueError(f"{shown(value)} is not a rate: write auto, or a number above 0 and at most 100")
     return read
 
 
@@ -31,7 +31,7 @@ _Rate = Annotated[
 
 
 class Exp3Config(CountingConfig):
-    """Exponential weights, for rewards that may follow no law. `rate` is how fast it learns."""
+    """Exponential weights, for rewards that follow no distribution. `rate` is the learning rate."""
 
     bandit: Literal["exp3"]
     rate: _Rate = "auto"

@@ -23,8 +23,8 @@ _SLOW_NEEDS_OVER: dict[str, Any] = {
 class BadGuardrail(StrictModel):
     """Bad events: requests that `failed`, or that took longer than `over` (`slow`).
 
-    The canary is taken back when it is shown to have more of them than the others, and promoted only when it is shown
-    to have less than `max_ratio` times as many, or, with `max_rate`, in less than that share of its requests.
+    The canary is taken back when it is shown to have more of them than the others. It is promoted only when it is
+    proven to have less than `max_ratio` times as many, or, with `max_rate`, in less than that share of its requests.
     """
 
     model_config = ConfigDict(json_schema_extra=_SLOW_NEEDS_OVER)
@@ -37,7 +37,7 @@ class BadGuardrail(StrictModel):
     @model_validator(mode="after")
     def _limited(self) -> BadGuardrail:
         if self.bad == "slow" and self.over is None:
-            raise ValueError("over is missing: say from when on a request is slow, such as over: 250ms")
+            raise ValueError("over is missing: give the time from which on a request is slow, such as over: 250ms")
         if self.bad == "failed" and self.over is not None:
             raise ValueError("over is for bad: slow; a request has failed or not")
         return self
@@ -73,7 +73,7 @@ class BadGuardrail(StrictModel):
 
 
 class RewardGuardrail(StrictModel):
-    """A reward whose mean is to be less than `max_drop` lower than that of the others."""
+    """A reward whose mean must be less than `max_drop` lower than that of the others."""
 
     reward: str = Field(json_schema_extra=NAMED)
     max_drop: Fraction = 0.02

@@ -25,14 +25,14 @@ _RANKERS: dict[str, Any] = {"minItems": 2, "maxItems": RANKERS_LIMIT, "uniqueIte
 
 
 class StopRule(StrictModel):
-    """When interleaving ends: a ranker is proven the best at `alpha`, or after `max` in any case (none: never)."""
+    """When interleaving ends: once a ranker is proven the best at `alpha`, or after `max` (none: never)."""
 
     alpha: Annotated[Fraction, ShareBounds(above=True, most=0.5)] = 0.05
     max: Annotated[Duration, DurationBounds("1s", "365d", "length of an experiment")] | None = None
 
 
 class InterleaveConfig(PolicyConfig):
-    """Several arms rank the same items in their `output`; the client gets one list of `length` items made of all.
+    """Several arms rank the same items in their `output`; the client gets one list of `length` items merged from all.
 
     Feedback named `credit`, with an item, is a click. A ranker that takes longer than `wait` is left out.
     """

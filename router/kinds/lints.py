@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # scipy is imported where it is needed
 
 
 class LinThompsonConfig(LinearConfig):
-    """An arm is drawn as often as it is probably the best for this request; `scale` is how much a prediction errs."""
+    """An arm is drawn as often as it is probably the best for this request; `scale` is the error of predictions."""
 
     bandit: Literal["lints"]
     scale: Annotated[float, Field(gt=0.0, le=100.0), BeforeValidator(number)] = 0.3

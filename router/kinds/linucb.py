@@ -1,4 +1,4 @@
-"""`linucb`: the arm that could be the best for this request."""
+"""`linucb`: the arm with the highest upper confidence bound for this request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # scipy is imported where it is needed
 
 
 class LinUcbConfig(LinearConfig):
-    """The arm that could be the best for this request: its prediction and `alpha` times the deviation of that."""
+    """The arm with the highest bound for this request: the prediction plus `alpha` times its deviation."""
 
     bandit: Literal["linucb"]
     alpha: Annotated[float, Field(ge=0.0, le=100.0), BeforeValidator(number)] = 0.5

@@ -1,4 +1,4 @@
-"""`ucb`: the arm that could be the best."""
+"""`ucb`: the arm with the highest upper confidence bound."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # scipy is imported where it is needed
 
 
 class UcbConfig(CountingConfig):
-    """The arm that could be the best. It draws nothing by itself: only the floor gives the others a probability."""
+    """The arm with the highest upper confidence bound. Only the floor gives the other arms a probability."""
 
     bandit: Literal["ucb"]
     kind: Literal["kl", "ucb1"] = "kl"

@@ -1,4 +1,4 @@
-"""The request keys that have been counted, by what they were counted for: each key counts once."""
+"""The request keys that have been counted: each key counts once for each reward or guardrail."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ AGE_EVERY = 16  # ticks
 
 
 class ExperimentFold(Generic[State]):
-    """One experiment over one endpoint's event log: `state` is what it has learnt from the records so far."""
+    """One experiment over one endpoint's event log: `state` follows from the records so far."""
 
     def __init__(self, spec: ExperimentSpec, experiment: Experiment[State]) -> None:
         self.spec = spec

@@ -84,7 +84,7 @@ class InterleavingExperiment(Experiment[InterleavingState]):
         return state
 
     def ordered(self, state: InterleavingState, word: str) -> InterleavingState:
-        # `abort` leaves the first ranker alone, whatever was proven.
+        # `abort` leaves the first ranker alone, even if another one is proven better.
         return replace(state, alone=np.full(1, FIRST), proven=np.zeros(1, np.int64)) if word == "abort" else state
 
     def snapshot(self, state: InterleavingState, number: int) -> WeightSnapshot:

@@ -1,4 +1,4 @@
-"""How far an endpoint's event log is folded, the time of its clock, and what was counted on the way."""
+"""How far an endpoint's event log is folded, the time of its clock, and the counts of its records."""
 
 from __future__ import annotations
 

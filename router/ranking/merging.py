@@ -59,7 +59,7 @@ def read_ranking(answer: Answer, output: str) -> RankedList:
     response = read_response(answer.body, answer.json_length)
     name = output or next(iter(response.outputs))
     if name not in response.outputs or (not output and len(response.outputs) > 1):
-        raise InvalidRequest(f"output {output!r} is to hold the ranking; the answer has {', '.join(response.outputs)}")
+        raise InvalidRequest(f"output {output!r} must hold the ranking; the answer has {', '.join(response.outputs)}")
     array = response.outputs[name]
     if array.ndim not in (1, 2) or (array.ndim == 2 and len(array) != 1):
         raise InvalidRequest(f"output {name} has shape {list(array.shape)}: a ranking is one row")
@@ -77,7 +77,7 @@ def _texts(name: str, array: Array) -> tuple[str, ...]:
     try:
         return tuple([item.decode() for item in array.ravel().tolist()])
     except UnicodeDecodeError as exc:
-        raise InvalidRequest(f"output {name} holds an item that is no UTF-8") from exc
+        raise InvalidRequest(f"output {name} holds an item that is not UTF-8") from exc
 
 
 def _rankings(

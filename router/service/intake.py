@@ -71,7 +71,7 @@ def read_headers(message: Message, channels: Channels) -> QueueRequestHeaders:
     """Read a client's headers; raises InvalidRequest naming the header and its value."""
     headers = message.headers
     if message.reply_to and not channels.may_be_answered_at(message.reply_to):
-        raise InvalidRequest(f"reply_to {message.reply_to!r} is a channel of ours: name a queue of your own")
+        raise InvalidRequest(f"reply_to {message.reply_to!r} is a channel of Millrace: name another queue")
     for name, text in (("reply_to", message.reply_to), ("correlation_id", message.correlation_id)):
         if text and len(text.encode("utf-8", "surrogateescape")) > ADDRESS_CHARACTERS:
             raise InvalidRequest(

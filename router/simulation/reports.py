@@ -45,7 +45,7 @@ def simulated_bandit(
     traffic = _traffic(means, seconds, spec.rate, refresh_s, horizon_s)
     if traffic.steps * traffic.every * spec.runs > DRAWS_LIMIT:
         asked = f"{spec.runs} runs of {seconds * spec.rate:.0f} requests"
-        raise Misconfigured(f"{asked} take too long: say fewer --runs, or a shorter --for")
+        raise Misconfigured(f"{asked} take too long: use fewer --runs, or a shorter --for")
     found = course(learning(), traffic, spec.runs, spec.seed)
     step_us = round(1e6 * seconds / traffic.steps)
     curves = Curves(
@@ -164,7 +164,7 @@ def _numbers(option: str, arms: Sequence[str], given: Mapping[str, float]) -> li
         raise Misconfigured(f"{option}: {unknown[0]!r} is not an arm that is tried; there is: {', '.join(arms)}")
     if missing := [arm for arm in arms if arm not in given]:
         example = ",".join(f"{arm}={0.1 + 0.02 * place:.2f}" for place, arm in enumerate(arms))
-        raise Misconfigured(f"{option}: nothing is said for {', '.join(missing)}: write it as {option} {example}")
+        raise Misconfigured(f"{option}: no value is given for {', '.join(missing)}: write it as {option} {example}")
     return [given[arm] for arm in arms]
 
 

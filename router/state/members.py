@@ -101,7 +101,7 @@ class MemberTable:
         first = min(members, key=lambda name: _rank(name, members[name]))  # this member has the right key
         if members[first].key == own.key:
             return ""
-        return f"no arm is drawn by key here: {first} has another assignment key, which counts: {WAY_OUT}"
+        return f"no arm is drawn by key here: {first} has another assignment key, which is the right one: {WAY_OUT}"
 
 
 def _rank(instance: str, agreement: Agreement) -> tuple[bool, int, str]:

@@ -1,4 +1,4 @@
-"""The view of what is served: a fold of the `declared` and `status` logs, the same in every gateway and router."""
+"""The view of an installation: a fold of the `declared` and `status` logs, the same in every gateway and router."""
 
 from __future__ import annotations
 

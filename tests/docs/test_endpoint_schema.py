@@ -17,7 +17,7 @@ from broker.errors import Misconfigured
 from broker.records.endpoint import read_endpoint
 from router.declaration.policy import read_config
 from router.declaration.schema import DRAFT, endpoint_schema
-from tests.router.declaring import POLICIES, document
+from tests.router.declarations import POLICIES, document
 
 SCHEMA = endpoint_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)

@@ -1,9 +1,9 @@
-"""What other libraries answer to the same histories, recorded: they are no dependencies of the tests.
+"""Recorded results of other libraries for the same histories, so that the tests do not depend on them.
 
 Their trees are large (mabwiser 2.7.4 pulls pandas, seaborn and scikit-learn; savvi 0.3.1 pulls cvxpy and its solvers;
-pybandits 8.4.1 pulls jax and numpyro), and one value of each kind is all that is asked of them. Recorded with
+pybandits 8.4.1 pulls jax and numpyro), and the tests need one value of each kind. Recorded with
 numpy 2.4.6 and scipy 1.17.1. To record again: install the three (pybandits with --no-deps, beside loguru and pydantic)
-and ask over the same inputs for
+and compute from the same inputs
 
 - `MAB([0, 1, 2], policy)`: `fit(ARMS, REWARDS)`, with `contexts=FEATURES` for LinUCB, then `predict_expectations()`,
 - `Multinomial(alpha, shares, k)`: `update(counts)`, then the logarithm of `odds`,

@@ -44,7 +44,7 @@ BODY = orjson.dumps({"id": "mine", "inputs": [X]})
 
 
 class Noting(SqliteBroker):
-    """Notes what is confirmed, in order: what kind of thing, or that a client's message was acked.
+    """Notes the kind of each confirmed message, and each ack of a client's message, in order.
 
     Refuses the first messages of the kind that `reluctant` names.
     """
@@ -53,7 +53,7 @@ class Noting(SqliteBroker):
     refusals = 5
 
     def noted(self) -> list[str]:
-        """Return what was noted so far."""
+        """Return the confirmations so far."""
         found: list[str] = self.__dict__.setdefault("_noted", [])
         return found
 

@@ -1,4 +1,4 @@
-"""Holdouts and exclusive slices: how many they are, that they stay who they are, and that nobody learns from them."""
+"""Holdouts and exclusive slices: their shares, their stability, and that nothing is learnt from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def of_slice(low: str, high: str, **more: object) -> Router:
 
 
 def taking_part(router: Router) -> set[int]:
-    """Return the keys that are drawn for; of all others it sees that nobody could learn from them."""
+    """Return the keys that take part, and check that nothing can be learnt from the others."""
     found = set()
     for key in range(KEYS):
         plan = router.plan(b"", 0b111, key=f"user-{key}")
@@ -30,7 +30,7 @@ def taking_part(router: Router) -> set[int]:
 
 
 def is_share(number: int, share: float, of: int = KEYS) -> bool:
-    """Tell whether a count is a share, to 5 standard errors: 6e-7."""
+    """Return True if a count is within 5 standard errors of a share (6e-7)."""
     error: float = (of * share * (1 - share)) ** 0.5
     return abs(number - of * share) <= 5 * error
 
@@ -68,7 +68,7 @@ def test_holdouts_of_two_experiments_are_independent() -> None:
     assert is_share(len(one & two), 0.25)
 
 
-def test_who_is_held_out_stays_so_whatever_else_changes() -> None:
+def test_a_held_out_key_stays_held_out_when_the_endpoint_changes() -> None:
     """Another request, another snapshot, arms that come and go; a larger holdout keeps all that it had."""
     router = router_of(SPLIT, holdout="10%")
     before = {key for key in range(2000) if router.plan(b"one", 0b111, key=f"user-{key}").policy == HOLDOUT}
@@ -79,7 +79,7 @@ def test_who_is_held_out_stays_so_whatever_else_changes() -> None:
     assert before < {key for key in range(2000) if larger.plan(b"", 0b111, key=f"user-{key}").policy == HOLDOUT}
 
 
-def test_who_is_held_out_says_nothing_about_the_arm_of_the_others() -> None:
+def test_the_holdout_is_independent_of_the_arms_of_the_others() -> None:
     """A holdout and the draw look at the same key with different salts: shares stay as declared, to 5 errors."""
     router = router_of({"split": {"b": 80, "c": 20}}, holdout="50%")
     arms = [plan.legs[0].arm for key in range(KEYS) if (plan := router.plan(b"%16d" % key, 0b111)).policy != HOLDOUT]

@@ -45,7 +45,7 @@ def router_of(policy: dict[str, object]) -> Router:
     [{"bandit": "thompson", "reward": "clicked"}, {"split": list(ARMS)}, {"split": list(ARMS), "sticky": True}],
     ids=["bandit", "split", "sticky"],
 )
-def test_a_logged_propensity_is_what_its_snapshot_and_mask_say(policy: dict[str, object]) -> None:
+def test_a_logged_propensity_follows_from_its_snapshot_and_mask(policy: dict[str, object]) -> None:
     """P1, for 1e5 decisions over snapshots and masks that change on the way."""
     router, uids = router_of(policy), identities(DRAWS)
     known = {snapshot.number: snapshot for snapshot in SNAPSHOTS}
@@ -63,7 +63,7 @@ def test_a_logged_propensity_is_what_its_snapshot_and_mask_say(policy: dict[str,
         _check_inverse(logged, sum(probability > 0.0 for probability in expected), min(filter(None, expected)))
 
 
-def test_a_logged_propensity_is_what_the_models_say_of_the_features() -> None:
+def test_a_logged_propensity_follows_from_the_models_and_the_features() -> None:
     """P1 with features: each request has probabilities of its own; the floor gives all arms full support."""
     policy: dict[str, object] = {"bandit": "linucb", "reward": "clicked", "features": ["x", "y"], "floor": "5%"}
     router = router_of(policy)
@@ -131,7 +131,7 @@ def test_a_policy_that_looks_at_features_draws_by_the_hash_of_the_request_alone(
     ],
 )
 def test_a_mask_leaves_the_arms_that_it_names(mask: int, expected: list[float]) -> None:
-    """Bits beyond the arms say nothing; what leaves nobody says nothing either."""
+    """Bits beyond the arms are ignored, and so is a mask that leaves no arm."""
     assert masked((2.0, 3.0, 5.0), mask) == pytest.approx(expected, abs=1e-15)
 
 

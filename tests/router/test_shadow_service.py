@@ -1,4 +1,4 @@
-"""A queue client's request is forwarded as ever; its shadow is a side task that nobody waits for."""
+"""A queue client's request is forwarded as usual, and never waits for its shadow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def times(factor: int) -> Any:
 
 
 class Silent(SqliteBroker):
-    """Never says what became of a shadow."""
+    """Never confirms a shadow."""
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
         if any(message.queue == SHADOW for message in messages):
@@ -38,7 +38,7 @@ class Silent(SqliteBroker):
 
 
 class Broken(SqliteBroker):
-    """Publishes no shadow, for a reason that nobody foresaw."""
+    """Raises an unforeseen error for shadows."""
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
         if any(message.queue == SHADOW for message in messages):
@@ -92,7 +92,7 @@ async def test_a_shadow_that_gets_nowhere_has_its_row(tmp_path: Path, kind: type
     assert [(row["leg"], row["status"]) for row in found] == [(0, "ok")] * 5 + [(1, "failed")] * 5
 
 
-async def test_a_full_queue_of_a_shadow_holds_nobody_up(tmp_path: Path) -> None:
+async def test_a_full_queue_of_a_shadow_delays_no_request(tmp_path: Path) -> None:
     async with SqliteBroker(tmp_path / "broker.db", CHANNELS) as broker, processing(broker, {1: times(1)}):
         await broker.declare(SHADOW, Limits(messages=1))
         async with routing(broker, SHADOWED) as client:

@@ -16,7 +16,7 @@ NAMES = ("thompson", "exp3", "canary")
 def kills() -> Iterator[Row]:
     """Kill 2,000 learners in all, in other processes, because a process that forks must have no threads."""
     for name in NAMES:
-        command = [sys.executable, "-m", "tests.router.learning.killing", str(KILLS), "2", name]
+        command = [sys.executable, "-m", "tests.router.learning.killed_learners", str(KILLS), "2", name]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=900)
         counts = json.loads(done.stdout)[name]
         shown = f"{counts['different']} of {counts['traces']}"

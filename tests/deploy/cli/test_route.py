@@ -34,7 +34,7 @@ from router.learning.settings import LearnerSettings
 from tests.deploy.running import millrace
 from tests.router.evidence.logs import split_log
 from tests.router.learning.test_service import requests, send, until, viewing
-from tests.router.learning.traces import Shown, numbered, rows
+from tests.router.learning.traces import TracedRequest, numbered, rows
 
 TICK_S = 0.02
 SETTINGS = 'version: 1\nbroker: {url: "sqlite:///%s"}\n'
@@ -261,7 +261,7 @@ async def test_show_marks_a_policy_that_does_not_learn(shop: Shop) -> None:
 async def test_a_report_of_a_split_estimates_the_value_of_each_arm(shop: Shop) -> None:
     await shop.declare(SPLIT)
     await shop.log(split_log(2000, 1))
-    await shop.log(numbered([rows([Shown(number=10**6, arm="a", policy=HOSTILE)]), Record(0, b"junk", {})]))
+    await shop.log(numbered([rows([TracedRequest(number=10**6, arm="a", policy=HOSTILE)]), Record(0, b"junk", {})]))
     done = await shop.route("report", "e", "--json", "--html", "report.html")
     assert done.returncode == 0, done.stderr
     assert rows_of(done.stdout, "log")["decisions that count"]["number"] == 2000
@@ -322,7 +322,7 @@ async def test_policies_are_simulated_before_they_are_declared(shop: Shop) -> No
 @pytest.mark.parametrize(
     ("policy", "words", "expected"),
     [
-        (BANDIT, (), "--means: nothing is said for a, b, c: write it as --means a=0.10,b=0.12,c=0.14"),
+        (BANDIT, (), "--means: no value is given for a, b, c: write it as --means a=0.10,b=0.12,c=0.14"),
         (BANDIT, ("--means", "a=2"), "a number from 0 to 1 is expected"),
         (BANDIT, ("--means", "a"), "'a' is not a number for an arm"),
         (BANDIT, ("--traffic", "many"), "'many' is not a rate"),

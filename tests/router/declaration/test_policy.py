@@ -25,7 +25,7 @@ from router.policies.interleaving import Interleaving
 from router.policies.learned import LearnedPolicy
 from router.policies.shadow import Shadow
 from router.policies.split import Split
-from tests.router.declaring import ENDPOINT, POLICIES, document, endpoint_of
+from tests.router.declarations import ENDPOINT, POLICIES, document, endpoint_of
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
@@ -43,7 +43,7 @@ def test_no_policy_is_the_one_arm() -> None:
     assert read_policy(endpoint) == Split((1.0,))
 
 
-def test_routers_get_what_each_policy_says() -> None:
+def test_each_declared_policy_becomes_the_policy_that_routers_draw_from() -> None:
     assert read_policy(endpoint_of("{split: {v1: 90, v2: 10}}")) == Split((90.0, 10.0, 0.0))
     assert read_policy(endpoint_of("{shadow: v2, serve: v1, sample: 20%}")) == Shadow(3, 0, 1, 0.2)
     assert read_policy(endpoint_of("{bandit: ucb, reward: clicked, floor: 1%, arms: [v3, v1]}")) == LearnedPolicy(
@@ -107,9 +107,9 @@ WRONG = {
     "{splt: [v1]}": "did you mean 'split'? known policies: split, shadow, canary, bandit, interleave",
     "{1: 2}": "",
     "{split: [v1], canary: v2}": "split and canary are policies of their own: keep one",
-    "{bandit: thomson, reward: clicked}": "bandit: 'thomson' is none; did you mean 'thompson'?",
+    "{bandit: thomson, reward: clicked}": "bandit: 'thomson' is not a bandit; did you mean 'thompson'?",
     "{bandit: [thompson], reward: clicked}": "known bandits: thompson, epsilon_greedy",
-    "{canary: v3, stable: {bandit: tompson}}": "policy: stable: bandit: 'tompson' is none; did you mean 'thompson'?",
+    "{canary: v3, stable: {bandit: tompson}}": "stable: bandit: 'tompson' is not a bandit; did you mean 'thompson'?",
     "{canary: v3, stable: {bandit: ucb, reward: clicked, florr: 1%}}": "stable.florr: unknown key; did you mean 'fl",
     "{canary: v3, stable: v1, guardrails: [{bad: failed, max_rati: 2}]}": "guardrails.0.max_rati: unknown key; did you",
     "{interleave: [v1, v2], credit: clicked, stop: {alpa: 1%}}": "stop.alpa: unknown key; did you mean 'alpha'?",
@@ -142,9 +142,9 @@ WRONG = {
     "{bandit: thompson, reward: clicked, refresh: 100ms}": "no refresh: write one from 1s to 1h",
     "{bandit: thompson, reward: clicked, discount: 0s}": "no half-life",
     "{bandit: lints, reward: clicked, features: [a], discount: 1h}": "discount: unknown key",
-    "{bandit: exp3, reward: clicked, rate: 0}": "0 is no rate: write auto",
-    "{bandit: exp3, reward: clicked, rate: autp}": "'autp' is no rate: write auto",
-    "{canary: v3, stable: {bandit: lints, reward: clicked, features: [a]}}": "stable: lints looks at features, which",
+    "{bandit: exp3, reward: clicked, rate: 0}": "0 is not a rate: write auto",
+    "{bandit: exp3, reward: clicked, rate: autp}": "'autp' is not a rate: write auto",
+    "{canary: v3, stable: {bandit: lints, reward: clicked, features: [a]}}": "stable: lints uses features, which",
     "{bandit: lints, reward: clicked, features: [a], ridge: 9.0e-4}": "ridge: Input should be greater than or equal to",
     "{bandit: thompson, reward: clicked, floor: 51%}": "floor: 0.51 is not allowed: write a share from 0% to 50%",
     "{bandit: lints, reward: clicked, features: []}": "at least one",
@@ -157,7 +157,7 @@ WRONG = {
     "{canary: v3, stable: v1, steps: [5%, 5%]}": "that rise between 0% and 100%",
     "{canary: v3, stable: v1, steps: [5%, 100%]}": "steps.1: 1 is not allowed: write a share above 0% and below 100%",
     "{canary: v3, stable: v1, steps: [5]}": "5 is not a share: write 20% or 0.2",
-    "{canary: v3, stable: v1, guardrails: []}": "without any nobody would see harm",
+    "{canary: v3, stable: v1, guardrails: []}": "without any, harm would not be detected",
     "{canary: v3, stable: v1, guardrails: [{bad: failed}, {bad: failed, max_ratio: 2}]}": "two of them watch the same",
     "{canary: v3, stable: v1, guardrails: [{bad: slow}]}": "over is missing",
     "{canary: v3, stable: v1, guardrails: [{bad: failed, over: 1s}]}": "over is for bad: slow",
@@ -204,12 +204,12 @@ def test_a_wrong_policy_is_refused_with_the_way_out(policy: str, message: str) -
         (
             "{canary: v1, stable: v2}",
             {"holdout": 0},
-            "exclusive: who is outside the slice, 0 to 0.5, gets the first arm, v1, and that is the canary: declare an",
+            "exclusive: requests outside the slice, 0 to 0.5, get the first arm, v1, and that is the canary: declare",
         ),
         (
             "{shadow: v1, serve: v2}",
             {"holdout": 0, "exclusive": {"group": "home", "slice": [0.1, 1]}},
-            "exclusive: who is outside the slice, 0.1 to 1, gets the first arm, v1, and that is the shadow: declare an",
+            "exclusive: requests outside the slice, 0.1 to 1, get the first arm, v1, and that is the shadow: declare",
         ),
         (
             "{split: [v1, v2]}",
@@ -226,16 +226,16 @@ def test_a_policy_fits_the_rest_of_its_endpoint(policy: str, more: dict[str, Any
 
 
 @pytest.mark.parametrize("exclusive", [None, {"group": "home", "slice": ["0%", "100%"]}])
-def test_the_first_arm_may_be_tried_where_nobody_is_outside(exclusive: Any) -> None:
+def test_the_first_arm_may_be_on_trial_if_every_request_takes_part(exclusive: Any) -> None:
     assert read_config(endpoint_of("{canary: v1, stable: v2}", holdout=0, exclusive=exclusive)) is not None
 
 
-def test_who_draws_needs_no_numerical_library() -> None:
+def test_drawing_needs_no_numerical_library() -> None:
     code = """
 import sys
 import router.state.view
 from router.policies.declared import read_policy
-from tests.router.declaring import POLICIES, endpoint_of
+from tests.router.declarations import POLICIES, endpoint_of
 for policy in POLICIES.values():
     read_policy(endpoint_of(policy))
 print("scipy" in sys.modules)

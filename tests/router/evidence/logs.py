@@ -14,7 +14,7 @@ from router.evidence.recorder import Evidence, Recorder
 from router.learning.experiment import Experiment, read_experiment, spec_of
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import checkpoint_of
-from tests.router.learning.traces import START_US, Shown, feedback, numbered, rows, tick
+from tests.router.learning.traces import START_US, TracedRequest, feedback, numbered, rows, tick
 
 ARMS = {"a": "m@1", "b": "m@2", "c": "m@3"}
 CLICKED = {"rewards": {"clicked": {"default": 0, "horizon": "5s"}}}
@@ -52,7 +52,7 @@ def split_log(
             arm = int(random.choice(3, p=weights))
             at_us = START_US + number * 1_000_000 // a_second
             shown.append(
-                Shown(number=number, arm="abc"[arm], policy="split", propensity=weights[arm], accepted_us=at_us)
+                TracedRequest(number=number, arm="abc"[arm], policy="split", propensity=weights[arm], accepted_us=at_us)
             )
         records.append(rows(shown))
         for one in shown:
@@ -83,7 +83,7 @@ def learner_log(
             arm = int(random.choice(3, p=weights))
             at_us = START_US + second * 1_000_000
             shown.append(
-                Shown(
+                TracedRequest(
                     number=number,
                     arm="abc"[arm],
                     policy=experiment.policy,
@@ -107,7 +107,7 @@ def learner_log(
 
 
 def recorded(declared: Endpoint, records: Sequence[Record], **more: Any) -> Evidence:
-    """Return what a log without a learner says, or with one that began at the first record."""
+    """Return the evidence of a log without a learner, or with one that began at the first record."""
     recorder = Recorder(declared, LATER_US, **{"is_led": False, **more})
     for record in records:
         recorder.apply(record)

@@ -1,4 +1,4 @@
-"""A log becomes decisions with their rewards by the learner's own rules, whoever kept its time."""
+"""A log becomes decisions with rewards by the learner's own rules, with and without ticks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pytest
 
 from broker.messages import Record
 from tests.router.evidence.logs import CLICKED, SPLIT, THOMPSON, endpoint, learner_log, recorded, split_log
-from tests.router.learning.traces import START_US, Shown, feedback, numbered, rows
+from tests.router.learning.traces import START_US, TracedRequest, feedback, numbered, rows
 
 
 def test_rewards_join_and_a_missing_one_is_the_default_when_its_horizon_is_over() -> None:
-    liked = Shown(number=1, arm="a", policy="split", propensity=0.5)
-    other = Shown(number=2, arm="b", policy="split", propensity=0.3)
-    late = Shown(number=3, arm="c", policy="split", propensity=0.2)
+    liked = TracedRequest(number=1, arm="a", policy="split", propensity=0.5)
+    other = TracedRequest(number=2, arm="b", policy="split", propensity=0.3)
+    late = TracedRequest(number=3, arm="c", policy="split", propensity=0.2)
     log = numbered(
         [
             feedback(liked, START_US + 10),
@@ -30,19 +30,24 @@ def test_rewards_join_and_a_missing_one_is_the_default_when_its_horizon_is_over(
 
 def test_an_open_horizon_and_a_skipped_reward_are_no_number() -> None:
     skipping = {"rewards": {"clicked": {"default": "skip", "horizon": "5s"}}}
-    log = numbered([rows([Shown(number=1, arm="a", policy="split", propensity=0.5)])])
+    log = numbered([rows([TracedRequest(number=1, arm="a", policy="split", propensity=0.5)])])
     assert np.isnan(recorded(endpoint(SPLIT, skipping), log).decisions.rewards["clicked"]).all()
 
 
-def test_who_was_pinned_or_drawn_by_another_policy_is_no_decision_and_is_counted_by_arm() -> None:
+def test_pinned_requests_and_those_of_other_policies_are_only_counted_by_arm() -> None:
     log = numbered(
         [
-            rows([Shown(number=1, arm="a", policy="pinned", propensity=0.0), Shown(number=2, arm="a", policy="split")]),
+            rows(
+                [
+                    TracedRequest(number=1, arm="a", policy="pinned", propensity=0.0),
+                    TracedRequest(number=2, arm="a", policy="split"),
+                ]
+            ),
         ]
     )
     evidence = recorded(endpoint(SPLIT), log)
     assert len(evidence.decisions) == 1
-    assert not evidence.decisions.is_known.any()  # 1/3 is not what this split says
+    assert not evidence.decisions.is_known.any()  # 1/3 is not the propensity of this split
     assert {key: arm.rows for key, arm in evidence.rows.arms.items()} == {("a", "pinned"): 1, ("a", "split"): 1}
 
 
@@ -79,7 +84,7 @@ def test_garbage_is_skipped_and_counted_and_changes_nothing() -> None:
 
 
 def test_a_time_behind_the_end_of_the_log_moves_no_clock() -> None:
-    one = Shown(number=1, arm="a", policy="split", propensity=0.5)
-    liar = Shown(number=2, arm="a", policy="split", propensity=0.5, accepted_us=START_US + 10**15)
+    one = TracedRequest(number=1, arm="a", policy="split", propensity=0.5)
+    liar = TracedRequest(number=2, arm="a", policy="split", propensity=0.5, accepted_us=START_US + 10**15)
     log = numbered([rows([one]), rows([liar]), feedback(one, START_US + 1_000_000)])
     assert recorded(endpoint(SPLIT, CLICKED), log).decisions.rewards["clicked"][0] == 1.0

@@ -1,4 +1,4 @@
-"""What is said of arms and other policies is right within its error, and is not said where the log cannot tell."""
+"""Estimates of arms and other policies are right within their errors, and are refused without enough evidence."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_always_one_arm_is_known_within_four_standard_errors_by_each_estimator(p
         assert found.mean_weight == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_bandits_own_log_tells_what_each_arm_earns() -> None:
+def test_a_bandits_own_log_estimates_the_reward_of_each_arm() -> None:
     declared = endpoint(THOMPSON)
     log, _ = learner_log(declared, 700, 3)
     decisions = recorded(declared, log, is_led=True).decisions
@@ -92,7 +92,7 @@ def test_decisions_at_which_an_arm_could_not_be_drawn_say_nothing_of_it() -> Non
     assert values(decisions, np.ones(600), always(decisions, 0))[0].used == 600
 
 
-def test_running_means_know_only_what_was_before() -> None:
+def test_running_means_use_earlier_decisions_alone() -> None:
     found = running_means(np.array([0, 1, 0, 0]), np.array([1.0, 0.5, 0.0, 1.0]), 2)
     assert found.tolist() == [[0.0, 0.0], [1.0, 0.0], [1.0, 0.5], [0.5, 0.5]]
 
@@ -127,18 +127,18 @@ def test_feedback_that_is_missing_for_one_arm_is_an_alarm_of_its_own() -> None:
     assert "feedback is missing" in " ".join(missing.notes)
 
 
-def test_a_reward_with_a_default_cannot_be_told_from_a_missing_one_and_is_not_tested() -> None:
+def test_a_reward_with_a_default_has_no_sample_ratio_test_of_missing_feedback() -> None:
     sections = report(recorded(endpoint(SPLIT), split_log(1000, 10)))
     assert "sample ratio of clicked" not in [one.key for one in sections]
 
 
-def test_what_is_left_out_of_the_sample_ratio_is_counted() -> None:
+def test_decisions_left_out_of_the_sample_ratio_are_counted() -> None:
     log = split_log(500, 11, weights=(0.2, 0.3, 0.5))  # as another split was declared then
     found = sample_ratio(recorded(endpoint(SPLIT), log).decisions)
     assert (found.tested > 0, found.tested + found.left_out) == (True, 500)  # b has 30 % in both
 
 
-def test_another_split_is_worth_what_its_arms_are() -> None:
+def test_another_split_is_worth_the_mean_of_its_arms() -> None:
     declared, other = endpoint(SPLIT), endpoint({"split": {"a": 10, "b": 80, "c": 10}})
     evidence = recorded(declared, split_log(6000, 12), candidate=other)
     truth = 0.1 * MEANS["a"] + 0.8 * MEANS["b"] + 0.1 * MEANS["c"]
@@ -163,8 +163,8 @@ def test_a_bandit_that_is_replayed_learns_and_would_have_earned_more() -> None:
     assert "more than the log" in [row[-1] for row in table(sections, "value clicked").rows]
 
 
-def test_a_replayed_bandit_weighs_a_decision_by_what_came_before_alone() -> None:
-    """The weights of the first half are the same whatever the second half of the log says."""
+def test_a_replayed_bandit_weighs_a_decision_by_earlier_records_alone() -> None:
+    """The weights of the first half do not depend on the second half of the log."""
     declared, other = endpoint(SPLIT), endpoint(THOMPSON)
     log = split_log(2000, 14)
     whole = recorded(declared, log, candidate=other).decisions

@@ -32,11 +32,9 @@ class Trimmed:
         return True
 
     async def end(self, log: str) -> int:
-        """See the port."""
         return len(self._records)
 
     def read(self, log: str, start: int) -> Any:
-        """See the port."""
         return Reading(self._records, start, self._first)
 
 
@@ -47,7 +45,6 @@ class Reading:
         self._records, self._at, self._first = records, at, first
 
     async def read(self, limit: int) -> list[Record]:
-        """See the port."""
         if self._at < self._first:
             raise Gap("log", self._at, self._first)
         found = list(self._records[self._at : self._at + min(limit, 100)])
@@ -55,7 +52,7 @@ class Reading:
         return found
 
     async def close(self) -> None:
-        """See the port."""
+        pass
 
 
 async def read(declared: Endpoint, records: Sequence[Record], first: int = 0) -> Evidence:
@@ -66,7 +63,7 @@ async def read(declared: Endpoint, records: Sequence[Record], first: int = 0) ->
     return found
 
 
-async def test_a_whole_log_is_read_once_and_knows_what_its_learner_knows() -> None:
+async def test_a_whole_log_is_read_once_and_gives_the_state_of_its_learner() -> None:
     declared = endpoint(THOMPSON)
     log, fold = learner_log(declared, 120, 1, keep_every=30)
     found = await read(declared, log)
@@ -74,7 +71,7 @@ async def test_a_whole_log_is_read_once_and_knows_what_its_learner_knows() -> No
     assert found.experiment.about(found.state) == fold.experiment.about(fold.state)
 
 
-async def test_what_belongs_to_an_earlier_experiment_is_not_counted() -> None:
+async def test_records_of_an_earlier_experiment_are_not_counted() -> None:
     declared, before = endpoint(THOMPSON), endpoint(THOMPSON, experiment="older")
     old, old_fold = learner_log(before, 60, 1)
     new, fold = learner_log(declared, 60, 2)

@@ -1,4 +1,4 @@
-"""A shadow's answers beside the ones that were served: pairs by uid, how far they agree, and what is missing."""
+"""A shadow's answers compared with the served ones: pairs by uid, their agreement, and missing halves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an experiment stands, in the words of its declaration, from what a snapshot says."""
+"""The tables of an experiment's state, from the figures of a snapshot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router.evidence.standing import e_value, standing
 from router.learning.experiment import read_experiment
 from tests.router.evidence.logs import THOMPSON, endpoint, learner_log, recorded
 from tests.router.learning.test_counting import clicks, shown_list
-from tests.router.learning.traces import Shown, numbered, tick
+from tests.router.learning.traces import TracedRequest, numbered, tick
 
 CANARY = {
     "canary": "c",
@@ -28,7 +28,7 @@ def tables(policy: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("policy", [THOMPSON, CANARY, INTERLEAVE], ids=["bandit", "canary", "interleave"])
-def test_what_an_experiment_says_of_itself_is_shown_and_what_is_missing_is_left_out(policy: dict[str, Any]) -> None:
+def test_the_figures_of_an_experiment_are_shown_and_missing_ones_are_left_out(policy: dict[str, Any]) -> None:
     experiment = read_experiment(endpoint(policy))
     assert experiment is not None
     about = dict(experiment.about(experiment.start()))
@@ -70,7 +70,7 @@ def test_wealth_is_written_so_that_a_person_can_read_it() -> None:
     assert [e_value(one) for one in (0.0, math.log(999.0), 100.0, math.nan)] == ["1", "999", "10^43", "-"]
 
 
-def test_a_curve_is_sampled_at_what_was_in_force() -> None:
+def test_a_curve_is_sampled_at_the_values_in_force() -> None:
     curves = Curves(key="w", title="", names=("a",), at_us=[0, 50], values=[(0.1,), (0.9,)], until_us=100)
     assert sampled(curves, 0, 4) == [0.1, 0.1, 0.9, 0.9]
 
@@ -78,7 +78,7 @@ def test_a_curve_is_sampled_at_what_was_in_force() -> None:
 @pytest.mark.parametrize(
     "policy", [CANARY, INTERLEAVE, THOMPSON | {"noise": "gaussian"}], ids=["canary", "list", "real"]
 )
-def test_a_report_has_all_its_sections_whatever_the_policy_is(policy: dict[str, Any]) -> None:
+def test_a_report_has_all_sections_of_its_policy(policy: dict[str, Any]) -> None:
     declared = endpoint(policy)
     log, _ = learner_log(declared, 30, 1)
     found = as_json(report(recorded(declared, log, is_led=True)))
@@ -88,7 +88,7 @@ def test_a_report_has_all_its_sections_whatever_the_policy_is(policy: dict[str, 
 
 @pytest.mark.parametrize("is_led", [True, False])
 def test_a_report_counts_the_merged_lists_of_an_interleaving(is_led: bool) -> None:
-    shown = [Shown(number=number, arm="a", key=str(number)) for number in range(3)]
+    shown = [TracedRequest(number=number, arm="a", key=str(number)) for number in range(3)]
     log = numbered([*map(shown_list, shown), *clicks(shown), *[tick(number) for number in range(1, 9)]])
     evidence = recorded(endpoint(INTERLEAVE), log, is_led=is_led)
     assert evidence.counts["decisions"] == 3

@@ -1,4 +1,4 @@
-"""Users that look at lists: what they may click, and that one list of two rankings needs fewer of them."""
+"""Simulated users click only in their lists, and merged lists need fewer users than A/B tests."""
 
 from __future__ import annotations
 

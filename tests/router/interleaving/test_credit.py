@@ -193,7 +193,7 @@ def test_ten_positions_of_any_two_rankings_have_an_unbiased_solution() -> None:
         assert np.diff([0.0, *sums, 1.0]) @ difference == pytest.approx(np.zeros(10), abs=1e-12)
 
 
-def test_beyond_ten_positions_an_optimized_list_goes_on_and_earns_nothing() -> None:
+def test_beyond_ten_positions_an_optimized_list_continues_and_earns_nothing() -> None:
     lists = [[str(item) for item in range(30)], [str(item) for item in range(30, 0, -1)]]
     placed = interleave(lists, "optimized", 25, draw=np.random.default_rng(7).random)
     assert len(placed.items) == 25
@@ -223,7 +223,7 @@ def test_probabilistic_credit_sees_one_rank() -> None:
     assert np.mean(ours) == pytest.approx(first, abs=4 * np.std(ours) / number**0.5)
 
 
-def test_a_random_click_says_nothing_about_soft_rankings() -> None:
+def test_a_random_click_prefers_no_soft_ranking() -> None:
     """The credit of each ranker, by our code for each of the 24 lists with its chance, is half at every position."""
     total, chances = np.zeros((4, 2)), soft_chances((A, B), 4)
     draw, left = np.random.default_rng(10).random, set(chances)

@@ -1,4 +1,4 @@
-"""Lists made of several rankings: what they may hold, in which order, and who owns what."""
+"""Lists merged from several rankings: their items, their order, and the owner of each item."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_same_identity_gets_the_same_list_and_another_may_not(method: str) -
         ("probabilistic", "abdc adcb bdac"),
     ],
 )
-def test_lists_stay_what_they_were_in_earlier_versions(method: str, known: str) -> None:
+def test_lists_are_the_same_as_in_earlier_versions(method: str, known: str) -> None:
     """A retry may meet a newer version: the first lists of one experiment, written down."""
     draws = [stream(b"key", b"experiment", identity) for identity in (b"first", b"second", b"third")]
     assert " ".join("".join(interleave([A, B], method, 4, draw=draw).items) for draw in draws) == known
@@ -178,7 +178,7 @@ def test_methods_that_cannot_do_it_are_refused(method: str, rankers: int, length
 
 
 @pytest.mark.parametrize("item", ["e", "", "x" * 1000])
-def test_a_click_on_what_was_not_shown_is_refused(item: str) -> None:
+def test_a_click_on_an_item_outside_the_list_is_refused(item: str) -> None:
     placed = interleave([A, B], length=2, draw=seeded())
     with pytest.raises(InvalidRequest, match="was not in the list"):
         credit(placed, item)

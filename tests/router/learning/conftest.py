@@ -1,4 +1,4 @@
-"""What the learner's tests stand on."""
+"""Fixtures of the learner's tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from broker.channels import Channels
 from broker.sqlite.adapter import SqliteBroker
 from router.learning.ledger import Ledger
-from tests.router.learning.bench import Bench
+from tests.router.learning.learner_bench import Bench
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What counts, and how often: a key votes once, nothing counts from before the beginning, and what waits is limited."""
+"""A key votes once, decisions from before the beginning do not count, and open joins are limited."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from router.policies.linear import LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
 from router.stats.arrays import ONE
 from router.stats.eprocess import Pairs
-from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, spec_of, tick
+from tests.router.learning.traces import START_US, TracedRequest, feedback, folded, numbered, rows, spec_of, tick
 
 RANKED = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
 THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
@@ -33,7 +33,7 @@ GAUSSIAN = BanditExperiment(learning=GaussianThompson(arms=3), arms=3, among=(0,
 BEGAN = LogPosition(offset=0, number=10, at_us=START_US + 10_000_000)
 
 
-def shown_list(one: Shown) -> Record:
+def shown_list(one: TracedRequest) -> Record:
     """Return the record of a list of two items, of which `a` placed the first and `b` the second."""
     merge = Merge(
         uid=one.uid,
@@ -54,8 +54,8 @@ def shown_list(one: Shown) -> Record:
     return Record(0, body, headers)
 
 
-def lists(*keys: str, accepted_us: int = START_US) -> list[Shown]:
-    return [Shown(number=number, arm="a", key=key, accepted_us=accepted_us) for number, key in enumerate(keys)]
+def lists(*keys: str, accepted_us: int = START_US) -> list[TracedRequest]:
+    return [TracedRequest(number=number, arm="a", key=key, accepted_us=accepted_us) for number, key in enumerate(keys)]
 
 
 def voted(fold: ExperimentFold[InterleavingState]) -> tuple[int, int]:
@@ -63,7 +63,7 @@ def voted(fold: ExperimentFold[InterleavingState]) -> tuple[int, int]:
     return int(fold.state.votes.units[0]), int(fold.state.votes.differences[0, 0]) // ONE
 
 
-def clicks(shown: Sequence[Shown], item: str = "i") -> list[Record]:
+def clicks(shown: Sequence[TracedRequest], item: str = "i") -> list[Record]:
     return [feedback(one, one.accepted_us, item=item) for one in shown]
 
 
@@ -76,7 +76,7 @@ def test_a_key_votes_with_the_first_list_that_it_clicked_in_and_never_again() ->
     assert voted(fold) == (4, 4)
 
 
-def test_who_is_better_than_some_rankers_but_not_than_all_has_not_won() -> None:
+def test_a_ranker_that_beats_only_some_rankers_has_not_won() -> None:
     """Two are as good as each other, and both are better than the third; then the first is better than both."""
     ranked = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1, 2), reward="clicked"))
     state, run = ranked.start(), np.zeros(200, np.int64)
@@ -95,7 +95,7 @@ def test_a_sticky_canary_counts_the_first_bad_event_of_a_key() -> None:
     staged = CanaryExperiment(canary=canary, watches=(GuardrailWatch(), GuardrailWatch(over_us=1_000)))
     bad = [("k", Status.FAILED)] * 5 + [("", Status.FAILED)] * 2 + [("k", Status.OK)] * 3 + [("l", Status.OK)] * 3
     shown = [
-        Shown(number=number, arm="c", policy="canary", key=key, status=status, latency_us=9_000)
+        TracedRequest(number=number, arm="c", policy="canary", key=key, status=status, latency_us=9_000)
         for number, (key, status) in enumerate(bad)
     ]
     fold = folded(staged, numbered([rows(shown[:4]), tick(1), rows(shown[4:])]))
@@ -106,7 +106,7 @@ def test_a_sticky_canary_counts_the_first_reward_of_a_key() -> None:
     canary = Canary(canary=2, stable=(1.0, 1.0, 0.0), guardrails=(RewardDrop(),), sticky=True)
     staged = CanaryExperiment(canary=canary, watches=(GuardrailWatch(reward="clicked"),))
     shown = [
-        Shown(number=number, arm=arm, policy="canary", key=f"{arm}{number % users}")
+        TracedRequest(number=number, arm=arm, policy="canary", key=f"{arm}{number % users}")
         for number, (arm, users) in enumerate([("a", 3), ("c", 5)] * 30)
     ]
     fold = folded(staged, numbered([rows(shown[:20]), rows(shown[20:]), tick(20)]))
@@ -123,16 +123,16 @@ def test_each_reward_of_a_decision_counts_once_at_the_end_of_its_own_horizon() -
     canary = Canary(canary=2, stable=(1.0, 1.0, 0.0), guardrails=(RewardDrop(),))
     nested = NestedBandit(learning=Thompson(arms=2), joined=None, among=(0, 1), reward="near")
     staged = CanaryExperiment(canary=canary, watches=(GuardrailWatch(reward="far"),), nested=nested)
-    log = numbered([rows([Shown(number=1, arm="a", policy="canary")]), *map(tick, range(1, 20))])
+    log = numbered([rows([TracedRequest(number=1, arm="a", policy="canary")]), *map(tick, range(1, 20))])
     counted = [folded(staged, log[:end], spec_of(**declared)) for end in (5, 6, 9, 10, 20)]
     assert [fold.progress.counts["rewards"] for fold in counted] == [0, 1, 1, 2, 2]
     assert [fold.state.nested.pulls[0].tolist() for fold in counted] == [[0, 0], *[[ONE, 0]] * 4]
 
 
 @pytest.mark.parametrize(("how", "expected"), [("first", 0), ("last", ONE)])
-def test_of_several_true_labels_the_declared_one_counts_whatever_their_order(how: str, expected: int) -> None:
+def test_of_several_true_labels_the_declared_one_counts_in_any_order(how: str, expected: int) -> None:
     right = Reward.model_validate({"from": "truth", "score": "argmax", "horizon": "20s", "duplicates": how})
-    one = Shown(number=1, arm="a", outputs={"p": np.array([0.1, 0.9], np.float32)})
+    one = TracedRequest(number=1, arm="a", outputs={"p": np.array([0.1, 0.9], np.float32)})
     wrong, corrected = (feedback(one, START_US + at, values={}, truth=at) for at in (0, 1))
     for told in ([wrong, corrected], [corrected, wrong]):
         fold = folded(THOMPSON, numbered([rows([one]), *told, tick(20)]), spec_of(clicked=right))
@@ -142,7 +142,8 @@ def test_of_several_true_labels_the_declared_one_counts_whatever_their_order(how
 def test_a_request_from_before_the_beginning_is_another_experiments() -> None:
     """Its row comes when this one has begun, and with a policy of the same name."""
     before, after = (
-        Shown(number=number, arm="a", accepted_us=BEGAN.at_us + late_us) for number, late_us in enumerate((-1, 0))
+        TracedRequest(number=number, arm="a", accepted_us=BEGAN.at_us + late_us)
+        for number, late_us in enumerate((-1, 0))
     )
     fold = ExperimentFold(spec_of(), THOMPSON)
     fold.begin(BEGAN)
@@ -163,8 +164,8 @@ def test_a_list_from_before_the_beginning_is_another_experiments() -> None:
     assert voted(fold) == (1, 1)
 
 
-def test_early_feedback_to_a_request_that_is_never_credited_is_let_go_when_its_row_comes() -> None:
-    one = Shown(number=1, arm="a", policy="pinned", propensity=0.0)
+def test_early_feedback_to_a_request_that_is_never_credited_is_dropped_when_its_row_comes() -> None:
+    one = TracedRequest(number=1, arm="a", policy="pinned", propensity=0.0)
     fold = folded(THOMPSON, numbered([feedback(one, START_US), rows([one])]))
     assert not fold.joins.by_uid
     for place, record in enumerate([feedback(one, START_US), *map(tick, range(1, 22))], 2):
@@ -175,7 +176,7 @@ def test_early_feedback_to_a_request_that_is_never_credited_is_let_go_when_its_r
 def test_feedback_without_a_decision_waits_for_a_limited_number_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody can make some up. Those that are known are told still, and a decision that comes makes room."""
     monkeypatch.setattr(open_joins, "WAITING_LIMIT", 3)
-    shown = [Shown(number=number, arm="a") for number in range(6)]
+    shown = [TracedRequest(number=number, arm="a") for number in range(6)]
     told = [feedback(one, START_US, values={"clicked": 0.0}) for one in shown]
     again = feedback(shown[0], START_US, values={"clicked": 1.0})
     fold = folded(THOMPSON, numbered([*told[:5], again]))
@@ -183,7 +184,7 @@ def test_feedback_without_a_decision_waits_for_a_limited_number_of_requests(monk
     for place, record in enumerate([rows(shown[:1]), told[5], told[4]], 6):
         fold.apply(replace(record, offset=place))
     assert (fold.progress.counts["early"], fold.progress.counts["unusable"]) == (5, 3)
-    for place, record in enumerate([tick(20), told[4]], 9):  # nobody came for them: there is room again
+    for place, record in enumerate([tick(20), told[4]], 9):  # their decisions never came: there is room again
         fold.apply(replace(record, offset=place))
     assert (fold.progress.counts["early"], len(fold.joins.by_uid)) == (6, 1)
 
@@ -191,7 +192,7 @@ def test_feedback_without_a_decision_waits_for_a_limited_number_of_requests(monk
 def test_a_sum_remembers_a_limited_number_of_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joins, "EVENTS_LIMIT", 3)
     reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0, "duplicates": "sum"})
-    one = Shown(number=1, arm="a")
+    one = TracedRequest(number=1, arm="a")
     told = [feedback(one, START_US, event_id=str(event)) for event in (0, 1, 2, 3, 4, 0)]
     fold = folded(GAUSSIAN, numbered([rows([one]), *told, tick(20)]), spec_of(clicked=reward))
     counts = fold.progress.counts
@@ -203,7 +204,7 @@ def test_a_sum_remembers_a_limited_number_of_events(monkeypatch: pytest.MonkeyPa
     assert fold.state.rewards[0, 0] == 3 * ONE
 
 
-def test_a_click_on_what_was_not_in_the_list_costs_nobody_a_vote() -> None:
+def test_a_click_outside_the_list_costs_no_vote() -> None:
     """Neither its own list, whose other click counts, nor the lists whose horizon is over at the same time."""
     shown = lists("", "", "")
     log = [*map(shown_list, shown), *clicks(shown[:2], "none of it"), *clicks(shown[1:], "j"), tick(20)]
@@ -212,9 +213,9 @@ def test_a_click_on_what_was_not_in_the_list_costs_nobody_a_vote() -> None:
 
 
 def test_a_request_with_other_features_is_not_credited_and_costs_no_other_one_its_reward() -> None:
-    """A declaration may change what is looked at; requests of before are on their way."""
+    """A declaration may change the features while earlier requests are still open."""
     bandit = ContextualExperiment(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
-    shown = [Shown(number=number, arm="a", policy="linucb") for number in range(4)]
+    shown = [TracedRequest(number=number, arm="a", policy="linucb") for number in range(4)]
     fold = folded(bandit, numbered([rows(shown), *[feedback(one, START_US) for one in shown]]))
     for one, features in zip(shown, ([1.0, 5.0], [1.0], [1.0, 5.0, 9.0], None), strict=True):
         fold.joins.by_uid[one.uid].features = features
@@ -224,7 +225,7 @@ def test_a_request_with_other_features_is_not_credited_and_costs_no_other_one_it
 
 def test_requests_that_all_have_other_features_teach_nothing() -> None:
     bandit = ContextualExperiment(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
-    one = Shown(number=1, arm="a", policy="linucb")
+    one = TracedRequest(number=1, arm="a", policy="linucb")
     fold = folded(bandit, numbered([rows([one]), feedback(one, START_US)]))
     fold.joins.by_uid[one.uid].features = [3.0]  # it would be stretched over both
     fold.apply(replace(tick(20), offset=2))

@@ -1,4 +1,4 @@
-"""What is late: every arm waits as long, the logged propensity counts, and how rows are gathered changes nothing."""
+"""Delays: all arms wait equally long, the logged propensity counts, and the batching of rows changes nothing."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 from router.learning.fold_document import canonical
 from router.stats.arrays import ONE
 from tests.router.learning.test_fold import EXP3, EXPERIMENTS, THOMPSON
-from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, tick
+from tests.router.learning.traces import START_US, TracedRequest, feedback, folded, numbered, rows, tick
 
 
 def test_an_arm_whose_feedback_comes_faster_looks_no_better_before_the_horizon_is_over() -> None:
     """P7. Half of both arms' requests are liked; of `a` one hears at once, of `b` after 15 of 20 seconds."""
-    shown = [Shown(number=number, arm="ab"[number % 2]) for number in range(80)]
+    shown = [TracedRequest(number=number, arm="ab"[number % 2]) for number in range(80)]
     liked = [one for one in shown if one.number // 2 % 2]
     fast, slow = ([feedback(one, START_US) for one in liked if one.arm == arm] for arm in "ab")
     log = [rows(shown), *fast, *map(tick, range(1, 16)), *slow, *map(tick, range(16, 21))]
@@ -36,7 +36,7 @@ def test_a_late_reward_counts_with_the_propensity_that_its_own_decision_has_logg
         for place in range(begin, begin + every):
             pmf = weights[begin // every % 2]
             arm = int(random.choice(3, p=pmf))
-            one = Shown(number=place, arm="abc"[arm], policy="exp3", propensity=float(pmf[arm]), snapshot=begin)
+            one = TracedRequest(number=place, arm="abc"[arm], policy="exp3", propensity=float(pmf[arm]), snapshot=begin)
             reward = random.random() < means[arm]
             terms[arm, place] = (1.0 - reward) / pmf[arm]
             group.append(one)
@@ -55,7 +55,7 @@ def test_rows_may_be_gathered_into_events_in_any_way(name: str) -> None:
     experiment, random = EXPERIMENTS[name], np.random.default_rng(2)
     policy = "canary" if name == "canary" else experiment.policy
     shown = [
-        Shown(
+        TracedRequest(
             number=number, arm="abc"[random.integers(3)], policy=policy, key=f"k{random.integers(40)}", propensity=1 / 3
         )
         for number in range(300)

@@ -1,4 +1,4 @@
-"""The fold is a function of the log: cut, repeated, shuffled or taken up again, it ends in the same bytes."""
+"""The fold is a function of the log: cut, repeated, shuffled or resumed, it has the same bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from router.policies.thompson import Thompson
 from router.stats.arrays import ONE
 from tests.router.learning.traces import (
     START_US,
-    Shown,
+    TracedRequest,
     feedback,
     folded,
     numbered,
@@ -59,8 +59,8 @@ def log_of(name: str, requests: int = 300, seed: int = 1) -> list[Record]:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_statistics_survive_being_written_at_every_place(name: str) -> None:
-    """What a ledger or a checkpoint holds is the whole state: 25 cuts, each taken up by a new fold."""
+def test_the_statistics_survive_being_written_after_every_record(name: str) -> None:
+    """A ledger and a checkpoint hold the whole state: 25 cuts, each resumed by a new fold."""
     experiment, records = EXPERIMENTS[name], log_of(name)
     whole = folded(experiment, records)
     assert whole.progress.counts["rewards"] > 100
@@ -112,64 +112,64 @@ def test_the_order_within_the_horizon_changes_no_counting_policy(name: str) -> N
 
 
 def test_a_reward_is_credited_once_its_horizon_is_over_and_not_before() -> None:
-    one, other = Shown(number=1, arm="a"), Shown(number=2, arm="b")
+    one, other = TracedRequest(number=1, arm="a"), TracedRequest(number=2, arm="b")
     fold = folded(THOMPSON, numbered([rows([one, other]), feedback(one, START_US)]))
     for number in range(1, 20):
         fold.apply(replace(tick(number), offset=number + 1))
         assert not fold.state.pulls.any()
     fold.apply(replace(tick(20), offset=21))
     assert fold.state.pulls[0].tolist() == [ONE, ONE, 0]
-    assert fold.state.rewards[0].tolist() == [ONE, 0, 0]  # what did not come is the declared default
+    assert fold.state.rewards[0].tolist() == [ONE, 0, 0]  # missing feedback counts as the declared default
     assert not fold.joins.by_uid
 
 
 def test_feedback_after_the_horizon_is_late() -> None:
-    one = Shown(number=1, arm="a")
+    one = TracedRequest(number=1, arm="a")
     fold = folded(THOMPSON, numbered([rows([one]), *map(tick, range(1, 22)), feedback(one, START_US)]))
     assert fold.progress.counts["late"] == 1
     assert fold.state.rewards[0].tolist() == [0, 0, 0]
 
 
 def test_feedback_may_come_before_its_decision() -> None:
-    one = Shown(number=1, arm="a")
+    one = TracedRequest(number=1, arm="a")
     fold = folded(THOMPSON, numbered([feedback(one, START_US), tick(1), rows([one]), *map(tick, range(2, 22))]))
     assert (fold.progress.counts["early"], fold.state.rewards[0].tolist()) == (1, [ONE, 0, 0])
 
 
-def test_feedback_without_a_decision_is_let_go() -> None:
-    fold = folded(THOMPSON, numbered([feedback(Shown(number=1, arm="a"), START_US), *map(tick, range(1, 22))]))
+def test_feedback_without_a_decision_is_dropped() -> None:
+    fold = folded(THOMPSON, numbered([feedback(TracedRequest(number=1, arm="a"), START_US), *map(tick, range(1, 22))]))
     assert (fold.progress.counts["late"], len(fold.joins.by_uid)) == (1, 0)
 
 
-def test_a_row_older_than_what_may_come_twice_does_not_count() -> None:
-    newer = Shown(number=2, arm="b", accepted_us=START_US + 60_000_000)
-    fold = folded(THOMPSON, numbered([rows([newer]), tick(60), rows([Shown(number=1, arm="a")])]))
+def test_a_row_older_than_the_dedupe_window_does_not_count() -> None:
+    newer = TracedRequest(number=2, arm="b", accepted_us=START_US + 60_000_000)
+    fold = folded(THOMPSON, numbered([rows([newer]), tick(60), rows([TracedRequest(number=1, arm="a")])]))
     assert (fold.progress.counts["late"], fold.progress.counts["decisions"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
     "shown",
     [
-        Shown(number=1, arm="a", policy="pinned", propensity=0.0),
-        Shown(number=1, arm="a", policy="holdout", propensity=1.0),
-        Shown(number=1, arm="a", status=Status.INVALID),
-        Shown(number=1, arm="a", status=Status.CANCELLED),
+        TracedRequest(number=1, arm="a", policy="pinned", propensity=0.0),
+        TracedRequest(number=1, arm="a", policy="holdout", propensity=1.0),
+        TracedRequest(number=1, arm="a", status=Status.INVALID),
+        TracedRequest(number=1, arm="a", status=Status.CANCELLED),
     ],
 )
-def test_what_was_not_drawn_or_is_the_clients_own_doing_is_never_credited(shown: Shown) -> None:
+def test_requests_that_were_not_drawn_or_failed_by_the_client_are_never_credited(shown: TracedRequest) -> None:
     fold = folded(THOMPSON, numbered([rows([shown]), feedback(shown, START_US), *map(tick, range(1, 30))]))
     assert not fold.state.pulls.any()
 
 
-def test_a_failed_request_counts_as_what_its_client_got() -> None:
-    fold = folded(THOMPSON, numbered([rows([Shown(number=1, arm="a", status=Status.FAILED)]), tick(20)]))
+def test_a_failed_request_counts_with_the_default_reward() -> None:
+    fold = folded(THOMPSON, numbered([rows([TracedRequest(number=1, arm="a", status=Status.FAILED)]), tick(20)]))
     assert (fold.state.pulls[0, 0], fold.state.rewards[0, 0]) == (ONE, 0)
 
 
 @pytest.mark.parametrize(("how", "expected"), [("first", 0.0), ("last", 0.25), ("max", 0.75)])
-def test_several_values_become_one_whatever_their_order(how: str, expected: float) -> None:
+def test_several_values_become_one_in_any_order(how: str, expected: float) -> None:
     reward = Reward.model_validate({"type": "unit", "horizon": "20s", "default": 0, "duplicates": how})
-    one = Shown(number=1, arm="a")
+    one = TracedRequest(number=1, arm="a")
     told = [feedback(one, START_US + at, values={"clicked": value}) for at, value in ((1, 0.0), (2, 0.75), (3, 0.25))]
     for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)):
         records = numbered([rows([one]), *[told[place] for place in order], tick(20)])
@@ -179,7 +179,7 @@ def test_several_values_become_one_whatever_their_order(how: str, expected: floa
 
 def test_a_sum_counts_each_event_once() -> None:
     reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0, "duplicates": "sum"})
-    one = Shown(number=1, arm="a")
+    one = TracedRequest(number=1, arm="a")
     told = [feedback(one, START_US, values={"clicked": 0.25}, event_id=name) for name in ("x", "y", "x")]
     unnamed = feedback(one, START_US, values={"clicked": 9.0})
     fold = folded(THOMPSON, numbered([rows([one]), *told, unnamed, tick(20)]), spec_of(clicked=reward))
@@ -189,7 +189,9 @@ def test_a_sum_counts_each_event_once() -> None:
 
 def test_a_true_label_is_scored_by_the_answer() -> None:
     right = Reward.model_validate({"from": "truth", "score": "argmax", "horizon": "20s"})
-    shown = [Shown(number=n, arm="ab"[n % 2], outputs={"p": np.eye(10, dtype=np.float32)[n % 10]}) for n in range(20)]
+    shown = [
+        TracedRequest(number=n, arm="ab"[n % 2], outputs={"p": np.eye(10, dtype=np.float32)[n % 10]}) for n in range(20)
+    ]
     told = [feedback(one, START_US, values={}, truth=one.number if one.arm == "a" else 9) for one in shown]
     bandit = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="right")
     fold = folded(bandit, numbered([*told[:5], rows(shown), *told[5:], tick(20)]), spec_of(right=right))
@@ -198,7 +200,7 @@ def test_a_true_label_is_scored_by_the_answer() -> None:
 
 
 def test_labels_that_fit_no_answer_and_values_of_another_type_are_unusable() -> None:
-    one = Shown(number=1, arm="a")
+    one = TracedRequest(number=1, arm="a")
     told = [
         feedback(one, START_US, values={"clicked": 0.5}),
         feedback(one, START_US, values={"other": 1.0}),
@@ -211,7 +213,7 @@ def test_labels_that_fit_no_answer_and_values_of_another_type_are_unusable() -> 
 def test_a_canary_that_fails_is_aborted_and_gets_nothing_any_more() -> None:
     canary = CanaryExperiment(canary=Canary(canary=2, stable=(1.0, 1.0, 0.0)), watches=(GuardrailWatch(),))
     shown = [
-        Shown(
+        TracedRequest(
             number=n,
             arm="c" if n % 20 == 0 else "a",
             policy="canary",
@@ -226,7 +228,7 @@ def test_a_canary_that_fails_is_aborted_and_gets_nothing_any_more() -> None:
     assert fold.snapshot.number == 1
 
 
-def test_orders_are_folded_like_everything_else() -> None:
+def test_commands_are_folded_like_everything_else() -> None:
     def order(word: Any, **weights: float) -> Record:
         body, headers = write_operator_command(
             OperatorCommand(word=word, author="me", at_us=START_US, weights=weights, experiment="x")
@@ -245,7 +247,7 @@ def test_orders_are_folded_like_everything_else() -> None:
 
 
 @pytest.mark.parametrize("number", [0, -5, 10**15, 2**62])
-def test_a_tick_that_is_none_does_not_turn_the_clock(number: int) -> None:
+def test_a_tick_that_is_invalid_does_not_move_the_clock(number: int) -> None:
     fold = folded(THOMPSON, numbered([tick(1), tick(number, START_US)]))
     assert fold.progress.tick == 1
 
@@ -255,9 +257,9 @@ def test_ticks_of_two_leaders_are_one_clock() -> None:
     assert fold.progress.tick == 3
 
 
-def test_a_leader_whose_time_is_behind_does_not_turn_it_back() -> None:
-    """What was let go, for it could not come twice any more, would be new again and count twice."""
-    before, now = (Shown(number=s, arm="a", accepted_us=START_US + s * 1_000_000) for s in (60, 100))
+def test_a_leader_whose_time_is_behind_does_not_move_it_back() -> None:
+    """Otherwise a uid that was forgotten would be new again and count twice."""
+    before, now = (TracedRequest(number=s, arm="a", accepted_us=START_US + s * 1_000_000) for s in (60, 100))
     ahead, behind = tick(32, now.accepted_us), tick(33, before.accepted_us)
     fold = folded(THOMPSON, numbered([rows([before]), tick(20, before.accepted_us), rows([now]), ahead]))
     assert before.uid not in fold.joins.seen

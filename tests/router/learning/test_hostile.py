@@ -1,4 +1,4 @@
-"""Hostile values and foreign records: each costs what is its own, and nothing is learnt from another experiment."""
+"""Hostile values and foreign records affect only their own request, and other experiments teach nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from router.policies.thompson import GaussianThompson, Thompson
 from router.state.view import View
 from router.stats.arrays import ONE
 from router.stats.packing import packed, unpacked
-from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, spec_of, tick
+from tests.router.learning.traces import START_US, TracedRequest, feedback, folded, numbered, rows, spec_of, tick
 
 GAUSSIAN = BanditExperiment(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
 THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
@@ -56,7 +56,7 @@ def order(word: Any, experiment: str = "x", **weights: float) -> Record:
 
 @pytest.mark.parametrize("value", [1e14, -1e14, 1.7e308])
 def test_a_value_that_no_state_can_hold_is_unusable(value: float) -> None:
-    one = Shown(number=1, arm="a")
+    one = TracedRequest(number=1, arm="a")
     for how in ("sum", "first"):
         reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 5, "duplicates": how})
         told = feedback(one, START_US, values={"clicked": value}, event_id="x")
@@ -68,23 +68,23 @@ def test_a_value_that_no_state_can_hold_is_unusable(value: float) -> None:
 def test_a_label_that_no_reward_can_follow_from_is_unusable_whenever_it_comes(label: Any) -> None:
     error = Reward.model_validate({"from": "truth", "score": "error", "horizon": "20s", "default": 5})
     bandit = BanditExperiment(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
-    one = Shown(number=1, arm="a", outputs={"p": np.array([3.0], np.float32)})
+    one = TracedRequest(number=1, arm="a", outputs={"p": np.array([3.0], np.float32)})
     wild, good = (feedback(one, START_US + at, values={}, truth=truth) for at, truth in ((0, label), (1, 4.0)))
     for records in ([rows([one]), wild, good], [wild, rows([one]), good], [good, wild, rows([one])]):
         fold = folded(bandit, numbered([*records, tick(20)]), spec_of(clicked=error))
         assert (fold.progress.counts["unusable"], fold.state.rewards[0, 0]) == (1, -1 * ONE)
 
 
-def test_a_score_beyond_what_a_reward_may_be_is_none() -> None:
+def test_a_score_beyond_the_limit_of_a_reward_is_none() -> None:
     assert score("error", [1e13], 0.5) is None
     assert score("error", [9e11], -9e11) is None
     assert score("error", [9e11, 1.0], [-9e11, 1.0]) == -9e11
     assert score("error", [1e12], 0.0) == -1e12
 
 
-def test_a_sum_of_many_stays_within_what_can_be_written() -> None:
+def test_a_sum_of_many_values_stays_within_the_writable_range() -> None:
     reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0, "duplicates": "sum"})
-    one = Shown(number=1, arm="a")
+    one = TracedRequest(number=1, arm="a")
     told = [feedback(one, START_US, values={"clicked": 9e11}, event_id=str(event)) for event in range(50)]
     fold = folded(GAUSSIAN, numbered([rows([one]), *told]), spec_of(clicked=reward))
     assert fold.progress.counts["unusable"] == 49
@@ -94,7 +94,7 @@ def test_a_sum_of_many_stays_within_what_can_be_written() -> None:
 def test_a_huge_reward_does_not_become_a_linear_model() -> None:
     bandit = ContextualExperiment(learning=LinUcb(arms=3, dimensions=2), arms=3, among=(0, 1, 2), reward="clicked")
     reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0})
-    one = Shown(number=1, arm="a", policy="linucb")
+    one = TracedRequest(number=1, arm="a", policy="linucb")
     fold = folded(bandit, numbered([rows([one])]), spec_of(clicked=reward))
     fold.joins.by_uid[one.uid].features = [1.0, 5.0]
     for place, record in enumerate([feedback(one, START_US, values={"clicked": 1e12}), tick(20)], 1):
@@ -112,7 +112,7 @@ def test_models_that_are_no_numbers_are_refused() -> None:
 
 
 def test_one_record_that_breaks_costs_its_neighbours_nothing() -> None:
-    shown = [Shown(number=number, arm="a") for number in range(50)]
+    shown = [TracedRequest(number=number, arm="a") for number in range(50)]
     fold = folded(THOMPSON, numbered([rows(shown)]))
     fold.joins.by_uid[shown[7].uid].values = {"clicked": [START_US, "x"]}
     with pytest.raises(ValueError, match="could not convert"):
@@ -124,11 +124,11 @@ def test_one_record_that_breaks_costs_its_neighbours_nothing() -> None:
 
 
 def test_uids_are_forgotten_when_only_requests_come_that_wait_for_nothing() -> None:
-    """After its end a canary has no reason to tick but to forget."""
+    """A canary that has ended needs ticks only to forget uids."""
     fold = folded(CANARY, numbered([order("abort"), tick(1)]))
     offset = 2
     for number in range(200):
-        shown = Shown(number=number, arm="a", policy="canary", accepted_us=START_US + number * 1_000_000)
+        shown = TracedRequest(number=number, arm="a", policy="canary", accepted_us=START_US + number * 1_000_000)
         fold.apply(replace(rows([shown]), offset=offset))
         assert (fold.forgets_at_us is None) == (number == 0)  # the newest is kept until another comes
         fold.apply(replace(tick(number + 2), offset=offset + 1))
@@ -136,14 +136,14 @@ def test_uids_are_forgotten_when_only_requests_come_that_wait_for_nothing() -> N
     assert len(fold.joins.seen) < 60
 
 
-def test_an_order_to_another_experiment_is_not_obeyed() -> None:
+def test_an_command_to_another_experiment_has_no_effect() -> None:
     fold = folded(CANARY, numbered([order("promote", experiment="another"), tick(1)]))
     assert fold.state.canary.phase[0] == CanaryPhase.RUNNING
 
 
-def test_what_is_shown_to_do_harm_is_held_by_no_hand() -> None:
+def test_no_operator_keeps_an_arm_that_has_shown_harm() -> None:
     shown = [
-        Shown(
+        TracedRequest(
             number=n,
             arm="c" if n % 4 == 0 else "a",
             policy="canary",
@@ -183,9 +183,9 @@ def merged(number: int, rankers: tuple[str, ...], accepted_us: int = START_US) -
 
 
 def click(number: int) -> Record:
-    record = feedback(Shown(number=1, arm="a"), START_US, item="i")
+    record = feedback(TracedRequest(number=1, arm="a"), START_US, item="i")
     uid = derived_uid(b"merge", str(number).encode()).hex().encode()
-    mine = Shown(number=1, arm="a").uid.hex().encode()
+    mine = TracedRequest(number=1, arm="a").uid.hex().encode()
     text = record.body.replace(b"-", b"").replace(mine, uid)
     return Record(0, text, record.headers)
 
@@ -210,7 +210,7 @@ def test_only_lists_of_this_experiments_rankers_count(rankers: tuple[str, ...], 
         b'{"v":1,"kind":"order","word":[],"author":"a","at_us":1,"experiment":"x","weights":{}}',
     ],
 )
-def test_garbage_is_no_record(body: bytes) -> None:
+def test_garbage_is_skipped(body: bytes) -> None:
     record = Record(0, body, {"cloudEvents_type": "millrace.order.v1"})
     assert [read(record) for read in (read_experiment_result, read_snapshot, read_claim, read_operator_command)] == [
         None
@@ -220,7 +220,7 @@ def test_garbage_is_no_record(body: bytes) -> None:
     view.fold_status(record)
 
 
-def test_a_verdict_of_an_older_experiment_says_nothing_of_this_one() -> None:
+def test_the_result_of_an_older_experiment_does_not_count_for_this_one() -> None:
     from broker.records.declared import endpoint_declared
     from broker.records.endpoint import read_endpoint
 
@@ -245,10 +245,10 @@ def test_a_verdict_of_an_older_experiment_says_nothing_of_this_one() -> None:
 
 
 def test_a_value_that_cannot_be_taken_takes_nothing_from_the_one_beside_it() -> None:
-    """What is known is what the ledger is told to write: one that was taken is written, and one that was not is not."""
+    """The ledger writes the keys that were counted, and no others."""
     more = {"spent": Reward.model_validate({"type": "real", "default": 0, "horizon": "20s", "duplicates": "sum"})}
     both = replace(spec_of(), rewards={**spec_of().rewards, **more})
-    one = Shown(number=1, arm="a", policy="canary")
+    one = TracedRequest(number=1, arm="a", policy="canary")
     staged = CanaryExperiment(
         canary=Canary(canary=2, stable=(1.0, 1.0, 0.0), guardrails=(RewardDrop(), RewardDrop())),
         watches=(GuardrailWatch(reward="clicked"), GuardrailWatch(reward="spent")),

@@ -17,7 +17,7 @@ from broker.records.routing import LearnerCheckpoint, read_checkpoint, write_che
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import canonical, checkpoint_of, resume
 from router.learning.ledger import Ledger, restore_saved
-from tests.router.learning.killing import KILLS_A_TRACE
+from tests.router.learning.killed_learners import KILLS_A_TRACE
 from tests.router.learning.test_fold import EXPERIMENTS, log_of
 from tests.router.learning.traces import folded, spec_of
 
@@ -25,15 +25,15 @@ NAMES = ("thompson", "exp3", "canary")
 
 
 def test_200_learners_are_killed_and_nothing_is_lost_or_learnt_twice() -> None:
-    """P6. In a process of its own, for whoever forks may have no threads."""
-    command = [sys.executable, "-m", "tests.router.learning.killing", str(KILLS_A_TRACE), "1", *NAMES]
+    """P6. In a process of its own: a process that forks must not have threads."""
+    command = [sys.executable, "-m", "tests.router.learning.killed_learners", str(KILLS_A_TRACE), "1", *NAMES]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3], timeout=110)
     found: dict[str, dict[str, int]] = json.loads(done.stdout)
     for name, counts in found.items():
         print(f"{name}: {counts}")  # noqa: T201 - so that a reader sees that the kills have hit
         assert counts["different"] == 0
         assert counts["kills"] == counts["before the end"] == KILLS_A_TRACE
-        assert counts["lost some"] > KILLS_A_TRACE // 2  # what was folded and not committed was folded again
+        assert counts["lost some"] > KILLS_A_TRACE // 2  # records that were folded but not committed are folded again
         assert counts["within a commit"] > KILLS_A_TRACE // 10
 
 
@@ -58,7 +58,7 @@ async def test_a_successor_that_dies_while_it_rebuilds_joins_counts_nothing_twic
         third: ExperimentFold[Any] = ExperimentFold(spec_of(), experiment)
         restore_saved(third, kept)
         if again > 0.7:
-            resume(third, _checkpoint(third))  # and a checkpoint that was written meanwhile says the same
+            resume(third, _checkpoint(third))  # a checkpoint written meanwhile has the same state
         for record in records[third.progress.offset :]:
             third.apply(record)
         assert canonical(third) == canonical(whole), (cut, again)

@@ -12,7 +12,7 @@ from broker.records.routing import write_claim
 from router.learning.leadership import Leadership
 
 
-async def test_who_has_missed_a_claim_reads_it_before_it_writes_the_ledger_again(tmp_path: Path) -> None:
+async def test_a_leader_that_missed_a_claim_reads_it_before_it_writes_the_ledger(tmp_path: Path) -> None:
     """A process that was stopped wakes up believing in its own claim; the ledger alone would let it take it back."""
     async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("test.")) as broker:
         log = broker.channels.declared

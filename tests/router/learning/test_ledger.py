@@ -1,4 +1,4 @@
-"""The ledger is written by who leads, and read by whose experiment it is; what another one saves changes nothing."""
+"""Only the leader writes the ledger, and each experiment has its own state in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from router.learning.fold import ExperimentFold
 from router.learning.fold_document import canonical
 from router.learning.ledger import LeaderSuperseded, Ledger, SavedState, restore_saved
 from tests.router.learning.test_fold import STAGED, THOMPSON, log_of
-from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, spec_of, tick
+from tests.router.learning.traces import START_US, TracedRequest, feedback, folded, numbered, rows, spec_of, tick
 
 
 @asynccontextmanager
@@ -37,13 +37,18 @@ async def kept(ledger: Ledger) -> SavedState:
 
 def learnt(number: int) -> ExperimentFold[Any]:
     """Return a fold of so many requests, all liked; one more waits."""
-    shown = [Shown(number=one, arm="a") for one in range(number)]
-    log = [rows(shown), *[feedback(one, START_US) for one in shown], tick(20), rows([Shown(number=99, arm="b")])]
+    shown = [TracedRequest(number=one, arm="a") for one in range(number)]
+    log = [
+        rows(shown),
+        *[feedback(one, START_US) for one in shown],
+        tick(20),
+        rows([TracedRequest(number=99, arm="b")]),
+    ]
     return folded(THOMPSON, numbered(log))
 
 
 @pytest.mark.parametrize("whole", [False, True])
-async def test_who_led_before_is_refused_and_changes_nothing(tmp_path: Path, whole: bool) -> None:
+async def test_a_former_leader_is_refused_and_changes_nothing(tmp_path: Path, whole: bool) -> None:
     """It was stopped, and goes on as if nothing had happened, with all that it has folded meanwhile."""
     path = tmp_path / "learner.db"
     async with opened(path, 1) as old:
@@ -58,7 +63,7 @@ async def test_who_led_before_is_refused_and_changes_nothing(tmp_path: Path, who
             assert (await kept(new)).at.offset == learnt(6).progress.offset
 
 
-async def test_nobody_who_has_not_claimed_writes(tmp_path: Path) -> None:
+async def test_a_learner_without_a_claim_cannot_write(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "learner.db")
     await ledger.open()
     with pytest.raises(LeaderSuperseded, match="led by claim None"):
@@ -67,7 +72,7 @@ async def test_nobody_who_has_not_claimed_writes(tmp_path: Path) -> None:
     await ledger.close()
 
 
-async def test_what_is_kept_of_another_experiment_or_endpoint_is_nobody_elses(tmp_path: Path) -> None:
+async def test_the_states_of_other_experiments_and_endpoints_are_separate(tmp_path: Path) -> None:
     async with opened(tmp_path / "learner.db", 1) as ledger:
         await ledger.save(learnt(3))
         assert await ledger.load("e", "another") is None
@@ -79,7 +84,7 @@ async def test_what_is_kept_of_another_experiment_or_endpoint_is_nobody_elses(tm
 
 
 @pytest.mark.parametrize("every", [1, 7, 400])
-async def test_a_fold_that_was_saved_bit_by_bit_is_taken_up_whole(tmp_path: Path, every: int) -> None:
+async def test_a_fold_that_was_saved_bit_by_bit_is_resumed_whole(tmp_path: Path, every: int) -> None:
     """Joins that end, uids that are forgotten and keys that have voted: the ledger has them as the fold has them."""
     fold: ExperimentFold[Any] = ExperimentFold(spec_of(), STAGED)
     async with opened(tmp_path / "learner.db", 1) as ledger:

@@ -1,4 +1,4 @@
-"""A log that somebody deletes takes with it what waited in it, and nothing else."""
+"""A deleted log loses the open joins and nothing else."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from broker.connect import connect
 from broker.sqlite.adapter import SqliteBroker
 from router.learning.checkpoint_search import CheckpointSearch
 from router.learning.ledger import Ledger
-from tests.router.learning.bench import Bench
-from tests.router.learning.bench import until as until_folded
+from tests.router.learning.learner_bench import Bench
+from tests.router.learning.learner_bench import until as until_folded
 from tests.router.learning.test_service import BROKERS, declare, learning, until, viewing
-from tests.router.learning.traces import START_US, Shown, feedback, rows, spec_of, tick
+from tests.router.learning.traces import START_US, TracedRequest, feedback, rows, spec_of, tick
 
 BANDIT: dict[str, Any] = {
     "endpoint": "e",
@@ -48,7 +48,7 @@ async def test_an_event_log_that_was_deleted_ends_no_learning(tmp_path: Path) ->
         await ledger.open()
         await ledger.lead(1)
         bench = Bench(opened, ledger)
-        shown = [Shown(number=at, arm="a", policy="thompson") for at in range(4)]
+        shown = [TracedRequest(number=at, arm="a", policy="thompson") for at in range(4)]
         await bench.append([rows(shown[:2]), feedback(shown[0], START_US), feedback(shown[1], START_US), tick(1)])
         async with bench.learning() as learner:
             await until_folded(lambda: learner.fold.progress.tick == 1)
@@ -64,7 +64,7 @@ async def test_an_event_log_that_was_deleted_ends_no_learning(tmp_path: Path) ->
         await ledger.close()
 
 
-async def test_what_was_declared_is_declared_again_and_the_lead_is_claimed_again(
+async def test_declarations_are_written_again_and_leadership_is_claimed_again(
     brokers: tuple[Broker, Broker], tmp_path: Path
 ) -> None:
     broker, other = brokers

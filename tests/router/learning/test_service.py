@@ -39,7 +39,7 @@ from router.learning.service import run
 from router.learning.settings import LearnerSettings
 from router.state.checkpoint_bootstrap import CheckpointBootstrap
 from router.state.view import View
-from tests.router.learning.traces import Shown, feedback, rows
+from tests.router.learning.traces import TracedRequest, feedback, rows
 from tests.servers import kafka_url, rabbitmq_url
 
 TICK_S = 0.02
@@ -115,15 +115,15 @@ async def declare(broker: Broker, data: dict[str, Any]) -> Endpoint:
     return endpoint
 
 
-def requests(view: View, begin: int, number: int, better: str = "b") -> list[tuple[Shown, bool]]:
+def requests(view: View, begin: int, number: int, better: str = "b") -> list[tuple[TracedRequest, bool]]:
     """Return requests as a gateway would decide them now, and whether each was liked: those of `better` are."""
     found = []
     for at in range(begin, begin + number):
         router = view.router("e")
-        uid = Shown(number=at, arm="a").uid
+        uid = TracedRequest(number=at, arm="a").uid
         plan = router.plan(uid, 0b111)
         leg = plan.legs[0]
-        shown = Shown(
+        shown = TracedRequest(
             number=at,
             arm=leg.arm,
             policy=plan.policy,
@@ -135,7 +135,7 @@ def requests(view: View, begin: int, number: int, better: str = "b") -> list[tup
     return found
 
 
-async def send(broker: Broker, shown: list[tuple[Shown, bool]]) -> None:
+async def send(broker: Broker, shown: list[tuple[TracedRequest, bool]]) -> None:
     log = broker.channels.events("e")
     record = rows([one for one, _ in shown])
     await broker.append(log, [record.body], dict(record.headers))
@@ -156,8 +156,8 @@ async def test_a_bandit_learns_which_arm_is_better_and_routers_follow(broker: Br
         assert max(said.about["means"]) == 1.0
 
 
-async def test_another_learner_goes_on_from_the_log_alone(broker: Broker, tmp_path: Path) -> None:
-    """The second one has no ledger: what the first has learnt comes from its checkpoint and the records behind it."""
+async def test_another_learner_continues_from_the_log_alone(broker: Broker, tmp_path: Path) -> None:
+    """The second one has no ledger: it restores the state from the first one's checkpoint and the records after it."""
     await declare(broker, BANDIT)
     async with viewing(broker) as view:
         await until(view.endpoints)
@@ -176,7 +176,7 @@ async def test_another_learner_goes_on_from_the_log_alone(broker: Broker, tmp_pa
             assert second.about["pulls"] == first.about["pulls"]
 
 
-async def test_who_starts_while_nobody_learns_takes_the_newest_checkpoints_weights(
+async def test_a_router_that_starts_while_no_learner_runs_takes_the_newest_checkpoints_weights(
     broker: Broker, tmp_path: Path
 ) -> None:
     endpoint = await declare(broker, BANDIT)
@@ -197,7 +197,7 @@ async def test_who_starts_while_nobody_learns_takes_the_newest_checkpoints_weigh
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_learner_that_was_stopped_goes_on_from_its_ledger(broker: Broker, tmp_path: Path) -> None:
+async def test_a_learner_that_was_stopped_continues_from_its_ledger(broker: Broker, tmp_path: Path) -> None:
     await declare(broker, BANDIT)
     async with viewing(broker) as view:
         await until(view.endpoints)
@@ -212,8 +212,8 @@ async def test_a_learner_that_was_stopped_goes_on_from_its_ledger(broker: Broker
             await until(lambda: (said := view.snapshot_of("e")) and sum(said.about["pulls"]) > 100)
 
 
-async def test_behind_records_that_are_gone_it_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
-    """Its ledger is from before the gap; another learner has left a checkpoint behind it."""
+async def test_after_lost_records_it_continues_from_a_checkpoint(tmp_path: Path) -> None:
+    """Its ledger is from before the gap; another learner has left a checkpoint after it."""
 
     def counted(term: int) -> float:
         said = view.snapshot_of("e")
@@ -241,7 +241,9 @@ async def test_behind_records_that_are_gone_it_goes_on_from_a_checkpoint(tmp_pat
                 await until(lambda: before() == 60)
 
 
-async def test_the_newest_claim_leads_and_no_reader_takes_an_older_ones_word(broker: Broker, tmp_path: Path) -> None:
+async def test_the_newest_claim_leads_and_no_reader_takes_an_older_ones_snapshots(
+    broker: Broker, tmp_path: Path
+) -> None:
     endpoint = await declare(broker, BANDIT)
     async with viewing(broker) as view, learning(broker, tmp_path) as registry:
         await until(lambda: view.learned.term >= 0 and registry.get_sample_value("millrace_learner_leads") == 1)
@@ -263,7 +265,9 @@ async def test_the_newest_claim_leads_and_no_reader_takes_an_older_ones_word(bro
         assert view.router("e").snapshot.weights == (0.5, 0.5, 0.0)
 
 
-async def test_orders_are_obeyed_and_a_verdict_outlives_all_that_was_learnt(broker: Broker, tmp_path: Path) -> None:
+async def test_commands_have_an_effect_and_a_result_outlives_all_that_was_learnt(
+    broker: Broker, tmp_path: Path
+) -> None:
     endpoint = await declare(broker, CANARY)
     log = broker.channels.events("e")
     async with viewing(broker) as view, learning(broker, tmp_path / "one"):
@@ -292,10 +296,10 @@ async def test_orders_are_obeyed_and_a_verdict_outlives_all_that_was_learnt(brok
             assert later.router("e").snapshot.weights == (1.0, 0.0, 0.0)
 
 
-async def test_the_newest_snapshot_is_said_again_every_ten_seconds_of_the_logs_clock(
+async def test_the_newest_snapshot_is_repeated_every_ten_seconds_of_the_logs_clock(
     broker: Broker, tmp_path: Path
 ) -> None:
-    """Whoever shows or tests a learner sees what its weights follow from, as often as one who waits for real."""
+    """With shorter ticks the figures are published as often in ticks as in production."""
     await declare(broker, CANARY)
     await broker.declare(broker.channels.status)
     heard: list[SnapshotRecord] = []
@@ -313,7 +317,7 @@ async def test_the_newest_snapshot_is_said_again_every_ten_seconds_of_the_logs_c
     assert {said.number for said in heard} == {0}
 
 
-def test_what_a_status_record_says_is_read_with_care() -> None:
+def test_a_malformed_status_record_is_skipped() -> None:
     assert read_snapshot(Record(0, b'{"v":1,"kind":"snapshot","weights":[0.5,0.6]}', {})) is None
     assert read_snapshot(Record(0, b'{"v":1,"kind":"snapshot"', {})) is None
     assert read_snapshot(Record(0, b'{"v":1,"kind":"snapshot","weights":[1],"term":"x"}', {})) is None
@@ -339,10 +343,10 @@ async def test_a_checkpoint_that_cannot_be_read_is_no_reason_to_learn_nothing(tm
             await until(lambda: (said := view.snapshot_of("e")) and sum(said.about["pulls"]) == 60)
 
 
-async def test_an_experiment_that_comes_back_keeps_what_it_knew_and_learns_nothing_from_another_one(
+async def test_an_experiment_that_returns_keeps_its_state_and_learns_nothing_from_another_one(
     tmp_path: Path,
 ) -> None:
-    """A canary is edited and put back: the order to the other one, and its requests, are not this one's."""
+    """A canary is edited and restored: the commands and requests of the other experiment do not count for it."""
     edited = {**CANARY, "experiment": "edited"}
     async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("t.")) as broker:
         await declare(broker, CANARY)

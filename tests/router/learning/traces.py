@@ -24,7 +24,7 @@ CLICKED = Reward.model_validate({"type": "bool", "horizon": "20s", "default": 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class TracedRequest:
     """One request of a trace."""
 
     number: int
@@ -51,7 +51,7 @@ def spec_of(**rewards: Reward) -> ExperimentSpec:
     )
 
 
-def rows(shown: Sequence[Shown], offset: int = 0) -> Record:
+def rows(shown: Sequence[TracedRequest], offset: int = 0) -> Record:
     """Return one event with a row for each request."""
     ended = []
     for one in shown:
@@ -76,7 +76,7 @@ def rows(shown: Sequence[Shown], offset: int = 0) -> Record:
     return Record(offset, body, headers)
 
 
-def feedback(one: Shown, at_us: int, offset: int = 0, **more: Any) -> Record:
+def feedback(one: TracedRequest, at_us: int, offset: int = 0, **more: Any) -> Record:
     """Return feedback for a request."""
     body, headers = write_feedback(Feedback(uid=one.uid, at_us=at_us, **{"values": {"clicked": 1.0}, **more}))
     return Record(offset, body, headers)
@@ -102,12 +102,12 @@ def trace(requests: int, seed: int, *, policy: str = "thompson", keys: int = 0, 
     random = np.random.default_rng(seed)
     timed: list[tuple[float, Record]] = [(float(second), tick(second)) for second in range(1, requests // 3 + quiet)]
     means = {"a": 0.3, "b": 0.5, "c": 0.45}
-    group: list[Shown] = []
+    group: list[TracedRequest] = []
     for number in range(requests):
         second = number / 3.0
         arm = ARMS[int(random.integers(3))]
         pinned, failed = random.random() < 0.05, random.random() < 0.05
-        one = Shown(
+        one = TracedRequest(
             number=number,
             arm=arm,
             policy="pinned" if pinned else policy,

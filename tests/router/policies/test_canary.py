@@ -139,7 +139,7 @@ def test_events_that_are_not_to_count_change_nothing() -> None:
     assert flat(first_only) == flat(bad(policy, policy.start(1), ours=1, others=0))
 
 
-def test_a_guardrail_refuses_what_it_does_not_watch() -> None:
+def test_a_guardrail_refuses_events_that_it_does_not_watch() -> None:
     policy = canary(guardrails=(BadEvents(), RewardDrop()))
     with pytest.raises(TypeError, match="watches bad events"):
         rewarded(policy, policy.start(1), 0.5, 0.5, 1, rail=0)

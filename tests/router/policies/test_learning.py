@@ -1,4 +1,4 @@
-"""Policies that learn: their state is the same whatever the order, one run is the same as many, the floor holds."""
+"""Bandits: the state does not depend on the order, one run equals the same run among many, the floor holds."""
 
 from __future__ import annotations
 

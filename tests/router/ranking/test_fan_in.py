@@ -1,4 +1,4 @@
-"""Answers of several arms end one wait: all of them, or what is there when it is over."""
+"""A wait ends with the answers of all arms, or with those that have come when its time is over."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_without_a_result_it_waits_on_for_the_first_one() -> None:
     assert [type(heard[arm]) for arm in ("v1", "v2", "v3")] == [Answer, Answer, Expired]
 
 
-async def test_when_its_time_is_over_it_ends_with_what_there_is() -> None:
+async def test_a_wait_ends_with_the_answers_that_have_come_when_its_time_is_over() -> None:
     clock = Clock()
     gathering = FanIn(clock)
     future = gathering.expect(UID, ("v1", "v2"), wait_s=9.0, allowed_s=5.0)

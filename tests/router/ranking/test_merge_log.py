@@ -35,7 +35,7 @@ MERGE = Merge(
 
 
 class Answering(SqliteBroker):
-    """Says so of the first records, and takes the next one."""
+    """Refuses the first records, and takes the next one."""
 
     says: Outcome = FULL
     times = 2

@@ -1,4 +1,4 @@
-"""One list of several rankings: what rankers may answer, who is left out, and what the client and the record say."""
+"""One list of several rankings: valid answers, rankers that are left out, the client's answer and the record."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_list_and_its_credits_are_those_of_the_interleaving(binary: bool) ->
     assert record.accepted_us == 11 < record.at_us
 
 
-def test_the_same_uid_gives_the_same_list_whoever_was_leg_0_and_whoever_answered_first() -> None:
+def test_the_same_uid_gives_the_same_list_for_any_leg_0_and_any_order_of_answers() -> None:
     answers = [ranked(arm) for arm in LISTS]
     first = merged(*answers)
     heard = {one.arm: one for one in reversed(answers)}

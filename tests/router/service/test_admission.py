@@ -35,7 +35,7 @@ def test_about_two_seconds_of_its_drain_wait_in_a_queue(rate: float) -> None:
     assert depth == pytest.approx(AHEAD_S * rate, rel=0.25)
 
 
-def test_a_slow_model_gets_what_anybody_gets() -> None:
+def test_a_slow_model_gets_the_least_number_of_requests() -> None:
     _, depth = served(Clock(), 10.0, 60.0)
     assert depth <= LEAST
 
@@ -63,7 +63,7 @@ def test_a_queue_that_others_fill_has_no_room() -> None:
     assert admission.room < 0
 
 
-def test_what_was_never_published_is_not_taken_for_drained() -> None:
+def test_unpublished_requests_are_not_counted_as_processed() -> None:
     clock = Clock()
     admission = Admission(clock)
     admission.measure(0)
@@ -75,7 +75,7 @@ def test_what_was_never_published_is_not_taken_for_drained() -> None:
     assert admission.room == LEAST
 
 
-def test_what_is_on_its_way_takes_room() -> None:
+def test_requests_being_published_take_room() -> None:
     admission = Admission(Clock())
     admission.measure(0)
     admission.begin(200)

@@ -1,4 +1,4 @@
-"""Whatever a client of the queue sends is read, or refused by name."""
+"""Any message of a queue client is read, or refused with the name of the wrong header."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_headers_of_any_client_are_read() -> None:
         ({"headers": {"timeout_ms": True}}, "timeout_ms"),
         ({"headers": {"timeout_ms": 10**18}}, "timeout_ms"),
         ({"headers": {"inference-header-content-length": 1000}}, "inference-header-content-length"),
-        ({"reply_to": "millrace.inputs.m.1"}, "is a channel of ours"),
+        ({"reply_to": "millrace.inputs.m.1"}, "is a channel of Millrace"),
         ({"reply_to": "r" * 300}, "reply_to"),
         ({"correlation_id": "c" * 300}, "correlation_id"),
         ({"headers": {f"cloudEvents_{n}": "x" for n in range(200)}}, "CloudEvents"),
@@ -81,7 +81,7 @@ def test_a_key_comes_from_the_header_or_from_the_parameter_that_is_declared() ->
         {"headers": {f"cloudEvents_{chr(1) * 200}{n}": chr(1) * 256 for n in range(32)}},
     ],
 )
-def test_what_could_not_be_written_into_the_header_is_refused(parts: dict[str, Any]) -> None:
+def test_values_that_do_not_fit_into_the_header_are_refused(parts: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         read_headers(message(**parts), CHANNELS)
 

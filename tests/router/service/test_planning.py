@@ -1,4 +1,4 @@
-"""What becomes of a queue client's message: where it goes, and how probable that was."""
+"""The plan of a queue client's message: its arm, and the arm's probability."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHANNELS = Channels()
 SHARES = {"a": 0.7, "b": 0.2, "c": 0.1}
 
 
-def test_a_request_of_a_queue_client_says_how_probable_its_arm_was() -> None:
+def test_a_request_of_a_queue_client_carries_the_probability_of_its_arm() -> None:
     view = View(b"secret")
     said = {"endpoint": "e", "arms": {arm: f"m-{arm}@1" for arm in SHARES}, "policy": {"split": SHARES}}
     view.fold_declared(Record(0, endpoint_declared(read_endpoint(said, source="test"), "test"), NO_HEADERS))

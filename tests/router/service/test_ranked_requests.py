@@ -36,7 +36,7 @@ async def until_empty(client: Client) -> None:
 
 
 @pytest.mark.parametrize("kind", ["embedded", "rabbitmq", "kafka"])
-async def test_clients_get_one_list_each_and_the_log_says_who_placed_what(tmp_path: Path, kind: str) -> None:
+async def test_clients_get_one_list_each_and_the_log_has_the_rankers_of_each_item(tmp_path: Path, kind: str) -> None:
     async with (
         any_broker(kind, tmp_path) as broker,
         processing(broker, BOTH, RANKING),
@@ -104,7 +104,7 @@ async def test_a_source_whose_router_dies_before_the_merge_comes_back_and_is_ans
         assert len(await merges(models, "shop", 1)) == 1
 
 
-async def test_a_slow_ranker_is_left_out_after_the_wait_and_the_answer_says_so(tmp_path: Path) -> None:
+async def test_a_slow_ranker_is_left_out_after_the_wait_and_the_answer_names_the_others(tmp_path: Path) -> None:
     slow = Slow(*SECOND)
     async with (
         SqliteBroker(tmp_path / "broker.db", CHANNELS) as broker,
@@ -176,7 +176,7 @@ async def test_a_request_without_a_reply_address_is_answered_on_the_output_queue
 
 
 @pytest.mark.parametrize("answered", [True, False])
-async def test_what_is_held_when_the_router_stops_is_answered_or_comes_back(
+async def test_open_requests_are_answered_or_delivered_again_when_the_router_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: bool
 ) -> None:
     slow, file = Slow(*SECOND), tmp_path / "broker.db"

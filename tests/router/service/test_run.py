@@ -1,4 +1,4 @@
-"""The router for clients of the queue ends every request with an answer, whatever happens on the way."""
+"""The router for clients of the queue ends every request with an answer, after any error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATIENCE_S = 10.0
 
 
 class Broken(SqliteBroker):
-    """Forwards nothing to the model `broken`, for a reason that nobody foresaw."""
+    """Raises an unforeseen error for requests to the model `broken`."""
 
     async def forward(self, deliveries: Sequence[Delivery], messages: Sequence[Message]) -> list[Outcome]:
         if any(message.queue == CHANNELS.inputs("broken", 1) for message in messages):
@@ -89,7 +89,7 @@ async def answers(broker: Broker, number: int) -> dict[str, tuple[str, str]]:
     return found
 
 
-async def test_an_error_that_nobody_foresaw_ends_its_requests_and_nothing_else(
+async def test_an_unforeseen_error_ends_its_requests_and_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Broken(tmp_path / "b.db", CHANNELS) as broker, serving(broker, "broken") as view:
@@ -106,7 +106,7 @@ async def test_an_error_that_nobody_foresaw_ends_its_requests_and_nothing_else(
         assert (await later.depth(REQUESTS)).messages == 0
 
 
-async def test_a_request_whose_queue_takes_nothing_expires_once_and_its_bundle_goes_on(tmp_path: Path) -> None:
+async def test_a_request_whose_queue_takes_nothing_expires_once_and_its_bundle_continues(tmp_path: Path) -> None:
     async with SqliteBroker(tmp_path / "b.db", CHANNELS) as broker, serving(broker, "away"):
         await send(broker, short=150, long=60_000)
         found = await answers(broker, 1)
@@ -122,7 +122,7 @@ async def test_a_request_whose_queue_takes_nothing_expires_once_and_its_bundle_g
         assert (await broker.depth("mine")).messages == 0
 
 
-async def test_refusals_that_nobody_can_be_told_of_are_counted(tmp_path: Path) -> None:
+async def test_refusals_that_cannot_be_delivered_are_counted(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     async with SqliteBroker(tmp_path / "broker.db", Channels()) as broker:
         queue = broker.channels.requests("e")
@@ -276,7 +276,7 @@ async def test_an_endpoint_whose_queue_is_there_waits_for_no_declaration_of_othe
         await service.close()
 
 
-async def test_nobody_consumes_from_a_queue_that_is_being_made(tmp_path: Path) -> None:
+async def test_a_queue_is_not_consumed_while_it_is_being_declared(tmp_path: Path) -> None:
     """RabbitMQ 3.10 ends the connection of who does, and with it all that the others were about to settle."""
     consumed: list[str] = []
 

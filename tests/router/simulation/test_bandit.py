@@ -40,7 +40,7 @@ class Some:
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
-def test_a_run_among_many_is_what_it_is_alone_bit_for_bit(policy: Learning[Any]) -> None:
+def test_a_run_among_many_equals_the_run_alone_bit_for_bit(policy: Learning[Any]) -> None:
     many = list(walk(policy, TRAFFIC, RUNS, Some(1, slice(None)), Some(2, slice(None))))
     for run in range(RUNS):
         own = slice(run, run + 1)
@@ -54,7 +54,7 @@ def test_nothing_is_learnt_before_a_horizon_is_over() -> None:
     assert not np.array_equal(weights[0], weights[3])
 
 
-def test_the_best_arm_gets_most_and_what_exploring_costs_is_counted() -> None:
+def test_the_best_arm_gets_most_and_the_cost_of_exploring_is_counted() -> None:
     traffic = Traffic(means=np.array([0.1, 0.6]), steps=60, every=20)
     found = course(Thompson(arms=2, floor=0.01), traffic, 20, 1)
     assert (found.settled >= 0).all()

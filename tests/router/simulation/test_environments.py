@@ -1,4 +1,4 @@
-"""Small editions of what `make science` measures: enough to notice when a policy is wrong, in seconds.
+"""Small versions of `make science`: they detect a wrong policy within seconds.
 
 Seeds are fixed. The bounds leave 4 standard errors of the runs here, beside the 10 % of the whole measurement.
 """

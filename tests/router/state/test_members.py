@@ -1,4 +1,4 @@
-"""Members of one installation whose settings differ: who counts, who draws nothing by key, and what is said."""
+"""Members of one installation whose settings differ: the right key, processes that draw nothing by key, messages."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_members_that_agree_say_nothing() -> None:
         ({"is_key_given": True}, {"started_us": 99, "is_key_given": True}, False),
     ],
 )
-def test_who_made_a_key_draws_nothing_by_key_beside_one_that_counts(
+def test_a_process_with_another_generated_key_draws_nothing_by_key(
     mine: dict[str, Any], theirs: dict[str, Any], refuses: bool
 ) -> None:
     me = members(**mine)
@@ -67,7 +67,9 @@ def test_who_made_a_key_draws_nothing_by_key_beside_one_that_counts(
     assert me.compare() == {"secrets.assignment": "secrets.assignment does not agree: other has another one"}
     assert bool(me.refusal) is refuses
     if refuses:
-        with pytest.raises(Unavailable, match="other has another assignment key, which counts: give all of them"):
+        with pytest.raises(
+            Unavailable, match="other has another assignment key, which is the right one: give all of them"
+        ):
             me.check_key()
 
 
@@ -119,7 +121,7 @@ def test_a_heartbeat_without_the_full_text_keeps_a_member_alive() -> None:
     assert me.compare()
 
 
-def test_limits_that_differ_are_said_and_stop_nothing() -> None:
+def test_limits_that_differ_are_reported_and_stop_nothing() -> None:
     me = members()
     me.fold(announced(limit_requests=20, started_us=1))
     said = "broker.limits.requests does not agree: other has 20, and 10 here"
@@ -127,7 +129,7 @@ def test_limits_that_differ_are_said_and_stop_nothing() -> None:
     me.check_key()
 
 
-def test_who_is_introduced_by_nothing_compares_nothing() -> None:
+def test_a_process_without_settings_compares_nothing() -> None:
     me = MemberTable(Clock())
     me.fold(announced(key="theirs"))
     assert me.compare() == {}

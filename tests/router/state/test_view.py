@@ -1,4 +1,4 @@
-"""What a view does with the word of learners: a verdict ends an experiment, and another experiment's word is none."""
+"""A view follows snapshots and results of the current experiment alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PLACE = LogPosition(offset=0, number=0, at_us=0)
 
 
 class Logs:
-    """A view, and what is written to its logs: an endpoint, and a claim, so that snapshots are taken."""
+    """A view with an endpoint and a claim in its logs, so that snapshots count."""
 
     def __init__(self, declaration: Mapping[str, Any] = CANARY) -> None:
         self.view = View(b"key")
@@ -67,7 +67,7 @@ class Logs:
 
 
 @pytest.mark.parametrize("is_made", [True, False], ids=["router known", "router made later"])
-def test_a_verdict_takes_the_place_of_the_snapshot_that_it_ends(is_made: bool) -> None:
+def test_a_result_takes_the_place_of_the_snapshot_that_it_ends(is_made: bool) -> None:
     """It has the number of the newest snapshot, and the weights of the end: whichever of them is read first."""
     for order in ("said first", "verdict first"):
         logs = Logs()
@@ -80,7 +80,7 @@ def test_a_verdict_takes_the_place_of_the_snapshot_that_it_ends(is_made: bool) -
         assert logs.weights == ENDED, order
 
 
-def test_a_verdict_of_an_experiment_that_ended_before_its_first_snapshot_is_followed() -> None:
+def test_a_result_of_an_experiment_that_ended_before_its_first_snapshot_is_followed() -> None:
     """Nothing was ever said: a router starts with number 0, and so does the learner."""
     logs = Logs()
     assert logs.weights != ENDED
@@ -90,7 +90,7 @@ def test_a_verdict_of_an_experiment_that_ended_before_its_first_snapshot_is_foll
     assert logs.weights == ENDED
 
 
-def test_what_is_said_after_a_verdict_is_followed_and_what_was_said_before_is_not() -> None:
+def test_snapshots_after_a_result_are_followed_and_earlier_ones_are_not() -> None:
     """People may still set weights by hand."""
     logs = Logs()
     assert logs.weights != ENDED
@@ -101,7 +101,7 @@ def test_what_is_said_after_a_verdict_is_followed_and_what_was_said_before_is_no
     assert logs.weights == OTHER
 
 
-def test_a_verdict_that_is_older_than_what_is_said_changes_nothing() -> None:
+def test_a_result_that_is_older_than_the_snapshot_changes_nothing() -> None:
     logs = Logs()
     assert logs.weights != OTHER
     logs.say(10)
@@ -109,7 +109,7 @@ def test_a_verdict_that_is_older_than_what_is_said_changes_nothing() -> None:
     assert logs.weights == OTHER
 
 
-def test_the_weights_of_the_newest_checkpoint_are_taken_while_nobody_says_anything() -> None:
+def test_the_weights_of_the_newest_checkpoint_are_used_while_there_is_no_snapshot() -> None:
     logs = Logs(BANDIT)
     logs.check(5)
     assert (logs.weights, logs.view.router("e").snapshot.number) == (OTHER, 5)
@@ -119,7 +119,7 @@ def test_the_weights_of_the_newest_checkpoint_are_taken_while_nobody_says_anythi
 
 
 def test_a_checkpoint_of_another_experiment_or_for_other_arms_is_not_taken() -> None:
-    """An endpoint was declared anew: what was learnt before does not hold for it."""
+    """The endpoint was declared with another experiment: earlier snapshots do not count."""
     logs = Logs(BANDIT)
     before = logs.view.router("e").snapshot
     logs.check(experiment="before")
@@ -200,7 +200,7 @@ def test_a_model_of_more_versions_than_an_endpoint_can_have_arms_keeps_its_newes
     assert models.drawn() == 100
 
 
-def test_what_was_said_long_ago_is_not_ready_now_though_it_is_read_only_now() -> None:
+def test_an_old_announcement_makes_no_replica_ready_though_it_is_read_only_now() -> None:
     """A gateway, and `millrace models`, read the last minutes of the log when they start."""
     models = Models()
     for version, age_s in ((1, 2 * SILENT_AFTER_S), (2, 0.0)):

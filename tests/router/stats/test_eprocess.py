@@ -64,7 +64,7 @@ def test_any_order_any_batches_and_any_number_of_runs_give_the_same_bytes() -> N
         assert test.log_wealth(one)[0] == test.log_wealth(whole)[each]
 
 
-def test_an_event_that_could_only_be_one_side_s_says_nothing() -> None:
+def test_an_event_under_a_share_of_0_or_1_changes_nothing() -> None:
     test = worse_than(1.0)
     state = test.fold(test.start(1), np.zeros(2, np.int64), np.array([True, False]), np.array([1.0, 0.0]))
     assert test.log_wealth(state)[0] == pytest.approx(0.0, abs=1e-12)
@@ -105,7 +105,7 @@ def test_bets_on_rewards_come_up_by_chance_at_most_as_often_as_they_say(test: Pa
 
 
 @pytest.mark.parametrize(("test", "drop"), [(PairTest(), 0.1), (PairTest(0.1), 0.0)])
-def test_bets_on_rewards_find_what_is_there(test: PairTest, drop: float) -> None:
+def test_bets_on_rewards_find_a_difference(test: PairTest, drop: float) -> None:
     assert looked_at(test, drop).mean() > 0.95
 
 
@@ -134,7 +134,7 @@ def test_a_few_small_differences_are_no_reason_to_bet_much_on_the_next_one(numbe
 def test_a_true_difference_between_rewards_of_zero_and_one_is_found_soon(
     means: tuple[float, float], within: int
 ) -> None:
-    """The median of 200 runs at alpha 5 %; it is about four fifths of what is allowed."""
+    """The median of 200 runs at alpha 5 %; it is about four fifths of the limit."""
     random, first = np.random.default_rng(7), np.full(200, 10_000)
     test = PairTest()
     state = test.start(200)

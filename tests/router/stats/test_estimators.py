@@ -71,7 +71,7 @@ def test_good_predictions_make_the_interval_narrow_and_leave_the_value_right() -
         (np.ones(99), "too few decisions"),
     ],
 )
-def test_what_a_log_cannot_say_is_refused(weights: Floats, why: str) -> None:
+def test_estimates_without_enough_evidence_are_refused(weights: Floats, why: str) -> None:
     reward = (np.arange(len(weights)) % 2).astype(np.float64)[None]
     for estimate in (ips, snips):
         found = estimate(reward, weights[None])

@@ -1,9 +1,9 @@
-"""Learners that are killed: `python -m tests.router.learning.killing KILLS SEED EXPERIMENT...` prints what was left.
+"""Learners that are killed: `python -m tests.router.learning.killed_learners KILLS SEED EXPERIMENT...`.
 
-A trace is folded by one process after the other. Each takes up from the ledger, folds, commits in batches of random
-size, and is killed with SIGKILL, by turns: by itself after a record drawn by chance, from outside at a moment drawn by
-chance, and from outside while it commits. The one that comes to the end writes down what it knows. Nothing is imported
-behind a fork, and no process that forks has threads.
+A trace is folded by one process after the other. Each resumes from the ledger, folds, commits in batches of random
+size, and is killed with SIGKILL: by itself after a random record, from outside at a random moment, or from outside
+while it commits. The last process writes its state to a file, and the counts are printed. Nothing is imported after a
+fork, and no process that forks has threads.
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ FOLDED, COMMITTED, COMMITTING = range(3)
 
 
 class Shared:
-    """Three numbers that outlive the process which wrote them: what was folded, what was committed, and whether it was
-    committing when it died.
-    """
+    """Three numbers that outlive their process: the offsets folded and committed, and 1 during a commit."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 24)
@@ -65,7 +63,7 @@ class Killing:
         self.counts: Counter[str] = Counter()
 
     def run(self, kills: int) -> bytes:
-        """Return what the last process knew, after at most so many kills."""
+        """Return the state of the last process, after at most `kills` kills."""
         for number in range(kills):
             if self._killed(HOWS[number % len(HOWS)]):
                 break
@@ -75,7 +73,7 @@ class Killing:
         return (self._folder / "known").read_bytes()
 
     def _killed(self, how: str) -> bool:
-        """Have one process begin and die; tells whether it came to the end before."""
+        """Start a process and kill it; return True if it came to the end before."""
         shared, begin, end = self._shared, self._shared[COMMITTED], len(self._records)
         if begin == end:  # the last one died behind its last commit: nothing is left to die in
             return True
@@ -101,7 +99,7 @@ class Killing:
 
     def _fork(self, last: int) -> int:
         if threading.active_count() > 1:
-            raise RuntimeError("whoever forks has no threads")
+            raise RuntimeError("a process that forks must not have threads")
         pid = os.fork()
         if pid:
             return pid
@@ -147,7 +145,7 @@ class Killing:
 
 
 def killed(name: str, kills: int, seed: int) -> Counter[str]:
-    """Kill so often; return what was counted, among it `different`: traces that ended in other bytes."""
+    """Kill processes; return the counts, among them `different`: traces that ended in other bytes."""
     chance, counts = random.Random(seed), Counter[str]()  # noqa: S311 - no secret
     while counts["kills"] < kills:
         records = log_of(name, REQUESTS, seed + counts["traces"])
@@ -161,7 +159,7 @@ def killed(name: str, kills: int, seed: int) -> Counter[str]:
 
 
 def _wait(what: Callable[[], bool]) -> None:
-    """Look again and again, but not for ever: the process may have come to its end."""
+    """Poll for half a second at most: the process may have ended."""
     began = time.monotonic()
     while not what() and time.monotonic() - began < 0.5:
         time.sleep(0.00005)

@@ -1,4 +1,4 @@
-"""What people order is in the next snapshot, and nothing is said of it before; whoever wins, an abort is an abort."""
+"""An operator command takes effect in the next snapshot, and an abort overrides any winner."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from router.policies.thompson import Thompson
 from router.stats.arrays import ONE
 from tests.router.learning.test_hostile import click, merged, order
 from tests.router.learning.test_service import CANARY, declare, learning, until, viewing
-from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, spec_of, tick
+from tests.router.learning.traces import START_US, TracedRequest, feedback, folded, numbered, rows, spec_of, tick
 
 THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked", refresh_ticks=10)
 RANKED = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
 
 
 @pytest.mark.parametrize("held", [order("set", b=1), order("pause")])
-def test_an_order_is_in_the_snapshot_of_the_next_tick(held: Record) -> None:
-    """Not in that of the next refresh: who aborts does not want to wait for that."""
+def test_an_command_is_in_the_snapshot_of_the_next_tick(held: Record) -> None:
+    """And not only in that of the next refresh: an abort must not wait for it."""
     assert folded(THOMPSON, numbered([held])).hold.is_pending
     fold = folded(THOMPSON, numbered([held, tick(1)]))
     assert not fold.hold.is_pending
     assert fold.snapshot.number == (1 if fold.hold.weights else 0)
 
 
-def test_an_order_survives_being_written_before_its_snapshot() -> None:
+def test_an_command_survives_being_written_before_its_snapshot() -> None:
     fold, other = folded(THOMPSON, numbered([order("set", b=1)])), folded(THOMPSON, [])
     restore(other, document_of(fold), LogPosition(offset=1, number=0, at_us=0))
     for one in (fold, other):
@@ -59,24 +59,30 @@ def test_an_order_survives_being_written_before_its_snapshot() -> None:
     assert canonical(fold) == canonical(other)
 
 
-def test_a_paused_canary_stays_at_its_step_and_its_hold_goes_on_when_it_is_resumed() -> None:
+def test_a_paused_canary_stays_at_its_step_and_its_hold_continues_when_it_is_resumed() -> None:
     canary = Canary(canary=2, stable=(1.0, 1.0, 0.0), steps=(0.1, 0.5), hold_requests=1, hold_ticks=10)
     staged = CanaryExperiment(canary=canary, watches=(GuardrailWatch(),))
-    log = [rows([Shown(number=1, arm="c", policy="canary")]), tick(5), order("pause"), tick(40), order("resume")]
+    log = [
+        rows([TracedRequest(number=1, arm="c", policy="canary")]),
+        tick(5),
+        order("pause"),
+        tick(40),
+        order("resume"),
+    ]
     for number, step in ((44, "step 1 of 2"), (45, "step 2 of 2")):
         assert staged.phase(folded(staged, numbered([*log, tick(number)])).state) == step
 
 
-def test_what_a_paused_bandit_knows_grows_no_older() -> None:
+def test_a_paused_bandit_does_not_forget() -> None:
     fading = BanditExperiment(learning=Thompson(arms=3, half_life=30.0), arms=3, among=(0, 1, 2), reward="clicked")
-    one = Shown(number=1, arm="a")
+    one = TracedRequest(number=1, arm="a")
     log = [rows([one]), feedback(one, START_US), order("pause"), tick(50), order("resume"), tick(80)]
     paused, resumed = (folded(fading, numbered(log[:end])).state for end in (4, 6))
     assert (paused.pulls[0, 0], paused.rewards[0, 0]) == (ONE, ONE)
     assert resumed.rewards[0, 0] / ONE == pytest.approx(0.5, rel=1e-3)
 
 
-def test_an_abort_outweighs_what_was_proven() -> None:
+def test_an_abort_overrides_a_proven_winner() -> None:
     fold = folded(RANKED, numbered([tick(1)]))
     fold.state = replace(fold.state, alone=np.ones(1, np.int64), proven=np.ones(1, np.int64))
     for offset, record in enumerate([tick(2), order("abort"), tick(3)], 1):
@@ -103,7 +109,7 @@ def test_a_click_that_was_taken_back_is_none() -> None:
     assert join.clicked() == []
 
 
-async def test_what_is_said_after_an_order_is_its_result(tmp_path: Path) -> None:
+async def test_the_snapshot_after_an_operator_command_shows_its_effect(tmp_path: Path) -> None:
     """No snapshot has the new phase and the old weights."""
     async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("t.")) as broker:
         endpoint = await declare(broker, CANARY)
@@ -123,7 +129,7 @@ async def test_what_is_said_after_an_order_is_its_result(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("how", ["first", "last", "max"])
-def test_values_and_labels_become_one_in_any_order_to_the_byte(how: str) -> None:
+def test_values_and_labels_become_one_in_any_command_to_the_byte(how: str) -> None:
     said = [(START_US + at, value) for at in (0, 1) for value in (0.5, 1.0)]
     found = set()
     for order_ in permutations(said):

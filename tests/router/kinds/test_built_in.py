@@ -22,7 +22,7 @@ from router.policies.linear import LinThompson
 from router.policies.snapshot import masked
 from router.policies.thompson import GaussianThompson
 from router.stats.packing import packed
-from tests.router.declaring import POLICIES, endpoint_of
+from tests.router.declarations import POLICIES, endpoint_of
 
 BANDITS = [
     *[policy for policy in POLICIES.values() if "bandit" in policy and "canary" not in policy],
@@ -66,7 +66,7 @@ def test_a_canary_begins_with_the_weights_that_routers_draw_from(policy: str) ->
     assert (canary.name, canary.sticky) == (drawn.name, drawn.sticky)
 
 
-def test_a_learner_gets_what_the_file_says() -> None:
+def test_a_bandits_fold_has_the_declared_settings() -> None:
     config, reward = bandit_of(POLICIES["gaussian thompson"])
     assert config.learning_from(reward, 3) == GaussianThompson(arms=3, floor=0.002, half_life=21_600.0)
     config, reward = bandit_of(POLICIES["exp3 at a rate"])
@@ -77,7 +77,7 @@ def test_a_learner_gets_what_the_file_says() -> None:
     assert config.learning_from(reward, 3) == LinThompson(arms=3, dimensions=9, ridge=2.0, floor=0.005, scale=0.3)
 
 
-def test_a_canary_gets_what_the_file_says() -> None:
+def test_a_canarys_state_machine_has_the_declared_settings() -> None:
     canary = canary_config(POLICIES["canary beside a bandit"]).state_machine(endpoint_of("{split: [v1]}"))
     assert canary.guardrails == (BadEvents(1.5, 0.001), BadEvents(1.3), RewardDrop(0.02))
     assert (canary.canary, canary.stable) == (2, (0.5, 0.5, 0.0))
@@ -108,7 +108,7 @@ def test_a_request_is_weighed_as_the_policy_weighs_it(bandit: str, arms: int) ->
 
 @pytest.mark.parametrize("arms", [2, 3, 5])
 @pytest.mark.parametrize("bandit", ["linucb", "lints"])
-def test_a_request_is_drawn_by_what_it_weighs_whichever_arms_are_ready(bandit: str, arms: int) -> None:
+def test_a_request_is_drawn_by_its_weights_for_every_set_of_ready_arms(bandit: str, arms: int) -> None:
     light, learning = linear(bandit, arms, among=arms)
     random = np.random.default_rng(arms)
     seen = one_run([n % arms for n in range(200)], list(random.random(200)), [1.0] * 200)

@@ -1,4 +1,4 @@
-"""A learner of one endpoint over a real embedded broker, and what is heard of it."""
+"""A learner of one endpoint on a real embedded broker, and the snapshots that it publishes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_TICKS_S = 3600.0
 
 @dataclass
 class Bench:
-    """A broker, a ledger, and what learners have said."""
+    """A broker, a ledger, and the published snapshots."""
 
     broker: SqliteBroker
     ledger: Ledger

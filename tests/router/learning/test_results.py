@@ -1,4 +1,4 @@
-"""How an experiment has ended outlives its ledger and its log, and stays what it was."""
+"""An experiment's result outlives its ledger and its log, and does not change."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from broker.records.routing import ExperimentResult, read_experiment_result, rea
 from router.learning.experiment import Experiment
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import checkpoint_of
-from tests.router.learning.bench import WITHIN_S, Bench, everything, until
+from tests.router.learning.learner_bench import WITHIN_S, Bench, everything, until
 from tests.router.learning.test_hostile import CANARY, RANKED, order
 from tests.router.learning.traces import START_US, spec_of
 
 
 @pytest.mark.parametrize(("phase", "weights"), [("promoted", (0.0, 0.0, 1.0)), ("aborted", (0.5, 0.5, 0.0))])
-async def test_a_verdict_is_repeated_until_it_is_known_again(
+async def test_a_result_is_repeated_until_it_is_known_again(
     bench: Bench, phase: str, weights: tuple[float, ...]
 ) -> None:
-    """Ledger and log were lost, and then whoever began anew ended between its checkpoint and its order."""
+    """Ledger and log were lost, and the next learner ended between its checkpoint and its command."""
     log = bench.broker.channels.events("e")
     await bench.broker.declare(log)
     body, headers = write_checkpoint(checkpoint_of(ExperimentFold(spec_of(), CANARY)))
@@ -35,8 +35,8 @@ async def test_a_verdict_is_repeated_until_it_is_known_again(
     assert len(orders) == 1
 
 
-async def test_a_verdict_that_is_held_by_hand_is_repeated_once(bench: Bench) -> None:
-    """No statistics say who won a comparison whose log is gone: its weights are set, for people to change."""
+async def test_a_result_that_is_held_by_hand_is_repeated_once(bench: Bench) -> None:
+    """The winner of a comparison whose log is lost is unknown: its weights are set, and operators can change them."""
     verdict = ExperimentResult(
         endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US
     )
@@ -55,7 +55,7 @@ async def test_a_verdict_that_is_held_by_hand_is_repeated_once(bench: Bench) -> 
         (RANKED, "ended without a winner", (1.0, 0.0, 0.0), "ended without a winner"),
     ],
 )
-async def test_a_verdict_stays_what_it_was_when_it_is_repeated(
+async def test_a_repeated_result_does_not_change(
     bench: Bench, experiment: Experiment[Any], phase: str, weights: tuple[float, ...], then: str
 ) -> None:
     verdict = ExperimentResult(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
@@ -67,7 +67,7 @@ async def test_a_verdict_stays_what_it_was_when_it_is_repeated(
     assert await bench.broker.end(bench.broker.channels.declared) == 0
 
 
-async def test_a_verdict_that_people_turn_over_twice_is_written_down_twice(bench: Bench) -> None:
+async def test_a_result_that_operators_change_twice_is_written_twice(bench: Bench) -> None:
     declared, weights = bench.broker.channels.declared, (0.0, 0.0, 1.0)
     verdict = ExperimentResult(
         endpoint="e", experiment="x", number=7, phase="promoted", weights=weights, at_us=START_US
@@ -82,7 +82,7 @@ async def test_a_verdict_that_people_turn_over_twice_is_written_down_twice(bench
     assert await bench.broker.end(declared) == 2
 
 
-async def test_a_verdict_is_repeated_once_though_two_tasks_would(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_result_is_repeated_once_though_two_tasks_would(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     append = bench.broker.append
 
     async def slowly(log: str, bodies: Sequence[bytes], headers: Any = None) -> Any:
@@ -98,7 +98,7 @@ async def test_a_verdict_is_repeated_once_though_two_tasks_would(bench: Bench, m
     assert len([record for record in await everything(bench) if read_operator_command(record)]) == 1
 
 
-async def test_a_comparison_that_is_decided_again_for_another_has_another_verdict(
+async def test_a_comparison_that_is_decided_again_for_another_has_another_result(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declared, log = bench.broker.channels.declared, bench.broker.channels.events("e")
@@ -120,8 +120,8 @@ async def test_a_comparison_that_is_decided_again_for_another_has_another_verdic
     assert weights != verdict.weights
 
 
-async def test_a_comparison_that_was_decided_and_is_aborted_has_another_verdict(bench: Bench) -> None:
-    """The weights are the same, but who lost its log has to abort again, and not to set them."""
+async def test_a_comparison_that_was_decided_and_is_aborted_has_another_result(bench: Bench) -> None:
+    """The weights are the same, but a learner that lost its log has to append `abort`, not `set`."""
     declared, weights = bench.broker.channels.declared, (1.0, 0.0, 0.0)
     verdict = ExperimentResult(endpoint="e", experiment="x", number=7, phase="decided", weights=weights, at_us=START_US)
     await bench.broker.declare(declared)

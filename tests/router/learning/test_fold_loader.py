@@ -1,4 +1,4 @@
-"""Where a learner begins: from its ledger if that fits the log, and it says nothing before it has caught up."""
+"""A learner starts from its ledger if that belongs to the log, and publishes nothing before it has caught up."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from router.learning.fold_document import checkpoint_of
 from router.learning.metrics import LearnerMetrics
 from router.learning.settings import LearnerSettings
 from router.stats.arrays import ONE
-from tests.router.learning.bench import Bench, everything, until
+from tests.router.learning.learner_bench import Bench, everything, until
 from tests.router.learning.test_fold import EXP3, THOMPSON
-from tests.router.learning.traces import START_US, Shown, folded, numbered, rows, spec_of, tick, trace
+from tests.router.learning.traces import START_US, TracedRequest, folded, numbered, rows, spec_of, tick, trace
 
 WITHIN_S = 5.0
 NO_TICKS_S = 3600.0
-LOG = numbered([rows([Shown(number=1, arm="a")]), tick(20)])
+LOG = numbered([rows([TracedRequest(number=1, arm="a")]), tick(20)])
 
 
 def elsewhere(offset: int) -> ExperimentFold[Any]:
     """Return a fold of other records and the same last one, which ends there: `b` was shown, twice."""
-    fold = folded(THOMPSON, numbered([rows([Shown(number=number, arm="b") for number in (1, 2)]), tick(20)]))
+    fold = folded(THOMPSON, numbered([rows([TracedRequest(number=number, arm="b") for number in (1, 2)]), tick(20)]))
     fold.progress.offset = offset
     return fold
 
 
-async def test_a_learner_says_nothing_before_it_knows_what_the_last_one_said(
+async def test_a_learner_publishes_nothing_before_it_has_read_the_last_ones_records(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reads one record at a time; routers would go back to weights of long ago, and a canary to its first step."""
@@ -60,7 +60,7 @@ async def test_a_learner_says_nothing_before_it_knows_what_the_last_one_said(
     assert {(said.number, said.weights) for said in bench.heard} == {(newest.number, newest.weights)}
 
 
-async def test_one_that_goes_on_from_its_ledger_says_nothing_before_it_has_caught_up(
+async def test_a_learner_with_a_ledger_publishes_nothing_before_it_has_caught_up(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "READ_AT_ONCE", 1)
@@ -77,13 +77,13 @@ async def test_a_ledger_that_has_all_of_the_log_is_gone_on_from(bench: Bench) ->
     await bench.ledger.save(elsewhere(len(LOG)))
     async with bench.learning() as learner:
         await until(lambda: learner.fold.state.pulls.any())
-        await bench.append([rows([Shown(number=3, arm="c")])])
+        await bench.append([rows([TracedRequest(number=3, arm="c")])])
         await until(lambda: bench.heard)
         assert learner.fold.state.pulls[0].tolist() == [0, 2 * ONE, 0]
         assert learner.fold.progress.counts["decisions"] == 3
 
 
-async def test_a_ledger_that_is_ahead_of_the_log_is_of_another_log_and_not_taken_up(bench: Bench) -> None:
+async def test_a_ledger_that_is_ahead_of_the_log_is_of_another_log_and_not_resumed(bench: Bench) -> None:
     """A broker that was made anew, or another one: records would be passed over until the log is as long."""
     await bench.append(LOG)
     await bench.ledger.save(elsewhere(1000))
@@ -93,10 +93,10 @@ async def test_a_ledger_that_is_ahead_of_the_log_is_of_another_log_and_not_taken
         assert learner.fold.state.pulls[0].tolist() == [ONE, 0, 0]
     found = await bench.ledger.load("e", "x")
     assert found is not None
-    assert (found.at.offset, set(found.seen)) == (learner.fold.progress.offset, {Shown(number=1, arm="a").uid})
+    assert (found.at.offset, set(found.seen)) == (learner.fold.progress.offset, {TracedRequest(number=1, arm="a").uid})
 
 
-async def test_a_ledger_of_another_form_is_not_taken_up_and_the_log_is(bench: Bench) -> None:
+async def test_a_ledger_of_another_form_is_not_resumed_and_the_log_is(bench: Bench) -> None:
     await bench.append(LOG)
     await bench.ledger.save(folded(EXP3, LOG))
     async with bench.learning() as learner:
@@ -104,10 +104,10 @@ async def test_a_ledger_of_another_form_is_not_taken_up_and_the_log_is(bench: Be
         assert learner.fold.state.pulls[0].tolist() == [ONE, 0, 0]
 
 
-async def test_a_ledger_of_another_log_is_not_taken_up_however_long_that_was(bench: Bench) -> None:
+async def test_a_ledger_of_another_log_is_not_resumed_however_long_that_was(bench: Bench) -> None:
     """The same endpoint on another broker, or on a log that was deleted: the last record that was folded is another."""
     await bench.append(LOG)
-    other = folded(THOMPSON, numbered([rows([Shown(number=number, arm="b")]) for number in (1, 2)]))
+    other = folded(THOMPSON, numbered([rows([TracedRequest(number=number, arm="b")]) for number in (1, 2)]))
     assert other.progress.offset == len(LOG)
     await bench.ledger.save(other)
     async with bench.learning() as learner:
@@ -115,11 +115,11 @@ async def test_a_ledger_of_another_log_is_not_taken_up_however_long_that_was(ben
         assert learner.fold.state.pulls[0].tolist() == [ONE, 0, 0]
     found = await bench.ledger.load("e", "x")
     assert found is not None
-    assert set(found.seen) == {Shown(number=1, arm="a").uid}
+    assert set(found.seen) == {TracedRequest(number=1, arm="a").uid}
 
 
 class Mute:
-    """A reader whose broker says nothing, or that what was asked for is gone."""
+    """A reader whose broker does not answer, or has lost the records."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self._error = error
@@ -131,10 +131,12 @@ class Mute:
         raise AssertionError(limit)
 
     async def close(self) -> None:
-        """See the port."""
+        pass
 
 
-async def test_a_broker_that_says_nothing_is_no_other_log(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_broker_without_an_answer_is_not_taken_for_another_log(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await bench.append(LOG)
     await bench.ledger.save(elsewhere(len(LOG)))
     monkeypatch.setattr(fold_loader, "LOOK_BACK_S", 0.05)
@@ -175,7 +177,7 @@ async def test_a_second_tick_waits_until_the_first_is_read_back(bench: Bench) ->
         await until(lambda: bench.heard)
         apply = learner.fold.apply
         learner.fold.apply = lambda record: None if read_tick(record) else apply(record)  # type: ignore[method-assign]
-        await bench.append([rows([Shown(number=1, arm="a")])])
+        await bench.append([rows([TracedRequest(number=1, arm="a")])])
         await until(lambda: learner.fold.needs_ticks)
         await asyncio.sleep(0.3)
     assert [tick.number for record in await everything(bench) if (tick := read_tick(record))] == [1]
@@ -184,7 +186,7 @@ async def test_a_second_tick_waits_until_the_first_is_read_back(bench: Bench) ->
 async def test_a_second_that_could_not_be_written_down_does_not_pass(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was decided just before an outage keeps its whole horizon: none of its feedback could come meanwhile."""
+    """Decisions before an outage keep their whole horizon: no feedback could come meanwhile."""
     append, refused = bench.broker.append, 0
 
     async def cut(log: str, bodies: Sequence[bytes], headers: Any = None) -> Any:
@@ -195,7 +197,7 @@ async def test_a_second_that_could_not_be_written_down_does_not_pass(
         return await append(log, bodies, headers)
 
     monkeypatch.setattr(bench.broker, "append", cut)
-    await bench.append([rows([Shown(number=1, arm="a")])])
+    await bench.append([rows([TracedRequest(number=1, arm="a")])])
     async with bench.learning(tick_s=0.01) as learner:
         await until(lambda: learner.fold.progress.tick >= 6)
     ticks = [found.number for record in await everything(bench) if (found := read_tick(record))]
@@ -203,12 +205,12 @@ async def test_a_second_that_could_not_be_written_down_does_not_pass(
     assert ticks == list(range(1, len(ticks) + 1))
 
 
-async def test_what_could_not_be_written_once_is_written_with_all_that_follows(
+async def test_changes_of_a_failed_commit_are_written_with_the_next_one(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is full for a while; the next learner has the ledger to go on from, and misses nothing."""
     monkeypatch.setattr(snapshot_publisher, "LEARNING_S", 0.0)
-    log = [rows([Shown(number=number, arm="a")]) for number in range(3)]
+    log = [rows([TracedRequest(number=number, arm="a")]) for number in range(3)]
     await bench.append(log[:2])
     await bench.ledger.save(folded(THOMPSON, numbered(log[:1])), whole=True)
     change(tmp_path / "learner.db", "CREATE TRIGGER full BEFORE INSERT ON joins BEGIN SELECT RAISE(ABORT, 'full'); END")
@@ -220,7 +222,11 @@ async def test_what_could_not_be_written_once_is_written_with_all_that_follows(
         known = set(learner.fold.joins.by_uid)
     async with bench.learning() as learner:
         await until(lambda: learner.fold.joins.by_uid)
-        assert set(learner.fold.joins.by_uid) == known == {Shown(number=number, arm="a").uid for number in range(3)}
+        assert (
+            set(learner.fold.joins.by_uid)
+            == known
+            == {TracedRequest(number=number, arm="a").uid for number in range(3)}
+        )
 
 
 @pytest.mark.parametrize(("missing", "phase"), [(1, "stopped: records of the log are gone"), (0, "learning")])
@@ -256,5 +262,5 @@ def change(path: Path, sql: str) -> None:
 
 
 def decisions(bench: Bench) -> int:
-    """Return how many the learner has said it knows; before it says so it saves them."""
+    """Return the number of rewards in the newest snapshot; they are saved before it is published."""
     return max((said.about["counts"].get("decisions", 0) for said in bench.heard), default=0)

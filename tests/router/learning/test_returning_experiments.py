@@ -1,4 +1,4 @@
-"""What was learnt is there again: after another experiment or learner, a damaged ledger, from a checkpoint alone."""
+"""The learnt state returns after another experiment or learner, a damaged ledger, or from a checkpoint alone."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def pulls(view: View) -> float:
     return -1.0 if said is None else float(sum(said.about["pulls"]))
 
 
-async def test_an_experiment_that_comes_back_at_once_knows_what_it_knew(tmp_path: Path) -> None:
-    """The ledger has room for one an endpoint: who is declared anew leaves a checkpoint."""
+async def test_an_experiment_that_returns_at_once_has_its_old_state(tmp_path: Path) -> None:
+    """The ledger holds one experiment an endpoint: the one that is replaced leaves a checkpoint."""
     edited = {**BANDIT, "experiment": "edited"}
     async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("t.")) as broker:
         await declare(broker, BANDIT)
@@ -57,7 +57,7 @@ async def test_an_experiment_that_comes_back_at_once_knows_what_it_knew(tmp_path
             await until(lambda: pulls(view) == 60)
 
 
-async def test_who_is_declared_anew_while_no_learner_runs_comes_back_with_what_it_knew(tmp_path: Path) -> None:
+async def test_an_experiment_that_returns_while_no_learner_runs_has_its_old_state(tmp_path: Path) -> None:
     """A stop leaves a checkpoint, too: the next learner begins with another declaration."""
     edited = {**BANDIT, "experiment": "edited"}
     async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("t.")) as broker:
@@ -96,7 +96,7 @@ def foreign(path: Path) -> None:
 
 
 def unreadable(path: Path) -> None:
-    """Change what is written in a row: it is no damage that a database would see."""
+    """Change the content of a row: the database does not detect such damage."""
     connection = sqlite3.connect(path)
     connection.execute("UPDATE experiments SET document = 'what is this?'")
     connection.execute("UPDATE joins SET data = '5'")
@@ -105,12 +105,12 @@ def unreadable(path: Path) -> None:
 
 
 def garbage(path: Path) -> None:
-    """Write what is no database at all."""
+    """Write a file that is no database."""
     path.write_bytes(b"what is this? " * 1000)
 
 
 @pytest.mark.parametrize(("harm", "is_aside"), [(garbage, True), (smash, True), (foreign, True), (unreadable, False)])
-async def test_whatever_becomes_of_the_ledger_the_log_is_read(
+async def test_the_log_is_read_after_any_damage_to_the_ledger(
     tmp_path: Path, harm: Callable[[Path], None], is_aside: bool
 ) -> None:
     async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("t.")) as broker:
@@ -127,7 +127,7 @@ async def test_whatever_becomes_of_the_ledger_the_log_is_read(
         assert bool(list(tmp_path.glob("learner.db.damaged-*"))) is is_aside  # noqa: ASYNC240 - a folder of ten files
 
 
-def test_who_starts_without_a_learner_weighs_by_the_checkpoints_models() -> None:
+def test_a_gateway_that_starts_without_a_learner_weighs_by_the_checkpoints_models() -> None:
     policy: dict[str, Any] = {"bandit": "linucb", "reward": "clicked", "features": ["x"], "floor": "5%"}
     view, endpoint = declared({**BANDIT, "policy": policy})
     learnt = LinUcb(arms=3, dimensions=2)
@@ -149,7 +149,7 @@ def test_who_starts_without_a_learner_weighs_by_the_checkpoints_models() -> None
     huge = {"root": [[[1e200, 0.0], [0.0, 1.0]]] * 3, "rewarded": [[0.0, 0.0]] * 3}
     for models in ({"root": "?"}, {"root": [huge["root"]], "rewarded": [huge["rewarded"]]}, 10**400):
         view, _ = declared({**BANDIT, "policy": policy})
-        view.fold_checkpoint("e", replace(kept, state={"models": models}))  # of another form: it says nothing
+        view.fold_checkpoint("e", replace(kept, state={"models": models}))  # of another form: it is ignored
         assert view.router("e").snapshot.number == 0
 
 

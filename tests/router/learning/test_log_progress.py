@@ -1,4 +1,4 @@
-"""The log's clock: what a learner with a wrong one can do to it."""
+"""The log's clock stays usable after a learner with a wrong clock."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from router.learning.fold_document import canonical, checkpoint_of, resume
 from router.learning.log_progress import AHEAD_US
 from tests.router.learning.test_fold import THOMPSON
 from tests.router.learning.test_hostile import CANARY
-from tests.router.learning.traces import START_US, Shown, feedback, folded, numbered, rows, spec_of, tick
+from tests.router.learning.traces import START_US, TracedRequest, feedback, folded, numbered, rows, spec_of, tick
 
 HOUR_US = 3_600_000_000
 WRONG = pytest.mark.parametrize("at_us", [START_US + HOUR_US, (1 << 62) - 1])
 
 
-def shown(number: int, second: float = 0.0) -> Shown:
-    return Shown(number=number, arm="a", accepted_us=START_US + int(second * 1e6))
+def shown(number: int, second: float = 0.0) -> TracedRequest:
+    return TracedRequest(number=number, arm="a", accepted_us=START_US + int(second * 1e6))
 
 
 @WRONG
@@ -38,7 +38,7 @@ def test_a_tick_from_the_future_does_not_end_learning(at_us: int) -> None:
 @WRONG
 def test_a_canary_that_fails_is_aborted_by_a_learner_from_the_future(at_us: int) -> None:
     requests = [
-        Shown(
+        TracedRequest(
             number=n,
             arm="c" if n % 4 == 0 else "a",
             policy="canary",
@@ -47,13 +47,13 @@ def test_a_canary_that_fails_is_aborted_by_a_learner_from_the_future(at_us: int)
         )
         for n in range(400)
     ]
-    before = Shown(number=1000, arm="a", policy="canary")
+    before = TracedRequest(number=1000, arm="a", policy="canary")
     fold = folded(CANARY, numbered([rows([before]), tick(1, at_us), rows(requests), tick(2, at_us)]))
     assert CANARY.phase(fold.state) == "aborted"
 
 
 def test_no_request_of_the_future_moves_the_clock_alone() -> None:
-    ahead = Shown(number=1, arm="a", accepted_us=START_US + HOUR_US)
+    ahead = TracedRequest(number=1, arm="a", accepted_us=START_US + HOUR_US)
     fold = folded(THOMPSON, numbered([rows([ahead]), tick(1), rows([shown(2)])]))
     assert fold.progress.at_us == START_US + 1_000_000
     assert (fold.progress.counts["late"], fold.progress.counts["decisions"]) == (0, 2)
@@ -64,8 +64,8 @@ def test_the_clock_stands_half_a_minute_behind_the_newest_request() -> None:
     assert fold.progress.at_us == START_US + 5_000_000 + AHEAD_US
 
 
-def test_who_takes_up_from_a_checkpoint_knows_the_requests_of_a_gateway_whose_clock_is_ahead() -> None:
-    """They stay known for longer than the learner's clock says, so they have to be read again."""
+def test_a_fold_from_a_checkpoint_knows_the_requests_of_a_gateway_whose_clock_is_ahead() -> None:
+    """Their uids are kept for longer than by the learner's clock, so they have to be read again."""
     ahead, later = shown(2, 50.0), shown(3, 80.0)
     begin = [rows([shown(1)]), tick(1, START_US), rows([ahead]), tick(2, START_US + 1_000_000), rows([later])]
     log = numbered([*begin, *[tick(number, START_US + 70_000_000) for number in range(3, 60)], rows([ahead])])
