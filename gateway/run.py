@@ -71,7 +71,7 @@ async def run(
         metrics_port=settings.metrics_port,
         troubles=lambda: [core.rows.trouble] if core.rows.trouble else [],
     )
-    await heartbeat.say("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
+    await heartbeat.set_state("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
     tasks.spawn(heartbeat.beat(), "heartbeat")
     tasks.spawn(keep_comparing(view.members, heartbeat, registry), "agreement")
     try:
@@ -91,7 +91,7 @@ async def run(
         await core.pending.close()
         await stored.close()
         await results.close()
-        await heartbeat.say("stopped")
+        await heartbeat.set_state("stopped")
         await tasks.cancel()
 
 

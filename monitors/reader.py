@@ -75,7 +75,7 @@ class EventReader:
         try:
             records = await reader.read(READ_AT_ONCE)
         except Gap as gap:
-            if gap.is_anew:
+            if gap.is_recreated:
                 self.offset, self._saved = 0, None
                 return reader
             self._monitor.note_gap(gap.end - max(gap.start, min(self.offset or 0, gap.end)))

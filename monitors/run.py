@@ -59,14 +59,14 @@ async def run(
     tasks.spawn(declared.run(), "declared")
     tasks.spawn(status.run(), "status")
     heartbeat = Heartbeat(broker, instance=settings.instance, part="monitors", metrics_port=settings.metrics_port)
-    await heartbeat.say("ready")
+    await heartbeat.set_state("ready")
     tasks.spawn(heartbeat.beat(), "heartbeat")
     tasks.spawn(QueueDepths(broker, known, registry).run(), "queues")
     await _follow_all(broker, known, monitors, readers, began, stop)
     await readers.cancel()
     for one in monitors:
         await one.monitor.close()
-    await heartbeat.say("stopped")
+    await heartbeat.set_state("stopped")
     await tasks.cancel()
 
 

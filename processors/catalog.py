@@ -64,7 +64,7 @@ async def run(broker: Broker, engine: Engine, settings: CatalogSettings, stop: a
             continue
     await tasks.cancel()
     await engine.close()
-    await heartbeat.say("stopped")
+    await heartbeat.set_state("stopped")
 
 
 async def _every(seconds: float, catalog: Catalog) -> None:
@@ -180,6 +180,6 @@ class Catalog:
         self._models, self._problems = models, problems
         error = "; ".join([f"{model}: {problem}" if model else problem for model, problem in problems.items()])
         announced = dict(islice(problems.items(), PROBLEMS_ANNOUNCED))
-        await self._heartbeat.say(
+        await self._heartbeat.set_state(
             "ready", full={"models": models, "problems": announced}, error=error[:ERROR_CHARACTERS]
         )

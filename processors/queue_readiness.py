@@ -49,7 +49,7 @@ class QueueReadiness:
                     untroubled_s = time.monotonic()
                     if announced != "ready":
                         announced, self._was_ready = "ready", True
-                        await self._heartbeat.say("ready", full=self._description)
+                        await self._heartbeat.set_state("ready", full=self._description)
                 elif announced in ("", "ready"):
                     announced = await self._announce_trouble(announced, time.monotonic() - untroubled_s)
                 await asyncio.sleep(CHECK_S if announced else NOT_READY_CHECK_S)
@@ -61,7 +61,7 @@ class QueueReadiness:
         if troubled_s <= (LOST_AFTER_S if announced else NEVER_CAME_AFTER_S):
             return announced
         if self._was_ready:
-            await self._heartbeat.say("loading", full=self._description)
+            await self._heartbeat.set_state("loading", full=self._description)
             return "loading"
-        await self._heartbeat.say("failed", error=clean(self._queue_trouble))
+        await self._heartbeat.set_state("failed", error=clean(self._queue_trouble))
         return "failed"

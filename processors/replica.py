@@ -77,7 +77,7 @@ class Replica:
         spec = self._spec
         await self._broker.declare(self._broker.channels.declared)
         await self._broker.declare(self._broker.channels.status)
-        await self._heartbeat.say("loading")
+        await self._heartbeat.set_state("loading")
         self._tasks.spawn(self._heartbeat.beat(), "heartbeat")
         declared = LogFollower(self._broker, self._broker.channels.declared, 0, self._fold)
         self._tasks.spawn(declared.run(), "declared")
@@ -98,7 +98,7 @@ class Replica:
             await CLOCKS.measured()
             await self._serve(model, stop)
         except MillraceError as exc:
-            await self._heartbeat.say("failed", error=clean(str(exc)))
+            await self._heartbeat.set_state("failed", error=clean(str(exc)))
             raise
         finally:
             await self._tasks.cancel()
@@ -119,7 +119,7 @@ class Replica:
                     await retries.serve(stop)
         finally:
             pipeline.close()
-        await self._heartbeat.say("stopped")
+        await self._heartbeat.set_state("stopped")
         model.runtime.unload()
 
     async def _serve_queue(

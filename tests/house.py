@@ -24,6 +24,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("broker", "router", "processors", "gateway", "monitors", "deploy", "loadtests")
 RIDDLES = re.compile(r"\b(what|whoever|whatever|nobody|says)\b", re.IGNORECASE)
 LONG_FUNCTION = 40
+PORTS = ("Broker", "HttpToolsProtocol", "EndingConnection")
+"""Interfaces with many methods: a class that implements one has them all."""
+
 WORD = re.compile(r"[A-Za-z']+")
 
 
@@ -54,8 +57,8 @@ class ClassSize:
     name: str
     lines: int
     methods: int
-    attributes: int
-    is_port: bool  # it is, or implements, an interface with many methods
+    attributes: int  # fields of records, which are set from outside, do not count
+    is_port: bool
 
 
 @cache
@@ -149,28 +152,18 @@ def _size(module: Module, node: ast.ClassDef) -> ClassSize:
         for each in ast.walk(node)
         if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) and _is_self(each.value)
     }
-    declared = {
-        each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
-    }
     return ClassSize(
         module=module.name,
         name=node.name,
         lines=(node.end_lineno or 0) - node.lineno + 1,
-        methods=len(functions),
-        attributes=0 if _is_record(node) else len(stored | declared),
-        is_port=node.name == "Broker" or any(ast.unparse(base) == "Broker" for base in node.bases),
+        methods=sum(not each.name.startswith("__") for each in functions),
+        attributes=len(stored),
+        is_port=node.name in PORTS or any(ast.unparse(base) in PORTS for base in node.bases),
     )
 
 
 def _is_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id == "self"
-
-
-def _is_record(node: ast.ClassDef) -> bool:
-    """Return True for values without behaviour, whose fields are as many as the record has."""
-    bases = {ast.unparse(base) for base in node.bases}
-    decorators = {ast.unparse(each).partition("(")[0] for each in node.decorator_list}
-    return bool(bases & {"NamedTuple", "BaseModel", "StrictModel"}) or "dataclass" in decorators
 
 
 def _functions(package: str) -> Iterator[int]:

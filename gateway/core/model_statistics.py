@@ -7,7 +7,7 @@ from typing import Any
 
 from broker.messages import Record
 from broker.records.endpoint import Target
-from broker.records.replica_statistics import Duration, Statistics, read_statistics, together
+from broker.records.replica_statistics import Duration, Statistics, read_statistics, total_of
 from broker.records.status import read_status
 
 REPLICAS_LIMIT = 256  # of one model version, kept separately; older ones are added up
@@ -32,11 +32,11 @@ class ModelStatistics:
         replicas[announcement.instance] = statistics
         if len(replicas) > REPLICAS_LIMIT:
             oldest = list(replicas)[: len(replicas) - REPLICAS_LIMIT + 1]
-            replicas[""] = together([replicas.pop(name) for name in oldest])
+            replicas[""] = total_of([replicas.pop(name) for name in oldest])
 
     def of(self, endpoint: str, target: Target) -> dict[str, Any]:
         """Return the sums over all replicas of a model version."""
-        found = together(self._by_version.get((target.model, target.version), {}).values())
+        found = total_of(self._by_version.get((target.model, target.version), {}).values())
         return {
             "name": endpoint,
             "version": str(target.version),

@@ -90,7 +90,7 @@ class RequestSender:
             watched.set_exception(error or Unreachable("the broker's connection was lost: the request may still run"))
 
     def _error(self, outcome: Outcome) -> MillraceError | None:
-        if outcome.safe or outcome.verdict is Settlement.UNKNOWN:
+        if outcome.safe or outcome.settlement is Settlement.UNKNOWN:
             return None
         if outcome.is_full:
             stopped = self._core.broker.stopped_by if outcome.reason is Reason.STOPPED else ""

@@ -55,7 +55,7 @@ class SqliteResults(ResultsStore):
     """Answers are kept for `ttl_s` seconds, and the records of dropped answers for as long again."""
 
     def __init__(self, path: Path, *, ttl_s: float) -> None:
-        self._database = Database(path, SCHEMA, anew=self._keep_identity)
+        self._database = Database(path, SCHEMA, on_recreated=self._keep_identity)
         self._ttl_us = int(ttl_s * 1e6)
         self._identity = ""
 

@@ -48,7 +48,7 @@ class FeedbackRoute:
 
 
 def _refusal(endpoint: str, outcome: Outcome) -> MillraceError:
-    if outcome.verdict is Settlement.UNKNOWN:
+    if outcome.settlement is Settlement.UNKNOWN:
         return Unreachable("the broker's connection was lost: send the feedback again; with an event_id it counts once")
     if outcome.is_full:
         return QueueFull(f"the event log of {endpoint} does not accept records now")

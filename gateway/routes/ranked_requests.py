@@ -43,7 +43,7 @@ class RankedSender:
         rankers = rankers_of(request, plan, self._pending.answers.name)
         wait_s = allowed_s if router.merging is None else router.merging.wait_s
         try:
-            answers = self._pending.gather(
+            heard = self._pending.gather(
                 request.uid, [leg.arm for leg in plan.legs], wait_s=wait_s, allowed_s=allowed_s
             )
         except QueueFull as exc:
@@ -51,11 +51,11 @@ class RankedSender:
             raise
         for ranker in rankers:
             self._sending.put(ranker)
-        return answers
+        return heard
 
-    def answer(self, router: Router, request: Request, answers: AnswersByArm) -> Answer:
+    def answer(self, router: Router, request: Request, heard: AnswersByArm) -> Answer:
         """Return the merged answer and start to write its record. Raises the error if the answers cannot be merged."""
-        merged = router.merge(request, answers)
+        merged = router.merge(request, heard)
         if merged.record is not None:
             self._records.put(request.route.endpoint, merged.record)
         return merged.answer

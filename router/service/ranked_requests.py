@@ -173,7 +173,7 @@ class RankedRequests:
 
     def _settled(self, rankers: Sequence[Request], outcome: Outcome) -> None:
         """Handle the outcome of a publish: wait if it may have succeeded, else repeat it while its answer can count."""
-        if outcome.safe or outcome.verdict is Settlement.UNKNOWN or self._stopping:
+        if outcome.safe or outcome.settlement is Settlement.UNKNOWN or self._stopping:
             return
         if outcome.reason is Reason.TOO_LARGE:
             self._refuse(rankers, outcome)

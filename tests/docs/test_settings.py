@@ -1,4 +1,4 @@
-"""docs/settings.md lists every key of the settings, as their source has them."""
+"""docs/settings.md lists every key of the settings with its default and its meaning."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def test_every_key_has_a_meaning() -> None:
     assert "| None |" not in settings_page()
 
 
-def test_the_defaults_of_the_page_are_read_back_as_they_are(tmp_path: Path) -> None:
-    """Each default is written as people write it: the settings made of all of them are the default ones."""
+def test_the_defaults_on_the_page_can_be_parsed_back(tmp_path: Path) -> None:
+    """Settings made from all defaults on the page equal the default settings."""
     rows = [line.split(" | ") for line in settings_page().splitlines() if line.startswith("| `")]
     given = {row[0].strip("| `"): yaml.safe_load(row[2].strip("`")) for row in rows if row[2] != "empty"}
     assert len(given) > 30

@@ -91,7 +91,7 @@ async def test_the_troubles_of_other_processes_are_shown(tmp_path: Path) -> None
         announcer = Heartbeat(
             gateway.broker, instance="router-1", part="router", troubles=lambda: ["endpoint later: refused"]
         )
-        await announcer.say("ready")
+        await announcer.set_state("ready")
 
         async def shown() -> bool:
             answer = await gateway.client.get("/v2/health/ready")

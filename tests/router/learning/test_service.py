@@ -27,11 +27,11 @@ from broker.records.routing import (
     OperatorCommand,
     SnapshotRecord,
     experiment_of,
+    read_experiment_result,
     read_snapshot,
-    read_verdict,
     write_checkpoint,
     write_claim,
-    write_order,
+    write_operator_command,
     write_snapshot,
 )
 from router.learning.experiment import read_experiment
@@ -269,14 +269,14 @@ async def test_orders_are_obeyed_and_a_verdict_outlives_all_that_was_learnt(brok
     async with viewing(broker) as view, learning(broker, tmp_path / "one"):
         await until(lambda: view.learned.term >= 0 and view.endpoints())
         assert view.router("e").snapshot.weights == (0.95, 0.0, 0.05)
-        body, headers = write_order(
+        body, headers = write_operator_command(
             OperatorCommand(word="abort", author="test", at_us=now_us(), experiment=experiment_of(endpoint))
         )
         await broker.append(log, [body], headers)
         await until(lambda: view.router("e").snapshot.weights == (1.0, 0.0, 0.0))
         await until(lambda: (said := view.snapshot_of("e")) and said.phase == "aborted")
     reader = broker.read(broker.channels.declared, 0)
-    verdicts = [found for record in await reader.read(100) if (found := read_verdict(record))]
+    verdicts = [found for record in await reader.read(100) if (found := read_experiment_result(record))]
     await reader.close()
     assert [verdict.phase for verdict in verdicts] == ["aborted"]
     await broker.delete(log)
@@ -351,7 +351,7 @@ async def test_an_experiment_that_comes_back_keeps_what_it_knew_and_learns_nothi
             other = await declare(broker, edited)
             await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(other))
             order = OperatorCommand(word="promote", author="test", at_us=now_us(), experiment=experiment_of(other))
-            body, headers = write_order(order)
+            body, headers = write_operator_command(order)
             await broker.append(broker.channels.events("e"), [body], headers)
             await until(lambda: (said := view.snapshot_of("e")) and said.phase == "promoted")
             first = await declare(broker, CANARY)

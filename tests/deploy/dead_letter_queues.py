@@ -1,4 +1,4 @@
-"""An installation's dead queue on any broker, filled by burying, and emptied at the end."""
+"""Queues with dead letters on any broker, for tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
-from broker.base import Broker, epitaph
+from broker.base import Broker, dead_letter_message
 from broker.channels import NO_LIMITS, Limits
 from broker.messages import Message
 from broker.protocol.bundle import requests_in, single
@@ -25,52 +25,61 @@ broker: {url: "%s"}
 """
 
 
-class Graveyard:
-    """One model's queues in a folder with settings, so that commands can be run in it."""
+class DeadLetterQueues:
+    """The queues of one model and one endpoint, with their dead queues, in a folder with settings for commands."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
         path = folder / "millrace.yaml"
         path.write_text(SETTINGS % (f"d{uuid4().hex[:12]}.", url or f"sqlite:///{folder / 'broker.db'}"), "utf-8")
-        self.place = Installation.at(path)
-        self.broker: Broker = self.place.broker()
+        self.installation = Installation.at(path)
+        self.broker: Broker = self.installation.broker()
         self.channels = self.broker.channels
-        self.queue = self.channels.inputs(MODEL, 1)
-        self.grave = self.channels.dead(self.queue)
-        self.clients = self.channels.requests("shop")
+        self.model_queue = self.channels.inputs(MODEL, 1)
+        self.dead_queue = self.channels.dead(self.model_queue)
+        self.client_queue = self.channels.requests("shop")
 
     async def open(self, limits: Limits = NO_LIMITS) -> None:
         """Declare the endpoint `shop` with one model, and its queues."""
         await self.broker.open()
-        await self.broker.declare(self.queue, limits)
-        await self.broker.declare(self.grave)
+        await self.broker.declare(self.model_queue, limits)
+        await self.broker.declare(self.dead_queue)
         await self.broker.declare(self.channels.declared)
-        said = {"endpoint": "shop", "arms": {"v1": f"{MODEL}@1"}, "deadline": "7s"}
-        record = endpoint_declared(read_endpoint(said, source="test"), "test")
+        declaration = {"endpoint": "shop", "arms": {"v1": f"{MODEL}@1"}, "deadline": "7s"}
+        record = endpoint_declared(read_endpoint(declaration, source="test"), "test")
         assert [one.safe for one in await self.broker.append(self.channels.declared, [record])] == [True]
 
     async def close(self) -> None:
-        """Remove all of it."""
-        graves = map(self.channels.dead, (self.queue, self.clients))
-        for channel in (self.queue, self.clients, *graves, self.channels.declared, self.channels.status):
+        """Delete all channels."""
+        dead_queues = map(self.channels.dead, (self.model_queue, self.client_queue))
+        for channel in (
+            self.model_queue,
+            self.client_queue,
+            *dead_queues,
+            self.channels.declared,
+            self.channels.status,
+        ):
             await self.broker.delete(channel)
         await self.broker.close()
 
     async def bury(self, number: int, reason: str = "attempts") -> list[str]:
-        """Bury so many requests; returns their uids."""
+        """Bury a number of requests; returns their uids."""
         requests = [self._request(at) for at in range(number)]
-        await self.bury_messages([single(self.queue, request) for request in requests], reason)
+        await self.bury_messages([single(self.model_queue, request) for request in requests], reason)
         return [uid_text(request.uid) for request in requests]
 
     async def bury_messages(self, messages: Sequence[Message], reason: str) -> None:
         """Bury messages as a processor does."""
         for queue in {self.channels.dead(message.queue) for message in messages}:
             await self.broker.declare(queue)
-        dead = [epitaph(one, self.channels.dead(one.queue), reason, 3, "it [/red] died \x1b[2J") for one in messages]
+        dead = [
+            dead_letter_message(one, self.channels.dead(one.queue), reason, 3, "it [/red] died \x1b[2J")
+            for one in messages
+        ]
         assert all(outcome.safe for outcome in await self.broker.publish(dead))
 
     async def drain(self, queue: str) -> list[Message]:
-        """Take and settle everything that is ready in a queue."""
+        """Take and ack all ready messages of a queue."""
         number = (await self.broker.depth(queue)).messages
         if not number:
             return []
@@ -78,15 +87,15 @@ class Graveyard:
         deliveries = await take(consumer, number)
         await self.broker.ack(deliveries)
         await consumer.stop()
-        await until(lambda: self.depth(queue), 0)  # Kafka commits what was acked a moment later
+        await until(lambda: self.depth(queue), 0)  # Kafka commits acks a moment later
         return [delivery.message for delivery in deliveries]
 
     async def depth(self, queue: str) -> int:
-        """Return how many messages are ready in a queue."""
+        """The number of ready messages in a queue."""
         return (await self.broker.depth(queue)).messages
 
     async def uids(self, queue: str) -> list[str]:
-        """Take everything of a queue; returns the uids in it."""
+        """Drain a queue and return the uids of its requests."""
         return [uid_text(one.uid) for message in await self.drain(queue) for one in requests_in(message)]
 
     def _request(self, number: int) -> Request:

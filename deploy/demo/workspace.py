@@ -1,4 +1,4 @@
-"""Where one demonstration runs: a fresh folder with settings, and the log of its processes."""
+"""The workspace of one demonstration: a fresh folder with settings, and the output of its processes."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ LOG_LINES = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoWorkspace:
-    """Where one demonstration runs."""
+    """The installation of one demonstration, its flags by dotted key, and the file with its processes' output."""
 
     installation: Installation
     overrides: dict[str, str]
     log: Path
 
 
-def reach(place: DemoWorkspace) -> None:
-    """Raise Unreachable now, and not once everything is trained."""
-    uvloop.run(_reached(place.installation))
+def check_broker(workspace: DemoWorkspace) -> None:
+    """Raise Unreachable if no broker answers, before the models are trained."""
+    uvloop.run(_ping(workspace.installation))
 
 
-async def _reached(installation: Installation) -> None:
+async def _ping(installation: Installation) -> None:
     async with installation.broker() as broker:
         await broker.ping()
 
 
 @contextmanager
 def fresh_folder(*, keep: bool) -> Iterator[Path]:
-    """Make a folder, and remove it afterwards unless it is to be kept."""
+    """Create a temporary folder; remove it afterwards unless `keep` is set."""
     folder = Path(tempfile.mkdtemp(prefix="millrace-demo-"))
     try:
         yield folder
@@ -54,12 +54,13 @@ def fresh_folder(*, keep: bool) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def place_in(
+def create_workspace(
     folder: Path, *, broker: str, engine: str, known_ports: bool = False, more: Mapping[str, str] | None = None
 ) -> DemoWorkspace:
-    """Write the settings; `more` are further ones, by dotted key.
+    """Write the settings into a folder; `more` are further settings, by dotted key.
 
-    What the demonstration depends on is given as flags too, so that no variable changes it.
+    Settings that the demonstration depends on are also given as flags, so that environment variables cannot change
+    them.
     """
     prefix = "millrace.demo." if known_ports else f"millrace.demo-{secrets.token_hex(3)}."
     http_port, metrics_port = (HTTP_PORT, METRICS_PORT) if known_ports else (free_port(), 0)
@@ -77,7 +78,7 @@ def place_in(
 
 
 def print_log(console: Console, log: Path) -> None:
-    """Print the last lines of what the processes said, if they said anything."""
+    """Print the last lines of the processes' output, if there are any."""
     if not log.exists():
         return
     with log.open(errors="replace") as lines:

@@ -1,4 +1,4 @@
-"""A process that stops in the middle of a look at a dead queue, for a test that kills it there."""
+"""A process that stops while it reads a dead queue, for a test that kills it there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from broker.channels import Channels
 from broker.messages import Message
-from broker.protocol.dead_letters import DeadLetter, read_letter
+from broker.protocol.dead_letters import DeadLetter, read_dead_letter
 from deploy.operations import dead_letters as dead
 from deploy.wiring import Installation
 
@@ -17,21 +17,21 @@ STOP_AT = 100
 
 
 async def main(path: str, queue: str) -> None:
-    """Look, and stand still for ever at the hundredth letter, with all before it in hand."""
+    """Read a dead queue, and block at the hundredth letter while all of them are held."""
     seen = 0
 
-    def stand_still(message: Message, channels: Channels) -> DeadLetter:
+    def block(message: Message, channels: Channels) -> DeadLetter:
         nonlocal seen
         seen += 1
         if seen == STOP_AT:
             sys.stdout.write("held\n")
             sys.stdout.flush()
             sys.stdin.read()
-        return read_letter(message, channels)
+        return read_dead_letter(message, channels)
 
-    with patch.object(dead, "read_letter", stand_still):  # the only place where a look can be stopped
+    with patch.object(dead, "read_letter", block):  # called for each letter
         async with Installation.at(Path(path)).broker() as broker:
-            await dead.look(broker, queue, 1000)
+            await dead.read_page(broker, queue, 1000)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""How dead letters are shown. What stands in them is hostile: nothing of it reaches the terminal as a command."""
+"""Formats dead letters as rows and lines.
+
+Their content is untrusted: control characters are replaced, so that the terminal executes none of it.
+"""
 
 from __future__ import annotations
 
@@ -24,24 +27,24 @@ REPLIES = {
 
 
 def printable(text: str) -> str:
-    """Return text without anything that a terminal would act on."""
+    """Replace unprintable characters, such as the escape sequences of terminals."""
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 def shorten(text: str, limit: int) -> str:
-    """Return one line of at most `limit` characters."""
+    """Join the lines of a text and cut it to `limit` characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
-def grave_row(looked: DeadQueuePage, now_us: int, channels: Channels) -> dict[str, Any]:
-    """Return what `dead list` says of one queue."""
-    letters = looked.letters
+def queue_row(page: DeadQueuePage, now_us: int, channels: Channels) -> dict[str, Any]:
+    """Return the row of one dead queue in `dead list`."""
+    letters = page.letters
     times = [letter.at_us for letter in letters if letter.at_us is not None]
     last = max(letters, key=lambda letter: letter.at_us or 0, default=None)
     return {
-        "queue": looked.queue.removeprefix(channels.prefix),
-        "messages": len(letters) + looked.more,
+        "queue": page.queue.removeprefix(channels.prefix),
+        "messages": len(letters) + page.more,
         "looked at": len(letters),
         "oldest": when(min(times)) if times else "",
         "age s": max(0, round((now_us - min(times)) / 1e6)) if times else None,
@@ -52,7 +55,7 @@ def grave_row(looked: DeadQueuePage, now_us: int, channels: Channels) -> dict[st
 
 
 def letter_row(letter: DeadLetter) -> dict[str, Any]:
-    """Return what `dead show --json` says of one letter."""
+    """Return the row of one letter in `dead show --json`."""
     message = letter.message
     return {
         "ids": list(letter.ids),
@@ -73,9 +76,9 @@ def letter_row(letter: DeadLetter) -> dict[str, Any]:
 
 
 def letter_lines(letter: DeadLetter, now_us: int) -> Iterator[str]:
-    """Yield what `dead show` prints of one letter."""
+    """Yield the lines of one letter in `dead show`."""
     row = letter_row(letter)
-    buried = f"{row['at']}, {age(now_us - letter.at_us)} ago" if letter.at_us is not None else "nobody knows when"
+    buried = f"{row['at']}, {age(now_us - letter.at_us)} ago" if letter.at_us is not None else "at an unknown time"
     yield f"{', '.join(letter.ids[:3])}{f' and {len(letter.ids) - 3} more' if len(letter.ids) > 3 else ''}"
     yield f"  from      {row['from']}"
     yield f"  buried    {buried}; reason {row['reason']}, attempts {letter.attempts}"
@@ -92,13 +95,13 @@ def letter_lines(letter: DeadLetter, now_us: int) -> Iterator[str]:
 
 
 def head(body: bytes | memoryview, json_length: int | None) -> str:
-    """Return the beginning of a body's JSON, if it looks like JSON; nothing is decoded further than that."""
+    """Return the first HEAD_CHARACTERS of a body's JSON, not parsed; empty if the body does not begin like JSON."""
     data = bytes(body[: HEAD_CHARACTERS if json_length is None else min(json_length, HEAD_CHARACTERS)])
     return printable(data.decode("utf-8", "replace")) if data.lstrip()[:1] in (b"{", b"[") else ""
 
 
 def when(at_us: int) -> str:
-    """Write a time in UTC, to the second."""
+    """Format a time in UTC, to the second; microseconds that are out of range are shown as they are."""
     try:
         return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
@@ -106,7 +109,7 @@ def when(at_us: int) -> str:
 
 
 def age(age_us: int) -> str:
-    """Write how long ago something was, in its largest unit."""
+    """Format an age in whole days, hours, minutes or seconds."""
     seconds = max(0, age_us // 1_000_000)
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:
@@ -115,7 +118,7 @@ def age(age_us: int) -> str:
 
 
 def counted(reasons: Mapping[str, int]) -> str:
-    """Write counts by reason."""
+    """Format counts by reason."""
     return ", ".join(f"{reason} {count}" for reason, count in reasons.items())
 
 

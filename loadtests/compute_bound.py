@@ -1,7 +1,7 @@
-"""A model of about 5 ms a call behind its queue, beside the same model alone.
+"""Compares a compute-bound model (5 ms for each call) behind its queue with the same model alone.
 
-By turns, and each turn in fresh processes on both sides: how fast a process computes a convolution depends on which
-memory it was given, by more than 10 %, for as long as it lives.
+Both are measured in alternating turns, each in fresh processes: the memory that a process gets changes the speed of its
+convolutions by more than 10 %, for its whole life.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
-class HeavyTurn:
-    """What one replica did: rows a second, the share of the time in the model, and the milliseconds of a call."""
+class ComputeBoundTurn:
+    """The figures of one replica: rows per second, the share of time in the model, and the milliseconds of a call."""
 
     rate: float
     in_model: float
@@ -30,7 +30,7 @@ class HeavyTurn:
 
 
 def alone(folder: Path) -> float:
-    """Return the rows a second of the heavy model alone, at batch 32 on one thread."""
+    """Measure the rows per second of the model alone, with batches of 32 on one thread."""
     code = (
         "import sys, time, json, torch; torch.set_num_threads(1); m = torch.jit.load(sys.argv[1])\n"
         "x = torch.rand(32, 64)\n"
@@ -42,25 +42,25 @@ def alone(folder: Path) -> float:
     return float(run_json(["-W", "ignore", "-c", code, str(folder / "models/heavy/1/model.pt")])["rate"])
 
 
-async def queued(place: Installation, warm: int, requests: int) -> HeavyTurn:
-    """Start a replica, warm it, and send it `requests`."""
-    with processes([place.part_command("replica", "heavy", "1")], place.path.parent / "log") as running:
-        async with place.broker() as broker:
+async def queued(installation: Installation, warm: int, requests: int) -> ComputeBoundTurn:
+    """Start a replica, send `warm` requests, and measure `requests` more."""
+    with processes([installation.part_command("replica", "heavy", "1")], installation.path.parent / "log") as running:
+        async with installation.broker() as broker:
             replica = await wait_for_replica(broker, running[0])
-        await bundled(place, "heavy", warm, IN_FLIGHT)
+        await bundled(installation, "heavy", warm, IN_FLIGHT)
         before = ReplicaCounters.by(replica)
-        rate = await bundled(place, "heavy", requests, IN_FLIGHT)
+        rate = await bundled(installation, "heavy", requests, IN_FLIGHT)
         after = ReplicaCounters.by(replica)
     seconds = after.seconds - before.seconds
-    return HeavyTurn(rate, seconds * rate / requests, 1e3 * seconds / (after.calls - before.calls))
+    return ComputeBoundTurn(rate, seconds * rate / requests, 1e3 * seconds / (after.calls - before.calls))
 
 
-async def measure_heavy(place: Installation, *, repeat: int, warm: int, requests: int) -> dict[str, Any]:
-    """Return medians over the turns, and the lowest and highest ratio within a turn."""
+async def measure_compute_bound(installation: Installation, *, repeat: int, warm: int, requests: int) -> dict[str, Any]:
+    """Measure all turns; returns medians over them, and the lowest and highest ratio within a turn."""
     bare, ours = [], []
     for _ in range(repeat):
-        bare.append(await asyncio.to_thread(alone, place.path.parent))
-        ours.append(await queued(place, warm, requests))
+        bare.append(await asyncio.to_thread(alone, installation.path.parent))
+        ours.append(await queued(installation, warm, requests))
     ratios = [turn.rate / rate for turn, rate in zip(ours, bare, strict=True)]
     rate, bare_rate = median(turn.rate for turn in ours), median(bare)
     return {
