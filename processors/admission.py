@@ -22,7 +22,7 @@ DEFAULT_ATTEMPTS = 3
 ATTEMPTS_LIMIT = 0xFFFF  # the largest number that a ticket and a row can hold
 
 
-class Admission:
+class DeliveryAdmission:
     """Decodes requests of one model's queue for the batcher.
 
     A request that is too late, cancelled or invalid ends here with its answer and row. A delivery that cannot be read

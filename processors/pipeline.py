@@ -14,7 +14,7 @@ from broker.base import Broker, Consumer
 from broker.delivery.ack_tracker import AckTracker
 from broker.messages import Delivery
 from broker.records.endpoint import Endpoint
-from processors.admission import Admission
+from processors.admission import DeliveryAdmission
 from processors.batch_runner import BatchRunner, Results
 from processors.batcher import BatchItem
 from processors.metrics import ProcessorMetrics
@@ -57,7 +57,7 @@ class Pipeline:
         )
         self._retries = RetryQueue(broker, self.queue, endpoints, on_rejected=self._outcomes.fail_item)
         self._runner = BatchRunner(model, expire=self._outcomes.expire)
-        self._admission = Admission(
+        self._admission = DeliveryAdmission(
             model,
             endpoints,
             cancels=cancels,

@@ -134,17 +134,14 @@ class PendingRequests:
         for answer in answers:
             wait = self._pop(answer.uid)
             if wait is None:
-                self._resolve_fan_in(answer)
+                before = len(self._fan_in)
+                self.unclaimed += not self._fan_in.take(answer)
+                self._answered += before - len(self._fan_in)
             elif wait.future.done():
                 self.unclaimed += 1
             else:
                 self._answered += 1
                 wait.future.set_result(answer)
-
-    def _resolve_fan_in(self, answer: Answer) -> None:
-        before = len(self._fan_in)
-        self.unclaimed += not self._fan_in.take(answer)
-        self._answered += before - len(self._fan_in)
 
     async def _sweep(self) -> None:
         """End the waits that are over: one pass over all of them is cheaper than a timer for each."""

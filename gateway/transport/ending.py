@@ -15,7 +15,6 @@ from gateway.transport.asgi import raw_error
 from gateway.transport.backlog import PipelineBacklog
 from gateway.transport.door import ConnectionPhase, Door, RefusalReason
 from gateway.transport.errors import TooSlow
-from gateway.transport.half_close import probe_half_closed
 
 SILENT, HEAD, IDLE, BODY, ANSWER, CLOSING = ConnectionPhase
 LINGER_S = 2.0  # a client that still sends can read the error meanwhile
@@ -43,23 +42,6 @@ class EndingConnection(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._backlog = self.flow = PipelineBacklog(transport, self._door)
-
-    def eof_received(self) -> bool:  # type: ignore[override] # asyncio uses the result, uvicorn returns none
-        """Keep the connection if the client closed only its own direction and still waits for an answer."""
-        if self.phase is not ANSWER:
-            return False
-        self.cycle.keep_alive = False
-        probe_half_closed(self)
-        return True
-
-    def pause_writing(self) -> None:
-        """Set a deadline for a client that does not read its answer."""
-        self.read_by_s = self._door.now_s + self._door.limits.body_s
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        self.read_by_s = math.inf
-        super().resume_writing()
 
     def expire(self) -> None:
         limits = self._door.limits
