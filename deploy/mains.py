@@ -144,7 +144,7 @@ async def _run_router(installation: Installation, context: Context) -> None:
 
 
 async def _run_learner(installation: Installation, context: Context) -> None:
-    from router.learning.experiment import read_experiment
+    from router.learning.declared import read_experiment
     from router.learning.service import run
     from router.learning.settings import LearnerSettings
 

@@ -44,7 +44,8 @@ from deploy.wiring import Installation
 from loadtests.front import FrontLoad, closed_loop
 from loadtests.harness import processes
 from loadtests.report import report
-from router.learning.experiment import read_experiment, spec_of
+from router.learning.declared import read_experiment
+from router.learning.experiment import spec_of
 from router.learning.fold import ExperimentFold
 from router.learning.ledger import Ledger
 from router.policies.learning import one_run

@@ -47,7 +47,8 @@ def simulate(
     """Try a declared policy on generated traffic: how fast it would learn, and at which cost."""
     endpoint = one_endpoint(file)
     with errors.status(f"{runs} runs"):
-        from router.simulation.spec import SimulationSpec, simulated  # imports numpy
+        from router.simulation.declared import simulated
+        from router.simulation.spec import SimulationSpec
 
         spec = SimulationSpec(
             rate=read_rate(traffic),

@@ -14,7 +14,7 @@ SLOWER = 0.3  # weight of a new measurement
 FRESH_S = 0.25  # a measured depth is used for this long
 
 
-class Admission:
+class QueueAdmission:
     """One model's queue, as one router measures it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

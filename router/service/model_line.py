@@ -14,7 +14,7 @@ from broker.base import Broker
 from broker.errors import TryAgain
 from broker.protocol.header import Route
 from broker.support.tasks import Tasks
-from router.service.admission import Admission
+from router.service.admission import QueueAdmission
 from router.service.taken_request import TakenRequest
 
 CHECK_S = 0.05
@@ -48,7 +48,7 @@ class ModelLine:
         self._in_time = in_time
         self._moved = moved
         self._clock = clock
-        self._admission = Admission(clock)
+        self._admission = QueueAdmission(clock)
         self._parts: deque[Part] = deque()
         self._tasks = Tasks()
         self._moving: asyncio.Task[None] | None = None

@@ -24,7 +24,8 @@ from broker.records.declared import endpoint_declared
 from broker.records.endpoint import Endpoint, read_endpoint
 from broker.records.routing import read_claim, read_snapshot, write_claim
 from broker.records.status import read_status
-from router.learning.experiment import read_experiment, spec_of
+from router.learning.declared import read_experiment
+from router.learning.experiment import spec_of
 from router.learning.fold import ExperimentFold
 from router.learning.ledger import Ledger, restore_saved
 from router.state.view import View

@@ -28,7 +28,7 @@ from deploy.operations.report_html import page
 from deploy.operations.route_commands import send_command, wait_for_leader
 from deploy.wiring import Installation
 from router.evidence.sections import Curves, Table
-from router.learning.experiment import read_experiment
+from router.learning.declared import read_experiment
 from router.learning.service import run
 from router.learning.settings import LearnerSettings
 from tests.deploy.running import millrace

@@ -136,7 +136,7 @@ def test_uids_are_forgotten_when_only_requests_come_that_wait_for_nothing() -> N
     assert len(fold.joins.seen) < 60
 
 
-def test_an_command_to_another_experiment_has_no_effect() -> None:
+def test_a_command_to_another_experiment_has_no_effect() -> None:
     fold = folded(CANARY, numbered([order("promote", experiment="another"), tick(1)]))
     assert fold.state.canary.phase[0] == CanaryPhase.RUNNING
 

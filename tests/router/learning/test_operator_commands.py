@@ -42,7 +42,7 @@ RANKED = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1), re
 
 
 @pytest.mark.parametrize("held", [order("set", b=1), order("pause")])
-def test_an_command_is_in_the_snapshot_of_the_next_tick(held: Record) -> None:
+def test_a_command_is_in_the_snapshot_of_the_next_tick(held: Record) -> None:
     """And not only in that of the next refresh: an abort must not wait for it."""
     assert folded(THOMPSON, numbered([held])).hold.is_pending
     fold = folded(THOMPSON, numbered([held, tick(1)]))
@@ -50,7 +50,7 @@ def test_an_command_is_in_the_snapshot_of_the_next_tick(held: Record) -> None:
     assert fold.snapshot.number == (1 if fold.hold.weights else 0)
 
 
-def test_an_command_survives_being_written_before_its_snapshot() -> None:
+def test_a_command_survives_being_written_before_its_snapshot() -> None:
     fold, other = folded(THOMPSON, numbered([order("set", b=1)])), folded(THOMPSON, [])
     restore(other, document_of(fold), LogPosition(offset=1, number=0, at_us=0))
     for one in (fold, other):
@@ -129,7 +129,7 @@ async def test_the_snapshot_after_an_operator_command_shows_its_effect(tmp_path:
 
 
 @pytest.mark.parametrize("how", ["first", "last", "max"])
-def test_values_and_labels_become_one_in_any_command_to_the_byte(how: str) -> None:
+def test_values_and_labels_become_one_in_any_order_to_the_byte(how: str) -> None:
     said = [(START_US + at, value) for at in (0, 1) for value in (0.5, 1.0)]
     found = set()
     for order_ in permutations(said):

@@ -34,7 +34,7 @@ from broker.records.routing import (
     write_operator_command,
     write_snapshot,
 )
-from router.learning.experiment import read_experiment
+from router.learning.declared import read_experiment
 from router.learning.service import run
 from router.learning.settings import LearnerSettings
 from router.state.checkpoint_bootstrap import CheckpointBootstrap

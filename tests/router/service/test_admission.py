@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.service.admission import AHEAD_S, FRESH_S, LEAST, Admission
+from router.service.admission import AHEAD_S, FRESH_S, LEAST, QueueAdmission
 
 
 class Clock:
@@ -15,9 +15,9 @@ class Clock:
         return self.now
 
 
-def served(clock: Clock, rate: float, seconds: float) -> tuple[Admission, float]:
+def served(clock: Clock, rate: float, seconds: float) -> tuple[QueueAdmission, float]:
     """Offer all there is room for to a queue that drains `rate` a second; returns its depth at the end."""
-    admission, depth, step_s = Admission(clock), 0.0, 0.05
+    admission, depth, step_s = QueueAdmission(clock), 0.0, 0.05
     for _ in range(round(seconds / step_s)):
         if admission.is_stale:
             admission.measure(round(depth))
@@ -42,7 +42,7 @@ def test_a_slow_model_gets_the_least_number_of_requests() -> None:
 
 def test_it_is_looked_at_when_there_is_no_room_or_it_is_time() -> None:
     clock = Clock()
-    admission = Admission(clock)
+    admission = QueueAdmission(clock)
     seen = [admission.is_stale]
     admission.measure(0)
     seen.append(admission.is_stale)
@@ -56,7 +56,7 @@ def test_it_is_looked_at_when_there_is_no_room_or_it_is_time() -> None:
 
 def test_a_queue_that_others_fill_has_no_room() -> None:
     clock = Clock()
-    admission = Admission(clock)
+    admission = QueueAdmission(clock)
     admission.measure(0)
     clock.now += 1.0
     admission.measure(100_000)
@@ -65,7 +65,7 @@ def test_a_queue_that_others_fill_has_no_room() -> None:
 
 def test_unpublished_requests_are_not_counted_as_processed() -> None:
     clock = Clock()
-    admission = Admission(clock)
+    admission = QueueAdmission(clock)
     admission.measure(0)
     for _ in range(40):  # nothing gets into a queue that is not there
         admission.begin(LEAST)
@@ -76,7 +76,7 @@ def test_unpublished_requests_are_not_counted_as_processed() -> None:
 
 
 def test_requests_being_published_take_room() -> None:
-    admission = Admission(Clock())
+    admission = QueueAdmission(Clock())
     admission.measure(0)
     admission.begin(200)
     assert admission.room == LEAST - 200
