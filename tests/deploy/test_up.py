@@ -162,7 +162,7 @@ def test_a_process_that_keeps_the_brokers_lock_is_named_and_no_part_ends(own: Up
         assert f"process {pid} (replica fraud 7) has held its write lock for" in output
         eventually(lambda: f"process {pid} (replica fraud 7)" in ready(own))
         for name in ("gateway", "router", "learner", "catalog", "monitors", "replica-hello-1"):
-            own.wait_for(f'"part": "{name.replace("catalog", "processors")}", "logger": "broker.support.database"')
+            own.wait_for(f'"part": "{name.replace("catalog", "processors")}", "logger": "broker.support.busy_handler"')
     eventually(lambda: "has held" not in ready(own))
     eventually(lambda: {row["state"] for row in rows(own, "status")} == {"ready"})
     assert ask(own)["outputs"][0]["data"] == [3.0]
