@@ -69,10 +69,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _group(item: pytest.Item, path: str) -> str:
     if path.startswith(RAY):
         return "ray"
-    if not _needs_servers(path):
+    if not any(_needs_servers(file) for file in {path, *_fixture_files(item)}):
         return path
     parameters = item.callspec.id if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ""
     return f"{path}-embedded" if "sqlite" in parameters else "servers"
+
+
+def _fixture_files(item: pytest.Item) -> set[str]:
+    """Return the modules of the tests that define fixtures of a test."""
+    if not isinstance(item, pytest.Function):
+        return set()
+    definitions = item._fixtureinfo.name2fixturedefs.values()  # noqa: SLF001 - pytest has no public way to ask
+    modules = {definition.func.__module__ for several in definitions for definition in several}
+    return {f"{module.replace('.', '/')}.py" for module in modules if module.startswith("tests.")}
 
 
 @cache
@@ -97,8 +106,6 @@ def _imports(path: str) -> frozenset[str]:
 
 @cache
 def _imported_files(path: str) -> frozenset[str]:
-    """Return the modules of the tests that a module imports, and the conftest.py of its folder."""
-    named = {ROOT / f"{module.replace('.', '/')}.py" for module in _imports(path) if module.startswith("tests.")}
-    beside = (ROOT / path).parent / "conftest.py"
-    files = {file for file in named | {beside} if file.exists() and file != Path(__file__)}
-    return frozenset(file.relative_to(ROOT).as_posix() for file in files)
+    """Return the modules of the tests that a module imports."""
+    named = [f"{module.replace('.', '/')}.py" for module in _imports(path) if module.startswith("tests.")]
+    return frozenset(file for file in named if (ROOT / file).exists())

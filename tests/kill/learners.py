@@ -30,7 +30,7 @@ from router.learning.fold import ExperimentFold
 from router.learning.ledger import Ledger, restore_saved
 from router.state.view import View
 from tests.kill.installation import GRACE_S, until
-from tests.router.learning.test_service import requests, send
+from tests.router.learning.live_learner import requests, send
 
 TICK = "50ms"
 HORIZON = "5s"

@@ -6,7 +6,7 @@ import pytest
 
 from router.drawing.router import HOLDOUT, Router
 from router.policies.snapshot import WeightSnapshot
-from tests.router.drawing.test_router import router_of
+from tests.router.drawing.routers import router_of
 
 KEYS = 50_000
 SPLIT: dict[str, object] = {"split": ["b", "c"]}

@@ -19,7 +19,7 @@ from router.policies.learning import one_run
 from router.policies.snapshot import WeightSnapshot, masked
 from router.stats.arrays import Floats, Ints
 from router.stats.packing import packed
-from tests.router.drawing.test_router import identities
+from tests.router.drawing.routers import identities
 
 DRAWS = 100_000
 ARMS = ("a", "b", "c", "d")

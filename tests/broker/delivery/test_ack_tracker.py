@@ -8,26 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.channels import Channels
 from broker.delivery.ack_tracker import AckTracker
 from broker.errors import DiskFull
-from broker.messages import Delivery, Message
-from broker.sqlite.adapter import SqliteBroker
-
-
-class RecordingBroker(SqliteBroker):
-    """Records the acked tags instead of acking them."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, Channels())
-        self.acked: list[list[int]] = []
-
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        self.acked.append([delivery.tag for delivery in deliveries])
-
-
-def delivery(tag: int) -> Delivery:
-    return Delivery(Message(queue="q", body=b""), tag, 0, None)
+from broker.messages import Delivery
+from tests.broker.delivery.deliveries import RecordingBroker, delivery
 
 
 async def test_a_delivery_waits_for_the_last_of_its_answers_and_rows(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from broker.messages import SAFE, TOO_LARGE, Message, Outcome
 from broker.protocol.header import Request, Route, Status
 from broker.protocol.ids import new_uid
 from broker.records.events import EVENT_LIMIT_BYTES, EndedRequests, read_event
-from tests.broker.delivery.test_ack_tracker import RecordingBroker, delivery
+from tests.broker.delivery.deliveries import RecordingBroker, delivery
 
 ROUTE = Route(endpoint="e", arm="v1", model="m", version=1)
 

@@ -17,7 +17,7 @@ from broker.protocol.answers import ANSWER_LIMIT_BYTES, error_body
 from broker.protocol.header import ReplyTo, Request, Route, Status
 from broker.protocol.ids import new_uid, now_us
 from broker.sqlite.adapter import SqliteBroker
-from tests.broker.delivery.test_ack_tracker import RecordingBroker, delivery
+from tests.broker.delivery.deliveries import RecordingBroker, delivery
 
 ROUTE = Route(endpoint="e", arm="v1", model="m", version=1, reply=ReplyTo.CLIENT, reply_to="gone")
 

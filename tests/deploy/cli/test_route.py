@@ -33,7 +33,7 @@ from router.learning.service import run
 from router.learning.settings import LearnerSettings
 from tests.deploy.running import millrace
 from tests.router.evidence.logs import split_log
-from tests.router.learning.test_service import requests, send, until, viewing
+from tests.router.learning.live_learner import requests, send, until, viewing
 from tests.router.learning.traces import TracedRequest, numbered, rows
 
 TICK_S = 0.02

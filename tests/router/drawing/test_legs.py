@@ -6,7 +6,7 @@ from broker.protocol.header import Request, Route
 from router.drawing.legs import rankers_of, shadow_of
 from router.drawing.plan import Plan
 from router.drawing.router import Router
-from tests.router.drawing.test_router import identities, router_of
+from tests.router.drawing.routers import identities, router_of
 
 A, B, C = 0b001, 0b010, 0b100
 SHADOWED: dict[str, object] = {"shadow": "b", "serve": "a"}

@@ -28,7 +28,7 @@ from broker.messages import Record
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import canonical
 from router.learning.ledger import Ledger, restore_saved
-from tests.router.learning.test_fold import EXPERIMENTS, log_of
+from tests.router.learning.fold_logs import EXPERIMENTS, log_of
 from tests.router.learning.traces import folded, spec_of
 
 REQUESTS = 1400  # about 2,000 records

@@ -19,7 +19,7 @@ from router.learning.experiment import Experiment
 from router.learning.ledger import Ledger
 from router.learning.metrics import LearnerMetrics
 from router.learning.settings import LearnerSettings
-from tests.router.learning.test_fold import THOMPSON
+from tests.router.learning.fold_logs import THOMPSON
 from tests.router.learning.traces import spec_of
 
 WITHIN_S = 5.0

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from broker.messages import Record
 from broker.protocol.header import Status
-from broker.records.merges import Merge, write_merge
 from broker.records.rewards import Reward
 from broker.records.routing import LogPosition
 from router.learning import joins, open_joins
@@ -25,33 +22,13 @@ from router.policies.linear import LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
 from router.stats.arrays import ONE
 from router.stats.eprocess import Pairs
+from tests.router.learning.counting_logs import clicks, shown_list
 from tests.router.learning.traces import START_US, TracedRequest, feedback, folded, numbered, rows, spec_of, tick
 
 RANKED = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
 THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
 GAUSSIAN = BanditExperiment(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
 BEGAN = LogPosition(offset=0, number=10, at_us=START_US + 10_000_000)
-
-
-def shown_list(one: TracedRequest) -> Record:
-    """Return the record of a list of two items, of which `a` placed the first and `b` the second."""
-    merge = Merge(
-        uid=one.uid,
-        key=one.key,
-        policy="interleave",
-        snapshot=0,
-        mask=7,
-        method="team_draft",
-        rankers=("a", "b"),
-        used=("a", "b"),
-        items=("i", "j"),
-        ranks=((1, 2), (2, 1)),
-        credits=((1.0, 0.0), (0.0, 1.0)),
-        accepted_us=one.accepted_us,
-        at_us=one.accepted_us,
-    )
-    body, headers = write_merge(merge)
-    return Record(0, body, headers)
 
 
 def lists(*keys: str, accepted_us: int = START_US) -> list[TracedRequest]:
@@ -61,10 +38,6 @@ def lists(*keys: str, accepted_us: int = START_US) -> list[TracedRequest]:
 def voted(fold: ExperimentFold[InterleavingState]) -> tuple[int, int]:
     """Return how many have voted, and how many more for `a` than for `b`."""
     return int(fold.state.votes.units[0]), int(fold.state.votes.differences[0, 0]) // ONE
-
-
-def clicks(shown: Sequence[TracedRequest], item: str = "i") -> list[Record]:
-    return [feedback(one, one.accepted_us, item=item) for one in shown]
 
 
 def test_a_key_votes_with_the_first_list_that_it_clicked_in_and_never_again() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from router.learning.fold_document import canonical
 from router.stats.arrays import ONE
-from tests.router.learning.test_fold import EXP3, EXPERIMENTS, THOMPSON
+from tests.router.learning.fold_logs import EXP3, EXPERIMENTS, THOMPSON
 from tests.router.learning.traces import START_US, TracedRequest, feedback, folded, numbered, rows, tick
 
 

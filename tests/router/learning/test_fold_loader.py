@@ -29,8 +29,8 @@ from router.learning.fold_document import checkpoint_of
 from router.learning.metrics import LearnerMetrics
 from router.learning.settings import LearnerSettings
 from router.stats.arrays import ONE
+from tests.router.learning.fold_logs import EXP3, THOMPSON
 from tests.router.learning.learner_bench import Bench, everything, until
-from tests.router.learning.test_fold import EXP3, THOMPSON
 from tests.router.learning.traces import START_US, TracedRequest, folded, numbered, rows, spec_of, tick, trace
 
 WITHIN_S = 5.0

@@ -10,48 +10,34 @@ import pytest
 
 from broker.messages import Record
 from broker.protocol.header import Status
-from broker.protocol.ids import derived_uid
-from broker.records.merges import Merge, write_merge
 from broker.records.rewards import Reward
 from broker.records.routing import (
     ExperimentResult,
-    OperatorCommand,
     SnapshotRecord,
     read_claim,
     read_experiment_result,
     read_operator_command,
     read_snapshot,
     write_experiment_result,
-    write_operator_command,
     write_snapshot,
 )
 from router.learning.bandit import BanditExperiment
 from router.learning.canary import CanaryExperiment, GuardrailWatch
 from router.learning.contextual import ContextualExperiment
 from router.learning.fold_document import canonical
-from router.learning.interleaving import InterleavingExperiment
 from router.learning.joins import score, write_join
 from router.learning.rows import features_of
 from router.policies.canary import Canary, CanaryPhase, RewardDrop
-from router.policies.interleaving import Interleaving
 from router.policies.linear import LinUcb
 from router.policies.thompson import GaussianThompson, Thompson
 from router.state.view import View
 from router.stats.arrays import ONE
 from router.stats.packing import packed, unpacked
+from tests.router.learning.odd_records import CANARY, RANKED, click, merged, order
 from tests.router.learning.traces import START_US, TracedRequest, feedback, folded, numbered, rows, spec_of, tick
 
 GAUSSIAN = BanditExperiment(learning=GaussianThompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
 THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked")
-CANARY = CanaryExperiment(canary=Canary(canary=2, stable=(1.0, 1.0, 0.0)), watches=(GuardrailWatch(),))
-RANKED = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))
-
-
-def order(word: Any, experiment: str = "x", **weights: float) -> Record:
-    body, headers = write_operator_command(
-        OperatorCommand(word=word, author="me", at_us=START_US, experiment=experiment, weights=weights)
-    )
-    return Record(0, body, headers)
 
 
 @pytest.mark.parametrize("value", [1e14, -1e14, 1.7e308])
@@ -159,35 +145,6 @@ def test_no_operator_keeps_an_arm_that_has_shown_harm() -> None:
         for place, record in enumerate([order("set", c=1), tick(2)], 3):  # who insists may
             fold.apply(replace(record, offset=place))
         assert fold.snapshot.weights == (0.0, 0.0, 1.0)
-
-
-def merged(number: int, rankers: tuple[str, ...], accepted_us: int = START_US) -> Record:
-    placed = [1.0 if place == 0 else 0.0 for place in range(len(rankers))]
-    merge = Merge(
-        uid=derived_uid(b"merge", str(number).encode()),
-        key="",
-        policy="interleave",
-        snapshot=0,
-        mask=7,
-        method="team_draft",
-        rankers=rankers,
-        used=rankers,
-        items=("i",),
-        ranks=(tuple(1 for _ in rankers),),
-        credits=(tuple(placed),),
-        accepted_us=accepted_us,
-        at_us=accepted_us,
-    )
-    body, headers = write_merge(merge)
-    return Record(0, body, headers)
-
-
-def click(number: int) -> Record:
-    record = feedback(TracedRequest(number=1, arm="a"), START_US, item="i")
-    uid = derived_uid(b"merge", str(number).encode()).hex().encode()
-    mine = TracedRequest(number=1, arm="a").uid.hex().encode()
-    text = record.body.replace(b"-", b"").replace(mine, uid)
-    return Record(0, text, record.headers)
 
 
 @pytest.mark.parametrize(

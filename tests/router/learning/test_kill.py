@@ -17,8 +17,8 @@ from broker.records.routing import LearnerCheckpoint, read_checkpoint, write_che
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import canonical, checkpoint_of, resume
 from router.learning.ledger import Ledger, restore_saved
+from tests.router.learning.fold_logs import EXPERIMENTS, log_of
 from tests.router.learning.killed_learners import KILLS_A_TRACE
-from tests.router.learning.test_fold import EXPERIMENTS, log_of
 from tests.router.learning.traces import folded, spec_of
 
 NAMES = ("thompson", "exp3", "canary")

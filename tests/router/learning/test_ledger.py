@@ -13,7 +13,7 @@ import pytest
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import canonical
 from router.learning.ledger import LeaderSuperseded, Ledger, SavedState, restore_saved
-from tests.router.learning.test_fold import STAGED, THOMPSON, log_of
+from tests.router.learning.fold_logs import STAGED, THOMPSON, log_of
 from tests.router.learning.traces import START_US, TracedRequest, feedback, folded, numbered, rows, spec_of, tick
 
 

@@ -8,8 +8,8 @@ from broker.protocol.header import Status
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import canonical, checkpoint_of, resume
 from router.learning.log_progress import AHEAD_US
-from tests.router.learning.test_fold import THOMPSON
-from tests.router.learning.test_hostile import CANARY
+from tests.router.learning.fold_logs import THOMPSON
+from tests.router.learning.odd_records import CANARY
 from tests.router.learning.traces import START_US, TracedRequest, feedback, folded, numbered, rows, spec_of, tick
 
 HOUR_US = 3_600_000_000

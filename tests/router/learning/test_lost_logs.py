@@ -17,7 +17,7 @@ from router.learning.checkpoint_search import CheckpointSearch
 from router.learning.ledger import Ledger
 from tests.router.learning.learner_bench import Bench
 from tests.router.learning.learner_bench import until as until_folded
-from tests.router.learning.test_service import BROKERS, declare, learning, until, viewing
+from tests.router.learning.live_learner import BROKERS, declare, learning, until, viewing
 from tests.router.learning.traces import START_US, TracedRequest, feedback, rows, spec_of, tick
 
 BANDIT: dict[str, Any] = {

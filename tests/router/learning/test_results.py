@@ -13,7 +13,7 @@ from router.learning.experiment import Experiment
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import checkpoint_of
 from tests.router.learning.learner_bench import WITHIN_S, Bench, everything, until
-from tests.router.learning.test_hostile import CANARY, RANKED, order
+from tests.router.learning.odd_records import CANARY, RANKED, order
 from tests.router.learning.traces import START_US, spec_of
 
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from broker.base import Broker, Since
 from broker.channels import Channels, Limits
@@ -19,8 +14,6 @@ from broker.connect import connect
 from broker.delivery.log_follower import LogFollower
 from broker.messages import Record
 from broker.protocol.ids import now_us
-from broker.records.declared import endpoint_declared
-from broker.records.endpoint import Endpoint, read_endpoint
 from broker.records.routing import (
     LearnerCheckpoint,
     LogPosition,
@@ -34,114 +27,20 @@ from broker.records.routing import (
     write_operator_command,
     write_snapshot,
 )
-from router.learning.declared import read_experiment
-from router.learning.service import run
-from router.learning.settings import LearnerSettings
 from router.state.checkpoint_bootstrap import CheckpointBootstrap
-from router.state.view import View
-from tests.router.learning.traces import TracedRequest, feedback, rows
-from tests.servers import kafka_url, rabbitmq_url
+from tests.router.learning.live_learner import (
+    BANDIT,
+    CANARY,
+    TICK_S,
+    declare,
+    learning,
+    requests,
+    send,
+    until,
+    viewing,
+)
 
-TICK_S = 0.02
-WITHIN_S = 30.0
 ENDED = "aborted"
-ARMS = {"a": "m@1", "b": "m@2", "c": "m@3"}
-BANDIT = {
-    "endpoint": "e",
-    "arms": ARMS,
-    "policy": {"bandit": "thompson", "reward": "clicked", "refresh": "2s"},
-    "feedback": {"rewards": {"clicked": {"default": 0, "horizon": "5s"}}},
-}
-CANARY = {
-    "endpoint": "e",
-    "arms": ARMS,
-    "policy": {"canary": "c", "stable": "a", "steps": ["5%", "50%"], "hold": {"canary_requests": 5, "time": "60s"}},
-}
-
-BROKERS: dict[str, Callable[[], str]] = {"rabbitmq": rabbitmq_url, "kafka": kafka_url}
-
-
-@pytest.fixture(params=["sqlite", "rabbitmq", "kafka"])
-async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Broker]:
-    url = f"sqlite:///{tmp_path}/broker.db" if request.param == "sqlite" else BROKERS[request.param]()
-    async with connect(url, Channels(f"test.{secrets.token_hex(4)}.")) as opened:
-        yield opened
-        for channel in (opened.channels.events("e"), opened.channels.declared, opened.channels.status):
-            await opened.delete(channel)
-
-
-@asynccontextmanager
-async def learning(broker: Broker, folder: Path, name: str = "learner-1") -> AsyncIterator[CollectorRegistry]:
-    """Run a learner as long as the block."""
-    stop, registry = asyncio.Event(), CollectorRegistry()
-    settings = LearnerSettings(instance=name, tick_s=TICK_S)
-    task = asyncio.create_task(run(broker, settings, folder / "learner.db", read_experiment, registry, stop))
-    try:
-        yield registry
-    finally:
-        stop.set()
-        await task
-
-
-@asynccontextmanager
-async def viewing(broker: Broker) -> AsyncIterator[View]:
-    """Follow the logs as a gateway does."""
-    view = View(b"key")
-    for log in (broker.channels.declared, broker.channels.status):
-        await broker.declare(log)
-    tasks = [
-        asyncio.create_task(LogFollower(broker, broker.channels.declared, 0, view.fold_declared).run()),
-        asyncio.create_task(LogFollower(broker, broker.channels.status, 0, view.fold_status).run()),
-    ]
-    try:
-        yield view
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while not true():  # noqa: ASYNC110 - it is a fold of a log that is waited for
-            await asyncio.sleep(0.02)
-
-
-async def declare(broker: Broker, data: dict[str, Any]) -> Endpoint:
-    endpoint = read_endpoint(data, source="test")
-    await broker.declare(broker.channels.declared)
-    await broker.append(broker.channels.declared, [endpoint_declared(endpoint, "test")])
-    await broker.declare(broker.channels.events("e"))
-    return endpoint
-
-
-def requests(view: View, begin: int, number: int, better: str = "b") -> list[tuple[TracedRequest, bool]]:
-    """Return requests as a gateway would decide them now, and whether each was liked: those of `better` are."""
-    found = []
-    for at in range(begin, begin + number):
-        router = view.router("e")
-        uid = TracedRequest(number=at, arm="a").uid
-        plan = router.plan(uid, 0b111)
-        leg = plan.legs[0]
-        shown = TracedRequest(
-            number=at,
-            arm=leg.arm,
-            policy=plan.policy,
-            snapshot=plan.snapshot,
-            propensity=plan.propensity,
-            accepted_us=now_us(),
-        )
-        found.append((shown, leg.arm == better))
-    return found
-
-
-async def send(broker: Broker, shown: list[tuple[TracedRequest, bool]]) -> None:
-    log = broker.channels.events("e")
-    record = rows([one for one, _ in shown])
-    await broker.append(log, [record.body], dict(record.headers))
-    told = [feedback(one, now_us()) for one, liked in shown if liked]
-    if told:
-        await broker.append(log, [one.body for one in told], dict(told[0].headers))
 
 
 async def test_a_bandit_learns_which_arm_is_better_and_routers_follow(broker: Broker, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from scipy.stats import chi2, chi2_contingency
 from broker.protocol.ids import uniform
 from router.drawing.router import Router
 from router.policies.snapshot import WeightSnapshot
-from tests.router.drawing.test_router import router_of
+from tests.router.drawing.routers import router_of
 
 MANY = 1_000_000
 KEYS = 25_000
