@@ -26,12 +26,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def shown(host: str, port: int) -> str:
+def host_and_port(host: str, port: int) -> str:
     """Format host and port for a URL: an IPv6 address gets brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def reached_at(host: str) -> str:
+def reachable_host(host: str) -> str:
     """Return the address at which this computer reaches a server that listens on the host."""
     return _LOCAL if host in _EVERYWHERE else host
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from broker.protocol.ids import now_us
 from broker.records.agreement import Agreement, key_hash
-from deploy.hosts import reached_at
+from deploy.hosts import reachable_host
 from deploy.processes.native import pools, replica_environment
 from deploy.processes.shell import Context, context_of, run_part, serve_pages
 from deploy.settings import Settings, assignment_key, child_environment, own_environment, start_again_with
@@ -177,7 +177,7 @@ async def _run_monitors(installation: Installation, context: Context) -> None:
     from monitors.known import KnownVersions
     from monitors.run import MonitorSettings, run
 
-    known = KnownVersions(host=reached_at(installation.settings.metrics.host))
+    known = KnownVersions(host=reachable_host(installation.settings.metrics.host))
     context.pages["/targets"] = lambda: ("application/json", json.dumps(known.targets()).encode())
     settings = MonitorSettings(
         instance=context.instance,

@@ -89,16 +89,16 @@ def _up(shop: Path, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes
 def _first_answer(process: subprocess.Popen[bytes], port: int) -> str:
     """Return the status of the first request after the first `ready`, or the reason why there was none."""
     began = time.monotonic()
-    while _ask(port, "GET", "/v2/health/ready")[0] != 200:
+    while _request(port, "GET", "/v2/health/ready")[0] != 200:
         if process.poll() is not None or time.monotonic() - began > READY_WITHIN_S:
             return f"never ready: {READY_WITHIN_S:.0f} s are over, or the installation has ended"
         time.sleep(EVERY_S)
     ready_s = time.monotonic() - began
-    status, body = _ask(port, "POST", "/v2/models/hello/infer", REQUEST)
+    status, body = _request(port, "POST", "/v2/models/hello/infer", REQUEST)
     return f"{status}, ready after {ready_s:.1f} s{'' if status == 200 else ': ' + body[:200]}"
 
 
-def _ask(port: int, method: str, path: str, body: str | None = None) -> tuple[int, str]:
+def _request(port: int, method: str, path: str, body: str | None = None) -> tuple[int, str]:
     """Return the status and the body of an answer; status 0 and the error if there is no answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=40)
     try:

@@ -359,7 +359,7 @@ def main() -> None:
     fresh = uvloop.run(refreshes(options.seconds))
     held = all(timed.cpu_us <= GATE_US for name, timed in drawn.items() if name != "bare")
     held &= all(1e6 / timed.cpu_us >= GATE_FOLDS for timed in folded.values())
-    rows = [(f"decision: {name}", _shown(timed, drawn["bare"])) for name, timed in drawn.items()]
+    rows = [(f"decision: {name}", _time_text(timed, drawn["bare"])) for name, timed in drawn.items()]
     rows += [(f"feedback folded, {how}", _rate(timed)) for how, timed in folded.items()]
     rows.append(("snapshots under load", f"{fresh['published']} published, rows of {fresh['drawn_from']}"))
     rows.append(("requests meanwhile", f"{fresh['answered']:,} of {fresh['sent']:,} answered, {fresh['per_s']:,}/s"))
@@ -372,7 +372,7 @@ def main() -> None:
     sys.exit(0 if held and fresh["sent"] == fresh["answered"] else 1)
 
 
-def _shown(timed: CallTime, bare: CallTime) -> str:
+def _time_text(timed: CallTime, bare: CallTime) -> str:
     shown = f"{timed.wall_us:6.2f} µs ({timed.cpu_us:.2f} of CPU)"
     if timed is bare:
         return shown

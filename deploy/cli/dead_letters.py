@@ -286,22 +286,22 @@ def _progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def _finish(what: str, done: ReplayReport, limit: int) -> None:
-    _summary(what, done, limit)
-    if done.refused or done.stopped:
+def _finish(what: str, report: ReplayReport, limit: int) -> None:
+    _summary(what, report, limit)
+    if report.refused or report.stopped:
         raise typer.Exit(1)
 
 
-def _summary(what: str, done: ReplayReport, limit: int) -> None:
-    skipped, refused = sum(done.skipped.values()), sum(done.refused.values())
-    left = f"; {done.left} not chosen" if done.left else ""
-    _print_lines([f"{what} {done.done}, skipped {skipped}, refused {refused}{left}"])
-    for word, reasons in (("skipped", done.skipped), ("refused", done.refused)):
+def _summary(what: str, report: ReplayReport, limit: int) -> None:
+    skipped, refused = sum(report.skipped.values()), sum(report.refused.values())
+    left = f"; {report.left} not chosen" if report.left else ""
+    _print_lines([f"{what} {report.done}, skipped {skipped}, refused {refused}{left}"])
+    for word, reasons in (("skipped", report.skipped), ("refused", report.refused)):
         for reason, count in reasons.items():
             errors.print(f"{word} {count}: {printable(reason)}", highlight=False, markup=False)
-    if done.stopped:
-        errors.print(f"stopped early: {printable(done.stopped)}", highlight=False, markup=False)
-    _print_unread(done.more, limit)
+    if report.stopped:
+        errors.print(f"stopped early: {printable(report.stopped)}", highlight=False, markup=False)
+    _print_unread(report.more, limit)
 
 
 def _as_text(row: dict[str, Any]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from deploy.cli.terminal import (
     overrides,
     read_installation,
 )
-from deploy.hosts import shown
+from deploy.hosts import host_and_port
 from deploy.mains import run_installed_part
 from deploy.processes.shell import stop_on_signals, write_logs
 from deploy.supervision.readiness import wait_until_served
@@ -49,7 +49,9 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(epilog="Example: MILLRACE__BROKER__URL=amqp://localhost millrace up")(up)
     for part in PARTS:
-        app.command(part, help=DOES[part], epilog=f"Example: millrace {part} --settings millrace.yaml")(_one(part))
+        app.command(part, help=DOES[part], epilog=f"Example: millrace {part} --settings millrace.yaml")(
+            _part_command(part)
+        )
 
 
 def up(
@@ -92,8 +94,12 @@ async def _print_ready(installation: Installation, supervisor: Supervisor, stop:
     supervisor.was_ready = True
     for problem in problems:
         errors.print(f"[yellow]not served:[/] {problem}", highlight=False)
-    console.print(f"[green]ready[/]   http://{shown(gateway.host, gateway.http_port)}   docs at /docs, Ctrl-C stops")
-    console.print(f"metrics  http://{shown(metrics.host, metrics.port)}/metrics, every other process at /targets")
+    console.print(
+        f"[green]ready[/]   http://{host_and_port(gateway.host, gateway.http_port)}   docs at /docs, Ctrl-C stops"
+    )
+    console.print(
+        f"metrics  http://{host_and_port(metrics.host, metrics.port)}/metrics, every other process at /targets"
+    )
     console.print(f"models   {installation.settings.repository_folder}")
     for child in supervisor.children.values():
         console.print(f"{child.part:11}pid {child.process.pid if child.process else '-'}")
@@ -114,7 +120,7 @@ async def _until_served(installation: Installation, supervisor: Supervisor, stop
     return []
 
 
-def _one(part: str) -> Callable[..., None]:
+def _part_command(part: str) -> Callable[..., None]:
     def command(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "") -> None:
         installation = read_installation(settings, overrides(broker__url=broker))
         sys.exit(run_installed_part(installation, part, parent=None))

@@ -44,21 +44,21 @@ def predict(
     except orjson.JSONDecodeError as exc:
         raise Misconfigured(f"the request is not JSON: {exc}") from exc
 
-    async def ask(connection: Broker) -> Message:
+    async def send(connection: Broker) -> Message:
         queue = f"predict.{secrets.token_hex(8)}"
         await connection.declare(queue)
         try:
-            return await _ask(connection, queue, endpoint, text, timeout)
+            return await _send(connection, queue, endpoint, text, timeout)
         finally:
             await connection.delete(queue)
 
-    answer = with_broker(started_installation(settings, overrides(broker__url=broker)), ask)
+    answer = with_broker(started_installation(settings, overrides(broker__url=broker)), send)
     sys.stdout.write(bytes(answer.body).decode() + "\n")
     if answer.headers.get("status") != "ok":
         sys.exit(1)
 
 
-async def _ask(connection: Broker, queue: str, endpoint: str, text: str, timeout_s: float) -> Message:
+async def _send(connection: Broker, queue: str, endpoint: str, text: str, timeout_s: float) -> Message:
     request = Message(
         queue=connection.channels.requests(endpoint),
         body=text.encode(),

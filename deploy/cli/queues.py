@@ -43,10 +43,10 @@ def check(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_
     """Show the queues whose limits differ from the settings. They work as they are; exit status 1 if there are any."""
     installation = started_installation(settings, overrides(broker__url=broker))
 
-    async def look(connection: Broker) -> list[DifferingQueue]:
+    async def read(connection: Broker) -> list[DifferingQueue]:
         return await find_differing(connection, installation.settings.repository_folder, installation.queue_limits())
 
-    found = with_broker(installation, look)
+    found = with_broker(installation, read)
     show([{"queue": one.queue, "differs": one.how} for one in found], ("queue", "differs"), as_json=as_json)
     sys.exit(1 if found else 0)
 

@@ -50,7 +50,7 @@ def report(
     broker: BrokerUrl = "",
     as_json_: Json = False,
 ) -> None:
-    """Read an endpoint's whole log, and print what it proves about the arms."""
+    """Read an endpoint's whole log, and print its evidence about the arms."""
     installation = started_installation(settings, overrides(broker__url=broker))
 
     async def work(connection: Broker) -> list[Section]:

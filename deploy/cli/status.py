@@ -36,7 +36,7 @@ def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
     """Show the processes of the installation, from their heartbeats."""
     declared: list[Endpoint] = []
 
-    async def look(connection: Broker) -> list[dict[str, Any]]:
+    async def read(connection: Broker) -> list[dict[str, Any]]:
         view = await read_view(connection)
         declared.extend(view.declarations())
         rows = []
@@ -56,7 +56,7 @@ def status(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
             )
         return sorted(rows, key=lambda row: (row["part"], row["model"], row["instance"]))
 
-    rows = read_list(existing_installation(settings, overrides(broker__url=broker)), look)
+    rows = read_list(existing_installation(settings, overrides(broker__url=broker)), read)
     show(rows, ("part", "state", "model", "pid", "in flight", "heard s ago", "error"), as_json=as_json)
     warn(withheld_arms(declared, load_settings(settings).repository_folder))
 
@@ -65,7 +65,7 @@ def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
     """Show the endpoints and their arms, which of them are ready, and how many requests wait."""
     declared: list[Endpoint] = []
 
-    async def look(connection: Broker) -> list[dict[str, Any]]:
+    async def read(connection: Broker) -> list[dict[str, Any]]:
         view = await read_view(connection)
         declared.extend(view.declarations())
         rows = []
@@ -86,7 +86,7 @@ def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
                 )
         return rows
 
-    rows = read_list(existing_installation(settings, overrides(broker__url=broker)), look)
+    rows = read_list(existing_installation(settings, overrides(broker__url=broker)), read)
     show(rows, ("endpoint", "arm", "model", "version", "ready", "waiting"), as_json=as_json)
     repository = load_settings(settings).repository_folder
     warn([*left_out(repository), *withheld_arms(declared, repository)])

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from broker.errors import Unavailable
-from deploy.hosts import shown
+from deploy.hosts import host_and_port
 
 TIMEOUT_S = 60.0
 
@@ -57,8 +57,8 @@ async def connected(host: str, port: int) -> AsyncIterator[DemoConnection]:
     try:
         reader, writer = await asyncio.open_connection(host, port)
     except OSError as exc:
-        raise Unavailable(f"nothing listens at {shown(host, port)}") from exc
+        raise Unavailable(f"nothing listens at {host_and_port(host, port)}") from exc
     try:
-        yield DemoConnection(reader, writer, shown(host, port))
+        yield DemoConnection(reader, writer, host_and_port(host, port))
     finally:
         writer.close()

@@ -23,14 +23,14 @@ class HttpHalf:
         self._connections = connections
         self._idle: list[DemoConnection] = []
 
-    async def send(self, ask: DemoRequest) -> DemoReply:
+    async def send(self, request: DemoRequest) -> DemoReply:
         """Send one request and return its answer; raises Unavailable."""
         started = time.monotonic()
-        response = await self._post(f"/v2/models/{ask.endpoint}/infer", ask.body, ask.headers)
+        response = await self._post(f"/v2/models/{request.endpoint}/infer", request.body, request.headers)
         headers, latency_s = response.headers, time.monotonic() - started
         length = headers.get(JSON_LENGTH)
         return DemoReply(
-            number=ask.number,
+            number=request.number,
             way="HTTP",
             request_id=headers.get("millrace-request-id", ""),
             latency_s=latency_s,

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from deploy.demo.digits import load
 from deploy.demo.folder import ENDPOINT, INPUT, OUTPUT
-from deploy.hosts import shown
+from deploy.hosts import host_and_port
 from deploy.wiring import Installation
 
 REQUEST = "request.json"
@@ -44,7 +44,7 @@ def print_next_steps(console: Console, installation: Installation, broker_url: s
     request = settings.folder / REQUEST
     label = _write_request(request)
     words = {
-        "at": shown(settings.gateway.host, settings.gateway.http_port),
+        "at": host_and_port(settings.gateway.host, settings.gateway.http_port),
         "endpoint": ENDPOINT,
         "input": INPUT,
         "output": OUTPUT,
@@ -62,7 +62,9 @@ def print_next_steps(console: Console, installation: Installation, broker_url: s
         console.print(f"\n[bold]{title}[/]")
         console.print(text.format(**words), markup=False, highlight=False, soft_wrap=True)
     console.print(f"\n{INPUT} is FP32 [-1,64] with pixels from 0 to 16, {OUTPUT} is FP32 [-1,10].", highlight=False)
-    console.print(f"metrics: http://{shown(settings.metrics.host, settings.metrics.port)}/metrics", highlight=False)
+    console.print(
+        f"metrics: http://{host_and_port(settings.metrics.host, settings.metrics.port)}/metrics", highlight=False
+    )
     console.print(f"models, settings and logs: {settings.folder}", highlight=False)
     console.print("Ctrl-C stops.")
 

@@ -31,12 +31,12 @@ class QueueHalf:
         self._sent: dict[str, tuple[float, asyncio.Future[DemoReply]]] = {}
         self.repeats: list[tuple[str, DemoReply]] = []  # (endpoint, answer) of requests answered before
 
-    async def send(self, ask: DemoRequest) -> DemoReply | None:
+    async def send(self, request: DemoRequest) -> DemoReply | None:
         """Send one request and return its answer, None after SILENCE_S without one; raises Unavailable."""
-        correlation = f"{ask.endpoint}/{ask.number}"
+        correlation = f"{request.endpoint}/{request.number}"
         future = asyncio.get_running_loop().create_future()
         self._sent[correlation] = (time.monotonic(), future)
-        [outcome] = await self._broker.publish([self._message(ask, correlation)])
+        [outcome] = await self._broker.publish([self._message(request, correlation)])
         if not outcome.safe:
             raise Unavailable(f"the broker did not take request {correlation}: {outcome}")
         try:
@@ -52,16 +52,16 @@ class QueueHalf:
                 self._take(delivery)
             await self._broker.ack(deliveries)
 
-    def _message(self, ask: DemoRequest, correlation: str) -> Message:
+    def _message(self, request: DemoRequest, correlation: str) -> Message:
         headers: dict[str, Any] = {}
-        if JSON_LENGTH in ask.headers:
-            headers[JSON_LENGTH_HEADER] = int(ask.headers[JSON_LENGTH])
+        if JSON_LENGTH in request.headers:
+            headers[JSON_LENGTH_HEADER] = int(request.headers[JSON_LENGTH])
         return Message(
-            queue=self._broker.channels.requests(ask.endpoint),
-            body=ask.body,
+            queue=self._broker.channels.requests(request.endpoint),
+            body=request.body,
             reply_to=self._queue,
             headers=headers,
-            content_type=ask.headers["Content-Type"],
+            content_type=request.headers["Content-Type"],
             correlation_id=correlation,
             message_id=correlation,
         )

@@ -39,14 +39,14 @@ def run_demo(*, broker: str, serve: bool, engine: str, requests: int) -> int:
 
 async def _run(workspace: DemoWorkspace, show: Show, *, serve: bool) -> int:
     try:
-        await serve_while(workspace, _shown(workspace, show, serve=serve))
+        await serve_while(workspace, _run_show(workspace, show, serve=serve))
     finally:
         if not serve:
             await clean(workspace.installation, ARMS, [ENDPOINT])
     return 0 if show.held else FAILED
 
 
-async def _shown(workspace: DemoWorkspace, show: Show, *, serve: bool) -> None:
+async def _run_show(workspace: DemoWorkspace, show: Show, *, serve: bool) -> None:
     await show.run()
     if serve:
         print_next_steps(show.console, workspace.installation, workspace.overrides.get("broker.url", ""))

@@ -16,7 +16,7 @@ from deploy.demo.serving import gateway_of, wait_for_arms
 from deploy.demo.table import print_summary, print_table
 from deploy.demo.tally import Tally, TallyAnswer
 from deploy.demo.train import ARMS
-from deploy.demo.wire import ask
+from deploy.demo.wire import build_request
 from deploy.wiring import Installation
 
 CONNECTIONS = 32
@@ -59,7 +59,7 @@ class Show:
         with self._steps.step(title, len(numbers)) as advance:
 
             async def one(number: int) -> None:
-                reply = await half.send(ask(ENDPOINT, self._digits.images[number], number))
+                reply = await half.send(build_request(ENDPOINT, self._digits.images[number], number))
                 if reply is not None:
                     self._tally.take(reply)
                     advance(1)

@@ -102,9 +102,9 @@ class Tally:
             ("request ids used twice", same_id),
             ("failed", failed),
         )
-        return [f"{what}: {len(which)} ({_some(which)})" for what, which in named if which]
+        return [f"{what}: {len(which)} ({_first_names(which)})" for what, which in named if which]
 
 
-def _some(names: Iterable[str]) -> str:
+def _first_names(names: Iterable[str]) -> str:
     shown = list(names)
     return ", ".join(shown[:5]) + (", …" if len(shown) > 5 else "")

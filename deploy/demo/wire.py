@@ -62,11 +62,11 @@ class DemoReply:
         raw = self.body[self.json_length :]
         [output] = orjson.loads(self.body[: self.json_length])["outputs"]
         if output["parameters"]["binary_data_size"] != len(raw):
-            raise ValueError(f"an answer with {len(raw)} raw bytes, whose head says {output}")
+            raise ValueError(f"an answer with {len(raw)} raw bytes, but its head has {output}")
         return np.frombuffer(raw, "<f4")
 
 
-def ask(endpoint: str, image: Array, number: int, parameters: Mapping[str, Any] | None = None) -> DemoRequest:
+def build_request(endpoint: str, image: Array, number: int, parameters: Mapping[str, Any] | None = None) -> DemoRequest:
     """Build a request: pairs of numbers alternate between raw tensors and JSON."""
     body, headers = json_request(image, parameters) if number // 2 % 2 else binary_request(image, parameters)
     return DemoRequest(number=number, endpoint=endpoint, body=body, headers=headers)

@@ -77,10 +77,10 @@ async def replay(
     Each letter is published to its original queue before it is acked. `allowed_us(endpoint)` is the time until the new
     deadline. `progress` is called with the number of letters of each page.
     """
-    done = ReplayReport()
+    report = ReplayReport()
 
     async def visit(page: list[Delivery]) -> list[Delivery]:
-        tries = [_replay_one(broker, delivery, choice, allowed_us, done) for delivery in page]
+        tries = [_replay_one(broker, delivery, choice, allowed_us, report) for delivery in page]
         moved = await asyncio.gather(*tries, return_exceptions=True)
         progress(len(page))
         for result in moved:  # raise only after all other letters of the page are counted
@@ -88,71 +88,71 @@ async def replay(
                 raise result
         return [delivery for delivery, gone in zip(page, moved, strict=True) if not gone]
 
-    await _count_walk(broker, queue, limit, visit, done)
-    return done
+    await _count_walk(broker, queue, limit, visit, report)
+    return report
 
 
 async def purge(
     broker: Broker, queue: str, choice: DeadLetterFilter, limit: int, progress: Progress = lambda _: None
 ) -> ReplayReport:
     """Delete the chosen letters of a dead queue."""
-    done = ReplayReport()
+    report = ReplayReport()
 
     async def visit(page: list[Delivery]) -> list[Delivery]:
         letters = [read_dead_letter(delivery.message, broker.channels) for delivery in page]
-        chosen = [_is_chosen(letter, choice, done) for letter in letters]
+        chosen = [_is_chosen(letter, choice, report) for letter in letters]
         gone = [delivery for delivery, takes in zip(page, chosen, strict=True) if takes]
         await broker.ack(gone)
-        done.done += len(gone)
+        report.done += len(gone)
         progress(len(page))
         return [delivery for delivery, takes in zip(page, chosen, strict=True) if not takes]
 
-    await _count_walk(broker, queue, limit, visit, done)
-    return done
+    await _count_walk(broker, queue, limit, visit, report)
+    return report
 
 
 def preview(page: DeadQueuePage, choice: DeadLetterFilter, *, replays: bool) -> ReplayReport:
-    """Count what replay or purge would do with the letters of a page."""
-    done = ReplayReport(more=page.more)
+    """Count the letters of a page that replay or purge would change."""
+    report = ReplayReport(more=page.more)
     for letter in page.letters:
-        if _is_chosen(letter, choice, done):
+        if _is_chosen(letter, choice, report):
             if replays and letter.stuck:
-                done.skipped[letter.stuck] += 1
+                report.skipped[letter.stuck] += 1
             else:
-                done.done += 1
-    return done
+                report.done += 1
+    return report
 
 
-def _is_chosen(letter: DeadLetter, choice: DeadLetterFilter, done: ReplayReport) -> bool:
+def _is_chosen(letter: DeadLetter, choice: DeadLetterFilter, report: ReplayReport) -> bool:
     if choice.takes(letter):
         return True
     if choice.splits(letter):
-        done.skipped[f"a bundle of {len(letter.ids)} requests, of which only some are named: name all of them"] += 1
+        report.skipped[f"a bundle of {len(letter.ids)} requests, of which only some are named: name all of them"] += 1
     else:
-        done.left += 1
+        report.left += 1
     return False
 
 
 async def _replay_one(
-    broker: Broker, delivery: Delivery, choice: DeadLetterFilter, allowed_us: Callable[[str], int], done: ReplayReport
+    broker: Broker, delivery: Delivery, choice: DeadLetterFilter, allowed_us: Callable[[str], int], report: ReplayReport
 ) -> bool:
     """Forward one letter if it is chosen; returns True if it has left the dead queue."""
     letter = read_dead_letter(delivery.message, broker.channels)
-    if not _is_chosen(letter, choice, done):
+    if not _is_chosen(letter, choice, report):
         return False
     if letter.stuck:
-        done.skipped[letter.stuck] += 1
+        report.skipped[letter.stuck] += 1
         return False
     try:
         outcomes = await broker.forward([delivery], replay_messages(letter, now_us(), allowed_us))
     except Rejected as exc:
-        done.refused[f"{letter.origin}: {exc}"] += 1
+        report.refused[f"{letter.origin}: {exc}"] += 1
         return False
     for outcome in outcomes:
         if not outcome.safe:
-            done.refused[_explain(outcome, letter.origin)] += 1
+            report.refused[_explain(outcome, letter.origin)] += 1
             return False
-    done.done += 1
+    report.done += 1
     return True
 
 
@@ -166,12 +166,12 @@ def _explain(outcome: Outcome, queue: str) -> str:
     }.get(outcome.reason or Reason.FULL, str(outcome))
 
 
-async def _count_walk(broker: Broker, queue: str, limit: int, visit: Visit, done: ReplayReport) -> None:
+async def _count_walk(broker: Broker, queue: str, limit: int, visit: Visit, report: ReplayReport) -> None:
     """Walk the queue; if the broker is lost, keep the counts and note the error in the report."""
     try:
-        done.more = await _walk(broker, queue, limit, visit)
+        report.more = await _walk(broker, queue, limit, visit)
     except TryAgain as exc:
-        done.stopped = str(exc)
+        report.stopped = str(exc)
 
 
 async def _walk(broker: Broker, queue: str, limit: int, visit: Visit) -> int:

@@ -28,7 +28,7 @@ async def find_differing(broker: Broker, repository: Path, limits: Limits) -> li
     dead_queues = await find_dead_queues(broker, repository)
     versions = [(model, version) for model, found in dead_queues.models.items() for version in found]
     found = []
-    for channel, wanted in _wanted(broker, list(dead_queues.endpoints), versions, limits):
+    for channel, wanted in _channels(broker, list(dead_queues.endpoints), versions, limits):
         if how := await broker.difference(channel, wanted):
             is_log = broker.channels.kind(channel) is Kind.LOG
             found.append(DifferingQueue(queue=channel, how=how, limits=wanted, is_log=is_log))
@@ -50,7 +50,7 @@ async def migrate(broker: Broker, differing: DifferingQueue, moved: Callable[[in
     return await broker.migrate(differing.queue, differing.limits, moved)
 
 
-def _wanted(
+def _channels(
     broker: Broker, endpoints: list[str], versions: list[tuple[str, int]], limits: Limits
 ) -> Iterator[tuple[str, Limits]]:
     channels = broker.channels

@@ -203,7 +203,7 @@ class DeclarationWatch:
         try:
             self._declared[path] = {endpoint.endpoint: endpoint for endpoint in read_file(path)}
             if not self._declared[path]:
-                logger.warning("%s declares no endpoint any more: its endpoints are withdrawn", path)
+                logger.warning("%s declares no endpoint: those that it declared before are withdrawn", path)
         except Misconfigured as exc:
             logger.error("%s; its earlier declarations stay", exc)  # noqa: TRY400 - the file is wrong, not the code
 
@@ -212,14 +212,14 @@ class DeclarationWatch:
 
         A file that cannot be read keeps its endpoints.
         """
-        left = {
+        removed = {
             endpoint: path
             for endpoint, path in self._owners.items()
             if path not in files or (path in self._declared and endpoint not in self._declared[path])
         }
-        for endpoint in left:
+        for endpoint in removed:
             del self._owners[endpoint]
-        self._removed.update(left)
+        self._removed.update(removed)
 
     async def _publish(self, path: Path, *, is_news: bool) -> None:
         for name, endpoint in self._declared[path].items():

@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from broker.delivery.clocks import CLOCKS
 from broker.errors import MillraceError, Misconfigured
 from broker.records.skipped import SKIPPED
-from deploy.hosts import shown
+from deploy.hosts import host_and_port
 
 logger = logging.getLogger("millrace")
 
@@ -242,7 +242,7 @@ def serve_pages(context: Context, host: str, port: int) -> WSGIServer:
         server = make_server(host, port, app, server_class=server_class, handler_class=_QuietHandler)
     except OSError as exc:
         raise Misconfigured(
-            f"{shown(host, port)} cannot be listened on ({exc.strerror}): set metrics.port to another, or 0"
+            f"{host_and_port(host, port)} cannot be listened on ({exc.strerror}): set metrics.port to another, or 0"
         ) from exc
     context.metrics_port = server.server_port
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -16,7 +16,7 @@ _PID_BYTES = 20
 
 
 @contextmanager
-def the_only_one(folder: Path) -> Iterator[None]:
+def data_folder_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a data folder.
 
     The file is not removed: two processes could otherwise lock two files of the same name.

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import IO
 
 from broker.errors import Unavailable
-from deploy.hosts import shown
+from deploy.hosts import host_and_port
 from deploy.operations.watch import DeclarationWatch
 from deploy.processes.native import pools
 from deploy.processes.shell import MISCONFIGURED
 from deploy.settings import child_environment
-from deploy.supervision.lock import the_only_one
+from deploy.supervision.lock import data_folder_lock
 from deploy.supervision.orphans import wait_for_orphans
 from deploy.wiring import PARTS, Installation
 
@@ -63,7 +63,7 @@ class Supervisor:
         Raises Unavailable if another supervisor has the data folder, or if a part ends with wrong settings before the
         installation was ready.
         """
-        with the_only_one(self._installation.settings.data_folder):
+        with data_folder_lock(self._installation.settings.data_folder):
             await wait_for_orphans(self._installation, stop)
             await self._run(stop)
 
@@ -162,21 +162,21 @@ async def wait_until_ready(
     last = "nothing listens there yet"
     while still():
         try:
-            ready, last = await _ask(host, port, path)
+            ready, last = await _get(host, port, path)
         except OSError:
             ready = False
         if ready:
             return
         waited_s = time.monotonic() - began
         if waited_s > limit_s:
-            raise Unavailable(f"http://{shown(host, port)}{path} is not ready after {waited_s:.0f} s: {last}")
+            raise Unavailable(f"http://{host_and_port(host, port)}{path} is not ready after {waited_s:.0f} s: {last}")
         await asyncio.sleep(EVERY_S)
 
 
-async def _ask(host: str, port: int, path: str) -> tuple[bool, str]:
+async def _get(host: str, port: int, path: str) -> tuple[bool, str]:
     reader, writer = await asyncio.open_connection(host, port)
     try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: {shown(host, port)}\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host_and_port(host, port)}\r\nConnection: close\r\n\r\n".encode())
         answer = (await asyncio.wait_for(reader.read(), 5.0)).decode("utf-8", "replace")
     except TimeoutError:
         return False, "the gateway does not answer"

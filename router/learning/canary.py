@@ -54,6 +54,28 @@ class NestedBandit:
     among: tuple[int, ...]
     reward: str
 
+    @property
+    def wider(self) -> Learning[Any]:
+        """The bandit with the canary as an arm if there is one, else the bandit of the stable arms."""
+        return self.learning if self.joined is None else self.joined
+
+    def places(self, canary: int) -> tuple[int, ...]:
+        """Return the places of the arms of `wider` in the endpoint."""
+        return self.among if self.joined is None else (*self.among, canary)
+
+    def weights(self, state: Any, canary: int, share: float, arms: int) -> Floats:
+        """Return the weights of all arms: `share` for the canary, and the bandit's times 1 - `share` for the others."""
+        weights = np.zeros(arms)
+        weights[list(self.among)] = (1.0 - share) * self.learning.weights(_first(state, len(self.among)))[0]
+        weights[canary] = share
+        return weights
+
+    def promoted_weights(self, state: Any, canary: int, arms: int) -> Floats:
+        """Return the weights of all arms after the canary has joined the bandit."""
+        weights = np.zeros(arms)
+        weights[list(self.places(canary))] = self.wider.weights(state)[0]
+        return weights
+
 
 @dataclass(frozen=True, slots=True)
 class CanaryStage:
@@ -82,7 +104,7 @@ class CanaryExperiment(Experiment[CanaryStage]):
         return tuple(dict.fromkeys(name for name in named if name))
 
     def start(self) -> CanaryStage:
-        return CanaryStage(self.canary.start(1), () if self.nested is None else self._wider(self.nested).start(1))
+        return CanaryStage(self.canary.start(1), () if self.nested is None else self.nested.wider.start(1))
 
     def decided(self, state: CanaryStage, credited: Sequence[CreditedDecision], once: Once) -> CanaryStage:
         # Requests first, then events, guardrail by guardrail: a step may end between two of them.
@@ -112,10 +134,14 @@ class CanaryExperiment(Experiment[CanaryStage]):
                 flags: Bools = np.array([one.join.arm == self.canary.canary for one in counted])
                 values: Floats = np.array([one.value for one in counted], np.float64)
                 canary = self.canary.fold_rewards(canary, place, np.zeros(len(counted), np.int64), flags, values)
-        return CanaryStage(canary, self._nested_rewarded(state.nested, name, closed))
+        nested = state.nested
+        if self.nested is not None and name == self.nested.reward:
+            seen = seen_among(self.nested.places(self.canary.canary), closed)
+            nested = self.nested.wider.fold(nested, seen)
+        return CanaryStage(canary, nested)
 
     def tick(self, state: CanaryStage) -> CanaryStage:
-        nested = state.nested if self.nested is None else self._wider(self.nested).tick(state.nested)
+        nested = state.nested if self.nested is None else self.nested.wider.tick(state.nested)
         return CanaryStage(self.canary.tick(state.canary), nested)
 
     def ordered(self, state: CanaryStage, word: str) -> CanaryStage:
@@ -124,9 +150,13 @@ class CanaryExperiment(Experiment[CanaryStage]):
         return state if phase is None else replace(state, canary=replace(state.canary, phase=np.full(1, phase)))
 
     def snapshot(self, state: CanaryStage, number: int) -> WeightSnapshot:
-        weights = self.canary.weights(state.canary)[0]
-        if self.nested is not None:
-            weights = self._beside(self.nested, state, float(self.canary.share(state.canary)[0]))
+        canary, arms = self.canary.canary, len(self.canary.stable)
+        if self.nested is None:
+            weights = self.canary.weights(state.canary)[0]
+        elif self.nested.joined is not None and self._is(state, CanaryPhase.PROMOTED):
+            weights = self.nested.promoted_weights(state.nested, canary, arms)
+        else:
+            weights = self.nested.weights(state.nested, canary, float(self.canary.share(state.canary)[0]), arms)
         return WeightSnapshot(number, tuple(float(weight) for weight in weights))
 
     def phase(self, state: CanaryStage) -> str:
@@ -144,6 +174,9 @@ class CanaryExperiment(Experiment[CanaryStage]):
     def about(self, state: CanaryStage) -> Mapping[str, Any]:
         canary = state.canary
         harm, proof = self.canary.log_wealth(canary)
+        beliefs: Mapping[str, Any] = {}
+        if self.nested is not None:
+            beliefs = about_arms(state.nested, self.nested.places(self.canary.canary), len(self.canary.stable))
         tripped = int(canary.tripped[0])
         return {
             "share": float(self.canary.share(canary)[0]),
@@ -153,41 +186,11 @@ class CanaryExperiment(Experiment[CanaryStage]):
             "harm_log_e": [float(one[0]) for one in harm],
             "proof_log_e": [float(one[0]) for one in proof],
             "tripped": None if tripped < 0 else tripped,
-            **self._about_nested(state.nested),
+            **beliefs,
         }
-
-    def _about_nested(self, state: Any) -> Mapping[str, Any]:
-        if self.nested is None:
-            return {}
-        joined = () if self.nested.joined is None else (self.canary.canary,)
-        return about_arms(state, (*self.nested.among, *joined), len(self.canary.stable))
 
     def _is(self, state: CanaryStage, phase: CanaryPhase) -> bool:
         return bool(state.canary.phase[0] == phase)
-
-    def _wider(self, nested: NestedBandit) -> Learning[Any]:
-        """Return the bandit with the canary as an arm, if there is one, else the bandit of the stable arms."""
-        return nested.learning if nested.joined is None else nested.joined
-
-    def _nested_rewarded(self, state: Any, name: str, closed: Sequence[ClosedReward]) -> Any:
-        if self.nested is None or name != self.nested.reward:
-            return state
-        among = self.nested.among
-        if self.nested.joined is not None:
-            among = (*among, self.canary.canary)
-        return self._wider(self.nested).fold(state, seen_among(among, closed))
-
-    def _beside(self, nested: NestedBandit, state: CanaryStage, share: float) -> Floats:
-        """Return the weights of all arms: `share` for the canary, and the bandit's times 1 - `share` for the others."""
-        weights = np.zeros(len(self.canary.stable))
-        if nested.joined is not None and self._is(state, CanaryPhase.PROMOTED):
-            weights[[*nested.among, self.canary.canary]] = nested.joined.weights(state.nested)[0]
-            return weights
-        weights[list(nested.among)] = (1.0 - share) * nested.learning.weights(_first(state.nested, len(nested.among)))[
-            0
-        ]
-        weights[self.canary.canary] = share
-        return weights
 
 
 def _first(state: Any, arms: int) -> Any:

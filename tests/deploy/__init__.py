@@ -1,1 +1,1 @@
-"""Tests of the settings, the command line and what it runs."""
+"""Tests of the settings, the command line and the processes that it starts."""

@@ -10,7 +10,7 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client import CollectorRegistry
 
-from deploy.hosts import bare, free_port, is_loopback, reached_at, shown
+from deploy.hosts import bare, free_port, host_and_port, is_loopback, reachable_host
 from deploy.processes.shell import Context, serve_pages
 
 
@@ -27,13 +27,13 @@ from deploy.processes.shell import Context, serve_pages
     ],
 )
 def test_a_host_is_parsed_and_formatted(written: str, read: str, loopback: bool, url: str) -> None:
-    assert (bare(written), is_loopback(read), shown(read, 80)) == (read, loopback, url)
+    assert (bare(written), is_loopback(read), host_and_port(read, 80)) == (read, loopback, url)
 
 
 @pytest.mark.parametrize("host", ["::", "0.0.0.0", ""])  # noqa: S104 - only recognized
 def test_a_wildcard_host_is_reached_at_loopback(host: str) -> None:
-    assert reached_at(host) == "127.0.0.1"
-    assert reached_at("::1") == "::1"
+    assert reachable_host(host) == "127.0.0.1"
+    assert reachable_host("::1") == "::1"
 
 
 def test_a_free_port_is_outside_the_range_of_outgoing_connections() -> None:

@@ -43,7 +43,7 @@ async def test_a_killed_router_loses_nothing(installation: Installation) -> None
 
         async def came_back() -> bool:
             nonlocal redelivered
-            redelivered = await _held(installation, requests) or await ready() - before
+            redelivered = await _unsettled(installation, requests) or await ready() - before
             return redelivered > 0
 
         await until_it(came_back, COMES_BACK_S)
@@ -59,7 +59,7 @@ async def test_a_killed_router_loses_nothing(installation: Installation) -> None
     assert (rows.missing(ids), len(rows.first)) == (0, len(client.sent))
 
 
-async def _held(installation: Installation, queue: str) -> int:
+async def _unsettled(installation: Installation, queue: str) -> int:
     """The number of messages that were delivered by Kafka and not settled: they will be redelivered."""
     broker = installation.broker
     if not isinstance(broker, KafkaBroker):

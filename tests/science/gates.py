@@ -30,13 +30,13 @@ def near(what: str, values: Floats, known: float, share: float = 0.1) -> Row:
     """Require a mean within `share` of `known` plus 3 of our standard errors (0.3 % of correct means fail)."""
     mean, error = mean_and_error(values)
     passed = abs(mean - known) <= share * known + 3 * error
-    return Row(what, _shown(mean, error), f"{known:g}", f"within {share:.0%} + 3 se", passed)
+    return Row(what, _mean_text(mean, error), f"{known:g}", f"within {share:.0%} + 3 se", passed)
 
 
 def at_most(what: str, values: Floats, limit: float, known: str, gate: str) -> Row:
     """Require a mean of at most `limit` plus 3 of our standard errors."""
     mean, error = mean_and_error(values)
-    return Row(what, _shown(mean, error), known, gate, mean <= limit + 3 * error)
+    return Row(what, _mean_text(mean, error), known, gate, mean <= limit + 3 * error)
 
 
 def rate(what: str, happened: Floats, alpha: float | None, known: str) -> Row:
@@ -56,5 +56,5 @@ def median(what: str, numbers: Floats, limit: float | None, known: str) -> Row:
     return Row(what, f"{middle:g}", known, f"<= {limit:g}", middle <= limit)
 
 
-def _shown(mean: float, error: float) -> str:
+def _mean_text(mean: float, error: float) -> str:
     return f"{mean:.4g} +- {error:.2g}"

@@ -10,7 +10,6 @@ from rich.table import Table
 
 from deploy.demo.digits import SEED, Digits, load
 from deploy.demo.folder import write_endpoint, write_models
-from deploy.demo.pace import paced
 from deploy.demo.progress import Steps
 from deploy.demo.scenarios.claims import ScenarioClaim
 from deploy.demo.scenarios.labelled import LabelledTraffic, shuffled
@@ -80,7 +79,7 @@ class BanditScenario:
         sender = LabelledTraffic(stage, ENDPOINT, digits, random.uniform(0.0, LATEST, self.requests))
         await stage.wait_for_learner([ENDPOINT])
         with stage.steps.step("digits, half by HTTP and half through the queue", self.requests) as advance:
-            await paced(PER_S, range(self.requests), lambda number: sender.one(number, lambda: advance(1)))
+            await sender.send_all(PER_S, self.requests, lambda: advance(1))
         with stage.steps.step("rows in the event log", self.requests) as advance:
             await stage.read_rows(ENDPOINT, sender.legs(), sender.accepted, advance)
         stage.show(_picture(sender, self.requests))

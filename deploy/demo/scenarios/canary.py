@@ -14,7 +14,6 @@ from rich.table import Table
 from broker.records.routing import SnapshotRecord
 from deploy.demo.digits import SEED, Digits, load
 from deploy.demo.folder import write_endpoint
-from deploy.demo.pace import paced
 from deploy.demo.progress import Steps
 from deploy.demo.scenarios.claims import ScenarioClaim
 from deploy.demo.scenarios.labelled import LabelledTraffic, shuffled
@@ -103,12 +102,7 @@ class CanaryScenario:
         await stage.wait_for_learner(CANARIES)
         self._began_s = time.monotonic()
         with stage.steps.step("digits to three endpoints", len(senders) * self.requests) as advance:
-            await asyncio.gather(
-                *[
-                    paced(PER_S, range(self.requests), lambda number, to=sender: to.one(number, lambda: advance(1)))  # type: ignore[misc]
-                    for sender in senders
-                ]
-            )
+            await asyncio.gather(*[sender.send_all(PER_S, self.requests, lambda: advance(1)) for sender in senders])
         for sender in senders:
             await stage.learner.end(sender.endpoint, END_WITHIN_S)
         with stage.steps.step("rows in the event logs", len(senders) * self.requests) as advance:

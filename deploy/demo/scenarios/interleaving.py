@@ -92,7 +92,7 @@ class InterleavingScenario:
         users = Users(stage, shuffled(load()[1], self.requests, random), load()[0].take(GALLERY), self.seed)
         await stage.wait_for_learner([ENDPOINT])
         with stage.steps.step("lists, half by HTTP and half through the queue", self.requests) as advance:
-            await paced(PER_S, range(self.requests), lambda number: users.one(number, lambda: advance(1)))
+            await paced(PER_S, range(self.requests), lambda number: users.send_one(number, lambda: advance(1)))
         await stage.learner.end(ENDPOINT, END_WITHIN_S)
         with stage.steps.step("rows in the event log", sum(users.legs.values())) as advance:
             await stage.read_rows(ENDPOINT, users.legs, len(users.clicked), advance)
@@ -142,7 +142,7 @@ class Users:
         self._gallery = gallery
         self._seed = seed
 
-    async def one(self, number: int, on_answer: Callable[[], None]) -> None:
+    async def send_one(self, number: int, on_answer: Callable[[], None]) -> None:
         """Request a list and click in it."""
         body, headers = json_request(self._queries.images[number], {"user": f"user {number % self.count}"})
         reply = await self._stage.send(DemoRequest(number=number, endpoint=ENDPOINT, body=body, headers=headers))

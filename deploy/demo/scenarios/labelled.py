@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from deploy.demo.digits import Digits
+from deploy.demo.pace import paced
 from deploy.demo.scenarios.stage import ScenarioStage
 from deploy.demo.tally import Tally
-from deploy.demo.wire import ask
+from deploy.demo.wire import build_request
 
 
 class LabelledTraffic:
@@ -24,9 +25,13 @@ class LabelledTraffic:
         self._digits = digits
         self._delays = delays
 
-    async def one(self, number: int, on_answer: Callable[[], None]) -> None:
+    async def send_all(self, per_s: float, requests: int, on_answer: Callable[[], None]) -> None:
+        """Send `requests` digits at a rate of `per_s`, each with its label."""
+        await paced(per_s, range(requests), lambda number: self._send_one(number, on_answer))
+
+    async def _send_one(self, number: int, on_answer: Callable[[], None]) -> None:
         """Send a request and, after its result, the label."""
-        reply = await self.stage.send(ask(self.endpoint, self._digits.images[number], number))
+        reply = await self.stage.send(build_request(self.endpoint, self._digits.images[number], number))
         if reply is None:
             return
         self.tally.take(reply)

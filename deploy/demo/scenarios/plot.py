@@ -77,16 +77,16 @@ def draw(picture: Picture, width: int) -> list[str]:
 def _paint(grid: Grid, picture: Picture, shape: PlotLine | PlotArea | PlotBand) -> None:
     columns = len(grid[0])
     if isinstance(shape, PlotArea):
-        for column, value in _held(picture, shape.points, columns):
+        for column, value in _stepped(picture, shape.points, columns):
             _fill(grid, picture, column, value)
     elif isinstance(shape, PlotBand):
-        lows = _held(picture, [(x, low) for x, low, _ in shape.points], columns)
-        highs = _held(picture, [(x, high) for x, _, high in shape.points], columns)
+        lows = _stepped(picture, [(x, low) for x, low, _ in shape.points], columns)
+        highs = _stepped(picture, [(x, high) for x, _, high in shape.points], columns)
         for (column, low), (_, high) in zip(lows, highs, strict=True):
             for row in range(_row(picture, high), _row(picture, low) + 1):
                 grid[row][column] = shape.mark
     else:
-        placed = _held(picture, shape.points, columns) if shape.steps else _single(picture, shape.points, columns)
+        placed = _stepped(picture, shape.points, columns) if shape.steps else _points(picture, shape.points, columns)
         for column, value in placed:
             grid[_row(picture, value)][column] = shape.mark
 
@@ -99,7 +99,7 @@ def _fill(grid: Grid, picture: Picture, column: int, value: float) -> None:
         grid[-1 - row][column] = EIGHTHS[min(8, max(0, eighths - 8 * row))]
 
 
-def _held(picture: Picture, points: Sequence[Point], columns: int) -> Iterator[tuple[int, float]]:
+def _stepped(picture: Picture, points: Sequence[Point], columns: int) -> Iterator[tuple[int, float]]:
     """Yield (column, value) from the column of the first point, with the last value before the column's right edge."""
     left, right = picture.x
     at = -1
@@ -111,7 +111,7 @@ def _held(picture: Picture, points: Sequence[Point], columns: int) -> Iterator[t
             yield column, points[at][1]
 
 
-def _single(picture: Picture, points: Sequence[Point], columns: int) -> Iterator[tuple[int, float]]:
+def _points(picture: Picture, points: Sequence[Point], columns: int) -> Iterator[tuple[int, float]]:
     left, right = picture.x
     for x, value in points:
         yield min(columns - 1, max(0, int((x - left) / (right - left) * columns))), value

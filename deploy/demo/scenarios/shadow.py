@@ -23,7 +23,7 @@ from deploy.demo.scenarios.shadow_log import SHADOW, ShadowLog, shadow_log
 from deploy.demo.scenarios.stage import ScenarioStage, once_claim
 from deploy.demo.tally import Tally
 from deploy.demo.train import cnn
-from deploy.demo.wire import DemoReply, ask
+from deploy.demo.wire import DemoReply, build_request
 
 ENDPOINT = "digits"
 PRIMARY, SLEEPY = "primary", "sleepy"
@@ -113,7 +113,7 @@ class ShadowScenario:
 
         async def one(at: int) -> None:
             image = digits.images[pair * self.block + at]
-            reply = await stage.send(ask(ENDPOINT, image, offset + at))
+            reply = await stage.send(build_request(ENDPOINT, image, offset + at))
             if reply is not None:
                 block.replies[at] = reply
                 advance(1)
@@ -191,7 +191,7 @@ class Probes:
 
     async def _policy(self, log: ShadowLog) -> str:
         self._number += 1
-        reply = await self._stage.send(ask(ENDPOINT, self._digits.images[0], self._number))
+        reply = await self._stage.send(build_request(ENDPOINT, self._digits.images[0], self._number))
         if reply is None or not reply.is_ok:
             raise Unavailable(f"a request to the primary has no result: {reply and reply.outcome}")
         self.ids.append(reply.request_id)

@@ -40,13 +40,13 @@ class ScenarioStage:
     checks: dict[str, RowCheck] = field(default_factory=dict)
     slots: dict[str, asyncio.Semaphore] = field(default_factory=dict)
 
-    async def send(self, ask: DemoRequest) -> DemoReply | None:
+    async def send(self, request: DemoRequest) -> DemoReply | None:
         """Send a request: even numbers by HTTP, odd numbers through the queue.
 
         On a machine that is too slow for the pace, requests are sent later, so that no backlog grows.
         """
-        async with self.slots.setdefault(ask.endpoint, asyncio.Semaphore(AT_ONCE)):
-            return await (self.by_queue if ask.number % 2 else self.by_http).send(ask)
+        async with self.slots.setdefault(request.endpoint, asyncio.Semaphore(AT_ONCE)):
+            return await (self.by_queue if request.number % 2 else self.by_http).send(request)
 
     async def event_seconds(self, number: float) -> None:
         """Wait for a number of seconds of the event logs' clock."""
