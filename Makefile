@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos science bench services services-stop constraints clean
+.PHONY: help demo test test-fast check chaos science bench services services-stop docs constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -8,8 +8,14 @@ help: ## list the targets
 demo: .venv/demo.stamp ## run the demonstration
 	.venv/bin/millrace demo
 
+# Two workers; the tests on servers are one group, which runs in one of them.
+SIDE_BY_SIDE = -n 2 --dist loadgroup
+
 test: .venv/test.stamp services ## run the tests against real servers; ARGS='-k word' picks some
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest $(SIDE_BY_SIDE) $(ARGS)
+
+test-fast: .venv/test.stamp ## run the tests that need no server
+	.venv/bin/pytest $(SIDE_BY_SIDE) --no-servers -m 'not slow' $(ARGS)
 
 check: .venv/test.stamp ## lint, formatting, types, import direction, file length
 	.venv/bin/ruff check
@@ -40,12 +46,15 @@ services: ## start the servers that tests and benchmarks use
 services-stop: ## stop them
 	@deploy/services/services.sh stop
 
+docs: ## build the docs site into site/; warnings are errors
+	@deploy/docs.sh
+
 constraints: .venv/test.stamp ## renew constraints.txt: the newest versions that pyproject.toml allows
 	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-emit-index-url \
 		--custom-compile-command 'make constraints' --output-file constraints.txt pyproject.toml
 
 clean: services-stop ## remove everything that the targets above made
-	rm -rf .venv .services .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf .venv .services .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/%.stamp: pyproject.toml constraints.txt deploy/venv.sh

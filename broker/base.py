@@ -1,9 +1,9 @@
-"""The port: what a broker promises to every part of Millrace, whatever stands behind it.
+"""The port: the promises that every broker keeps to all parts of Millrace.
 
-Everything is batch-first: publish takes a list, take returns a list, ack takes a list. Messages name their own channel,
-so that one call can carry answers for many clients and the event beside them.
+All calls take batches: publish takes a list, take returns a list, ack takes a list. Each message names its own channel,
+so that one call can publish answers for many clients and the event with their rows.
 
-A message that was taken ends exactly one way: forwarded or acked, requeued, or buried.
+A message that was taken ends in exactly one way: forwarded or acked, requeued, or buried.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ DELAY_LADDER_S = (0.2, 1.0, 5.0, 30.0)
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """Start a log at the first record written at or after this time (brokers may start somewhat earlier)."""
+    """Start a log at the first record written at or after `at_us`; brokers may start slightly earlier."""
 
     at_us: int
 
 
 class Consumer(ABC):
-    """One competing reader of a queue. It holds at most `prefetch` broker messages that are not settled."""
+    """One competing consumer of a queue. It holds at most `prefetch` unsettled broker messages."""
 
     queue: str
 
     @property
     def trouble(self) -> str:
-        """Return why nothing can be taken now; empty while the consumer works."""
+        """The reason why nothing can be taken now; empty while the consumer works."""
         return ""
 
     @abstractmethod
@@ -47,11 +47,11 @@ class Consumer(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """Ask the broker for no more. What is held already can still be taken and settled."""
+        """Request no more messages. Those that are held already can still be taken and settled."""
 
     @abstractmethod
     def resize(self, prefetch: int) -> None:
-        """Change how many unsettled broker messages may be held, from the next message on."""
+        """Change the number of unsettled broker messages that may be held, from the next message on."""
 
 
 class Reader(ABC):
@@ -59,15 +59,18 @@ class Reader(ABC):
 
     @abstractmethod
     async def read(self, limit: int) -> list[Record]:
-        """Return the next 1 to `limit` records in order, waiting for the first. Raises `Gap` when some are gone."""
+        """Return the next 1 to `limit` records in order, waiting for the first.
+
+        Raises `Gap` if records are gone; the next call continues after the gap.
+        """
 
     @abstractmethod
     async def close(self) -> None:
-        """Let the log go."""
+        """Stop reading."""
 
 
 class Broker(ABC):
-    """Channels of messages: queues settled once, logs read by many."""
+    """Queues, whose messages are settled once, and logs, which many readers follow."""
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
@@ -84,79 +87,82 @@ class Broker(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Reach the broker; raises `Unreachable` saying where it was looked for."""
+        """Connect; raises `Unreachable` with the broker's address."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Flush what was published, give back what is held, and let go."""
+        """Flush published messages, give back held ones, and disconnect."""
 
     @abstractmethod
     async def ping(self) -> None:
-        """Return when the broker has answered; raises `Unreachable`."""
+        """Return once the broker has answered; raises `Unreachable`."""
 
     async def declare(self, channel: str, limits: Limits = NO_LIMITS) -> None:
-        """Make sure that a channel exists, of the kind that its name says, for as long as this broker is open.
+        """Make a channel of the kind that its name implies if it does not exist, and keep it while this broker is open.
 
-        Declaring twice changes nothing. Raises `Refused` when the broker does not allow it, also because something
-        of another kind has the name. A channel with other limits is used as it is, where they cannot be changed.
+        Declaring twice changes nothing. Raises `Refused` if the broker does not allow it, or if another kind of channel
+        has the name. A channel with other limits is used as it is where they cannot be changed.
         """
         await self._make(channel, limits)
         self.upkeep.note(channel, limits)
 
     async def exists(self, channel: str) -> bool:
-        """Tell whether a channel is there, and make nothing."""
+        """Return True if a channel exists; makes nothing."""
         return not await self.missing([channel])
 
     async def delete(self, channel: str) -> None:
-        """Remove a channel and what is in it; a channel that is not there is fine."""
+        """Delete a channel with its content; does nothing if it does not exist."""
         self.upkeep.forget(channel)
         await self._remove(channel)
 
     @abstractmethod
     async def missing(self, channels: Sequence[str]) -> list[str]:
-        """Return those of these channels that are not there."""
+        """Return those of these channels that do not exist."""
 
     async def difference(self, queue: str, limits: Limits) -> str:
-        """Return how a channel that is there differs from what it should be, where the broker cannot change that."""
+        """Return a text with the properties of a channel that differ and cannot be changed; empty if none do."""
         del queue, limits
         return ""
 
     async def migrate(self, queue: str, limits: Limits, moved: Callable[[int], None]) -> int:
-        """Make a queue again as it should be, with its messages; `moved` is told of each batch of them.
+        """Make a queue again with its wanted properties and its messages; return the number of lost messages.
 
-        Nothing should publish to it meanwhile. Returns how many messages were lost to somebody who did.
+        `moved` is called with the number of messages of each batch. A message is lost only if a client publishes it
+        meanwhile.
         """
         del queue, limits, moved
         return 0
 
     @abstractmethod
     async def _make(self, channel: str, limits: Limits) -> None:
-        """Make a channel where it is not there."""
+        """Make a channel if it does not exist."""
 
     @abstractmethod
     async def _remove(self, channel: str) -> None:
-        """Remove a channel where it is there."""
+        """Delete a channel if it exists."""
 
     @abstractmethod
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Return what became of each message, in order, once the broker has said so.
+        """Publish messages and return one outcome per message, in order, once the broker has answered.
 
-        `SAFE`: the broker has it. Refused: it has not, and says why (full, too large, no such queue).
-        `UNKNOWN`: the connection was lost in between; publish it again with the same uid.
-        A message for a log is appended to it. Raises `Unreachable` only when nothing was sent.
+        - `SAFE`: the broker has confirmed it.
+        - Refused: the broker did not take it; the outcome has the reason (full, too large, no such queue).
+        - `UNKNOWN`: the connection was lost before the confirm; publish again with the same uid.
+
+        A message for a log is appended to it. Raises `Unreachable` only if nothing was sent.
         """
 
     @abstractmethod
     def consume(self, queue: str, prefetch: int) -> Consumer:
-        """Start to take from a queue. A lost connection is found and mended behind the consumer's back."""
+        """Start to consume a queue. The consumer reconnects by itself."""
 
     @abstractmethod
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Settle deliveries for good. One whose connection is gone is left alone: it comes back."""
+        """Settle deliveries. Those of a lost connection are skipped: the broker delivers them again."""
 
     @abstractmethod
     async def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        """Give deliveries back to be taken again, by anybody, as messages that came back."""
+        """Give deliveries back to their queue, where any consumer may take them, as messages that came back."""
 
     @abstractmethod
     def read(self, log: str, start: int | Since) -> Reader:
@@ -168,46 +174,46 @@ class Broker(ABC):
 
     @abstractmethod
     async def depth(self, queue: str) -> Depth:
-        """Return what is ready in a queue; (0, 0) for one that is not there."""
+        """Return the number of ready messages and requests; (0, 0) for a queue that does not exist."""
 
     @property
     def blocked(self) -> bool:
-        """Tell whether the broker has said that it takes nothing from anybody now: no fault of one queue."""
+        """True if the broker as a whole refuses all messages now, for a reason that no single queue causes."""
         return bool(self.stopped_by)
 
     @property
     def stopped_by(self) -> str:
-        """Return why the broker takes no messages from anybody now, such as a full disk; empty while it does."""
+        """The reason why the broker refuses all messages now, such as a full disk; empty while it accepts them."""
         return ""
 
     def troubles(self) -> list[str]:
-        """Return what is wrong with the broker or with channels that this process declared, in words."""
+        """Return a text for each trouble of the broker and of the channels that this process declared."""
         stopped = [self.stopped_by] if self.stopped_by else []
         return stopped + [f"channel {channel}: {why}" for channel, why in sorted(self.upkeep.troubles.items())]
 
     def _observe(self, messages: Sequence[Message], outcomes: Sequence[Outcome]) -> None:
-        """Look after channels that a publish did not find."""
+        """Ask the upkeep to check the channels that a publish did not find."""
         if NO_QUEUE in outcomes:
             lost = [message.queue for message, outcome in zip(messages, outcomes, strict=True) if outcome == NO_QUEUE]
             self.upkeep.suspect(lost)
 
     async def flush(self) -> None:  # noqa: B027 - most brokers settle at once
-        """Return when what was acked so far stays acked, whatever dies."""
+        """Return once all acks so far would survive a crash."""
 
     def origin(self, delivery: Delivery) -> bytes | None:
-        """Return what identifies a delivery through every redelivery, where the broker has such a thing."""
+        """Return a key that identifies a delivery across all its redeliveries; None if the broker has none."""
         del delivery
         return None
 
     async def append(self, log: str, bodies: Sequence[bytes], headers: dict[str, Any] | None = None) -> list[Outcome]:
-        """Write records at the end of a log, in order."""
+        """Append records to a log, in order; return one outcome per record."""
         shared = headers or NO_HEADERS
         return await self.publish([Message(queue=log, body=body, headers=shared) for body in bodies])
 
     async def forward(self, deliveries: Sequence[Delivery], messages: Sequence[Message]) -> list[Outcome]:
-        """Publish `messages`, then ack `deliveries` if all are safe. What was not acked comes back.
+        """Publish `messages`, then ack `deliveries` if all messages are safe; otherwise they stay unsettled.
 
-        Adapters with transactions do both at once.
+        Adapters with transactions do both in one.
         """
         outcomes = await self.publish(messages)
         if all(outcome.safe for outcome in outcomes):
@@ -215,19 +221,19 @@ class Broker(ABC):
         return outcomes
 
     async def bury(self, delivery: Delivery, *, reason: str, attempts: int, error: str) -> list[Outcome]:
-        """Move a message with its original bytes and headers to `dead.<queue>`."""
+        """Move a message with its original bytes and headers to `dead.<queue>`; return the outcomes of its publish."""
         message = delivery.message
-        grave = self.channels.dead(message.queue)
-        await self.declare(grave)
-        return await self.forward([delivery], [epitaph(message, grave, reason, attempts, error)])
+        dead_queue = self.channels.dead(message.queue)
+        await self.declare(dead_queue)
+        return await self.forward([delivery], [dead_letter_message(message, dead_queue, reason, attempts, error)])
 
     def is_log(self, channel: str) -> bool:
-        """Tell whether a channel is a log of ours."""
+        """Return True if a channel is a log of this installation."""
         return self.channels.is_ours(channel) and self.channels.kind(channel) in LOGS
 
 
-def epitaph(message: Message, grave: str, reason: str, attempts: int, error: str) -> Message:
-    """Return the message as it is buried: its own bytes, and why it lies there."""
+def dead_letter_message(message: Message, dead_queue: str, reason: str, attempts: int, error: str) -> Message:
+    """Return the message to bury: the original one, and headers with its queue, the reason and the attempts."""
     why = {
         "millrace-dead-queue": message.queue,
         "millrace-dead-reason": reason,
@@ -235,9 +241,9 @@ def epitaph(message: Message, grave: str, reason: str, attempts: int, error: str
         "millrace-dead-error": clean(error[:1000]),
         "millrace-dead-at-us": now_us(),
     }
-    return replace(message, queue=grave, headers={**message.headers, **why}, delay_s=0.0)
+    return replace(message, queue=dead_queue, headers={**message.headers, **why}, delay_s=0.0)
 
 
 def ladder_step_s(delay_s: float) -> float:
-    """Return the rung of the delay ladder for a wished delay: the first that is not shorter, or the longest."""
+    """Return the step of the delay ladder for a delay, in s: the first one that is not shorter, or the longest."""
     return next((step for step in DELAY_LADDER_S if step >= delay_s), DELAY_LADDER_S[-1])

@@ -1,38 +1,50 @@
-"""From a URL to a broker. What an adapter needs is imported only when its scheme is asked for."""
+"""Finds the broker for a URL by its scheme.
+
+A broker is one line in `BUILT_IN`, or an entry point of another distribution in the group `millrace.brokers`. The name
+of the entry point is the URL scheme. Its value is a callable `(url, channels) -> Broker` that returns a broker that is
+not opened yet. An adapter is imported only when a URL has its scheme.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from urllib.parse import unquote
+from importlib.metadata import EntryPoint, entry_points
 
 from broker.base import Broker
 from broker.channels import Channels
 from broker.errors import Misconfigured
 
-KNOWN = "sqlite:///path/to/file, amqp://host, amqps://host, kafka://host, kafkas://host"
+GROUP = "millrace.brokers"
+BUILT_IN = {
+    "amqp": "broker.rabbitmq.adapter:RabbitBroker",
+    "amqps": "broker.rabbitmq.adapter:RabbitBroker",
+    "kafka": "broker.kafka.adapter:KafkaBroker",
+    "kafkas": "broker.kafka.adapter:KafkaBroker",
+    "sqlite": "broker.sqlite.adapter:open_url",
+}
+"""The adapter for each scheme; an entry point cannot replace it."""
 
 
 def connect(url: str, channels: Channels) -> Broker:
-    """Return the broker behind `url`, not opened yet; raises Misconfigured for a scheme that nobody serves."""
-    scheme, _, rest = url.partition("://")
-    if scheme in ("amqp", "amqps"):
-        from broker.rabbitmq.adapter import RabbitBroker
+    """Return the broker of `url`, not opened yet; raises Misconfigured for an unknown scheme or a wrong URL."""
+    scheme, separator, _ = url.partition("://")
+    adapter = _adapters().get(scheme) if separator else None
+    if adapter is None:
+        begin = f"with {scheme[:20]!r}" if separator else "with no scheme"  # without one, it may be a password
+        raise Misconfigured(
+            f"broker.url begins {begin}; known schemes are {', '.join(sorted(_adapters()))}, as in "
+            "sqlite:///path/to/file or amqp://host"
+        )
+    try:
+        open_url = adapter.load()
+    except (ImportError, AttributeError) as exc:
+        raise Misconfigured(f"the adapter {adapter.value} for {scheme} cannot be imported: {exc}") from exc
+    broker = open_url(url, channels)
+    if not isinstance(broker, Broker):
+        raise Misconfigured(f"the adapter {adapter.value} for {scheme} returned no broker: {type(broker).__name__}")
+    return broker
 
-        return RabbitBroker(url, channels)
-    if scheme in ("kafka", "kafkas"):
-        from broker.kafka.adapter import KafkaBroker
 
-        return KafkaBroker(url, channels)
-    if scheme == "sqlite":
-        return _sqlite(rest, channels)
-    begins = f"with {scheme[:20]!r}" if "://" in url else "with no scheme"  # what stands there may be a password
-    raise Misconfigured(f"broker.url begins {begins}; what can stand there is {KNOWN}")
-
-
-def _sqlite(rest: str, channels: Channels) -> Broker:
-    from broker.sqlite.adapter import SqliteBroker
-
-    host, slash, path = rest.partition("/")
-    if host or not slash or not path:
-        raise Misconfigured("broker.url: sqlite has three slashes before a relative path, four before an absolute one")
-    return SqliteBroker(Path(unquote(path)), channels)
+def _adapters() -> dict[str, EntryPoint]:
+    """Return all adapters by scheme."""
+    installed = {point.name: point for point in entry_points(group=GROUP)}
+    return installed | {scheme: EntryPoint(scheme, value, GROUP) for scheme, value in BUILT_IN.items()}

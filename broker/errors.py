@@ -1,4 +1,4 @@
-"""What can go wrong, sorted by what to do next.
+"""All errors, sorted by the caller's next step.
 
 MillraceError
 ├── Rejected          do not send this again as it is           status `invalid`
@@ -6,18 +6,18 @@ MillraceError
 │   ├── NotFound            no such endpoint, arm, model or version
 │   └── TooLarge            over a size limit
 ├── SlowDown          send it again later                       status `overloaded`
-│   └── QueueFull           a limit is reached; says when to come back
-├── TryAgain          the way is broken, not the request        status `failed`
+│   └── QueueFull           a limit is reached; may have a time to retry after
+├── TryAgain          the connection failed, not the request    status `failed`
 │   ├── Unreachable         no broker answers
-│   │   ├── Damaged         its file is no database
+│   │   ├── Damaged         its file is damaged or not a database
 â   â   âââ DiskFull        its disk is full: nothing was written
-â   â   âââ Locked          another process does not let go of its file
+â   â   âââ Locked          another process holds the lock of its file
 │   ├── Unavailable         nothing can serve this now
-│   ├── Refused             the broker does not allow it until a person mends something there
-│   └── Expired             the time allowed is over            status `expired`
-├── Cancelled         nobody wants it any more                  status `cancelled`
+│   ├── Refused             the broker does not allow it until a person fixes something there
+│   └── Expired             the deadline has passed             status `expired`
+├── Cancelled         the client does not want it any more      status `cancelled`
 ├── Failed            the model could not compute it            status `failed`
-├── Gap               a log no longer holds what was asked for
+├── Gap               records of a log are gone
 └── Misconfigured     a person must change a file or a flag
 """
 
@@ -25,19 +25,19 @@ from __future__ import annotations
 
 
 class MillraceError(Exception):
-    """Every error of ours; `status` is the word that an answer carries for it."""
+    """Any error of Millrace; `status` is the status of an answer with this error."""
 
     status = "failed"
 
 
 class Rejected(MillraceError):
-    """The request is wrong as it stands; sending it again will not help."""
+    """The request itself is wrong; sending it again cannot succeed."""
 
     status = "invalid"
 
 
 class InvalidRequest(Rejected):
-    """Bytes, tensors, headers or addresses that break the contract."""
+    """Bytes, tensors, headers or addresses are malformed."""
 
 
 class NotFound(Rejected):
@@ -49,13 +49,13 @@ class TooLarge(Rejected):
 
 
 class SlowDown(MillraceError):
-    """The request is fine, but not now."""
+    """The request is valid, but cannot be accepted now."""
 
     status = "overloaded"
 
 
 class QueueFull(SlowDown):
-    """A limit is reached. `retry_after_s` says when it is worth coming back, where that is known."""
+    """A limit is reached. `retry_after_s` is the time after which another try may succeed, if it is known."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ class QueueFull(SlowDown):
 
 
 class TryAgain(MillraceError):
-    """The way is broken, not the request."""
+    """The connection or the service failed, not the request."""
 
 
 class Unreachable(TryAgain):
@@ -71,36 +71,36 @@ class Unreachable(TryAgain):
 
 
 class Damaged(Unreachable):
-    """A file that is to be a database is none, or is damaged."""
+    """A file that should be a database is damaged or not a database."""
 
 
 class DiskFull(Unreachable):
-    """The disk of the broker is full: nothing was written, and nothing will be until there is room."""
+    """The broker's disk is full: nothing was written, and nothing will be until there is room."""
 
 
 class Locked(Unreachable):
-    """Another process holds the write lock of a file for long; nothing was done, and it can be tried again."""
+    """Another process has held the write lock of a file for too long; nothing was done, and it can be tried again."""
 
 
 class Unavailable(TryAgain):
-    """Nothing that could serve the request is ready."""
+    """No service that could handle the request is ready."""
 
 
 class Refused(TryAgain):
     """The broker refuses one channel or one operation: a permission, a quota, a queue of another kind.
 
-    A person mends it at the broker. Until then it is tried again, and everything else goes on.
+    A person has to fix it at the broker. Until then the operation is retried, and everything else continues.
     """
 
 
 class Expired(TryAgain):
-    """The time allowed was over before the answer was there."""
+    """The deadline passed before the answer arrived."""
 
     status = "expired"
 
 
 class Cancelled(MillraceError):
-    """Nobody wants the answer any more."""
+    """The client no longer wants the answer."""
 
     status = "cancelled"
 
@@ -112,24 +112,24 @@ class Failed(MillraceError):
 class Gap(MillraceError):
     """A log was read below its first offset: records `start` up to (not including) `end` are gone.
 
-    With `end` 0 the log itself is gone, and another one of its name begins: `is_anew`.
+    With `end` 0 the log itself is gone, and another one of its name begins: `is_recreated`.
     """
 
     def __init__(self, channel: str, start: int, end: int) -> None:
         if end:
-            text = f"{channel}: records {start} to {end - 1} are no longer kept; reading can go on at {end}"
+            text = f"{channel}: records {start} to {end - 1} are no longer kept; reading can continue at {end}"
         else:
-            text = f"{channel}: the log was deleted and made again; reading goes on at its beginning"
+            text = f"{channel}: the log was deleted and made again; reading continues at its beginning"
         super().__init__(text)
         self.channel = channel
         self.start = start
         self.end = end
 
     @property
-    def is_anew(self) -> bool:
-        """Tell whether the log was made again, so that its offsets begin at 0."""
+    def is_recreated(self) -> bool:
+        """True if the log was made again, so that its offsets begin at 0."""
         return self.end == 0
 
 
 class Misconfigured(MillraceError):
-    """Settings, a declaration or a model folder that a person must mend."""
+    """A mistake in settings, a declaration or a model folder, which a person must fix."""

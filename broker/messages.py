@@ -1,4 +1,4 @@
-"""What travels through a broker: messages, deliveries, records and what became of them."""
+"""The messages, deliveries and records that travel through a broker, and the outcomes of publishes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ JSON_LENGTH_HEADER = "inference-header-content-length"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One broker message for `queue`. `header` is our struct (see header.py), the rest is any client's."""
+    """One broker message for `queue`. `header` is the binary one of `protocol/header.py`; all else is any client's."""
 
     queue: str
     body: bytes
     header: bytes = b""
-    count: int = 1  # requests or answers inside
+    count: int = 1  # of requests or answers inside
     headers: Mapping[str, Any] = field(default_factory=lambda: NO_HEADERS)
     content_type: str | None = None
     content_encoding: str | None = None
@@ -34,12 +34,12 @@ class Message:
     user_id: str | None = None
     timestamp_s: int | None = None
     priority: int = 0
-    delay_s: float = 0.0  # not before this time; brokers round it up to a step of their ladder
+    delay_s: float = 0.0  # the shortest delay; brokers round it up to a step of their delay ladder
 
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """A message taken from a queue, until it is settled. `came_back` counts the deliveries before this one."""
+    """A message taken from a queue and not settled yet. `came_back` counts the earlier deliveries."""
 
     message: Message
     tag: int
@@ -48,11 +48,11 @@ class Delivery:
 
 
 class Settlement(Enum):
-    """What became of a published message."""
+    """The result of a publish."""
 
-    SAFE = "safe"  # the broker has it
-    REFUSED = "refused"  # it has not, and said why
-    UNKNOWN = "unknown"  # the connection was lost in between
+    SAFE = "safe"  # the broker has confirmed it
+    REFUSED = "refused"  # the broker did not take it, for a known reason
+    UNKNOWN = "unknown"  # the connection was lost before the confirm
 
 
 class Reason(Enum):
@@ -66,22 +66,22 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one published message, and why if it was refused."""
+    """The result of one publish, with a reason if it was refused."""
 
-    verdict: Settlement
+    settlement: Settlement
     reason: Reason | None = None
 
     def __str__(self) -> str:
-        return self.reason.value if self.reason else self.verdict.value
+        return self.reason.value if self.reason else self.settlement.value
 
     @property
     def safe(self) -> bool:
-        """Tell whether the broker has the message."""
-        return self.verdict is Settlement.SAFE
+        """True if the broker has confirmed the message."""
+        return self.settlement is Settlement.SAFE
 
     @property
     def is_full(self) -> bool:
-        """Tell whether there was no room: in the queue, or in the broker as a whole."""
+        """True if there was no room in the queue, or in the broker as a whole."""
         return self.reason in (Reason.FULL, Reason.STOPPED)
 
 
@@ -95,7 +95,7 @@ STOPPED = Outcome(Settlement.REFUSED, Reason.STOPPED)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One entry of a log; `at_us` is when the broker or its writer got it."""
+    """One entry of a log."""
 
     offset: int
     body: bytes
@@ -104,7 +104,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What waits in a queue: broker messages that are ready, and the requests inside them (estimated)."""
+    """The ready broker messages of a queue, and an estimate of the requests inside them."""
 
     messages: int
     requests: int

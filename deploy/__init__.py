@@ -1,1 +1,1 @@
-"""Settings, wiring, the command line and everything that runs the parts."""
+"""Settings, wiring, the command line, and the code that runs the parts of an installation."""

@@ -1,4 +1,4 @@
-"""What `millrace init` writes: settings, and a hello model that anybody can read."""
+"""The files of a new project, as `millrace init` writes them: settings and a hello model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FILES = {"millrace.yaml": SETTINGS, "models/hello/config.pbtxt": CONFIG, "models
 
 
 def write_project(folder: Path) -> list[Path]:
-    """Write the files; raises Misconfigured rather than write over something."""
+    """Write the files and return their paths; raises Misconfigured if one of them exists already."""
     taken = [name for name in FILES if (folder / name).exists()]
     if taken:
         raise Misconfigured(f"{folder / taken[0]} exists already: choose a new folder")

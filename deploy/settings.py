@@ -45,107 +45,126 @@ Host = Annotated[str, BeforeValidator(bare)]
 
 
 class QueueLimits(StrictModel):
-    """How much a queue may hold before it refuses."""
+    """The most that a queue holds before it refuses more. Zero means no limit."""
 
-    requests: int = Field(default=100_000, ge=0)
-    size: Size = 2 << 30
+    requests: int = Field(default=100_000, ge=0, description="requests in one queue")
+    size: Size = Field(default=2 << 30, description="bytes in one queue")
 
 
 class BrokerSettings(StrictModel):
-    """Where messages go. The embedded broker needs nothing installed."""
+    """Where messages go. Without a URL it is the embedded broker, which needs nothing installed."""
 
-    url: SecretStr = SecretStr("")
+    url: SecretStr = Field(
+        default=SecretStr(""),
+        description="`amqp://`, `amqps://`, `kafka://`, `kafkas://` or `sqlite:///path`; "
+        "empty: the embedded broker in `data`",
+    )
     limits: QueueLimits = QueueLimits()
 
 
 class Secrets(StrictModel):
-    """Keys. `assignment` is what decisions are drawn with: mandatory when the gateway leaves loopback."""
+    """Keys. Give them by a file (`assignment_file`) or a variable (`${NAME}`)."""
 
-    assignment: SecretStr = SecretStr("")
+    assignment: SecretStr = Field(
+        default=SecretStr(""),
+        description="the key with which arms are drawn, the same on all machines; empty: one is made in `data`. "
+        "Required when the gateway listens beyond loopback",
+    )
 
 
 class Repository(StrictModel):
-    """Where models are. What vanishes from there all at once is served for `doubt`: a volume may be unmounted."""
+    """Where models are."""
 
-    url: str = "models"
-    poll: Duration = 2.0
-    doubt: Duration = 60.0
+    url: str = Field(default="models", description="a folder in Triton's layout")
+    poll: Duration = Field(default=2.0, description="time between two looks for new versions")
+    doubt: Duration = Field(
+        default=60.0,
+        description="how long versions are still served after more than half of all vanished at once: "
+        "a volume may be unmounted",
+    )
 
 
 class Replicas(StrictModel):
-    """How many replicas a model version has."""
+    """Replicas of a model version."""
 
-    min: int = Field(default=1, ge=1, le=64)
+    min: int = Field(default=1, ge=1, le=64, description="replicas of each model version")
 
 
 class Processors(StrictModel):
     """How models run."""
 
-    engine: Literal["process", "ray"] = "process"
+    engine: Literal["process", "ray"] = Field(
+        default="process", description="`process`: children of this machine; `ray`: Ray Serve, at `RAY_ADDRESS` if set"
+    )
     replicas: Replicas = Replicas()
-    device: str = "auto"
-    gpus: float = Field(default=0.0, ge=0.0)
-    threads: int = Field(default=1, ge=1, le=1024)
-    grace: Duration = 20.0
+    device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1`; `auto`: a GPU where there is one")
+    gpus: float = Field(default=0.0, ge=0.0, description="GPUs that Ray reserves for each replica; fractions share one")
+    threads: int = Field(default=1, ge=1, le=1024, description="threads of torch and BLAS in each replica")
+    grace: Duration = Field(default=20.0, description="time in which a replica that stops may finish its batches")
 
 
 class Gateway(StrictModel):
-    """Where HTTP is served; the ports are Triton's. `docs/gateway.md` explains the limits.
+    """The HTTP server; the ports are Triton's. [gateway.md](gateway.md) explains the limits."""
 
-    `connections_limit: 0` is as many as the descriptors of the process allow.
-    """
-
-    host: Host = "127.0.0.1"
-    http_port: Port = 8000
-    body_limit: Size = 8 * 1024 * 1024 - 64 * 1024
-    pending_limit: int = Field(default=10_000, ge=1)
-    results_ttl: Duration = 3600.0
-    results_limit: Size = 2 << 30
-    strict_readiness: bool = False
-    head_limit: Annotated[Size, Field(ge=1024)] = 64 * 1024
-    target_limit: Annotated[Size, Field(ge=256)] = 8 * 1024
-    head_timeout: Duration = 15.0
-    body_timeout: Duration = 60.0
-    idle_timeout: Duration = 75.0
-    arriving_limit: Size = 64 << 20
-    bodies_limit: Size = 512 << 20
-    connections_limit: int = Field(default=0, ge=0)
-    compress_above: Size = 4096
-    grace: Duration = 15.0
+    host: Host = Field(default="127.0.0.1", description="address to listen at; `0.0.0.0` or `::` is all of them")
+    http_port: Port = Field(default=8000, description="port to listen at")
+    body_limit: Size = Field(default=8 * 1024 * 1024 - 64 * 1024, description="bytes of one request body, decompressed")
+    pending_limit: int = Field(default=10_000, ge=1, description="requests that wait for their answers; beyond it 429")
+    results_ttl: Duration = Field(default=3600.0, description="how long a stored answer is kept")
+    results_limit: Size = Field(default=2 << 30, description="bytes of the store of asynchronous requests and answers")
+    strict_readiness: bool = Field(
+        default=False, description="`/v2/health/ready` fails while any model or arm is broken, as in Triton"
+    )
+    head_limit: Annotated[Size, Field(ge=1024)] = Field(default=64 * 1024, description="bytes of a request's headers")
+    target_limit: Annotated[Size, Field(ge=256)] = Field(default=8 * 1024, description="bytes of a request's target")
+    head_timeout: Duration = Field(default=15.0, description="time for the headers of a request to arrive")
+    body_timeout: Duration = Field(default=60.0, description="time for a body to arrive, and for an answer to be read")
+    idle_timeout: Duration = Field(default=75.0, description="time between two requests of a connection")
+    arriving_limit: Size = Field(default=64 << 20, description="bytes of all bodies that have not arrived completely")
+    bodies_limit: Size = Field(default=512 << 20, description="bytes of all bodies whose requests wait for answers")
+    connections_limit: int = Field(
+        default=0, ge=0, description="connections at once; 0: as many as the process may have descriptors"
+    )
+    compress_above: Size = Field(default=4096, description="bytes of the smallest answer that is compressed")
+    grace: Duration = Field(default=15.0, description="time in which a gateway that stops waits for open requests")
 
 
 class Learner(StrictModel):
-    """How policies learn. `tick` is how long a second of the event logs' clock takes: shorter to show and to test."""
+    """How policies learn."""
 
-    tick: Annotated[Duration, Field(ge=0.01, le=60.0)] = 1.0
+    tick: Annotated[Duration, Field(ge=0.01, le=60.0)] = Field(
+        default=1.0, description="real time that one second of the event logs' clock lasts; shorter for shows and tests"
+    )
 
 
 class Metrics(StrictModel):
-    """Where Prometheus finds the installation: `/metrics` of the monitors."""
+    """Where Prometheus scrapes the installation: `/metrics` of the monitors."""
 
-    host: Host = "127.0.0.1"
-    port: Port = 8002
+    host: Host = Field(default="127.0.0.1", description="address to listen at")
+    port: Port = Field(default=8002, description="port to listen at; 0: any free one")
 
 
 class Prometheus(StrictModel):
-    """The monitor that turns the event logs into series."""
+    """The monitor that turns the event logs into time series."""
 
-    max_series: int = Field(default=2000, ge=1)
+    max_series: int = Field(
+        default=2000, ge=1, description="time series; observations beyond them are dropped and counted"
+    )
 
 
 class Monitors(StrictModel):
-    """Who reads the event logs."""
+    """The readers of the event logs."""
 
     prometheus: Prometheus = Prometheus()
 
 
 class Settings(StrictModel):
-    """Everything in `millrace.yaml`. Paths are relative to the file."""
+    """The file `millrace.yaml`. Paths are relative to it."""
 
-    version: Literal[1] = 1
-    environment: str = "dev"
-    prefix: str = "millrace."
-    data: str = "data"
+    version: Literal[1] = Field(default=1, description="version of this format")
+    environment: str = Field(default="dev", description="a name for people, such as `prod`")
+    prefix: str = Field(default="millrace.", description="beginning of every channel's name; one for each installation")
+    data: str = Field(default="data", description="folder for state: embedded broker, stored answers, checkpoints")
     broker: BrokerSettings = BrokerSettings()
     secrets: Secrets = Secrets()
     repository: Repository = Repository()
@@ -154,8 +173,8 @@ class Settings(StrictModel):
     learner: Learner = Learner()
     metrics: Metrics = Metrics()
     monitors: Monitors = Monitors()
-    endpoints: str = "endpoints/*.yaml"
-    folder: Path = Path()
+    endpoints: str = Field(default="endpoints/*.yaml", description="files that declare endpoints; they are watched")
+    folder: Path = Field(default=Path(), exclude=True)  # the file's own, set when it is read
 
     @property
     def data_folder(self) -> Path:

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Puts the virtual environment `.venv` up with one of the project's extras: deploy/venv.sh EXTRA
+# Creates the virtual environment `.venv` and installs one of the project's extras: deploy/venv.sh EXTRA
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 extra=${1:?which extra? demo or test}
 python=${PYTHON:-python3}
 uv=.venv/bin/uv
-torch_answer=.cache/torch # `cpu` or `index`: asked once, since an unreachable index costs seconds
+torch_choice=.cache/torch # `cpu` or `index`; kept, because trying an unreachable index takes seconds
 
 make_venv() {
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         { echo "millrace needs Python 3.11 or newer; $python is $("$python" --version): set PYTHON=..." >&2; exit 1; }
-    # Debian keeps this part of Python in a package of its own.
+    # Debian has this module of Python in a separate package.
     "$python" -c 'import ensurepip' 2>/dev/null || deploy/services/apt.sh python3-venv
     "$python" -m venv .venv
 }
@@ -31,8 +31,8 @@ choose_torch() {
 [[ -x $uv ]] || .venv/bin/python -m pip install --quiet 'uv>=0.9'
 
 mkdir -p .cache
-[[ -s $torch_answer ]] || choose_torch >$torch_answer
-if [[ $(<$torch_answer) == cpu ]]; then
+[[ -s $torch_choice ]] || choose_torch >$torch_choice
+if [[ $(<$torch_choice) == cpu ]]; then
     echo "torch: the CPU build, from PyTorch's own index"
     backend=(--torch-backend cpu)
 else

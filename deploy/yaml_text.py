@@ -1,4 +1,4 @@
-"""YAML as people write it: `on`, `off`, `yes` and `no` are words, dates are text, and no key is there twice."""
+"""A stricter YAML reader: `on`, `off`, `yes`, `no` and dates are read as text, and duplicate keys are errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AS_TEXT = {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads the key of `{on: [failed]}` as true, and would keep the last of two equal keys."""
+    """PyYAML alone would read the key of `{on: [failed]}` as true and would keep the last of two equal keys."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - the library's own attribute
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _AS_TEXT]
@@ -37,7 +37,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _TRUE_OR_FALSE, list("tT
 
 
 def read_yaml(path: Path) -> list[Any]:
-    """Return the documents in a file that hold something; raises Misconfigured, without a value: it may be secret."""
+    """Return the non-empty documents of a file.
+
+    Raises Misconfigured. Its text quotes no value of the file, because values may be secret.
+    """
     try:
         return documents(path.read_text("utf-8"))
     except UnicodeDecodeError as exc:
@@ -49,10 +52,10 @@ def read_yaml(path: Path) -> list[Any]:
 
 
 def documents(text: str) -> list[Any]:
-    """Return the documents in a text that hold something; raises Misconfigured."""
+    """Return the non-empty documents of a text; raises Misconfigured."""
     try:
         found = list(yaml.load_all(text, _Loader))
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # too long a number, too many brackets
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # e.g. a number that is too long, or too many brackets
         raise Misconfigured(f"this is not YAML: {_problem(exc)}") from None
     return [document for document in found if document is not None]
 

@@ -1,4 +1,4 @@
-"""A whole gateway: what it follows, what it serves, and in which order it stops."""
+"""A whole gateway: the logs that it follows, the routes that it serves, and the order in which it stops."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from broker.support.tasks import Tasks
 from gateway.core.core import Core, GatewaySettings
 from gateway.core.metrics import GatewayMetrics
 from gateway.core.sending import RequestSender
-from gateway.results.asynchronous import StoredRequests
 from gateway.results.store import ResultsStore
+from gateway.results.stored_requests import StoredRequests
 from gateway.routes.app import front
 from gateway.routes.infer import InferRoute
 from gateway.server import serve
@@ -26,7 +26,7 @@ from router.state.checkpoint_bootstrap import CheckpointBootstrap
 from router.state.members import keep_comparing
 from router.state.view import View
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 async def run(
@@ -39,21 +39,21 @@ async def run(
     *,
     on_started: Callable[[int], None] = lambda port: None,
 ) -> None:
-    """Serve HTTP until `stop`. `key` is the secret that decisions are drawn with; `results` keeps what is asynchronous;
-    `on_started` hears the port.
+    """Serve HTTP until `stop`.
 
-    It listens before it is ready: /v2/health/ready says what it still waits for.
+    `key` is the secret with which arms are drawn. `results` stores asynchronous requests. `on_started` is called with
+    the port, before the gateway is ready: /v2/health/ready lists the things that it still waits for.
     """
     view, metrics, tasks = View(key), GatewayMetrics(registry), Tasks()
     view.members.introduce(settings.instance, settings.agreement)
     core = Core(broker, view, settings, metrics)
     sending = RequestSender(core)
-    asynchronous = StoredRequests(core, results, sending)
+    stored = StoredRequests(core, results, sending)
     metrics.watch(
         pending=lambda: len(core.pending),
-        unclaimed=lambda: core.pending.unclaimed,
-        stored=lambda: len(asynchronous),
-        used=lambda: asynchronous.used_bytes,
+        unclaimed=lambda: core.pending.unclaimed + core.pending.answers.unreadable,
+        stored=lambda: len(stored.waits),
+        used=lambda: stored.used_bytes,
     )
     metrics.watch_door(
         connections=lambda: len(core.door.connections),
@@ -62,23 +62,23 @@ async def run(
     )
     await _follow(core, tasks)
     await core.pending.open()
-    await asynchronous.open()
-    infer = InferRoute(core, sending, asynchronous)
-    announcer = Heartbeat(
+    await stored.open()
+    infer = InferRoute(core, sending, stored)
+    heartbeat = Heartbeat(
         broker,
         instance=settings.instance,
         part="gateway",
         metrics_port=settings.metrics_port,
         troubles=lambda: [core.rows.trouble] if core.rows.trouble else [],
     )
-    await announcer.say("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
-    tasks.spawn(announcer.beat(), "heartbeat")
-    tasks.spawn(keep_comparing(view.members, announcer, registry), "agreement")
+    await heartbeat.set_state("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
+    tasks.spawn(heartbeat.beat(), "heartbeat")
+    tasks.spawn(keep_comparing(view.members, heartbeat, registry), "agreement")
     try:
         await serve(
             core,
-            front(core, infer, asynchronous),
-            (core.pending, asynchronous),
+            front(core, infer, stored),
+            (core.pending, stored.waits),
             host=settings.host,
             port=settings.port,
             stop=stop,
@@ -89,9 +89,9 @@ async def run(
         await _within(settings.grace_s, core.rows.drain(), "rows of refused requests")
         await _within(settings.grace_s, core.cancels.drain(), "cancels")
         await core.pending.close()
-        await asynchronous.close()
+        await stored.close()
         await results.close()
-        await announcer.say("stopped")
+        await heartbeat.set_state("stopped")
         await tasks.cancel()
 
 
@@ -105,19 +105,19 @@ async def _follow(core: Core, tasks: Tasks) -> None:
         view.fold_status(record)
         core.computed.fold(record)
 
-    for name, following in (
+    for name, follower in (
         ("declared", LogFollower(broker, declared, 0, view.fold_declared)),
         ("status", follow_status(broker, fold_status)),
     ):
-        core.readiness.follow(name, following)
-        tasks.spawn(following.run(), name)
-    tasks.spawn(CheckpointBootstrap(broker, view).run(), "stand-in")
+        core.readiness.follow(name, follower)
+        tasks.spawn(follower.run(), name)
+    tasks.spawn(CheckpointBootstrap(broker, view).run(), "checkpoint-bootstrap")
 
 
-async def _within(grace_s: float, work: Awaitable[None], what: str) -> None:
-    """Wait for the last writes, but not for a broker that does not come back."""
+async def _within(grace_s: float, work: Awaitable[None], subject: str) -> None:
+    """Wait for the last writes, for at most `grace_s` seconds: the broker may be gone."""
     try:
         async with asyncio.timeout(grace_s):
             await work
     except TimeoutError:
-        log.warning("stopped without the broker's word on all %s, after %.0f s", what, grace_s)
+        logger.warning("stopped after %.0f s, before the broker had confirmed all %s", grace_s, subject)

@@ -1,4 +1,4 @@
-"""uvicorn in the loop that already runs. Signals belong to the process's shell, errors are JSON to the last byte."""
+"""uvicorn in the running event loop. The process handles signals itself, and every error is JSON."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from gateway.transport.asgi import App
 from gateway.transport.connection import connection_factory
 from gateway.transport.door import SWEEP_S, Door
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
 EVERYWHERE = "::"
-LAST_WORDS_S = 5  # for the answers that say that the gateway stops
+STOP_ANSWERS_S = 5  # for the last answers, which report that the gateway stops
 
 
 class PendingClients(Protocol):
-    """Clients that wait for their answers here."""
+    """Clients that wait for answers of this gateway."""
 
     async def drained(self, grace_s: float) -> None:
-        """Wait until nobody waits, at most `grace_s`."""
+        """Wait until no client waits, for at most `grace_s` seconds."""
 
     def give_up(self) -> None:
-        """End every wait, and let nobody start one."""
+        """End every wait and refuse new ones."""
 
 
 async def serve(
@@ -48,15 +48,16 @@ async def serve(
 ) -> None:
     """Serve until `stop`, then take no new connection and wait for the pending answers, at most the grace.
 
-    `on_started` hears the real port (0 lets the system choose). Raises Misconfigured when the port cannot be had.
+    `on_started` is called with the real port (`port` 0 lets the system choose). Raises Misconfigured if the port cannot
+    be used.
     """
     listening = listen(host, port)
     real_port: int = listening.getsockname()[1]
     server = _Server(_config(app, core), lambda: on_started(real_port))
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="http")
     stopping = asyncio.create_task(stop.wait(), name="http-stop")
-    looking = Tasks()
-    looking.spawn(_look(core.door), "door")
+    sweeps = Tasks()
+    sweeps.spawn(_sweep(core.door), "door")
     try:
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         core.readiness.stopping = True
@@ -66,25 +67,25 @@ async def serve(
             wait.give_up()
         await serving
     finally:
-        await looking.cancel()
+        await sweeps.cancel()
         stopping.cancel()
         serving.cancel()
         listening.close()
 
 
-async def _look(door: Door) -> None:
+async def _sweep(door: Door) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
-        door.look()
+        door.sweep()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; raises Misconfigured naming the address and the way out."""
+    """Return a listening socket. Raises Misconfigured with the address and a way out."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     shown = f"[{host}]" if family == socket.AF_INET6 else host
     both = host == EVERYWHERE and socket.has_dualstack_ipv6()
     if host == EVERYWHERE and not both:
-        log.warning("gateway.host ::: this computer cannot serve IPv4 there, too; 0.0.0.0 serves IPv4 alone")
+        logger.warning("gateway.host ::: this computer cannot serve IPv4 there as well; 0.0.0.0 serves only IPv4")
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as exc:
@@ -101,11 +102,11 @@ def listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._heard = started
+        self._on_started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
-        self._heard()
+        self._on_started()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -125,5 +126,5 @@ def _config(app: App, core: Core) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=int(core.settings.grace_s) + LAST_WORDS_S,
+        timeout_graceful_shutdown=int(core.settings.grace_s) + STOP_ANSWERS_S,
     )

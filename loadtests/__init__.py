@@ -1,1 +1,1 @@
-"""Benchmarks and load."""
+"""Benchmarks and load tests."""

@@ -1,4 +1,4 @@
-"""What the codec costs a request, beside plain json and orjson, in one run.
+"""Measures the CPU time of the tensor codec for each request, compared with plain json and orjson.
 
 python -m loadtests.codec [--json PATH]
 """
@@ -26,23 +26,23 @@ SPECS = (TensorSpec("x", "FP32", (-1, 64)),)
 
 
 class Case(NamedTuple):
-    """Something measured: `per` requests a call, compared with the case called `beside`."""
+    """One measured call, for `requests` requests; its time is compared with the case named `baseline`."""
 
     name: str
     call: Callable[[], Any]
-    per: int = 1
-    beside: str | None = None
+    requests: int = 1
+    baseline: str | None = None
 
 
 def main() -> None:
-    """Measure, print a table, and write it as JSON if asked to."""
-    parser = argparse.ArgumentParser(description="Measures the inference codec, in µs a request.")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the numbers here, too")
+    """Measure all cases, print a table, and write it as JSON if `--json` is given."""
+    parser = argparse.ArgumentParser(description="Measures the inference codec, in µs for each request.")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the numbers to this file")
     path = parser.parse_args().json
     measured: dict[str, float] = {}
     for case in [*_parsing(), *_answering()]:
         measured[case.name] = _measure(case)
-        ratio = f"{measured[case.beside] / measured[case.name]:6.1f} x {case.beside}" if case.beside else ""
+        ratio = f"{measured[case.baseline] / measured[case.name]:6.1f} x {case.baseline}" if case.baseline else ""
         sys.stdout.write(f"{measured[case.name]:8.2f} µs  {case.name:44} {ratio}\n")
     if path is not None:
         path.write_text(json.dumps({name: round(value, 3) for name, value in measured.items()}, indent=1))
@@ -126,14 +126,14 @@ def _plainly_binary(body: bytes, length: int) -> Any:
 
 
 def _measure(case: Case) -> float:
-    calls = max(1, 20_000 // case.per)
+    calls = max(1, 20_000 // case.requests)
     times = []
     for _ in range(7):
         started = perf_counter_ns()
         for _ in range(calls):
             case.call()
         times.append(perf_counter_ns() - started)
-    return median(times) / calls / case.per / 1000
+    return median(times) / calls / case.requests / 1000
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Is the first request after the first `ready` answered?
+"""Checks that the first request after the first `ready` is answered.
 
-Each start is `millrace up` in a fresh folder, with channels of its own, and one request as soon as `/v2/health/ready`
-says 200. Prints `N of 20`; exit status 1 unless all were answered 200.
+Each start runs `millrace up` in a fresh folder with its own channels, and sends one request as soon as
+`/v2/health/ready` answers 200. Prints `N of 20`; the exit status is 1 unless all requests were answered with 200.
 
     python -m loadtests.cold --broker amqp://guest:guest@localhost [--starts 20]
 """
@@ -37,22 +37,25 @@ REQUEST = '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data"
 
 
 def main() -> int:
-    """Start as often as is asked for; returns the exit status."""
+    """Run all starts; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--broker", default="", help="amqp://… or kafka://…; the embedded one if not said")
+    parser.add_argument("--broker", default="", help="amqp://… or kafka://…; by default the embedded broker")
     parser.add_argument("--starts", type=int, default=20)
     options = parser.parse_args()
     answered = 0
     for number in range(1, options.starts + 1):
-        said = start_once(options.broker)
-        answered += said.startswith("200")
-        console.print(f"start {number}: {said}", highlight=False, markup=False, soft_wrap=True)
+        result = start_once(options.broker)
+        answered += result.startswith("200")
+        console.print(f"start {number}: {result}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{answered} of {options.starts}", highlight=False)
     return 0 if answered == options.starts else 1
 
 
 def start_once(url: str) -> str:
-    """Start an installation, ask it once when it says that it is ready, and remove it; returns the answer's status."""
+    """Start an installation, send one request when it is ready, and remove it.
+
+    Returns the status of the answer and the time to readiness, or an error.
+    """
     channels, port = Channels(f"cold{uuid4().hex[:8]}."), free_port()
     with tempfile.TemporaryDirectory(prefix="millrace-cold-") as folder:
         shop = Path(folder) / "shop"
@@ -71,7 +74,7 @@ def start_once(url: str) -> str:
 
 @contextmanager
 def _up(shop: Path, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `millrace up` in a folder, and stop it at the end; what it prints goes to a file there."""
+    """Run `millrace up` in a folder within the block; its output goes to a file there."""
     command = [sys.executable, "-P", "-m", "deploy.cli", "up"]
     with (shop / "up.txt").open("wb") as output:
         process = subprocess.Popen(command, cwd=shop, env=child_environment(settings, {}), stdout=output, stderr=output)
@@ -84,7 +87,7 @@ def _up(shop: Path, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes
 
 
 def _first_answer(process: subprocess.Popen[bytes], port: int) -> str:
-    """Return what the first request after the first `ready` was answered, or why there was none."""
+    """Return the status of the first request after the first `ready`, or the reason why there was none."""
     began = time.monotonic()
     while _ask(port, "GET", "/v2/health/ready")[0] != 200:
         if process.poll() is not None or time.monotonic() - began > READY_WITHIN_S:
@@ -96,7 +99,7 @@ def _first_answer(process: subprocess.Popen[bytes], port: int) -> str:
 
 
 def _ask(port: int, method: str, path: str, body: str | None = None) -> tuple[int, str]:
-    """Return status and body of an answer; status 0 while nothing listens."""
+    """Return the status and the body of an answer; status 0 and the error if there is no answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=40)
     try:
         connection.request(method, path, body)
@@ -109,19 +112,19 @@ def _ask(port: int, method: str, path: str, body: str | None = None) -> tuple[in
 
 
 async def _remove(url: str, channels: Channels, results: Path | None) -> None:
-    """Delete from a server what one start has made there."""
+    """Delete the channels of one start from a server."""
     inputs = channels.inputs("hello", 1)
     made = [inputs, channels.retry(inputs), channels.requests("hello"), channels.results("hello")]
     made += [channels.events("hello"), channels.declared, channels.status, f"{channels.prefix}limits"]
     if results is not None:
         made.append(channels.stored(await _identity(results)))
-    async with connect(url, Channels("cold.")) as broker:  # another prefix: nothing of the deleted is followed
+    async with connect(url, Channels("cold.")) as broker:  # another prefix: this connection follows no deleted channel
         for channel in made:
             await broker.delete(channel)
 
 
 async def _identity(results: Path) -> str:
-    """Return the name of a results store."""
+    """Read the identity of a results store."""
     database = Database(results, Schema(whose="the results store", setting="data", version=1, tables=""))
     await database.open()
     found = await database.run(lambda connection: fetch_one(connection, "SELECT identity FROM store"), Durability.READ)

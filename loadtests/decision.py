@@ -1,11 +1,11 @@
-"""What a decision costs beside a bare keyed hash and bisect, snapshots that change under load, and how fast one learns.
+"""Measures decisions, compared with a bare draw; changing snapshots under load; and the rate of learning.
 
     python -m loadtests.decision [--seconds 10] [--json PATH]
 
-In one run, by turns: each policy's decision as a gateway makes it (the view's router and mask, then the plan) against
-the bare draw; a gateway over the embedded broker that gets a new snapshot every 20 ms; feedback folded on one core,
-alone and with the ledger's commits. Gates are of CPU time, for others may use the computer, too. Ends with status 1 if
-a request was lost or a gate was missed.
+It measures in alternating blocks each policy's decision as a gateway makes it (the view's router and mask, then the
+plan) and a bare draw (keyed hash and bisect). It sends requests to a gateway on the embedded broker that gets a new
+snapshot every 20 ms. It folds feedback on one core, alone and with the ledger's commits. The gates limit CPU time,
+because other programs may use the computer too. The exit status is 1 if a request was lost or a gate was missed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ from deploy.wiring import Installation
 from loadtests.front import FrontLoad, closed_loop
 from loadtests.harness import processes
 from loadtests.report import report
-from router.learning.experiment import read_experiment, spec_of
+from router.learning.declared import read_experiment
+from router.learning.experiment import spec_of
 from router.learning.fold import ExperimentFold
 from router.learning.ledger import Ledger
 from router.policies.learning import one_run
@@ -63,12 +64,12 @@ START_WITHIN_S = 90.0
 ROWS_WITHIN_S = 30.0
 DECISIONS = 40_000
 ROWS_AN_EVENT = 100
-COMMIT_EVERY = 1000  # as many as a learner reads at once
+COMMIT_EVERY = 1000  # the number of records that a learner reads at once
 
 ARMS = {"a": "m@1", "b": "m@2", "c": "m@3"}
 WEIGHTS = (0.6, 0.3, 0.1)
 LEARNT: Mapping[str, Any] = {"feedback": {"rewards": {"clicked": {"default": 0}}}, "key": "parameters.user"}
-LINEAR: Mapping[str, Any] = {"reward": "clicked", "floor": 0.01, "features": [f"x{place}" for place in range(8)]}
+LINEAR: Mapping[str, Any] = {"reward": "clicked", "floor": 0.01, "features": [f"x{number}" for number in range(8)]}
 POLICIES: Mapping[str, Mapping[str, Any]] = {
     "split": {"split": {"a": 60, "b": 30, "c": 10}},
     "sticky": {"split": {"a": 60, "b": 30, "c": 10}, "sticky": True},
@@ -96,15 +97,15 @@ BODY = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[1]}]}'
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
-    """Microseconds a call: the median over blocks, by the clock and of the CPU."""
+class CallTime:
+    """Microseconds for each call, wall-clock and CPU time: the median over blocks."""
 
     wall_us: float
     cpu_us: float
 
 
-def decisions() -> dict[str, Timed]:
-    """Time the bare draw and each policy's decision, a block of each in turn."""
+def decisions() -> dict[str, CallTime]:
+    """Time the bare draw and each policy's decision, in alternating blocks."""
     uids = [new_uid(now_us()) for _ in range(UIDS)]
     calls: dict[str, Callable[[bytes], Any]] = {"bare": _bare()}
     calls |= {name: _decide(name) for name in POLICIES}
@@ -113,7 +114,7 @@ def decisions() -> dict[str, Timed]:
         for name, call in calls.items():
             blocks[name].append(_block(call, uids))
     return {
-        name: Timed(*(median(block[which] for block in timed[WARM_UP:]) / UIDS / 1000 for which in (0, 1)))
+        name: CallTime(*(median(block[which] for block in timed[WARM_UP:]) / UIDS / 1000 for which in (0, 1)))
         for name, timed in blocks.items()
     }
 
@@ -136,18 +137,18 @@ def _bare() -> Callable[[bytes], int]:
 
 
 def _decide(name: str) -> Callable[[bytes], Any]:
-    """Return the decision of a gateway whose logs hold one endpoint, three ready replicas, and a snapshot."""
+    """Return a gateway's decision function, with one endpoint, three ready replicas and a snapshot in its view."""
     endpoint = read_endpoint({"endpoint": "e", "arms": ARMS, "policy": POLICIES[name], **LEARNT}, source="decision")
     view = View(b"secret")
     view.fold_declared(Record(0, endpoint_declared(endpoint, "decision"), {}))
     view.fold_declared(Record(1, write_claim("decision"), {}))
     for version in (1, 2, 3):
-        said = Announcement(
+        announcement = Announcement(
             instance=f"r{version}", part="replica", state="ready", at_us=now_us(), model="m", version=version
         )
-        view.fold_status(Record(version, write_announcement(said), {}))
+        view.fold_status(Record(version, write_announcement(announcement), {}))
     if name in ("thompson", "canary", "linucb", "lints"):
-        view.fold_status(Record(4, write_snapshot(_said(endpoint, 1, 7, WEIGHTS, _models(endpoint))), {}))
+        view.fold_status(Record(4, write_snapshot(_snapshot(endpoint, 1, 7, WEIGHTS, _models(endpoint))), {}))
     if "features" in POLICIES[name]:
         vectors = cycle([[1.0, *row] for row in np.random.default_rng(1).standard_normal((UIDS, 8)).tolist()])
 
@@ -164,7 +165,9 @@ def _decide(name: str) -> Callable[[bytes], Any]:
     return decide
 
 
-def _said(endpoint: Endpoint, term: int, number: int, weights: tuple[float, ...], models: Any = None) -> SnapshotRecord:
+def _snapshot(
+    endpoint: Endpoint, term: int, number: int, weights: tuple[float, ...], models: Any = None
+) -> SnapshotRecord:
     return SnapshotRecord(
         endpoint=endpoint.endpoint,
         experiment=experiment_of(endpoint),
@@ -177,7 +180,7 @@ def _said(endpoint: Endpoint, term: int, number: int, weights: tuple[float, ...]
 
 
 def _models(endpoint: Endpoint) -> Any:
-    """Return what a linear policy has learnt of a few rewards; None for one that looks at no features."""
+    """The packed models of a linear policy after 300 rewards; None for policies without features."""
     experiment: Any = read_experiment(endpoint)
     if experiment is None or experiment.policy not in ("linucb", "lints"):
         return None
@@ -188,20 +191,20 @@ def _models(endpoint: Endpoint) -> Any:
 
 
 async def refreshes(seconds: float) -> dict[str, int]:
-    """Keep a gateway busy while its snapshot changes; return what was answered, and from how many snapshots."""
+    """Keep a gateway busy while its snapshot changes; returns the numbers of requests, answers and snapshots."""
     with tempfile.TemporaryDirectory(prefix="millrace-decision-") as name:
         folder, port = Path(name), free_port()
         _write_model(folder / "models/hello")
         (folder / "millrace.yaml").write_text(f"gateway: {{http_port: {port}}}\nmetrics: {{port: 0}}\n")
-        place = Installation.at(folder / "millrace.yaml")
-        with processes([place.part_command(part) for part in ("gateway", "processors")], folder / "log"):
-            async with place.broker() as broker:
+        installation = Installation.at(folder / "millrace.yaml")
+        with processes([installation.part_command(part) for part in ("gateway", "processors")], folder / "log"):
+            async with installation.broker() as broker:
                 return await _refreshed(broker, port, seconds)
 
 
 async def _refreshed(broker: Broker, port: int, seconds: float) -> dict[str, int]:
-    said = {"endpoint": "e", "arms": {"a": "hello@1", "b": "hello@2"}, "policy": POLICIES["thompson"]}
-    endpoint = read_endpoint({**said, "feedback": LEARNT["feedback"]}, source="decision")
+    document = {"endpoint": "e", "arms": {"a": "hello@1", "b": "hello@2"}, "policy": POLICIES["thompson"]}
+    endpoint = read_endpoint({**document, "feedback": LEARNT["feedback"]}, source="decision")
     channels = broker.channels
     for log in (channels.declared, channels.status, channels.events("e")):
         await broker.declare(log)
@@ -228,12 +231,12 @@ async def _refreshed(broker: Broker, port: int, seconds: float) -> dict[str, int
 
 
 async def _publish(broker: Broker, endpoint: Endpoint, term: int, numbers: list[int]) -> None:
-    """Say a new snapshot every 20 ms, as a learner would that had that much to say."""
+    """Publish a new snapshot every 20 ms."""
     while True:
         share = len(numbers) % 9 / 10 + 0.1
-        said = _said(endpoint, term, len(numbers) + 1, (share, 1 - share))
-        await broker.append(broker.channels.status, [write_snapshot(said)])
-        numbers.append(said.number)
+        snapshot = _snapshot(endpoint, term, len(numbers) + 1, (share, 1 - share))
+        await broker.append(broker.channels.status, [write_snapshot(snapshot)])
+        numbers.append(snapshot.number)
         await asyncio.sleep(REFRESH_S)
 
 
@@ -242,7 +245,7 @@ async def _load(port: int, seconds: float) -> FrontLoad:
 
 
 async def _drawn_from(broker: Broker, answered: int) -> int:
-    """Return from how many snapshots the rows say that requests were drawn."""
+    """Count the snapshots in the rows of all answered requests."""
     reader, snapshots, seen = broker.read(broker.channels.events("e"), 0), set[int](), 0
     async with asyncio.timeout(ROWS_WITHIN_S):
         while seen < answered:
@@ -262,33 +265,33 @@ def _write_model(folder: Path) -> None:
     (folder / "config.pbtxt").write_text(CONFIG)
 
 
-async def folds() -> dict[str, Timed]:
-    """Fold feedback for decisions that wait for it, alone and with a commit for every batch that a learner reads."""
-    said = {"endpoint": "e", "arms": ARMS, "policy": POLICIES["thompson"], **LEARNT}
-    endpoint = read_endpoint(said, source="decision")
+async def folds() -> dict[str, CallTime]:
+    """Time the fold of feedback for open decisions, alone and with a commit after every COMMIT_EVERY records."""
+    document = {"endpoint": "e", "arms": ARMS, "policy": POLICIES["thompson"], **LEARNT}
+    endpoint = read_endpoint(document, source="decision")
     events, feedback = _events(), _feedback()
-    found: dict[str, list[Timed]] = {"alone": [], "with commits": []}
+    found: dict[str, list[CallTime]] = {"alone": [], "with commits": []}
     with tempfile.TemporaryDirectory(prefix="millrace-decision-") as name:
         for block in range(WARM_UP + FOLD_BLOCKS):
             for how, timed in found.items():
-                fold = _decided(endpoint, events)
+                fold = _fold_decisions(endpoint, events)
                 if how == "alone":
-                    timed.append(await _told(fold, feedback, _nothing))
+                    timed.append(await _fold_feedback(fold, feedback, _do_nothing))
                     continue
                 ledger = Ledger(Path(name) / f"{block}.db")
                 await ledger.open()
                 await ledger.lead(1)
                 await ledger.save(fold, whole=True)
-                timed.append(await _told(fold, feedback, partial(ledger.save, fold)))
+                timed.append(await _fold_feedback(fold, feedback, partial(ledger.save, fold)))
                 await ledger.close()
     return {
-        how: Timed(median(one.wall_us for one in timed[WARM_UP:]), median(one.cpu_us for one in timed[WARM_UP:]))
+        how: CallTime(median(one.wall_us for one in timed[WARM_UP:]), median(one.cpu_us for one in timed[WARM_UP:]))
         for how, timed in found.items()
     }
 
 
-def _decided(endpoint: Endpoint, events: list[Record]) -> ExperimentFold[Any]:
-    """Return a fold of decisions that wait for their feedback."""
+def _fold_decisions(endpoint: Endpoint, events: list[Record]) -> ExperimentFold[Any]:
+    """Fold decisions without feedback."""
     experiment = read_experiment(endpoint)
     if experiment is None:
         raise ValueError("this policy learns nothing")
@@ -298,7 +301,9 @@ def _decided(endpoint: Endpoint, events: list[Record]) -> ExperimentFold[Any]:
     return fold
 
 
-async def _told(fold: ExperimentFold[Any], feedback: list[Record], commit: Callable[[], Awaitable[None]]) -> Timed:
+async def _fold_feedback(
+    fold: ExperimentFold[Any], feedback: list[Record], commit: Callable[[], Awaitable[None]]
+) -> CallTime:
     wall, cpu = time.perf_counter(), time.process_time()
     for begin in range(0, len(feedback), COMMIT_EVERY):
         for record in feedback[begin : begin + COMMIT_EVERY]:
@@ -306,11 +311,11 @@ async def _told(fold: ExperimentFold[Any], feedback: list[Record], commit: Calla
         await commit()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     if fold.progress.counts["joined"] != len(feedback):
-        raise ValueError(f"of {len(feedback)} pieces of feedback these were folded: {dict(fold.progress.counts)}")
-    return Timed(wall / len(feedback) * 1e6, cpu / len(feedback) * 1e6)
+        raise ValueError(f"not all of {len(feedback)} pieces of feedback were joined: {dict(fold.progress.counts)}")
+    return CallTime(wall / len(feedback) * 1e6, cpu / len(feedback) * 1e6)
 
 
-async def _nothing() -> None:
+async def _do_nothing() -> None:
     return
 
 
@@ -319,14 +324,20 @@ def _uid(number: int) -> bytes:
 
 
 def _events() -> list[Record]:
-    """Return the decisions that feedback comes for."""
+    """The rows of DECISIONS decisions."""
     route = Route(endpoint="e", arm="a", model="m", version=1, policy="thompson", snapshot=0, mask=7)
     records = []
-    for place, begin in enumerate(range(0, DECISIONS, ROWS_AN_EVENT)):
+    for number, begin in enumerate(range(0, DECISIONS, ROWS_AN_EVENT)):
         uids = map(_uid, range(begin, begin + ROWS_AN_EVENT))
-        asked = [Request(route, uid, now_us(), 0, 1 / 3, None, 0, "", "", "", b"", b"") for uid in uids]
-        ended = EndedRequests(asked, [1] * len(asked), [now_us()] * len(asked), Status.OK, published_us=now_us())
-        records.append(Record(place, *write_event([ended], [], [], source="/decision")))
+        asked = [Request(route=route, uid=uid, accepted_us=now_us(), propensity=1 / 3) for uid in uids]
+        ended = EndedRequests(
+            requests=asked,
+            rows=[1] * len(asked),
+            taken_us=[now_us()] * len(asked),
+            status=Status.OK,
+            published_us=now_us(),
+        )
+        records.append(Record(number, *write_event([ended], [], [], source="/decision")))
     return records
 
 
@@ -339,9 +350,9 @@ def _feedback() -> list[Record]:
 
 
 def main() -> None:
-    """Read the options, measure, report."""
+    """Parse the options, measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long snapshots change under load")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of the load with changing snapshots")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     drawn, folded = decisions(), uvloop.run(folds())
@@ -350,7 +361,7 @@ def main() -> None:
     held &= all(1e6 / timed.cpu_us >= GATE_FOLDS for timed in folded.values())
     rows = [(f"decision: {name}", _shown(timed, drawn["bare"])) for name, timed in drawn.items()]
     rows += [(f"feedback folded, {how}", _rate(timed)) for how, timed in folded.items()]
-    rows.append(("snapshots under load", f"{fresh['published']} said, rows of {fresh['drawn_from']}"))
+    rows.append(("snapshots under load", f"{fresh['published']} published, rows of {fresh['drawn_from']}"))
     rows.append(("requests meanwhile", f"{fresh['answered']:,} of {fresh['sent']:,} answered, {fresh['per_s']:,}/s"))
     figures = {
         "decisions": {name: asdict(timed) for name, timed in drawn.items()},
@@ -361,7 +372,7 @@ def main() -> None:
     sys.exit(0 if held and fresh["sent"] == fresh["answered"] else 1)
 
 
-def _shown(timed: Timed, bare: Timed) -> str:
+def _shown(timed: CallTime, bare: CallTime) -> str:
     shown = f"{timed.wall_us:6.2f} µs ({timed.cpu_us:.2f} of CPU)"
     if timed is bare:
         return shown
@@ -369,7 +380,7 @@ def _shown(timed: Timed, bare: Timed) -> str:
     return f"{shown}, {timed.cpu_us / bare.cpu_us:.1f} x bare; gate {GATE_US:g}: {verdict}"
 
 
-def _rate(timed: Timed) -> str:
+def _rate(timed: CallTime) -> str:
     verdict = "ok" if 1e6 / timed.cpu_us >= GATE_FOLDS else "missed"
     shown = f"{1e6 / timed.wall_us:,.0f}/s ({1e6 / timed.cpu_us:,.0f}/s of CPU)"
     return f"{shown}; gate {GATE_FOLDS:,}: {verdict}"

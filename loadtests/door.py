@@ -1,11 +1,12 @@
-"""A gateway under attack at its door, and what other clients notice of it.
+"""Attacks a gateway, and measures the effect on other clients.
 
     python -m loadtests.door [--broker amqp://guest:guest@127.0.0.1:25672/] [--seconds 30] [--json door.json]
 
-A process of its own attacks with 2,000 silent connections, 1,000 slow bodies of 7 MiB, endless heads of 300 MB and 40
-connections that send 12,800 requests each behind one to a slow model, all at once and again whenever one is ended.
-Other clients ask at a steady rate before and meanwhile. Ends with status 1 if one of their requests failed, their p99
-more than doubled, the gateway grew by 150 MB, or an attack left no log line or metric.
+Another process attacks with 2,000 silent connections, 1,000 slow bodies of 7 MiB, endless heads of 300 MB, and 40
+connections that send 12,800 requests each after one to a slow model, all at the same time; each connection that the
+gateway closes is opened again. Other clients send requests at a steady rate before and during the attack. The exit
+status is 1 if one of their requests failed, if their p99 more than doubled, if the gateway grew by 150 MB, or if an
+attack left no log line or no metric.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ class Model:
 
 
 async def attack(port: int) -> None:
-    """Attack until killed; print a line once every connection has been tried."""
-    os.nice(19)  # attackers have machines of their own: here they give way
+    """Attack until killed; prints a line when all attackers have been started."""
+    os.nice(19)  # real attackers use other machines, so these must not take the gateway's CPU time
     tasks = Tasks()
     attackers = [_silent] * SILENT + [_slow_body] * SLOW + [_endless_head] * HEADS + [_sent_ahead] * AHEAD
     for attacker in attackers:
@@ -127,21 +128,21 @@ async def _sent_ahead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 
 def write_models(root: Path) -> None:
-    """Write a model that costs nothing, and one that is slow."""
+    """Write a model that computes nothing, and a slow one."""
     for name, work_s in (("same", 0.0), ("slow", SLOW_MODEL_S)):
         (root / name / "1").mkdir(parents=True)
         (root / name / "config.pbtxt").write_text(CONFIG.replace("NAME", name))
         (root / name / "1/model.py").write_text(MODEL.replace("WORK_S", str(work_s)))
 
 
-async def metrics_of_gateway(place: Installation) -> dict[str, float]:
-    """Return how many connections and requests the door has ended, by reason."""
-    async with place.broker() as broker:
+async def metrics_of_gateway(installation: Installation) -> dict[str, float]:
+    """Read the gateway's number of refused connections and requests, by reason."""
+    async with installation.broker() as broker:
         reader = broker.read(broker.channels.status, Since(now_us() - 10_000_000))
         async with asyncio.timeout(30):
             while True:
-                said = [read_status(record) for record in await reader.read(100)]
-                ports = [it.metrics_port for it in said if it is not None and it.part == "gateway"]
+                announcements = [read_status(record) for record in await reader.read(100)]
+                ports = [it.metrics_port for it in announcements if it is not None and it.part == "gateway"]
                 if ports:
                     break
         await reader.close()
@@ -161,11 +162,11 @@ def _page(port: int) -> str:
 
 @contextmanager
 def attacked(port: int) -> Iterator[None]:
-    """Attack from a process of its own."""
+    """Attack from another process within the block."""
     command = [sys.executable, "-m", "loadtests.door", "--attack", str(port)]
     attacker = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
-        assert attacker.stdout is not None  # noqa: S101 - it was asked for
+        assert attacker.stdout is not None  # noqa: S101 - set by stdout=PIPE
         attacker.stdout.readline()
         yield
     finally:
@@ -174,7 +175,7 @@ def attacked(port: int) -> Iterator[None]:
 
 
 async def ask(port: int, seconds: float, gateway: psutil.Process) -> dict[str, Any]:
-    """Ask at a steady rate; return what the clients saw, and the most memory that the gateway had."""
+    """Send requests at a steady rate; returns counts, latencies, and the gateway's largest resident memory."""
     most = gateway.memory_info().rss
     load = asyncio.create_task(open_loop(port, PATH, BODY, None, rate=RATE, seconds=seconds))
     while not load.done():
@@ -193,7 +194,7 @@ async def ask(port: int, seconds: float, gateway: psutil.Process) -> dict[str, A
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run everything and return the figures."""
+    """Run the load before and during the attack, and return the figures."""
     with tempfile.TemporaryDirectory(prefix="millrace-door-") as temporary:
         folder, port = Path(temporary), free_port()
         write_models(folder / "models")
@@ -201,8 +202,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         (folder / "millrace.yaml").write_text(
             f"prefix: door{port}.\n{broker}gateway: {{http_port: {port}}}\nmetrics: {{port: 0}}\n"
         )
-        place = Installation.at(folder / "millrace.yaml")
-        with processes([place.part_command(part) for part in PARTS], folder / "log") as running:
+        installation = Installation.at(folder / "millrace.yaml")
+        with processes([installation.part_command(part) for part in PARTS], folder / "log") as running:
             await wait_until_ready(port, "127.0.0.1", 90.0, lambda: True)
             for name in ("same", "slow"):
                 await wait_until_ready(port, "127.0.0.1", 90.0, lambda: True, path=f"/v2/models/{name}/ready")
@@ -210,7 +211,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             before = await ask(port, options.seconds, running[0])
             with attacked(port):
                 during = await ask(port, options.seconds, running[0])
-            ended = await metrics_of_gateway(place)
+            ended = await metrics_of_gateway(installation)
         logged = (folder / "log").read_text().splitlines()
     lines = [json.loads(line)["message"] for line in logged if "the door" in line]
     return {
@@ -224,7 +225,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def wrong(figures: dict[str, Any]) -> list[str]:
-    """Return what should not be so."""
+    """List the figures that are outside their limits."""
     found = []
     if figures["before"]["errors"] or figures["during"]["errors"]:
         codes = {**figures["before"]["codes"], **figures["during"]["codes"]}
@@ -233,7 +234,7 @@ def wrong(figures: dict[str, Any]) -> list[str]:
         found.append(f"p99 grew by {figures['ratio']:.2f}; {MOST_RATIO:g} is allowed")
     if figures["growth_mb"] >= MOST_GROWTH_MB:
         found.append(f"the gateway grew by {figures['growth_mb']:.0f} MB; {MOST_GROWTH_MB:g} are allowed")
-    found += [f"no metric says {reason}" for reason in REASONS if not figures["ended"].get(reason)]
+    found += [f"no metric counts {reason}" for reason in REASONS if not figures["ended"].get(reason)]
     if len(figures["log"]) < len(REASONS):
         found.append(f"{len(figures['log'])} log lines for {len(REASONS)} kinds of attack")
     return found
@@ -245,9 +246,9 @@ def _row(seen: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Read the options, measure, report."""
+    """Parse the options, measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--broker", default="", help="the embedded one without this")
+    parser.add_argument("--broker", default="", help="the broker's URL; by default the embedded broker")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--attack", type=int, metavar="PORT", help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 load client: keep-alive connections that send one prepared request, cheaply."""
+"""A cheap HTTP/1.1 load client: keep-alive connections that send the same prepared request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import cast
 
 @dataclass(slots=True)
 class FrontLoad:
-    """What a run saw: seconds of each good answer, and how many were not good, by code (0: there was no answer)."""
+    """The result of a run: the latencies of answers with 200, and the number of others, by code (0: no answer)."""
 
     latencies_s: list[float] = field(default_factory=list)
     errors: int = 0
@@ -30,11 +30,11 @@ class FrontConnection(asyncio.Protocol):
         self.code = 0  # of the last answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's own is no subclass
+        """Store the transport."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport is not a subclass
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """An answer will not come any more."""
+        """Fail the request that waits for an answer."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(False)
 
@@ -54,11 +54,11 @@ class FrontConnection(asyncio.Protocol):
 
     @property
     def is_closed(self) -> bool:
-        """Tell whether nothing can be sent any more."""
+        """True if no more requests can be sent."""
         return self._transport is None or self._transport.is_closing()
 
     async def ask(self) -> bool:
-        """Send the request; tells whether the answer was 200."""
+        """Send the request; returns True if the answer was 200."""
         self._answer = asyncio.get_running_loop().create_future()
         self.code = 0
         if self._transport is None or self.is_closed:
@@ -67,13 +67,13 @@ class FrontConnection(asyncio.Protocol):
         return await self._answer
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 
 
 def prepared(port: int, path: str, body: bytes, json_length: int | None) -> bytes:
-    """Return the bytes of a POST."""
+    """The bytes of a POST request."""
     length = f"Inference-Header-Content-Length: {json_length}\r\n" if json_length is not None else ""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(body)}\r\n{length}\r\n"
     return head.encode() + body
@@ -112,13 +112,13 @@ async def closed_loop(
 async def open_loop(
     port: int, path: str, body: bytes, json_length: int | None, *, rate: float, seconds: float
 ) -> FrontLoad:
-    """Send at a fixed rate, whatever comes back; latency counts from when a request was due."""
+    """Send at a fixed rate, independent of the answers; latency is measured from the time when a request was due."""
     request = prepared(port, path, body, json_length)
     idle = [await connect(port, request) for _ in range(16)]
     load, began = FrontLoad(), time.perf_counter()
 
     async def one(due: float) -> None:
-        while idle and idle[-1].is_closed:  # the server ends those that are idle for long
+        while idle and idle[-1].is_closed:  # the server closes connections that are idle for long
             idle.pop()
         connection = idle.pop() if idle else await connect(port, request)
         if await connection.ask():

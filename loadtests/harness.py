@@ -1,4 +1,4 @@
-"""What the benchmarks of the path run against: real models, real parts as processes, and a look at what they cost."""
+"""Shared by the benchmarks: models, parts as processes, and the measurement of their CPU time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ START_WITHIN_S = 90.0
 
 
 def write_models(root: Path) -> None:
-    """Write the small MLP 64-256-256-10, and a heavy one: a convolutional network of about 5 ms a call at batch 32."""
+    """Write two models: a small MLP 64-256-256-10, and a convolutional network with 5 ms for a batch of 32."""
     import torch
     from torch import nn
 
@@ -59,7 +59,7 @@ def write_models(root: Path) -> None:
 
 
 def write_settings(folder: Path, url: str, http_port: int) -> Installation:
-    """Write an installation with a prefix of its own; an empty URL stands for the embedded broker."""
+    """Write the settings of an installation with a new prefix; an empty URL means the embedded broker."""
     broker = f"broker: {{url: '{url}'}}\n" if url else ""
     (folder / "millrace.yaml").write_text(
         f"prefix: bench{uuid4().hex[:8]}.\n{broker}gateway: {{http_port: {http_port}}}\nmetrics: {{port: 0}}\n", "utf-8"
@@ -69,7 +69,7 @@ def write_settings(folder: Path, url: str, http_port: int) -> Installation:
 
 @contextmanager
 def processes(commands: list[list[str]], log: Path) -> Iterator[list[psutil.Process]]:
-    """Run commands beside each other; stop them at the end."""
+    """Run commands in parallel within the block, and stop them afterwards."""
     with log.open("ab") as out:
         running = [subprocess.Popen(command, stdout=out, stderr=out) for command in commands]
     try:
@@ -85,28 +85,28 @@ def processes(commands: list[list[str]], log: Path) -> Iterator[list[psutil.Proc
 
 
 async def wait_for_replica(broker: Broker, process: psutil.Process) -> Announcement:
-    """Return what a replica, started as `process`, says when it is ready."""
+    """Wait until the replica `process` is ready, and return its announcement."""
     await broker.declare(broker.channels.status)
     reader = broker.read(broker.channels.status, Since(now_us() - 10_000_000))
     async with asyncio.timeout(START_WITHIN_S):
         while True:
             for record in await reader.read(100):
-                said = read_status(record)
-                if said and said.pid == process.pid and said.state == "ready":
+                announcement = read_status(record)
+                if announcement and announcement.pid == process.pid and announcement.state == "ready":
                     await reader.close()
-                    return said
+                    return announcement
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaCounters:
-    """What a replica has computed until now, by its own `/metrics`."""
+    """The number and the total seconds of a replica's model calls, from its `/metrics`."""
 
     calls: float
     seconds: float
 
     @classmethod
     def by(cls, replica: Announcement) -> ReplicaCounters:
-        """Ask it."""
+        """Read the present counters of a replica."""
         with urlopen(f"http://127.0.0.1:{replica.metrics_port}/metrics", timeout=10) as page:
             found = {one.name: one.value for family in families(page.read().decode()) for one in family.samples}
         name = "millrace_processor_compute_seconds"
@@ -114,13 +114,13 @@ class ReplicaCounters:
 
 
 def run_json(command: list[str]) -> dict[str, Any]:
-    """Run a module to its end and read the JSON line it prints."""
+    """Run a Python command to its end and parse the last line of its output as JSON."""
     done = subprocess.run([sys.executable, "-P", *command], check=True, capture_output=True, text=True, timeout=300)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 class Cost:
-    """CPU time of processes (with their children) and of the broker's server between two moments."""
+    """The CPU time of named groups of processes since the construction."""
 
     def __init__(self, named: Mapping[str, Callable[[], list[psutil.Process]]]) -> None:
         self._named = named
@@ -128,7 +128,7 @@ class Cost:
         self._began = time.perf_counter()
 
     def us_each(self, requests: int) -> dict[str, float]:
-        """Return the microseconds of CPU a request of each."""
+        """The CPU time of each group divided by a number of requests, in microseconds."""
         after = self._read()
         return {name: (after[name] - self._before[name]) / requests * 1e6 for name in after}
 
@@ -137,7 +137,7 @@ class Cost:
 
 
 def server_processes(url: str) -> list[psutil.Process]:
-    """Return the processes on this computer that listen where `url` points (none for a broker elsewhere)."""
+    """The processes on this computer that listen on the port of `url`; none if the broker is elsewhere."""
     port = urlsplit(url).port
     found = {
         connection.pid
@@ -151,7 +151,7 @@ def server_processes(url: str) -> list[psutil.Process]:
 
 
 def with_children(process: psutil.Process) -> list[psutil.Process]:
-    """Return a process and all that it started."""
+    """A process and all of its descendants."""
     return [process, *process.children(recursive=True)]
 
 

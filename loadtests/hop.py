@@ -1,12 +1,12 @@
-"""One hop through the port, beside what the broker's plain client does with the same messages.
+"""Measures one hop through the broker port, compared with the broker's bare client library.
 
     python -m loadtests.hop --broker amqp://guest:guest@127.0.0.1:25672/
     python -m loadtests.hop --broker kafka://127.0.0.1:29092
     python -m loadtests.hop --broker sqlite:////tmp/hop.db --json hop.json
 
-On RabbitMQ: publish with confirms, take and ack through the port, against bare pika doing the same on the same kind of
-queue with the same window, by turns; on Kafka the same against bare aiokafka. On SQLite: against the rate at which
-SQLite itself commits the same rows.
+On RabbitMQ it publishes with confirms, takes and acks through the port, and does the same with bare pika, on the same
+type of queue and with the same window, in alternating turns. On Kafka it compares with bare aiokafka. On SQLite it
+compares with the rate at which SQLite itself commits the same rows.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ BROKERS = {"amqp": "rabbitmq", "amqps": "rabbitmq", "kafka": "kafka", "sqlite": 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One run of one way through the broker."""
+    """The figures of one run: messages per second, CPU time for each message, and the server's version."""
 
     rate: float
     publish_cpu_us: float
@@ -60,7 +60,7 @@ class Figures:
 
 
 class End:
-    """One of our two processes: publishes or takes all messages, and reports on standard output."""
+    """One of the two processes: it publishes or takes all messages, and reports on standard output."""
 
     def __init__(self, broker: Broker, queue: str, options: argparse.Namespace) -> None:
         self.broker = broker
@@ -69,7 +69,7 @@ class End:
         self.body = b"x" * options.size
 
     async def publish(self) -> float:
-        """Keep the window full with batches, four on the way at any time."""
+        """Publish all messages, with WINDOW / BATCH batches unconfirmed at any time; returns the start time."""
         began_s = time.time()
         batches = iter([min(BATCH, self.messages - at) for at in range(0, self.messages, BATCH)])
         await asyncio.gather(*(self._publish(batches) for _ in range(WINDOW // BATCH)))
@@ -84,9 +84,9 @@ class End:
                 raise RuntimeError(f"refused: {set(outcomes)}")
 
     async def take(self) -> float:
-        """Take and ack everything."""
+        """Take and ack all messages; returns the time of the first delivery."""
         consumer = self.broker.consume(self.queue, WINDOW)
-        say({"ready": True})
+        send_report({"ready": True})
         left, began_s = self.messages, 0.0
         while left:
             deliveries = await consumer.take(WINDOW)
@@ -95,51 +95,51 @@ class End:
             left -= len(deliveries)
         return began_s
 
-    async def pulse(self) -> float:
-        """Publish the time of day at a steady low rate."""
+    async def publish_times(self) -> float:
+        """Publish the present time at a steady low rate."""
         began_s = time.time()
         for at in range(self.messages):
             await asyncio.sleep(max(0.0, began_s + at / LATENCY_PER_S - time.time()))
             await self.broker.publish([Message(queue=self.queue, body=str(time.time_ns()).encode(), header=HEADER)])
         return began_s
 
-    async def feel(self) -> float:
-        """Take them and report how old each was."""
+    async def take_ages(self) -> float:
+        """Take the messages of `publish_times`, and report the age of each in milliseconds."""
         consumer = self.broker.consume(self.queue, WINDOW)
-        say({"ready": True})
+        send_report({"ready": True})
         ages_ms: list[float] = []
         while len(ages_ms) < self.messages:
             deliveries = await consumer.take(WINDOW)
             ages_ms += [(time.time_ns() - int(delivery.message.body)) / 1e6 for delivery in deliveries]
             await self.broker.ack(deliveries)
-        say({"ages_ms": ages_ms})
+        send_report({"ages_ms": ages_ms})
         return 0.0
 
 
-async def be_end(options: argparse.Namespace) -> None:
-    """Be a child process."""
+async def run_end(options: argparse.Namespace) -> None:
+    """Run one end of the hop in a child process."""
     async with connect(options.broker, Channels(options.prefix)) as broker:
         end = End(broker, options.queue, options)
         before = resource.getrusage(resource.RUSAGE_SELF)
         began_s = await getattr(end, options.end)()
         after = resource.getrusage(resource.RUSAGE_SELF)
         cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        say({"began_s": began_s, "ended_s": time.time(), "cpu_us": cpu_s / options.messages * 1e6})
+        send_report({"began_s": began_s, "ended_s": time.time(), "cpu_us": cpu_s / options.messages * 1e6})
 
 
-def say(what: dict[str, Any]) -> None:
-    """Tell the parent process."""
-    sys.stdout.write(json.dumps(what) + "\n")
+def send_report(report: dict[str, Any]) -> None:
+    """Write a line of JSON for the parent process."""
+    sys.stdout.write(json.dumps(report) + "\n")
     sys.stdout.flush()
 
 
 def child(module: str, *words: str | int) -> subprocess.Popen[str]:
-    """Start a process that reports in lines of JSON."""
+    """Start a process that writes lines of JSON."""
     return subprocess.Popen([sys.executable, "-P", "-m", module, *map(str, words)], stdout=subprocess.PIPE, text=True)
 
 
-def hear(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Return the next line that a child reports."""
+def read_report(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Read the next line of a child; raises RuntimeError if it has ended."""
     line = process.stdout.readline(LINE_BYTES) if process.stdout else ""
     if not line:
         raise RuntimeError(f"a process of the hop has ended with status {process.wait(PATIENCE_S)}")
@@ -148,7 +148,7 @@ def hear(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 @contextmanager
 def children(*processes: subprocess.Popen[str]) -> Iterator[None]:
-    """End the children in any case."""
+    """Wait for the children after the block; kill them if it fails."""
     try:
         yield
         for process in processes:
@@ -160,7 +160,7 @@ def children(*processes: subprocess.Popen[str]) -> Iterator[None]:
 
 
 class BrokerHop:
-    """The parent: declares queues, runs both ways by turns, and compares."""
+    """The parent process: it declares queues, runs both ways in alternating turns, and compares them."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -168,7 +168,7 @@ class BrokerHop:
         self.broker = BROKERS[options.broker.partition(":")[0]]
 
     def measure(self) -> dict[str, Any]:
-        """Return all figures."""
+        """Run all turns and return the figures."""
         ours, bare = [], []
         for _ in range(self.options.repeat):
             bare.append(self._bare_sqlite() if self.broker == "sqlite" else self._on_a_queue(self._bare))
@@ -211,18 +211,18 @@ class BrokerHop:
         beside = "/" + self.options.broker.partition(":///")[2].lstrip("/")
         process = child("loadtests.bare.sqlite_commit", beside, self.options.messages, self.options.size, BATCH)
         with children(process):
-            heard = hear(process)
-        return Figures(heard["rate"], 0.0, 0.0, heard["server"])
+            report = read_report(process)
+        return Figures(report["rate"], 0.0, 0.0, report["server"])
 
     def _port(self, queue: str) -> Figures:
         return hop_of("loadtests.hop", self._end("take", queue), self._end("publish", queue))
 
     def _latency(self, queue: str) -> list[float]:
-        taker = child("loadtests.hop", *self._end("feel", queue, LATENCY_MESSAGES))
+        taker = child("loadtests.hop", *self._end("take_ages", queue, LATENCY_MESSAGES))
         with children(taker):
-            hear(taker)
-            with children(child("loadtests.hop", *self._end("pulse", queue, LATENCY_MESSAGES))):
-                return list(hear(taker)["ages_ms"])
+            read_report(taker)
+            with children(child("loadtests.hop", *self._end("publish_times", queue, LATENCY_MESSAGES))):
+                return list(read_report(taker)["ages_ms"])
 
     def _end(self, end: str, queue: str, messages: int | None = None) -> tuple[str | int, ...]:
         options = self.options
@@ -243,19 +243,19 @@ class BrokerHop:
 
 
 def hop_of(module: str, take: tuple[str | int, ...], publish: tuple[str | int, ...]) -> Figures:
-    """Run a taker and a publisher: the rate is from the first publish to the last ack."""
+    """Run a taker and a publisher; the rate is measured from the first publish to the last ack."""
     taker = child(module, *take)
     with children(taker):
-        server = hear(taker).get("server", "")
+        server = read_report(taker).get("server", "")
         publisher = child(module, *publish)
         with children(publisher):
-            published, taken = hear(publisher), hear(taker)
+            published, taken = read_report(publisher), read_report(taker)
     messages = int(take[take.index("--messages") + 1]) if "--messages" in take else int(take[3])
     return Figures(messages / (taken["ended_s"] - published["began_s"]), published["cpu_us"], taken["cpu_us"], server)
 
 
 def summary(runs: list[Figures]) -> dict[str, Any]:
-    """Return the medians and every run."""
+    """The medians over all runs, and the runs."""
     return {
         "rate": median(run.rate for run in runs),
         "publish_cpu_us": median(run.publish_cpu_us for run in runs),
@@ -265,12 +265,12 @@ def summary(runs: list[Figures]) -> dict[str, Any]:
 
 
 def percentile(ordered: list[float], share: float) -> float:
-    """Return the smallest value that `share` of the others do not exceed."""
+    """The smallest value that is not exceeded by `share` of the values."""
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def show(figures: dict[str, Any]) -> None:
-    """Print a table for people."""
+    """Print the figures as a table."""
     table = Table(
         title=f"one hop on {figures['versions']['server']}, {figures['messages']:,} x {figures['size']} bytes"
     )
@@ -287,24 +287,24 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def read_options() -> argparse.Namespace:
-    """Read the arguments; `--end` makes a child."""
+    """Parse the arguments; `--end` marks a child process."""
     description = (__doc__ or "").split("\n\n", 1)[0]
     parser = argparse.ArgumentParser(prog="python -m loadtests.hop", description=description)
     parser.add_argument("--broker", required=True, help="amqp://..., kafka://... or sqlite:////path/to/file.db")
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--size", type=int, default=256, help="bytes of body")
-    parser.add_argument("--repeat", type=int, default=3, help="runs of each way, by turns")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--repeat", type=int, default=3, help="number of runs of each way")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     for hidden in ("--end", "--queue", "--prefix"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure, show and write."""
+    """Parse the options, measure, print and write the figures."""
     options = read_options()
     if options.end:
-        uvloop.run(be_end(options))
+        uvloop.run(run_end(options))
         return
     figures = BrokerHop(options).measure()
     show(figures)

@@ -1,4 +1,4 @@
-"""Requests through Kafka for locust's users: aiokafka among greenlets."""
+"""Sends requests through Kafka for locust's users: aiokafka in a greenlet."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SILENCE_S = 10.0
 
 
 class KafkaClient:
-    """A producer, a reply topic and its consumer, for all users of a process.
+    """A producer, a reply topic and its consumer, shared by all users of a process.
 
-    aiokafka lives on asyncio. Its event loop is one more greenlet: locust has patched the selectors that the loop
-    waits in, so the users run meanwhile, and all of it is one thread.
+    aiokafka needs asyncio. Its event loop runs in another greenlet of the same thread: locust has patched the selectors
+    in which the loop waits, so that the users run meanwhile.
     """
 
     def __init__(self, url: str, queue: str) -> None:
@@ -39,19 +39,19 @@ class KafkaClient:
         self._life = gevent.spawn(self._live)
 
     def open(self) -> None:
-        """Return when requests can be sent; raises what is in the way."""
+        """Wait until requests can be sent; raises the error if the client could not start."""
         gevent.wait([self._opened, self._life], count=1)
         if self._life.ready():
             self._life.get()
 
     def close(self) -> None:
-        """Let go, and remove the reply topic."""
+        """Close the client and delete the reply topic."""
         if not self._life.ready():
-            self._loop.call_soon_threadsafe(self._closing.set)  # wakes the loop, which a plain call would not
+            self._loop.call_soon_threadsafe(self._closing.set)  # a plain call would not wake the loop
             self._life.join()
 
     def ask(self, body: bytes, headers: dict[str, str]) -> Any:
-        """Publish one request and return the record that answers it; raises RuntimeError when there is none."""
+        """Publish one request and return the record of its answer; raises RuntimeError if none arrives."""
         return asyncio.run_coroutine_threadsafe(self._ask(body, headers), self._loop).result()
 
     async def _ask(self, body: bytes, headers: dict[str, str]) -> Any:
@@ -86,15 +86,15 @@ class KafkaClient:
 
     async def _prepare(self, admin: Any) -> None:
         (found,) = await admin.describe_topics([self._queue])
-        if found["error_code"]:  # a producer would wait for it, or make it
-            what = for_code(found["error_code"]).__name__
-            raise RuntimeError(f"{self._queue}: {what}: are --prefix and --endpoint right?")
+        if found["error_code"]:  # a producer would wait for the topic, or create it
+            error = for_code(found["error_code"]).__name__
+            raise RuntimeError(f"{self._queue}: {error}: are --prefix and --endpoint right?")
         made = await admin.create_topics([NewTopic(self._replies, 1, 1)])
         if code := made.topic_errors[0][1]:
-            raise RuntimeError(f"{self._replies}: Kafka does not make this topic ({for_code(code).__name__})")
+            raise RuntimeError(f"{self._replies}: Kafka does not create this topic ({for_code(code).__name__})")
 
     async def _serve(self) -> None:
-        """Hand out answers until the end; an error of the consumer ends it, too, and every request after it fails."""
+        """Pass on answers until `close` or an error of the consumer; every later request then fails."""
         async with (
             AIOKafkaProducer(**self._arguments) as self._producer,
             AIOKafkaConsumer(self._replies, **self._arguments, auto_offset_reset="earliest") as consumer,
@@ -108,5 +108,5 @@ class KafkaClient:
     async def _read(self, consumer: Any) -> None:
         async for record in consumer:
             waiting = self._waiting.get(dict(record.headers)["kafka_correlationId"].decode())
-            if waiting is not None and not waiting.done():  # it may have been given up, or answered before
+            if waiting is not None and not waiting.done():  # the request may have timed out or been answered before
                 waiting.set_result(record)

@@ -1,4 +1,4 @@
-"""Load on an installation that runs: by HTTP as JSON and as raw tensors, and through RabbitMQ or Kafka.
+"""Load for a running installation: by HTTP as JSON and as raw tensors, and through RabbitMQ or Kafka.
 
 Eight users for ten seconds against `millrace demo --serve` (endpoint `digits`), without a browser:
 
@@ -37,30 +37,32 @@ Encoded = tuple[bytes, dict[str, str]]
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def options(parser: Any) -> None:
-    """Add our options to locust's, and keep the clients' every step out of its log."""
+    """Add our options to locust's, and log only warnings of the client libraries."""
     for client in ("pika", "aiokafka"):
         logging.getLogger(client).setLevel(logging.WARNING)
-    parser.add_argument("--endpoint", default="digits", help="Which endpoint to ask.")
+    parser.add_argument("--endpoint", default="digits", help="The endpoint that gets the requests.")
     parser.add_argument("--input", default="image", help="The name of its input tensor, FP32.")
-    parser.add_argument("--features", type=int, default=64, help="How many numbers one row has.")
-    parser.add_argument("--amqp-url", default="amqp://guest:guest@localhost", help="Where AmqpUser finds RabbitMQ.")
-    parser.add_argument("--kafka-url", default="kafka://localhost", help="Where KafkaUser finds Kafka.")
+    parser.add_argument("--features", type=int, default=64, help="The number of values in one row.")
+    parser.add_argument(
+        "--amqp-url", default="amqp://guest:guest@localhost", help="The address of RabbitMQ for AmqpUser."
+    )
+    parser.add_argument("--kafka-url", default="kafka://localhost", help="The address of Kafka for KafkaUser.")
     parser.add_argument("--prefix", default="millrace.", help="The installation's prefix.")
 
 
 def row(given: Any) -> array[float]:
-    """Return one row of random numbers."""
+    """One row of random numbers."""
     return array("f", [random.uniform(0, 16) for _ in range(given.features)])
 
 
 def as_json(given: Any) -> Encoded:
-    """Return a request that is all JSON: its body and its headers."""
+    """The body and the headers of a request that is all JSON."""
     tensor = {"name": given.input, "shape": [1, given.features], "datatype": "FP32", "data": row(given).tolist()}
     return orjson.dumps({"inputs": [tensor]}), {"content-type": "application/json"}
 
 
 def as_binary(given: Any) -> Encoded:
-    """Return a request whose tensor is raw bytes behind the JSON (little-endian, as these machines are)."""
+    """The body and the headers of a request with raw tensor bytes after the JSON (in this machine's order)."""
     raw = row(given).tobytes()
     tensor = {"name": given.input, "shape": [1, given.features], "datatype": "FP32"}
     head = orjson.dumps(
@@ -79,12 +81,12 @@ class HttpUser(FastHttpUser):
 
     @task
     def ask_in_json(self) -> None:
-        """Ask in JSON."""
+        """Send a JSON request."""
         self._infer(as_json(self.environment.parsed_options), "infer json")
 
     @task
     def ask_in_binary(self) -> None:
-        """Ask with raw tensors."""
+        """Send a request with raw tensors."""
         self._infer(as_binary(self.environment.parsed_options), "infer binary")
 
     def _infer(self, encoded: Encoded, name: str) -> None:
@@ -98,14 +100,14 @@ class HttpUser(FastHttpUser):
 
 
 def result_of(status: str, content: bytes) -> bytes:
-    """Return what an answer holds; raises RuntimeError for one that is no result."""
+    """Return the content of an answer; raises RuntimeError if it is an error."""
     if status != "ok":
         raise RuntimeError(f"{status}: {content[:200].decode('utf-8', 'replace')}")
     return content
 
 
 class QueueUser(User):
-    """Publishes one request after the other with a reply address of its own, and waits for each answer."""
+    """Publishes one request after the other with its own reply queue, and waits for each answer."""
 
     abstract = True
     wait_time = constant(0)
@@ -114,18 +116,18 @@ class QueueUser(User):
 
     @property
     def queue(self) -> str:
-        """Where the endpoint's requests go."""
+        """The queue of the endpoint's requests."""
         given = self.environment.parsed_options
         return f"{given.prefix}requests.{given.endpoint}"
 
     @task
     def ask_in_json(self) -> None:
-        """Ask in JSON."""
+        """Send a JSON request."""
         self._ask(as_json(self.environment.parsed_options), "requests json")
 
     @task
     def ask_in_binary(self) -> None:
-        """Ask with raw tensors."""
+        """Send a request with raw tensors."""
         self._ask(as_binary(self.environment.parsed_options), "requests binary")
 
     def _ask(self, encoded: Encoded, name: str) -> None:
@@ -145,12 +147,12 @@ class QueueUser(User):
         )
 
     def _answered(self, body: bytes, headers: dict[str, str]) -> tuple[str, bytes]:
-        """Publish one request and return its answer's status and body; raises RuntimeError when there is none."""
+        """Publish one request and return its answer's status and body; raises RuntimeError if none arrives."""
         raise NotImplementedError
 
 
 class AmqpUser(QueueUser):
-    """Asks through RabbitMQ, with a connection and a reply queue of its own."""
+    """Sends requests through RabbitMQ, with its own connection and reply queue."""
 
     protocol = "AMQP"
     errors = (pika.exceptions.AMQPError, RuntimeError)
@@ -159,7 +161,7 @@ class AmqpUser(QueueUser):
     sent: ClassVar[int] = 0
 
     def on_start(self) -> None:
-        """Connect, and make the reply queue; it goes when the connection does."""
+        """Connect and declare the reply queue, which is deleted with the connection."""
         self.connection = pika.BlockingConnection(pika.URLParameters(self.environment.parsed_options.amqp_url))
         self.channel = self.connection.channel()
         self.channel.confirm_delivery()
@@ -167,7 +169,7 @@ class AmqpUser(QueueUser):
         self.answers = self.channel.consume(self.replies, auto_ack=True, inactivity_timeout=SILENCE_S)
 
     def on_stop(self) -> None:
-        """Let go."""
+        """Close the connection."""
         self.connection.close()
 
     def _answered(self, body: bytes, headers: dict[str, str]) -> tuple[str, bytes]:
@@ -181,20 +183,20 @@ class AmqpUser(QueueUser):
         for method, answer, content in self.answers:
             if method is None:
                 raise RuntimeError(f"no answer within {SILENCE_S:.0f} s")
-            if answer.correlation_id == correlation_id:  # another is that of a request which was given up before
+            if answer.correlation_id == correlation_id:  # other answers belong to requests that timed out
                 return answer.headers["status"], content
         raise RuntimeError("the reply queue is gone")
 
 
 class KafkaUser(QueueUser):
-    """Asks through Kafka, by the client that its process has."""
+    """Sends requests through Kafka, with the client of its process."""
 
     protocol = "Kafka"
     errors = (KafkaError, CancelledError, RuntimeError)
     client: ClassVar[KafkaClient | None] = None
 
     def on_start(self) -> None:
-        """Have the client; the first user makes it."""
+        """Open the client; the first user creates it."""
         if KafkaUser.client is None:
             KafkaUser.client = KafkaClient(self.environment.parsed_options.kafka_url, self.queue)
         KafkaUser.client.open()
@@ -208,7 +210,7 @@ class KafkaUser(QueueUser):
 
 @events.test_stop.add_listener  # type: ignore[untyped-decorator]
 def close_kafka(**_: Any) -> None:
-    """Let go when all users have stopped."""
+    """Close the client when all users have stopped."""
     client, KafkaUser.client = KafkaUser.client, None
     if client is not None:
         client.close()

@@ -1,4 +1,4 @@
-"""Memory of every process under load over HTTP: after a warm-up, how much it grows over many more requests.
+"""Measures the memory of every process under load by HTTP: its growth over many requests after a warm-up.
 
 python -m loadtests.memory --broker amqp://guest:guest@127.0.0.1:25672/ [--json memory.json]
 python -m loadtests.memory --broker sqlite:////tmp/unused.db
@@ -29,7 +29,7 @@ SLICE_S = 2.0
 
 
 async def send(port: int, requests: int) -> int:
-    """Send at least `requests` small ones; returns how many were answered."""
+    """Send requests until at least `requests` are answered; returns the number of answers."""
     data, json_length = body()
     answered = 0
     while answered < requests:
@@ -41,7 +41,7 @@ async def send(port: int, requests: int) -> int:
 
 
 def memory_kib(running: list[psutil.Process]) -> dict[str, int]:
-    """Return the resident memory of each part, the catalog's replica apart."""
+    """The resident memory of each part, and of the catalog's replica, in KiB."""
     found = {}
     for part, process in zip(PARTS, running, strict=True):
         found[part] = process.memory_info().rss >> 10
@@ -51,15 +51,15 @@ def memory_kib(running: list[psutil.Process]) -> dict[str, int]:
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Warm up, then measure growth."""
+    """Warm up, send the requests, and return the growth."""
     url = "" if options.broker.startswith("sqlite") else options.broker
     with tempfile.TemporaryDirectory(prefix="millrace-memory-") as name:
         folder = Path(name)
         await asyncio.to_thread(write_models, folder / "models")
         (folder / "models" / "heavy").rename(folder / "heavy-away")
-        place = write_settings(folder, url, free_port())
-        port = place.settings.gateway.http_port
-        with processes([place.part_command(part) for part in PARTS], folder / "log") as running:
+        installation = write_settings(folder, url, free_port())
+        port = installation.settings.gateway.http_port
+        with processes([installation.part_command(part) for part in PARTS], folder / "log") as running:
             await wait_until_ready(port, "127.0.0.1", 90.0, lambda: True)
             await wait_for_model(port)
             await send(port, options.warm)
@@ -77,7 +77,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the options, measure, report."""
+    """Parse the options, measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--broker", required=True)
     parser.add_argument("--warm", type=int, default=20_000)

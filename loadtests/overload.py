@@ -1,10 +1,11 @@
-"""Ten times what a model can compute, offered for a minute: what is refused, what is promised, what is kept.
+"""Sends ten times the requests that a model can compute, and checks the refusals and their Retry-After.
 
     python -m loadtests.overload [--broker amqp://guest:guest@127.0.0.1:25672/] [--seconds 60] [--json overload.json]
 
-A model that sleeps takes 100 requests a second; 1,000 a second come by HTTP, whoever is answered or not. As much may
-wait as takes 12 s to drain. Every refusal says when to come back; beside it stands how long what waited then really
-took. Ends with status 1 if an accepted request was not answered, or a refusal had no Retry-After.
+A model that sleeps computes 100 requests per second; 1,000 per second arrive by HTTP, independent of the answers. At
+most the requests of 12 s may wait. Every refusal has a Retry-After, which is compared with the time until the requests
+that waited then were answered. The exit status is 1 if an accepted request was not answered, or a refusal had no
+Retry-After.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ BODY = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[1]}]}'
 
 
 class OverloadClient:
-    """Sends requests on connections that are kept while they are idle."""
+    """Sends requests on persistent connections, and opens another one if none is idle."""
 
     def __init__(self, port: int) -> None:
         head = "POST /v2/models/sleepy/infer HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -68,11 +69,11 @@ class OverloadClient:
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self.codes: Counter[int] = Counter()
         self.answered_s: list[float] = []
-        self.refused: list[tuple[float, int, float | None]] = []  # when, how many had been accepted, what was promised
+        self.refused: list[tuple[float, int, float | None]] = []  # time, answers until then, Retry-After in s
         self.accepted = 0
 
     async def ask(self) -> None:
-        """Send one request and note how it ended."""
+        """Send one request and record its end."""
         reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
         writer.write(self._request)
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -88,15 +89,15 @@ class OverloadClient:
         self._idle.append((reader, writer))
 
     def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         for _, writer in self._idle:
             writer.close()
 
     def errors(self) -> list[float]:
-        """Return by how much each promise missed the time until what waited then was answered, relative to it."""
+        """The relative error of each Retry-After against the time until all requests waiting then were answered."""
         found = []
         for at, answered, promised in self.refused:
-            last = answered + WAITING - 1  # answers come in order: this one was the last that waited
+            last = answered + WAITING - 1  # answers come in order: the last request that waited then
             if promised is not None and last < len(self.answered_s):
                 true_s = self.answered_s[last] - at
                 found.append(abs(promised - true_s) / true_s)
@@ -104,7 +105,7 @@ class OverloadClient:
 
 
 async def offer(client: OverloadClient, seconds: float) -> None:
-    """Send at a steady rate, whatever becomes of it; return when all have ended."""
+    """Send requests at a steady rate, independent of the answers; return when all have ended."""
     tasks = Tasks()
     began, sent, total = time.monotonic(), 0, int(seconds * PER_S * OFFERED)
     while sent < total:
@@ -118,14 +119,14 @@ async def offer(client: OverloadClient, seconds: float) -> None:
 
 
 def write_model(root: Path) -> None:
-    """Write the model that sleeps."""
+    """Write the model, which sleeps."""
     (root / "sleepy/1").mkdir(parents=True)
     (root / "sleepy/config.pbtxt").write_text(CONFIG % BATCH)
     (root / "sleepy/1/model.py").write_text(MODEL % (1 / PER_S))
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run everything and return the figures."""
+    """Run the load and return the figures."""
     with tempfile.TemporaryDirectory(prefix="millrace-overload-") as name:
         folder, port = Path(name), free_port()
         write_model(folder / "models")
@@ -134,8 +135,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             f"prefix: overload{port}.\n{broker}gateway: {{http_port: {port}, pending_limit: {WAITING}}}\n"
             "metrics: {port: 0}\n"
         )
-        place = Installation.at(folder / "millrace.yaml")
-        with processes([place.part_command(part) for part in PARTS], folder / "log") as running:
+        installation = Installation.at(folder / "millrace.yaml")
+        with processes([installation.part_command(part) for part in PARTS], folder / "log") as running:
             await wait_until_ready(port, "127.0.0.1", 90.0, lambda: True)
             client = OverloadClient(port)
             while not client.codes[200]:
@@ -177,9 +178,9 @@ def _rss(process: psutil.Process) -> int:
 
 
 def main() -> None:
-    """Read the options, measure, report."""
+    """Parse the options, measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--broker", default="", help="the embedded one without this")
+    parser.add_argument("--broker", default="", help="the broker's URL; by default the embedded broker")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -200,7 +201,7 @@ def main() -> None:
 
 
 def others(codes: dict[int, int]) -> int:
-    """Return how many ended neither answered nor refused: they were accepted, and were not answered."""
+    """The number of requests that were neither answered with 200 nor refused with 429."""
     return sum(count for code, count in codes.items() if code not in (200, 429))
 
 

@@ -1,13 +1,14 @@
-"""The whole path: queue, batch, model, reply queue, beside the broker's own limit; then HTTP in front of it.
+"""Measures the whole path (queue, batch, model, reply queue), compared with the broker's own limit; then with HTTP.
 
     python -m loadtests.path --broker amqp://guest:guest@127.0.0.1:25672/ [--json path.json]
     python -m loadtests.path --broker kafka://127.0.0.1:29092
     python -m loadtests.path --broker sqlite:////tmp/path.db
 
-In one run, by turns. `small`: single messages through the real processor against the broker's bare client around the
-same model: pika on RabbitMQ, aiokafka on Kafka, none on SQLite and over TLS on Kafka. `bundled`: the same requests in
-bundles, against the single ones. `heavy`: a model of about 5 ms a call against the bare model at batch 32, in fresh
-processes each turn. `http`: 64 connections, then 50 requests a second. One torch thread everywhere.
+It measures in alternating turns. `small`: single messages through the real processor, compared with the broker's bare
+client around the same model (pika on RabbitMQ, aiokafka on Kafka; none on SQLite, and none over TLS on Kafka).
+`bundled`: the same requests in bundles, compared with single ones. `heavy`: a model of about 5 ms for each call,
+compared with the bare model with batches of 32, in fresh processes for each turn. `http`: 64 connections, then 50
+requests per second. torch has one thread everywhere.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from deploy.hosts import free_port
 from deploy.processes.shell import GC_THRESHOLD
 from deploy.supervision.supervisor import wait_until_ready
 from deploy.wiring import Installation
+from loadtests.compute_bound import measure_compute_bound
 from loadtests.front import closed_loop, open_loop
 from loadtests.harness import (
     Cost,
@@ -45,43 +47,42 @@ from loadtests.harness import (
     write_models,
     write_settings,
 )
-from loadtests.heavy import measure_heavy
 from loadtests.queue_client import body, bundled, request_on, route_to
 from loadtests.report import quantile, report
 
 KINDS = ("queue", "heavy", "http")
 IN_FLIGHT = 8192
-WINDOW = 2048  # of single messages: more gains neither side anything
+WINDOW = 2048  # single messages in flight; a larger window is not faster on either side
 UID_AT_MARK = bytes(range(240, 256))
 BARE = {"amqp": "pika", "amqps": "pika", "kafka": "aiokafka"}
 BARE_MODULES = {"pika": "loadtests.bare.pika_path", "aiokafka": "loadtests.bare.kafka_path"}
 
 
 def bare_client(url: str) -> str | None:
-    """Return the library that the broker's limit is measured with."""
+    """The library that measures the broker's limit, None if there is none."""
     return BARE.get(url.partition(":")[0])
 
 
-class Plain:
-    """The queues of the plain clients, which are no channels of the installation."""
+class BareQueues:
+    """The names of the bare clients' queues, which are not channels of the installation."""
 
-    def __init__(self, place: Installation) -> None:
-        prefix = place.settings.channels.prefix
+    def __init__(self, installation: Installation) -> None:
+        prefix = installation.settings.channels.prefix
         self.replies = f"bench.replies.{prefix}"
         self.bare = f"bench.bare.{prefix}"
         self.bare_replies = f"bench.bare-replies.{prefix}"
 
     async def remove(self, broker: Broker) -> None:
-        """Delete them."""
+        """Delete the queues."""
         for queue in (self.replies, self.bare, self.bare_replies):
             await broker.delete(queue)
 
 
-def single_ours(place: Installation, url: str, bare: str, requests: int) -> dict[str, Any]:
-    """Single messages of a plain client through the real processor."""
-    reply = Plain(place).replies
+def single_ours(installation: Installation, url: str, bare: str, requests: int) -> dict[str, Any]:
+    """Measure single messages of a bare client through the real processor."""
+    reply = BareQueues(installation).replies
     request = request_on(route_to("mlp", ReplyTo.CLIENT, reply), UID_AT_MARK)
-    message = single(place.settings.channels.inputs("mlp", 1), request)
+    message = single(installation.settings.channels.inputs("mlp", 1), request)
     return run_json(
         [
             "-m",
@@ -107,9 +108,9 @@ def single_ours(place: Installation, url: str, bare: str, requests: int) -> dict
     )
 
 
-def single_bare(place: Installation, url: str, bare: str, requests: int) -> dict[str, Any]:
-    """The same from the bare processor."""
-    plain = Plain(place)
+def single_bare(installation: Installation, url: str, bare: str, requests: int) -> dict[str, Any]:
+    """Measure the same messages through the bare processor."""
+    plain = BareQueues(installation)
     return run_json(
         [
             "-m",
@@ -131,11 +132,11 @@ def single_bare(place: Installation, url: str, bare: str, requests: int) -> dict
     )
 
 
-async def measure_queue(place: Installation, url: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure small and bundled against one replica."""
+async def measure_queue(installation: Installation, url: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure `small` and `bundled` with one replica."""
     figures: dict[str, Any] = {}
-    folder, bare = place.path.parent, bare_client(url)
-    commands = [place.part_command("replica", "mlp", "1")]
+    folder, bare = installation.path.parent, bare_client(url)
+    commands = [installation.part_command("replica", "mlp", "1")]
     if bare:
         commands.append(
             [
@@ -149,34 +150,34 @@ async def measure_queue(place: Installation, url: str, options: argparse.Namespa
                 "--url",
                 url,
                 "--to",
-                Plain(place).bare,
+                BareQueues(installation).bare,
                 "--model",
                 str(folder / "models/mlp/1/model.pt"),
             ]
         )
     with processes(commands, folder / "log") as running:
-        async with place.broker() as broker:
+        async with installation.broker() as broker:
             await wait_for_replica(broker, running[0])
-        await bundled(place, "mlp", options.warm, IN_FLIGHT)
+        await bundled(installation, "mlp", options.warm, IN_FLIGHT)
         rss = running[0].memory_info().rss
-        figures["small"], figures["bundled"] = await _by_turns(place, url, options, running)
+        figures["small"], figures["bundled"] = await _by_turns(installation, url, options, running)
         figures["processor_rss_mib"] = {"before": rss >> 20, "after": running[0].memory_info().rss >> 20}
-    async with place.broker() as broker:
-        await Plain(place).remove(broker)
+    async with installation.broker() as broker:
+        await BareQueues(installation).remove(broker)
     return figures
 
 
 async def _by_turns(
-    place: Installation, url: str, options: argparse.Namespace, running: list[psutil.Process]
+    installation: Installation, url: str, options: argparse.Namespace, running: list[psutil.Process]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     client, server = bare_client(url), not url.startswith("sqlite")
     ours, bare, many, costs = [], [], [], []
     for _ in range(options.repeat):
         if client:
-            bare.append((await asyncio.to_thread(single_bare, place, url, client, options.requests))["rate"])
-            ours.append((await asyncio.to_thread(single_ours, place, url, client, options.requests))["rate"])
+            bare.append((await asyncio.to_thread(single_bare, installation, url, client, options.requests))["rate"])
+            ours.append((await asyncio.to_thread(single_ours, installation, url, client, options.requests))["rate"])
         cost = Cost({"processor": lambda: running[:1], "broker": lambda: server_processes(url) if server else []})
-        many.append(await bundled(place, "mlp", 5 * options.requests, IN_FLIGHT))
+        many.append(await bundled(installation, "mlp", 5 * options.requests, IN_FLIGHT))
         costs.append(cost.us_each(5 * options.requests))
     in_bundles = {"rate": median(many), "cpu_us": costs[-1]}
     if not client:
@@ -185,20 +186,22 @@ async def _by_turns(
     return small, {**in_bundles, "ratio": median(many) / median(ours)}
 
 
-async def measure_http(place: Installation, options: argparse.Namespace, *, server: bool) -> dict[str, Any]:
-    """Measure the whole installation from HTTP: saturated by 64 connections, then at 50 requests a second."""
-    port, parts = place.settings.gateway.http_port, ("gateway", "processors", "router", "monitors")
-    (place.path.parent / "models" / "heavy").rename(place.path.parent / "heavy-away")
+async def measure_http(installation: Installation, options: argparse.Namespace, *, server: bool) -> dict[str, Any]:
+    """Measure the whole installation by HTTP: at 50 requests per second, and saturated by 64 connections."""
+    port, parts = installation.settings.gateway.http_port, ("gateway", "processors", "router", "monitors")
+    (installation.path.parent / "models" / "heavy").rename(installation.path.parent / "heavy-away")
     data, json_length = body()
-    with processes([place.part_command(part) for part in parts], place.path.parent / "log") as running:
+    with processes([installation.part_command(part) for part in parts], installation.path.parent / "log") as running:
         await wait_until_ready(port, "127.0.0.1", 90.0, lambda: True)
         try:
             await wait_for_model(port)
         except RuntimeError as exc:
-            raise RuntimeError(f"{exc}; the parts said:\n{(place.path.parent / 'log').read_text()[-3000:]}") from exc
+            raise RuntimeError(
+                f"{exc}; the parts' output:\n{(installation.path.parent / 'log').read_text()[-3000:]}"
+            ) from exc
         named = {part: functools.partial(with_children, process) for part, process in zip(parts, running, strict=True)}
         if server:
-            named["broker"] = functools.partial(server_processes, place.settings.broker_url)
+            named["broker"] = functools.partial(server_processes, installation.settings.broker_url)
         await closed_loop(port, "/v2/models/mlp/infer", data, json_length, connections=64, seconds=2.0)
         quiet = await open_loop(port, "/v2/models/mlp/infer", data, json_length, rate=50.0, seconds=options.seconds)
         cost = Cost(named)
@@ -219,7 +222,7 @@ async def measure_http(place: Installation, options: argparse.Namespace, *, serv
 
 
 async def wait_for_model(port: int) -> None:
-    """Return when the small model answers."""
+    """Wait until the small model answers; raises RuntimeError after 60 s."""
     data, json_length = body()
     until = time.monotonic() + 60
     while time.monotonic() < until:
@@ -231,7 +234,7 @@ async def wait_for_model(port: int) -> None:
 
 
 def lines(figures: dict[str, Any], bare: str | None) -> list[tuple[str, str]]:
-    """Return the figures as people read them."""
+    """Format the figures as rows of a table."""
     rows = []
     if small := figures.get("small"):
         rows.append(
@@ -273,7 +276,7 @@ def _rounded(values: dict[str, float]) -> str:
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything that was asked for."""
+    """Measure the kinds in `--only` and return the figures."""
     url = "" if options.broker.startswith("sqlite") else options.broker
     figures: dict[str, Any] = {"broker": options.broker.split("@")[-1]}
     with tempfile.TemporaryDirectory(prefix="millrace-path-") as name:
@@ -282,29 +285,29 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         if "queue" in options.only:
             figures.update(await measure_queue(write_settings(folder, url, 0), options.broker, options))
         if "heavy" in options.only:
-            place = write_settings(folder, url, 0)
-            figures["heavy"] = await measure_heavy(
-                place, repeat=2 * options.repeat + 1, warm=options.warm, requests=2 * options.requests
+            installation = write_settings(folder, url, 0)
+            figures["heavy"] = await measure_compute_bound(
+                installation, repeat=2 * options.repeat + 1, warm=options.warm, requests=2 * options.requests
             )
         if "http" in options.only:
-            place = write_settings(folder, url, free_port())
-            figures["http"] = await measure_http(place, options, server=bool(url))
+            installation = write_settings(folder, url, free_port())
+            figures["http"] = await measure_http(installation, options, server=bool(url))
             figures["latency_ms"] = figures["http"]["latency_ms"]
     return figures
 
 
 def main() -> None:
-    """Read the options, measure, report."""
+    """Parse the options, measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--broker", required=True)
-    parser.add_argument("--requests", type=int, default=15_000, help="single messages a turn")
+    parser.add_argument("--requests", type=int, default=15_000, help="single messages in each turn")
     parser.add_argument("--warm", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    gc.set_threshold(*GC_THRESHOLD)  # as in every process of ours
+    gc.set_threshold(*GC_THRESHOLD)  # as in all of our processes
     figures = uvloop.run(measure(options))
     report(f"path on {figures['broker']}", lines(figures, bare_client(options.broker)), figures, options.json)
 

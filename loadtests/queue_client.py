@@ -1,4 +1,4 @@
-"""Requests that go into a model's queue as a gateway sends them: in bundles, the answers awaited."""
+"""Sends requests to a model's queue in bundles, as a gateway does, and counts the answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loadtests.harness import MAX_BATCH
 
 
 def body() -> tuple[bytes, int]:
-    """Return one row of 64 floats as JSON and raw tensor, and the length of the JSON."""
+    """The body of a request with one row of 64 floats as a raw tensor, and the length of its JSON."""
     head = {
         "inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "parameters": {"binary_data_size": 256}}],
         "parameters": {"binary_data_output": True},
@@ -30,21 +30,29 @@ def body() -> tuple[bytes, int]:
 
 
 def route_to(model: str, reply: ReplyTo, reply_to: str) -> Route:
-    """Return the route of a model under its own name."""
+    """The route of a model under its own name."""
     return Route(
         endpoint=model, arm="v1", model=model, version=1, policy="split", mask=1, reply=reply, reply_to=reply_to
     )
 
 
 def request_on(route: Route, uid: bytes) -> Request:
-    """Return a request with plenty of time."""
+    """A request with a deadline of 600 s."""
     data, json_length = body()
     now = now_us()
-    return Request(route, uid, now, now + 600_000_000, 1.0, json_length, 0, "", "", "", b"", data)
+    return Request(
+        route=route,
+        uid=uid,
+        accepted_us=now,
+        deadline_us=now + 600_000_000,
+        propensity=1.0,
+        json_length=json_length,
+        body=data,
+    )
 
 
 class BundledClient:
-    """What a gateway does, without its HTTP: bundles out by the outbox, bundles of answers back."""
+    """Does the work of a gateway without HTTP: publishes bundles through the outbox, and takes bundles of answers."""
 
     def __init__(self, broker: Broker, model: str) -> None:
         self._broker = broker
@@ -57,7 +65,7 @@ class BundledClient:
         self.bad = 0
 
     async def run(self, requests: int, in_flight: int) -> float:
-        """Send and await `requests`; returns the rate."""
+        """Send `requests` and wait for their answers; returns the rate in requests per second."""
         await self._broker.declare(self._replies)
         consumer = self._broker.consume(self._replies, 1000)
         outbox: Outbox[None] = Outbox(self._broker, self._settled)
@@ -95,9 +103,9 @@ class BundledClient:
             self.bad += len(tokens)
 
 
-async def bundled(place: Installation, model: str, requests: int, in_flight: int) -> float:
-    """Return the rate of bundled requests; raises if any of them was not answered `ok`."""
-    async with place.broker() as broker:
+async def bundled(installation: Installation, model: str, requests: int, in_flight: int) -> float:
+    """Measure the rate of bundled requests; raises RuntimeError if one was not answered with `ok`."""
+    async with installation.broker() as broker:
         client = BundledClient(broker, model)
         rate = await client.run(requests, in_flight)
         if client.bad:

@@ -1,4 +1,4 @@
-"""How a benchmark reports: a table for people, one JSON object for programs."""
+"""Reports the figures of a benchmark: a table on the terminal, and one JSON object in a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ console = Console()
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
+    """The machine and the library versions of a measurement."""
     return {
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -30,7 +30,7 @@ def machine() -> dict[str, Any]:
 
 
 def report(title: str, rows: Sequence[tuple[str, str]], figures: Mapping[str, Any], path: Path | None) -> None:
-    """Print the table and write the JSON."""
+    """Print the rows as a table, and write the figures as JSON if a path is given."""
     table = Table(title=title, title_justify="left", box=None, show_header=False)
     for name, value in rows:
         table.add_row(name, value)
@@ -40,6 +40,6 @@ def report(title: str, rows: Sequence[tuple[str, str]], figures: Mapping[str, An
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Return the value that `share` of the values do not exceed."""
+    """The value that is not exceeded by `share` of the values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,7 +1,7 @@
-"""Do slow messages hold up the others of their partition?
+"""Measures whether slow messages delay the other messages of their partition.
 
-One in a hundred stays unsettled for half a second. By turns, with and without such: how long each of the quick ones
-waited from its publish to its take.
+One message in a hundred stays unsettled for half a second. In alternating turns, with and without slow messages, it
+measures the time of each quick message from its publish to its take.
 
     python -m loadtests.slow_one --broker kafka://127.0.0.1:29092 [--messages 20000] [--json slow.json]
 """
@@ -32,7 +32,7 @@ PREFETCH = 2000
 
 
 class SlowTurn:
-    """One queue, filled and emptied."""
+    """One turn: a queue that is filled and emptied."""
 
     def __init__(self, broker: Broker, queue: str, messages: int, *, slow: bool) -> None:
         self._broker = broker
@@ -43,11 +43,11 @@ class SlowTurn:
         self.waits_s: list[float] = []
 
     async def run(self) -> list[float]:
-        """Return how long the quick ones waited."""
+        """Publish and take all messages; returns the waiting times of the quick ones, in seconds."""
         await self._broker.declare(self._queue)
         taking = asyncio.create_task(self._take())
         await self._broker.publish([self._message(0)])
-        await asyncio.sleep(2.0)  # the consumer has joined
+        await asyncio.sleep(2.0)  # until the consumer has joined its group
         for at in range(1, self._messages, BATCH):
             count = min(BATCH, self._messages - at)
             self._tasks.spawn(
@@ -85,7 +85,7 @@ class SlowTurn:
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run both turns twice, and keep the second of each."""
+    """Run both turns twice, and keep the figures of the second."""
     channels = Channels(f"slow{uuid4().hex[:8]}.")
     figures: dict[str, Any] = {"messages": options.messages, "slow_s": SLOW_S}
     async with connect(options.broker, channels) as broker:
@@ -99,7 +99,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the options, measure, report."""
+    """Parse the options, measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--broker", required=True)
     parser.add_argument("--messages", type=int, default=20_000)

@@ -1,1 +1,1 @@
-"""Readers of the event logs: windows, metrics, drift."""
+"""Readers of the event logs: Prometheus metrics, queue depths, and monitors of other packages."""

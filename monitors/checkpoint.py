@@ -1,4 +1,4 @@
-"""Where a monitor stands in a log, in a small JSON file that is whole or not there."""
+"""The position of a monitor in a log, in a small JSON file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorCheckpoint:
-    """Everything before `offset` is folded; to know what was seen, read again from `rebuild_from`.
+    """Records before `offset` are counted; a new process reads again from `rebuild_from` to rebuild its state.
 
-    `rows` is how many rows have ever been counted: the fold of the log before `offset`, each row once.
+    `rows` is the number of rows that were counted so far, each row once.
     """
 
     offset: int
@@ -26,7 +26,7 @@ class MonitorCheckpoint:
 
 
 def load(path: Path) -> MonitorCheckpoint | None:
-    """Return the checkpoint in a file; None if there is none that can be read, so the monitor starts anew."""
+    """Return the checkpoint in a file, or None if there is none or it cannot be read."""
     try:
         data = orjson.loads(path.read_bytes())
         if data.pop("v") != VERSION:
@@ -39,11 +39,11 @@ def load(path: Path) -> MonitorCheckpoint | None:
 
 
 def save(path: Path, checkpoint: MonitorCheckpoint) -> None:
-    """Write a checkpoint so that a crash leaves the old one or the new one."""
+    """Write a checkpoint; after a crash the file holds either the old one or the new one."""
     make_private_folder(path.parent)
-    half = path.with_suffix(".part")
-    with os.fdopen(open_private(half, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+    draft = path.with_suffix(".part")
+    with os.fdopen(open_private(draft, os.O_WRONLY | os.O_TRUNC), "wb") as file:
         file.write(orjson.dumps({"v": VERSION, **asdict(checkpoint)}))
         file.flush()
         os.fsync(file.fileno())
-    half.replace(path)
+    draft.replace(path)

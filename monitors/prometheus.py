@@ -1,8 +1,8 @@
-"""Series for Prometheus out of an endpoint's rows. No Python loop runs over rows."""
+"""The monitor that turns rows of the event logs into Prometheus series, without a Python loop over rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from broker.messages import Record
 from broker.records.events import FIELDS, TYPE, read_event
 from broker.records.feedback import TYPE as FEEDBACK
+from monitors.base import EndpointMonitor, Monitor, MonitorContext
 from monitors.seen import WINDOW_ROWS, SeenRows, keys_of
 from monitors.series import Series
 
@@ -39,19 +40,30 @@ Group = tuple[tuple[str, str, str, str], NDArray[np.intp]]  # model, version, ar
 
 
 class MonitorMetrics:
-    """What the monitor says of its own reading."""
+    """Metrics of the reading itself."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str) -> Counter:
             return Counter(f"millrace_monitor_{name}", text, ("endpoint",), registry=registry)
 
         self.rows = counter("rows", "Rows counted.")
-        self.duplicates = counter("duplicate_rows", "Rows that were on the log already.")
+        self.duplicates = counter("duplicate_rows", "Rows that were repeated on the log.")
         self.unreadable = counter("unreadable_records", "Events that could not be read.")
-        self.gaps = counter("gap_records", "Records that were gone before they were read.")
+        self.gaps = counter("gap_records", "Records that the log dropped before they were read.")
 
 
-class PredictionFold:
+class PrometheusMonitor(Monitor):
+    """Counters and histograms of all endpoints, in the registry of the process."""
+
+    def __init__(self, context: MonitorContext) -> None:
+        self._series = Series(context.registry, context.max_series)
+        self._metrics = MonitorMetrics(context.registry)
+
+    def follow(self, endpoint: str) -> PredictionFold:
+        return PredictionFold(endpoint, self._series, self._metrics)
+
+
+class PredictionFold(EndpointMonitor):
     """Folds the event log of one endpoint into series."""
 
     def __init__(
@@ -62,8 +74,11 @@ class PredictionFold:
         self._metrics = metrics
         self._seen = SeenRows(window_rows)
 
-    def fold(self, record: Record, *, counts: bool) -> int:
-        """Take in a record and return how many rows it added; one that does not count is only remembered as seen."""
+    async def fold(self, records: Sequence[Record], *, counted_before: int) -> int:
+        return sum([self._fold_record(record, counts=record.offset >= counted_before) for record in records])
+
+    def _fold_record(self, record: Record, *, counts: bool) -> int:
+        """Return the number of new rows in a record; without `counts` the rows are only remembered."""
         kind = record.headers.get("cloudEvents_type")
         if kind == FEEDBACK and counts:
             self._series.count("millrace_feedback_records_total", (self._endpoint,), 1)
@@ -78,11 +93,9 @@ class PredictionFold:
         return self._count(columns, first) if counts else 0
 
     def rebuild_from(self, end: int) -> int:
-        """Return from where a new process has to read to know which rows were counted before `end`."""
         return self._seen.rebuild_from(end)
 
-    def gap(self, records: int) -> None:
-        """Hear that records were gone before they were read."""
+    def note_gap(self, records: int) -> None:
         self._metrics.gaps.labels(self._endpoint).inc(records)
 
     def _count(self, columns: Columns, first: NDArray[np.bool_]) -> int:
@@ -108,7 +121,7 @@ class PredictionFold:
 
 
 def _columns(batch: Any) -> Columns | None:
-    """Return the columns that are counted, None if one is missing or of another kind: the log outlives versions."""
+    """Return the needed columns; None if one is missing or has another type, as in events of other versions."""
     if batch is None:
         return None
     columns: Columns = {}
@@ -130,7 +143,7 @@ def _column(name: str, column: Any) -> NDArray[Any]:
 
 
 def _groups(columns: Columns) -> Iterator[Group]:
-    """Return the rows of each (model, version, arm, status); most events hold one."""
+    """Yield the row indices of each (model, version, arm, status); most events have only one."""
     keys = [columns["model"], columns["version"], columns["arm"], columns["status"]]
     codes = np.zeros(len(keys[0]), np.int64)
     for key in keys:

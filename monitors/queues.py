@@ -1,4 +1,4 @@
-"""How much waits, in every queue that is known."""
+"""The depths of all known queues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE_S = 2.0
 
 
 class QueueDepths:
-    """Gauges of broker messages and of the requests inside them; a depth that cannot be had is NaN, not 0."""
+    """Gauges of broker messages and of the requests in them; a depth that cannot be read is NaN, not 0."""
 
     def __init__(self, broker: Broker, known: KnownVersions, registry: CollectorRegistry) -> None:
         self._broker = broker
@@ -29,19 +29,19 @@ class QueueDepths:
         self._shown: set[tuple[str, str]] = set()
 
     async def run(self) -> None:
-        """Look every five seconds."""
+        """Read all depths every five seconds."""
         while True:
-            await self.look()
+            await self.update()
             await asyncio.sleep(EVERY_S)
 
-    async def look(self) -> None:
-        """Ask for every depth once, and forget queues that are no longer known."""
-        wanted = set(queues(self._broker.channels, self._known))
-        for gone in self._shown - wanted:
-            self._messages.remove(*gone)
-            self._requests.remove(*gone)
-        self._shown = wanted
-        for queue, kind in sorted(wanted):
+    async def update(self) -> None:
+        """Read every depth once, and remove queues that are no longer known."""
+        current = set(queues(self._broker.channels, self._known))
+        for removed in self._shown - current:
+            self._messages.remove(*removed)
+            self._requests.remove(*removed)
+        self._shown = current
+        for queue, kind in sorted(current):
             messages, requests = await self._depth(self._broker.channels.prefix + queue)
             self._messages.labels(queue, kind).set(messages)
             self._requests.labels(queue, kind).set(requests)
@@ -56,16 +56,15 @@ class QueueDepths:
 
 
 def queues(channels: Channels, known: KnownVersions) -> Iterator[tuple[str, str]]:
-    """Return (queue without the prefix, kind): the kinds are requests, inputs, retry, dead and results."""
+    """Yield (queue without the prefix, kind); the kinds are inputs, retry, dead, requests and results."""
 
     def named(queue: str, kind: str) -> tuple[str, str]:
         return queue.removeprefix(channels.prefix), kind
 
     for model, version in known.versions():
         inputs = channels.inputs(model, version)
-        lane = channels.retry(inputs)
         yield named(inputs, "inputs")
-        yield named(lane, "retry")
+        yield named(channels.retry(inputs), "retry")
         yield named(channels.dead(inputs), "dead")
     for endpoint in known.endpoints():
         yield named(channels.requests(endpoint), "requests")

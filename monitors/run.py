@@ -1,8 +1,9 @@
-"""The Prometheus monitor: finds every endpoint, follows its event log, and looks at the queues."""
+"""The monitors' process: finds every endpoint, lets every monitor follow its event log, and reads queue depths."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,23 +15,27 @@ from broker.delivery.log_follower import LogFollower, follow_status
 from broker.protocol.ids import now_us
 from broker.records.status import FULL_EVERY_S
 from broker.support.tasks import Tasks
+from monitors.base import MonitorContext
 from monitors.known import KnownVersions
-from monitors.prometheus import MonitorMetrics, PredictionFold
 from monitors.queues import QueueDepths
 from monitors.reader import EventReader
-from monitors.series import Series
+from monitors.registry import NamedMonitor, make_monitors
 
-LOOK_S = 0.25
+ENDPOINTS_CHECK_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorSettings:
-    """How a monitor runs. `folder` keeps its checkpoints: no two monitors may share one."""
+    """Settings of the monitors' process. `folder` is for its checkpoints: no other process may use it.
+
+    `monitors` names the monitors to run; None runs all that are built in or installed.
+    """
 
     instance: str
     folder: Path
     max_series: int = 2000
     metrics_port: int = 0
+    monitors: Sequence[str] | None = None
 
 
 async def run(
@@ -40,8 +45,10 @@ async def run(
     stop: asyncio.Event,
     known: KnownVersions | None = None,
 ) -> None:
-    """Monitor until `stop`, then write where every log was left; `known` is filled with what there is."""
+    """Monitor until `stop`, then write the checkpoints; `known` collects the endpoints and model versions."""
     known = known or KnownVersions()
+    context = MonitorContext(registry=registry, max_series=settings.max_series)
+    monitors = make_monitors(context, settings.folder, settings.monitors)
     tasks, readers = Tasks(), Tasks()
     began = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
     channels = broker.channels
@@ -51,41 +58,38 @@ async def run(
     status = follow_status(broker, known.fold_status)
     tasks.spawn(declared.run(), "declared")
     tasks.spawn(status.run(), "status")
-    announcer = Heartbeat(broker, instance=settings.instance, part="monitors", metrics_port=settings.metrics_port)
-    await announcer.say("ready")
-    tasks.spawn(announcer.beat(), "heartbeat")
+    heartbeat = Heartbeat(broker, instance=settings.instance, part="monitors", metrics_port=settings.metrics_port)
+    await heartbeat.set_state("ready")
+    tasks.spawn(heartbeat.beat(), "heartbeat")
     tasks.spawn(QueueDepths(broker, known, registry).run(), "queues")
-    await _follow_all(broker, settings, registry, known, readers, began, stop)
+    await _follow_all(broker, known, monitors, readers, began, stop)
     await readers.cancel()
-    await announcer.say("stopped")
+    for one in monitors:
+        await one.monitor.close()
+    await heartbeat.set_state("stopped")
     await tasks.cancel()
 
 
 async def _follow_all(
     broker: Broker,
-    settings: MonitorSettings,
-    registry: CollectorRegistry,
     known: KnownVersions,
+    monitors: Sequence[NamedMonitor],
     readers: Tasks,
     since: Since,
     stop: asyncio.Event,
 ) -> None:
-    """Start a reader for every endpoint that appears. One that was withdrawn is read on: rows may still come."""
-    series, metrics = Series(registry, settings.max_series), MonitorMetrics(registry)
+    """Start the readers of every endpoint that appears. A withdrawn endpoint is still read: rows may yet come."""
     followed: set[str] = set()
     while not stop.is_set():
         for endpoint in known.endpoints() - followed:
             followed.add(endpoint)
-            reader = EventReader(
-                broker,
-                broker.channels.events(endpoint),
-                PredictionFold(endpoint, series, metrics),
-                checkpoint=settings.folder / f"{endpoint}.json",
-                since=since,
-            )
-            readers.spawn(reader.run(), f"events-{endpoint}")
+            log = broker.channels.events(endpoint)
+            for one in monitors:
+                monitor = one.monitor.follow(endpoint)
+                reader = EventReader(broker, log, monitor, checkpoint=one.checkpoint(endpoint), since=since)
+                readers.spawn(reader.run(), f"{one.name}-{endpoint}")
         try:
-            async with asyncio.timeout(LOOK_S):
+            async with asyncio.timeout(ENDPOINTS_CHECK_S):
                 await stop.wait()
         except TimeoutError:
             continue

@@ -1,4 +1,4 @@
-"""Which rows were counted already: the first event in log order counts, and the window of what is known is bounded."""
+"""Remembers a bounded window of rows, so that each row is counted once: the first event in log order counts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ODD = tuple(np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4
 
 
 class SeenRows:
-    """The keys of the last window of rows, or some more. One that comes again later than that is counted again.
+    """The keys of at least the last `window_rows` rows. A row that is repeated later than that is counted again.
 
-    Young keys are a set; older ones lie in sorted arrays, eight bytes a key: as sets they would be ten times that.
+    Young keys are in a set. Older ones are in sorted arrays of eight bytes per key, a tenth of the size of a set.
     """
 
     def __init__(self, window_rows: int = WINDOW_ROWS) -> None:
@@ -28,20 +28,20 @@ class SeenRows:
         self._young_from: int | None = None
 
     def rebuild_from(self, end: int) -> int:
-        """Return the offset from which a new process must read to know what this one knows at `end`."""
+        """Return the offset from which a new process must read to have the same window at `end`."""
         if self._chunks:
             return self._chunks[0][0]
         return end if self._young_from is None else self._young_from
 
     def first_time(self, keys: NDArray[np.uint64], offset: int) -> NDArray[np.bool_]:
-        """Tell for each key of the record at `offset` whether it is new, and remember it."""
+        """Return a mask of the keys that are new, and remember all of them; `offset` is that of their record."""
         self._age(offset)
         given: list[int] = keys.tolist()
         before = len(self._young)
         known = self._young.intersection(given)
         for _, chunk in self._chunks:
-            places = np.minimum(np.searchsorted(chunk, keys), len(chunk) - 1)
-            known.update(keys[chunk[places] == keys].tolist())
+            indices = np.minimum(np.searchsorted(chunk, keys), len(chunk) - 1)
+            known.update(keys[chunk[indices] == keys].tolist())
         self._young.update(given)
         if not known and len(self._young) - before == len(given):
             return np.ones(len(given), np.bool_)
@@ -66,6 +66,6 @@ def keys_of(uids: NDArray[np.uint64], legs: NDArray[Any], rows: NDArray[Any]) ->
 
     A uid carries at least 62 random bits: among 200,000 keys, two meet by chance once in 10^9.
     """
-    place = legs.astype(np.uint64) << np.uint64(32) | rows.astype(np.uint64)
-    mixed: NDArray[np.uint64] = uids[:, 0] * _ODD[0] ^ uids[:, 1] * _ODD[1] ^ place * _ODD[2]
+    leg_and_row = legs.astype(np.uint64) << np.uint64(32) | rows.astype(np.uint64)
+    mixed: NDArray[np.uint64] = uids[:, 0] * _ODD[0] ^ uids[:, 1] * _ODD[1] ^ leg_and_row * _ODD[2]
     return mixed

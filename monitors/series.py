@@ -1,4 +1,4 @@
-"""Counters and histograms that are filled a whole column at a time, with a bound on how many there can be."""
+"""Counters and histograms that are updated a whole column at a time; their number is limited."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """What a metric is; one with bounds is a histogram."""
+    """The definition of a metric: a histogram if it has bounds, else a counter."""
 
     text: str
     labels: Labels
@@ -46,60 +46,60 @@ class _Histogram:
 
 
 @dataclass(slots=True)
-class _Held:
+class _MetricSeries:
     counters: dict[Labels, float] = field(default_factory=dict)
     histograms: dict[Labels, _Histogram] = field(default_factory=dict)
 
 
 class Series(Collector):
-    """The metrics above. Label sets beyond `limit`, over all metrics, are not kept: what they missed is counted."""
+    """The series of all `METRICS`. Above `limit` label sets, new ones are dropped, and their observations counted."""
 
     def __init__(self, registry: CollectorRegistry, limit: int) -> None:
         self._limit = limit
-        self._kept = 0
-        self._held = {name: _Held() for name in METRICS}
+        self._series_count = 0
+        self._by_metric = {name: _MetricSeries() for name in METRICS}
         self._bounds = {name: np.array(described.bounds) for name, described in METRICS.items()}
         self.dropped = 0
         registry.register(self)
 
     def count(self, name: str, labels: Labels, number: int) -> None:
         """Add to a counter."""
-        counters = self._held[name].counters
-        if labels in counters or self._may_keep(number):
+        counters = self._by_metric[name].counters
+        if labels in counters or self._may_add(number):
             counters[labels] = counters.get(labels, 0.0) + number
 
     def observe(self, name: str, labels: Labels, values: NDArray[Any]) -> None:
-        """Put every value of a column into its bucket."""
+        """Add every value of a column to its bucket."""
         if not values.size:
             return
-        histograms, bounds = self._held[name].histograms, self._bounds[name]
+        histograms, bounds = self._by_metric[name].histograms, self._bounds[name]
         found = histograms.get(labels)
         if found is None:
-            if not self._may_keep(values.size):
+            if not self._may_add(values.size):
                 return
             found = histograms[labels] = _Histogram(np.zeros(len(bounds) + 1, np.int64))
         found.counts += np.bincount(np.searchsorted(bounds, values), minlength=len(bounds) + 1)
         found.total += float(values.sum())
 
     def collect(self) -> Iterator[Metric]:
-        """Return everything, as of now. A scrape may come from another thread: it copies before it reads."""
+        """Yield all current series. It copies before it reads, because a scrape may run in another thread."""
         for name, described in METRICS.items():
-            held = self._held[name]
+            series = self._by_metric[name]
             if described.bounds:
-                yield _histogram_family(name, described, list(held.histograms.items()))
+                yield _histogram_family(name, described, list(series.histograms.items()))
             else:
                 family = CounterMetricFamily(name, described.text, labels=described.labels)
-                for labels, value in list(held.counters.items()):
+                for labels, value in list(series.counters.items()):
                     family.add_metric(labels, value)
                 yield family
         dropped = "Observations that found no room among the series: raise max_series, or name fewer arms."
         yield CounterMetricFamily("millrace_monitor_dropped_observations", dropped, value=self.dropped)
 
-    def _may_keep(self, observations: int) -> bool:
-        if self._kept >= self._limit:
+    def _may_add(self, observations: int) -> bool:
+        if self._series_count >= self._limit:
             self.dropped += observations
             return False
-        self._kept += 1
+        self._series_count += 1
         return True
 
 

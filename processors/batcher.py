@@ -1,6 +1,6 @@
-"""Batches form from what waits: requests of one signature, at most so many rows, the oldest group first.
+"""Forms batches: requests with the same signature, up to the model's row limit, oldest group first.
 
-No artificial delay unless the model's configuration asks for one.
+A batch waits for more requests only if the model's configuration asks for a queue delay.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from broker.protocol.header import Request
 from broker.tensor.tensors import Inputs
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class BatchItem:
     """A decoded request on its way through a processor."""
 
     request: Request
+    signature: Hashable  # requests with equal signatures may share a batch
     inputs: Inputs
     rows: int
-    hold: PendingAck
+    ack: PendingAck
     taken_us: int
     arrived_s: float  # monotonic
 
 
 class Batcher:
-    """What waits for a slot, by signature."""
+    """The requests that wait for the worker, in one group per signature."""
 
     def __init__(self, *, max_rows: int, delay_s: float = 0.0) -> None:
         self._max_rows = max(1, max_rows)
@@ -40,11 +41,12 @@ class Batcher:
 
     @property
     def has_room(self) -> bool:
-        """Tell whether more may be taken: two batches ahead are enough to keep the model busy."""
+        """True while fewer than two batches' worth of rows wait, which is enough to keep the model busy."""
         return self.waiting_rows < 2 * self._max_rows
 
-    def put(self, signature: Hashable, item: BatchItem) -> None:
+    def put(self, item: BatchItem) -> None:
         """Add one request to its group."""
+        signature = item.signature
         group = self._groups.get(signature)
         if group is None:
             group = self._groups[signature] = deque()
@@ -55,7 +57,7 @@ class Batcher:
         self.waiting_requests += 1
 
     def pop(self, *, full: bool = False) -> list[BatchItem]:
-        """Return a batch if one is due (or, if so asked, one that is full), else an empty list."""
+        """Return the next batch that is due, or an empty list; with `full`, only a batch that cannot grow any more."""
         signature = self._due(full=full)
         if signature is None:
             return []
@@ -68,14 +70,14 @@ class Batcher:
         self._rows[signature] -= rows
         if not group:
             del self._groups[signature], self._rows[signature]
-        else:  # what is left has its turn after the others
+        else:  # the rest of this group waits behind the other groups
             self._groups[signature] = self._groups.pop(signature)
         self.waiting_rows -= rows
         self.waiting_requests -= len(batch)
         return batch
 
     def due_in_s(self) -> float | None:
-        """Return how long the oldest group may still wait for more; None when nothing waits, 0 when one is due."""
+        """Seconds until the oldest group is due; 0 if one is due now, None if nothing waits."""
         if not self._groups:
             return None
         if self._due() is not None:

@@ -1,4 +1,4 @@
-"""Requests that nobody wants any more: they are dropped before they are computed."""
+"""Cancelled requests, which are dropped before they are computed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from broker.messages import Record
 from broker.protocol.ids import now_us
 from broker.records.status import read_cancels
 
-LIMIT = 100_000  # remembered at once; more than that is computed, and its answer dropped
+LIMIT = 100_000  # remembered at once; requests beyond it are computed, and their answers dropped
 PRUNE_S = 1.0
 
 
 class CancelledRequests(Container[bytes]):
-    """uids, each until its deadline: after that it is answered `expired` anyhow."""
+    """The uids of cancelled requests, each until its deadline; later the request expires without a cancel."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -28,7 +28,7 @@ class CancelledRequests(Container[bytes]):
         return len(self._until_us)
 
     def fold(self, record: Record) -> None:
-        """Read a record of the status log."""
+        """Read a record of the `status` log."""
         cancels = read_cancels(record)
         if cancels and self._clock() - self._pruned_s > PRUNE_S:
             self._pruned_s, now = self._clock(), now_us()

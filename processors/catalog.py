@@ -1,4 +1,4 @@
-"""The catalog watches the model repository, declares the queues of what is there, and tells the engine what to run."""
+"""The catalog scans the model repository, declares the queues of its versions, and sets the targets of the engine."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from broker.errors import Misconfigured, TryAgain
 from broker.messages import Record
 from broker.records.status import read_status
 from broker.support.tasks import Tasks
-from processors.doubts import Key, VanishedVersions
 from processors.engine import Engine, ReplicaTarget
 from processors.repository import RepositorySnapshot, scan
+from processors.vanished import Key, VanishedVersions
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-WATCH_S = 0.2
+ENGINE_CHECK_S = 0.2
 ERROR_CHARACTERS = 1000
 PROBLEMS_ANNOUNCED = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogSettings:
-    """What a catalog watches, and how much its queues may hold."""
+    """Settings of the catalog: the repository that it scans, and the limits of its queues."""
 
     instance: str
     repository: Path
@@ -44,141 +44,142 @@ class CatalogSettings:
 
 
 async def run(broker: Broker, engine: Engine, settings: CatalogSettings, stop: asyncio.Event) -> None:
-    """Serve what the repository holds until `stop` is set."""
+    """Serve the models of the repository until `stop` is set."""
     tasks = Tasks()
     await broker.declare(broker.channels.declared)
     await broker.declare(broker.channels.status)
-    announcer = Heartbeat(broker, instance=settings.instance, part="catalog", metrics_port=settings.metrics_port)
+    heartbeat = Heartbeat(broker, instance=settings.instance, part="catalog", metrics_port=settings.metrics_port)
     await engine.open()
-    catalog = Catalog(broker, engine, settings, announcer)
-    await catalog.look()
-    tasks.spawn(announcer.beat(), "heartbeat")
+    catalog = Catalog(broker, engine, settings, heartbeat)
+    await catalog.update()
+    tasks.spawn(heartbeat.beat(), "heartbeat")
     tasks.spawn(follow_status(broker, catalog.fold, since_s=0.0).run(), "status")
     tasks.spawn(_every(settings.poll_s, catalog), "repository")
     while not stop.is_set():
-        await engine.watch()
+        await engine.restart_dead()
         try:
-            async with asyncio.timeout(WATCH_S):
+            async with asyncio.timeout(ENGINE_CHECK_S):
                 await stop.wait()
         except TimeoutError:
             continue
     await tasks.cancel()
     await engine.close()
-    await announcer.say("stopped")
+    await heartbeat.set_state("stopped")
 
 
 async def _every(seconds: float, catalog: Catalog) -> None:
     while True:
         await asyncio.sleep(seconds)
-        await catalog.look()
+        await catalog.update()
 
 
 class Catalog:
-    """What is wanted, by the last look at the repository."""
+    """The targets of the engine, from the last scan of the repository."""
 
     def __init__(
         self,
         broker: Broker,
         engine: Engine,
         settings: CatalogSettings,
-        announcer: Heartbeat,
+        heartbeat: Heartbeat,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
         self._engine = engine
         self._settings = settings
-        self._announcer = announcer
-        self._seen: dict[Key, str] = {}
-        self._looked = False
-        self._wanted: list[ReplicaTarget] = []
-        self._models: dict[str, list[int]] | None = None  # nothing was announced yet
-        self._ready: set[Key] = set()  # what came up at some time while it was wanted
-        self._doubts = VanishedVersions(settings.doubt_s, clock)
+        self._heartbeat = heartbeat
+        self._fingerprints: dict[Key, str] = {}
+        self._has_scanned = False
+        self._targets: list[ReplicaTarget] = []
+        self._models: dict[str, list[int]] | None = None  # None: nothing was announced yet
+        self._ready: set[Key] = set()  # versions of which a replica has been ready
+        self._vanished = VanishedVersions(settings.doubt_s, clock)
         self._problems: dict[str, str] = {}
-        self._left_out: dict[str, bool] = {}  # what is said of a folder, and whether it was said
+        self._left_out: dict[str, bool] = {}  # warnings about folders, and whether each was logged
 
     def fold(self, record: Record) -> None:
-        """Take in a record of the `status` log."""
-        said = read_status(record)
-        if said is not None and said.part == "replica" and said.state == "ready":
-            self._ready.add((said.model, said.version))
+        """Read a record of the `status` log."""
+        announcement = read_status(record)
+        if announcement is not None and announcement.part == "replica" and announcement.state == "ready":
+            self._ready.add((announcement.model, announcement.version))
 
-    async def look(self) -> None:
-        """Scan the repository; a version is taken up once two scans agree on it, so that nothing half-copied is."""
+    async def update(self) -> None:
+        """Scan the repository. A version is served once two scans agree on it, so that no half-copied one is."""
         try:
             snapshot = await asyncio.to_thread(scan, self._settings.repository)
         except Misconfigured as exc:
-            await self._tell(self._models or {}, {"": str(exc)})
+            await self._announce(self._models or {}, {"": str(exc)})
             return
-        first, self._looked = not self._looked, True
-        wanted = self._chosen(snapshot, first=first)
+        first, self._has_scanned = not self._has_scanned, True
+        targets = self._choose(snapshot, first=first)
         self._warn(snapshot.left_out(), at_once=first)
         problems = {model: str(problem) for model, problem in snapshot.problems.items()}
         models: defaultdict[str, list[int]] = defaultdict(list)
-        for one in wanted:
+        for one in targets:
             models[one.model].append(one.version)
-        await self._tell(dict(models), problems | self._doubts.said(self._settings.repository))
-        if wanted != self._wanted:
-            await self._deploy(wanted)
+        await self._announce(dict(models), problems | self._vanished.problem(self._settings.repository))
+        if targets != self._targets:
+            await self._deploy(targets)
 
-    def _chosen(self, snapshot: RepositorySnapshot, *, first: bool) -> list[ReplicaTarget]:
-        """Return what is to be served: what is whole and settled, and what was served before and is not to end yet."""
+    def _choose(self, snapshot: RepositorySnapshot, *, first: bool) -> list[ReplicaTarget]:
+        """Return the targets: complete versions that two scans agree on, and served versions that must not end yet."""
         found = {
             (model.config.name, version.number): ReplicaTarget(
-                model.config.name,
-                version.number,
-                model.config.instance_count or self._settings.replicas,
-                version.fingerprint,
+                model=model.config.name,
+                version=version.number,
+                replicas=model.config.instance_count or self._settings.replicas,
+                fingerprint=version.fingerprint,
             )
             for model in snapshot.models.values()
             for version in model.versions
         }
-        settled = {key: one for key, one in found.items() if first or self._seen.get(key) == one.fingerprint}
-        self._seen = {key: one.fingerprint for key, one in found.items()}
-        served = {(one.model, one.version): one for one in self._wanted}
-        kept = {key: one for key, one in served.items() if key not in settled and self._stays(key, snapshot, settled)}
-        gone = [key for key in served if key not in settled and key not in kept and not snapshot.withholds(*key)]
-        for key in self._doubts.doubted(gone, len(served)):
+        settled = {key: one for key, one in found.items() if first or self._fingerprints.get(key) == one.fingerprint}
+        self._fingerprints = {key: one.fingerprint for key, one in found.items()}
+        served = {(one.model, one.version): one for one in self._targets}
+        missing = [key for key in served if key not in settled]
+        kept = {key: served[key] for key in missing if self._must_stay(key, snapshot, settled)}
+        gone = [key for key in missing if key not in kept and not snapshot.withholds(*key)]
+        for key in self._vanished.still_served(gone, len(served)):
             kept[key] = served[key]
         return list((settled | kept).values())
 
-    def _stays(self, key: Key, snapshot: RepositorySnapshot, settled: Collection[Key]) -> bool:
-        """Tell whether what was served goes on: it changes, cannot be read now, or its successor is not ready yet."""
+    def _must_stay(self, key: Key, snapshot: RepositorySnapshot, settled: Collection[Key]) -> bool:
+        """Return True if a served version changes, is unreadable now, or waits until its successor is ready."""
         if snapshot.withholds(*key):
             return not any(other[0] == key[0] and other in self._ready for other in settled)
         return snapshot.has(*key)
 
-    async def _deploy(self, wanted: list[ReplicaTarget]) -> None:
-        """Queues first, replicas after: a request may wait for a model that still loads."""
+    async def _deploy(self, targets: list[ReplicaTarget]) -> None:
+        """Declare the queues, then start replicas: requests may wait for a model that still loads."""
         try:
-            for one in wanted:
+            for one in targets:
                 queue = self._broker.channels.inputs(one.model, one.version)
                 await self._broker.declare(queue, self._settings.limits)
                 await self._broker.declare(self._broker.channels.retry(queue))
         except TryAgain as exc:
-            log.warning("%s; the next look tries again", exc)
+            logger.warning("%s; the next scan tries again", exc)
             return
-        await self._engine.want(wanted)
-        self._wanted = wanted
-        self._ready &= {(one.model, one.version) for one in wanted}
+        await self._engine.set_targets(targets)
+        self._targets = targets
+        self._ready &= {(one.model, one.version) for one in targets}
 
     def _warn(self, left_out: list[str], *, at_once: bool) -> None:
-        """Log once what is no version; one that is just being copied in becomes one by the next look."""
-        for said in left_out:
-            if not self._left_out.get(said) and (at_once or said in self._left_out):
-                log.warning("%s", said)
-        self._left_out = {said: at_once or said in self._left_out for said in left_out}
+        """Log each warning once; a folder that is being copied in may become a version by the next scan."""
+        for warning in left_out:
+            if not self._left_out.get(warning) and (at_once or warning in self._left_out):
+                logger.warning("%s", warning)
+        self._left_out = {warning: at_once or warning in self._left_out for warning in left_out}
 
-    async def _tell(self, models: dict[str, list[int]], problems: dict[str, str]) -> None:
-        """Announce what is there, and what is wrong by model (an empty name stands for the whole repository)."""
+    async def _announce(self, models: dict[str, list[int]], problems: dict[str, str]) -> None:
+        """Announce models and problems, if they changed. An empty model name stands for the whole repository."""
         if (models, problems) == (self._models, self._problems):
             return
         for model, problem in problems.items():
             if self._problems.get(model) != problem:
-                log.warning("%s", f"model {model}: {problem}" if model else problem)
+                logger.warning("%s", f"model {model}: {problem}" if model else problem)
         self._models, self._problems = models, problems
         error = "; ".join([f"{model}: {problem}" if model else problem for model, problem in problems.items()])
         announced = dict(islice(problems.items(), PROBLEMS_ANNOUNCED))
-        await self._announcer.say(
+        await self._heartbeat.set_state(
             "ready", full={"models": models, "problems": announced}, error=error[:ERROR_CHARACTERS]
         )

@@ -1,4 +1,4 @@
-"""A model's `config.pbtxt`, Triton's own format, as the part of it that we serve."""
+"""Reads a model's `config.pbtxt`, in Triton's format."""
 
 from __future__ import annotations
 
@@ -17,39 +17,25 @@ from broker.errors import Misconfigured
 from broker.tensor.datatypes import DTYPES
 from broker.tensor.inference import TensorSpec
 from processors.fields import check_fields, check_parameters
+from processors.runtimes.table import backend_name, backend_of_file, find_runtime, runtime_names, usual_files
 
 CONFIG_FILE: Final = "config.pbtxt"
 _PB2: Final = "tritonclient.grpc.model_config_pb2"
 
-RUNTIMES: Final[Mapping[str, str]] = {"pytorch": "model.pt", "python": "model.py"}
-"""The runtimes there are, and the file that each one loads where the config names no other."""
-
 _DATATYPES: Final[Mapping[str, str]] = {"TYPE_STRING" if name == "BYTES" else f"TYPE_{name}": name for name in DTYPES}
-_PLATFORMS: Final[Mapping[str, str]] = {"pytorch_libtorch": "pytorch"}
-_BACKENDS: Final[Mapping[str, str]] = {
-    "model.graphdef": "tensorflow",
-    "model.savedmodel": "tensorflow",
-    "model.plan": "tensorrt",
-    "model.onnx": "onnxruntime",
-    "model.xml": "openvino",
-    "model.pt": "pytorch",
-    "model.py": "python",
-}
-"""The file in a version's folder by which Triton finds the backend where a config names none, in its order."""
-
 _LIMIT_BYTES: Final = 1 << 20
-_PARSED: Final = 4096  # configs: a repository is read every few seconds, and parsing is the most of it
+_PARSED: Final = 4096  # configs to keep parsed: a repository is read every few seconds, mostly to parse them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionPolicy:
-    """Which of the versions in the repository are served: the newest few, the listed ones, or all (`latest` 0)."""
+    """Selects the versions to serve: the newest `latest` ones, those in `only`, or all (`latest` 0)."""
 
     latest: int = 1
     only: frozenset[int] | None = None
 
     def choose(self, versions: Iterable[int]) -> tuple[int, ...]:
-        """Return those to serve, oldest first."""
+        """Return the selected versions, oldest first."""
         found = sorted(versions)
         if self.only is not None:
             return tuple([version for version in found if version in self.only])
@@ -58,12 +44,12 @@ class VersionPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """What a model takes, gives and needs.
+    """The inputs, outputs and resources of a model.
 
-    `max_batch_size` 0 means no batch dimension; otherwise it comes first in every shape, as -1. `preferred_batch_sizes`
-    and `max_queue_delay_us` are dynamic batching's. `instance_count` 0 and an empty `device` leave them to the
-    installation. `json` is the whole config under Triton's own field names. `warnings` are about fields that change
-    nothing here.
+    `max_batch_size` 0 means no batch dimension; otherwise every shape begins with the batch, as -1.
+    `preferred_batch_sizes` and `max_queue_delay_us` belong to dynamic batching. With `instance_count` 0 or an empty
+    `device` the installation decides. `json` is the whole config under Triton's field names. `warnings` name the fields
+    that have no effect here.
     """
 
     name: str
@@ -83,9 +69,9 @@ class ModelConfig:
 
 
 def read_config(folder: Path, path: Path | None = None) -> ModelConfig:
-    """Return the config of the model in `folder`, or the one at `path` for it.
+    """Return the config of the model in `folder`, from `config.pbtxt` or from `path`.
 
-    Raises `Misconfigured`, with the line where the text is wrong.
+    Raises `Misconfigured`, with the line of a wrong text.
     """
     path = folder / CONFIG_FILE if path is None else path
     try:
@@ -100,26 +86,26 @@ def read_config(folder: Path, path: Path | None = None) -> ModelConfig:
 
 
 def _read(path: Path) -> bytes:
-    """Return a file's bytes. Anything can lie there: opening a pipe as a file would wait for ever."""
+    """Return the bytes of a regular file. Opening a pipe in the usual way would block for ever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise Misconfigured(f"{path} is no plain file")
+            raise Misconfigured(f"{path} is not a regular file")
         if found.st_size > _LIMIT_BYTES:
             raise Misconfigured(f"{path} has {found.st_size} bytes: a config has at most {_LIMIT_BYTES}")
         return file.read(_LIMIT_BYTES)
 
 
 def _has(folder: Path, name: str) -> bool:
-    """Tell whether a version in the folder of a model has a file of this name."""
+    """Return True if any version in the folder of a model has a file of this name."""
     return any((entry / name).exists() for entry in folder.iterdir() if entry.name.isdecimal())
 
 
 def parse_config(text: str, *, model: str, source: str, has: Callable[[str], bool] = lambda _: False) -> ModelConfig:
-    """Return the config in `text` for a model in a folder called `model`; `source` says where it came from.
+    """Return the config in `text` for a model in a folder called `model`; errors name the `source`.
 
-    `has` tells whether its versions hold a file, from which the backend follows if the config names none.
+    `has(file)` is True if a version holds the file; the backend follows from that if the config names none.
     """
     message = _parse(text, source)
     check_name(f"{source}: model", model)
@@ -151,7 +137,7 @@ def parse_config(text: str, *, model: str, source: str, has: Callable[[str], boo
 
 @cache
 def _messages() -> Any:
-    """Return Triton's generated messages without its client, whose package costs a second and 58 MB to import."""
+    """Import Triton's generated messages without its client, which costs a second and 58 MB."""
     if _PB2 in sys.modules:
         return sys.modules[_PB2]
     package = importlib.util.find_spec("tritonclient")
@@ -175,32 +161,33 @@ def _parse(text: str, source: str) -> Any:
     except text_format.ParseError as exc:
         raise Misconfigured(f"{source}: {exc} (line:column)") from exc
     except (ValueError, RecursionError) as exc:
-        raise Misconfigured(f"{source} is no text of Triton's format: {exc}") from exc
+        raise Misconfigured(f"{source} is not text in Triton's format: {exc}") from exc
 
 
 def _runtime(message: Any, source: str, has: Callable[[str], bool]) -> str:
-    platform = _PLATFORMS.get(message.platform, message.platform)
+    platform = backend_name(message.platform)
     if message.backend and platform and message.backend != platform:
         raise Misconfigured(f"{source}: backend is {message.backend!r} and platform {message.platform!r}: remove one")
-    backend, found = message.backend or platform, ""
-    if not backend and (found := _telling(message.default_model_filename, has)):
-        backend = _BACKENDS[found]
-    if backend in RUNTIMES:
-        return str(backend)
-    wanted = f"backend is {backend!r}" if backend else "backend is missing"
-    by = f" by the file {found}" if found else ""
-    raise Misconfigured(f"{source}: {wanted}{by}, and must be one of {', '.join(RUNTIMES)}")
+    backend, file = str(message.backend or platform), ""
+    if not backend and (file := _usual_file(message.default_model_filename, has)):
+        backend = backend_of_file(file)
+    if find_runtime(backend) is not None:
+        return backend
+    problem = f"backend is {backend!r}" if backend else "backend is missing"
+    by_file = f" by the file {file}" if file else ""
+    raise Misconfigured(f"{source}: {problem}{by_file}, and must be one of {', '.join(runtime_names())}")
 
 
-def _telling(named: str, has: Callable[[str], bool]) -> str:
-    """Return the usual name of the file that tells the backend; empty if none is there."""
-    if named:
-        return next((usual for usual in _BACKENDS if Path(usual).suffix == Path(named).suffix), "")
-    return next((usual for usual in _BACKENDS if has(usual)), "")
+def _usual_file(configured: str, has: Callable[[str], bool]) -> str:
+    """The usual file name from which the backend follows: by the configured name's suffix, or a file that exists."""
+    if configured:
+        return next((usual for usual in usual_files() if Path(usual).suffix == Path(configured).suffix), "")
+    return next((usual for usual in usual_files() if has(usual)), "")
 
 
 def _file(message: Any, runtime: str, source: str) -> str:
-    name = message.default_model_filename or RUNTIMES[runtime]
+    entry = find_runtime(runtime)
+    name = message.default_model_filename or (entry.file if entry else "")
     if Path(name).name != name:
         raise Misconfigured(f"{source}: default_model_filename is {name!r}, and must be a plain file name")
     return str(name)
@@ -212,7 +199,7 @@ def _specs(kind: str, entries: Any, source: str, *, batched: bool) -> tuple[Tens
     if not specs:
         raise Misconfigured(f"{source}: no {kind} is declared, and a model has at least one")
     if len(set(names)) < len(names):
-        raise Misconfigured(f"{source}: the {kind}s {', '.join(names)} do not all have names of their own")
+        raise Misconfigured(f"{source}: the {kind}s {', '.join(names)} do not all have different names")
     return specs
 
 
@@ -240,14 +227,14 @@ def _preferred(sizes: Iterable[int], max_batch_size: int, source: str) -> tuple[
 
 
 def _instances(message: Any) -> int:
-    """Return how many replicas are asked for; 0 if no group says a number."""
+    """The configured number of replicas; 0 if no group has a count."""
     if not any(group.count for group in message.instance_group):
         return 0
     return sum([group.count or 1 for group in message.instance_group])
 
 
 def _device(message: Any, source: str) -> str:
-    """Return the device that the instance groups ask for; empty if they leave it open."""
+    """The device of the instance groups; empty if they name none."""
     devices = {_device_of(group, source) for group in message.instance_group}
     if len(devices) > 1:
         raise Misconfigured(f"{source}: instance_group asks for several kinds or GPUs, and a model has one of them")
@@ -271,14 +258,14 @@ def _version_policy(message: Any, source: str) -> VersionPolicy:
         return VersionPolicy(latest=0)
     if not policy.HasField("specific"):
         return VersionPolicy()
-    wrong = [version for version in policy.specific.versions if version < 1]
-    if wrong or not policy.specific.versions:
+    invalid = [version for version in policy.specific.versions if version < 1]
+    if invalid or not policy.specific.versions:
         raise Misconfigured(f"{source}: version_policy is specific: it must list versions, integers of at least 1")
     return VersionPolicy(only=frozenset(policy.specific.versions))
 
 
 def _plain(message: Any) -> dict[str, Any]:
-    """Return what is set in a message as JSON values; protobuf's own writer makes strings of 64-bit integers."""
+    """Return the set fields of a message as JSON values; protobuf's own writer turns 64-bit integers into strings."""
     return {field.name: _plain_field(field, value) for field, value in message.ListFields()}
 
 

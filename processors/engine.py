@@ -1,4 +1,4 @@
-"""What an engine is: it only starts and stops replicas."""
+"""The interface of engines, which start and stop replicas."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaTarget:
-    """One model version that shall be served, and by how many replicas. Another fingerprint means other files."""
+    """One model version to serve, with its number of replicas. Another fingerprint means other files."""
 
     model: str
     version: int
@@ -17,20 +17,20 @@ class ReplicaTarget:
 
 
 class Engine(ABC):
-    """Keeps replicas running: `process` on this machine, `ray` wherever Ray has room."""
+    """Keeps replicas running: `process` on this machine, `ray` in a Ray cluster."""
 
     @abstractmethod
     async def open(self) -> None:
-        """Get ready to start replicas."""
+        """Prepare to start replicas."""
 
     @abstractmethod
-    async def want(self, wanted: list[ReplicaTarget]) -> None:
-        """Make the running replicas what is wanted; returns when starts and stops are under way."""
+    async def set_targets(self, targets: list[ReplicaTarget]) -> None:
+        """Start and stop replicas so that exactly these run; return once the starts and stops have begun."""
 
     @abstractmethod
-    async def watch(self) -> None:
-        """Restart what died, with a growing pause; called every second."""
+    async def restart_dead(self) -> None:
+        """Restart replicas that died, each after a growing pause. Called several times a second."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Stop all replicas; each finishes what it holds."""
+        """Stop all replicas; each finishes the requests that it holds."""

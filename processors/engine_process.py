@@ -1,4 +1,4 @@
-"""The engine that needs nothing: each replica is a process on this machine, restarted when it dies."""
+"""The default engine: each replica is a process on this machine, which is restarted when it dies."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 
 from processors.engine import Engine, ReplicaTarget
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PAUSE_FIRST_S = 0.2
 PAUSE_LONGEST_S = 10.0
 HEALTHY_AFTER_S = 30.0
 
 Command = Callable[[str, int, int], Sequence[str]]
-"""(model, version, replica number) to the command line that runs that replica."""
+"""Maps (model, version, replica number) to the command line that runs the replica."""
 
 
 @dataclass(slots=True)
 class _Slot:
-    """One replica that shall run."""
+    """One replica that must run."""
 
-    wanted: ReplicaTarget
+    target: ReplicaTarget
     number: int
     process: asyncio.subprocess.Process | None = None
     started_s: float = 0.0
@@ -34,9 +34,9 @@ class _Slot:
 
 
 class ProcessEngine(Engine):
-    """Runs replicas as child processes. `command` says how one is started; `grace_s` how long it may take to stop.
+    """Runs replicas as child processes, which have `grace_s` seconds to stop.
 
-    Without an `environment` they inherit this process's.
+    Without an `environment` they inherit that of this process.
     """
 
     def __init__(self, command: Command, *, grace_s: float, environment: Mapping[str, str] | None = None) -> None:
@@ -44,28 +44,26 @@ class ProcessEngine(Engine):
         self._environment = environment
         self._grace_s = grace_s
         self._slots: dict[tuple[str, int, int, str], _Slot] = {}
-        self._lock = asyncio.Lock()  # a look and a wish at the same time would start a replica twice
+        self._lock = asyncio.Lock()  # concurrent calls would start a replica twice
 
     async def open(self) -> None:
-        """See the port."""
+        pass
 
-    async def want(self, wanted: list[ReplicaTarget]) -> None:
-        """See the port."""
-        keys = {(one.model, one.version, n, one.fingerprint): one for one in wanted for n in range(one.replicas)}
+    async def set_targets(self, targets: list[ReplicaTarget]) -> None:
+        keys = {(one.model, one.version, n, one.fingerprint): one for one in targets for n in range(one.replicas)}
         async with self._lock:
             for key in [key for key in self._slots if key not in keys]:
                 await self._end([self._slots.pop(key)])
             for key, one in keys.items():
                 if key not in self._slots:
                     self._slots[key] = _Slot(one, key[2])
-            await self._look()
+            await self._start_missing()
 
-    async def watch(self) -> None:
-        """See the port."""
+    async def restart_dead(self) -> None:
         async with self._lock:
-            await self._look()
+            await self._start_missing()
 
-    async def _look(self) -> None:
+    async def _start_missing(self) -> None:
         now = time.monotonic()
         for slot in self._slots.values():
             if slot.process is not None and slot.process.returncode is not None:
@@ -74,13 +72,12 @@ class ProcessEngine(Engine):
                 await self._start(slot, now)
 
     async def close(self) -> None:
-        """See the port."""
         async with self._lock:
             slots, self._slots = list(self._slots.values()), {}
             await self._end(slots)
 
     async def _start(self, slot: _Slot, now: float) -> None:
-        command = self._command(slot.wanted.model, slot.wanted.version, slot.number)
+        command = self._command(slot.target.model, slot.target.version, slot.number)
         slot.process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, env=self._environment
         )
@@ -90,11 +87,11 @@ class ProcessEngine(Engine):
         code = slot.process.returncode if slot.process else None
         if now - slot.started_s > HEALTHY_AFTER_S:
             slot.pause_s = PAUSE_FIRST_S
-        log.warning(
+        logger.warning(
             "replica %d of %s@%d ended with %s; it starts again in %.1f s",
             slot.number,
-            slot.wanted.model,
-            slot.wanted.version,
+            slot.target.model,
+            slot.target.version,
             _ending(code),
             slot.pause_s,
         )
@@ -103,7 +100,7 @@ class ProcessEngine(Engine):
         slot.pause_s = min(2 * slot.pause_s, PAUSE_LONGEST_S)
 
     async def _end(self, slots: Sequence[_Slot]) -> None:
-        """Ask all at once to stop; who does not within the grace is killed, and its work comes back by itself."""
+        """Stop all at once. A process that exceeds the grace is killed, and its requests are redelivered."""
         running = [slot.process for slot in slots if slot.process is not None and slot.process.returncode is None]
         for process in running:
             process.send_signal(signal.SIGTERM)

@@ -1,8 +1,8 @@
-"""The engine that scales out: each model version is a Ray Serve application. Only wrapping: replicas pull themselves.
+"""The engine for several machines: each model version is a Ray Serve application, whose replicas take from the queue.
 
-Ray Serve's own request path costs milliseconds of CPU a request, so nothing goes through it; its proxy is off. It
-places replicas, restarts them and stops them. It gives no sign before a stop but `__del__`, so a hard kill has to be
-safe: what a replica held comes back by redelivery.
+Ray Serve's own request path costs milliseconds of CPU per request, so it is not used, and its proxy is off. Ray Serve
+places, restarts and stops replicas. The only sign of a stop is `__del__`, so a hard kill must be safe: the requests
+that a replica held are redelivered.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ray import serve
 from broker.support.private_files import make_private_folder
 from processors.engine import Engine, ReplicaTarget
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
 HEALTH_EVERY_S = 2.0
@@ -27,11 +27,11 @@ HEALTH_WITHIN_S = 10.0
 MARGIN_S = 5.0
 
 Serve = Callable[[str, int, asyncio.Event], Awaitable[None]]
-"""(model, version, stop) to the work of one replica; picklable, importable where replicas run."""
+"""Runs one replica of (model, version) until stop; picklable, and importable where replicas run."""
 
 
 class RayReplica:
-    """One replica inside a Ray Serve actor: its work is a task on the actor's loop."""
+    """One replica inside a Ray Serve actor, as a task on the actor's event loop."""
 
     def __init__(self, work: Serve, model: str, version: int, grace_s: float) -> None:
         self._grace_s = grace_s
@@ -39,13 +39,13 @@ class RayReplica:
         self._task = asyncio.get_running_loop().create_task(_run(work, model, version, self._stop))
 
     def check_health(self) -> None:
-        """Fail once the work has ended: Ray Serve then replaces the replica."""
+        """Raise once the task has ended, so that Ray Serve replaces the replica."""
         if self._task.done():
             error = None if self._task.cancelled() else self._task.exception()
-            raise RuntimeError(f"the replica's work has ended: {error}")
+            raise RuntimeError(f"the replica has ended: {error}")
 
     async def __del__(self) -> None:
-        """Finish what is held. Runs also when `__init__` failed half-way."""
+        """Finish the held requests. Called also after an `__init__` that failed."""
         task = getattr(self, "_task", None)
         if task is not None:
             self._stop.set()
@@ -59,8 +59,8 @@ async def _run(work: Serve, model: str, version: int, stop: asyncio.Event) -> No
 class RayEngine(Engine):
     """Runs replicas as Ray Serve applications named `<name>-<model>-<version>`.
 
-    Ray puts the folder in which it is started at the head of the import path of its workers: it is started in
-    `empty_folder`, where nothing can stand in for a module.
+    Ray puts its start folder at the head of the import path of its workers. It is started in `empty_folder`, where no
+    file can shadow a module.
     """
 
     def __init__(
@@ -80,36 +80,34 @@ class RayEngine(Engine):
         self._empty_folder = empty_folder
         self._gpus = gpus
         self._running: dict[tuple[str, int], ReplicaTarget] = {}
-        self._mine = False
+        self._owns_cluster = False
 
     async def open(self) -> None:
         """Join the cluster at RAY_ADDRESS, or start one on this machine."""
         await asyncio.to_thread(self._open)
 
-    async def want(self, wanted: list[ReplicaTarget]) -> None:
-        """See the port."""
-        now = {(one.model, one.version): one for one in wanted}
-        for key in [key for key in self._running if key not in now]:
+    async def set_targets(self, targets: list[ReplicaTarget]) -> None:
+        by_key = {(one.model, one.version): one for one in targets}
+        for key in [key for key in self._running if key not in by_key]:
             await asyncio.to_thread(serve.delete, self._application(*key))
             del self._running[key]
-        for key, one in now.items():
+        for key, one in by_key.items():
             if self._running.get(key) != one:
                 await asyncio.to_thread(self._deploy, one)
                 self._running[key] = one
 
-    async def watch(self) -> None:
-        """Ray Serve's controller restarts what dies."""
+    async def restart_dead(self) -> None:
+        """Do nothing: Ray Serve's controller restarts dead replicas."""
 
     async def close(self) -> None:
-        """See the port."""
         for key in list(self._running):
             await asyncio.to_thread(serve.delete, self._application(*key))
         self._running.clear()
-        if self._mine:
+        if self._owns_cluster:
             await asyncio.to_thread(_end_cluster)
 
     def _open(self) -> None:
-        self._mine = not ray.is_initialized()
+        self._owns_cluster = not ray.is_initialized()
         make_private_folder(self._empty_folder)
         with contextlib.chdir(self._empty_folder):
             ray.init(
@@ -135,7 +133,7 @@ class RayEngine(Engine):
         )(RayReplica)
         application = deployment.bind(self._work, one.model, one.version, self._grace_s)
         serve.run(application, name=self._application(one.model, one.version), route_prefix=None)
-        log.info("Ray Serve runs %d replica(s) of %s@%d", one.replicas, one.model, one.version)
+        logger.info("Ray Serve runs %d replica(s) of %s@%d", one.replicas, one.model, one.version)
 
     def _application(self, model: str, version: int) -> str:
         return f"{self._name}-{model}-{version}"

@@ -1,6 +1,6 @@
-"""The fields of `config.pbtxt`: those that are honoured, and those that change nothing here. All others are refused.
+"""The fields of `config.pbtxt`: honoured ones, and ones that have no effect here. All others are refused.
 
-A field that Triton obeys and we do not know would change what a model does, in silence.
+Ignoring an unknown field that Triton obeys would silently change the behaviour of a model.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _HONOURED: Final = frozenset(
         "model_transaction_policy",
     )
 )
-"""A message that is in the list may be there, empty or with the fields that are in the list, too."""
+"""A message in this list may be empty, or hold those of its fields that are also in the list."""
 
 _HARMLESS: Final = {
     "optimization": "it tunes Triton's own backends",
@@ -79,18 +79,18 @@ _HARMLESS_PARAMETERS: Final = {
 
 
 def check_fields(message: Any, source: str) -> tuple[str, ...]:
-    """Return what to warn of: fields that change nothing here. Raises `Misconfigured` for those that would."""
+    """Return warnings about fields without effect. Raises `Misconfigured` for a field that is not served."""
     return tuple(dict.fromkeys(_checked(message, "", source)))
 
 
 def check_parameters(message: Any, runtime: str, source: str) -> tuple[str, ...]:
-    """Return what to warn of: parameters of Triton's backend that change nothing here. Raises `Misconfigured`."""
+    """Return warnings about parameters without effect. Raises `Misconfigured` for one that is not served."""
     for key, why in _REFUSED_PARAMETERS.items():
         if key in message.parameters:
             raise Misconfigured(f"{source}: parameter {key} is not served ({why}): remove it, or use Triton")
     harmless = _HARMLESS_PARAMETERS.get(runtime, frozenset())
     return tuple(
-        [f"{source}: parameter {key} changes nothing here" for key in sorted(message.parameters) if key in harmless]
+        [f"{source}: parameter {key} has no effect here" for key in sorted(message.parameters) if key in harmless]
     )
 
 
@@ -98,15 +98,15 @@ def _checked(message: Any, path: str, where: str) -> Iterator[str]:
     for field, value in message.ListFields():
         inner = f"{path}.{field.name}" if path else field.name
         if inner in _HARMLESS:
-            yield f"{where}: {field.name} changes nothing here: {_HARMLESS[inner]}"
+            yield f"{where}: {field.name} has no effect here: {_HARMLESS[inner]}"
         elif inner not in _HONOURED:
             raise Misconfigured(f"{where}: {field.name} is not served: remove it, or serve this model with Triton")
         elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
             for one in [value] if hasattr(value, "ListFields") else value:
-                yield from _checked(one, inner, _place(where, field.name, one, nested=bool(path)))
+                yield from _checked(one, inner, _where(where, field.name, one, nested=bool(path)))
 
 
-def _place(where: str, name: str, message: Any, *, nested: bool) -> str:
+def _where(source: str, name: str, message: Any, *, nested: bool) -> str:
     if nested:
-        return where
-    return f"{where}: {name} {message.name!r}" if name in ("input", "output") else f"{where}: {name}"
+        return source
+    return f"{source}: {name} {message.name!r}" if name in ("input", "output") else f"{source}: {name}"

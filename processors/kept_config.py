@@ -1,6 +1,7 @@
-"""The last config with which a model was loaded: a config that becomes wrong must not end what is served by it.
+"""Keeps the last config with which a model was loaded.
 
-The catalog leaves the replicas running then; this is for one that dies meanwhile.
+While the config in the repository is wrong, the catalog leaves the replicas running. A replica that dies meanwhile
+loads its model with the kept config.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from broker.errors import Misconfigured
 from broker.support.private_files import make_private, make_private_folder
 from processors.config import CONFIG_FILE, ModelConfig, read_config
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def config_to_load(folder: Path, kept: Path) -> ModelConfig:
-    """Return a model's config; if it is wrong, the one in `kept` that worked last. Raises `Misconfigured`."""
+    """Return a model's config, or the one kept in folder `kept` if it is wrong. Raises `Misconfigured`."""
     try:
         return read_config(folder)
     except Misconfigured as exc:
@@ -27,12 +28,12 @@ def config_to_load(folder: Path, kept: Path) -> ModelConfig:
             config = read_config(folder, kept / f"{folder.name}.pbtxt")
         except Misconfigured:
             raise exc from None
-        log.warning("%s; it is loaded with the config that worked last", exc)
+        logger.warning("%s; the model is loaded with the config that worked last", exc)
         return config
 
 
 def keep_config(folder: Path, kept: Path) -> None:
-    """Keep a model's config, with which it has been loaded. A folder that cannot be written to keeps none."""
+    """Keep a model's config after it has been loaded. Nothing is kept if the folder `kept` cannot be written."""
     with contextlib.suppress(OSError, Misconfigured):
         read_config(folder)  # it may have changed since
         make_private_folder(kept)

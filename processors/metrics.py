@@ -1,4 +1,4 @@
-"""What a processor says of its own work, beside the rows it writes."""
+"""The metrics of a processor."""
 
 from __future__ import annotations
 
@@ -11,44 +11,47 @@ SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 
 
 class ProcessorMetrics:
-    """The series of one model version's processor; nothing here is touched per request."""
+    """The series of one model version, updated once per batch."""
 
     def __init__(self, registry: CollectorRegistry, model: str, version: int) -> None:
         labels = ("model", "version")
-        mine = (model, str(version))
+        values = (model, str(version))
         ended = Counter(
             "millrace_processor_requests",
-            "Requests ended here, by status.",
+            "Requests that ended, by status.",
             ("model", "version", "status"),
             registry=registry,
         )
         buried = Counter(
-            "millrace_processor_buried", "Messages buried here.", ("model", "version", "reason"), registry=registry
+            "millrace_processor_buried",
+            "Buried messages, by reason.",
+            ("model", "version", "reason"),
+            registry=registry,
         )
-        self.ended = _Bound(ended, mine)
-        self.buried = _Bound(buried, mine)
+        self.ended = _Bound(ended, values)
+        self.buried = _Bound(buried, values)
         self.came_back = Counter(
-            "millrace_processor_came_back", "Deliveries that had been out before.", labels, registry=registry
-        ).labels(*mine)
+            "millrace_processor_came_back", "Redelivered messages.", labels, registry=registry
+        ).labels(*values)
         dropped = Counter(
             "millrace_answers_dropped",
-            "Answers that nobody could be given, by reason.",
+            "Answers that could not be delivered, by reason.",
             (*labels, "reason"),
             registry=registry,
         )
         self.statistics = Statistics()
-        self._dropped = _Bound(dropped, mine)
-        self._ok = ended.labels(*mine, "ok")
+        self._dropped = _Bound(dropped, values)
+        self._ok = ended.labels(*values, "ok")
         self._size = Histogram(
             "millrace_processor_batch_rows", "Rows in a batch.", labels, buckets=BATCH_BUCKETS, registry=registry
-        ).labels(*mine)
+        ).labels(*values)
         self._compute = Histogram(
             "millrace_processor_compute_seconds",
             "Time of one call of the model.",
             labels,
             buckets=SECONDS_BUCKETS,
             registry=registry,
-        ).labels(*mine)
+        ).labels(*values)
 
     def computed(self, requests: int, rows: int, took_us: int, *, queued_us: int, at_us: int) -> None:
         """Count one batch; `queued_us` is the sum over its requests."""
@@ -58,7 +61,7 @@ class ProcessorMetrics:
         self._compute.observe(took_us / 1e6)
 
     def failed(self, word: str, took_us: int) -> None:
-        """Count a request that ended without a result."""
+        """Count a request that ended with an error after `took_us` in the processor."""
         self.statistics.fail.add(1, took_us)
         self.ended.labels(word).inc()
 

@@ -1,4 +1,4 @@
-"""A loaded model as the pipeline sees it: decode requests for it, compute a batch, encode the answers."""
+"""A loaded model version: decodes requests, computes batches, encodes answers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from processors.signature import signature
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComputedBatch:
-    """One successful call of the model: its items, their inputs and outputs in the same order, and when it ran."""
+    """One successful call of the model; `inputs` and `outputs` hold the rows of `items` in the same order."""
 
     items: Sequence[BatchItem]
     inputs: Arrays
@@ -30,8 +30,13 @@ class ComputedBatch:
     started_us: int
     computed_us: int
 
+    @property
+    def rows(self) -> int:
+        """The number of rows in the batch."""
+        return sum([item.rows for item in self.items])
+
     def rows_of(self, items: Sequence[BatchItem]) -> tuple[Arrays, Arrays]:
-        """Return the inputs and outputs of some of the items, in their order in the batch; of all without a copy."""
+        """Return the inputs and outputs of some of the items, in batch order; for all items they are not copied."""
         if len(items) == len(self.items):
             return self.inputs, self.outputs
         wanted = {id(item) for item in items}
@@ -40,9 +45,9 @@ class ComputedBatch:
         return chosen[0], chosen[1]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FailedItem:
-    """A request that the model cannot compute."""
+    """A request that the model failed to compute, with the error."""
 
     item: BatchItem
     error: MillraceError
@@ -51,7 +56,7 @@ class FailedItem:
 
 
 class LoadedModel:
-    """One model version, loaded."""
+    """One model version with its runtime. `max_rows` is the row limit of a batch, 1 for a model that does not batch."""
 
     def __init__(self, config: ModelConfig, version: int, runtime: Runtime) -> None:
         self.config = config
@@ -61,7 +66,7 @@ class LoadedModel:
         self.max_rows = max(1, config.max_batch_size)
 
     def decode(self, request: Request) -> tuple[Inputs, int, Hashable]:
-        """Return a request's tensors, its rows and its signature; raises `Rejected` errors."""
+        """Return the tensors of a request, its number of rows and its signature. Raises a `Rejected` error."""
         if request.json_length == 0:
             inputs = decode_raw(request.body, self.config.inputs, max_rows=self.config.max_batch_size)
         else:
@@ -70,12 +75,15 @@ class LoadedModel:
         return inputs, rows, signature(inputs)
 
     def infer(self, items: Sequence[BatchItem]) -> tuple[Arrays, Arrays]:
-        """Compute a batch; raises `Failed` whatever the model's own code raised, and when memory is short."""
+        """Compute a batch and return its input and output arrays.
+
+        Raises `Failed` for any exception of the model's code, and when memory runs out.
+        """
         try:
             inputs = self._assembled(items)
         except MemoryError as exc:
             raise Failed(f"model {self.config.name}: no memory for the inputs of {len(items)} requests") from exc
-        return inputs, self.runtime.infer(dict(inputs))  # a model may change its dict: ours goes into the row
+        return inputs, self.runtime.infer(dict(inputs))  # a copy: a model may change the dict, and ours is logged
 
     def _assembled(self, items: Sequence[BatchItem]) -> Arrays:
         if self.batches:
@@ -83,7 +91,7 @@ class LoadedModel:
         return {name: np.array(array) for name, array in items[0].inputs.tensors.items()}
 
     def encode(self, computed: ComputedBatch) -> list[Encoded | MillraceError]:
-        """Return each item's answer body, or the error that stands in its place."""
+        """Return the answer body of each item, or an error if its outputs cannot be encoded."""
         version = str(self.version)
         if not self.batches:
             return [self._encode_one(computed, version)]
@@ -108,7 +116,7 @@ class LoadedModel:
 
 
 def describe(config: ModelConfig, versions: Sequence[int]) -> Mapping[str, Any]:
-    """Return what a model says of itself: the Open Inference Protocol's metadata and Triton's configuration."""
+    """Return a model's metadata (Open Inference Protocol) and its configuration (Triton's field names)."""
     return {
         "metadata": {
             "name": config.name,

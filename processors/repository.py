@@ -1,4 +1,4 @@
-"""The model repository: Triton's folders, read as a whole and written a version at a time.
+"""The model repository in Triton's layout: read as a whole, written one version at a time.
 
 <root>/<model>/config.pbtxt
 <root>/<model>/<version>/<file>
@@ -28,7 +28,7 @@ _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelVersion:
-    """One version of a model; another `fingerprint` means that its files or its config changed."""
+    """One version of a model. Its `fingerprint` changes when its files or its config change."""
 
     number: int
     folder: Path
@@ -37,44 +37,44 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositoryModel:
-    """A model with its versions that are complete and that its version policy serves, oldest first."""
+    """A model, with the complete versions that its version policy selects, oldest first."""
 
     config: ModelConfig
     versions: tuple[ModelVersion, ...]
-    withheld: tuple[int, ...] = ()  # complete versions that the version policy does not serve
-    unread: tuple[int, ...] = ()  # versions that are there and cannot be read
-    left_out: tuple[str, ...] = ()  # folders that are no version, or not a whole one, and why
+    withheld: tuple[int, ...] = ()  # complete versions that the version policy does not select
+    unread: tuple[int, ...] = ()  # versions that exist but cannot be read
+    left_out: tuple[str, ...] = ()  # warnings about folders that are not a complete version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositorySnapshot:
-    """A repository at one moment: what can be served, and beside it what a person must mend, by model."""
+    """A repository at one moment: the models that can be served, and the problems of the others, by model."""
 
     models: Mapping[str, RepositoryModel]
     problems: Mapping[str, Misconfigured]
 
     def has(self, model: str, version: int) -> bool:
-        """Tell whether a version is there, whole or not, or cannot be told because its model cannot be read."""
+        """Return True if a version exists, even if it is unreadable, or if its whole model cannot be read."""
         found = self.models.get(model)
         if found is None:
             return model in self.problems
         return version in found.unread or any(one.number == version for one in found.versions)
 
     def withholds(self, model: str, version: int) -> bool:
-        """Tell whether a version is there and its model's version policy does not serve it."""
+        """Return True if a version exists, and the version policy of its model does not select it."""
         return model in self.models and version in self.models[model].withheld
 
     def left_out(self) -> list[str]:
-        """Return what stands among the versions and is not served, and which fields of a config change nothing."""
-        return [said for model in self.models.values() for said in (*model.config.warnings, *model.left_out)]
+        """Warnings about config fields without effect and folders that are not served."""
+        return [text for model in self.models.values() for text in (*model.config.warnings, *model.left_out)]
 
 
 def scan(root: Path) -> RepositorySnapshot:
-    """Return what is in the repository. One broken model never hides the others.
+    """Read the repository. A broken model becomes a problem and never hides the others.
 
-    A version whose model file is missing is not there yet. A file that is still being copied in looks complete:
-    act on a version once two scans agree on its fingerprint, or publish with `write_version`.
-    Raises `Misconfigured` only for a root that cannot be listed.
+    A version without its model file does not exist yet. A file that is still being copied looks complete: serve a
+    version only once two scans agree on its fingerprint, or publish it with `write_version`. Raises `Misconfigured`
+    only for a root that cannot be listed.
     """
     try:
         folders = sorted([entry for entry in root.iterdir() if _is_folder(entry) and not entry.name.startswith(".")])
@@ -94,10 +94,10 @@ def scan(root: Path) -> RepositorySnapshot:
 def write_version(
     root: Path, model: str, version: int, files: Mapping[str, bytes | Path], *, config: str | None = None
 ) -> ModelVersion:
-    """Publish a version so that no reader ever sees part of it, and return it.
+    """Publish a version atomically, and return it.
 
-    `files` maps plain names to contents, or to files to copy. `config` is `config.pbtxt`: needed for the first
-    version, it replaces the old one for all versions. Raises `Misconfigured` for a version that exists.
+    `files` maps plain names to contents, or to files to copy. `config` is the text of `config.pbtxt`. The first version
+    needs it; later it replaces the config of all versions. Raises `Misconfigured` for a version that exists.
     """
     check_name("model", model)
     _check_version(version)
@@ -128,7 +128,7 @@ def _scan_model(folder: Path) -> RepositoryModel | Misconfigured:
         return _read_model(folder)
     except Misconfigured as exc:
         return exc
-    except Exception as exc:  # noqa: BLE001 - whatever lies in one folder, the other models are read
+    except Exception as exc:  # noqa: BLE001 - one folder must not hide the other models
         return Misconfigured(f"{folder} cannot be read: {clean(str(exc))}")
 
 
@@ -166,9 +166,9 @@ def _left_out(entries: Sequence[Path], file: str) -> Iterator[str]:
 
 
 def _fingerprint(folder: Path, config: Path) -> str:
-    """Return a hash of names, sizes and times, not of contents: those can be gigabytes.
+    """Return a hash of file names, sizes and times, not of contents, which can be gigabytes.
 
-    What Python leaves beside a `model.py` is no change of it. Raises `Misconfigured` for a folder without an end.
+    Python's caches beside a `model.py` do not count. Raises `Misconfigured` for a folder with too many files.
     """
     digest = blake2b(digest_size=12)
     for path in (config, *sorted(_files(folder))):
@@ -179,7 +179,7 @@ def _fingerprint(folder: Path, config: Path) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield what is in a folder and those below it; each is entered once, whatever links lead to it."""
+    """Yield the files of a folder and its subfolders; each folder is read once, even if links lead to it again."""
     entered, waiting, number = set[tuple[int, int]](), [folder], 0
     while waiting:
         inner = waiting.pop()
@@ -200,7 +200,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _stat(path: Path) -> os.stat_result:
-    """Return what a file is; of a link that leads nowhere, what it is itself."""
+    """Return the status of a file, or of the link itself if it leads nowhere."""
     try:
         return path.stat()
     except OSError:
@@ -210,7 +210,7 @@ def _stat(path: Path) -> os.stat_result:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a folder that may not be looked into
+    except OSError:  # a folder without permission
         return False
 
 
@@ -242,7 +242,7 @@ def _check_files(files: Mapping[str, bytes | Path], config: ModelConfig, target:
 
 @contextmanager
 def _staging(root: Path) -> Iterator[Path]:
-    """Hand out a folder on the same disk that no scan sees."""
+    """Yield a temporary folder on the same disk, which scans ignore."""
     root.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".publish-", dir=root))
     try:

@@ -1,4 +1,4 @@
-"""The way of a failed request into the retry lane, if its endpoint wants failures tried again."""
+"""Sends failed requests to the retry queue, if their endpoint wants failures tried again."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from broker.messages import Outcome
 from broker.protocol.bundle import single
 from broker.records.endpoint import Endpoint
 from processors.model import FailedItem
+from processors.outcomes import CONFIRMATIONS_PER_REQUEST
 
 PATIENCE_S = 30.0
 
 
 class RetryQueue:
-    """Sends failed requests to `retry.<queue>`; hears of each what became of it.
+    """Publishes failed requests to `retry.<queue>`.
 
-    `went` gets those that are safe there: they are answered by whoever takes them. `stayed` gets those that the lane
-    did not take in time. A lost connection can make one of them both; its client then hears of it twice.
+    Once one is confirmed there, its delivery no longer waits for it: the retry brings its answer and its row.
+    `on_rejected` gets each request that the retry queue did not confirm in time. If the connection was lost, such a
+    request may be in the retry queue all the same; its client then gets two answers.
     """
 
     def __init__(
@@ -27,33 +29,34 @@ class RetryQueue:
         queue: str,
         endpoints: Mapping[str, Endpoint],
         *,
-        went: Callable[[FailedItem], None],
-        stayed: Callable[[FailedItem], None],
+        on_rejected: Callable[[FailedItem], None],
     ) -> None:
-        self._lane = broker.channels.retry(queue)
+        self._queue = broker.channels.retry(queue)
         self._endpoints = endpoints
-        self._went = went
-        self._stayed = stayed
+        self._on_rejected = on_rejected
         self._outbox: Outbox[FailedItem] = Outbox(
             broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S
         )
 
-    def takes(self, part: FailedItem) -> bool:
-        """Send a failed request with one attempt more, if its endpoint wants that; tell whether it does."""
-        request = part.item.request
+    def accept(self, failed: FailedItem) -> bool:
+        """Send a failed request with one more attempt. Returns False if its endpoint does not want it retried."""
+        request = failed.item.request
         declared = self._endpoints.get(request.route.endpoint)
         attempts = request.attempts + 1
-        if declared is None or part.error.status not in declared.retry.on or attempts >= declared.retry.attempts:
+        if declared is None or failed.error.status not in declared.retry.on or attempts >= declared.retry.attempts:
             return False
         again = request._replace(attempts=attempts)
-        self._outbox.put_message(single(self._lane, again, delay_s=declared.retry.pause_s(attempts)), part)
+        self._outbox.put_message(single(self._queue, again, delay_s=declared.retry.pause_s(attempts)), failed)
         return True
 
     async def drain(self) -> None:
-        """Wait until it is known of each what became of it."""
+        """Wait until the outcome of every publish is known."""
         await self._outbox.drain()
 
-    def _settled(self, parts: Sequence[FailedItem], outcome: Outcome) -> None:
-        heard = self._went if outcome.safe else self._stayed
-        for part in parts:
-            heard(part)
+    def _settled(self, failures: Sequence[FailedItem], outcome: Outcome) -> None:
+        for failed in failures:
+            if not outcome.safe:
+                self._on_rejected(failed)
+                continue
+            for _ in range(CONFIRMATIONS_PER_REQUEST):
+                failed.item.ack.settle()

@@ -1,4 +1,4 @@
-"""What two requests must have in common to run in one batch."""
+"""The signature of a request: only requests with equal signatures share a batch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from broker.tensor.inference import Head
 from broker.tensor.tensors import Inputs
 
 Signature: TypeAlias = tuple[tuple[str, str, tuple[int, ...]], ...]
-"""Name, datatype and shape without the batch dimension of each input, by name: equal ones can be joined."""
+"""The name, the datatype, and the shape without the batch dimension of each input, ordered by name."""
 
 _MAX_KNOWN: Final = 4096
 _known: dict[Head, Signature] = {}
 
 
 def signature(inputs: Inputs) -> Signature:
-    """Return the signature of a checked request of a model that batches. Remembers shared heads."""
+    """Return the signature of checked inputs. The signatures of shared heads are cached."""
     head = inputs.head
     if not head.shared:
         return _signature(head)

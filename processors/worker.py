@@ -1,4 +1,4 @@
-"""The thread in which a pipeline's model computes, beside the event loop."""
+"""The thread in which a model computes, beside the event loop."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Result = TypeVar("Result")
 
 
 class Worker(Generic[Job, Result]):
-    """Does one job after the other in a thread of its own; the event loop hears of each result.
+    """Runs one job after the other in a thread, and passes each result to the event loop.
 
-    An executor does the same by way of two futures, and takes several times as long between one job and the next; and
-    a process could not end while its thread hangs.
+    An executor would use two futures per job, with a pause several times as long between jobs; and a process could not
+    end while its thread hangs.
     """
 
     def __init__(self, work: Callable[[Job], Result], done: Callable[[Job, Result], None], *, name: str) -> None:
-        """`work` runs in the thread, `done` on the event loop of whoever makes the worker.
+        """`work` runs in the thread, and `done` on the event loop in which the worker is made.
 
-        What `work` raises is raised on the event loop, and no job is done after it.
+        An exception of `work` is raised on the event loop, and no further job runs.
         """
         self._work = work
         self._done = done
@@ -32,22 +32,22 @@ class Worker(Generic[Job, Result]):
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def put(self, job: Job) -> None:
-        """Do a job after those that wait."""
+        """Add a job after the waiting ones."""
         self._jobs.put(job)
 
     def close(self) -> None:
-        """Let the thread go: the job that runs is ended, those that wait are forgotten."""
+        """Let the thread end after the running job; the waiting jobs are dropped."""
         with contextlib.suppress(Empty):
             while True:
                 self._jobs.get_nowait()
         self._jobs.put(None)
 
     def _run(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know any more
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
             while (job := self._jobs.get()) is not None:
                 try:
                     result = self._work(job)
-                except BaseException as exc:  # noqa: BLE001 - nobody else would hear of it, and its job would never end
+                except BaseException as exc:  # noqa: BLE001 - else the error would be lost, and the job would never end
                     self._loop.call_soon_threadsafe(_raise, exc)
                     return
                 self._loop.call_soon_threadsafe(self._done, job, result)

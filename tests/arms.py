@@ -1,4 +1,4 @@
-"""Real pipelines over a broker, for endpoints with several arms: each arm is a function with a number."""
+"""Real pipelines on a broker, for endpoints with several arms; each model version computes a function of the test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from processors.config import parse_config
 from processors.metrics import ProcessorMetrics
 from processors.model import LoadedModel, describe
 from processors.pipeline import Pipeline, PipelineSettings
-from tests.processors.piping import Function
+from tests.processors.pipeline_harness import FunctionRuntime
 
 PATIENCE_S = 15.0
 ONE_NUMBER = """
@@ -48,7 +48,7 @@ async def processing(
     model: str = "m",
     limits: Limits | None = None,
 ) -> AsyncIterator[None]:
-    """Serve versions of a model, and say that they are ready."""
+    """Serve versions of a model within the block, and announce them as ready."""
     async with AsyncExitStack() as stack:
         for version, compute in versions.items():
             await stack.enter_async_context(_serving(broker, model, version, compute, text, limits or Limits()))
@@ -60,7 +60,7 @@ async def _serving(
     broker: Broker, name: str, version: int, compute: Compute, text: str, limits: Limits
 ) -> AsyncIterator[None]:
     config = parse_config(text, model=name, source="test")
-    model = LoadedModel(config, version, Function(config, compute))
+    model = LoadedModel(config, version, FunctionRuntime(config, compute))
     instance = f"replica-{name}-{version}"
     metrics = ProcessorMetrics(CollectorRegistry(), name, version)
     pipeline = Pipeline(broker, model, {}, PipelineSettings(instance=instance), metrics)
@@ -78,8 +78,8 @@ async def _serving(
 
 
 async def announce(broker: Broker, model: str, version: int, **more: Any) -> None:
-    """Say that a model version is ready."""
-    said = Announcement(
+    """Announce a model version as ready."""
+    announcement = Announcement(
         instance=f"replica-{model}-{version}",
         part="replica",
         state="ready",
@@ -88,11 +88,11 @@ async def announce(broker: Broker, model: str, version: int, **more: Any) -> Non
         version=version,
         **more,
     )
-    await broker.append(broker.channels.status, [write_announcement(said)])
+    await broker.append(broker.channels.status, [write_announcement(announcement)])
 
 
 async def records(broker: Broker, endpoint: str) -> list[Record]:
-    """Return what is on an endpoint's event log so far."""
+    """The records on an endpoint's event log so far, at most 1000."""
     log = broker.channels.events(endpoint)
     if not await broker.end(log):
         return []
@@ -104,7 +104,7 @@ async def records(broker: Broker, endpoint: str) -> list[Record]:
 
 
 async def rows(broker: Broker, endpoint: str, number: int) -> list[dict[str, Any]]:
-    """Return the rows of an endpoint by leg, once there are so many."""
+    """Wait until an endpoint has `number` rows, and return them in order of leg and arm."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             batches = [read_event(record) for record in await records(broker, endpoint)]
@@ -115,7 +115,7 @@ async def rows(broker: Broker, endpoint: str, number: int) -> list[dict[str, Any
 
 
 async def merges(broker: Broker, endpoint: str, number: int) -> list[Merge]:
-    """Return the merge records of an endpoint, once there are so many."""
+    """Wait until an endpoint has `number` merge records, and return them."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             found = [merge for record in await records(broker, endpoint) if (merge := read_merge(record))]

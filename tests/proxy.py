@@ -1,4 +1,4 @@
-"""A TCP proxy before a broker, whose connections a test can cut, or hold so that neither side hears anything."""
+"""A TCP proxy in front of a broker; a test can cut its connections, or hold them so that no bytes pass."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from urllib.parse import urlsplit
 
 PIECE_BYTES = 4096
 HOST = "127.0.0.1"
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: closing says RST
-LENGTH_BYTES = 4  # before each of Kafka's answers
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER with a time of 0: closing sends RST
+LENGTH_BYTES = 4  # the length before each of Kafka's responses
 
 Read = Callable[[asyncio.StreamReader], Awaitable[bytes]]
 
 
 class Proxy:
-    """Passes bytes on until told otherwise; `url` is the broker's, by way of the proxy.
+    """Passes bytes on in both directions; `url` is the broker's address with the proxy's host and port.
 
-    A client of Kafka connects to where the broker says that it is. The proxy puts itself there: it knows a broker that
-    advertises 127.0.0.1 with the port of its URL, without TLS.
+    A Kafka client connects to the address that the broker advertises, so the proxy replaces it with its own in Kafka's
+    responses. This needs a broker that advertises 127.0.0.1 with the port of its URL, without TLS.
     """
 
     def __init__(self, url: str) -> None:
@@ -32,7 +32,7 @@ class Proxy:
         self._budget: int | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._read_answers: Read = _read
+        self._read_responses: Read = _read
         self.connections = 0
         self.url = ""
 
@@ -42,7 +42,7 @@ class Proxy:
         user, at, _ = self._parts.netloc.rpartition("@")
         self.url = self._parts._replace(netloc=f"{user}{at}{HOST}:{port}").geturl()
         if self._parts.scheme == "kafka":
-            self._read_answers = _read_kafka(_address(self._parts.port or 0), _address(port))
+            self._read_responses = _read_kafka(_address(self._parts.port or 0), _address(port))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -53,21 +53,21 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
-        """Reset all connections now; new ones are taken."""
+        """Reset all connections now; new ones are accepted."""
         connections, self._connections = self._connections, set()
         for connection in connections:
             connection.reset()
 
     def cut_after(self, sent_bytes: int) -> None:
-        """Cut all connections once clients have sent so many more bytes."""
+        """Cut all connections after clients have sent `sent_bytes` more bytes."""
         self._budget = sent_bytes
 
     def hold(self) -> None:
-        """Pass nothing on, no end of a connection either; new ones are taken, and hear nothing."""
+        """Pass on neither bytes nor the end of a connection; new connections are accepted and get no bytes."""
         self._flowing.clear()
 
     def go_on(self) -> None:
-        """Pass on what was held, and all that follows."""
+        """Pass on the held bytes, and all that follow."""
         self._flowing.set()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -85,7 +85,7 @@ class Proxy:
             connection.add(broker_writer)
             await asyncio.gather(
                 self._pump(reader, broker_writer, _read, counts=True),
-                self._pump(broker_reader, writer, self._read_answers, counts=False),
+                self._pump(broker_reader, writer, self._read_responses, counts=False),
             )
         except OSError:  # no broker there
             connection.reset()
@@ -128,7 +128,7 @@ class _Connection:
             self.reset()
 
     def reset(self) -> None:
-        """End both halves at once, as a machine does that has forgotten them."""
+        """Reset both halves at once."""
         self._was_reset = True
         for writer in self._writers:
             if not writer.is_closing():
@@ -136,7 +136,7 @@ class _Connection:
             writer.transport.abort()
 
     def close(self) -> None:
-        """End both halves in order."""
+        """Close both halves."""
         for writer in self._writers:
             writer.close()
 
@@ -146,7 +146,7 @@ async def _read(source: asyncio.StreamReader) -> bytes:
 
 
 def _read_kafka(advertised: bytes, own: bytes) -> Read:
-    """Return what reads whole answers of Kafka's, with the proxy's address in place of the advertised one."""
+    """Return a function that reads one whole Kafka response, and replaces the advertised address by the proxy's."""
 
     async def read(source: asyncio.StreamReader) -> bytes:
         length = await source.readexactly(LENGTH_BYTES)
@@ -156,5 +156,5 @@ def _read_kafka(advertised: bytes, own: bytes) -> Read:
 
 
 def _address(port: int) -> bytes:
-    """Return a node's address as Kafka's answers say it, whatever their version: as long for every port."""
+    """Encode a node's address as in Kafka's responses of all versions; its length is the same for every port."""
     return HOST.encode() + port.to_bytes(4, "big")

@@ -1,4 +1,4 @@
-"""Rankers for tests: models that rank the same items whatever they are asked."""
+"""Rankers for tests: models that return the same ranking for every request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIRST, SECOND = ["a", "b", "c", "d"], ["x", "b", "y", "z"]
 
 
 def ranking(*items: str) -> Compute:
-    """Return a model that always ranks the same."""
+    """A model that always returns the same ranking."""
 
     def compute(inputs: dict[str, Array]) -> dict[str, Array]:
         return {"items": np.array([[item.encode() for item in items]] * len(inputs["x"]), dtype=object)}
@@ -23,7 +23,7 @@ def ranking(*items: str) -> Compute:
 
 
 def raising(error: Exception) -> Compute:
-    """Return a model that always fails."""
+    """A model that always raises an error."""
 
     def compute(_: dict[str, Array]) -> dict[str, Array]:
         raise error
@@ -32,7 +32,7 @@ def raising(error: Exception) -> Compute:
 
 
 class Slow:
-    """A ranker that answers when it is let go."""
+    """A ranker that waits for the event `go` before it answers; `asked` is set when it has a request."""
 
     def __init__(self, *items: str) -> None:
         self.go = threading.Event()

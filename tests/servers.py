@@ -1,7 +1,7 @@
-"""Where the real servers of the tests are, and who may kill them.
+"""The addresses of the real servers for tests, and commands that stop and start them.
 
-The environment is asked first, then `.services.env`, which `make services` writes. A server that neither
-names skips the test; in CI it fails the test.
+The addresses are read from the environment, then from `.services.env`, which `make services` writes. A test of a server
+that is in neither is skipped; in CI it fails.
 """
 
 from __future__ import annotations
@@ -14,37 +14,44 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+_hidden = False
+
+
+def hide() -> None:
+    """Act as if there were no server: every test that needs one is skipped."""
+    global _hidden
+    _hidden = True
 
 
 def rabbitmq_url() -> str:
-    """Return the AMQP address of a RabbitMQ that tests may fill with queues of their own prefix."""
+    """The AMQP address of a RabbitMQ, in which tests may create queues with their own prefix."""
     return _address("MILLRACE_TEST_RABBITMQ_URL")
 
 
 def amqps_url() -> str:
-    """Return the address of that RabbitMQ over TLS: amqps://user:password@host:port/?cafile=..."""
+    """The address of the same RabbitMQ over TLS: amqps://user:password@host:port/?cafile=..."""
     return _address("MILLRACE_TEST_AMQPS_URL")
 
 
 def rabbitmq4_url() -> str:
-    """Return the AMQP address of a RabbitMQ of the fourth generation, for tests to use in the same way."""
+    """The AMQP address of a RabbitMQ 4, which tests may use in the same way."""
     return _address("MILLRACE_TEST_RABBITMQ4_URL")
 
 
 def kafka_url() -> str:
-    """Return the address of a Kafka that tests may fill with topics of their own prefix: kafka://host:port."""
+    """The address of a Kafka, in which tests may create topics with their own prefix: kafka://host:port."""
     return _address("MILLRACE_TEST_KAFKA_URL")
 
 
 def kafkas_url() -> str:
-    """Return its address over TLS, with a user who has a SCRAM-SHA-512 password: kafkas://user:password@host:port?cafile=..."""
+    """The address of the same Kafka over TLS with a SCRAM-SHA-512 user: kafkas://user:password@host:port?cafile=..."""
     return _address("MILLRACE_TEST_KAFKAS_URL")
 
 
 def control_rabbitmq(*command: str) -> None:
-    """Run `start`, `kill`, `restart`, `alarm on|off` or `ctl ...` on the node, and return once it has happened.
+    """Run `start`, `kill`, `restart`, `alarm on|off` or `ctl ...` on the node, and wait for the result.
 
-    Only a node that `make services` started is ours to kill: with a lent one the test is skipped.
+    Skips the test if the node was not started by `make services`: tests must not kill other servers.
     """
     rabbitmq_url()
     _control("RABBITMQ", command)
@@ -65,16 +72,18 @@ def control_kafka(*command: str) -> None:
 def _control(server: str, command: Sequence[str]) -> None:
     script = _look_up(f"MILLRACE_TEST_{server}_CONTROL")
     if script is None:
-        pytest.skip("this server is lent: it is not ours to kill")
+        pytest.skip("this server was not started by `make services`: tests must not kill it")
     subprocess.run([ROOT / script, *command], check=True, timeout=110, stdin=subprocess.DEVNULL)
 
 
 def _address(name: str) -> str:
+    if _hidden:
+        pytest.skip("without servers")
     value = _look_up(name)
     if value is not None:
         return value
     reason = f"no {name} in the environment or .services.env: run `make services`"
-    if os.environ.get("CI"):  # noqa: TID251 - tests are no process of the product: settings do not know CI
+    if os.environ.get("CI"):  # noqa: TID251 - CI is not a setting of the product
         pytest.fail(reason)
     pytest.skip(reason)
 

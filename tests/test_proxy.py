@@ -1,4 +1,4 @@
-"""The proxy of the tests does what other tests ask of it."""
+"""The proxy in front of brokers passes, cuts and holds connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE_S = 10.0
 
 @pytest.fixture
 async def echo_port() -> AsyncIterator[int]:
-    """The port of a server that gives back every line, and closes what its client closes."""
+    """The port of a server that echoes every line."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -41,7 +41,7 @@ async def connected(proxy: Proxy) -> AsyncIterator[tuple[asyncio.StreamReader, a
         writer.close()
 
 
-async def heard(reader: asyncio.StreamReader) -> bytes:
+async def read_line(reader: asyncio.StreamReader) -> bytes:
     async with asyncio.timeout(PATIENCE_S):
         return await reader.readline()
 
@@ -49,36 +49,36 @@ async def heard(reader: asyncio.StreamReader) -> bytes:
 async def test_bytes_pass_both_ways(echo_port: int) -> None:
     async with Proxy(f"amqp://{HOST}:{echo_port}/") as proxy, connected(proxy) as (reader, writer):
         writer.write(b"one\n")
-        assert await heard(reader) == b"one\n"
+        assert await read_line(reader) == b"one\n"
 
 
-async def test_a_cut_resets_every_connection_and_takes_new_ones(echo_port: int) -> None:
+async def test_a_cut_resets_all_connections_and_new_ones_are_accepted(echo_port: int) -> None:
     async with Proxy(f"amqp://{HOST}:{echo_port}/") as proxy:
         async with connected(proxy) as (reader, writer):
             writer.write(b"one\n")
-            await heard(reader)
+            await read_line(reader)
             proxy.cut()
             with pytest.raises(ConnectionResetError):
-                await heard(reader)
+                await read_line(reader)
         async with connected(proxy) as (reader, writer):
             writer.write(b"two\n")
-            assert await heard(reader) == b"two\n"
+            assert await read_line(reader) == b"two\n"
         assert proxy.connections == 2
 
 
-async def test_what_is_held_is_late_and_not_lost(echo_port: int) -> None:
+async def test_held_bytes_arrive_late_and_are_not_lost(echo_port: int) -> None:
     async with Proxy(f"amqp://{HOST}:{echo_port}/") as proxy, connected(proxy) as (reader, writer):
         writer.write(b"one\n")
-        await heard(reader)
+        await read_line(reader)
         proxy.hold()
         writer.write(b"two\n")
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.readline(), SOON_S)
         proxy.go_on()
-        assert await heard(reader) == b"two\n"
+        assert await read_line(reader) == b"two\n"
 
 
-async def test_a_connection_made_while_all_is_held_is_taken_and_hears_nothing(echo_port: int) -> None:
+async def test_a_connection_opened_during_a_hold_is_accepted_and_gets_no_bytes(echo_port: int) -> None:
     async with Proxy(f"amqp://{HOST}:{echo_port}/") as proxy:
         proxy.hold()
         async with connected(proxy) as (reader, writer):
@@ -86,33 +86,33 @@ async def test_a_connection_made_while_all_is_held_is_taken_and_hears_nothing(ec
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(reader.readline(), SOON_S)
             proxy.go_on()
-            assert await heard(reader) == b"one\n"
+            assert await read_line(reader) == b"one\n"
 
 
-async def test_nobody_behind_it_is_a_reset() -> None:
+async def test_without_a_broker_behind_the_proxy_a_connection_is_reset() -> None:
     async with Proxy(f"amqp://{HOST}:1/") as proxy, connected(proxy) as (reader, _):
         with pytest.raises(ConnectionResetError):
-            await heard(reader)
+            await read_line(reader)
 
 
-async def test_a_client_of_kafka_is_led_back_to_the_proxy() -> None:
-    answer = b"\0\0\0\7\x0a127.0.0.1" + (9092).to_bytes(4, "big") + b"127.0.0.1:9092"
+async def test_kafkas_advertised_address_is_replaced_by_the_proxys() -> None:
+    expected = b"\0\0\0\7\x0a127.0.0.1" + (9092).to_bytes(4, "big") + b"127.0.0.1:9092"
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
-        whole = len(said).to_bytes(4, "big") + said
-        for at in range(len(whole)):  # byte by byte: an address may be cut anywhere
+        whole = len(response).to_bytes(4, "big") + response
+        for at in range(len(whole)):  # byte by byte: reads may end within an address
             writer.write(whole[at : at + 1])
             await writer.drain()
         writer.close()
 
     server = await asyncio.start_server(serve, HOST, 0)
     port = server.sockets[0].getsockname()[1]
-    said = answer.replace((9092).to_bytes(4, "big"), port.to_bytes(4, "big"))
+    response = expected.replace((9092).to_bytes(4, "big"), port.to_bytes(4, "big"))
     async with server, Proxy(f"kafka://{HOST}:{port}") as proxy, connected(proxy) as (reader, writer):
         writer.write(b"metadata\n")
         async with asyncio.timeout(PATIENCE_S):
             length = int.from_bytes(await reader.readexactly(4), "big")
-            heard_of = await reader.readexactly(length)
+            received = await reader.readexactly(length)
     own = int(proxy.url.rpartition(":")[2]).to_bytes(4, "big")
-    assert heard_of == answer.replace((9092).to_bytes(4, "big"), own)
+    assert received == expected.replace((9092).to_bytes(4, "big"), own)

@@ -1,4 +1,4 @@
-"""The README's commands and snippets, run one after the other as a reader would."""
+"""The commands and snippets of the README and the pages behind it, run one after the other as a reader would."""
 
 from __future__ import annotations
 
@@ -17,18 +17,36 @@ from deploy.cli.demo import SCENARIOS
 from tests.deploy.running import ROOT, Up, has, millrace, remove_channels
 from tests.servers import kafka_url, rabbitmq_url
 
-README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [
+    ROOT / page
+    for page in (
+        "README.md",
+        "docs/serving.md",
+        "docs/experiments.md",
+        "docs/demonstration.md",
+        "docs/operations.md",
+        "docs/dead-letters.md",
+        "docs/queue-clients.md",
+    )
+]
+README_LINES = 150
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
-BLOCKS = {match["mark"] or match["code"][:40]: (match["kind"], match["code"]) for match in FENCE.finditer(README)}
+BLOCKS = {
+    match["mark"] or match["code"][:40]: (match["kind"], match["code"])
+    for page in PAGES
+    for match in FENCE.finditer(page.read_text("utf-8"))
+}
 
 PREFIX = f"readme-{secrets.token_hex(4)}."
 
-# What has to be in the output of each snippet, in the README's order.
+# What has to be in the output of each snippet, in the order of the pages.
 EMBEDDED = {
     "curl": '"data":[3.0]',
+    "predict": '"data":[3.0]',
+    "bandit": '{"accepted":true}',
     "tritonclient": "[[3.]\n [7.]]\n[[3.]\n [7.]]",
     "later": "idempotent-replayed: true",
-    "predict": '"data":[3.0]',
     "python model": '"data":[10.0,20.0,30.0]',
     "torch model": "",
     "ask torch model": '"name":"p"',
@@ -90,6 +108,18 @@ def test_every_block_is_run_or_is_shown_to_be_there() -> None:
     marks = {f"run: {name}" for name in (*EMBEDDED, *RABBITMQ, *KAFKA, *BY_FIXTURE)} | {"make", "demo"}
     drawings = {mark for mark, (kind, _) in BLOCKS.items() if kind == "text"}
     assert set(BLOCKS) - drawings == marks
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES[0].read_text("utf-8").splitlines()) <= README_LINES
+
+
+@pytest.mark.parametrize(
+    "page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")), ids=lambda page: page.name
+)
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    targets = LINK.findall(page.read_text("utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
 def test_the_targets_of_make_are_there() -> None:

@@ -1,4 +1,4 @@
-"""The servers of the tests do what other tests ask of them."""
+"""The servers for tests keep confirmed messages over a kill, raise alarms, and are installed or skipped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEBIBYTE = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A RabbitMQ of the tests."""
+    """A RabbitMQ for tests: its address, and the function that controls it."""
 
     url: Callable[[], str]
     control: Callable[..., None]
@@ -55,10 +55,10 @@ NODES = {
 
 @pytest.fixture(params=NODES)
 def node(request: pytest.FixtureRequest) -> Iterator[Node]:
-    """A node that runs without an alarm, before and after, with an empty queue.
+    """A node that runs without an alarm, before and after the test, with an empty classic queue.
 
-    A classic one: RabbitMQ 3.10 loses a quorum queue when it is killed in the second after the declaration. RabbitMQ 4
-    may lose this one, too, until it has written its log of declarations.
+    RabbitMQ 3.10 loses a quorum queue if it is killed within a second of its declaration. RabbitMQ 4 may lose a classic
+    queue too, until it has written its log of declarations (`mnesia:sync_log`).
     """
     node = NODES[request.param]
     with node.channel() as channel:
@@ -72,7 +72,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[Node]:
         channel.queue_delete(QUEUE)
 
 
-def test_a_killed_node_comes_back_with_what_it_confirmed(node: Node) -> None:
+def test_a_killed_node_keeps_its_confirmed_messages(node: Node) -> None:
     with node.channel() as channel:
         channel.confirm_delivery()
         channel.basic_publish("", QUEUE, b"kept", DURABLE)
@@ -101,7 +101,7 @@ def test_a_memory_alarm_blocks_publishers_until_it_is_cleared(node: Node) -> Non
 
 @pytest.fixture
 async def topic() -> AsyncIterator[str]:
-    """An empty topic of one partition; its node runs again afterwards."""
+    """An empty topic with one partition; the node is started again after the test."""
     name = f"tests.servers.{uuid4().hex}"
     async with _admin() as admin:
         await admin.create_topics([NewTopic(name, 1, 1)])
@@ -112,7 +112,7 @@ async def topic() -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("ending", ["kill", "restart"])
-async def test_a_kafka_that_ended_comes_back_with_what_it_confirmed(topic: str, ending: str) -> None:
+async def test_a_killed_or_restarted_kafka_keeps_its_confirmed_messages(topic: str, ending: str) -> None:
     await _produce(topic, b"kept")
     await asyncio.to_thread(servers.control_kafka, ending)
     if ending == "kill":
@@ -122,13 +122,13 @@ async def test_a_kafka_that_ended_comes_back_with_what_it_confirmed(topic: str, 
     assert await _first_value(topic) == b"kept"
 
 
-async def test_kafka_takes_a_message_of_eight_mebibytes(topic: str) -> None:
+async def test_kafka_accepts_a_message_of_eight_mebibytes(topic: str) -> None:
     body = bytes(8 * MEBIBYTE)
     await _produce(topic, body)
     assert await _first_value(topic) == body
 
 
-async def test_kafka_over_tls_knows_its_user_by_the_password(topic: str) -> None:
+async def test_kafka_over_tls_accepts_only_the_right_password(topic: str) -> None:
     secure = _secure(servers.kafkas_url())
     await _produce(topic, b"sealed", **secure)
     assert await _first_value(topic) == b"sealed"
@@ -144,34 +144,34 @@ async def test_kafka_over_tls_knows_its_user_by_the_password(topic: str) -> None
         ("MILLRACE_TEST_KAFKA_URL", servers.control_kafka),
     ],
 )
-def test_a_lent_server_is_never_killed(
+def test_a_server_that_make_services_did_not_start_is_never_killed(
     monkeypatch: pytest.MonkeyPatch, variable: str, control: Callable[..., None]
 ) -> None:
     monkeypatch.setattr(servers, "_written_addresses", dict)
     monkeypatch.setenv(variable, "scheme://elsewhere/")
-    with pytest.raises(pytest.skip.Exception, match="lent"):
+    with pytest.raises(pytest.skip.Exception, match="was not started by"):
         control("kill")
 
 
 @pytest.mark.parametrize("has_just_died", [True, False])
-def test_a_node_waits_for_a_port_that_one_of_its_own_still_holds(has_just_died: bool, tmp_path: Path) -> None:
-    """The listener goes once somebody has looked: the first look finds it, and a later one does not."""
+def test_a_start_waits_for_a_port_that_only_its_own_killed_node_may_hold(has_just_died: bool, tmp_path: Path) -> None:
+    """The listener closes after one connection: the first check finds the port open, a later one does not."""
     if has_just_died:
         (tmp_path / "node.pid").write_text("1 0\n", "utf-8")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
-        def be_seen_once() -> None:
+        def accept_once() -> None:
             listener.accept()[0].close()
             listener.close()
 
-        threading.Thread(target=be_seen_once, daemon=True).start()
+        threading.Thread(target=accept_once, daemon=True).start()
         script = f"set -euo pipefail; home={tmp_path}; . {servers.ROOT}/deploy/services/node.sh; ports_free {port}"
         done = subprocess.run(["/bin/bash", "-c", script], timeout=30, check=False)
     assert done.returncode == (0 if has_just_died else 1)
 
 
-STAND_IN = """#!/bin/bash
+FAKE_DEBOOTSTRAP = """#!/bin/bash
 folder=$4
 ls -A "$folder"
 mkdir -p "$folder/proc/1" "$folder/usr"
@@ -180,23 +180,23 @@ touch "$folder/usr/installed"
 """
 
 
-@pytest.mark.skipif(shutil.which("apt-get") is None, reason="a Debian installs a Debian")
-def test_an_interrupted_installation_of_rabbitmq_4_is_begun_again(tmp_path: Path) -> None:
-    """debootstrap refuses a folder that another one left half full, so a stand-in that dies is enough."""
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="only Debian installs Debian")
+def test_an_interrupted_installation_of_rabbitmq_4_is_started_again(tmp_path: Path) -> None:
+    """A fake debootstrap that is killed shows that the next run begins with an empty folder, as the real one needs."""
     services, programs, interrupt = tmp_path / "deploy/services", tmp_path / "bin", tmp_path / "interrupt"
     shutil.copytree(servers.ROOT / "deploy/services", services)
     programs.mkdir()
-    (programs / "debootstrap").write_text(STAND_IN.format(interrupt=interrupt), "utf-8")
+    (programs / "debootstrap").write_text(FAKE_DEBOOTSTRAP.format(interrupt=interrupt), "utf-8")
     (programs / "debootstrap").chmod(0o755)
     environment = {"PATH": f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"}
 
     def install() -> int:
-        """Run it in a process group of its own, which is what the stand-in kills."""
+        """Run the script in its own process group, which the fake debootstrap kills."""
         command = [str(services / "rabbitmq4.sh"), "install"]
         return subprocess.run(command, env=environment, start_new_session=True, timeout=60, check=False).returncode
 
     debian = tmp_path / ".cache/rabbitmq4"
-    (debian / "usr/share").mkdir(parents=True)  # what the first release of the script left
+    (debian / "usr/share").mkdir(parents=True)  # as an earlier version of the script left it
     interrupt.touch()
     assert install() != 0
     assert not (debian / "complete").exists()
@@ -204,7 +204,7 @@ def test_an_interrupted_installation_of_rabbitmq_4_is_begun_again(tmp_path: Path
     assert (debian / "usr/installed").exists()
     assert (debian / "complete").exists()
     assert [path.name for path in debian.parent.iterdir() if path.is_dir()] == ["rabbitmq4"]
-    assert (debian.parent / "rabbitmq4.out").read_text() == "", "debootstrap gets an empty folder"
+    assert (debian.parent / "rabbitmq4.out").read_text() == "", "debootstrap must get an empty folder"
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])

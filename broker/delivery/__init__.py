@@ -1,1 +1,1 @@
-"""Sending and settling on top of the port: bundles, acks, replies, rows, heartbeats, log followers."""
+"""Publishing and settling on top of the port: bundles, acks, replies, prediction rows, heartbeats, log followers."""

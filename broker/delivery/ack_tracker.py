@@ -1,4 +1,4 @@
-"""When a delivery may be acked: once all that depends on it is settled, and not before."""
+"""Acks a delivery after all of its answers and rows have been confirmed."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from broker.errors import TryAgain
 from broker.messages import Delivery
 from broker.support.tasks import Tasks
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PAUSE_S = 1.0
 
 
 class PendingAck:
-    """One delivery and how many things it still waits for: an answer and a row for each request in it."""
+    """One delivery, and the number of confirms that it waits for: an answer and a row for each of its requests."""
 
-    __slots__ = ("_ledger", "delivery", "left")
+    __slots__ = ("_tracker", "delivery", "left")
 
-    def __init__(self, ledger: AckTracker, delivery: Delivery, left: int) -> None:
-        self._ledger = ledger
+    def __init__(self, tracker: AckTracker, delivery: Delivery, left: int) -> None:
+        self._tracker = tracker
         self.delivery = delivery
         self.left = left
 
     def settle(self) -> None:
-        """Count one thing as done; the last one acks the delivery, together with others of this turn."""
+        """Count one confirm; the last one acks the delivery, together with others of this turn of the event loop."""
         self.left -= 1
         if self.left == 0:
-            self._ledger.done(self.delivery)
+            self._tracker.done(self.delivery)
 
 
 class AckTracker:
-    """Acks the deliveries of a processor in batches: one call a turn of the loop."""
+    """Acks the deliveries of a processor in batches: one call in each turn of the event loop."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -42,10 +42,10 @@ class AckTracker:
         self._ready: list[Delivery] = []
         self.held = 0
 
-    def hold(self, delivery: Delivery, things: int) -> PendingAck:
-        """Start to wait for `things` before `delivery` is acked."""
+    def hold(self, delivery: Delivery, confirms: int) -> PendingAck:
+        """Ack `delivery` after `confirms` calls of `settle` on the returned object."""
         self.held += 1
-        return PendingAck(self, delivery, things)
+        return PendingAck(self, delivery, confirms)
 
     def done(self, delivery: Delivery) -> None:
         """Ack `delivery` at the end of this turn."""
@@ -54,8 +54,12 @@ class AckTracker:
             self._loop.call_soon(self._flush)
         self._ready.append(delivery)
 
+    def abandon(self) -> None:
+        """Stop tracking one delivery that will be buried or requeued instead of acked."""
+        self.held -= 1
+
     async def drain(self) -> None:
-        """Wait until what is done is acked, for good."""
+        """Wait until all acks are committed."""
         while self._ready:
             self._flush()
         await self._tasks.drain()
@@ -67,12 +71,12 @@ class AckTracker:
             self._tasks.spawn(self._ack(ready), "ack")
 
     async def _ack(self, deliveries: list[Delivery]) -> None:
-        """Ack until the broker has taken it: a full disk, or a lock that another process holds, ends nobody."""
+        """Ack, and try again while the broker does not accept it, such as on a full disk."""
         while True:
             try:
                 await self._broker.ack(deliveries)
             except TryAgain as exc:
-                log.warning("%d deliveries cannot be acked now: %s; trying again", len(deliveries), exc)
+                logger.warning("%d deliveries cannot be acked now: %s; trying again", len(deliveries), exc)
                 await asyncio.sleep(PAUSE_S)
             else:
                 return

@@ -1,11 +1,11 @@
 """One time for all machines of an installation, although their clocks differ.
 
-Deadlines, and the times in rows, travel as absolute times. Each process compares the times in the others' heartbeats
-with its own clock, and `now_us` is the time of the machine in the middle: half of the machines are not behind it, and
-half are not ahead of it. All processes find the same one, because they read the same heartbeats.
+Deadlines, and the times in rows, are absolute times. Each process compares the times in the others' heartbeats with its
+own clock. `now_us` is the median time: at most half of the machines are behind it, and at most half are ahead of it.
+All processes compute the same one, because they read the same heartbeats.
 
-A heartbeat arrives some time after it was written, so a machine seems to be behind by that much; the least delayed of
-its last heartbeats counts, and differences below `ALLOWED_S` are left alone.
+A heartbeat arrives some time after it was written, so a machine seems to be behind by that delay. Therefore the least
+delayed of its last heartbeats counts, and differences below `ALLOWED_S` are ignored.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from broker.messages import Record
 from broker.protocol import ids
 from broker.records.status import host_name, read_status
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ALLOWED_S = 2.0
-BOUND_S = 7200.0  # a clock that is off by more is no clock: it is named, and not allowed for
+BOUND_S = 7200.0  # a larger difference is reported and not corrected
 WINDOW_S = 15.0
-SPAN_S = 1.0  # heartbeats that are read in one go, at the start, tell nothing
+SPAN_S = 1.0  # the shortest time between a machine's heartbeats: those read at once at the start measure nothing
 SAMPLES = 32
-MEASURED_WITHIN_S = 5.0  # after the first word of others: a machine that lives is heard twice in that time
+MEASURED_WITHIN_S = 5.0  # after the first heartbeat: a living machine sends two in that time
 MEASURED_EVERY_S = 0.1
 KEPT_S = 3600.0
 
 
 class Clocks:
-    """The clocks of the other machines as their heartbeats tell them, and what this machine's lacks."""
+    """The differences between the clocks of all machines, measured by their heartbeats."""
 
     def __init__(
         self,
@@ -44,35 +44,35 @@ class Clocks:
         clock: Callable[[], float] = time.monotonic,
         shift: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`shift` is called with the new difference, in microseconds, whenever it changes."""
+        """`shift` is called with the new correction of this machine's clock, in microseconds, whenever it changes."""
         self._host = host
         self._wall_us = wall_us
         self._clock = clock
         self._shift = shift
-        self._heard: dict[str, deque[tuple[float, float]]] = {}  # by host: when, and by how much it is ahead of us
-        self._kept: dict[str, tuple[float, float]] = {}  # what was measured last, of machines that left, too
-        self._began_s = math.inf  # when another machine was heard first
-        self._named: set[str] = set()
+        self._samples: dict[str, deque[tuple[float, float]]] = {}  # by host: the time, and how far it was ahead of us
+        self._last_known: dict[str, tuple[float, float]] = {}  # also of machines that left
+        self._began_s = math.inf  # the time of the first heartbeat of another machine
+        self._reported: set[str] = set()
         self.offset_s = 0.0
-        """What has to be added to this machine's clock."""
+        """The correction of this machine's clock, in seconds, to be added to it."""
 
     def fold(self, record: Record) -> None:
-        """Take in a record of the `status` log."""
-        said = read_status(record)
-        if said is not None and said.host:
-            self.hear(said.host, said.at_us)
+        """Process a record of the `status` log."""
+        announcement = read_status(record)
+        if announcement is not None and announcement.host:
+            self.observe(announcement.host, announcement.at_us)
 
-    def hear(self, host: str, at_us: int) -> None:
-        """Take in a heartbeat."""
+    def observe(self, host: str, at_us: int) -> None:
+        """Process a heartbeat of `host` that was written at `at_us` by its clock."""
         if host == self._host:
             return
         self._began_s = min(self._began_s, self._clock())
         ahead_s = (at_us - self._wall_us()) / 1e6
-        self._heard.setdefault(host, deque(maxlen=SAMPLES)).append((self._clock(), ahead_s))
+        self._samples.setdefault(host, deque(maxlen=SAMPLES)).append((self._clock(), ahead_s))
         self._settle()
 
     def age_s(self, host: str, at_us: int) -> float:
-        """Return how many seconds ago a machine said something, by its clock as far as that was measured."""
+        """Return the seconds since `at_us` on a machine's clock, corrected by its measured difference."""
         if not host:
             return 0.0
         ahead_s = self._ahead().get(host, 0.0)
@@ -80,83 +80,83 @@ class Clocks:
 
     @property
     def is_measuring(self) -> bool:
-        """Tell whether other machines have just been heard for the first time, and one's clock is not known yet."""
+        """True for some seconds after the first heartbeat of another machine, while a clock is not measured yet."""
         if self._clock() - self._began_s > MEASURED_WITHIN_S:
             return False
         known = self._ahead()
-        return any(host not in known for host in self._heard)
+        return any(host not in known for host in self._samples)
 
     async def measured(self) -> None:
-        """Return once the clocks of the machines that were heard just now are known: soon, also if they are gone."""
-        while self.is_measuring:  # noqa: ASYNC110 - it ends by time passing, too
+        """Wait until the clocks of the machines that sent heartbeats are measured, at most `MEASURED_WITHIN_S`."""
+        while self.is_measuring:  # noqa: ASYNC110 - it also ends by time passing
             await asyncio.sleep(MEASURED_EVERY_S)
 
     def differences(self) -> Mapping[str, float]:
-        """Return by how many seconds each machine's clock is ahead of the installation's time, ours included."""
+        """Return the seconds by which each machine's clock, this one included, is ahead of the installation's time."""
         return {host: ahead_s - self.offset_s for host, ahead_s in {**self._ahead(), self._host: 0.0}.items()}
 
     @property
     def own_difference_s(self) -> float:
-        """By how much this machine's clock is ahead of the installation's time."""
+        """The seconds by which this machine's clock is ahead of the installation's time."""
         return self.differences()[self._host]
 
     def troubles(self) -> list[str]:
-        """Return which machines' clocks are off, in words."""
-        return [_in_words(host, off_s) for host, off_s in self.differences().items() if abs(off_s) > ALLOWED_S]
+        """Return a text for each machine whose clock is wrong."""
+        return [_describe(host, off_s) for host, off_s in self.differences().items() if abs(off_s) > ALLOWED_S]
 
     def own_troubles(self) -> list[str]:
-        """Return what is wrong with this machine's clock, in words."""
+        """Return the text about this machine's clock, if it is wrong."""
         off_s = self.own_difference_s
-        return [_in_words(self._host, off_s)] if abs(off_s) > ALLOWED_S else []
+        return [_describe(self._host, off_s)] if abs(off_s) > ALLOWED_S else []
 
     @property
     def is_lost(self) -> bool:
-        """Tell whether most other machines are too far away in time for this one to allow for it."""
+        """True if most other machines' clocks differ too much from this one's to be corrected."""
         ahead = self._ahead()
         far = [host for host, ahead_s in ahead.items() if abs(ahead_s) > BOUND_S]
         return len(far) > len(ahead) / 2 and len(far) > 1
 
     def _settle(self) -> None:
-        """Find the time in the middle. A machine that leaves takes nothing with it: the time would jump for all."""
+        """Compute the median time, including machines that left: the time of all others would jump otherwise."""
         now = self._clock()
-        self._kept |= {host: (now, ahead_s) for host, ahead_s in self._ahead().items()}
-        self._kept = {host: known for host, known in self._kept.items() if known[0] >= now - KEPT_S}
-        near = sorted([0.0, *[ahead_s for _, ahead_s in self._kept.values() if abs(ahead_s) <= BOUND_S]])
+        self._last_known |= {host: (now, ahead_s) for host, ahead_s in self._ahead().items()}
+        self._last_known = {host: known for host, known in self._last_known.items() if known[0] >= now - KEPT_S}
+        near = sorted([0.0, *[ahead_s for _, ahead_s in self._last_known.values() if abs(ahead_s) <= BOUND_S]])
         middle_s = near[(len(near) - 1) // 2]
         offset_s = middle_s if abs(middle_s) > ALLOWED_S else 0.0
         if abs(offset_s - self.offset_s) > ALLOWED_S / 2:
             self.offset_s = offset_s
             self._shift(int(offset_s * 1e6))
-        self._say()
+        self._log_changes()
 
     def _ahead(self) -> dict[str, float]:
-        """Return by how many seconds each other machine that is heard is ahead of this one."""
+        """Return the seconds by which each other machine with recent heartbeats is ahead of this one."""
         since = self._clock() - WINDOW_S
         found = {}
-        for host, samples in list(self._heard.items()):
+        for host, samples in list(self._samples.items()):
             while samples and samples[0][0] < since:
                 samples.popleft()
             if not samples:
-                del self._heard[host]
+                del self._samples[host]
             elif samples[-1][0] - samples[0][0] >= SPAN_S:
                 found[host] = max(ahead_s for _, ahead_s in samples)
         return found
 
-    def _say(self) -> None:
-        """Log each machine whose clock is off once, and again when it is right."""
+    def _log_changes(self) -> None:
+        """Log each wrong clock once, and once more when it is right again."""
         off = {host for host, off_s in self.differences().items() if abs(off_s) > ALLOWED_S}
-        for host in off - self._named:
-            log.warning("%s", _in_words(host, self.differences()[host]))
-        for host in self._named - off:
-            log.warning("the clock of machine %s agrees with the others again", host)
-        self._named = off
+        for host in off - self._reported:
+            logger.warning("%s", _describe(host, self.differences()[host]))
+        for host in self._reported - off:
+            logger.warning("the clock of machine %s agrees with the others again", host)
+        self._reported = off
 
 
-def _in_words(host: str, off_s: float) -> str:
+def _describe(host: str, off_s: float) -> str:
     way = "ahead of" if off_s > 0 else "behind"
-    what = "it is allowed for" if abs(off_s) <= BOUND_S else "too far to be allowed for"
-    return f"the clock of machine {host} is {abs(off_s):.0f} s {way} the others: {what}; set it right"
+    effect = "it is corrected for" if abs(off_s) <= BOUND_S else "too far to be corrected for"
+    return f"the clock of machine {host} is {abs(off_s):.0f} s {way} the others ({effect}): set it right"
 
 
 CLOCKS = Clocks(host_name(), shift=ids.shift_clock)
-"""The clocks as this process sees them: like the system's clock, one for the whole process."""
+"""The clocks as measured by this process: one object for the whole process, like the system's clock."""

@@ -1,4 +1,4 @@
-"""Says on the status log that a process is there: every two seconds, and at once when something changes."""
+"""Announces a process on the status log: every two seconds, and at once after a change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from broker.records.status import (
 
 
 class Heartbeat:
-    """The voice of one process (or of one model version in it)."""
+    """The announcements of one process, or of one model version in it."""
 
     def __init__(
         self,
@@ -42,10 +42,10 @@ class Heartbeat:
         troubles: Callable[[], Iterable[str]] = tuple,
         stats: Callable[[], dict[str, Any]] = dict,
     ) -> None:
-        """`troubles` returns what is wrong in this process now, beside what is wrong with the broker."""
+        """`troubles` returns texts about the current troubles of this process, besides those of the broker."""
         self._broker = broker
         self._stats = stats
-        self._who: dict[str, Any] = {
+        self._identity: dict[str, Any] = {
             "instance": instance,
             "part": part,
             "host": host_name(),
@@ -61,19 +61,19 @@ class Heartbeat:
         self._full: dict[str, Any] = {}
         self._full_at = 0.0
 
-    async def say(self, state: State, *, full: dict[str, Any] | None = None, error: str = "") -> None:
-        """Announce a change now; `full` is what readers need to know about the thing, kept for the heartbeats."""
+    async def set_state(self, state: State, *, full: dict[str, Any] | None = None, error: str = "") -> None:
+        """Announce a new state now; later heartbeats repeat `full`, the details that change seldom."""
         self._state, self._error = state, error
         if full is not None:
             self._full = full
         await self._announce(whole=True)
 
     async def warn(self, error: str) -> None:
-        """Announce what is wrong while the state stays as it is."""
-        await self.say(self._state, error=error)
+        """Announce an error while the state stays the same."""
+        await self.set_state(self._state, error=error)
 
     async def beat(self) -> None:
-        """Announce for ever. A broker that is away is no reason to stop: the silence says it."""
+        """Announce forever. If the broker does not answer, readers notice the missing heartbeats."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             await self._announce(whole=time.monotonic() - self._full_at >= FULL_EVERY_S)
@@ -88,14 +88,14 @@ class Heartbeat:
             in_flight=self._in_flight(),
             stats=self._stats(),
             full=self._full if whole else {},
-            troubles=self._in_words(),
-            **self._who,
+            troubles=self._all_troubles(),
+            **self._identity,
         )
         try:
             await self._broker.append(self._broker.channels.status, [write_announcement(announcement)])
         except TryAgain:
             return
 
-    def _in_words(self) -> tuple[str, ...]:
-        words = [*self._broker.troubles(), *self._troubles(), *CLOCKS.own_troubles()]
-        return tuple(clean(text)[:TROUBLE_CHARACTERS] for text in words[:TROUBLES_LIMIT])
+    def _all_troubles(self) -> tuple[str, ...]:
+        texts = [*self._broker.troubles(), *self._troubles(), *CLOCKS.own_troubles()]
+        return tuple(clean(text)[:TROUBLE_CHARACTERS] for text in texts[:TROUBLES_LIMIT])

@@ -1,4 +1,4 @@
-"""Following a log: one task that hands every record to a function, for as long as the process lives."""
+"""Follows a log: one task calls a function with each record, for as long as the process lives."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from broker.messages import Record
 from broker.protocol.ids import wall_us
 from broker.records.status import FULL_EVERY_S
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 READ_AT_ONCE = 500
 PAUSE_S = 0.5
 
 
 def follow_status(broker: Broker, fold: Callable[[Record], None], *, since_s: float = 2 * FULL_EVERY_S) -> LogFollower:
-    """Return what follows the `status` log, from `since_s` ago, and keeps this process's time with the others'."""
+    """Return a follower of the `status` log from `since_s` seconds ago; it also corrects this process's clock."""
 
     def both(record: Record) -> None:
         CLOCKS.fold(record)
@@ -30,7 +30,10 @@ def follow_status(broker: Broker, fold: Callable[[Record], None], *, since_s: fl
 
 
 class LogFollower:
-    """Reads a log from `start` and calls `fold` for each record; `caught_up` is set at the end seen when it began."""
+    """Reads a log from `start` and calls `fold` for each record.
+
+    `caught_up` is set once the follower has passed the end of the log at the time of its start.
+    """
 
     def __init__(
         self,
@@ -39,10 +42,10 @@ class LogFollower:
         start: int | Since,
         fold: Callable[[Record], None],
         *,
-        anew: Callable[[], None] = lambda: None,
+        on_recreated: Callable[[], None] = lambda: None,
     ) -> None:
-        """`anew` is called when the log was deleted and made again: what it said is not there any more."""
-        self._anew = anew
+        """`on_recreated` is called if the log was deleted and made again: its former records are gone."""
+        self._on_recreated = on_recreated
         self._broker = broker
         self._log = log
         self._start = start
@@ -50,7 +53,7 @@ class LogFollower:
         self.caught_up = asyncio.Event()
 
     async def run(self) -> None:
-        """Read for ever; a broker that is away is waited for, a gap is read over: of states the newest wins."""
+        """Read forever. Waits for a broker that does not answer, and skips gaps: only the newest states count."""
         end = await self._end()
         if end == 0:
             self.caught_up.set()
@@ -64,13 +67,13 @@ class LogFollower:
             await reader.close()
 
     async def _step(self, reader: Reader, end: int) -> bool:
-        """Read once; tells whether there is more to come: a reader whose broker is closed returns nothing."""
+        """Read once; return False if the log has ended, because its broker was closed."""
         try:
             records = await reader.read(READ_AT_ONCE)
         except Gap as gap:
-            if gap.is_anew:
-                log.warning("%s", gap)
-                self._anew()
+            if gap.is_recreated:
+                logger.warning("%s", gap)
+                self._on_recreated()
             return True
         except TryAgain:
             await asyncio.sleep(PAUSE_S)
@@ -78,8 +81,8 @@ class LogFollower:
         for record in records:
             try:
                 self._fold(record)
-            except Exception:  # what one record does to a fold must not end the process, and at every start again
-                log.exception("record %d of %s could not be folded", record.offset, self._log)
+            except Exception:  # one record must not end the process, and end it again after each restart
+                logger.exception("record %d of %s could not be folded", record.offset, self._log)
         if records and records[-1].offset + 1 >= end:
             self.caught_up.set()
         return bool(records)
@@ -92,7 +95,7 @@ class LogFollower:
                 await asyncio.sleep(PAUSE_S)
 
     async def _give_up_waiting(self) -> None:
-        """A log whose newest records are older than `start` has nothing to say before the end: do not wait for it."""
+        """Set `caught_up` after a second: a log without records since `start` delivers none before its end."""
         if isinstance(self._start, Since):
             await asyncio.sleep(1.0)
             self.caught_up.set()

@@ -1,4 +1,4 @@
-"""How a request ends towards its client: an answer in a bundle of ours, or a plain message any client can read."""
+"""Sends answers: in bundles to gateways, and as plain messages to clients of the queue."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from broker.messages import Outcome, Reason
 from broker.protocol.answers import ANSWER_LIMIT_BYTES, error_body, plain, too_large
 from broker.protocol.header import BodyForm, ReplyTo, Request, Status, pack_answer
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Result = tuple[Request, tuple[bytes, int | None], PendingAck, tuple[int, int, int]]
-"""A request, its body with the length of the JSON in it, its hold, and its times in queue, batcher and model (us)."""
+"""A request, its body with the length of the JSON in it, its pending ack, and its us in queue, batcher and model."""
 
 ANSWERS_PER_BUNDLE = 256
 PATIENCE_S = 30.0
@@ -29,7 +29,7 @@ WARN_EVERY_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class _Plain:
-    """A plain answer on its way: what is needed to say in its place that the client's queue does not take it."""
+    """A plain answer in flight, with the data for an error answer if the client's queue refuses it as too large."""
 
     queue: str
     request: Request
@@ -38,11 +38,11 @@ class _Plain:
 
 
 class ReplySender:
-    """Sends answers, each with the hold that waits for it.
+    """Sends answers, each with the pending ack that waits for it.
 
-    An answer that is too large for a message, or for its client's queue, ends `failed` with its size. One whose queue
-    is missing, or stays full, is dropped and counted, so that other answers go on. `dropped` is called with the reason
-    and the number; a warning is logged at most every `WARN_EVERY_S`.
+    An answer that is too large for a message, or for its client's queue, is replaced by a `failed` one with its size.
+    An answer whose queue does not exist, or stays full, is dropped and counted, so that other answers continue.
+    `dropped` is called with the reason and the number; a warning is logged at most every `WARN_EVERY_S`.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class ReplySender:
         self._channels: Channels = broker.channels
         self._dropped = dropped
         self._clock = clock
-        self._unsaid = 0
+        self._unreported = 0
         self._warned_s = -WARN_EVERY_S
         self.outbox: Outbox[PendingAck | _Plain] = Outbox(
             broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S
         )
 
     def answer_one(self, request: Request, status: Status, body: bytes, hold: PendingAck, queued_us: int) -> None:
-        """Send one answer that is no result."""
+        """Send one answer that has no result, such as an error."""
         self.answer([(request, (body, None), hold, (queued_us, 0, 0))], status)
 
     def answer(self, results: Sequence[Result], status: Status) -> None:
-        """Send many answers of the same status."""
+        """Send many answers with the same status."""
         bundled: defaultdict[str, list[tuple[bytes, bytes | memoryview, PendingAck | _Plain]]] = defaultdict(list)
         for request, (body, json_length), hold, times in results:
             route = request.route
@@ -82,7 +82,7 @@ class ReplySender:
 
     def _settled(self, tokens: Sequence[PendingAck | _Plain], outcome: Outcome) -> None:
         if outcome.reason is Reason.TOO_LARGE and isinstance(token := tokens[0], _Plain):
-            self._refuse(token)  # a plain answer stays by itself
+            self._refuse(token)  # a plain answer is never bundled
             return
         if not outcome.safe:
             self._drop(str(outcome), len(tokens))
@@ -90,17 +90,17 @@ class ReplySender:
             (token.hold if isinstance(token, _Plain) else token).settle()
 
     def _refuse(self, answer: _Plain) -> None:
-        """Send the error in place of an answer that its queue refused: Kafka's topics have limits of their own."""
+        """Send an error in place of an answer that its queue refused: a Kafka topic may have a limit of its own."""
         error = error_body(f"the answer has {answer.size} bytes, which is more than {answer.queue} takes")
         self.outbox.put_message(plain(answer.queue, answer.request, Status.FAILED, error, None), answer.hold)
 
     def _drop(self, reason: str, number: int) -> None:
         self._dropped(reason, number)
-        self._unsaid += number
+        self._unreported += number
         now = self._clock()
         if now - self._warned_s >= WARN_EVERY_S:
-            log.warning("answers dropped: %d, the last for this reason: %s", self._unsaid, reason)
-            self._unsaid, self._warned_s = 0, now
+            logger.warning("%d answers were dropped, the last one because: %s", self._unreported, reason)
+            self._unreported, self._warned_s = 0, now
 
 
 @lru_cache(maxsize=1024)

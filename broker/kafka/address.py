@@ -1,4 +1,4 @@
-"""Where the brokers are: a URL, read once, and shown without its password."""
+"""The brokers' URL: parsed once, and shown without its password."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OPTIONS = ("cafile", "partitions", "mechanism")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class KafkaAddress:
-    """What to connect to; `partitions` is how many a new queue gets."""
+    """The parsed URL; `partitions` is the number of partitions of a new queue."""
 
     shown: str
     partitions: int
@@ -34,7 +34,7 @@ class KafkaAddress:
 
     @classmethod
     def of(cls, url: str) -> KafkaAddress:
-        """Read a URL; raises Misconfigured."""
+        """Parse a URL; raises Misconfigured."""
         try:
             parts = urlsplit(url)
         except ValueError:  # it may quote the password
@@ -55,14 +55,14 @@ class KafkaAddress:
         return cls(f"{parts.scheme}://{','.join(servers)}", _partitions(options), arguments)
 
     def unreachable(self) -> Unreachable:
-        """Return the error for brokers that do not answer; Kafka hides a wrong password behind it."""
+        """Return the error for brokers that do not answer; Kafka reports a wrong password in the same way."""
         return Unreachable(
             f"no Kafka broker answers at {self.shown}: is it running, and is broker.url right, user and password too?"
         )
 
 
 def _server(host: str) -> str:
-    """Return a host with its port; the host is not quoted: half of a password may stand there."""
+    """Return a host with its port. Error texts do not quote the host: it may be half of a password."""
     match = _HOST.fullmatch(host)
     if match is None or (match["port"] and not 1 <= int(match["port"]) <= _PORT_MOST):
         raise Misconfigured(f"broker.url cannot be read (a host or port is wrong): it looks like {_EXAMPLE}")

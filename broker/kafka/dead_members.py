@@ -1,8 +1,8 @@
-"""Members of a group that are dead: whoever joins next on their machine makes them leave.
+"""Finds dead members of a group, so that the next process that joins on their machine can remove them.
 
-Kafka itself waits for a session to end before it gives their partitions to others. A process that is stopped or busy
-is alive, and stays a member; of processes on other machines, or in other containers, nothing is known here. A consumer
-that was stopped while its group let it in is dead, too, though its process is not: it cannot sign off any more.
+Kafka itself waits for a session timeout before it gives their partitions to others. A process that is stopped or busy
+is alive and stays a member. Nothing is known about processes on other machines or in other containers. A consumer that
+was stopped while it was joining its group is dead too, although its process is alive: it can no longer leave the group.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _NAME = re.compile(r"millrace-([0-9a-f]{16})-([0-9]{1,10})-([0-9]{1,20})-[0-9]+")
-_STATE, _STARTED = 0, 19  # of what follows the name in a process's `stat`: proc(5) counts them as 3 and 22
+_STATE, _STARTED = 0, 19  # indexes after the name in a process's `stat`; proc(5) counts them as 3 and 22
 _ENDED = ("Z", "X")
 _numbers = count(1)
 _living: set[str] = set()  # the consumers of this process
 
 
 def enter() -> str:
-    """Return what a new consumer is called in its group; plain `millrace` where nobody could tell it apart."""
-    place, found = here(), _stat(os.getpid())
-    if place is None or found is None:
+    """Return the client id of a new consumer; plain `millrace` if this process cannot be identified."""
+    machine, found = here(), _stat(os.getpid())
+    if machine is None or found is None:
         return "millrace"
-    name = f"millrace-{place}-{os.getpid()}-{found[_STARTED]}-{next(_numbers)}"
+    name = f"millrace-{machine}-{os.getpid()}-{found[_STARTED]}-{next(_numbers)}"
     _living.add(name)
     return name
 
@@ -39,7 +39,7 @@ def leave(name: str) -> None:
 
 
 def is_dead(name: str) -> bool:
-    """Tell whether a member is of this machine and has ended; False if that is not certain."""
+    """Return True if a member ran on this machine and has ended; False if that is not certain."""
     match = _NAME.fullmatch(name)
     if match is None or match[1] != here():
         return False
@@ -48,7 +48,7 @@ def is_dead(name: str) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return True
-    except OSError:  # somebody else's, and so alive
+    except OSError:  # a process of another user, and so alive
         return False
     found = _stat(pid)
     if found is None:
@@ -60,9 +60,9 @@ def is_dead(name: str) -> bool:
 
 @lru_cache(maxsize=1)
 def here() -> str | None:
-    """Return a name for this machine since it was started and, in it, for what shares our process numbers and clock.
+    """Return an id of this machine since its boot, and of the pid and time namespaces in it.
 
-    None where `/proc` is not of our own process numbers, as in a container that was given its host's.
+    None if `/proc` has other process ids than this process, as in a container with its host's `/proc`.
     """
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text("ascii").strip()
@@ -77,7 +77,7 @@ def here() -> str | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Return what Linux says of a process behind its name, which may hold anything."""
+    """Return the fields after a process's name in `/proc/<pid>/stat`; the name itself may have any characters."""
     try:
         text = (_PROC / str(pid) / "stat").read_text("utf-8", "replace")
     except OSError:

@@ -1,13 +1,12 @@
 """Moves delayed messages to their queues when they are due.
 
-Kafka holds nothing back, so a delayed message waits in the topic of its rung of the ladder: one topic a rung, in which
-whoever was published first is due first. Every process that takes from a queue joins in the moving.
+Kafka has no delayed delivery, so a delayed message waits in the topic of its delay step: one topic for each step, in
+which messages are due in the order of their publication. Every process that consumes a queue helps to move them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -17,57 +16,49 @@ from broker.kafka.properties import DELAYED_UNTIL
 from broker.kafka.topology import KafkaTopology
 from broker.messages import Delivery, Reason
 from broker.protocol.ids import now_us
-from broker.support.tasks import Tasks
+from broker.support.tasks import Tasks, wait_for_event
 
-LOG = logging.getLogger(__name__)
-LOOK_EVERY_S = 2.0
+logger = logging.getLogger(__name__)
+CHECK_EVERY_S = 2.0
 HELD = 1000
 RETRY_S = 0.5
 LONGEST_S = 60.0
 
 
 class DelayMover:
-    """Takes from the delay topics that are there."""
+    """Consumes the delay topics that exist."""
 
     def __init__(self, broker: Broker, topology: KafkaTopology, topics: Sequence[str]) -> None:
         self._broker = broker
         self._topology = topology
         self._topics = topics
-        self._look = asyncio.Event()
+        self._check = asyncio.Event()
         self._moving: set[str] = set()
         self._started = False
         self._tasks = Tasks()
 
     def start(self) -> None:
-        """Begin; again does no harm."""
+        """Start to move messages; a second call does nothing."""
         if not self._started:
             self._started = True
             self._tasks.spawn(self._watch(), "delays")
 
-    def hurry(self) -> None:
-        """Look at once: a topic was made."""
-        self._look.set()
+    def check_now(self) -> None:
+        """Check for new delay topics now: one was just made."""
+        self._check.set()
 
     async def close(self) -> None:
-        """Stop; what is held comes back to others."""
+        """Stop. Held messages are delivered again to other processes."""
         await self._tasks.cancel()
 
     async def _watch(self) -> None:
         while len(self._moving) < len(self._topics):
             for topic in self._topics:
-                if topic not in self._moving and await self._is_there(topic):
+                if topic not in self._moving and await self._topology.exists(topic):
                     self._moving.add(topic)
                     self._tasks.spawn(self._move(topic), f"moving {topic}")
-            self._look.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await self._look.wait()
-
-    async def _is_there(self, topic: str) -> bool:
-        try:
-            return await self._topology.partitions(topic, fresh=True) is not None
-        except TryAgain:
-            return False
+            self._check.clear()
+            await wait_for_event(self._check, CHECK_EVERY_S)
 
     async def _move(self, topic: str) -> None:
         consumer: Consumer = self._broker.consume(topic, HELD)
@@ -87,7 +78,7 @@ class DelayMover:
             if outcome is not None and outcome.safe:
                 return
             if outcome is not None and outcome.reason in (Reason.NO_QUEUE, Reason.TOO_LARGE):
-                LOG.warning("a delayed message for %s is buried: %s", message.queue, outcome)
+                logger.warning("a delayed message for %s is buried: %s", message.queue, outcome)
                 error = f"after its delay: {outcome}"
                 await self._broker.bury(delivery, reason="undelivered", attempts=0, error=error)
                 return

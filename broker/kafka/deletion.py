@@ -1,4 +1,4 @@
-"""Whether a topic that is being read was deleted: aiokafka reads on in whatever has its name, and does not say so."""
+"""Detects that a topic was deleted while it is being read: aiokafka reads on from any new topic of the same name."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from broker.kafka.offset_tracker import OffsetTracker
 
 
 class TopicDeleted(TryAgain):
-    """The topic is gone, or another one has its name: nothing of what was delivered can be settled."""
+    """The topic was deleted, and possibly made again: its former deliveries can no longer be settled."""
 
 
-def check_topic(consumer: Any, topic: str, claims: Iterable[OffsetTracker]) -> None:
-    """Raise `TopicDeleted` if a topic is gone or ends before a delivered record; all its claims are lost then.
+def check_topic(consumer: Any, topic: str, trackers: Iterable[OffsetTracker]) -> None:
+    """Raise `TopicDeleted`, and mark all trackers as lost, if a topic is gone or ends before a delivered record.
 
-    Costs no request: the consumer's last answers tell it.
+    Makes no request: it uses the last answers that the consumer received.
     """
-    claims = [claim for claim in claims if not claim.lost]
-    if consumer.partitions_for_topic(topic) is not None and not any(_ends_before(consumer, each) for each in claims):
+    trackers = [tracker for tracker in trackers if not tracker.lost]
+    if consumer.partitions_for_topic(topic) is not None and not any(_ends_before(consumer, each) for each in trackers):
         return
-    for claim in claims:
-        claim.lost = True
+    for tracker in trackers:
+        tracker.lost = True
     raise TopicDeleted(f"{topic} was deleted")
 
 
-def _ends_before(consumer: Any, claim: OffsetTracker) -> bool:
+def _ends_before(consumer: Any, tracker: OffsetTracker) -> bool:
     try:
-        end = consumer.highwater(claim.partition)
-    except IllegalStateError:  # it is not ours any more
+        end = consumer.highwater(tracker.partition)
+    except IllegalStateError:  # the partition is no longer assigned to this consumer
         return False
-    return end is not None and end < claim.position
+    return end is not None and end < tracker.position

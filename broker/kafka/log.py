@@ -1,4 +1,4 @@
-"""Logs: topics of one partition, read at an offset."""
+"""Reads logs: topics with one partition."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from broker.base import Reader, Since
 from broker.errors import Gap
-from broker.kafka.address import KafkaAddress
+from broker.kafka.cluster import KafkaCluster
 from broker.kafka.properties import given, unpack_plain
 from broker.kafka.records import UnreadableRecord
-from broker.kafka.topology import KafkaTopology
 from broker.messages import NO_HEADERS, Record
 from broker.support.upkeep import Upkeep
 
-LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 POLL_MS = 100
 RETRY_S = 0.2
 CLOSE_S = 5.0
@@ -28,34 +27,31 @@ _FETCH_BYTES = 9 * 1024 * 1024
 
 
 class KafkaReader(Reader):
-    """Reads records in order, and says so when some are gone. A log that is not there yet is waited for."""
+    """Reads records in order and raises `Gap` where some are gone. Waits for a log that does not exist yet."""
 
     def __init__(
         self,
-        address: KafkaAddress,
-        topology: KafkaTopology,
+        cluster: KafkaCluster,
         upkeep: Upkeep,
         log: str,
         start: int | Since,
-        closed: Callable[[KafkaReader], None],
+        on_closed: Callable[[KafkaReader], None],
     ) -> None:
-        self._address = address
-        self._topology = topology
+        self._cluster = cluster
         self._upkeep = upkeep
         self._log = log
         self._start = start
         self._partition = TopicPartition(log, 0)
         self._consumer: Any = None
         self._polling: asyncio.Task[list[Record]] | None = None
-        self._tell_closed = closed
+        self._on_closed = on_closed
         self._closed = False
 
     async def read(self, limit: int) -> list[Record]:
-        """Return the next 1 to `limit` records; after a `Gap` reading goes on behind it."""
         while not self._closed:
             if self._polling is None:
                 self._polling = asyncio.create_task(self._poll(limit), name=f"reading {self._log}")
-            # aiokafka must not be cancelled in a poll: who stops to wait leaves its records to the next one.
+            # A poll of aiokafka must not be cancelled: after a cancelled read, the next read gets its records.
             polling = self._polling
             try:
                 records = await asyncio.shield(polling)
@@ -67,15 +63,14 @@ class KafkaReader(Reader):
         return []
 
     async def close(self) -> None:
-        """Let the log go."""
         self._closed = True
-        polling = self._polling  # who reads meanwhile lets go of it as soon as it is done
+        polling = self._polling  # a concurrent `read` sets it to None as soon as it is done
         if polling is not None:
             await asyncio.wait((polling,), timeout=CLOSE_S)
             if polling.done() and not polling.cancelled():
                 polling.exception()
-        await self._let_go()
-        self._tell_closed(self)
+        await self._stop_consumer()
+        self._on_closed(self)
 
     async def _poll(self, limit: int) -> list[Record]:
         try:
@@ -84,35 +79,42 @@ class KafkaReader(Reader):
                 return []
             fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=limit)
         except OffsetOutOfRangeError:
-            return await self._begins_later()
+            return await self._raise_gap()
         except (KafkaError, OSError):
-            await self._let_go()
+            await self._stop_consumer()
             await asyncio.sleep(RETRY_S)
             return []
         found = fetched.get(self._partition, [])
         if found:
             self._start = found[-1].offset + 1
-        return [_record(record) for record in found if not self._is_passed_over(record)]
+        return [_record(record) for record in found if not self._is_skipped(record)]
 
-    def _is_passed_over(self, record: Any) -> bool:
+    def _is_skipped(self, record: Any) -> bool:
         if not isinstance(record.value, UnreadableRecord):
             return False
-        LOG.warning("%s: the record at offset %d cannot be read: %s", self._log, record.offset, record.value.why)
+        logger.warning(
+            "%s: skipped the record at offset %d, which cannot be read: %s",
+            self._log,
+            record.offset,
+            record.value.reason,
+        )
         return True
 
     async def _begin(self) -> bool:
-        if await self._topology.partitions(self._log) is None:
+        if await self._cluster.topology.partitions(self._log) is None:
             self._upkeep.suspect([self._log])
             return False
         if isinstance(self._start, Since):
-            found = await self._topology.at_time(self._partition, self._start.at_us // 1000)
-            self._start = (await self._topology.ends([self._partition]))[self._partition] if found is None else found
-        first = (await self._topology.beginnings([self._partition]))[self._partition]
+            found = await self._cluster.offsets.at_time(self._partition, self._start.at_us // 1000)
+            self._start = (
+                (await self._cluster.offsets.ends([self._partition]))[self._partition] if found is None else found
+            )
+        first = await self._beginning()
         if self._start < first:
-            await self._begins_later(first)
-        await self._look_for_the_end(self._start)
+            await self._raise_gap(first)
+        await self._check_end(self._start)
         consumer = AIOKafkaConsumer(
-            **self._address.arguments,
+            **self._cluster.address.arguments,
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",
@@ -125,26 +127,32 @@ class KafkaReader(Reader):
         consumer.seek(self._partition, self._start)
         return True
 
-    async def _look_for_the_end(self, start: int) -> None:
-        """Raise `Gap` if the log ends before the record that is to come: it was deleted and made again."""
-        if (await self._topology.ends([self._partition]))[self._partition] < start:
+    async def _check_end(self, start: int) -> None:
+        """Raise `Gap` if the log ends before the next expected record: it was deleted and made again."""
+        if await self._end() < start:
             self._start = 0
             raise Gap(self._log, start, 0)
 
-    async def _begins_later(self, first: int | None = None) -> list[Record]:
-        """Raise `Gap` where records are gone, also where the log is a new one."""
-        await self._let_go()
+    async def _raise_gap(self, first: int | None = None) -> list[Record]:
+        """Raise `Gap` if records are gone or the log was made again; otherwise return no records after a pause."""
+        await self._stop_consumer()
         expected = self._start if isinstance(self._start, int) else 0
         if first is None:
-            first = (await self._topology.beginnings([self._partition]))[self._partition]
+            first = await self._beginning()
         if first > expected:
             self._start = first
             raise Gap(self._log, expected, first)
-        await self._look_for_the_end(expected)
+        await self._check_end(expected)
         await asyncio.sleep(RETRY_S)
         return []
 
-    async def _let_go(self) -> None:
+    async def _beginning(self) -> int:
+        return (await self._cluster.offsets.beginnings([self._partition]))[self._partition]
+
+    async def _end(self) -> int:
+        return (await self._cluster.offsets.ends([self._partition]))[self._partition]
+
+    async def _stop_consumer(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             with contextlib.suppress(TimeoutError, KafkaError, OSError):

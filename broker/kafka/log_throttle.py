@@ -1,4 +1,4 @@
-"""aiokafka says thousands of times a minute that nobody answers; once every few seconds is enough."""
+"""Limits aiokafka's log lines: it logs an unreachable broker thousands of times a minute."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ _LOGGERS = (
 
 
 class LogThrottle(logging.Filter):
-    """Lets one record through for each place in the code that logs, every `EVERY_S`."""
+    """Passes one log record in `EVERY_S` seconds for each line of code that logs."""
 
     def __init__(self) -> None:
         super().__init__()
         self._last: dict[tuple[str, int], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a record is shown."""
-        place, now = (record.pathname, record.lineno), time.monotonic()
-        if now - self._last.get(place, -EVERY_S) < EVERY_S:
+        line, now = (record.pathname, record.lineno), time.monotonic()
+        if now - self._last.get(line, -EVERY_S) < EVERY_S:
             return False
-        self._last[place] = now
+        self._last[line] = now
         return True
 
 
 def quieten() -> None:
-    """Put the filter where aiokafka's loggers are, and leave out what it tells of every step."""
+    """Install the throttle on aiokafka's loggers, and raise their level to WARNING."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.WARNING)

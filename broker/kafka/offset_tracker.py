@@ -1,13 +1,14 @@
-"""One partition in this process's hands: what was delivered from it, what is settled, and how that is committed.
+"""One partition in this process: its deliveries, which of them are settled, and the state to commit.
 
-Messages of a partition are settled in any order. What is committed is the first offset that is not settled, and beside
-it, in the commit's metadata, all that whoever comes next has to know:
+Messages of a partition are settled in any order. The committed offset is the first one that is not settled. The
+commit's metadata has everything else that the next owner of the partition needs:
 
     "1 NONCE REACH DEATHS BITMAP"
 
-`REACH` offsets from the committed one on may have been delivered: it is committed before they are. `BITMAP` marks
-those that are settled. So after a kill the others "came back", `DEATHS` + 1 times as far as is known; and what lies
-behind the reach is fresh. A clean end leaves a reach of 0. `NONCE` says who wrote it.
+- `NONCE` identifies the tracker that wrote the commit.
+- `REACH`: this many offsets, from the committed one on, may have been delivered. It is committed before they are.
+- `BITMAP` marks the settled offsets among them. After a kill the other ones count as having come back, `DEATHS` + 1
+  times as far as is known. Records after the reach are fresh. A clean end leaves a reach of 0.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _VERSION = "1"
 
 @dataclass(frozen=True, slots=True)
 class CommittedState:
-    """What was committed. `done` has bit i for the settled offset `offset + i`."""
+    """The content of a commit. Bit i of `done` is set if offset `offset + i` is settled."""
 
     offset: int = UNKNOWN
     nonce: str = ""
@@ -35,14 +36,14 @@ class CommittedState:
 
 
 def pack_state(state: CommittedState) -> str:
-    """Write a commit's metadata."""
+    """Return a commit's metadata."""
     size = (state.done.bit_length() + 7) // 8
     bitmap = b64encode(state.done.to_bytes(size, "little")).decode()
     return f"{_VERSION} {state.nonce} {state.reach} {state.deaths} {bitmap}"
 
 
 def unpack_state(offset: int, metadata: str) -> CommittedState:
-    """Read a commit; metadata that is not ours says nothing beyond the offset."""
+    """Read a commit; metadata in any other format is ignored, and only the offset counts."""
     try:
         version, nonce, reach, deaths, bitmap = metadata.split(" ")
         if version == _VERSION:
@@ -54,7 +55,7 @@ def unpack_state(offset: int, metadata: str) -> CommittedState:
 
 
 class OffsetTracker:
-    """A partition that is ours until it is `lost`."""
+    """A partition that this process reads until it is `lost`."""
 
     def __init__(self, partition: Any, state: CommittedState) -> None:
         self.partition = partition
@@ -64,7 +65,7 @@ class OffsetTracker:
         self._inherited = state
         self._came_back_before = state.offset + state.reach
         self._position = state.offset
-        self._outstanding: dict[int, int] = {}  # in order: how often each came back
+        self._outstanding: dict[int, int] = {}  # unsettled offsets, ascending, each with how often it came back
         self._reach = 0
 
     @property
@@ -74,7 +75,7 @@ class OffsetTracker:
 
     @property
     def committed_reach(self) -> int:
-        """Up to where records may be delivered without another commit."""
+        """Records before this offset may be delivered without another commit."""
         return self.committed.offset + self.committed.reach if self.committed.nonce == self.nonce else UNKNOWN
 
     @property
@@ -84,16 +85,16 @@ class OffsetTracker:
 
     @property
     def outstanding(self) -> int:
-        """How many deliveries are not settled."""
+        """The number of deliveries that are not settled."""
         return len(self._outstanding)
 
     @property
-    def is_wide(self) -> bool:
-        """Tell whether the window is full: nothing more should be fetched."""
+    def is_window_full(self) -> bool:
+        """True if no more records should be fetched until older ones are settled."""
         return self._position - self.first > WINDOW
 
     def admit(self, records: Iterable[Any]) -> list[tuple[Any, int]]:
-        """Take over fetched records: those that are not settled yet, and how often each came back."""
+        """Return the fetched records that are not settled yet, each with how often it came back."""
         fresh = []
         for record in records:
             if record.offset < self._position:
@@ -106,7 +107,7 @@ class OffsetTracker:
         return fresh
 
     def withdraw(self, offset: int) -> bool:
-        """Undo `admit` for the last record, which nobody has seen; False if it is not the last one."""
+        """Undo `admit` for the last record, which was not taken; return False if `offset` is not the last one."""
         if next(reversed(self._outstanding), UNKNOWN) != offset:
             return False
         del self._outstanding[offset]
@@ -114,27 +115,27 @@ class OffsetTracker:
         return True
 
     def holds(self, offset: int) -> bool:
-        """Tell whether a delivery is not settled."""
+        """Return True if the record was delivered and is not settled."""
         return offset in self._outstanding
 
     def settle(self, offset: int) -> bool:
-        """Note that a delivery is settled; False if it was already."""
+        """Mark a delivery as settled; return False if it was settled already."""
         return self._outstanding.pop(offset, None) is not None
 
-    def came_back_again(self, offset: int) -> int | None:
-        """Count a delivery that is given back; None if it is settled."""
+    def requeue(self, offset: int) -> int | None:
+        """Count a delivery that is given back; return how often it came back by now, or None if it is settled."""
         count = self._outstanding.get(offset)
         if count is None:
             return None
         self._outstanding[offset] = count + 1
         return count + 1
 
-    def cover(self, ahead: int) -> None:
-        """Ask for a reach of at least `ahead` offsets behind what is delivered."""
+    def extend_reach(self, ahead: int) -> None:
+        """Let the next commit allow for at least `ahead` offsets after the last delivered one."""
         self._reach = max(self._reach, self._position + ahead)
 
     def state(self, *, leaving: bool = False) -> CommittedState:
-        """Return what to commit; who leaves takes back the reach that nobody was given."""
+        """Return the state to commit. With `leaving`, the reach ends at the last delivery: no more will follow."""
         first = self.first
         if leaving:
             self._reach = self._position if self._outstanding else 0
@@ -149,7 +150,7 @@ class OffsetTracker:
         return at >= 0 and bool(self._inherited.done >> at & 1)
 
     def _done(self, first: int) -> int:
-        """Mark what lies between the first and the last delivery and is settled, and what was before us behind that."""
+        """Return the bitmap from `first` on: our settled deliveries, then the inherited bits after the position."""
         width, done = self._position - first, 0
         if len(self._outstanding) < width:
             marks = bytearray(b"1") * width

@@ -1,7 +1,7 @@
-"""A message's properties as Kafka's headers, both ways.
+"""Converts a message's properties to Kafka headers and back.
 
-Texts stand as they are, for clients in any language; what is no text stands as JSON, or as bytes, and one more header
-says which, so that our own parts read back what they wrote. Kafka validates no user, so none is carried.
+Texts are written unchanged, for clients in any language. Other values are written as JSON or bytes, and one more
+header has their types, so that Millrace reads back what it wrote. Kafka does not check a user id, so it is left out.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ DELAYED_TO = "millrace-delayed-to"
 DELAYED_UNTIL = "millrace-delayed-until-us"
 REPLY_TOPIC = "kafka_replyTopic"
 REPLY_PARTITION = "kafka_replyPartition"
-CLOUD = "cloudEvents_"  # as a message of ours has the attributes of a CloudEvent, and AMQP, too
-CLOUD_HERE = "ce_"  # as CloudEvents' binding for Kafka has them
-PARTITION_MARK = "#"  # between topic and partition in a reply address; no topic can have it
+CLOUD = "cloudEvents_"  # the prefix of a CloudEvent's attributes in messages, and in AMQP
+CLOUD_HERE = "ce_"  # the prefix in CloudEvents' Kafka binding
+PARTITION_MARK = "#"  # between topic and partition in a reply address; not allowed in topic names
 
 Headers = list[tuple[str, bytes]]
 
@@ -40,7 +40,7 @@ _OURS = frozenset({HEADER, TYPES, REPLY_TOPIC, REPLY_PARTITION, DELAYED_TO, DELA
 
 
 def pack_headers(message: Message) -> Headers:
-    """Write all of a message but its queue and its body."""
+    """Return all of a message except its queue and its body."""
     found: Headers = [(HEADER, message.header)] if message.header else []
     for name, attribute in _TEXTS.items():
         text = getattr(message, attribute)
@@ -61,7 +61,7 @@ def pack_headers(message: Message) -> Headers:
 
 
 def pack_plain(headers: Any) -> Headers:
-    """Write headers of any types."""
+    """Return headers with values of any types."""
     found: Headers = []
     types: dict[str, str] = {}
     for known, value in headers.items():
@@ -80,8 +80,8 @@ def pack_plain(headers: Any) -> Headers:
 
 
 def unpack_message(queue: str, headers: Sequence[tuple[str, bytes | None]], body: bytes | None) -> Message:
-    """Read a record as a message; a foreign client may have written anything."""
-    if len(headers) <= 1:  # as our own parts send
+    """Read a record as a message; a foreign client may have written any headers."""
+    if len(headers) <= 1:  # a message from Millrace itself
         header = headers[0][1] or b"" if headers and headers[0][0] == HEADER else b""
         if header or not headers:
             return Message(queue=queue, body=body or b"", header=header, count=max(1, count_of(header)))
@@ -104,7 +104,7 @@ def unpack_message(queue: str, headers: Sequence[tuple[str, bytes | None]], body
 
 
 def unpack_delayed(queue: str, headers: Sequence[tuple[str, bytes | None]], body: bytes | None) -> Message:
-    """Read a record of a delay topic: a message for another queue, with the time when it is due among its headers."""
+    """Read a record of a delay topic: a message for another queue, with its due time among its headers."""
     message = unpack_message(queue, headers, body)
     raw = given(headers)
     until = raw.get(DELAYED_UNTIL, b"")
@@ -115,7 +115,7 @@ def unpack_delayed(queue: str, headers: Sequence[tuple[str, bytes | None]], body
 
 
 def unpack_plain(raw: dict[str, bytes]) -> Any:
-    """Read headers that are not ours."""
+    """Read the headers that are not Millrace's own."""
     types = _load(raw.get(TYPES, b"{}"))
     if not isinstance(types, dict):
         types = {}
@@ -124,12 +124,12 @@ def unpack_plain(raw: dict[str, bytes]) -> Any:
 
 
 def given(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, bytes]:
-    """Return the headers that have a value: one that is null is one that is absent."""
+    """Return the headers that have a value; a null header counts as absent."""
     return {name: value for name, value in headers if value is not None}
 
 
 def _wire_name(name: str) -> str:
-    """Return how a header is called here: a CloudEvent's attributes have names of their own on Kafka."""
+    """Return a header's name on Kafka, where the attributes of a CloudEvent have another prefix."""
     return f"{CLOUD_HERE}{name.removeprefix(CLOUD)}" if name.startswith(CLOUD) else name
 
 
@@ -155,9 +155,9 @@ def _text(value: bytes) -> str:
 
 
 def _partition(value: bytes | None) -> str:
-    """Read a reply partition: digits, or four bytes as Spring writes them; anything else names none.
+    """Read a reply partition: digits, or four bytes as Spring writes them; an empty text for anything else.
 
-    Four digits are digits: as bytes they would be a partition beyond 800 million, which no topic has.
+    Four digits are read as digits: as bytes they would be a partition above 800 million, which no topic has.
     """
     if value is None:
         return ""
@@ -167,7 +167,7 @@ def _partition(value: bytes | None) -> str:
 
 
 def split_address(address: str) -> tuple[str, int | None]:
-    """Return topic and partition of a reply address; what is no number behind the mark belongs to the topic."""
+    """Return topic and partition of a reply address; the partition is None if no valid number follows the mark."""
     topic, mark, number = address.rpartition(PARTITION_MARK)
     if mark and number.isascii() and number.isdigit() and len(number) <= _DIGITS + 1 and int(number) <= _INT32:
         return topic, int(number)

@@ -1,4 +1,4 @@
-"""Publishes messages in batches of one partition, and tells what became of each."""
+"""Publishes messages in batches of one partition each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aiokafka.errors import (
 
 from broker.base import MESSAGE_LIMIT_BYTES, ladder_step_s
 from broker.errors import TryAgain, Unreachable
-from broker.kafka.address import KafkaAddress
+from broker.kafka.cluster import KafkaCluster
 from broker.kafka.limits import QueueLevels
 from broker.kafka.properties import (
     DELAYED_TO,
@@ -31,7 +31,7 @@ from broker.kafka.properties import (
     pack_headers,
     split_address,
 )
-from broker.kafka.topology import MESSAGE_BYTES, KafkaTopology
+from broker.kafka.topology import MESSAGE_BYTES
 from broker.messages import FULL, NO_QUEUE, SAFE, TOO_LARGE, UNKNOWN, Message, Outcome
 from broker.protocol.ids import now_us
 from broker.support.tasks import Tasks
@@ -40,34 +40,36 @@ BATCH_BYTES = 512 * 1024
 HEADERS_LIMIT_BYTES = 512 * 1024
 CLOSE_S = 5.0
 _Sending = tuple[list[int], Any]
-"""Which messages are in a batch, and the future that says what became of it."""
+"""The indexes of the messages in a batch, and the future of its confirm."""
 
 
 class KafkaPublisher:
-    """Owns the producer; a broken one is replaced."""
+    """Owns the producer and replaces a broken one."""
 
     def __init__(
         self,
-        address: KafkaAddress,
-        topology: KafkaTopology,
+        cluster: KafkaCluster,
         levels: QueueLevels,
         delays: Sequence[str],
         timeout_s: float,
     ):
-        self._address = address
-        self._topology = topology
+        self._address = cluster.address
+        self._topology = cluster.topology
         self._levels = levels
-        self._delays = delays  # topics, one a rung of the ladder
+        self._delays = delays  # topics, one for each step of the delay ladder
         self._timeout_s = timeout_s
         self._producer: Any = None
         self._opening = asyncio.Lock()
         self._closed = False
         self._turns: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
         self._tasks = Tasks()
-        self._turn = count(random.randrange(1 << 16))  # noqa: S311 - where to begin is no secret
+        self._turn = count(random.randrange(1 << 16))  # noqa: S311 - the first partition is no secret
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Publish; what is not confirmed in time is unknown, because aiokafka goes on to try."""
+        """Publish and return one outcome per message.
+
+        Messages without a confirm in time are `UNKNOWN`, because aiokafka still tries to send them.
+        """
         outcomes: list[Outcome] = [UNKNOWN] * len(messages)
         producer = await self._open()
         by_topic: dict[str, list[int]] = {}
@@ -89,7 +91,7 @@ class KafkaPublisher:
             raise self._address.unreachable() from exc
 
     async def close(self) -> None:
-        """Flush, for a while."""
+        """Flush for at most `CLOSE_S` seconds, and stop the producer."""
         async with self._opening:
             self._closed = True
         await self._drop(self._producer)
@@ -126,7 +128,7 @@ class KafkaPublisher:
     async def _send(
         self, producer: Any, messages: list[Message], ats: list[int], outcomes: list[Outcome]
     ) -> list[_Sending]:
-        """Send the messages for one queue; says at once what is refused."""
+        """Hand the messages for one queue to the producer; set the outcomes of refused ones at once."""
         topic, chosen = split_address(messages[0].queue)
         try:
             number = await self._topology.partitions(topic)
@@ -135,13 +137,13 @@ class KafkaPublisher:
                     outcomes[at] = NO_QUEUE
                 return []
             room = await self._levels.room(topic, messages)
-        except TryAgain:  # the others may be on their way already: unknown, like what is not confirmed
+        except TryAgain:  # other queues' messages may be sent already, so these are unknown, too
             return []
         for at in ats[room:]:
             outcomes[at] = FULL
         if messages[0].delay_s > 0:
             return await self._send_delayed(producer, messages[:room], ats, outcomes)
-        if chosen is None:  # of a log only the first partition is read
+        if chosen is None:  # a log is read only from its first partition
             chosen = 0 if self._topology.is_log(topic) else next(self._turn) % number
         return await self._batches(producer, topic, chosen, messages[:room], ats, outcomes)
 
@@ -188,8 +190,8 @@ class KafkaPublisher:
         batch.close()
         turn = self._turns.setdefault((topic, partition), asyncio.Lock())
         try:
-            # One at a time: aiokafka lets all who wait for a partition run for its next place, and counts their time
-            # again at each: two hundred who wait for a second are told that forty are over.
+            # One batch at a time: aiokafka wakes all waiting batches of a partition when one can be added, and adds
+            # their waiting time again each time. 200 batches that wait for 1 s would time out as if it were 40 s.
             async with asyncio.timeout(self._timeout_s), turn:
                 return [(inside, await producer.send_batch(batch, topic, partition=partition))]
         except (KafkaError, TimeoutError, OSError) as exc:
@@ -207,7 +209,7 @@ class KafkaPublisher:
 
     def _outcome(self, future: Any) -> Outcome:
         if not future.done():
-            future.add_done_callback(_look_at_error)
+            future.add_done_callback(_retrieve_error)
             return UNKNOWN
         error = None if future.cancelled() else future.exception()
         if error is None:
@@ -217,7 +219,7 @@ class KafkaPublisher:
         if isinstance(error, UnknownTopicOrPartitionError):
             return NO_QUEUE
         if not getattr(error, "retriable", False) and not isinstance(error, (TimeoutError, KafkaTimeoutError)):
-            self._producer, broken = None, self._producer  # an idempotent producer does not come back from these
+            self._producer, broken = None, self._producer  # an idempotent producer cannot be used after these errors
             if broken is not None:
                 self._tasks.spawn(self._drop(broken), "broken producer")
         return UNKNOWN
@@ -228,7 +230,7 @@ def _is_too_large(message: Message, headers: Headers) -> bool:
     return len(message.body) > MESSAGE_LIMIT_BYTES or size > HEADERS_LIMIT_BYTES
 
 
-def _look_at_error(future: Any) -> None:
-    """Keep asyncio from complaining about an error that came too late for anybody."""
+def _retrieve_error(future: Any) -> None:
+    """Retrieve a late error, so that asyncio does not log it as never retrieved."""
     if not future.cancelled():
         future.exception()

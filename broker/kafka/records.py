@@ -1,8 +1,9 @@
-"""What aiokafka makes of fetched bytes, but for what it cannot read: that stands in nobody's way.
+"""Reads fetched bytes as aiokafka does, but without blocking a partition on a record that cannot be read.
 
-aiokafka reads strictly. A header's name that is no UTF-8 is enough to make it raise, and any client may write one;
-whoever reads the partition meets it again and again. So a batch that aiokafka cannot read is read here, record by
-record and leniently; what cannot be read even so arrives in its place with a value that is `UnreadableRecord`.
+aiokafka reads strictly: for example, it raises on a header name that is not UTF-8, which any client may write, and
+every reader of the partition meets that record again. So a batch that aiokafka cannot read is read here, record by
+record and leniently. A record that is still unreadable is delivered in its place with an `UnreadableRecord` as its
+value.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ _DECODERS: tuple[Callable[[bytes], bytes], ...] = (
 
 
 class UnreadableRecord(bytes):
-    """The bytes of what cannot be read: a record, or all that was left of a batch."""
+    """The bytes of a record, or of the rest of a batch, that cannot be read."""
 
-    why: str
+    reason: str
 
     @classmethod
-    def of(cls, data: bytes, why: str) -> UnreadableRecord:
+    def of(cls, data: bytes, reason: str) -> UnreadableRecord:
         """Return the bytes with the reason."""
         found = cls(data)
-        found.why = why
+        found.reason = reason
         return found
 
 
 def read_leniently() -> None:
-    """Have every consumer of this process read so."""
+    """Make all consumers of this process use `RecordReader`."""
     fetcher.MemoryRecords = RecordReader
 
 
 class RecordReader:
-    """What was fetched of a partition, in place of aiokafka's class."""
+    """The fetched batches of a partition; replaces aiokafka's MemoryRecords."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -56,11 +57,11 @@ class RecordReader:
         self._at = 0
 
     def has_next(self) -> bool:
-        """Tell whether there is one more batch."""
+        """Return True if there is another batch."""
         return bool(self._records.has_next())
 
     def size_in_bytes(self) -> int:
-        """Return how much was fetched."""
+        """Return the number of fetched bytes."""
         return int(self._records.size_in_bytes())
 
     def next_batch(self) -> RecordBatch:
@@ -71,7 +72,7 @@ class RecordReader:
 
 
 class RecordBatch:
-    """A batch of aiokafka's that always has an end."""
+    """A batch of aiokafka's whose iteration never raises."""
 
     def __init__(self, batch: Any, data: memoryview) -> None:
         self._batch = batch
@@ -82,29 +83,29 @@ class RecordBatch:
         return getattr(self._batch, name)
 
     def validate_crc(self) -> bool:
-        """Look at the checksum; a wrong one makes the batch unreadable."""
+        """Check the checksum and return True; a wrong one makes the batch unreadable."""
         self._is_sound = self._batch.validate_crc()
         return True
 
     def __iter__(self) -> Iterator[Any]:
         try:
             return iter(list(self._batch) if self._is_sound else [self._lost("its checksum is wrong")])
-        except Exception:  # noqa: BLE001 - whatever a parser or a codec raises, what comes behind is to be read
+        except Exception:  # noqa: BLE001 - parsers and codecs raise anything, and the next batches must be read
             return iter(self._one_by_one())
 
     def __next__(self) -> Any:
-        """Return the next record of a batch that Kafka itself wrote: the end of a transaction."""
+        """Return the next record of a control batch, which Kafka itself writes at the end of a transaction."""
         return next(self._batch)
 
     def _one_by_one(self) -> list[_Record]:
         try:
             return _read_batch(self._data, self._batch.base_offset, self._batch.next_offset)
         except Exception as exc:  # noqa: BLE001 - as above
-            return [self._lost(_said(exc))]
+            return [self._lost(_describe(exc))]
 
-    def _lost(self, why: str) -> _Record:
-        """Return one record for all, in place of the last: what is settled up to it is passed."""
-        return _unreadable(self._batch.next_offset - 1, bytes(self._data), why)
+    def _lost(self, reason: str) -> _Record:
+        """Return one record for the whole batch, at its last offset: once that is settled, the batch is passed."""
+        return _unreadable(self._batch.next_offset - 1, bytes(self._data), reason)
 
 
 class _Record(NamedTuple):
@@ -118,7 +119,7 @@ class _Record(NamedTuple):
 
 
 def _read_batch(data: memoryview, base: int, end: int) -> list[_Record]:
-    """Read a batch of Kafka's format 2 whose records have the offsets from `base` to before `end`."""
+    """Read a batch of Kafka's format 2, whose records have the offsets from `base` up to `end`, exclusive."""
     attributes, first_ms, last_ms, number = _HEAD.unpack_from(data)
     body = bytearray(_DECODERS[attributes & _CODEC](bytes(data[_HEAD.size :])))
     found: list[_Record] = []
@@ -128,21 +129,21 @@ def _read_batch(data: memoryview, base: int, end: int) -> list[_Record]:
             break
         try:
             raw, after = _sized(body, at)
-        except (ValueError, IndexError) as exc:  # where the next one begins is not known
-            found.append(_unreadable(end - 1, bytes(body[at:]), _said(exc)))
+        except (ValueError, IndexError) as exc:  # the begin of the next record is unknown
+            found.append(_unreadable(end - 1, bytes(body[at:]), _describe(exc)))
             break
         record = _read_record(raw, base, offset, first_ms, bytes(body[at:after]))
         if attributes & _APPEND_TIME:
             record = record._replace(timestamp=last_ms, timestamp_type=1)
         if not offset <= record.offset < end:
-            record = _unreadable(offset, bytes(body[at:after]), f"its offset is said to be {record.offset}")
+            record = _unreadable(offset, bytes(body[at:after]), f"it contains the wrong offset {record.offset}")
         found.append(record)
         at, offset = after, record.offset + 1
     return found
 
 
 def _read_record(raw: bytes | None, base: int, offset: int, first_ms: int, whole: bytes) -> _Record:
-    """Read a record; one that cannot be read has the offset that it says, or else the next one."""
+    """Read a record; an unreadable one has the offset that it contains, or else the next one."""
     try:
         inside = bytearray(raw or b"")
         delta_ms, at = decode_varint(inside, 1)
@@ -157,7 +158,7 @@ def _read_record(raw: bytes | None, base: int, offset: int, first_ms: int, whole
             content, at = _sized(inside, at)
             headers.append(((name or b"").decode("utf-8", "backslashreplace"), content))
     except (ValueError, IndexError) as exc:
-        return _unreadable(offset, whole, _said(exc))
+        return _unreadable(offset, whole, _describe(exc))
     if at != len(inside) or number < 0:
         return _unreadable(offset, whole, f"{len(inside)} bytes, of which {at} are a record")
     return _Record(offset, first_ms + delta_ms, 0, key, value, headers)
@@ -172,9 +173,9 @@ def _sized(data: bytearray, at: int) -> tuple[bytes | None, int]:
     return bytes(data[at : at + length]), at + length
 
 
-def _unreadable(offset: int, data: bytes, why: str) -> _Record:
-    return _Record(offset, 0, 0, None, UnreadableRecord.of(data, why), [])
+def _unreadable(offset: int, data: bytes, reason: str) -> _Record:
+    return _Record(offset, 0, 0, None, UnreadableRecord.of(data, reason), [])
 
 
-def _said(exc: Exception) -> str:
+def _describe(exc: Exception) -> str:
     return f"{type(exc).__name__}: {exc}"

@@ -1,6 +1,6 @@
-"""Keeps logs and output queues within their limits, where Kafka's own retention is too coarse (a segment, minutes).
+"""Keeps logs and output queues within their limits; Kafka's own retention only drops whole segments after minutes.
 
-Who appends trims: whenever it has written an eighth of what may be kept.
+A process that appends to a log also trims it, each time it has written an eighth of the limit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from broker.channels import Channels, Kind
 from broker.errors import TryAgain
 from broker.kafka.limits import DeclaredLimits
-from broker.kafka.topology import KafkaTopology
+from broker.kafka.offsets import KafkaOffsets
 from broker.messages import Message
 
 RESULTS_LIMIT = 100_000
@@ -28,16 +28,16 @@ class _Written:
 
 
 class LogTrimmer:
-    """Counts what this process writes."""
+    """Counts the messages that this process writes."""
 
-    def __init__(self, topology: KafkaTopology, limits: DeclaredLimits, channels: Channels) -> None:
-        self._topology = topology
+    def __init__(self, offsets: KafkaOffsets, limits: DeclaredLimits, channels: Channels) -> None:
+        self._offsets = offsets
         self._limits = limits
         self._channels = channels
         self._written: dict[str, _Written] = {}
 
     async def observe(self, messages: Sequence[Message]) -> None:
-        """Count messages that were published, and trim where it is time."""
+        """Count published messages, and trim the channels whose eighth is reached."""
         touched: dict[str, Kind] = {}
         for message in messages:
             kind = self._kind(message.queue)
@@ -56,7 +56,7 @@ class LogTrimmer:
         return self._channels.kind(channel) if self._channels.is_ours(channel) else None
 
     def _kept(self, channel: str, kind: Kind, written: _Written) -> int | None:
-        """Return how many messages may stay; None for as many as Kafka keeps."""
+        """Return the number of messages to keep; None if Kafka's own retention decides."""
         limits = self._limits.of(channel)
         if kind is Kind.RESULTS:
             return limits.messages or RESULTS_LIMIT
@@ -64,7 +64,7 @@ class LogTrimmer:
 
     async def _trim(self, channel: str, kept: int) -> None:
         partition = TopicPartition(channel, 0)
-        with suppress(TryAgain):  # the messages are safe; whoever writes next trims
-            before = (await self._topology.ends([partition]))[partition] - kept
+        with suppress(TryAgain):  # the messages are safe, and the next writer trims
+            before = (await self._offsets.ends([partition]))[partition] - kept
             if before > 0:
-                await self._topology.trim({partition: before})
+                await self._offsets.trim({partition: before})

@@ -1,7 +1,7 @@
-"""aiokafka's connections on uvloop, which has an error of its own for one that the other side has closed.
+"""Translates uvloop's error for a closed connection.
 
-aiokafka expects OSError there. A RuntimeError ends its background tasks for good: the one that fetches, the one that
-keeps the metadata; and it would pass through everything of ours that tries again.
+aiokafka expects OSError there, but uvloop raises a RuntimeError, which would end aiokafka's background tasks (the one
+that fetches, the one that refreshes the metadata) and pass through all code here that tries again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SENDING = ("send", "_send_sasl_token")
 
 
 def translate_closed() -> None:
-    """Have every connection say in aiokafka's own words that it is closed."""
+    """Make every connection raise aiokafka's own error if it is closed."""
     for name in _SENDING:
         send = getattr(AIOKafkaConnection, name)
         if not hasattr(send, "__wrapped__"):

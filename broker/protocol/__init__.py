@@ -1,1 +1,1 @@
-"""The bytes that our parts exchange: headers, bundles, uids, plain answers, dead letters."""
+"""The bytes that Millrace's processes exchange: headers, bundles, uids, plain answers, dead letters."""

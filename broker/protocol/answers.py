@@ -13,11 +13,11 @@ from broker.protocol.header import Request, Route, Status
 from broker.protocol.ids import uid_text
 
 ANSWER_LIMIT_BYTES = MESSAGE_LIMIT_BYTES - 1024
-"""The largest body of an answer: in a bundle of ours a ticket stands before it, which takes less than the rest."""
+"""The largest body of an answer; the difference leaves room for its ticket in a bundle."""
 
 
 def plain(queue: str, request: Request, status: Status, body: bytes, json_length: int | None) -> Message:
-    """Return the answer as any client of the queue reads it: plain headers, `message_id` is the uid."""
+    """Return an answer in the form for any client of the queue: plain headers, and the uid as `message_id`."""
     headers = {**_shared_headers(request.route, status)}
     if json_length is not None:
         headers[JSON_LENGTH_HEADER] = json_length
@@ -34,7 +34,7 @@ def plain(queue: str, request: Request, status: Status, body: bytes, json_length
 
 
 def too_large(size: int) -> Failed:
-    """Return the error for an answer of `size` bytes, which no message can carry."""
+    """Return the error for an answer of `size` bytes, which is too large for a message."""
     return Failed(
         f"the answer has {size} bytes, and at most {ANSWER_LIMIT_BYTES} can be sent: "
         "ask for fewer rows or outputs in one request, or for binary outputs"
@@ -42,26 +42,26 @@ def too_large(size: int) -> Failed:
 
 
 def error_body(text: str) -> bytes:
-    """Return `{"error": …}`, the form of every error of ours."""
+    """Return `{"error": …}`, the form of all errors."""
     return orjson.dumps({"error": clean(text)})
 
 
 def clean(text: str) -> str:
-    """Return text that can be written as UTF-8, whatever bytes of a client stand in it."""
+    """Return a text without surrogates, which can be encoded as UTF-8; clients can send any bytes."""
     return text.encode("utf-8", "replace").decode()
 
 
 def cloud_attributes(request: Request) -> dict[str, Any]:
-    """Return the CloudEvents attributes of an answer, if the request had them."""
-    asked = orjson.loads(request.extra).get("cloud_events")
-    if not asked:
+    """Return the CloudEvents attributes of an answer, if its request had them."""
+    requested = orjson.loads(request.extra).get("cloud_events")
+    if not requested:
         return {}
     return {
         "cloudEvents_specversion": "1.0",
         "cloudEvents_type": "millrace.answer.v1",
         "cloudEvents_source": f"/millrace/{request.route.endpoint}",
         "cloudEvents_id": uid_text(request.uid),
-        "cloudEvents_causationid": asked.get("id", ""),
+        "cloudEvents_causationid": requested.get("id", ""),
     }
 
 

@@ -1,6 +1,6 @@
-"""Bundles: many requests or answers in one broker message, because the broker's own work per message is the limit.
+"""Bundles: many requests or answers in one broker message, because a broker's work is mostly per message.
 
-The framing is described in header.py; a body holds (ticket, body) pairs back to back, and nothing else.
+`header.py` describes the framing; a body is (ticket, body) pairs back to back, and nothing else.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ BUNDLE_LIMIT_BYTES = 256 * 1024
 
 
 def single(queue: str, request: Request, *, delay_s: float = 0.0) -> Message:
-    """Return a message that carries one request."""
+    """Return a message with one request."""
     header = pack_head(BodyForm.SINGLE, 1, pack_route(request.route)) + pack_ticket(request, 0)
     kind = JSON if request.json_length is None else BINARY
     return Message(queue=queue, body=bytes(request.body), header=header, content_type=kind, delay_s=delay_s)
 
 
 def bundle(queue: str, form: BodyForm, shared: bytes, parts: Sequence[bytes | memoryview], count: int) -> Message:
-    """Return a message that carries `count` requests or answers; `parts` alternate between tickets and bodies."""
+    """Return a message with `count` requests or answers; `parts` alternate between tickets and bodies."""
     return Message(queue=queue, body=b"".join(parts), header=pack_head(form, count, shared), count=count)
 
 
 def requests_in(message: Message) -> list[Request]:
-    """Read the requests of one of our own messages; raises InvalidRequest when it cannot be trusted."""
+    """Return the requests of a message; raises InvalidRequest if it is malformed."""
     form, count, shared, end = unpack_head(message.header)
     route = unpack_route(shared)
     try:
@@ -55,7 +55,7 @@ def requests_in(message: Message) -> list[Request]:
 
 
 def answers_in(message: Message) -> list[Answer]:
-    """Read the answers of a message on one of our own answer queues."""
+    """Return the answers of a message from an answer queue; raises InvalidRequest if it is malformed."""
     form, count, _, _ = unpack_head(message.header)
     if form is not BodyForm.ANSWERS:
         raise InvalidRequest(f"millrace header: {form.name} where answers were expected")
@@ -77,5 +77,5 @@ def _bundled(route: Route, count: int, data: memoryview) -> list[Request]:
         request, at = unpack_ticket(route, data, at, None)
         requests.append(request)
     if at != len(data):
-        raise ValueError(f"{len(data) - at} bytes behind the last of {count} requests")
+        raise ValueError(f"{len(data) - at} bytes after the last of {count} requests")
     return requests

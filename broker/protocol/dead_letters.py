@@ -1,7 +1,7 @@
-"""Dead letters: what lies in `dead.<queue>`, read as far as it can be, and as what it goes back.
+"""Dead letters: the messages in `dead.<queue>`, read as far as possible, and the messages that replay them.
 
-Nothing in a dead letter can be trusted: it may lie there because it could not be read, and a client's own headers
-lie beside ours.
+No part of a dead letter can be trusted: it may have been buried because it could not be read, and a client's own
+headers are beside those of Millrace.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from broker.protocol.header import Request
 from broker.protocol.ids import uid_text
 
 MARK = "millrace-dead-"
-LOST_HEADERS = "millrace-unreadable"  # what an adapter writes where a message's properties could not be read
-UNRECORDED = "unrecorded"  # the broker itself buried it: past its own limit of deliveries
+LOST_HEADERS = "millrace-unreadable"  # written by an adapter if a message's properties could not be read
+UNRECORDED = "unrecorded"  # the broker itself buried it, after its own limit of deliveries
 UNREADABLE = "unreadable"
 TEXT_LIMIT = 1000
 ID_BYTES = 8
@@ -32,19 +32,19 @@ class DeadLetter:
     """One buried message. `requests` is empty for a client's own message, and for one that cannot be read."""
 
     message: Message
-    origin: str  # the queue that it came from, and goes back to
+    origin: str  # the queue that it came from and is replayed to
     reason: str
     attempts: int
     error: str
-    at_us: int | None  # when it was buried; None: nobody wrote it down
+    at_us: int | None  # the time of its burial; None if it was not recorded
     endpoint: str
     requests: tuple[Request, ...] = ()
-    unreadable: str = ""  # why its requests cannot be read
-    stuck: str = ""  # why it cannot go back
+    unreadable: str = ""  # the error if its requests cannot be read
+    stuck: str = ""  # the reason if it cannot be replayed
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """What a person calls it by: its request ids, or a name made from its bytes."""
+        """The names that people use for it: its request ids, or a hash of its bytes."""
         if self.requests:
             return tuple(uid_text(request.uid) for request in self.requests)
         digest = hashlib.blake2b(self.message.header, digest_size=ID_BYTES)
@@ -53,13 +53,13 @@ class DeadLetter:
 
     @property
     def size(self) -> int:
-        """Bytes of its body."""
+        """The size of its body in bytes."""
         return len(self.message.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterFilter:
-    """Which letters are meant; what is not said does not matter."""
+    """Selects dead letters; an empty field matches all of them."""
 
     reason: str = ""
     endpoint: str = ""
@@ -67,7 +67,7 @@ class DeadLetterFilter:
     before_us: int | None = None
 
     def takes(self, letter: DeadLetter) -> bool:
-        """Tell whether a letter is meant: of a bundle, when all of its requests are."""
+        """Return True if a letter matches; with `ids`, only if all requests of its bundle do."""
         return (
             self.reason in ("", letter.reason)
             and self.endpoint in ("", letter.endpoint)
@@ -76,40 +76,40 @@ class DeadLetterFilter:
         )
 
     def splits(self, letter: DeadLetter) -> bool:
-        """Tell whether only some of a bundle's requests are named: a message is moved whole, or not at all."""
+        """Return True if `ids` names some but not all requests of a bundle: only whole messages can be moved."""
         return bool(self.ids) and not self.ids.issuperset(letter.ids) and not self.ids.isdisjoint(letter.ids)
 
 
-def read_letter(message: Message, channels: Channels) -> DeadLetter:
-    """Read what lies in a dead queue; what cannot be read is said in `unreadable`, never raised."""
-    said = message.headers
+def read_dead_letter(message: Message, channels: Channels) -> DeadLetter:
+    """Read a message of a dead queue; an error of reading goes into `unreadable`, and is never raised."""
+    headers = message.headers
     own = channels.prefix + message.queue.removeprefix(channels.dead(""))
-    named = _text(said.get(f"{MARK}queue", own))
+    named = _text(headers.get(f"{MARK}queue", own))
     letter = DeadLetter(
         message=message,
         origin=named,
-        reason=_text(said.get(f"{MARK}reason", UNRECORDED)),
-        attempts=_number(said.get(f"{MARK}attempts")) or 0,
-        error=_text(said.get(f"{MARK}error", "")),
-        at_us=_number(said.get(f"{MARK}at-us")),
+        reason=_text(headers.get(f"{MARK}reason", UNRECORDED)),
+        attempts=_number(headers.get(f"{MARK}attempts")) or 0,
+        error=_text(headers.get(f"{MARK}error", "")),
+        at_us=_number(headers.get(f"{MARK}at-us")),
         endpoint="",
     )
     if channels.dead(named) != message.queue or not channels.is_ours(named):
-        letter = replace(letter, origin=own, stuck=f"it says that it came from {named!r}, whose dead lie elsewhere")
-    if LOST_HEADERS in said:
-        why = f"its properties cannot be read ({_text(said[LOST_HEADERS])})"
-        return replace(letter, reason=UNREADABLE, unreadable=why, stuck=f"{why}: it would go back without its headers")
+        letter = replace(letter, origin=own, stuck=f"its header names {named!r}, which has another dead queue")
+    if LOST_HEADERS in headers:
+        why = f"its properties cannot be read ({_text(headers[LOST_HEADERS])})"
+        return replace(letter, reason=UNREADABLE, unreadable=why, stuck=f"{why}: its headers would be lost")
     clients = channels.requests("")
     if own.startswith(clients):
         return replace(letter, endpoint=own.removeprefix(clients))
     return _with_requests(letter)
 
 
-def again(letter: DeadLetter, now_us: int, allowed_us: Callable[[str], int]) -> list[Message]:
-    """Return what is published so that a letter is tried again, as if never tried.
+def replay_messages(letter: DeadLetter, now_us: int, allowed_us: Callable[[str], int]) -> list[Message]:
+    """Return the messages that replay a letter as if it had never been tried.
 
-    Requests keep their uid and their decision, and go one by one; `allowed_us` tells by endpoint how long they may
-    take from now. What is no request of ours, or cannot be read, goes back as it came, without what the burial wrote.
+    Requests keep their uid and their decision, and become one message each; `allowed_us` returns the time that requests
+    of an endpoint may take from now. Other messages are sent as they came, without the headers of their burial.
     """
     if letter.requests:
         return [
@@ -122,8 +122,8 @@ def again(letter: DeadLetter, now_us: int, allowed_us: Callable[[str], int]) -> 
     return [replace(letter.message, queue=letter.origin, headers=_without_marks(letter.message.headers))]
 
 
-def body_called(letters: Sequence[DeadLetter], uid: str) -> bytes | None:
-    """Return the body of the request or message that is called `uid`."""
+def body_of(letters: Sequence[DeadLetter], uid: str) -> bytes | None:
+    """Return the body of the request or message with the name `uid`; None if there is none."""
     for letter in letters:
         if uid in letter.ids:
             request = letter.requests[letter.ids.index(uid)] if letter.requests else None

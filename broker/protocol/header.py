@@ -1,13 +1,13 @@
-"""The `millrace` header: all that our parts say to each other about a request, as one versioned binary struct.
+"""The `millrace` header: all values about a request that Millrace's processes exchange, as one binary struct.
 
     head     version u8, form u8, count u16, shared length u16
-    shared   the Route: what every request of the message has in common
+    shared   the Route: the shared values of all requests in the message
     then     form SINGLE: one ticket, the body is the message's body
              form BUNDLE: nothing; the message's body is count x (ticket, body)
              form ANSWERS: nothing; the message's body is count x (answer, body)
 
-All numbers are little-endian; strings are UTF-8 behind their lengths. A ticket is what is a request's own.
-Sixteen plain AMQP headers cost 40 us a hop, one of this size costs 1.
+All numbers are little-endian; strings are UTF-8 after their lengths. A ticket has a request's own values.
+Sixteen plain AMQP headers cost 40 us per hop, one header of this size costs 1 us.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from broker.errors import InvalidRequest, Misconfigured
 VERSION = 1
 NO_JSON_LENGTH = -1
 
-# What brokers, rows and the framing can carry on: more is no request of ours.
+# The limits of brokers, rows and the framing: larger values are refused as malformed.
 LEG_LIMIT = 255
 ADDRESS_BYTES = 255  # AMQP's own limit for queues and correlation ids
 ROUTE_BYTES = 16 * 1024
-TEXTS_BYTES = 32 * 1024  # of one ticket: a request that comes back travels with all of it in its header
+TEXTS_BYTES = 32 * 1024  # of one ticket: a request that came back has its whole ticket in its header
 
 _HEAD = struct.Struct("<BBHH")
 _ROUTE = struct.Struct("<BIQQIHHHHHH")
@@ -39,7 +39,7 @@ _ANSWER = struct.Struct("<16sBIiIIIHI")
 
 
 class BodyForm(IntEnum):
-    """How requests or answers are laid out in one broker message."""
+    """The layout of requests or answers in one broker message."""
 
     SINGLE = 0
     BUNDLE = 1
@@ -47,16 +47,16 @@ class BodyForm(IntEnum):
 
 
 class ReplyTo(IntEnum):
-    """Where the answer goes."""
+    """The destination of the answer."""
 
     NOWHERE = 0  # a shadow: computed and logged, never answered
-    CLIENT = 1  # the client's own queue, one plain message an answer
-    GATEWAY = 2  # a queue of ours that takes bundles of answers
+    CLIENT = 1  # the client's own queue, one plain message per answer
+    GATEWAY = 2  # an answer queue, which takes bundles of answers
     RESULTS = 3  # the endpoint's output queue
 
 
 class Status(IntEnum):
-    """How a request ended; the word in the answer is the name in lower case."""
+    """The final status of a request; the word in the answer is the name in lower case."""
 
     OK = 0
     INVALID = 1
@@ -67,7 +67,7 @@ class Status(IntEnum):
 
     @property
     def word(self) -> str:
-        """The word that answers and rows carry."""
+        """The text of the status in answers and rows."""
         return WORDS[self]
 
 
@@ -77,7 +77,7 @@ BY_WORD = {word: status for status, word in WORDS.items()}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """What the requests of one bundle share: the decision that sent them, and how they are answered."""
+    """The shared values of a bundle's requests: the decision that sent them, and the destination of their answers."""
 
     endpoint: str
     arm: str
@@ -93,39 +93,39 @@ class Route:
 
 
 class Request(NamedTuple):
-    """One request on its way: its route, its ticket and its body (a tuple, because millions are made)."""
+    """One request: its route, its ticket and its body. It is a tuple because millions of them are made."""
 
     route: Route
     uid: bytes
     accepted_us: int
-    deadline_us: int  # 0: none
-    propensity: float
-    json_length: int | None  # bytes of JSON before raw tensors; None: the body is all JSON
-    attempts: int
-    key: str
-    correlation: str
-    trace: str
-    extra: bytes  # JSON of what is rare: tracestate, CloudEvents attributes
-    body: bytes | memoryview
+    deadline_us: int = 0  # 0: none
+    propensity: float = 0.0  # 0: pinned, or not drawn
+    json_length: int | None = None  # bytes of JSON before raw tensors; None: the body is all JSON
+    attempts: int = 0
+    key: str = ""
+    correlation: str = ""
+    trace: str = ""
+    extra: bytes = b""  # JSON of rare values: tracestate, CloudEvents attributes
+    body: bytes | memoryview = b""
 
 
 class Answer(NamedTuple):
-    """One answer on its way to a process of ours."""
+    """One answer for a gateway or a router."""
 
     uid: bytes
     status: Status
-    arm: str
-    version: int
-    json_length: int | None
-    queued_us: int
-    batched_us: int
-    computed_us: int
-    body: bytes | memoryview
+    arm: str = ""
+    version: int = 0
+    json_length: int | None = None
+    queued_us: int = 0
+    batched_us: int = 0
+    computed_us: int = 0
+    body: bytes | memoryview = b""
 
 
 @lru_cache(maxsize=4096)
 def pack_route(route: Route) -> bytes:
-    """Write a route; the same route gives the same bytes, so equal bytes mean a shared bundle."""
+    """Return a route as bytes; equal routes give equal bytes, so that they can share a bundle."""
     texts = [
         text.encode() for text in (route.endpoint, route.arm, route.model, route.policy, route.tenant, route.reply_to)
     ]
@@ -135,7 +135,7 @@ def pack_route(route: Route) -> bytes:
 
 @lru_cache(maxsize=4096)
 def unpack_route(data: bytes) -> Route:
-    """Read a route; raises InvalidRequest when the bytes are not one."""
+    """Read a route; raises InvalidRequest if the bytes are malformed."""
     try:
         reply, version, snapshot, mask, leg, *lengths = _ROUTE.unpack_from(data)
         texts, at = [], _ROUTE.size
@@ -144,7 +144,7 @@ def unpack_route(data: bytes) -> Route:
             at += length
         endpoint, arm, model, policy, tenant, reply_to = texts
         if at != len(data):
-            raise ValueError(f"{len(data)} bytes where the lengths say {at}")  # noqa: TRY301 - one place says what is wrong
+            raise ValueError(f"{len(data)} bytes where the lengths require {at}")  # noqa: TRY301 - one place raises all errors
         if lengths[-1] > ADDRESS_BYTES or len(data) > ROUTE_BYTES or leg > LEG_LIMIT:
             raise ValueError(  # noqa: TRY301 - as above
                 f"reply_to of {lengths[-1]} bytes, {len(data)} in all, leg {leg}:"
@@ -169,12 +169,12 @@ def unpack_route(data: bytes) -> Route:
 
 
 def pack_head(form: BodyForm, count: int, shared: bytes = b"") -> bytes:
-    """Write the head and the shared part."""
+    """Return the head and the shared part."""
     return _HEAD.pack(VERSION, form, count, len(shared)) + shared
 
 
 def unpack_head(header: bytes) -> tuple[BodyForm, int, bytes, int]:
-    """Return form, count, the shared bytes and where they end; raises InvalidRequest."""
+    """Return form, count, the shared bytes and the position after them; raises InvalidRequest."""
     try:
         version, form, count, length = _HEAD.unpack_from(header)
         if version != VERSION:
@@ -188,12 +188,12 @@ def unpack_head(header: bytes) -> tuple[BodyForm, int, bytes, int]:
 
 
 def count_of(header: bytes) -> int:
-    """Return how many requests or answers a message carries, from its header alone; a plain message is one."""
+    """Return the number of requests or answers in a message, from its header alone; 1 for a plain message."""
     return int.from_bytes(header[2:4], "little") if len(header) >= _HEAD.size else 1
 
 
 def pack_ticket(request: Request, body_length: int) -> bytes:
-    """Write what is a request's own; `body_length` is 0 when the body travels outside."""
+    """Return a request's own values; `body_length` is 0 if the body is not in the bundle's body."""
     key, correlation = request.key.encode(), request.correlation.encode("utf-8", "surrogateescape")
     trace, extra = request.trace.encode(), request.extra
     json_length = NO_JSON_LENGTH if request.json_length is None else request.json_length
@@ -215,7 +215,7 @@ def pack_ticket(request: Request, body_length: int) -> bytes:
 
 
 def unpack_ticket(route: Route, data: memoryview, at: int, body: bytes | memoryview | None) -> tuple[Request, int]:
-    """Read one ticket at `at`; `body` None means that it follows the ticket. Returns the request and where it ends."""
+    """Read the ticket at `at`, and its body too if `body` is None; return the request and the position after it."""
     (
         uid,
         accepted,
@@ -254,7 +254,7 @@ def unpack_ticket(route: Route, data: memoryview, at: int, body: bytes | memoryv
         body = data[at : at + body_length]
         at += body_length
     if at > len(data):
-        raise ValueError(f"{len(data)} bytes where the lengths say {at}")
+        raise ValueError(f"{len(data)} bytes where the lengths require {at}")
     length = None if json_length == NO_JSON_LENGTH else json_length
     return Request(
         route, uid, accepted, deadline, propensity, length, attempts, key, correlation, trace, extra, body
@@ -262,11 +262,11 @@ def unpack_ticket(route: Route, data: memoryview, at: int, body: bytes | memoryv
 
 
 def _checked_extra(extra: bytes) -> bytes:
-    """Return the JSON of what is rare, if whoever answers can read it; raises ValueError."""
+    """Return `extra` if it is a valid JSON object; raises ValueError."""
     document = orjson.loads(extra)
     cloud = document.get("cloud_events", {}) if isinstance(document, dict) else None
     if not isinstance(cloud, dict) or not isinstance(cloud.get("id", ""), str):
-        raise ValueError("extra is no object, or its cloud_events is none with a text as id")  # noqa: TRY004 - wrong bytes, not a wrong call
+        raise ValueError("extra is not an object, or the id of its cloud_events is not a text")  # noqa: TRY004 - wrong bytes, not a wrong call
     return extra
 
 
@@ -279,13 +279,13 @@ def pack_answer(
     times: tuple[int, int, int],
     body_length: int,
 ) -> bytes:
-    """Write an answer's ticket; its body follows it. `times` are queued, batched and computed, in microseconds."""
+    """Return an answer's ticket; its body follows it. `times` are queued, batched and computed, in us."""
     length = NO_JSON_LENGTH if json_length is None else json_length
     return _ANSWER.pack(uid, status, version, length, *times, len(arm), body_length) + arm
 
 
 def unpack_answer(data: memoryview, at: int) -> tuple[Answer, int]:
-    """Read one answer and its body at `at`; returns it and where it ends."""
+    """Read the answer and its body at `at`; return it and the position after it."""
     (uid, status, version, json_length, queued, batched, computed, arm_length, body_length) = _ANSWER.unpack_from(
         data, at
     )
@@ -294,6 +294,6 @@ def unpack_answer(data: memoryview, at: int) -> tuple[Answer, int]:
     at += arm_length
     end = at + body_length
     if end > len(data):
-        raise ValueError(f"{len(data)} bytes where the lengths say {end}")
+        raise ValueError(f"{len(data)} bytes where the lengths require {end}")
     length = None if json_length == NO_JSON_LENGTH else json_length
     return Answer(uid, Status(status), arm, version, length, queued, batched, computed, data[at:end]), end

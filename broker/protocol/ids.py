@@ -1,4 +1,4 @@
-"""Identities: uids that we make or derive, and the keyed hash that decisions are drawn with."""
+"""Uids, random and derived ones, the clock, and the keyed hash that draws decisions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VARIANT = 0x2 << 62
 _CLEAR = ~((0xF << 76) | (0x3 << 62))
 
 
-KIND_S = 60.0
+GRACE_S = 60.0
 
 _shift_us = 0
 _before_us = 0
@@ -27,27 +27,27 @@ def wall_us() -> int:
 
 
 def now_us() -> int:
-    """Return the installation's time in microseconds since the epoch, UTC: this machine's clock, put right.
+    """Return the installation's time in microseconds since the epoch, UTC: this machine's clock, corrected.
 
-    See `broker.delivery.clocks`, which finds out by how much.
+    `broker.delivery.clocks` measures the correction.
     """
     return time.time_ns() // 1000 + _shift_us
 
 
 def shift_clock(by_us: int) -> None:
-    """Put `now_us` ahead of this machine's clock by so much from now on."""
+    """Add `by_us` to this machine's clock in `now_us` from now on."""
     global _shift_us, _before_us, _shifted_s
     _before_us, _shift_us, _shifted_s = _shift_us, by_us, time.monotonic()
 
 
 def is_over(deadline_us: int, now_us: int) -> bool:
-    """Tell whether a deadline is over; 0 is none.
+    """Return True if a deadline has passed; 0 is no deadline.
 
-    For `KIND_S` after the clock was put right the earlier of both times counts: deadlines from before are in that one.
+    For `GRACE_S` after a correction of the clock, the earlier of both times counts, because older deadlines use it.
     """
     if not deadline_us or now_us <= deadline_us:
         return False
-    return time.monotonic() - _shifted_s >= KIND_S or now_us - max(0, _shift_us - _before_us) > deadline_us
+    return time.monotonic() - _shifted_s >= GRACE_S or now_us - max(0, _shift_us - _before_us) > deadline_us
 
 
 def new_uid(accepted_us: int, entropy: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
@@ -58,7 +58,7 @@ def new_uid(accepted_us: int, entropy: Callable[[int], bytes] = secrets.token_by
 
 
 def derived_uid(*parts: bytes) -> bytes:
-    """Return a UUIDv8 of blake2b over `parts`: the same parts, the same uid."""
+    """Return a UUIDv8 from blake2b over `parts`: equal parts give equal uids."""
     digest = hashlib.blake2b(digest_size=UID_BYTES)
     for part in parts:
         digest.update(len(part).to_bytes(8, "big"))
@@ -68,7 +68,7 @@ def derived_uid(*parts: bytes) -> bytes:
 
 
 def uid_text(uid: bytes) -> str:
-    """Write a uid in the usual form, 8-4-4-4-12 hexadecimal digits."""
+    """Return a uid in the usual form, 8-4-4-4-12 hexadecimal digits."""
     text = uid.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
@@ -84,14 +84,14 @@ def uid_of(text: str) -> bytes:
 def uniform(key: bytes, salt: bytes, identity: bytes) -> float:
     """Draw a number in [0, 1) from a keyed hash of `identity`: blake2b's first 53 bits, exact in a float.
 
-    Without the secret `key` (at most 64 bytes) nobody can choose an identity for its draw.
-    `salt` separates experiments.
+    Without the secret `key` (at most 64 bytes), a client cannot choose an identity for its draw. `salt` separates
+    experiments.
     """
-    return drawer(key, salt)(identity)
+    return uniform_for(key, salt)(identity)
 
 
-def drawer(key: bytes, salt: bytes) -> Callable[[bytes], float]:
-    """Return what draws as `uniform` does for one key and salt, which it hashes only once."""
+def uniform_for(key: bytes, salt: bytes) -> Callable[[bytes], float]:
+    """Return a function that draws like `uniform` for one key and salt, which are hashed only once."""
     copy, whole = hashlib.blake2b(salt + b"\0", key=key, digest_size=8).copy, int.from_bytes
 
     def draw(identity: bytes) -> float:

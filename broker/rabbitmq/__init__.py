@@ -1,1 +1,1 @@
-"""RabbitMQ behind the port: quorum queues for queues, streams for logs."""
+"""The RabbitMQ adapter: quorum queues for queues, streams for logs."""

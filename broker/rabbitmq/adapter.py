@@ -1,4 +1,4 @@
-"""The port on RabbitMQ."""
+"""The RabbitMQ adapter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from broker.rabbitmq.log import StreamReader, StreamSubscription, end_of
 from broker.rabbitmq.migration import difference, migrate
 from broker.rabbitmq.pool import SUBSCRIPTIONS, ConnectionPool
 from broker.rabbitmq.publisher import RabbitPublisher
-from broker.rabbitmq.subscription import Session
+from broker.rabbitmq.session import Session
 from broker.rabbitmq.topology import RabbitTopology
 from broker.support.fill_ratio import FillRatio
 
@@ -24,16 +24,16 @@ CLOSE_TIMEOUT_S = 10.0
 
 
 class RabbitBroker(Broker):
-    """Two connections: one only publishes, because a broker short of memory stops reading publishers.
+    """One connection for publishing, and another one for everything else.
 
-    Everything else goes over the other one: takes, acks, logs, and also declarations and depths, which are needed most
-    while publishing is blocked. With very many subscriptions there are more of that kind.
+    A broker with a memory alarm stops reading from publishers. Takes, acks, logs, declarations and depths go over the
+    other connection, so that they work meanwhile. For very many subscriptions there are more connections of that kind.
     """
 
     def __init__(
         self, url: str, channels: Channels, *, timeout_s: float = TIMEOUT_S, subscriptions: int = SUBSCRIPTIONS
     ) -> None:
-        """`subscriptions` is how many of them share a connection."""
+        """`subscriptions` is the number of subscriptions that share a connection."""
         super().__init__(channels)
         self._address = RabbitAddress.of(url)
         self._timeout_s = timeout_s
@@ -47,38 +47,34 @@ class RabbitBroker(Broker):
         return f"RabbitBroker({self._address.shown!r}, prefix={self.channels.prefix!r})"
 
     async def open(self) -> None:
-        """Reach the broker."""
         await self.ping()
         self.upkeep.start()
 
     async def close(self) -> None:
-        """Wait for outstanding confirms, give back what is held, close both connections."""
         await self.upkeep.stop()
         await self._publisher.flush(CLOSE_TIMEOUT_S)
         await asyncio.gather(*[subscription.close() for subscription in self._consuming.subscriptions()])
         await asyncio.gather(self._publishing.close(CLOSE_TIMEOUT_S), self._consuming.close(CLOSE_TIMEOUT_S))
 
     async def ping(self) -> None:
-        """Open a channel, and close it."""
         async with await self._topology.channel("ping"):
             pass
 
     @property
     def stopped_by(self) -> str:
-        """Return which alarm of the broker's keeps our publishes out."""
         reason = self._publishing.blocked
         return f"the broker at {self._address.shown} takes no messages now: it is {reason}" if reason else ""
 
     async def missing(self, channels: Sequence[str]) -> list[str]:
-        """Look for channels, and forget that those that are gone were declared."""
+        """Return those of these channels that do not exist; they are declared again the next time."""
         return await self._topology.missing(channels)
 
     async def difference(self, queue: str, limits: Limits) -> str:
-        """Compare a queue's arguments, which RabbitMQ never changes."""
+        """Compare a queue's arguments, which RabbitMQ cannot change."""
         return await difference(self._topology, self, queue, limits)
 
     async def migrate(self, queue: str, limits: Limits, moved: Callable[[int], None]) -> int:
-        """Move a queue's messages aside, delete it, and move them back into one with other arguments."""
+        """Move the messages aside, delete the queue, and move them into a new one with the wanted arguments."""
         return await migrate(self._topology, self, queue, limits, moved)
 
     async def _make(self, channel: str, limits: Limits) -> None:
@@ -88,7 +84,6 @@ class RabbitBroker(Broker):
         await self._topology.delete(channel)
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Publish and wait for the confirms."""
         if not messages:
             return []
         self._fill.observe(messages)
@@ -97,35 +92,32 @@ class RabbitBroker(Broker):
         return outcomes
 
     def consume(self, queue: str, prefetch: int) -> Consumer:
-        """Subscribe; a queue that is not there yet is waited for."""
+        """Subscribe; waits for a queue that does not exist yet."""
         connection = self._consuming.next()
         subscription = QueueSubscription(connection, self.upkeep, self._topology, queue, prefetch, self._timeout_s)
         self._consuming.note(connection, subscription)
         return QueueConsumer(queue, subscription, self._fill)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Settle for good."""
         for session, tags in _by_session(deliveries).items():
             session.ack(tags)
 
     async def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        """Give back."""
         for session, tags in _by_session(deliveries).items():
             session.requeue(tags)
 
     def read(self, log: str, start: int | Since) -> Reader:
-        """Read a stream; a log that is not there yet is waited for."""
+        """Read a stream; waits for a log that does not exist yet."""
         connection = self._consuming.next()
         subscription = StreamSubscription(connection, self.upkeep, self._topology, log, start, self._timeout_s)
         self._consuming.note(connection, subscription)
         return StreamReader(log, subscription, self._topology, self._timeout_s)
 
     async def end(self, log: str) -> int:
-        """Return the offset that the next record will have."""
         return await end_of(self._topology, log, self._timeout_s)
 
     async def depth(self, queue: str) -> Depth:
-        """Ask for the ready messages, and estimate the requests in them."""
+        """Return the number of ready messages, and an estimate of the requests in them."""
         messages = await self._topology.ready(queue)
         return Depth(messages, self._fill.requests(queue, messages))
 

@@ -1,4 +1,4 @@
-"""Where the broker is: its URL, read once, and shown without its password."""
+"""The broker's URL: parsed once, and shown without its password."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _RESERVED = "reserved prefix"
 
 
 class NoQueue(Unavailable):
-    """The queue or log is not there."""
+    """The queue or log does not exist."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RabbitAddress:
-    """What to connect to."""
+    """The parsed URL of a broker."""
 
     url: str
     shown: str
@@ -36,14 +36,14 @@ class RabbitAddress:
 
     @classmethod
     def of(cls, url: str) -> RabbitAddress:
-        """Read a URL; raises Misconfigured."""
+        """Parse a URL; raises Misconfigured."""
         parameters = _parameters(url)
         scheme = "amqps" if parameters.ssl_options else "amqp"
         host = f"[{parameters.host}]" if ":" in parameters.host else parameters.host
         return cls(url, f"{scheme}://{host}:{parameters.port}", getattr(parameters.credentials, "username", ""))
 
     def parameters(self, purpose: str) -> pika.connection.Parameters:
-        """Return fresh connection parameters; `purpose` is the name that the broker's own pages show."""
+        """Return new connection parameters; `purpose` is shown in the broker's management UI."""
         parameters = _parameters(self.url)
         if parameters.heartbeat is None:
             parameters.heartbeat = HEARTBEAT_S
@@ -55,8 +55,8 @@ class RabbitAddress:
         """Return the error for a broker that does not answer."""
         return Unreachable(f"no broker answers at {self.shown}: is it running, and is broker.url right?")
 
-    def error(self, reason: BaseException, what: str) -> MillraceError:
-        """Return ours for one of pika's."""
+    def error(self, reason: BaseException, purpose: str) -> MillraceError:
+        """Return the Millrace error for one of pika's; `purpose` begins its text."""
         if isinstance(reason, _REFUSED_CREDENTIALS):
             return Misconfigured(
                 f"the broker at {self.shown} refuses the user, the password or the virtual host: is broker.url right?"
@@ -67,18 +67,18 @@ class RabbitAddress:
                 "certificate names, and the CA's file, as in amqps://host?cafile=/path/to/ca.pem?"
             )
         if isinstance(reason, pika.exceptions.ConnectionClosedByBroker):
-            return Unreachable(f"{what}: the broker at {self.shown} closed the connection ({reason.reply_text})")
+            return Unreachable(f"{purpose}: the broker at {self.shown} closed the connection ({reason.reply_text})")
         if not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
             return self.unreachable()
         if reason.reply_code == _NO_QUEUE:
-            return NoQueue(f"{what}: {reason.reply_text}")
+            return NoQueue(f"{purpose}: {reason.reply_text}")
         if _RESERVED in reason.reply_text:
             return Misconfigured(
-                f"{what}: the broker at {self.shown} refuses it ({reason.reply_text}): change `prefix`"
+                f"{purpose}: the broker at {self.shown} refuses it ({reason.reply_text}): change `prefix`"
             )
         if reason.reply_code in _REFUSALS:
-            return Refused(f"{what}: the broker at {self.shown} refuses it ({reason.reply_text})")
-        return Unavailable(f"{what}: the broker at {self.shown} closed the channel ({reason.reply_text})")
+            return Refused(f"{purpose}: the broker at {self.shown} refuses it ({reason.reply_text})")
+        return Unavailable(f"{purpose}: the broker at {self.shown} closed the channel ({reason.reply_text})")
 
 
 def _is_distrust(reason: BaseException) -> bool:
@@ -92,18 +92,18 @@ def _parameters(url: str) -> pika.URLParameters:
         rest, cafile = _without_cafile(url)
         parameters = pika.URLParameters(rest)
     except (ValueError, TypeError, SyntaxError):
-        # The cause may quote the URL, password and all.
+        # The cause may quote the URL with its password.
         raise Misconfigured("broker.url cannot be read: it looks like amqp://user:password@host:5672/vhost") from None
     if cafile is not None:
         parameters.ssl_options = pika.SSLOptions(_context(parameters, cafile))
     if parameters.ssl_options and parameters.ssl_options.server_hostname is None:
-        # Without a name to compare the certificate with, Python refuses every one.
+        # Without a host name, Python would refuse every certificate.
         parameters.ssl_options.server_hostname = parameters.host
     return parameters
 
 
 def _without_cafile(url: str) -> tuple[str, str | None]:
-    """Return what pika reads, and what it does not know."""
+    """Return the URL without `cafile`, which pika does not know, and the value of `cafile`."""
     parts = urlsplit(url)
     query = parse_qsl(parts.query, keep_blank_values=True)
     rest = urlencode([(name, value) for name, value in query if name != "cafile"])
@@ -112,7 +112,7 @@ def _without_cafile(url: str) -> tuple[str, str | None]:
 
 def _context(parameters: pika.URLParameters, cafile: str) -> ssl.SSLContext:
     if not parameters.ssl_options:
-        raise Misconfigured("broker.url names a cafile, and no TLS to use it for: it begins with amqps://")
+        raise Misconfigured("broker.url names a cafile but does not use TLS: it must begin with amqps://")
     try:
         return ssl.create_default_context(cafile=cafile)
     except OSError as exc:

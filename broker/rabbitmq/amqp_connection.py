@@ -1,4 +1,4 @@
-"""One connection of pika's on the running loop, with the hot path's frames taken out of it."""
+"""One pika connection on the running loop, with its own handling of the hot path's frames."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from broker.rabbitmq.services import Services
 _RECEIVE_BYTES = 256 * 1024  # pika's 4 KiB cost a system call for every dozen messages
 
 
-class AmqpConnection(AsyncioConnection):  # type: ignore[misc]  # pika carries no types
-    """An open connection. It never reopens: a lost one is replaced."""
+class AmqpConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
+    """An open connection. It never reopens: a lost one is replaced by a new object."""
 
     def __init__(self, address: RabbitAddress, purpose: str) -> None:
         loop = asyncio.get_running_loop()
         self.address = address
-        self.blocked = ""  # why the broker reads no publishes now
+        self.blocked = ""  # the broker's reason for reading no publishes now
         self.closed: asyncio.Future[None] = loop.create_future()
         self._ready: asyncio.Future[BaseException | None] = loop.create_future()
-        self._takers: dict[int, Contents] = {}
+        self._receivers: dict[int, Contents] = {}
         self._frame_buffer = b""
         super().__init__(
             address.parameters(purpose),
@@ -39,47 +39,47 @@ class AmqpConnection(AsyncioConnection):  # type: ignore[misc]  # pika carries n
 
     @classmethod
     async def open(cls, address: RabbitAddress, purpose: str) -> Self:
-        """Connect; raises Unreachable, or Misconfigured when the broker refuses the user."""
-        wire = cls(address, purpose)
+        """Connect; raises Unreachable, or Misconfigured if the broker refuses the user."""
+        amqp = cls(address, purpose)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S + 1):
-                reason = await wire._ready
+                reason = await amqp._ready
         except TimeoutError:
             raise address.unreachable() from None
         finally:
-            if not wire.is_open:
-                wire.abandon()
+            if not amqp.is_open:
+                amqp.abandon()
         if reason is not None:
             raise address.error(reason, "connecting") from reason
-        return wire
+        return amqp
 
-    def take_frames(self, channel: int, taker: Contents | None) -> None:
-        """Hand the contents of a channel to `taker` from now on, instead of to pika."""
-        if taker is None:
-            self._takers.pop(channel, None)
+    def take_frames(self, channel: int, receiver: Contents | None) -> None:
+        """Hand the contents of a channel to `receiver` from now on, instead of to pika; None undoes that."""
+        if receiver is None:
+            self._receivers.pop(channel, None)
         else:
-            self._takers[channel] = taker
+            self._receivers[channel] = receiver
 
     def send(self, data: bytes) -> None:
-        """Write whole frames."""
+        """Write complete frames."""
         if self.is_open:
-            # A view, because pika cuts what the socket did not take: slices of bytes would copy megabytes each time.
+            # A view, because pika slices the unsent rest after each write: slices of bytes would copy megabytes.
             self._output_marshaled_frames([memoryview(data)])
 
     @property
     def frame_max(self) -> int:
-        """The longest frame that both sides agreed on."""
+        """The largest frame size in bytes that both sides agreed on."""
         return int(self.params.frame_max)
 
     async def shut(self, timeout_s: float) -> None:
-        """Close in order, or abruptly when that takes longer than `timeout_s`."""
+        """Close cleanly, or abruptly after `timeout_s`."""
         if self.is_open:
             self.close()
         await asyncio.wait([self.closed], timeout=timeout_s)
         self.abandon()
 
     def abandon(self) -> None:
-        """Drop the connection where it stands."""
+        """Abort the connection without waiting."""
         if not (self.is_closed or self.is_closing):
             self.close()
         if self._transport is not None:
@@ -99,8 +99,8 @@ class AmqpConnection(AsyncioConnection):  # type: ignore[misc]  # pika carries n
 
     def _on_blocked(self, _: Any, frame: Any) -> None:
         self.blocked = str(frame.method.reason or "an alarm")
-        for taker in list(self._takers.values()):
-            taker.on_blocked()
+        for receiver in list(self._receivers.values()):
+            receiver.on_blocked()
 
     def _on_unblocked(self, *_: Any) -> None:
         self.blocked = ""
@@ -110,11 +110,11 @@ class AmqpConnection(AsyncioConnection):  # type: ignore[misc]  # pika carries n
         super()._proto_connection_made(transport)
 
     def _on_data_available(self, data_in: bytes) -> None:
-        """Cut the stream into frames. Replaces pika's, which decodes every frame into objects, and into errors."""
+        """Cut the stream into frames. Replaces pika's method, which decodes every frame into objects."""
         if self.connection_state < self.CONNECTION_OPEN:
             super()._on_data_available(data_in)
             return
-        self.bytes_received += len(data_in)  # what pika's heartbeat looks at
+        self.bytes_received += len(data_in)  # pika's heartbeat check reads it
         buffer = self._frame_buffer + data_in if self._frame_buffer else data_in
         at, size = 0, len(buffer)
         while size - at >= OVERHEAD:
@@ -129,6 +129,6 @@ class AmqpConnection(AsyncioConnection):  # type: ignore[misc]  # pika carries n
         self._frame_buffer = buffer[at:] if self._transport is not None else b""
 
     def _on_frame(self, kind: int, channel: int, buffer: bytes, at: int, end: int) -> None:
-        taker = self._takers.get(channel)
-        if taker is None or not taker.on_frame(kind, buffer[at + FRAME.size : end - 1]):
+        receiver = self._receivers.get(channel)
+        if receiver is None or not receiver.on_frame(kind, buffer[at + FRAME.size : end - 1]):
             self._process_frame(decode_frame(buffer[at:end])[1])

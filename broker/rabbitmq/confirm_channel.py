@@ -1,4 +1,4 @@
-"""A channel in confirm mode: what was sent on it, and what the broker says about it."""
+"""A channel in confirm mode: the messages in flight, and the broker's confirms."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from broker.rabbitmq.frames import (
     read_return,
 )
 
-WINDOW = 1000  # unconfirmed messages: fewer cost rate, more cost only memory
+WINDOW = 1000  # unconfirmed messages: a smaller window lowers the rate, a larger one only needs memory
 WINDOW_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
 class ConfirmBatch:
-    """The messages of one publish call as frames (None: too large), and what became of each."""
+    """The messages of one publish call as frames (None for a message that is too large), and their outcomes."""
 
     frames: list[bytes | None]
     done: asyncio.Future[None]
     outcomes: list[Outcome] = field(init=False)
-    sent: int = 0  # how many of the frames were looked at
+    sent: int = 0  # the number of frames that were written or refused
     left: int = field(init=False)
     wrote: bool = False
 
@@ -40,21 +40,21 @@ class ConfirmBatch:
         self.left = len(self.frames)
 
     def settle(self, index: int, outcome: Outcome) -> None:
-        """Note an outcome; the last one ends the wait."""
+        """Set an outcome; the last one resolves `done`."""
         self.outcomes[index] = outcome
         self.left -= 1
         if not self.left and not self.done.done():
             self.done.set_result(None)
 
     def refuse_rest(self, outcome: Outcome) -> None:
-        """Settle all that was never written."""
+        """Settle all messages that were never written."""
         first, self.sent = self.sent, len(self.frames)
         for index in range(first, len(self.frames)):
             self.settle(index, outcome)
 
 
 class ConfirmChannel(Contents):
-    """Sends batches within the window and settles them as confirms arrive. Nothing here awaits per message."""
+    """Sends batches within the window and settles them as confirms arrive. No method awaits for each message."""
 
     CONTENT = RETURN
 
@@ -65,18 +65,21 @@ class ConfirmChannel(Contents):
         self._pending: dict[int, tuple[ConfirmBatch, int]] = {}  # by sequence number, in order
         self._pending_bytes = 0
         self._last = 0
-        self._confirmed = 0  # all up to here are settled
+        self._confirmed = 0  # all tags up to this one are settled
 
     async def start(self) -> None:
-        """Switch the channel to confirms."""
+        """Switch the channel to confirm mode."""
         self.channel.take_frames(self)
         await self.channel.call("confirm_delivery", ack_nack_callback=lambda _: None)
         self.channel.closed.add_done_callback(self._on_lost)
 
     async def publish(self, frames: list[bytes | None], timeout_s: float) -> list[Outcome]:
-        """Send, and return the outcomes once all are known, or unknown when the time is over."""
-        if self.channel.wire.blocked:
-            await asyncio.sleep(0)  # a caller that tries again at once must not keep the end of it from being read
+        """Send; return the outcomes once all are known. After `timeout_s` the missing ones are `UNKNOWN` or `FULL`.
+
+        Raises Unreachable if the channel was closed before anything was written.
+        """
+        if self.channel.amqp.blocked:
+            await asyncio.sleep(0)  # let the loop read the end of the alarm, even if the caller tries again at once
             return [STOPPED if frame else TOO_LARGE for frame in frames]
         batch = ConfirmBatch(frames, asyncio.get_running_loop().create_future())
         self._waiting.append(batch)
@@ -93,13 +96,12 @@ class ConfirmChannel(Contents):
         return list(batch.outcomes)
 
     async def flush(self, timeout_s: float) -> None:
-        """Wait until all batches are settled, or the time is over."""
+        """Wait until all batches are settled, at most `timeout_s` seconds."""
         waits = {batch.done for batch, _ in self._pending.values()} | {batch.done for batch in self._waiting}
         if waits:
             await asyncio.wait(waits, timeout=timeout_s)
 
     def on_method(self, payload: bytes) -> bool:
-        """Take confirms."""
         if payload.startswith(ACK):
             outcome = SAFE
         elif payload.startswith(NACK):
@@ -118,13 +120,13 @@ class ConfirmChannel(Contents):
         return True
 
     def on_content(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Take a message that came back because no queue has its name. Its confirm follows, and finds it settled."""
+        """Settle a returned message: no queue has its name. The confirm that follows finds it settled."""
         tag = self._returned(read_return(method), properties, body)
         if tag is not None:
             self._settle(tag, NO_QUEUE)
 
     def on_blocked(self) -> None:
-        """Refuse what has not been written: the broker would not read it."""
+        """Refuse all messages that were not written: the broker would not read them."""
         while self._waiting:
             self._waiting.popleft().refuse_rest(STOPPED)
 
@@ -165,9 +167,12 @@ class ConfirmChannel(Contents):
             batch.settle(index, outcome)
 
     def _returned(self, queue: str, properties: bytes, body: bytes) -> int | None:
-        """Find the message that came back. Its queue's name is not enough: another may have gone there before."""
+        """Return the delivery tag of a returned message, None if it is unknown.
+
+        The name of its queue does not identify it: an earlier message may have gone to the same queue.
+        """
         start = publish_frame(self.channel.number, queue, mandatory=True)
-        whole = start + content_frames(self.channel.number, properties, body, self.channel.wire.frame_max)
+        whole = start + content_frames(self.channel.number, properties, body, self.channel.amqp.frame_max)
         first = None
         for tag, (batch, index) in self._pending.items():
             frame = batch.frames[index] or b""
@@ -179,7 +184,7 @@ class ConfirmChannel(Contents):
 
     def _give_up(self, batch: ConfirmBatch) -> None:
         if batch.sent < len(batch.frames):
-            # Waited for room until the time was over: the broker takes no more at present.
+            # There was no room within the timeout: the broker accepts no more at present.
             self._waiting.remove(batch)
             batch.refuse_rest(FULL)
 

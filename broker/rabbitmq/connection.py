@@ -1,78 +1,66 @@
-"""A connection that opens when it is first needed, and again when it was lost."""
+"""A connection that opens on first use, and opens again after a loss."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 
 from broker.errors import MillraceError, Misconfigured, Unreachable
 from broker.rabbitmq.address import RabbitAddress
 from broker.rabbitmq.amqp_connection import AmqpConnection
+from broker.support.backoff import Backoff
 
-LOG = logging.getLogger(__name__)
-PIKA_LOG = logging.getLogger("pika")
+logger = logging.getLogger(__name__)
+pika_logger = logging.getLogger("pika")
 
 
-class Backoff:
-    """Waits that double, with jitter, so that a thousand processes do not come back at once."""
-
-    def __init__(self, first_s: float = 0.05, longest_s: float = 5.0) -> None:
-        self._first_s = first_s
-        self._longest_s = longest_s
-        self._tries = 0
-        self._random = random.Random()  # noqa: S311 - jitter is no secret
-
-    def reset(self) -> None:
-        """Start again from the shortest wait."""
-        self._tries = 0
-
-    def next_s(self) -> float:
-        """Return the next wait: half of it is certain, half is drawn."""
-        wait_s = min(self._longest_s, self._first_s * 2.0 ** min(self._tries, 16))
-        self._tries += 1
-        return wait_s * (0.5 + 0.5 * self._random.random())
+def reconnect_backoff() -> Backoff:
+    """Return a backoff with jitter, so that a thousand processes do not reconnect at once."""
+    return Backoff(first_s=0.05, longest_s=5.0, jitter=0.5)
 
 
 class RabbitConnection:
-    """The one place that opens a wire. Attempts are shared, and spaced by a backoff however many ask."""
+    """Opens AMQP connections, one at a time. All callers share an attempt and its backoff."""
 
     def __init__(self, address: RabbitAddress, purpose: str) -> None:
         self.address = address
         self._purpose = purpose
-        self._wire: AmqpConnection | None = None
+        self._amqp: AmqpConnection | None = None
         self._opening = asyncio.Lock()
-        self._backoff = Backoff()
+        self._backoff = reconnect_backoff()
         self._not_before = 0.0
         self._was_open = False
         self._closed = False
-        # pika logs every channel that a missing queue closes, and every lost connection with a traceback: all of it
-        # is expected here, mended, and told by us. Whoever wants it sets a level of their own.
-        if PIKA_LOG.level == logging.NOTSET:
-            PIKA_LOG.setLevel(logging.CRITICAL)
+        # pika logs a traceback for every lost connection and every channel that a missing queue closes. Both are
+        # expected here, and this adapter logs and repairs them. An operator can set another level.
+        if pika_logger.level == logging.NOTSET:
+            pika_logger.setLevel(logging.CRITICAL)
 
-    async def wire(self) -> AmqpConnection:
-        """Return the open wire, opening it if needed; raises Unreachable, at once while a failed attempt is recent."""
-        if self._wire is not None and self._wire.is_open:
-            return self._wire
+    async def amqp(self) -> AmqpConnection:
+        """Return the open connection, opening it if needed; raises Unreachable.
+
+        During the backoff after a failed attempt, it raises at once.
+        """
+        if self._amqp is not None and self._amqp.is_open:
+            return self._amqp
         async with self._opening:
-            if self._wire is None or not self._wire.is_open:
-                self._wire = await self._open()
-            return self._wire
+            if self._amqp is None or not self._amqp.is_open:
+                self._amqp = await self._open()
+            return self._amqp
 
     @property
     def blocked(self) -> str:
-        """Return why the broker takes no publishes now, in its own words; empty while it does."""
-        return self._wire.blocked if self._wire is not None and self._wire.is_open else ""
+        """The broker's reason for accepting no publishes now; empty while it accepts them."""
+        return self._amqp.blocked if self._amqp is not None and self._amqp.is_open else ""
 
     async def close(self, timeout_s: float) -> None:
-        """Let go for good."""
+        """Close the connection; it cannot be opened again."""
         self._closed = True
         async with self._opening:
-            if self._wire is not None:
-                await self._wire.shut(timeout_s)
-                self._wire = None
+            if self._amqp is not None:
+                await self._amqp.shut(timeout_s)
+                self._amqp = None
 
     async def _open(self) -> AmqpConnection:
         if self._closed:
@@ -80,19 +68,19 @@ class RabbitConnection:
         if time.monotonic() < self._not_before:
             raise self.address.unreachable()
         try:
-            wire = await AmqpConnection.open(self.address, self._purpose)
+            amqp = await AmqpConnection.open(self.address, self._purpose)
         except MillraceError as exc:
             self._not_before = time.monotonic() + self._backoff.next_s()
             raise self._as_outage(exc) from exc
         self._note_open()
-        return wire
+        return amqp
 
     def _as_outage(self, error: MillraceError) -> MillraceError:
-        # A broker that starts refuses users and virtual hosts for a moment: what worked once is not a wrong setting.
+        # A starting broker refuses users and virtual hosts for a moment: settings that worked once are not wrong.
         return self.address.unreachable() if self._was_open and isinstance(error, Misconfigured) else error
 
     def _note_open(self) -> None:
         if self._was_open:
-            LOG.warning("reconnected to %s to %s", self.address.shown, self._purpose)
+            logger.warning("reconnected to %s to %s", self.address.shown, self._purpose)
         self._was_open = True
         self._backoff.reset()

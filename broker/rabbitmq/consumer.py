@@ -1,4 +1,4 @@
-"""A competing consumer of a queue."""
+"""Consumes a queue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from broker.messages import Delivery
 from broker.rabbitmq.address import NoQueue
 from broker.rabbitmq.connection import RabbitConnection
 from broker.rabbitmq.properties import unpack_message
-from broker.rabbitmq.subscription import SETTLE_S, Arrival, RabbitSubscription
+from broker.rabbitmq.session import Arrival
+from broker.rabbitmq.subscription import SETTLE_S, RabbitSubscription
 from broker.rabbitmq.topology import RabbitTopology
 from broker.support.fill_ratio import FillRatio
 from broker.support.upkeep import Upkeep
@@ -32,13 +33,13 @@ class QueueSubscription(RabbitSubscription):
         super().__init__(connection, upkeep, queue, prefetch, timeout_s)
 
     async def _prepare(self) -> None:
-        """Wait for a queue that was not there, and for it to settle down.
+        """Wait until a missing queue exists and is ready.
 
-        RabbitMQ 3.10 ends the whole connection of who consumes from a quorum queue while it is being made.
+        RabbitMQ 3.10 closes the connection of a client that consumes from a quorum queue while it is being made.
         """
         if self._was_missing:
             if not await self._topology.exists(self._queue):
-                raise NoQueue(f"the queue {self._queue} is not there")
+                raise NoQueue(f"the queue {self._queue} does not exist")
             await asyncio.sleep(SETTLE_S)
 
     def _arguments(self) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class QueueSubscription(RabbitSubscription):
 
 
 class QueueConsumer(Consumer):
-    """Takes what its subscription has buffered."""
+    """Takes the messages that its subscription has buffered."""
 
     def __init__(self, queue: str, subscription: QueueSubscription, fill: FillRatio) -> None:
         self.queue = queue
@@ -55,11 +56,10 @@ class QueueConsumer(Consumer):
 
     @property
     def trouble(self) -> str:
-        """Return why the subscription does not stand."""
         return self.subscription.trouble
 
     async def take(self, limit: int) -> list[Delivery]:
-        """Return 1 to `limit` messages; raises what ended the subscription."""
+        """Return 1 to `limit` messages; raises the error that ended the subscription."""
         if not await self.subscription.wait():
             return []
         taken = [self._delivery(arrival) for arrival in self.subscription.pop(limit)]
@@ -67,11 +67,10 @@ class QueueConsumer(Consumer):
         return taken
 
     async def stop(self) -> None:
-        """Ask the broker for no more."""
         await self.subscription.stop()
 
     def resize(self, prefetch: int) -> None:
-        """Change the prefetch, soon: until the new subscription stands, what the old one asked for still arrives."""
+        """Change the prefetch soon; the deliveries that the former prefetch requested still arrive."""
         self.subscription.resize(prefetch)
 
     def _delivery(self, arrival: Arrival) -> Delivery:

@@ -1,7 +1,7 @@
-"""AMQP field tables, read and written whatever a foreign client puts into them.
+"""Reads and writes AMQP field tables; any bytes of a foreign client are either read or refused with ValueError.
 
-Ours because pika's decoder turns doubles into integers, and raises on a timestamp out of range: inside its frame
-handler, so that one bad header costs the connection and comes back for ever.
+pika's decoder turns doubles into integers. It also raises on a timestamp out of range inside its frame handler, so that
+one bad header closes the connection each time its message is delivered.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _NUMBERS = {
 
 
 def pack_table(table: Mapping[str, Any]) -> bytes:
-    """Write a table behind its length; raises InvalidRequest or TooLarge for what AMQP cannot carry."""
+    """Return a table with its length; raises InvalidRequest or TooLarge for values that AMQP cannot represent."""
     data = b"".join(pack_short(name) + pack_value(value) for name, value in table.items())
     return _U32.pack(len(data)) + data
 
 
 def pack_short(text: str) -> bytes:
-    """Write a string of at most 255 bytes."""
+    """Return a short string with its length; raises TooLarge beyond 255 bytes."""
     data = text.encode("utf-8", "surrogateescape")
     if len(data) > SHORT_LIMIT_BYTES:
         raise TooLarge(f"{text[:40]!r}...: {len(data)} bytes where AMQP takes {SHORT_LIMIT_BYTES}")
@@ -57,7 +57,7 @@ def pack_short(text: str) -> bytes:
 
 
 def pack_value(value: Any) -> bytes:
-    """Write one value behind its type letter."""
+    """Return one value after its type letter."""
     if isinstance(value, str):
         return _long(b"S", value.encode("utf-8", "surrogateescape"))
     if isinstance(value, bytes | bytearray | memoryview):
@@ -107,7 +107,7 @@ def _decimal(value: Decimal) -> bytes:
 
 
 def unpack_table(data: bytes, at: int, depth: int = 0) -> tuple[dict[str, Any], int]:
-    """Read a table at `at` and return it with where it ends; raises ValueError or struct.error when it is none."""
+    """Read a table at `at`; return it and the position after it. Raises ValueError or struct.error."""
     start = at + _U32.size
     end = _inside(data, start, _U32.unpack_from(data, at)[0])
     table: dict[str, Any] = {}
@@ -119,13 +119,13 @@ def unpack_table(data: bytes, at: int, depth: int = 0) -> tuple[dict[str, Any], 
 
 
 def unpack_short(data: bytes, at: int) -> tuple[str, int]:
-    """Read a string of at most 255 bytes; what is not UTF-8 survives as surrogates."""
+    """Read a string of at most 255 bytes; return it and the position after it. Invalid UTF-8 becomes surrogates."""
     end = _inside(data, at + 1, data[at])
     return str(data[at + 1 : end], "utf-8", "surrogateescape"), end
 
 
 def unpack_value(data: bytes, at: int, depth: int) -> tuple[Any, int]:
-    """Read one value behind its type letter."""
+    """Read one value after its type letter; return it and the position after it."""
     kind = data[at]
     at += 1
     number = _NUMBERS.get(kind)
@@ -159,7 +159,7 @@ def _unpack_rare(kind: int, data: bytes, at: int) -> tuple[Any, int]:
     if kind == ord("D"):
         decimals, raw = _DECIMAL.unpack_from(data, at)
         return Decimal(raw).scaleb(-decimals), at + _DECIMAL.size
-    raise ValueError(f"type {kind:#x} is none of AMQP's")
+    raise ValueError(f"{kind:#x} is not a type of AMQP")
 
 
 def _time(seconds: int) -> datetime | int:
@@ -171,7 +171,7 @@ def _time(seconds: int) -> datetime | int:
 
 def _inside(data: bytes, at: int, length: int) -> int:
     if at + length > len(data):
-        raise ValueError(f"{length} bytes announced, {len(data) - at} are there")
+        raise ValueError(f"{length} bytes announced, {len(data) - at} present")
     return at + length
 
 

@@ -1,7 +1,7 @@
 """The AMQP frames of the hot path as bytes: publish, deliver, ack.
 
-Everything else is pika's. These are ours because pika makes an object a frame, some 15 us a message each way: written
-here, a message costs 3, and a whole batch leaves in one write.
+pika handles all other frames. It makes an object of each frame, some 15 us for a message each way. Here a message costs
+3 us, and a whole batch is written at once.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _MANDATORY = 1
 
 
 def publish_frame(channel: int, queue: str, *, mandatory: bool) -> bytes:
-    """Write basic.publish to the default exchange."""
+    """Return the frame of basic.publish to the default exchange."""
     payload = PUBLISH + b"\0\0" + b"\0" + pack_short(queue) + bytes((_MANDATORY if mandatory else 0,))
     return FRAME.pack(METHOD, channel, len(payload)) + payload + _END
 
 
 def content_frames(channel: int, properties: bytes, body: bytes, frame_max: int) -> bytes:
-    """Write the header frame and as many body frames as `frame_max` asks for."""
+    """Return the header frame and as many body frames as `frame_max` requires."""
     size = len(body)
     head = _CONTENT.pack(HEADER, channel, _CONTENT_SIZE + len(properties), 60, 0, size)
     if not size:
@@ -55,28 +55,28 @@ def _body_frames(channel: int, body: bytes, limit: int) -> Iterable[bytes | memo
 
 
 def header_fits(properties: bytes, frame_max: int) -> bool:
-    """Tell whether a header frame fits: AMQP cannot split it, and the broker closes the connection on a longer one."""
+    """Return True if a header frame fits: AMQP cannot split it, and the broker closes the connection otherwise."""
     return OVERHEAD + _CONTENT_SIZE + len(properties) <= frame_max
 
 
 def ack_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
-    """Write basic.ack, for one delivery or all up to it."""
+    """Return basic.ack for one delivery, or with `multiple` for all deliveries up to it."""
     return _SETTLE.pack(METHOD, channel, _SETTLE_SIZE, ACK, tag, _MULTIPLE if multiple else 0, END)
 
 
 def requeue_frame(channel: int, tag: int) -> bytes:
-    """Write basic.nack that puts one delivery back."""
+    """Return basic.nack that gives one delivery back to its queue."""
     return _SETTLE.pack(METHOD, channel, _SETTLE_SIZE, NACK, tag, _REQUEUE, END)
 
 
 def read_confirm(payload: bytes) -> tuple[int, bool]:
-    """Read basic.ack or basic.nack from the broker: the tag, and whether all up to it are meant."""
+    """Read basic.ack or basic.nack from the broker: the tag, and whether it covers all tags up to this one."""
     tag, bits = _CONFIRM.unpack_from(payload, 4)
     return tag, bool(bits & _MULTIPLE)
 
 
 def read_deliver(payload: bytes) -> tuple[int, bool]:
-    """Read basic.deliver: the tag, and whether it came back. The routing key may be anything, and is not read."""
+    """Read basic.deliver: the tag, and whether it was delivered before. Skips the routing key: it can be any bytes."""
     at = 5 + payload[4]
     tag, bits = _CONFIRM.unpack_from(payload, at)
     return tag, bool(bits & 1)
@@ -90,7 +90,7 @@ def read_return(payload: bytes) -> str:
 
 
 class Contents:
-    """What one channel receives on the hot path; a subclass says which methods it takes."""
+    """Receives the hot path's frames of one channel; a subclass sets `CONTENT` to the method of its messages."""
 
     CONTENT: bytes  # the method that announces a content
 
@@ -101,7 +101,7 @@ class Contents:
         self._pieces: list[bytes] = []
 
     def on_frame(self, kind: int, payload: bytes) -> bool:
-        """Take a frame; False leaves it to pika."""
+        """Handle a frame and return True; False leaves it to pika."""
         if kind == BODY:
             self._on_body(payload)
             return True
@@ -114,14 +114,14 @@ class Contents:
         return self.on_method(payload)
 
     def on_method(self, payload: bytes) -> bool:
-        """Take a method without content."""
+        """Handle a method without content and return True; False leaves it to pika."""
         return False
 
     def on_blocked(self) -> None:
-        """Hear that the broker reads no more publishes on this connection."""
+        """Called when the broker stops reading publishes on this connection."""
 
     def on_content(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Take a whole message."""
+        """Handle a complete message."""
         raise NotImplementedError
 
     def _on_header(self, payload: bytes) -> None:

@@ -1,7 +1,8 @@
-"""Gives a queue other arguments, which RabbitMQ cannot change: its messages move aside, and back into a new queue.
+"""Gives a queue other arguments, which RabbitMQ cannot change: moves its messages aside, then into a new queue.
 
-Nothing is ever in neither of both queues: a message leaves one when the other has it. Only what is published between
-the last look and the deletion is lost, so nothing should be publishing; how much that was is returned.
+Every message is always in at least one of the two queues: it is acked in one after the other has confirmed it. Only
+messages that are published between the last check and the deletion are lost, so no client should publish meanwhile.
+Their number is returned.
 """
 
 from __future__ import annotations
@@ -14,27 +15,28 @@ from broker.base import Broker
 from broker.channels import NO_LIMITS, Limits
 from broker.errors import Refused, Unavailable
 from broker.messages import Delivery
-from broker.rabbitmq.topology import RabbitTopology, arguments, differences
+from broker.rabbitmq.queue_arguments import arguments, differences
+from broker.rabbitmq.topology import RabbitTopology
 
 ASIDE = ".migrating"
 TAKE = 500
-LOOK_S = 1.0
+CHECK_S = 1.0
 
 
 async def difference(topology: RabbitTopology, broker: Broker, queue: str, limits: Limits) -> str:
-    """Return in which arguments a queue differs from those that it should have; empty if in none."""
+    """Return a text with the arguments in which a queue differs from the wanted ones; empty if it does not."""
     if not await broker.missing([queue + ASIDE]):
         return "its move was not finished"
     if await broker.missing([queue]):
         return ""
     wanted = arguments(broker.channels, queue, limits)
-    return differences(wanted, await topology.arguments_of(queue, wanted))
+    return differences(wanted, await topology.find_arguments(queue, wanted))
 
 
 async def migrate(
     topology: RabbitTopology, broker: Broker, queue: str, limits: Limits, moved: Callable[[int], None]
 ) -> int:
-    """Give a queue the arguments that it should have; returns how many messages were lost. It can be run again."""
+    """Give a queue its wanted arguments; return the number of lost messages. It can be repeated after an error."""
     aside = queue + ASIDE
     await _check_room(broker, queue, aside, arguments(broker.channels, queue, limits).get("x-max-length", 0))
     await broker.declare(aside, NO_LIMITS)
@@ -48,7 +50,7 @@ async def migrate(
 
 
 async def _check_room(broker: Broker, queue: str, aside: str, limit: int) -> None:
-    """Refuse to begin what cannot end: the new queue would not take all messages, or would drop some."""
+    """Raise Refused if the new queue's limit is too small for all messages."""
     held = sum([(await broker.depth(one)).messages for one in (queue, aside)])
     if limit and held > limit:
         raise Refused(
@@ -63,7 +65,7 @@ async def _move(broker: Broker, source: str, target: str, moved: Callable[[int],
     try:
         while True:
             try:
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(CHECK_S):
                     deliveries = await consumer.take(TAKE)
             except TimeoutError:
                 if not (await broker.depth(source)).messages:
@@ -81,4 +83,4 @@ async def _forward(broker: Broker, deliveries: Sequence[Delivery], target: str) 
     if not all(outcome.safe for outcome in outcomes):
         await broker.requeue(deliveries)
         refused = next(outcome for outcome in outcomes if not outcome.safe)
-        raise Unavailable(f"{target} does not take the messages of its predecessor ({refused}): nothing is lost")
+        raise Unavailable(f"{target} refused messages that were moved into it ({refused}): nothing is lost")

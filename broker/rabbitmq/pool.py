@@ -1,4 +1,4 @@
-"""Connections for subscriptions: RabbitMQ allows about two thousand channels on one, and each subscription has one."""
+"""Connections for subscriptions. RabbitMQ allows about two thousand channels each, and a subscription needs one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from broker.rabbitmq.address import RabbitAddress
 from broker.rabbitmq.connection import RabbitConnection
 from broker.rabbitmq.subscription import RabbitSubscription
 
-SUBSCRIPTIONS = 1000  # on one connection: the other channels are for what is short
+SUBSCRIPTIONS = 1000  # for each connection: the remaining channels are for short calls
 
 
 class ConnectionPool:
-    """Connections, of which each serves a limited number of subscriptions; further ones are opened when needed."""
+    """Connections that each serve a limited number of subscriptions; more are opened when needed."""
 
     def __init__(self, address: RabbitAddress, purpose: str, limit: int = SUBSCRIPTIONS) -> None:
         self._address = address
@@ -32,7 +32,7 @@ class ConnectionPool:
         return connection
 
     def note(self, connection: RabbitConnection, subscription: RabbitSubscription) -> None:
-        """Count a subscription for as long as somebody holds it: a running one is held by its task."""
+        """Count a subscription until it is garbage collected; its task holds a running one."""
         self._used[connection].add(subscription)
 
     def subscriptions(self) -> list[RabbitSubscription]:
@@ -40,5 +40,5 @@ class ConnectionPool:
         return [subscription for found in self._used.values() for subscription in found]
 
     async def close(self, timeout_s: float) -> None:
-        """Let all connections go."""
+        """Close all connections."""
         await asyncio.gather(*[connection.close(timeout_s) for connection in self._used])

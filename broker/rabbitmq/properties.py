@@ -1,4 +1,4 @@
-"""A message's properties and headers as AMQP's content header has them, both ways."""
+"""Converts a message's properties and headers to AMQP's content header and back."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ USER = "millrace-user-id"
 DELIVERY_COUNT = "x-delivery-count"
 STREAM_OFFSET = "x-stream-offset"
 
-# The broker acts on these. CC and BCC would send a forwarded message elsewhere too, and x-death make the broker
-# drop it as a cycle when it waits in the same delay queue again.
+# The broker acts on these. CC and BCC would send a forwarded message to other queues too, and with x-death the broker
+# would drop it as a cycle when it waits in the same delay queue again.
 _BROKERS_OWN = frozenset(
     {
         "CC",
@@ -46,9 +46,10 @@ _OUR_HEADER = pack_short(HEADER) + b"x"
 
 
 def pack_properties(message: Message, *, persistent: bool, user: str) -> bytes:
-    """Write flags and properties; raises TooLarge or InvalidRequest for what AMQP cannot carry.
+    """Return flags and properties; raises TooLarge or InvalidRequest for values that AMQP cannot represent.
 
-    RabbitMQ closes the channel on a user id that is not the connection's own: another's travels as a plain header.
+    RabbitMQ closes the channel on a user id that is not the connection's own: another user id travels as a plain
+    header.
     """
     flags, pieces = _pack_content(message)
     foreign = message.user_id is not None and message.user_id != user
@@ -106,9 +107,9 @@ def _pack_headers(message: Message, *, foreign: bool) -> bytes:
 
 
 def unpack_message(queue: str, properties: bytes, body: bytes) -> tuple[Message, int]:
-    """Read what was delivered, and how often the broker says it was delivered before.
+    """Return a delivered message, and the broker's count of its earlier deliveries.
 
-    A foreign client may send anything: what cannot be read becomes a message without headers but `UNREADABLE`.
+    If a foreign client's properties cannot be read, the message has only the header `UNREADABLE`.
     """
     try:
         fields = unpack_properties(properties)
@@ -123,7 +124,7 @@ def unpack_properties(data: bytes) -> dict[str, Any]:
     flags = _FLAGS.unpack_from(data)[0]
     at = _FLAGS.size
     if flags & 1:
-        raise ValueError("properties that AMQP does not know")
+        raise ValueError("unknown property flags")
     fields: dict[str, Any] = {"delivery_count": 0}
     if flags & _CONTENT_TYPE:
         fields["content_type"], at = unpack_short(data, at)
@@ -181,7 +182,7 @@ def _unpack_rest(data: bytes, at: int, flags: int, fields: dict[str, Any]) -> No
 
 
 def unpack_record(properties: bytes) -> tuple[int, Mapping[str, Any]]:
-    """Read a record's offset and headers; headers that cannot be read are replaced by `UNREADABLE`."""
+    """Return a record's offset and headers; headers that cannot be read are replaced by `UNREADABLE`."""
     try:
         flags, at = _FLAGS.unpack_from(properties)[0], _FLAGS.size
         for flag in (_CONTENT_TYPE, _ENCODING):
@@ -194,7 +195,7 @@ def unpack_record(properties: bytes) -> tuple[int, Mapping[str, Any]]:
 
 
 def _hidden_offset(properties: bytes) -> int:
-    """Find the offset behind headers that cannot be read: without it a reader would stop at this record for ever."""
+    """Find the offset after headers that cannot be read: without it, a reader could never get past this record."""
     name = pack_short(STREAM_OFFSET)
     at = properties.rfind(name)
     if at < 0:

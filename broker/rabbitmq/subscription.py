@@ -1,113 +1,25 @@
-"""A subscription to a queue or stream that is kept up: what arrives is buffered, what is lost is subscribed again."""
+"""Keeps a queue or stream subscribed: buffers its deliveries, and subscribes again after a loss."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from broker.errors import Refused, TryAgain
 from broker.rabbitmq.address import NoQueue
 from broker.rabbitmq.channel import Channel
-from broker.rabbitmq.connection import Backoff, RabbitConnection
-from broker.rabbitmq.frames import DELIVER, Contents, ack_frame, read_deliver, requeue_frame
+from broker.rabbitmq.connection import RabbitConnection, reconnect_backoff
+from broker.rabbitmq.session import Arrival, ArrivalBuffer, Session
+from broker.support.backoff import Backoff
+from broker.support.tasks import wait_for_event
 from broker.support.upkeep import Upkeep
 
-LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
 PREFETCH_LIMIT = 65_535
-QUIET_S = 0.05
 SETTLE_S = 0.3
-
-
-class Arrival(NamedTuple):
-    """A delivery as it came."""
-
-    session: Session
-    tag: int
-    came_back: bool
-    properties: bytes
-    body: bytes
-
-
-class Session(Contents):
-    """One channel's deliveries. They die with it: what is unsettled then is delivered again, to anybody."""
-
-    CONTENT = DELIVER
-
-    def __init__(self, channel: Channel, arrivals: deque[Arrival], arrived: asyncio.Event) -> None:
-        super().__init__()
-        self.channel = channel
-        self._arrivals = arrivals
-        self._arrived = arrived
-        self._outstanding: dict[int, None] = {}  # tags that are not settled, in order
-        self.arrived = 0
-        self._stopped = False
-        self._holding: list[int] | None = None  # acks that wait until a consumer is cancelled
-
-    def on_content(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Buffer a delivery."""
-        tag, came_back = read_deliver(method)
-        self._outstanding[tag] = None
-        self.arrived += 1
-        self._arrivals.append(Arrival(self, tag, came_back, properties, body))
-        self._arrived.set()
-
-    def ack(self, tags: Iterable[int]) -> None:
-        """Settle for good: the oldest together, the others one by one, in a single write."""
-        if self._holding is not None:
-            self._holding.extend(tags)
-            return
-        settled = self._settle(tags)
-        if not settled or self.channel.closed.done():
-            return
-        oldest = next(iter(self._outstanding), None)
-        together = [tag for tag in settled if oldest is None or tag < oldest]
-        frames = [ack_frame(self.channel.number, tag, multiple=False) for tag in settled if oldest and tag > oldest]
-        if together:
-            frames.insert(0, ack_frame(self.channel.number, max(together), multiple=True))
-        self.channel.send(b"".join(frames))
-        self._close_when_done()
-
-    def requeue(self, tags: Iterable[int]) -> None:
-        """Give back."""
-        settled = self._settle(tags)
-        if settled:
-            self.channel.send(b"".join(requeue_frame(self.channel.number, tag) for tag in settled))
-            self._close_when_done()
-
-    def stop(self) -> None:
-        """Note that no more will come: the channel closes once all is settled."""
-        self._stopped = True
-        self._close_when_done()
-
-    async def quieten(self) -> None:
-        """Return once nothing is on its way: what a cancelled consumer is being sent comes back, counted.
-
-        An ack makes room for another delivery, so acks are held until `resume`.
-        """
-        self._holding = []
-        seen = -1
-        while seen != self.arrived:
-            seen = self.arrived
-            await asyncio.sleep(QUIET_S)
-
-    def resume(self) -> None:
-        """Send the acks that were held."""
-        held, self._holding = self._holding or [], None
-        self.ack(held)
-
-    def _settle(self, tags: Iterable[int]) -> list[int]:
-        """Return the tags that were outstanding: settling one twice would make the broker close the channel."""
-        outstanding = self._outstanding
-        return [tag for tag in tags if outstanding.pop(tag, tag) is None]
-
-    def _close_when_done(self) -> None:
-        if self._stopped and not self._outstanding:
-            self.channel.close()
 
 
 class RabbitSubscription(ABC):
@@ -122,72 +34,66 @@ class RabbitSubscription(ABC):
         self.trouble = "it has not subscribed yet"
         self._prefetch = prefetch
         self._timeout_s = timeout_s
-        self._arrivals: deque[Arrival] = deque()
-        self._arrived = asyncio.Event()
-        self._nudged = asyncio.Event()
-        self._cancelled = False
+        self._buffer = ArrivalBuffer()
+        self._changed = asyncio.Event()
         self._stopping = False
         self._was_missing = False
         self._session: Session | None = None
-        self._tags: list[str] = []
-        self._applied = 0
         self._task = asyncio.create_task(self._run(), name=f"subscription to {queue}")
-        self._task.add_done_callback(lambda _: self._arrived.set())
+        self._task.add_done_callback(lambda _: self._buffer.filled.set())
 
     @abstractmethod
     async def _prepare(self) -> None:
-        """Do what has to be done before each attempt."""
+        """Prepare an attempt to subscribe; raises TryAgain if it would be in vain."""
 
     @abstractmethod
     def _arguments(self) -> dict[str, Any]:
-        """Return the arguments to consume with."""
+        """Return the arguments of `basic.consume`."""
 
     async def wait(self) -> bool:
-        """Return once something has arrived, or there is news; False when nothing will arrive any more."""
-        while not self._arrivals and not self._has_news():
+        """Return True once something has arrived or there is news; False if nothing will arrive any more."""
+        while not self._buffer and not self._has_news():
             if self._task.done():
-                self._raise_death()
+                self._raise_error()
                 return False
-            self._arrived.clear()
-            await self._arrived.wait()
+            await self._buffer.wait()
         return True
 
     def _has_news(self) -> bool:
-        """Tell whether there is something to say beside what has arrived."""
+        """Return True if the reader needs to know something besides the arrivals."""
         return False
 
     async def stop(self) -> None:
-        """Ask for no more; what has arrived stays."""
+        """Cancel the consumers; arrivals stay in the buffer."""
         self._stopping = True
-        self._nudged.set()
+        self._changed.set()
         await asyncio.wait((self._task,), timeout=self._timeout_s)
 
     async def close(self) -> None:
-        """Let go, and give back what is held."""
+        """Close the channel, which gives back all held deliveries."""
         self._stopping = True
         self._task.cancel()
         await asyncio.wait((self._task,))
-        self._arrivals.clear()
+        self._buffer.arrivals.clear()
         if self._session is not None:
             self._session.channel.close()
 
     def pop(self, limit: int) -> list[Arrival]:
-        """Remove and return up to `limit` of what has arrived."""
-        arrivals = self._arrivals
-        return [arrivals.popleft() for _ in range(min(limit, len(arrivals)))]
+        """Remove and return the oldest arrivals, at most `limit`."""
+        return self._buffer.pop(limit)
 
     def resize(self, prefetch: int) -> None:
-        """Change the prefetch, soon."""
+        """Change the prefetch soon."""
         self._prefetch = prefetch
-        self._nudged.set()
+        self._changed.set()
 
-    def _raise_death(self) -> None:
+    def _raise_error(self) -> None:
         error = None if self._task.cancelled() else self._task.exception()
         if error is not None:
             raise error
 
     async def _run(self) -> None:
-        backoff = Backoff()
+        backoff = reconnect_backoff()
         while not self._stopping:
             try:
                 await self._prepare()
@@ -196,7 +102,7 @@ class RabbitSubscription(ABC):
                 backoff.reset()
                 await self._serve(session)
             except TryAgain as exc:
-                self._arrivals.clear()
+                self._buffer.arrivals.clear()
                 if isinstance(exc, NoQueue):
                     self._was_missing = True
                     self._upkeep.suspect([self._queue])
@@ -205,76 +111,45 @@ class RabbitSubscription(ABC):
     async def _pause(self, backoff: Backoff, error: TryAgain) -> None:
         wait_s = backoff.next_s()
         is_news = isinstance(error, Refused) and str(error) != self.trouble
-        LOG.log(logging.ERROR if is_news else logging.INFO, "%s; trying again in %.2f s", error, wait_s)
+        logger.log(logging.ERROR if is_news else logging.INFO, "%s; trying again in %.2f s", error, wait_s)
         self.trouble = str(error)
-        self._nudged.clear()
+        self._changed.clear()
         if not self._stopping:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._nudged.wait()
+            await wait_for_event(self._changed, wait_s)
 
     async def _subscribe(self) -> Session:
-        wire = await self._connection.wire()
-        channel = await Channel.open(wire, f"consuming {self._queue}", self._timeout_s)
-        session = Session(channel, self._arrivals, self._arrived)
-        channel.take_frames(session)
-        channel.on_cancel(self._on_cancel)
-        self._cancelled = False
-        self._tags, self._applied = [], 0
+        amqp = await self._connection.amqp()
+        channel = await Channel.open(amqp, f"consuming {self._queue}", self._timeout_s)
+        session = Session(channel, self._buffer)
+        session.start(self._changed.set)
         self._session = session
         await self._consume(session)
         return session
 
     async def _consume(self, session: Session) -> None:
-        """Bring the subscription to its prefetch: more is a further consumer beside the ones there are.
-
-        Less needs a new one in their place, once nothing is on its way to them: callers should ask for less only
-        when it matters.
-        """
-        wanted = max(1, min(self._prefetch, PREFETCH_LIMIT))
-        if wanted < self._applied:
-            await self._cancel(session)
-        # Per consumer, not per channel: quorum queues refuse the other kind.
-        await session.channel.call("basic_qos", prefetch_count=wanted - self._applied)
-        answer = await session.channel.call(
-            "basic_consume", queue=self._queue, on_message_callback=_unused, arguments=self._arguments()
-        )
-        self._tags.append(answer.method.consumer_tag)
-        self._applied = wanted
+        await session.consume(self._queue, self._wanted_prefetch, self._arguments())
         self.trouble = ""
-        session.resume()
 
-    async def _cancel(self, session: Session) -> None:
-        """End all consumers, so that nothing comes back; acks stay held until the session resumes."""
-        await session.quieten()
-        for tag in self._tags:
-            await session.channel.call("basic_cancel", consumer_tag=tag)
-        self._tags, self._applied = [], 0
-
-    def _on_cancel(self) -> None:
-        self._cancelled = True
-        self._nudged.set()
+    @property
+    def _wanted_prefetch(self) -> int:
+        return max(1, min(self._prefetch, PREFETCH_LIMIT))
 
     async def _serve(self, session: Session) -> None:
-        """Stay with a session until it is stopped; raises TryAgain when it ends by itself."""
+        """Keep a session until the subscription is stopped; raises TryAgain if the session ends before."""
         channel = session.channel
-        channel.closed.add_done_callback(lambda _: self._nudged.set())
+        channel.closed.add_done_callback(lambda _: self._changed.set())
         while not channel.closed.done():
-            if self._cancelled:
+            if session.cancelled:
                 channel.close()
                 raise NoQueue(f"{self._queue} was deleted")
             if self._stopping:
-                await self._cancel(session)
+                await session.cancel_consumers()
                 session.resume()
                 session.stop()
                 return
-            if self._applied != max(1, min(self._prefetch, PREFETCH_LIMIT)):
+            if session.prefetch != self._wanted_prefetch:
                 await self._consume(session)
-            await self._nudged.wait()
-            self._nudged.clear()
-        # Whatever the reason: this subscription has worked, so it can again.
+            await self._changed.wait()
+            self._changed.clear()
+        # The subscription has worked before, so another try can succeed after any error.
         raise TryAgain(str(channel.closed.result()))
-
-
-def _unused(*_: object) -> None:
-    """Stand where pika wants a callback: the session takes the deliveries."""

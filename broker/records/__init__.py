@@ -1,1 +1,1 @@
-"""The records on our logs: declarations, announcements, predictions, feedback, routing."""
+"""The records on logs: declarations, announcements, predictions, feedback, routing."""

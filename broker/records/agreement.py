@@ -1,8 +1,8 @@
-"""The settings that must be the same in all gateways and routers of an installation, as each announces them.
+"""The settings that must be equal in all gateways and routers of an installation, as each process announces them.
 
-The assignment key itself is never sent: what is compared is a slow one-way hash of it, so that a key that a person
-chose cannot be guessed from the log either. The prefix is not compared: processes with different prefixes use different
-channels and never read each other.
+The assignment key itself is never sent. Processes compare a slow one-way hash of it, so that a key chosen by a person
+cannot be guessed from the log. The prefix is not compared: processes with different prefixes use different channels and
+never read each other's announcements.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _HASH_BYTES = 12
 class Agreement:
     """The settings of one process that drawn arms and queues depend on.
 
-    `is_key_given`: the key comes from the settings; otherwise it was made in the data folder. `limit_requests` and
-    `limit_bytes` are what a queue may hold.
+    `is_key_given` is True if the key comes from the settings, and False if it was made in the data folder.
+    `limit_requests` and `limit_bytes` are the capacity of a queue.
     """
 
     key: str
@@ -38,21 +38,21 @@ class Agreement:
 
 
 def key_hash(key: bytes, prefix: str) -> str:
-    """Return what is announced of an assignment key: the same for the same key and prefix."""
+    """Return the announced hash of an assignment key: equal for equal keys and prefixes."""
     return pbkdf2_hmac("sha256", key, f"millrace assignment {prefix}".encode(), ROUNDS, _HASH_BYTES).hex()
 
 
 def write_agreement(agreement: Agreement) -> dict[str, Any]:
-    """Return an agreement as an announcement carries it, in `full`."""
+    """Return an agreement in the form of `full` in an announcement."""
     return {FIELD: asdict(agreement)}
 
 
 def read_agreement(full: Mapping[str, Any]) -> Agreement | None:
-    """Read what a process announced; None for nothing, or for what is none."""
-    said = full.get(FIELD)
-    if not isinstance(said, Mapping):
+    """Read an agreement from `full` of an announcement; None if there is none or it is malformed."""
+    data = full.get(FIELD)
+    if not isinstance(data, Mapping):
         return None
-    known = {name: said[name] for name in _TYPES if name in said}
+    known = {name: data[name] for name in _TYPES if name in data}
     if any(type(value) is not _TYPES[name] for name, value in known.items()):
         return None
     try:

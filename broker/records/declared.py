@@ -1,4 +1,4 @@
-"""Records of the `declared` log: what people and the catalog have decided. Never trimmed, read from its beginning."""
+"""Records of the `declared` log: the decisions of people and of the catalog. Never trimmed, read from its beginning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _T = TypeVar("_T", str, int)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointDeclaration:
-    """An endpoint as it shall be from now on; None in `declaration` withdraws it."""
+    """The declaration of an endpoint, valid from now on; None in `declaration` withdraws the endpoint."""
 
     endpoint: str
     declaration: Endpoint | None
@@ -32,29 +32,29 @@ class EndpointDeclaration:
 
 
 def endpoint_declared(declaration: Endpoint, author: str) -> bytes:
-    """Write that an endpoint is declared."""
-    said = {"endpoint": declaration.endpoint, "declaration": _body(declaration), "digest": digest(declaration)}
-    return _record("endpoint", {**said, "author": author})
+    """Return the record that declares an endpoint."""
+    data = {"endpoint": declaration.endpoint, "declaration": _body(declaration), "digest": digest(declaration)}
+    return _record("endpoint", {**data, "author": author})
 
 
 def endpoint_withdrawn(endpoint: str, author: str) -> bytes:
-    """Write that an endpoint is no more."""
+    """Return the record that withdraws an endpoint."""
     return _record("endpoint", {"endpoint": endpoint, "declaration": None, "digest": "", "author": author})
 
 
 def digest(declaration: Endpoint) -> str:
-    """Return a short hash of what a declaration says, whatever order it was written in; that of its arms means a lot.
+    """Return a short hash of a declaration, equal for any order of its keys except the order of its arms.
 
-    Weights, masks and models are told by an arm's place, and the first one gets whom an experiment leaves out.
+    Weights, masks and models refer to an arm by its position, and requests outside an experiment get the first arm.
     """
-    said = _body(declaration)
-    said["arms"] = list(said["arms"].items())
-    canonical = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
+    body = _body(declaration)
+    body["arms"] = list(body["arms"].items())
+    canonical = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(canonical, digest_size=8).hexdigest()
 
 
 def read_declared(record: Record) -> EndpointDeclaration | None:
-    """Read a record; None for one of a kind or version that is not known here: it is skipped, never a crash."""
+    """Read a record; None for an unknown kind or version, and for a malformed record, which is counted as skipped."""
     try:
         data = orjson.loads(record.body)
         if data["v"] != VERSION or data["kind"] != "endpoint":
@@ -86,7 +86,7 @@ def _typed(data: dict[str, Any], name: str, kind: type[_T]) -> _T:
 
 
 def _body(declaration: Endpoint) -> dict[str, Any]:
-    """Return a declaration as a person could have written it."""
+    """Return a declaration in the form in which a person writes it."""
     return declaration.model_dump(mode="json", by_alias=True)
 
 

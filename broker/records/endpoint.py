@@ -1,4 +1,4 @@
-"""The declaration of an endpoint: what clients address. Its `policy` is opaque here; the router reads it."""
+"""The declaration of an endpoint, which clients address. The router reads its `policy`, which is opaque here."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ PARAMETER = "parameters."
 _KEY = re.compile(r"header|parameters\.\S(?:.*\S)?")
 _BACKOFF = rf"^{DURATION_PATTERN}(?:\.\.{DURATION_PATTERN})?$"
 _TARGET = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,62})@([1-9][0-9]{0,8})")
-_VERSION_LIMIT = 999_999_999  # what a version's folder may be called
-_ARMS_LIMIT = 64  # a bit each in the mask that rows and headers carry
+_VERSION_LIMIT = 999_999_999  # the largest name of a version's folder
+_ARMS_LIMIT = 64  # rows and headers have a mask with one bit for each arm
 
 
 class Target(StrictModel):
-    """The model version that an arm stands for."""
+    """The model version of an arm."""
 
     model: str = Field(json_schema_extra=NAMED)
     version: Annotated[int, Field(ge=1, le=_VERSION_LIMIT), BeforeValidator(whole)]
@@ -59,7 +59,7 @@ _Arm = Annotated[Target, BeforeValidator(_target, json_schema_input_type=Target 
 
 
 class Retry(StrictModel):
-    """When a request that failed is tried again."""
+    """The rules for repeating a failed request."""
 
     attempts: Annotated[int, Field(ge=1, le=100), BeforeValidator(whole)] = 3
     backoff: str = Field(default="200ms..30s", json_schema_extra={"pattern": _BACKOFF})
@@ -74,9 +74,10 @@ class Retry(StrictModel):
         return value
 
     def pause_s(self, attempts: int, draw: Callable[[], float] = random.random) -> float:
-        """Return the pause after so many attempts: doubled each time within the range, less up to half of it by lot.
+        """Return the pause in seconds after `attempts` attempts: doubled each time, less a random part of up to half.
 
-        So what failed together is not tried again together. Brokers without delays of their own round it up.
+        So requests that failed together are not repeated together. Brokers without delayed delivery round it up to a
+        step.
         """
         first, _, last = self.backoff.partition("..")
         longest = min(seconds(first) * 2.0 ** max(0, attempts - 1), seconds(last or first))
@@ -89,12 +90,13 @@ def _key(value: str) -> str:
     near = _meant_key(value)
     hint = f"did you mean {near!r}? " if near else ""
     raise ValueError(
-        f"{shown(value)} is no key: {hint}write header, or parameters. and the name of one, such as parameters.user_id"
+        f"{shown(value)} is not a key: {hint}"
+        "write header, or parameters. and the name of one, such as parameters.user_id"
     )
 
 
 def _meant_key(value: str) -> str | None:
-    """Return the key that was probably meant: a lone word is the name of a parameter."""
+    """Return the known key most similar to `value`; a lone word is the name of a parameter."""
     first, dot, name = value.strip().partition(".")
     if meant(first, ["parameters"]):
         return PARAMETER + name.strip() if name.strip() else None
@@ -109,16 +111,16 @@ _Key = Annotated[
 
 
 class Log(StrictModel):
-    """What events may hold: the share of requests whose tensors are kept, and columns that never are."""
+    """The tensors in the event log: the share of requests whose tensors are kept, and the columns that never are."""
 
     sample: Fraction = 1.0
     drop: tuple[str, ...] = ()
 
 
 class Exclusive(StrictModel):
-    """Which part of the keys an experiment may have: `slice` is from and to, two shares.
+    """The part of the keys that an experiment may use: `slice` is its begin and end, as two shares.
 
-    Experiments, of any endpoints, that name the same group and whose slices have no part in common never share a key.
+    Experiments of any endpoints that have the same group and disjoint slices never share a key.
     """
 
     group: str = Field(json_schema_extra=NAMED)
@@ -133,15 +135,15 @@ class Exclusive(StrictModel):
     @classmethod
     def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not value[0] < value[1]:
-            raise ValueError(f"from {value[0]:g} to {value[1]:g} is no part of the keys: write it as [0%, 50%]")
+            raise ValueError(f"from {value[0]:g} to {value[1]:g} is not a part of the keys: write it as [0%, 50%]")
         return value
 
 
 class Endpoint(StrictModel):
-    """One endpoint: its arms, how requests are told apart, how long they may take, and how rewards come back.
+    """One endpoint: its arms, the key of its requests, their deadline, and their rewards.
 
-    `key` is `header`, or `parameters.<name>` for one of a request's own parameters; a header wins over it. `holdout` is
-    the share of keys (of requests, where they have none) that always get the first arm, outside the experiment.
+    `key` is `header`, or `parameters.<name>` for a parameter of the request; a header has priority. `holdout` is the
+    share of keys (of requests, if they have none) that always get the first arm, outside the experiment.
     """
 
     endpoint: str = Field(json_schema_extra=NAMED)
@@ -179,5 +181,5 @@ class Endpoint(StrictModel):
 
 
 def read_endpoint(data: Any, *, source: str) -> Endpoint:
-    """Read a declaration from parsed YAML or JSON; raises Misconfigured naming `source` and the key."""
+    """Read a declaration from parsed YAML or JSON; raises Misconfigured with `source` and the wrong key."""
     return read_model(Endpoint, data, source=source)

@@ -1,7 +1,7 @@
-"""`millrace.prediction.v1`: one Arrow record batch an event, one row an instance. The only place that knows pyarrow.
+"""`millrace.prediction.v1`: an event is one Arrow record batch with one row per instance. The only module with pyarrow.
 
-Every planned (uid, leg, row) gets exactly one terminal row from whoever ends the request. An event costs about
-160 us however few rows it has, so rows are gathered first (see `Rows`) and written many at a time.
+Every planned (uid, leg, row) gets exactly one terminal row, written by the process that ends the request. An event
+takes about 160 us for any number of rows, so rows are gathered first (see `PredictionLogWriter`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from broker.errors import MillraceError
 from broker.messages import Record
 from broker.protocol.answers import clean
-from broker.protocol.header import Request, Route, Status
+from broker.protocol.header import BY_WORD, Request, Route, Status
 from broker.protocol.ids import new_uid, now_us, uid_text
 
 TYPE = "millrace.prediction.v1"
 EVENT_LIMIT_BYTES = 4 * 1024 * 1024
 ERROR_CHARACTERS = 1000
-FEATURES = "features"  # of a request's `extra`
+FEATURES = "features"  # a key of a request's `extra`
 ARROW = "application/vnd.apache.arrow.stream"
 
 FIELDS = pa.schema(
@@ -57,15 +58,15 @@ FIELDS = pa.schema(
 
 _TYPES = {field.name: field.type for field in FIELDS}
 _OF_ROUTE = ("leg", "arm", "model", "version", "policy", "snapshot", "mask", "tenant")
-_LONG = ("error", "trace", "context")  # what a row can do without
+_LONG = ("error", "trace", "context")  # the columns that are dropped if one row is too large
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndedRequests:
-    """Requests that ended together and the same way: what their rows say beside the requests themselves."""
+    """Requests that ended together and in the same way: the shared values of their rows."""
 
     requests: Sequence[Request]
-    rows: Sequence[int]  # of each request
+    rows: Sequence[int]  # the number of rows of each request
     taken_us: Sequence[int]
     status: Status
     error: str = ""
@@ -74,6 +75,31 @@ class EndedRequests:
     published_us: int = 0
     batch: int = 0
 
+    @classmethod
+    def failed(
+        cls,
+        request: Request,
+        error: MillraceError,
+        *,
+        rows: int = 1,
+        taken_us: int = 0,
+        started_us: int = 0,
+        computed_us: int = 0,
+        batch: int = 0,
+    ) -> EndedRequests:
+        """One request that ends now with an error in place of a result."""
+        return cls(
+            requests=[request],
+            rows=[rows],
+            taken_us=[taken_us],
+            status=BY_WORD[error.status],
+            error=str(error),
+            started_us=started_us,
+            computed_us=computed_us,
+            published_us=now_us(),
+            batch=batch,
+        )
+
 
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 
@@ -81,7 +107,7 @@ Tensors = Mapping[str, np.ndarray[Any, Any]]
 def write_event(
     ended: Sequence[EndedRequests], inputs: Sequence[Tensors], outputs: Sequence[Tensors], *, source: str
 ) -> tuple[bytes, dict[str, Any]]:
-    """Write rows that fit into one event: its body and its headers. See `write_events`."""
+    """Return the body and the headers of one event; the rows must fit into it. See `write_events`."""
     [event] = write_events(ended, inputs, outputs, source=source)
     return event
 
@@ -89,11 +115,11 @@ def write_event(
 def write_events(
     ended: Sequence[EndedRequests], inputs: Sequence[Tensors], outputs: Sequence[Tensors], *, source: str
 ) -> list[tuple[bytes, dict[str, Any]]]:
-    """Write rows as one event, its body and its headers, or as several where one cannot hold them.
+    """Return the body and the headers of one event with all rows, or of several if one is too small.
 
     `inputs` and `outputs` are whole batches whose rows, one after the other, are the rows of `ended` in order; all
-    batches have the same names, types and trailing shapes. Empty sequences leave the tensors out. An event that is
-    too large, or whose tensors Arrow cannot hold, loses its tensors (header `truncated`), never rows.
+    batches have the same names, types and trailing shapes. Empty sequences leave the tensors out. If the event is too
+    large, or Arrow cannot represent the tensors, it is written without them (header `truncated`), but with all rows.
     """
     columns = _columns(ended)
     if not inputs and not outputs:
@@ -116,7 +142,7 @@ def _headers(source: str) -> dict[str, Any]:
 
 
 def read_event(record: Record) -> pa.RecordBatch | None:
-    """Read the rows of a log record; None if it is something else, or cannot be read."""
+    """Read the rows of a log record; None if it is of another type or malformed."""
     if record.headers.get("cloudEvents_type") != TYPE:
         return None
     try:
@@ -129,7 +155,7 @@ def read_event(record: Record) -> pa.RecordBatch | None:
 def _with_tensors(
     columns: list[tuple[str, pa.Array]], inputs: Sequence[Tensors], outputs: Sequence[Tensors]
 ) -> bytes | None:
-    """Return the event with its tensors; None if it is too large, or a model's arrays hold what Arrow cannot."""
+    """Return the event with its tensors; None if it is too large, or Arrow cannot represent a model's arrays."""
     try:
         body = _write(columns + _tensors("input.", inputs) + _tensors("output.", outputs))
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
@@ -138,9 +164,10 @@ def _with_tensors(
 
 
 def _parts(columns: list[tuple[str, pa.Array]]) -> list[bytes]:
-    """Return events that hold the rows together, each within the limit; rows of one request stay together if they can.
+    """Return events that together have all rows, each within the limit.
 
-    Rows repeat much (an error text, an arm's name): few requests of many rows can be more than a message holds.
+    Rows of one request stay in one event if possible. Values repeat in many rows (an error text, an arm's name), so a
+    few requests with many rows can exceed a message.
     """
     body = _write(columns)
     if len(body) <= EVENT_LIMIT_BYTES:
@@ -153,7 +180,7 @@ def _parts(columns: list[tuple[str, pa.Array]]) -> list[bytes]:
 
 
 def _middle(rows: np.ndarray[Any, Any]) -> int:
-    """Return where to cut a column of row numbers: at the request nearest to its middle, else in the middle."""
+    """Return where to cut a column of row numbers: where the request nearest to its middle begins, or the middle."""
     half = len(rows) // 2
     starts = np.flatnonzero(rows == 0)
     starts = starts[starts > 0]
@@ -161,7 +188,7 @@ def _middle(rows: np.ndarray[Any, Any]) -> int:
 
 
 def _columns(ended: Sequence[EndedRequests]) -> list[tuple[str, pa.Array]]:
-    """Return one array a field. Whole columns at a time: a row costs about a microsecond this way."""
+    """Return one array per field. Building whole columns takes about a microsecond per row."""
     requests = [request for end in ended for request in end.requests]
     counts = [count for end in ended for count in end.rows]
     columns = {**_of_routes(requests), **_of_requests(requests), **_of_ends(ended)}
@@ -203,7 +230,7 @@ def _of_requests(requests: Sequence[Request]) -> dict[str, pa.Array]:
 
 
 def context_of(extra: bytes) -> str:
-    """Return the features that a request was decided by, as JSON; empty if its policy looks at none."""
+    """Return the features that the policy used for a request, as JSON; empty if it uses none."""
     features = orjson.loads(extra).get(FEATURES)
     return orjson.dumps(features).decode() if isinstance(features, list) else ""
 
@@ -229,7 +256,7 @@ def _of_ends(ended: Sequence[EndedRequests]) -> dict[str, pa.Array]:
 
 
 def _texts(texts: list[str]) -> pa.Array:
-    """Return a column of texts, in which an empty one is null."""
+    """Return a column of texts, with null for an empty one."""
     return pa.array([text or None for text in texts], pa.string()) if any(texts) else _repeated(None, len(texts))
 
 
@@ -251,7 +278,7 @@ def _tensors(prefix: str, batches: Sequence[Tensors]) -> list[tuple[str, pa.Arra
 
 
 def _rows(array: np.ndarray[Any, Any]) -> pa.Array:
-    """Return one value a row: a scalar, or a list of the row's numbers."""
+    """Return one value per row: a scalar, or a list of the row's numbers."""
     width = int(np.prod(array.shape[1:], dtype=np.int64))
     if array.dtype == object:
         flat = pa.array(array.ravel().tolist(), pa.binary())

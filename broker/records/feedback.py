@@ -1,4 +1,4 @@
-"""Feedback: what became true after a prediction, by request id. It travels on the endpoint's event log as JSON."""
+"""Feedback: the outcome of a prediction, sent later by request id. It is a JSON record of the event log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KNOWN = ("request_id", "values", "truth", "item", "event_id")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feedback:
-    """Numbers by name, or a true label, for one request (and one item of its answer)."""
+    """Numbers by name, or a true label, for one request, or for one item of its answer."""
 
     uid: bytes
     values: Mapping[str, float] = field(default_factory=dict)
@@ -35,9 +35,9 @@ class Feedback:
 
 
 def parse_feedback(body: bytes, rewards: Mapping[str, Reward] = NO_REWARDS) -> Feedback:
-    """Read what a client sent for an endpoint with these rewards; raises InvalidRequest naming what is wrong.
+    """Read a client's feedback for an endpoint with these rewards; raises InvalidRequest with the wrong key.
 
-    An endpoint that declares rewards from values takes those names alone: one that is misspelled would count nowhere.
+    If an endpoint declares rewards from values, only their names are accepted: a misspelled one would never count.
     """
     try:
         data = orjson.loads(body)
@@ -62,7 +62,7 @@ def parse_feedback(body: bytes, rewards: Mapping[str, Reward] = NO_REWARDS) -> F
 
 
 def write_feedback(feedback: Feedback) -> tuple[bytes, dict[str, Any]]:
-    """Write a log record: its body and its headers."""
+    """Return the body and the headers of a log record."""
     body = {
         "request_id": uid_text(feedback.uid),
         "values": dict(feedback.values),
@@ -75,7 +75,7 @@ def write_feedback(feedback: Feedback) -> tuple[bytes, dict[str, Any]]:
 
 
 def read_feedback(record: Record) -> Feedback | None:
-    """Read a record of the event log; None if it is no feedback, or none that can be read."""
+    """Read a record of the event log; None if it is of another type or malformed."""
     if record.headers.get("cloudEvents_type") != TYPE:
         return None
     try:
@@ -129,13 +129,13 @@ def _values(value: Any) -> dict[str, float]:
 def _truth(data: dict[str, Any]) -> Any:
     try:
         orjson.dumps({"truth": data.get("truth")})
-    except TypeError as exc:  # it reads deeper nesting than it writes
-        raise InvalidRequest(f"feedback: truth cannot be kept ({exc}): nest it less deep") from exc
+    except TypeError as exc:  # orjson reads deeper nesting than it writes
+        raise InvalidRequest(f"feedback: truth cannot be stored ({exc}): nest it less deeply") from exc
     return data.get("truth")
 
 
 def _item(data: dict[str, Any]) -> str | None:
-    """Return the item as text: lists of integers are lists of items, too."""
+    """Return the item as text; integers are accepted, because some lists have integers as items."""
     value = data.get("item")
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(data, "item")
 

@@ -1,4 +1,4 @@
-"""`millrace.merge.v1`: which ranker placed what in a list that several made. JSON, on the endpoint's event log."""
+"""`millrace.merge.v1`: the positions in which several rankers placed the items of a list. JSON on the event log."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ HEADERS = {"cloudEvents_type": TYPE}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merge:
-    """One list as its client saw it.
+    """One list as its client received it.
 
     `rankers` are the arms that were asked, in the order of the endpoint's arms; `used` are those whose rankings are in
-    the list. Per item: its rank in each ranker's ranking (from 1; 0 where it is absent), and each ranker's credit for a
-    click on it. A ranker that was not used has 0 everywhere; with one used nothing is credited.
+    the list. `ranks` and `credits` have one row per item and one column per ranker: the item's rank in that ranking
+    (from 1; 0 if it is absent), and the ranker's credit for a click on it. An unused ranker has 0 everywhere; if only
+    one was used, all credits are 0.
     """
 
     uid: bytes
@@ -41,18 +42,18 @@ class Merge:
 
 
 def write_merge(merge: Merge) -> tuple[bytes, dict[str, Any]]:
-    """Write a log record: its body and its headers."""
+    """Return the body and the headers of a log record."""
     return orjson.dumps({"v": VERSION, **asdict(merge), "uid": uid_text(merge.uid)}), dict(HEADERS)
 
 
 def read_merge(record: Record) -> Merge | None:
-    """Read a record of the event log; None if it is no merge, of a version not known here, or broken."""
+    """Read a record of the event log; None if it is of another type or version, or malformed."""
     if record.headers.get("cloudEvents_type") != TYPE:
         return None
     try:
-        said = _Body.model_validate_json(record.body)
-        fields = {name: getattr(said, name) for name in _FIELDS}
-        merge = Merge(**{**fields, "uid": uid_of(said.uid)})
+        body = _Body.model_validate_json(record.body)
+        fields = {name: getattr(body, name) for name in _FIELDS}
+        merge = Merge(**{**fields, "uid": uid_of(body.uid)})
     except (ValidationError, ValueError):
         return None
     return merge if _fits_together(merge) else None
@@ -86,7 +87,7 @@ _FIELDS = tuple(Merge.__dataclass_fields__)
 
 
 def _fits_together(merge: Merge) -> bool:
-    """Tell whether names are there once each, and every item has one rank and one credit a ranker."""
+    """Return True if all names are unique, and every item has one rank and one credit per ranker."""
     once = all(len(set(names)) == len(names) for names in (merge.rankers, merge.used, merge.items))
     wide = all(len(row) == len(merge.rankers) for row in (*merge.ranks, *merge.credits))
     long = len(merge.ranks) == len(merge.credits) == len(merge.items)

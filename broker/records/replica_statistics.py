@@ -1,4 +1,4 @@
-"""What a replica has computed since it started, as its announcements carry it: sums that only grow."""
+"""The work of a replica since its start, as it announces it: sums that only grow."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-SIZES_LIMIT = 128  # of batches that are counted by their size
+SIZES_LIMIT = 128  # different batch sizes that are counted
 _TIMES = ("success", "fail", "queue", "compute")
 _LARGEST = 1 << 62
 
 
 @dataclass(slots=True)
 class Duration:
-    """How often something was done, and the microseconds of all together."""
+    """A number of operations, and the sum of their times in microseconds."""
 
     count: int = 0
     total_us: int = 0
 
     def add(self, count: int, total_us: int) -> None:
-        """Add some."""
+        """Add operations."""
         self.count += count
         self.total_us += total_us
 
 
 @dataclass(slots=True)
 class Statistics:
-    """Requests by how they ended and how long they took; rows and batches that were computed."""
+    """Requests by outcome, with their times; computed rows and batches."""
 
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
     queue: Duration = field(default_factory=Duration)
     compute: Duration = field(default_factory=Duration)
     rows: int = 0
-    last_ms: int = 0  # when the last batch was computed, since 1970
+    last_ms: int = 0  # the time of the last batch, in ms since 1970
     batches: dict[int, Duration] = field(default_factory=dict)
 
     def computed(self, *, requests: int, rows: int, queued_us: int, computing_us: int, at_us: int) -> None:
-        """Add a batch; `queued_us` is the sum over its requests."""
+        """Add a batch; `queued_us` is the sum over its requests, `computing_us` the time of the batch."""
         self.success.add(requests, queued_us + requests * computing_us)
         self.queue.add(requests, queued_us)
         self.compute.add(requests, requests * computing_us)
@@ -47,14 +47,14 @@ class Statistics:
             self.batches.setdefault(rows, Duration()).add(1, computing_us)
 
     def write(self) -> dict[str, Any]:
-        """Return what an announcement carries; nothing if nothing was done."""
+        """Return the statistics in the form of an announcement; empty if nothing was computed."""
         times = {name: [it.count, it.total_us] for name in _TIMES if (it := getattr(self, name)).count}
         batches = [[size, it.count, it.total_us] for size, it in sorted(self.batches.items())]
         return {**times, "rows": self.rows, "last_ms": self.last_ms, "batches": batches} if times else {}
 
 
 def read_statistics(data: object) -> Statistics | None:
-    """Read what an announcement carries; None if there is nothing, or nothing that can be right."""
+    """Read the statistics of an announcement; None if there are none or they are malformed."""
     if not isinstance(data, Mapping) or not data:
         return None
     try:
@@ -67,8 +67,8 @@ def read_statistics(data: object) -> Statistics | None:
     return Statistics(**times, rows=rows, last_ms=last_ms, batches=batches)
 
 
-def together(parts: Iterable[Statistics]) -> Statistics:
-    """Return the sum of what several replicas did."""
+def total_of(parts: Iterable[Statistics]) -> Statistics:
+    """Return the sum of several replicas' statistics."""
     found = Statistics()
     for part in parts:
         for name in _TIMES:

@@ -1,4 +1,4 @@
-"""The `feedback` of an endpoint's declaration: which rewards decisions get, and what a missing one is."""
+"""The `feedback` of an endpoint's declaration: the rewards of its decisions, and the value of a missing one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, field_v
 
 from broker.support.strict import NAMED, Duration, DurationBounds, StrictModel, named, number, shown
 
-REAL_LIMIT = 1e12  # of a real reward, and of a sum of some: as the learner's units they have to fit into 64 bits
+REAL_LIMIT = 1e12  # for a real reward and for a sum of them: the learner's fixed-point units must fit into 64 bits
 _REWARDS_LIMIT = 32
 _TRUTH = {"properties": {"from": {"const": "truth"}}, "required": ["from"]}
 _SCHEMA: dict[str, Any] = {
@@ -24,22 +24,23 @@ def _number_or_skip(value: Any) -> float | Literal["skip"]:
     try:
         read = number(value)
     except ValueError:
-        raise ValueError(f"{shown(value)} is no reward: write a number, or skip") from None
+        raise ValueError(f"{shown(value)} is not a reward: write a number, or skip") from None
     if abs(read) > REAL_LIMIT:
-        raise ValueError(f"{shown(value)} is no reward: write a number from -1e12 to 1e12, or skip")
+        raise ValueError(f"{shown(value)} is not a reward: write a number from -1e12 to 1e12, or skip")
     return read
 
 
 class Reward(StrictModel):
-    """One reward: how feedback becomes a number for a decision.
+    """One reward: the rule that turns feedback into a number for a decision.
 
-    `type` is `bool` (0 or 1), `unit` (0 to 1) or `real`. After `horizon` a reward is final: what has not come by then
-    is `default`, or with `skip` the decision is left out. Of several `duplicates` the first, the last or the greatest
-    counts, or their sum; a sum needs the `event_id` of each feedback, else one that is sent again counts twice.
+    `type` is `bool` (0 or 1), `unit` (0 to 1) or `real`. After `horizon` a reward is final: if no feedback has arrived
+    by then, it is `default`, or with `skip` the decision is left out. Of several `duplicates` the first, the last or
+    the greatest counts, or their sum. A sum needs the `event_id` of each feedback, because a repeated one would count
+    twice.
 
-    `source` is `from` in the file: `values` takes the number that feedback gives under the reward's name; `truth`
-    scores the answer's `output` (empty: the only one) against the true label, as `argmax` or `equal` (1 or 0) or as
-    `error` (minus the absolute difference).
+    `source` is `from` in the file: `values` takes the number that feedback has under the reward's name; `truth` scores
+    the answer's `output` (empty: the only one) against the true label, as `argmax` or `equal` (1 or 0) or as `error`
+    (minus the absolute difference).
     """
 
     model_config = ConfigDict(json_schema_extra=_SCHEMA)
@@ -80,7 +81,7 @@ class Reward(StrictModel):
         if self.score is not None and self.type != given:
             raise ValueError(f"score {self.score} gives a {given} reward: leave type out")
         if not self._fits(self.default):
-            raise ValueError(f"default {self.default:g} is no {self.type} reward: {_MEANING[self.type]}")
+            raise ValueError(f"default {self.default:g} is not a {self.type} reward: {_MEANING[self.type]}")
         return self
 
     def _fits(self, value: float | Literal["skip"]) -> bool:
@@ -93,7 +94,7 @@ _MEANING = {"bool": "write 0, 1 or skip", "unit": "write a number from 0 to 1, o
 
 
 class FeedbackDeclaration(StrictModel):
-    """What feedback an endpoint expects: its rewards, by name."""
+    """The feedback that an endpoint expects: its rewards by name."""
 
     rewards: dict[str, Reward] = Field(
         default={}, max_length=_REWARDS_LIMIT, json_schema_extra={"propertyNames": NAMED}

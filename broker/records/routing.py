@@ -1,7 +1,7 @@
-"""What the learner and people say about routing: claims and verdicts on `declared`, snapshots on `status`, and on an
-endpoint's event log the ticks of its clock, checkpoints, and orders.
+"""Records about routing: leadership claims, experiment results, snapshots, ticks, checkpoints and operator commands.
 
-JSON records, each with its version; one that cannot be read is None: it is skipped, never a crash.
+Claims and results are on `declared`, snapshots on `status`, and the others on an endpoint's event log. All are JSON
+with a version. A record that cannot be read is None, and is skipped.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _NAMES = ("endpoint", "experiment", "instance", "phase", "word", "author")
 
 
 def experiment_of(declaration: Endpoint) -> str:
-    """Return a short hash of what a declaration says about its experiment: with another one, learning starts anew.
+    """Return a short hash of the experiment in a declaration; learning starts again if it changes.
 
-    The order of the arms is part of it: weights and statistics are theirs by place.
+    It depends on the order of the arms, because weights and statistics refer to an arm by its position.
     """
-    said = declaration.model_dump(mode="json", exclude={"deadline", "retry", "results", "log"})
-    said["arms"] = list(said["arms"].items())
-    return hashlib.blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
+    data = declaration.model_dump(mode="json", exclude={"deadline", "retry", "results", "log"})
+    data["arms"] = list(data["arms"].items())
+    return hashlib.blake2b(orjson.dumps(data, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeadershipClaim:
-    """Somebody leads from now on: `term` is the record's offset on `declared`, and the newest one counts."""
+    """A learner leads from now on. `term` is the record's offset on `declared`; the newest claim counts."""
 
     term: int
     instance: str
@@ -51,9 +51,9 @@ class LeadershipClaim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotRecord:
-    """A snapshot: the probabilities of the arms, in the order of the declaration, from a learner that claimed `term`.
+    """The probabilities of the arms, in the order of the declaration, from a learner that claimed `term`.
 
-    `number` is the tick at which it was taken. `models` are the coefficients of a policy that looks at features.
+    `number` is the tick at which it was taken. `models` are the coefficients of a policy that uses features.
     """
 
     endpoint: str
@@ -63,13 +63,13 @@ class SnapshotRecord:
     weights: tuple[float, ...]
     phase: str = ""
     models: Any = None
-    about: Mapping[str, Any] = field(default_factory=dict)  # for people: what the weights follow from
+    about: Mapping[str, Any] = field(default_factory=dict)  # an explanation of the weights, for people
     at_us: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentResult:
-    """How an experiment ended: it stays so, even if all that the learner kept is lost."""
+    """The final result of an experiment. It stays valid even if the learner loses its state."""
 
     endpoint: str
     experiment: str
@@ -81,7 +81,7 @@ class ExperimentResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """A second of an event log's clock. The first record with a higher number counts, whoever wrote it."""
+    """One second of an event log's clock. The first record with a higher number counts, from any learner."""
 
     number: int
     at_us: int
@@ -89,7 +89,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogPosition:
-    """Where in a log, and when: the record at `offset` is the first behind tick `number`, which was at `at_us`."""
+    """A position in a log: the record at `offset` is the first one after tick `number`, which was at `at_us`."""
 
     offset: int
     number: int
@@ -98,9 +98,10 @@ class LogPosition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerCheckpoint:
-    """What is known of an experiment at `at`; who has nothing else reads from `rebuild` with the statistics off.
+    """The learner's state of an experiment at position `at`.
 
-    `weights` are those of snapshot `number`; `state` is the learner's own form.
+    A learner without other state starts from it, and reads the log again from `rebuild` on, without changing
+    statistics. `weights` are those of snapshot `number`; `state` has a form private to the learner.
     """
 
     experiment: str
@@ -113,7 +114,7 @@ class LearnerCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorCommand:
-    """What a person wants of an experiment, and of no other one of the endpoint; `weights` by arm for `set`."""
+    """A person's command for one experiment of an endpoint; `weights` by arm for `set`."""
 
     word: Word
     author: str
@@ -123,76 +124,76 @@ class OperatorCommand:
 
 
 def write_claim(instance: str) -> bytes:
-    """Write a claim; its term is the offset that it gets."""
+    """Return the record of a claim; its term is the offset that it gets."""
     return _body("claim", {"instance": instance, "at_us": now_us()})
 
 
 def read_claim(record: Record) -> LeadershipClaim | None:
-    """Read a record of `declared`."""
+    """Read a record of `declared`; None if it is no claim."""
     data = _read(record, "claim")
-    return None if data is None else _made(LeadershipClaim, {**data, "term": record.offset})
+    return None if data is None else _build(LeadershipClaim, {**data, "term": record.offset})
 
 
-def write_verdict(verdict: ExperimentResult) -> bytes:
-    """Write a record of `declared`."""
-    return _body("verdict", asdict(verdict))
+def write_experiment_result(result: ExperimentResult) -> bytes:
+    """Return a record for `declared`."""
+    return _body("verdict", asdict(result))
 
 
-def read_verdict(record: Record) -> ExperimentResult | None:
-    """Read a record of `declared`."""
-    return _weighed(ExperimentResult, _read(record, "verdict"))
+def read_experiment_result(record: Record) -> ExperimentResult | None:
+    """Read a record of `declared`; None if it is no experiment result."""
+    return _build_weighted(ExperimentResult, _read(record, "verdict"))
 
 
-def write_snapshot(said: SnapshotRecord) -> bytes:
-    """Write a record of `status`."""
-    return _body("snapshot", asdict(said))
+def write_snapshot(snapshot: SnapshotRecord) -> bytes:
+    """Return a record for `status`."""
+    return _body("snapshot", asdict(snapshot))
 
 
 def read_snapshot(record: Record) -> SnapshotRecord | None:
-    """Read a record of `status`."""
-    return _weighed(SnapshotRecord, _read(record, "snapshot"))
+    """Read a record of `status`; None if it is no snapshot."""
+    return _build_weighted(SnapshotRecord, _read(record, "snapshot"))
 
 
 def write_tick(tick: Tick) -> tuple[bytes, dict[str, Any]]:
-    """Write a record of an event log: its body and its headers."""
+    """Return the body and the headers of a record for an event log."""
     return _body("tick", asdict(tick)), {"cloudEvents_type": TICK}
 
 
 def read_tick(record: Record) -> Tick | None:
-    """Read a record of an event log."""
-    return _made(Tick, _read(record, "tick")) if record.headers.get("cloudEvents_type") == TICK else None
+    """Read a record of an event log; None if it is no tick."""
+    return _build(Tick, _read(record, "tick")) if record.headers.get("cloudEvents_type") == TICK else None
 
 
-def write_order(order: OperatorCommand) -> tuple[bytes, dict[str, Any]]:
-    """Write a record of an event log: its body and its headers."""
-    return _body("order", asdict(order)), {"cloudEvents_type": ORDER}
+def write_operator_command(command: OperatorCommand) -> tuple[bytes, dict[str, Any]]:
+    """Return the body and the headers of a record for an event log."""
+    return _body("order", asdict(command)), {"cloudEvents_type": ORDER}
 
 
-def read_order(record: Record) -> OperatorCommand | None:
-    """Read a record of an event log."""
+def read_operator_command(record: Record) -> OperatorCommand | None:
+    """Read a record of an event log; None if it is no operator command."""
     if record.headers.get("cloudEvents_type") != ORDER:
         return None
-    order = _made(OperatorCommand, _read(record, "order"))
-    return order if order is not None and order.word in WORDS and isinstance(order.weights, dict) else None
+    command = _build(OperatorCommand, _read(record, "order"))
+    return command if command is not None and command.word in WORDS and isinstance(command.weights, dict) else None
 
 
 def write_checkpoint(checkpoint: LearnerCheckpoint) -> tuple[bytes, dict[str, Any]]:
-    """Write a record of an event log: its body and its headers."""
+    """Return the body and the headers of a record for an event log."""
     return _body("checkpoint", asdict(checkpoint)), {"cloudEvents_type": CHECKPOINT}
 
 
 def read_checkpoint(record: Record) -> LearnerCheckpoint | None:
-    """Read a record of an event log."""
+    """Read a record of an event log; None if it is no checkpoint."""
     if record.headers.get("cloudEvents_type") != CHECKPOINT:
         return None
     data = _read(record, "checkpoint")
     try:
-        places = {name: _made(LogPosition, data[name]) for name in ("at", "rebuild")} if data else {}
+        positions = {name: _build(LogPosition, data[name]) for name in ("at", "rebuild")} if data else {}
     except (KeyError, TypeError, AttributeError):
         return None
-    if None in places.values():
+    if None in positions.values():
         return None
-    return _weighed(LearnerCheckpoint, None if data is None else {**data, **places})
+    return _build_weighted(LearnerCheckpoint, None if data is None else {**data, **positions})
 
 
 def _body(kind: str, data: Mapping[str, Any]) -> bytes:
@@ -200,7 +201,7 @@ def _body(kind: str, data: Mapping[str, Any]) -> bytes:
 
 
 def _read(record: Record, kind: str) -> dict[str, Any] | None:
-    if b'"%b"' % kind.encode() not in record.body[:64]:  # most records of a log are something else
+    if b'"%b"' % kind.encode() not in record.body[:64]:  # most records of a log are of another kind
         return None
     try:
         data = orjson.loads(record.body)
@@ -211,8 +212,8 @@ def _read(record: Record, kind: str) -> dict[str, Any] | None:
     return data
 
 
-def _made(what: type[_T], data: dict[str, Any] | None) -> _T | None:
-    """Return the record that `data` is, if its numbers are numbers and its names are names."""
+def _build(kind: type[_T], data: dict[str, Any] | None) -> _T | None:
+    """Build a record from `data`; None if its numbers, names or keys are malformed."""
     if data is None or not all(_is_number(data.get(name, 0)) for name in _NUMBERS):
         return None
     if not all(isinstance(data.get(name, ""), str) for name in _NAMES):
@@ -220,7 +221,7 @@ def _made(what: type[_T], data: dict[str, Any] | None) -> _T | None:
     if not isinstance(data.get("about", {}), dict):
         return None
     try:
-        return what(**data)
+        return kind(**data)
     except TypeError:
         return None
 
@@ -229,12 +230,12 @@ def _is_number(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
 
 
-def _weighed(what: type[_T], data: dict[str, Any] | None) -> _T | None:
-    """Return the record that `data` is, if its weights are probabilities, or none at all."""
+def _build_weighted(kind: type[_T], data: dict[str, Any] | None) -> _T | None:
+    """Build a record from `data`; None if its weights are neither probabilities nor empty."""
     weights = data.get("weights") if data else None
     if data is None or not isinstance(weights, list) or not _are_probabilities(weights):
         return None
-    return _made(what, {**data, "weights": tuple(float(weight) for weight in weights)})
+    return _build(kind, {**data, "weights": tuple(float(weight) for weight in weights)})
 
 
 def _are_probabilities(weights: list[Any]) -> bool:

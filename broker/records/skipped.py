@@ -1,6 +1,6 @@
-"""Records of our logs that are none: each is skipped, counted, and said from time to time.
+"""Counts malformed records on logs. Each one is skipped, and logged from time to time.
 
-Anybody who may write to a log can write nonsense there. It never ends a process, and it is not silent.
+Any client that may write to a log can write malformed records there. They never end a process, and stay visible.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from collections.abc import Callable
 
 from broker.messages import Record
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-SAY_EVERY_S = 30.0
+LOG_EVERY_S = 30.0
 
 
 class SkippedRecords:
-    """Counts by kind of record."""
+    """Counts the skipped records by their kind."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._said_s: dict[str, float] = {}
+        self._logged_s: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
 
-    def note(self, kind: str, record: Record, why: object) -> None:
-        """Count a record of a kind; say why it is none, at most every `SAY_EVERY_S` a kind."""
+    def note(self, kind: str, record: Record, error: object) -> None:
+        """Count a malformed record, and log the error at most every `LOG_EVERY_S` for each kind."""
         self.counts[kind] += 1
         now = self._clock()
-        if now - self._said_s.get(kind, -SAY_EVERY_S) >= SAY_EVERY_S:
-            self._said_s[kind] = now
-            text = " ".join(str(why).split())[:300]
-            log.warning("a record is no %s and is skipped: offset %d: %s", kind, record.offset, text)
+        if now - self._logged_s.get(kind, -LOG_EVERY_S) >= LOG_EVERY_S:
+            self._logged_s[kind] = now
+            text = " ".join(str(error).split())[:300]
+            logger.warning("skipped the record at offset %d, which is no valid %s: %s", record.offset, kind, text)
 
 
 SKIPPED = SkippedRecords()
-"""What this process has skipped: like its logger, one for the whole process."""
+"""The records that this process has skipped: one object for the whole process, like its logger."""

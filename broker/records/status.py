@@ -1,6 +1,6 @@
-"""Records of the `status` log: who is there, with the heartbeat inside, and which requests nobody wants any more.
+"""Records of the `status` log: announcements of processes, which are their heartbeats, and cancels of requests.
 
-Who is silent for three periods is gone.
+A process without a heartbeat for three periods counts as gone.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ TROUBLE_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
-    """What a process says of itself every `HEARTBEAT_S`.
+    """The state of a process, announced every `HEARTBEAT_S`.
 
-    `stats` is what a replica has computed (see `replica_statistics`), empty before it has. `full` carries what changes
-    seldom (a model's configuration and tensors); it is sent at a change and every `FULL_EVERY_S`, and is empty in
-    between. `troubles` are what is wrong now, in words. `host` names the machine whose clock wrote `at_us`.
+    `stats` is the work of a replica (see `replica_statistics`), empty before its first batch. `full` has the values
+    that change seldom (a model's configuration and tensors); it is sent after a change and every `FULL_EVERY_S`, and is
+    empty in between. `troubles` are texts about current troubles. `host` is the machine whose clock gave `at_us`.
     """
 
     instance: str
@@ -57,55 +57,55 @@ class Announcement:
 
 
 def host_name() -> str:
-    """Return the name of this machine, as its processes announce it."""
+    """Return the name of this machine as its processes announce it, at most 64 characters."""
     return clean(socket.gethostname())[:64]
 
 
 def write_announcement(announcement: Announcement) -> bytes:
-    """Write an announcement."""
+    """Return the record of an announcement."""
     return orjson.dumps({"v": VERSION, "kind": "announcement", **{k: getattr(announcement, k) for k in _FIELDS}})
 
 
 def read_status(record: Record) -> Announcement | None:
-    """Read a record; None for one of a kind or version that this process does not know, or that is broken."""
+    """Read a record; None for an unknown kind or version, and for a malformed record."""
     if _kind_of(record) != "announcement":
         return None
     try:
-        said = _Announcement.model_validate_json(record.body)
+        body = _Announcement.model_validate_json(record.body)
     except ValidationError as exc:
         SKIPPED.note("announcement", record, exc.errors(include_url=False, include_input=False)[0])
         return None
-    return Announcement(**{name: getattr(said, name) for name in _FIELDS})
+    return Announcement(**{name: getattr(body, name) for name in _FIELDS})
 
 
 class Cancel(NamedTuple):
-    """A request that nobody wants any more, and until when that has to be remembered: its deadline."""
+    """A request that its client no longer wants, and its deadline, until which the cancel has to be remembered."""
 
     uid: bytes
     until_us: int
 
 
 def write_cancels(cancels: Iterable[Cancel]) -> bytes:
-    """Write a record of cancels."""
+    """Return one record with all these cancels."""
     return orjson.dumps(
         {"v": VERSION, "kind": "cancel", "requests": [[cancel.uid.hex(), cancel.until_us] for cancel in cancels]}
     )
 
 
 def read_cancels(record: Record) -> list[Cancel]:
-    """Read a record; nothing for one of another kind or version, or that is broken."""
+    """Read a record; empty for another kind or version, and for a malformed record."""
     if _kind_of(record) != "cancel":
         return []
     try:
-        said = _Cancels.model_validate_json(record.body)
-        return [Cancel(_uid(text), until_us) for text, until_us in said.requests]
+        body = _Cancels.model_validate_json(record.body)
+        return [Cancel(_uid(text), until_us) for text, until_us in body.requests]
     except (ValidationError, ValueError) as exc:
         SKIPPED.note("cancel", record, exc)
         return []
 
 
 def _kind_of(record: Record) -> str:
-    """Return the kind of a record of the version that is known here; empty for anything else."""
+    """Return the kind of a record of the known version; empty for anything else."""
     try:
         data = orjson.loads(record.body)
     except orjson.JSONDecodeError as exc:
@@ -120,7 +120,7 @@ def _kind_of(record: Record) -> str:
 def _uid(text: str) -> bytes:
     uid = bytes.fromhex(text)
     if len(uid) != UID_BYTES:
-        raise ValueError(f"{len(uid)} bytes are no uid")
+        raise ValueError(f"a uid has {UID_BYTES} bytes, not {len(uid)}")
     return uid
 
 
@@ -134,7 +134,7 @@ class _Strict(BaseModel):
 
 
 class _Full(BaseModel):
-    """The keys of `full` that somebody computes with; the others are only shown."""
+    """The keys of `full` that Millrace uses itself; the others are only shown."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 

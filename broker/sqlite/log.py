@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from broker.base import Reader, Since
 from broker.errors import Gap
 from broker.messages import Record
 from broker.sqlite import properties
+from broker.sqlite.session import SqliteSession
 from broker.support.database import Connection, Durability, fetch_all, fetch_one
-
-if TYPE_CHECKING:
-    from broker.sqlite.adapter import SqliteBroker
+from broker.support.tasks import wait_for_event
+from broker.support.upkeep import Upkeep
 
 POLL_S = 0.5
 FIRST = "SELECT min(offset) FROM records WHERE channel = ?"
@@ -21,40 +20,37 @@ NEXT = "SELECT offset, body, properties FROM records WHERE channel = ? AND offse
 
 
 class SqliteReader(Reader):
-    """One place in a log."""
+    """Reads one log from an offset or a time on."""
 
-    def __init__(self, broker: SqliteBroker, log: str, start: int | Since) -> None:
-        self._broker = broker
+    def __init__(self, session: SqliteSession, upkeep: Upkeep, log: str, start: int | Since) -> None:
+        self._session = session
+        self._upkeep = upkeep
         self._log = log
         self._start = start
         self._wake: asyncio.Event | None = None
 
     async def read(self, limit: int) -> list[Record]:
-        """See the port."""
         if self._wake is None:
-            self._wake = await self._broker.listen(self._log)
+            self._wake = await self._session.listen(self._log)
         while True:
             self._wake.clear()
-            records = await self._broker.database.run(lambda connection: self._next(connection, limit), Durability.READ)
+            records = await self._session.database.run(
+                lambda connection: self._next(connection, limit), Durability.READ
+            )
             if records is None:
-                self._broker.upkeep.suspect([self._log])
+                self._upkeep.suspect([self._log])
             elif records:
                 self._start = records[-1].offset + 1
                 return list(records)
-            try:
-                async with asyncio.timeout(POLL_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+            await wait_for_event(self._wake, POLL_S)
 
     async def close(self) -> None:
-        """See the port."""
         if self._wake is not None:
-            await self._broker.deafen(self._log, self._wake)
+            await self._session.unlisten(self._log, self._wake)
             self._wake = None
 
     def _next(self, connection: Connection, limit: int) -> list[Record] | None:
-        """Return the next records; None if there is no such log."""
+        """Return the next records; None if the log does not exist."""
         found = fetch_one(connection, "SELECT id, next_offset FROM channels WHERE name = ?", (self._log,))
         if found is None:
             return None

@@ -1,4 +1,4 @@
-"""Who owns what was taken: a kernel file lock a process. Death frees it at once, whatever killed the process."""
+"""The owners of taken messages: one kernel file lock for each process, which its death frees at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from broker.sqlite.schema import READY
 from broker.support.database import Connection, fetch_all, fetch_one
 from broker.support.private_files import make_private_folder, open_private
 
-MISSING_S = 5.0  # so long a process has to make its lock file again, which somebody has removed
+MISSING_S = 5.0  # a living process makes a removed lock file again within this time
 
 
 class Ownership:
@@ -24,17 +24,17 @@ class Ownership:
         self.id = 0
 
     def claim(self, connection: Connection, port: int) -> int:
-        """Enter `owners` and lock the file of that number. Runs inside a transaction."""
+        """Insert a row into `owners`, and lock the file of its id; return the id. Runs inside a transaction."""
         self.id = fetch_one(connection, "INSERT INTO owners (port) VALUES (?) RETURNING id", (port,))[0]
         self._lock()
         return self.id
 
     def is_whole(self, connection: Connection) -> bool:
-        """Tell whether this process's entry and its lock file are still there."""
+        """Return True if this process's entry and its lock file still exist."""
         return self._has_file() and fetch_one(connection, "SELECT 1 FROM owners WHERE id = ?", (self.id,)) is not None
 
     def restore(self, connection: Connection, port: int) -> None:
-        """Make this process's entry and its lock file again: they were removed. Runs inside a transaction."""
+        """Make this process's removed entry and lock file again. Runs inside a transaction."""
         connection.execute("INSERT OR IGNORE INTO owners VALUES (?, ?)", (self.id, port))
         if not self._has_file():
             lost, self._file = self._file, None
@@ -45,7 +45,7 @@ class Ownership:
     def _lock(self) -> None:
         make_private_folder(self._folder)
         self._file = open_private(self._path(self.id), os.O_RDWR)
-        fcntl.flock(self._file, fcntl.LOCK_EX)  # free, or just being looked at by another process
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # it is free, or another process tests it at this moment
 
     def _has_file(self) -> bool:
         if self._file is None:
@@ -57,8 +57,8 @@ class Ownership:
         ours = os.fstat(self._file)
         return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
-    def bury_the_dead(self, connection: Connection) -> list[str]:
-        """Give back what dead processes held; returns the channels that have something again."""
+    def reclaim_from_dead_processes(self, connection: Connection) -> list[str]:
+        """Give back the messages of dead processes; return the channels whose messages are ready again."""
         woken: set[str] = set()
         for (other,) in fetch_all(connection, "SELECT id FROM owners WHERE id <> ?", (self.id,)):
             if self._is_dead(other):
@@ -67,16 +67,16 @@ class Ownership:
         return sorted(woken)
 
     def any_dead(self, connection: Connection) -> bool:
-        """Look for dead owners without taking the write lock."""
+        """Return True if an owner is dead. Needs no write lock."""
         others = fetch_all(connection, "SELECT id FROM owners WHERE id <> ?", (self.id,))
         return any(self._is_dead(other) for (other,) in others)
 
     def leave(self, connection: Connection) -> list[str]:
-        """Give back what this process still holds, and go."""
+        """Give back the messages that this process holds, and remove its entry; return their channels."""
         return release(connection, self.id)
 
     def unlock(self) -> None:
-        """Let the lock file go, once `leave` is committed."""
+        """Remove the lock file; call it after `leave` is committed."""
         if self._file is not None:
             self._path(self.id).unlink(missing_ok=True)
             os.close(self._file)
@@ -88,7 +88,7 @@ class Ownership:
     def _is_dead(self, owner: int) -> bool:
         try:
             file = os.open(self._path(owner), os.O_RDWR)
-        except FileNotFoundError:  # removed by somebody: a living process makes it again
+        except FileNotFoundError:  # it was removed: a living process makes it again
             since = self._missing_since.setdefault(owner, time.monotonic())
             return time.monotonic() - since > MISSING_S
         self._missing_since.pop(owner, None)
@@ -103,7 +103,7 @@ class Ownership:
 
 
 def release(connection: Connection, owner: int) -> list[str]:
-    """Make everything of `owner` ready again, as messages that came back; drop its transient queues."""
+    """Make all messages of `owner` ready again, as ones that came back, and drop its transient queues."""
     names = fetch_all(
         connection,
         "SELECT DISTINCT name FROM channels JOIN waiting ON waiting.channel = channels.id WHERE waiting.owner = ?",
@@ -118,7 +118,7 @@ def release(connection: Connection, owner: int) -> list[str]:
 
 
 def drop_channel(connection: Connection, channel: int) -> None:
-    """Remove a channel and all that is in it."""
+    """Delete a channel with all its messages and records."""
     connection.execute("DELETE FROM payload WHERE id IN (SELECT id FROM waiting WHERE channel = ?)", (channel,))
     connection.execute("DELETE FROM waiting WHERE channel = ?", (channel,))
     connection.execute("DELETE FROM records WHERE channel = ?", (channel,))

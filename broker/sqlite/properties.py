@@ -1,4 +1,4 @@
-"""A message's properties as bytes: JSON, with bytes values in hexadecimal behind a marker."""
+"""A message's properties as JSON; bytes values are in hexadecimal, marked by `$bytes`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NONE = b""
 
 
 def pack(message: Message) -> bytes:
-    """Write what is neither header nor body; empty when all of it is at its default."""
+    """Return everything but the header and the body; empty if all properties have their defaults."""
     plain = (
         message.content_type,
         message.correlation_id,
@@ -32,7 +32,7 @@ def pack(message: Message) -> bytes:
 
 
 def unpack(data: bytes, queue: str, header: bytes, body: bytes, count: int) -> Message:
-    """Read a message back."""
+    """Return the message that `pack` wrote."""
     if not data:
         return Message(queue=queue, body=body, header=header, count=count)
     (content_type, correlation_id, message_id, reply_to, user_id, timestamp_s, priority, headers, *last) = orjson.loads(
@@ -56,12 +56,12 @@ def unpack(data: bytes, queue: str, header: bytes, body: bytes, count: int) -> M
 
 
 def pack_headers(headers: dict[str, Any] | Any) -> bytes:
-    """Write a log record's headers."""
+    """Return a log record's headers as bytes."""
     return orjson.dumps({key: _writable(value) for key, value in headers.items()}) if headers else _NONE
 
 
 def unpack_headers(data: bytes) -> Any:
-    """Read a log record's headers."""
+    """Return the headers that `pack_headers` wrote."""
     return {key: _readable(value) for key, value in orjson.loads(data).items()} if data else NO_HEADERS
 
 

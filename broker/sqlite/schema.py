@@ -1,7 +1,7 @@
 """The tables of the embedded broker.
 
-`waiting` is narrow on purpose: a take rewrites its rows, and must not rewrite bodies. Its `owner` says who has a
-message: 0 nobody, ASLEEP nobody yet, anything else the process in `owners`.
+`waiting` is narrow on purpose: a take rewrites its rows, and must not rewrite bodies. Its `owner` is READY for a
+message that can be taken, ASLEEP for a delayed one, and otherwise the id of the process in `owners` that holds it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ ASLEEP = -1
 _TABLES = """
 CREATE TABLE IF NOT EXISTS channels (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
-    owner INTEGER,                          -- of a transient queue: it goes with its process
+    owner INTEGER,                          -- of a transient queue: deleted with its process
     limit_messages INTEGER NOT NULL, limit_bytes INTEGER NOT NULL,
     requests INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
     next_offset INTEGER NOT NULL DEFAULT 0);
@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS owners (id INTEGER PRIMARY KEY AUTOINCREMENT, port IN
 CREATE TABLE IF NOT EXISTS listeners (
     channel TEXT NOT NULL, owner INTEGER NOT NULL, port INTEGER NOT NULL,
     PRIMARY KEY (channel, owner)) WITHOUT ROWID;
--- A file that takes the place of a removed one gives out no number again: what was taken from that one has them.
+-- A file that replaces a removed one must not use its ids again: deliveries from the removed one still have them.
 INSERT INTO sqlite_sequence SELECT name, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000
     FROM (SELECT 'waiting' AS name UNION SELECT 'owners') AS new
     WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE sqlite_sequence.name = new.name);

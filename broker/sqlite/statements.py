@@ -1,4 +1,4 @@
-"""What the adapter does inside one transaction, as plain functions of a connection."""
+"""The adapter's work inside one transaction, as functions of a connection."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Channel:
 
 
 def declare(connection: Connection, name: str, kind: Kind, limits: Limits, owner: int) -> None:
-    """Make sure that a channel is there; limits given later win."""
+    """Make a channel if it does not exist; new limits replace the old ones of one that does."""
     messages, size = limits.messages, limits.bytes
     given = bool(messages or size)
     if kind is Kind.RESULTS and not messages:
@@ -52,19 +52,19 @@ def declare(connection: Connection, name: str, kind: Kind, limits: Limits, owner
 
 
 def present(connection: Connection, names: Sequence[str]) -> set[str]:
-    """Return those of these channels that are there."""
+    """Return those of these channels that exist."""
     sql = "SELECT name FROM channels WHERE name IN (SELECT value FROM json_each(?))"
     return {name for (name,) in fetch_all(connection, sql, (orjson.dumps(list(names)).decode(),))}
 
 
 def delete(connection: Connection, name: str) -> None:
-    """Remove a channel with all that is in it, if it is there."""
+    """Delete a channel with all its messages and records, if it exists."""
     for (channel,) in fetch_all(connection, "SELECT id FROM channels WHERE name = ?", (name,)):
         drop_channel(connection, channel)
 
 
 def insert(connection: Connection, messages: Sequence[Message]) -> list[Outcome]:
-    """Write messages into their queues and logs; tells what became of each."""
+    """Write messages into their queues and logs; return one outcome for each message."""
     outcomes = [NO_QUEUE] * len(messages)
     by_channel: defaultdict[str, list[int]] = defaultdict(list)
     for index, message in enumerate(messages):
@@ -83,8 +83,8 @@ def insert(connection: Connection, messages: Sequence[Message]) -> list[Outcome]
 
 
 def take(connection: Connection, name: str, owner: int, limit: int) -> tuple[list[Row], float]:
-    """Hand up to `limit` ready messages to `owner`; also tells in how many seconds the next sleeper wakes."""
-    pause_s = wake_sleepers(connection)
+    """Give up to `limit` ready messages to `owner`; also return the seconds until the next delayed message is due."""
+    pause_s = wake_delayed(connection)
     rows = fetch_all(
         connection,
         "SELECT w.id, w.came_back, w.count, p.header, p.body, p.properties FROM waiting w JOIN payload p ON p.id = w.id"
@@ -96,8 +96,8 @@ def take(connection: Connection, name: str, owner: int, limit: int) -> tuple[lis
     return rows, pause_s
 
 
-def wake_sleepers(connection: Connection) -> float:
-    """Make delayed messages ready whose time has come; returns the seconds until the next one."""
+def wake_delayed(connection: Connection) -> float:
+    """Make the delayed messages ready that are due; return the seconds until the next one, inf if there is none."""
     now = now_us()
     first = fetch_one(connection, "SELECT min(ready_at_us) FROM waiting WHERE owner = -1")[0]
     if first is not None and first <= now:
@@ -107,7 +107,7 @@ def wake_sleepers(connection: Connection) -> float:
 
 
 def settle(connection: Connection, ids: Sequence[int], owner: int) -> None:
-    """Remove messages for good, as far as `owner` still has them."""
+    """Delete the messages that `owner` still holds."""
     gone = fetch_all(
         connection,
         "DELETE FROM waiting WHERE owner = ? AND id IN (SELECT value FROM json_each(?))"
@@ -118,7 +118,7 @@ def settle(connection: Connection, ids: Sequence[int], owner: int) -> None:
 
 
 def give_back(connection: Connection, ids: Sequence[int], owner: int) -> None:
-    """Make messages ready again, as ones that came back, as far as `owner` still has them."""
+    """Make the messages that `owner` still holds ready again, as ones that came back."""
     connection.execute(
         "UPDATE waiting SET owner = 0, came_back = came_back + 1 WHERE owner = ?"
         " AND id IN (SELECT value FROM json_each(?))",
@@ -127,7 +127,7 @@ def give_back(connection: Connection, ids: Sequence[int], owner: int) -> None:
 
 
 def listeners(connection: Connection, names: Iterable[str]) -> list[tuple[int, str]]:
-    """Return (port, channel) of every process that waits for one of `names`."""
+    """Return (port, channel) of every process that listens to one of the channels `names`."""
     return fetch_all(
         connection,
         "SELECT port, channel FROM listeners WHERE channel IN (SELECT value FROM json_each(?))",
@@ -136,7 +136,7 @@ def listeners(connection: Connection, names: Iterable[str]) -> list[tuple[int, s
 
 
 def trim_status(connection: Connection, channels: Channels) -> None:
-    """Drop what is older than minutes from the status log."""
+    """Delete the records of the status log that are older than `STATUS_KEEP_US`."""
     connection.execute(
         "DELETE FROM records WHERE channel = (SELECT id FROM channels WHERE name = ?) AND at_us < ?",
         (channels.status, now_us() - STATUS_KEEP_US),
@@ -153,7 +153,7 @@ def _find(connection: Connection, name: str) -> _Channel | None:
 
 
 def _enqueue(connection: Connection, channel: _Channel, messages: Sequence[Message]) -> list[Outcome]:
-    """Write as many messages as the queue's limits allow, in order; the output queue drops its oldest instead."""
+    """Write as many messages as the queue's limits allow, in order; an output queue drops its oldest instead."""
     now = now_us()
     outcomes, narrow, wide = [], [], []
     requests, size = channel.requests, channel.bytes
@@ -226,7 +226,7 @@ def _append(connection: Connection, channel: _Channel, messages: Sequence[Messag
 
 
 def _trim(connection: Connection, channel: int, excess: int) -> int:
-    """Drop a log's oldest records until `excess` bytes are gone; returns how many went."""
+    """Delete a log's oldest records until `excess` bytes are gone; return the number of deleted bytes."""
     gone = last = 0
     for offset, length in connection.execute(
         "SELECT offset, length(body) FROM records WHERE channel = ? ORDER BY offset", (channel,)

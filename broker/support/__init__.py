@@ -1,1 +1,1 @@
-"""Helpers without knowledge of a channel's content: tasks, files, databases, parsing of settings."""
+"""Helpers without knowledge of messages' content: tasks, files, databases, parsing of settings."""

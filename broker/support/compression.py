@@ -1,4 +1,4 @@
-"""Bodies that came compressed, by HTTP or through a queue: decompressed, and never beyond a limit.
+"""Decompresses bodies from HTTP or from a queue, and never beyond a limit.
 
 The names are HTTP's content codings. `gzip` and `deflate` may have several members, as RFC 1952 allows.
 """
@@ -26,10 +26,9 @@ _ZSTD_FULL = "failed to write whole buffer"
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
-    """Return a body without its compression.
+    """Return the decompressed body; an empty or `identity` encoding leaves it as it is.
 
-    Raises TooLarge when that has more than `limit` bytes, InvalidRequest for an encoding that is not known or bytes
-    that are not in it.
+    Raises TooLarge if that has more than `limit` bytes, and InvalidRequest for an unknown encoding or malformed bytes.
     """
     name = encoding.strip().lower()
     if name in _PLAIN:
@@ -40,11 +39,11 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
         return _inflate(body, name, limit, _ZLIB_WINDOW if _is_zlib(body) else _RAW_WINDOW)
     if name == "zstd":
         return _unpack_zstd(body, limit)
-    raise InvalidRequest(f"content encoding {encoding[:_NAME_CHARACTERS]!r} is not known: send {KNOWN}, or none")
+    raise InvalidRequest(f"content encoding {encoding[:_NAME_CHARACTERS]!r} is unknown: use {KNOWN}, or none")
 
 
 def decompressed(message: Message, limit: int) -> Message:
-    """Return a queue client's message with a body that is not compressed; raises what `decompress` does."""
+    """Return a queue client's message with a decompressed body; raises the errors of `decompress`."""
     encoding = message.content_encoding
     if encoding is None or encoding.strip().lower() in _CHARSETS:
         return message
@@ -52,7 +51,10 @@ def decompressed(message: Message, limit: int) -> Message:
 
 
 def _is_zlib(body: bytes) -> bool:
-    """Some clients call zlib's format deflate, as the RFC does, and some send the bare stream."""
+    """Return True if the body starts with a zlib header.
+
+    As `deflate`, some clients send the zlib format, as RFC 9110 requires, and some the raw stream.
+    """
     return len(body) >= 2 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
 
 
@@ -73,16 +75,19 @@ def _inflate(body: bytes, name: str, limit: int, window: int) -> bytes:
     raise InvalidRequest(f"the body has more than {MEMBERS_LIMIT} members of {name}: send one")
 
 
-def _inflate_member(body: bytes, at: int, parts: list[bytes], room: int, machine: zlib._Decompress) -> tuple[int, int]:
-    """Add one member's bytes to `parts`; return where the next one begins, -1 if it is cut short, and the room left."""
+def _inflate_member(body: bytes, at: int, parts: list[bytes], room: int, inflater: zlib._Decompress) -> tuple[int, int]:
+    """Append one member's bytes to `parts`.
+
+    Returns the position of the next member, -1 if this one is cut short, and the number of bytes that still have room.
+    """
     view = memoryview(body)
-    while not machine.eof and room > 0:
+    while not inflater.eof and room > 0:
         if at >= len(body):
             return -1, room
         piece = view[at : at + PIECE_BYTES]
-        parts.append(machine.decompress(piece, room))
+        parts.append(inflater.decompress(piece, room))
         room -= len(parts[-1])
-        at += len(piece) - len(machine.unused_data)
+        at += len(piece) - len(inflater.unused_data)
     return at, room
 
 
@@ -102,8 +107,8 @@ def _unpack_zstd(body: bytes, limit: int) -> bytes:
 
 
 def _not_whole(name: str) -> InvalidRequest:
-    return InvalidRequest(f"the body is not whole {name} as its content encoding says: it is cut short, or is not that")
+    return InvalidRequest(f"the body is not complete {name}, its content encoding: it is cut short or malformed")
 
 
 def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the body has more than {limit} bytes once it is decompressed; {limit} are allowed here")
+    return TooLarge(f"the decompressed body has more than {limit} bytes, the limit here")

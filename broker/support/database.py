@@ -1,4 +1,4 @@
-"""A SQLite file with one thread that speaks to it: what is asked for while it commits is committed together next time.
+"""A SQLite file with one thread of its own: jobs that arrive during a commit share the next one.
 
 Writers take the write lock at once (`BEGIN IMMEDIATE`): a lock that is upgraded later can fail in the middle.
 """
@@ -22,19 +22,14 @@ from typing import Any, TypeAlias
 import apsw
 
 from broker.errors import Damaged, DiskFull, Locked, MillraceError, Misconfigured, Unreachable
-from broker.support.lock_holder import holder_of
+from broker.support.busy_handler import BUSY_PAUSE_S, BUSY_S, BusyHandler
 from broker.support.private_files import make_private, make_private_folder
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 GROUP = 256
-LOOK_EVERY_S = 0.5  # at whether the file is still the one of this name
-BUSY_S = 10.0
-KNOWN_BUSY_S = 1.0  # once it is known that somebody hangs: reads wait behind writes
-NAMED_AFTER_S = 3.0  # another process's commit takes milliseconds, a check-point of a large file a second
-NAMED_EVERY_S = 10.0
-BUSY_PAUSE_S = 0.0005
-FIRST_SAFE_SQLITE = 3_051_003  # before it, WAL could corrupt a file that several processes check-point
+CHECK_EVERY_S = 0.5  # between checks that the path still has the same file
+FIRST_SAFE_SQLITE = 3_051_003  # before it, checkpoints by several processes could corrupt the file
 
 Connection: TypeAlias = apsw.Connection
 Work: TypeAlias = Callable[[Connection], Any]
@@ -42,7 +37,10 @@ Work: TypeAlias = Callable[[Connection], Any]
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What a file holds: `whose` it is and which `setting` names it (for people), its tables and their version."""
+    """The content of a file: its tables and their version.
+
+    `whose` names its user and `setting` the setting with its path, both for error messages.
+    """
 
     whose: str
     setting: str
@@ -51,7 +49,7 @@ class Schema:
 
 
 class Durability(IntEnum):
-    """What a job needs of its transaction, from least to most."""
+    """The durability that a job needs from its transaction, from least to most."""
 
     READ = 0
     WRITE = 1  # survives kill -9
@@ -61,54 +59,57 @@ class Durability(IntEnum):
 @dataclass(slots=True)
 class _Job:
     work: Work
-    care: Durability
+    durability: Durability
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
 
 
 class Database:
-    """A SQLite file, spoken to from an event loop."""
+    """A SQLite file that is used from an event loop."""
 
-    def __init__(self, path: Path, schema: Schema, *, anew: Work = lambda _: None) -> None:
-        """`anew` runs first, in a transaction, on a file that was made because the old one had been removed."""
+    def __init__(self, path: Path, schema: Schema, *, on_recreated: Work = lambda _: None) -> None:
+        """`on_recreated` runs first, in a transaction, on a file that was made because the old one had been removed."""
         self._path = path
         self._schema = schema
-        self._anew = anew
-        self._look_at_s = 0.0
+        self._on_recreated = on_recreated
+        self._check_at_s = 0.0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._patience = Patience(path)
+        self._busy = BusyHandler(path)
 
     @property
     def locked(self) -> str:
-        """Who has held the write lock for so long that it has to be said; empty if nobody has."""
-        return self._patience.said
+        """The error text while another process holds the write lock for too long; otherwise empty."""
+        return self._busy.lock_error
 
     async def open(self) -> None:
-        """Open the file, make its tables, and start the thread."""
+        """Open the file, make its tables, and start the thread; raises Unreachable or Misconfigured."""
         self._loop = asyncio.get_running_loop()
-        self._connection = await self._loop.run_in_executor(None, _connect, self._path, self._schema, self._patience)
+        self._connection = await self._loop.run_in_executor(None, _connect, self._path, self._schema, self._busy)
         self._file = _identity(self._path)
         self._synchronous = "FULL"
         self._thread = threading.Thread(target=self._serve, name="millrace-sqlite", daemon=True)
         self._thread.start()
 
     async def close(self) -> None:
-        """Finish what was asked for, then close the file."""
+        """Finish all jobs, then close the file."""
         if self._thread is None:
             return
         self._jobs.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
         self._thread = None
 
-    def run(self, work: Work, care: Durability) -> asyncio.Future[Any]:
-        """Run `work` on the connection, in a transaction that it may share; it may be run again after a rollback."""
+    def run(self, work: Work, durability: Durability) -> asyncio.Future[Any]:
+        """Run `work` on the connection, in a transaction that it may share; it may be run again after a rollback.
+
+        The future gets its result, or its error; for errors of SQLite one of the `Unreachable` tree.
+        """
         future = self._loop.create_future()
         if self._thread is None:
             future.set_exception(Unreachable(f"{self._path}: {self._schema.whose} is closed"))
         else:
-            self._jobs.put(_Job(work, care, future))
+            self._jobs.put(_Job(work, durability, future))
         return future
 
     def _serve(self) -> None:
@@ -116,18 +117,18 @@ class Database:
             jobs, last = self._collect()
             if jobs and self._is_usable(jobs):
                 self._do(jobs)
-            self._tell(jobs)
+            self._deliver(jobs)
             if last:
                 self._connection.close()
                 return
 
     def _do(self, jobs: list[_Job]) -> None:
-        writes = [job for job in jobs if job.care is not Durability.READ]
+        writes = [job for job in jobs if job.durability is not Durability.READ]
         if writes:
             self._commit(writes)
         for job in jobs:
-            if job.care is Durability.READ:
-                self._attempt(job)
+            if job.durability is Durability.READ:
+                self._read(job)
 
     def _collect(self) -> tuple[list[_Job], bool]:
         job = self._jobs.get()
@@ -143,35 +144,35 @@ class Database:
         return jobs, True
 
     def _is_usable(self, jobs: list[_Job]) -> bool:
-        """Go on with a new file if ours was removed; if none can be made, the jobs get the error.
+        """Continue with a new file if ours was removed; if none can be made, all jobs get the error.
 
-        A removed file works on for the processes that have it open, and no process that starts later sees it.
+        A removed file stays usable for the processes that have it open, but no process that starts later sees it.
         """
         now = time.monotonic()
-        if now < self._look_at_s:
+        if now < self._check_at_s:
             return True
         if _identity(self._path) != self._file:
-            log.error("%s was removed while it was in use: what it held is lost, and it is made again", self._path)
+            logger.error("%s was removed while it was in use: its content is lost, and it is made again", self._path)
             try:
-                self._open_anew()
-            except Exception as exc:  # noqa: BLE001 - it belongs to the callers, and the thread tries again
+                self._recreate()
+            except Exception as exc:  # noqa: BLE001 - the callers get the error, and the thread tries again
                 for job in jobs:
-                    job.error = _ours(exc, self._path)
+                    job.error = _translated(exc, self._path)
                 return False
-        self._look_at_s = now + LOOK_EVERY_S
+        self._check_at_s = now + CHECK_EVERY_S
         return True
 
-    def _open_anew(self) -> None:
+    def _recreate(self) -> None:
         self._connection.close()
-        self._connection = _connect(self._path, self._schema, self._patience)
+        self._connection = _connect(self._path, self._schema, self._busy)
         self._synchronous = "FULL"
         self._connection.execute("BEGIN IMMEDIATE")
-        self._anew(self._connection)
+        self._on_recreated(self._connection)
         self._connection.execute("COMMIT")
         self._file = _identity(self._path)
 
     def _commit(self, jobs: list[_Job]) -> None:
-        """Commit all jobs at once; if one of them fails, each by itself, so that only that one does."""
+        """Commit all jobs at once; if that fails, each on its own, so that only the failing job gets the error."""
         if self._transaction(jobs) or len(jobs) == 1 or isinstance(jobs[0].error, Locked):
             return
         for job in jobs:
@@ -180,42 +181,42 @@ class Database:
 
     def _transaction(self, jobs: list[_Job]) -> bool:
         try:
-            self._care(max(job.care for job in jobs))
+            self._set_durability(max(job.durability for job in jobs))
             self._connection.execute("BEGIN IMMEDIATE")
-            self._patience.over()
+            self._busy.note_free()
             for job in jobs:
                 job.result = job.work(self._connection)
             self._connection.execute("COMMIT")
-        except Exception as exc:  # noqa: BLE001 - whatever a job raises belongs to its caller, the thread goes on
+        except Exception as exc:  # noqa: BLE001 - the caller gets any error of its job, and the thread continues
             with contextlib.suppress(apsw.Error):
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
             for job in jobs:
-                job.error = _ours(exc, self._path, self._patience.said)
+                job.error = _translated(exc, self._path, self._busy.lock_error)
             return False
         return True
 
-    def _care(self, care: Durability) -> None:
-        wanted = "FULL" if care is Durability.DURABLE else "NORMAL"
+    def _set_durability(self, durability: Durability) -> None:
+        wanted = "FULL" if durability is Durability.DURABLE else "NORMAL"
         if wanted != self._synchronous:
             self._connection.execute(f"PRAGMA synchronous={wanted}")
             self._synchronous = wanted
 
-    def _attempt(self, job: _Job) -> None:
+    def _read(self, job: _Job) -> None:
         try:
             job.result = job.work(self._connection)
         except Exception as exc:  # noqa: BLE001 - as above
-            job.error = _ours(exc, self._path)
+            job.error = _translated(exc, self._path)
 
-    def _tell(self, jobs: list[_Job]) -> None:
+    def _deliver(self, jobs: list[_Job]) -> None:
         try:
             self._loop.call_soon_threadsafe(_resolve, jobs)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed: no caller waits
             return
 
 
 def fetch_all(connection: Connection, sql: str, bindings: tuple[Any, ...] = ()) -> list[Any]:
-    """Return all rows of a statement: what a column holds is known from the schema, not by a type checker."""
+    """Return all rows of a statement. Their column types follow from the schema, not from the type checker."""
     return connection.execute(sql, bindings).fetchall()
 
 
@@ -225,7 +226,7 @@ def fetch_one(connection: Connection, sql: str, bindings: tuple[Any, ...] = ()) 
 
 
 def run(connection: Connection, sql: str, bindings: tuple[Any, ...] = ()) -> None:
-    """Run a statement for its effect."""
+    """Run a statement that returns no rows."""
     connection.execute(sql, bindings)
 
 
@@ -245,7 +246,7 @@ def _resolve(jobs: list[_Job]) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another one of its name; None if it is not there."""
+    """Return the device and the inode of a file; None if it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -253,10 +254,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-_DAMAGED = (apsw.NotADBError, apsw.CorruptError, apsw.SQLError)  # the last: other tables than ours
+_DAMAGED = (apsw.NotADBError, apsw.CorruptError, apsw.SQLError)  # the last: the tables are not those of Millrace
 
 
-def _ours(error: Exception, path: Path, locked: str = "") -> Exception:
+def _translated(error: Exception, path: Path, locked: str = "") -> Exception:
     if isinstance(error, apsw.BusyError) and locked:
         named = Locked(locked)
         named.__cause__ = error
@@ -266,7 +267,7 @@ def _ours(error: Exception, path: Path, locked: str = "") -> Exception:
             translated: MillraceError = DiskFull(f"{path} cannot be written: the disk is full")
         else:
             kind = Damaged if isinstance(error, _DAMAGED) else Unreachable
-            translated = kind(f"{path}: SQLite says {type(error).__name__}: {error}{_way_out(path, kind)}")
+            translated = kind(f"{path}: SQLite reports {type(error).__name__}: {error}{_way_out(path, kind)}")
         translated.__cause__ = error
         return translated
     return error
@@ -276,15 +277,15 @@ def _way_out(path: Path, kind: type[Unreachable]) -> str:
     if kind is not Damaged:
         return ""
     files = ", ".join(f"{path.name}{rest}" for rest in ("", "-wal", "-shm"))
-    return f". It is damaged, or no file of Millrace: stop all that uses it, move {files} away, and start again"
+    return f". It is damaged or not a file of Millrace: stop its processes, move {files} away, and start again"
 
 
-def _connect(path: Path, schema: Schema, patience: Patience) -> Connection:
+def _connect(path: Path, schema: Schema, busy: BusyHandler) -> Connection:
     if apsw.SQLITE_VERSION_NUMBER < FIRST_SAFE_SQLITE:
         raise Misconfigured(f"apsw carries SQLite {apsw.sqlite_lib_version()}; 3.51.3 or newer is needed")
     try:
         make_private_folder(path.parent)
-        connection = _open(path, patience)
+        connection = _open(path, busy)
         for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):  # SQLite makes the other two like the first
             make_private(path.with_name(name))
         _write_ahead(connection)
@@ -295,9 +296,9 @@ def _connect(path: Path, schema: Schema, patience: Patience) -> Connection:
         connection.execute("BEGIN IMMEDIATE")
         _migrate(connection, path, schema)
         connection.execute("COMMIT")
-        patience.over()
+        busy.note_free()
     except apsw.BusyError as exc:
-        raise Locked(f"{schema.whose} cannot use {path}: {patience.said or exc}") from exc
+        raise Locked(f"{schema.whose} cannot use {path}: {busy.lock_error or exc}") from exc
     except (apsw.Error, OSError) as exc:
         kind = Damaged if isinstance(exc, _DAMAGED) else Unreachable
         hint = _way_out(path, kind) or f"; is {schema.setting} right?"
@@ -305,8 +306,11 @@ def _connect(path: Path, schema: Schema, patience: Patience) -> Connection:
     return connection
 
 
-def _open(path: Path, patience: Patience) -> Connection:
-    """Open a file, and make it where it is not there: without what a removed one left, which SQLite would read in."""
+def _open(path: Path, busy: BusyHandler) -> Connection:
+    """Open a file, and make it if it does not exist.
+
+    First removes the `-wal` and `-shm` files of a removed database, because SQLite would read them into the new one.
+    """
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -314,7 +318,7 @@ def _open(path: Path, patience: Patience) -> Connection:
             for rest in ("-wal", "-shm"):
                 path.with_name(path.name + rest).unlink(missing_ok=True)
         connection = apsw.Connection(str(path))
-        connection.set_busy_handler(patience.wait)
+        connection.set_busy_handler(busy.wait)
         connection.execute("PRAGMA user_version")  # makes the file
     finally:
         os.close(folder)
@@ -322,7 +326,10 @@ def _open(path: Path, patience: Patience) -> Connection:
 
 
 def _write_ahead(connection: Connection) -> None:
-    """Switch the file to WAL. Of several who do so at once SQLite refuses some without asking their busy handler."""
+    """Switch the file to WAL mode.
+
+    SQLite may return BUSY without calling the busy handler when several processes switch at once.
+    """
     until = time.monotonic() + BUSY_S
     while True:
         try:
@@ -343,40 +350,3 @@ def _migrate(connection: Connection, path: Path, schema: Schema) -> None:
         )
     connection.execute(schema.tables)
     connection.execute(f"PRAGMA user_version={schema.version}")
-
-
-class Patience:
-    """Waits for other processes' commits in short steps: SQLite's own steps grow to 100 ms. Names who takes long."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._began_s = 0.0
-        self._limit_s = BUSY_S
-        self._locked_s: float | None = None  # since when, over several waits
-        self._named_s = 0.0
-        self.said = ""
-
-    def wait(self, tries: int) -> bool:
-        """Be SQLite's busy handler: called again and again until the lock is free, or this says no."""
-        now_s = time.monotonic()
-        if tries == 0:
-            self._began_s, self._limit_s = now_s, KNOWN_BUSY_S if self.said else BUSY_S
-            self._locked_s = now_s if self._locked_s is None else self._locked_s
-        if self._locked_s is not None and now_s - self._locked_s > NAMED_AFTER_S and now_s >= self._named_s:
-            self._named_s = now_s + NAMED_EVERY_S
-            self._name(now_s - self._locked_s)
-        time.sleep(BUSY_PAUSE_S)
-        return time.monotonic() - self._began_s < self._limit_s
-
-    def over(self) -> None:
-        """Note that the lock was free."""
-        if self.said:
-            log.warning("%s: its write lock is free again", self._path)
-        self._locked_s, self._named_s, self.said = None, 0.0, ""
-
-    def _name(self, held_s: float) -> None:
-        self.said = (
-            f"{self._path}: {holder_of(self._path)} has held its write lock for {held_s:.0f} s, and nothing can be "
-            "written: end that process if it hangs"
-        )
-        log.warning("%s", self.said)

@@ -1,4 +1,4 @@
-"""How many requests a broker message of a queue holds, as this process has seen it."""
+"""The mean number of requests in a broker message of each queue, as this process has seen it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _QUEUES_KEPT = 1024
 
 
 class FillRatio:
-    """A mean for each queue that leans to what came last; 1 where nothing is known."""
+    """An exponentially weighted mean for each queue; 1 for a queue without observations."""
 
     def __init__(self) -> None:
         self._means: dict[str, float] = {}
 
     def observe(self, messages: Iterable[Message]) -> None:
-        """Learn from messages that were published or taken."""
+        """Update the means from messages that were published or taken."""
         means = self._means
         for message in messages:
             mean = means.get(message.queue)

@@ -1,4 +1,4 @@
-"""Files and folders for their owner alone: what lies in a data folder is payloads and keys."""
+"""Files and folders that only their owner can read: a data folder has payloads and keys in it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _OTHERS = 0o077
 
 
 def make_private_folder(path: Path) -> None:
-    """Make a folder, and those above it, where they are missing. One that is there stays as it is: it may be shared."""
+    """Make a folder and its missing parents. An existing folder keeps its mode: it may be shared on purpose."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=FOLDER, exist_ok=True)
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a file, and make it if it is not there; returns its descriptor.
+    """Open a file, making it if it does not exist; return its descriptor.
 
-    Not for SQLite's: a process that closes a descriptor of such a file loses all its locks on it.
+    Not for SQLite files: a process that closes a descriptor of such a file loses all its locks on it.
     """
     descriptor = os.open(path, flags | os.O_CREAT, FILE)
     make_private(path)
@@ -29,7 +29,7 @@ def open_private(path: Path, flags: int) -> int:
 
 
 def make_private(path: Path) -> None:
-    """Take a file of ours from everybody else; one that is not there, or is somebody else's, stays as it is."""
+    """Remove the access of other users from a file of ours; a missing file, or one of another owner, stays as it is."""
     with contextlib.suppress(FileNotFoundError, PermissionError):
         found = path.stat()
         if found.st_mode & _OTHERS and found.st_uid == os.geteuid() and stat.S_ISREG(found.st_mode):

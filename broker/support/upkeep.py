@@ -1,8 +1,7 @@
-"""Upkeep of channels: what this process declared is made again when it vanishes.
+"""Makes channels again that this process declared and that were deleted.
 
-A queue, stream or topic can be deleted behind our back, by a person or by another program. A look at what is there
-costs the broker something, so each look takes a part of the channels, in turn. Consumers, and publishes that find no
-queue, ask for an earlier look.
+Another program or a person can delete a queue, stream or topic at any time. Checks load the broker, so each one covers
+only some of the channels, in turn. Consumers, and publishes that find no queue, ask for an earlier check.
 """
 
 from __future__ import annotations
@@ -13,12 +12,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from broker.channels import Limits
 from broker.errors import MillraceError, TryAgain
+from broker.support.tasks import wait_for_event
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EVERY_S = 5.0
-AT_ONCE = 250  # channels a look
-# RabbitMQ 3.10 does not tell a consumer that its queue was deleted if the next one is there within 50 ms.
+CHANNELS_A_CHECK = 250  # channels in one check
+# RabbitMQ 3.10 does not notify a consumer of a deleted queue if a new one of its name exists within 50 ms.
 SETTLE_S = 0.3
 
 Missing = Callable[[Sequence[str]], Awaitable[Sequence[str]]]
@@ -29,22 +29,22 @@ class Upkeep:
     """The channels that one broker connection has declared."""
 
     def __init__(self, missing: Missing, make: Make) -> None:
-        """`missing` returns which of some channels are not there; `make` declares one."""
+        """`missing` returns those of some channels that do not exist; `make` declares one."""
         self._missing = missing
         self._make = make
-        self._kept: dict[str, Limits] = {}  # the first was looked at longest ago
+        self._channels: dict[str, Limits] = {}  # the first one was checked longest ago
         self._urgent: set[str] = set()
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.troubles: dict[str, str] = {}
-        """Channels that vanished and cannot be made again, each with the reason."""
+        """Channels that vanished and cannot be made again, each with the error."""
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the periodic checks."""
         self._task = asyncio.create_task(self._run(), name="upkeep of channels")
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop the checks."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -52,71 +52,67 @@ class Upkeep:
 
     def note(self, channel: str, limits: Limits) -> None:
         """Keep a channel from now on."""
-        self._kept[channel] = limits
+        self._channels[channel] = limits
         self.troubles.pop(channel, None)
 
     def forget(self, channel: str) -> None:
-        """Let a channel go: its absence is meant."""
-        self._kept.pop(channel, None)
+        """Stop keeping a channel: it is deleted on purpose."""
+        self._channels.pop(channel, None)
         self._urgent.discard(channel)
         self.troubles.pop(channel, None)
 
     def keeps(self, channel: str) -> bool:
-        """Tell whether a channel is one of those that are kept."""
-        return channel in self._kept
+        """Return True if a channel is kept."""
+        return channel in self._channels
 
     def suspect(self, channels: Iterable[str]) -> None:
-        """Look soon at channels that seem to be gone; others than those that are kept are left alone."""
-        if found := self._kept.keys() & set(channels):
+        """Check these channels soon, because they seem to be gone; channels that are not kept are ignored."""
+        if found := self._channels.keys() & set(channels):
             self._urgent |= found
             self._hurry.set()
 
     def suspect_all(self) -> None:
-        """Look soon at everything: all of it may be gone at once."""
-        self.suspect(list(self._kept))
+        """Check all channels soon: all of them may be gone at once."""
+        self.suspect(list(self._channels))
 
     async def _run(self) -> None:
         while True:
-            try:
-                async with asyncio.timeout(EVERY_S):
-                    await self._hurry.wait()
-            except TimeoutError:
-                pass
+            await wait_for_event(self._hurry, EVERY_S)
             self._hurry.clear()
-            await self.look()
+            await self.check()
 
-    async def look(self) -> None:
-        """Look at the suspects, else at the channels whose turn it is, and make what is missing."""
+    async def check(self) -> None:
+        """Check the suspected channels, or else the next ones in turn, and make the missing ones."""
         channels = self._next()
         try:
             gone = await self._missing(channels) if channels else ()
             if gone:
                 await asyncio.sleep(SETTLE_S)
         except TryAgain as exc:
-            log.info("%d channels could not be looked at: %s", len(channels), exc)
+            logger.info("%d channels could not be checked: %s", len(channels), exc)
             return
         for channel in set(channels).difference(gone):
             self.troubles.pop(channel, None)  # another process may have made it again
         for channel in gone:
-            if channel in self._kept:
+            if channel in self._channels:
                 await self._make_again(channel)
 
     def _next(self) -> list[str]:
         if self._urgent:
             chosen, self._urgent = list(self._urgent), set()
             return chosen
-        chosen = list(self._kept)[:AT_ONCE]
+        chosen = list(self._channels)[:CHANNELS_A_CHECK]
         for channel in chosen:
-            self._kept[channel] = self._kept.pop(channel)
+            self._channels[channel] = self._channels.pop(channel)
         return chosen
 
     async def _make_again(self, channel: str) -> None:
         try:
-            await self._make(channel, self._kept[channel])
+            await self._make(channel, self._channels[channel])
         except MillraceError as exc:
             if channel not in self.troubles:
-                log.error("channel %s has vanished and cannot be made again: %s; trying again", channel, exc)  # noqa: TRY400 - a person can mend this: a traceback would only hide it
+                logger.error("channel %s has vanished and cannot be made again: %s; trying again", channel, exc)  # noqa: TRY400 - a person can fix this, and a traceback would hide the reason
             self.troubles[channel] = str(exc)
             return
         self.troubles.pop(channel, None)
-        log.warning("channel %s had vanished and was made again; what was in it is lost", channel)
+        logger.warning("channel %s had vanished and was made again; its messages are lost", channel)

@@ -1,4 +1,4 @@
-"""The datatypes of the Open Inference Protocol that we serve, and what they are in NumPy."""
+"""The supported datatypes of the Open Inference Protocol, and their NumPy types."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "FP64": np.dtype("<f8"),
     "BYTES": np.dtype(object),
 }
-"""BYTES is an object array of `bytes`. BF16 is not here: NumPy has no such type."""
+"""BYTES is an object array of `bytes`. BF16 is not supported: NumPy has no such type."""
 
 DATATYPES: Final[Mapping[str, str]] = {dtype.str: name for name, dtype in DTYPES.items()}
 
@@ -33,7 +33,7 @@ FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str | None:
-    """Return the protocol's name of a NumPy type, None where it has none."""
+    """Return the protocol's name of a NumPy type; None if it has none."""
     known = DATATYPES.get(dtype.str)
     if known is None and dtype.kind in "SU":
         return "BYTES"

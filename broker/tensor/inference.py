@@ -1,7 +1,7 @@
-"""The Open Inference Protocol (v2) request without its data: what comes in, what is asked for.
+"""The head of an Open Inference Protocol (v2) request: its inputs and wanted outputs, without the raw data.
 
-A body is JSON, or a JSON head followed by raw tensors in the head's order (the binary tensor data extension).
-Every byte comes from outside, so whatever breaks the protocol is an `InvalidRequest`.
+A body is JSON, or a JSON head followed by raw tensors in the head's order (the binary tensor data extension). Every
+byte comes from a client, so any violation of the protocol is an `InvalidRequest`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TensorSpec:
 
 
 class InputHead(NamedTuple):
-    """One input as its head declares it: raw bytes after the head (`binary_size`), or `data` in the JSON."""
+    """One input in the head: its data are raw bytes after the head (`binary_size`), or `data` in the JSON."""
 
     name: str
     datatype: str
@@ -53,7 +53,7 @@ class InputHead(NamedTuple):
 
 
 class OutputHead(NamedTuple):
-    """One output asked for; `binary` is None where the request leaves it to `binary_data_output`."""
+    """One wanted output; `binary` is None if the request's `binary_data_output` decides."""
 
     name: str
     binary: bool | None
@@ -63,7 +63,8 @@ class OutputHead(NamedTuple):
 class Head:
     """A request without its raw tensors. `outputs` None asks for all of them.
 
-    Equal only to itself. A `shared` one comes again for equal bytes and holds no data: it may be a cache's key.
+    It is equal only to itself. A `shared` head is the same object for equal bytes and has no data, so that it can be
+    the key of a cache.
     """
 
     id: str | None
@@ -78,7 +79,7 @@ class Head:
 def parse_head(body: Body, json_length: int | None) -> Head:
     """Return the head of a body whose first `json_length` bytes are JSON (None: all of it).
 
-    Raises `InvalidRequest`. Whether the raw tensors behind the head are all there is for `decode` to say.
+    Raises `InvalidRequest`. `decode` checks that the raw tensors after the head are complete.
     """
     if json_length is None:
         return _read_head(_load(body), raw=False, shareable=False)
@@ -96,7 +97,7 @@ def parse_head(body: Body, json_length: int | None) -> Head:
 
 
 def shown(value: object) -> str:
-    """Return `value` as an error message may carry it: it came from outside and can be huge."""
+    """Return `value` as an error message quotes it: shortened, because a client can send any size."""
     return _short.repr(value)
 
 
@@ -142,7 +143,7 @@ def _read_head(document: Any, *, raw: bool, shareable: bool) -> Head:
         outputs=_read_outputs(document.get("outputs")),
         binary_output=_read_flag(parameters, "binary_data_output", "the request") or False,
         binary_bytes=sum(binary),
-        # An id makes a head unique: keeping it would only push out heads that come again.
+        # An id makes a head unique: remembering it would only displace heads that repeat.
         shared=shareable and request_id is None and len(binary) == len(inputs),
     )
 
@@ -225,7 +226,7 @@ def _read_shape(name: str, shape: Any) -> tuple[int, ...]:
                 f"input {shown(name)}: shape {shown(shape)} has {shown(dimension)} as a dimension: "
                 "each must be an integer of at least 0"
             )
-        # An empty dimension hides the others from the product, not from NumPy.
+        # The product with an empty dimension is 0, but NumPy checks the other dimensions too.
         size *= dimension or 1
     if size > MAX_ELEMENTS:
         raise InvalidRequest(f"input {shown(name)}: shape {shown(shape)} has more elements than can be addressed")
@@ -293,7 +294,7 @@ def _refuse_repeated(what: str, names: list[str]) -> None:
 
 
 def _kind(value: object) -> str:
-    """Return what JSON calls the type of `value`."""
+    """Return JSON's name for the type of `value`."""
     if type(value) is list:
         return f"a list of {len(value)}"
     kinds = {dict: "an object", str: "a string", bool: "a boolean", type(None): "null"}

@@ -1,7 +1,7 @@
-"""Answers out of output tensors: what a model computed for a batch, cut into one body for each request.
+"""Answers from output tensors: cuts the results of a batch into one body for each request.
 
-The text around the numbers depends on names, shapes and what was asked for, and these repeat: it is made once as
-a template. The numbers of a batch are turned into bytes once an output, and each request takes its slice.
+The text around the numbers depends on names, shapes and the wanted outputs. These repeat, so a template of the text is
+made once. The numbers of a batch are converted to bytes once for each output, and each request gets its slice.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from broker.tensor.datatypes import DTYPES, FLOATS, Array, datatype_of
 from broker.tensor.inference import Head, OutputHead, shown
 
 Encoded: TypeAlias = tuple[bytes, int | None]
-"""A body, and the length of its JSON head: None where all of it is JSON."""
+"""A body, and the length of its JSON head; None if all of it is JSON."""
 
 Cut: TypeAlias = Callable[[int, int], bytes | memoryview]
-"""Returns rows start up to stop of one output as the answer carries them."""
+"""Returns rows start up to stop of one output in the form of the answer."""
 
 MAX_TEMPLATES: Final = 1024
 _LENGTH: Final = struct.Struct("<I")
 
 
 class _Field(NamedTuple):
-    """One output as one answer carries it."""
+    """The form of one output in one answer."""
 
     name: str
     datatype: str
@@ -39,7 +39,7 @@ class _Field(NamedTuple):
 
 
 class _Template(NamedTuple):
-    """Text before and after each field's slot; `text` is the whole head, but its end, where no slot is left open."""
+    """Text before and after each field's slot; `text` is the whole head without its end, if no slot is open."""
 
     fields: tuple[_Field, ...]
     before: tuple[bytes, ...]
@@ -51,9 +51,10 @@ _templates: dict[tuple[Any, ...], _Template] = {}
 
 
 def encode(outputs: Mapping[str, Array], *, head: Head, model: str, version: str) -> Encoded:
-    """Return the answer that carries whole outputs, of any shapes, as `head` asked for them.
+    """Return the answer with whole outputs, of any shapes, in the form that `head` asks for.
 
-    Raises `InvalidRequest` for an output that the model does not have, `Failed` for what the protocol cannot carry.
+    Raises `InvalidRequest` for an output that the model does not have, `Failed` for values that the protocol cannot
+    represent.
     """
     return _Batch(outputs, model, version, whole=True).answer(head, 0, 1)
 
@@ -61,9 +62,9 @@ def encode(outputs: Mapping[str, Array], *, head: Head, model: str, version: str
 def encode_rows(
     outputs: Mapping[str, Array], items: Sequence[tuple[Head, int, int]], *, model: str, version: str
 ) -> list[Encoded | MillraceError]:
-    """Return an answer for each of `items`, which takes rows start up to stop of outputs batched along axis 0.
+    """Return an answer for each of `items`, with rows start up to stop of outputs that are batched along axis 0.
 
-    The error that one item deserves stands in its place; the others are not touched by it.
+    The error of one item is returned in its place, and does not affect the other items.
     """
     rows = max([stop for _, _, stop in items], default=0)
     for name, array in outputs.items():
@@ -75,7 +76,7 @@ def encode_rows(
 
 
 class _Batch:
-    """Answers from one set of outputs. What several items share is worked out once."""
+    """Answers from one set of outputs. Work that several items share is done once."""
 
     __slots__ = ("_cuts", "_outputs", "_plans", "_signature", "_whole")
 
@@ -94,10 +95,10 @@ class _Batch:
             return exc
 
     def answer(self, head: Head, start: int, stop: int) -> Encoded:
-        asked = (head.outputs, head.binary_output, stop - start)
-        plan = self._plans.get(asked)
+        wanted = (head.outputs, head.binary_output, stop - start)
+        plan = self._plans.get(wanted)
         if plan is None:
-            plan = self._plans[asked] = self._plan(asked)
+            plan = self._plans[wanted] = self._plan(wanted)
         template, cuts = plan
         end = b"]}" if head.id is None else b'],"id":%b}' % orjson.dumps(head.id)
         if template.text is None:
@@ -109,13 +110,13 @@ class _Batch:
             raise too_large(len(encoded[0]))
         return encoded
 
-    def _plan(self, asked: tuple[tuple[OutputHead, ...] | None, bool, int]) -> tuple[_Template, list[Cut]]:
-        key = (self._signature, self._whole, asked)
+    def _plan(self, wanted: tuple[tuple[OutputHead, ...] | None, bool, int]) -> tuple[_Template, list[Cut]]:
+        key = (self._signature, self._whole, wanted)
         template = _templates.get(key)
         if template is None:
             if len(_templates) >= MAX_TEMPLATES:
                 _templates.clear()
-            template = _templates[key] = self._template(*asked)
+            template = _templates[key] = self._template(*wanted)
         return template, [self._cut(field) for field in template.fields]
 
     def _template(self, outputs: tuple[OutputHead, ...] | None, binary_output: bool, rows: int) -> _Template:
@@ -143,17 +144,17 @@ class _Batch:
 
 
 def _fields(
-    outputs: Mapping[str, Array], asked: tuple[OutputHead, ...] | None, binary_output: bool
+    outputs: Mapping[str, Array], wanted: tuple[OutputHead, ...] | None, binary_output: bool
 ) -> tuple[_Field, ...]:
-    if asked is None:
+    if wanted is None:
         return tuple([_Field(name, _datatype(name, array), binary_output) for name, array in outputs.items()])
-    for item in asked:
+    for item in wanted:
         if item.name not in outputs:
             raise InvalidRequest(f"output {shown(item.name)} is not one of the model's: it has {', '.join(outputs)}")
     return tuple(
         [
             _Field(name, _datatype(name, outputs[name]), binary_output if binary is None else binary)
-            for name, binary in asked
+            for name, binary in wanted
         ]
     )
 
@@ -207,7 +208,7 @@ def _cut_numbers(field: _Field, rows: Array) -> Cut:
         return lambda start, stop: b""
     text = orjson.dumps(np.ascontiguousarray(rows), option=orjson.OPT_SERIALIZE_NUMPY)
     lines = text[2:-2].split(b"],[")
-    # orjson writes NaN and infinity as null, and no other number has an n in it.
+    # orjson writes NaN and infinity as null, and no number has the letter n.
     dirty = field.datatype in FLOATS and b"n" in text
 
     def cut(start: int, stop: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Answers of the Open Inference Protocol read back into tensors, by whoever makes one answer of several."""
+"""Decodes answers of the Open Inference Protocol into tensors, for example to merge several answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class DecodedResponse(NamedTuple):
 def read_response(body: Body, json_length: int | None) -> DecodedResponse:
     """Return the outputs of an answer whose first `json_length` bytes are JSON (None: all of it).
 
-    Raises `InvalidRequest` naming the tensor. An output is written like an input, so it is read as one.
+    Raises `InvalidRequest` with the name of the tensor. Outputs and inputs have the same form, so it is decoded as
+    inputs.
     """
     length = len(body) if json_length is None else json_length
     try:
@@ -31,10 +32,10 @@ def read_response(body: Body, json_length: int | None) -> DecodedResponse:
     except orjson.JSONDecodeError as exc:
         raise InvalidRequest(f"the answer is not valid JSON: {exc.msg}, at {exc.pos}") from exc
     if type(document) is not dict or type(document.get("id", "")) is not str:
-        raise InvalidRequest("the answer is no JSON object, or its id is no string")
+        raise InvalidRequest("the answer is not a JSON object, or its id is not a string")
     try:
         head = orjson.dumps({"inputs": document.get("outputs")})
-    except TypeError as exc:  # it reads deeper nesting than it writes
+    except TypeError as exc:  # orjson reads deeper nesting than it writes
         raise InvalidRequest(f"the answer cannot be read: {exc}") from exc
     inputs = decode(head + bytes(body[length:]), None if json_length is None else len(head))
     return DecodedResponse(document.get("id"), inputs.tensors)

@@ -1,6 +1,6 @@
-"""Tensors out of requests, and many requests into one batch; `outputs` is the way back.
+"""Decodes requests into tensors, and assembles many requests into one batch; `outputs` does the reverse.
 
-body ──decode──► Inputs ──check──► rows ──assemble──► one array an input, batched along axis 0
+body ──decode──► Inputs ──check──► rows ──assemble──► one array per input, batched along axis 0
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _checked: dict[tuple[Head, int, int], tuple[Sequence[TensorSpec], int]] = {}
 
 
 class Inputs(NamedTuple):
-    """A decoded request. The tensors are read-only; the raw ones are views into the body and keep it alive."""
+    """A decoded request. The tensors are read-only; the raw ones are views of the body and keep it alive."""
 
     head: Head
     tensors: dict[str, Array]
@@ -47,7 +47,7 @@ class Inputs(NamedTuple):
 def decode(body: Body, json_length: int | None) -> Inputs:
     """Return the tensors of a request whose first `json_length` bytes are JSON (None: all of it).
 
-    Raises `InvalidRequest`. A view can be unaligned, because nothing pads the JSON: `assemble` copies it anyway.
+    Raises `InvalidRequest`. A view can be unaligned, because the JSON is not padded; `assemble` copies it anyway.
     """
     head = parse_head(body, json_length)
     if json_length is None:
@@ -70,8 +70,8 @@ def decode(body: Body, json_length: int | None) -> Inputs:
 def decode_raw(body: Body, specs: Sequence[TensorSpec], *, max_rows: int) -> Inputs:
     """Return the tensor of a body without a head (`json_length` 0): one row for a model with one input.
 
-    At most one dimension but the batch's may be free; a BYTES body is one element, without its length.
-    Raises `InvalidRequest`. All outputs are asked for in binary.
+    At most one dimension besides the batch dimension may be free; a BYTES body is one element, without its length.
+    Raises `InvalidRequest`. All outputs are wanted in binary.
     """
     if len(specs) != 1:
         names = ", ".join(spec.name for spec in specs)
@@ -90,10 +90,10 @@ def decode_raw(body: Body, specs: Sequence[TensorSpec], *, max_rows: int) -> Inp
 
 
 def check(inputs: Inputs, specs: Sequence[TensorSpec], *, max_rows: int) -> int:
-    """Return how many rows a request has, once it is known to fit the model's declared inputs.
+    """Return the number of rows of a request after checking it against the model's declared inputs.
 
-    `max_rows` 0 says that the model has no batch dimension: such a request is one row. Raises `InvalidRequest`,
-    and `TooLarge` for more than `max_rows`. Remembers shared heads, so give the same `specs` object again.
+    `max_rows` 0 means that the model has no batch dimension: such a request has one row. Raises `InvalidRequest`, and
+    `TooLarge` for more than `max_rows`. Remembers shared heads, so pass the same `specs` object each time.
     """
     head = inputs.head
     if not head.shared:
@@ -108,7 +108,7 @@ def check(inputs: Inputs, specs: Sequence[TensorSpec], *, max_rows: int) -> int:
 
 
 def assemble(batch: Sequence[Mapping[str, Array]], specs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Return the rows of many checked requests of one signature as one writable array an input."""
+    """Return the rows of many checked requests with one signature, as one writable array per input."""
     if len(batch) == 1:
         return {spec.name: batch[0][spec.name].copy() for spec in specs}
     return {spec.name: np.concatenate([tensors[spec.name] for tensors in batch]) for spec in specs}
@@ -177,7 +177,7 @@ def _from_bytes(item: InputHead, size: int, body: Body, start: int) -> Array:
 
 
 def _elements(item: InputHead, raw: bytes) -> list[bytes]:
-    """Read lengths of four bytes, each before its content, until exactly the shape's elements are there."""
+    """Read pairs of a 4-byte length and its content; there must be exactly as many as the shape has elements."""
     elements: list[bytes] = []
     at = 0
     for _ in range(prod(item.shape)):
@@ -221,7 +221,7 @@ def _from_json(item: InputHead) -> Array:
 
 
 def _flat(item: InputHead) -> list[Any]:
-    """Return the data row-major: it comes nested exactly as the shape says, or flat."""
+    """Return the data as a flat row-major list; the request has it nested exactly by the shape, or flat."""
     data = item.data or []
     count = prod(item.shape)
     if len(item.shape) < 2 or (len(data) == count and (not data or type(data[0]) is not list)):
@@ -240,7 +240,7 @@ def _flat(item: InputHead) -> list[Any]:
 
 def _packed(item: InputHead, data: list[Any]) -> bytes:
     try:
-        # struct refuses what does not fit; NumPy would make it infinite, or ask for an int64 first.
+        # struct raises for a value out of range; NumPy would make it infinite, or need an int64 array first.
         return struct.pack(f"<{len(data)}{_FORMATS[item.datatype]}", *data)
     except (struct.error, OverflowError) as exc:
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Commands about what is declared: `init`, `check`, `schema`, `apply`, `withdraw`."""
+"""Commands for settings and declarations: `init`, `check`, `schema`, `apply`, `withdraw`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from deploy.cli.terminal import (
     DEFAULT_SETTINGS,
     BrokerUrl,
     SettingsPath,
+    confirm,
     console,
     errors,
-    existing,
-    looked_at,
-    no_settings,
+    existing_installation,
+    missing_settings_text,
     overrides,
+    started_installation,
     warn,
 )
 from deploy.operations.inspection import left_out, withheld_arms
-from deploy.operations.watch import Declarations, file_of, passed_over, read_file
+from deploy.operations.watch import Declarations, file_of, read_file, unread_files
 from deploy.project import write_project
 from deploy.settings import Settings, load_settings
 from deploy.wiring import Installation
@@ -43,20 +44,20 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: millrace withdraw fraud")(withdraw)
 
 
-def init(folder: Annotated[Path, typer.Argument(help="The folder to make.")]) -> None:
-    """Make a folder with settings and a hello model, ready for `millrace up`."""
+def init(folder: Annotated[Path, typer.Argument(help="The folder to create.")]) -> None:
+    """Create a folder with settings and a hello model, ready for `millrace up`."""
     for path in write_project(folder):
         console.print(f"wrote {path}")
     console.print(f"next: cd {folder} && millrace up")
 
 
 def check(
-    files: Annotated[list[Path] | None, typer.Argument(help="Declarations; all of the settings' if none.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Endpoint files; by default those of the settings")] = None,
     settings: SettingsPath = DEFAULT_SETTINGS,
 ) -> None:
     """Read the settings and declarations, and explain mistakes; exit status 2 if there are any."""
     if not settings.exists() and (not files or settings != DEFAULT_SETTINGS):
-        raise Misconfigured(no_settings(settings))
+        raise Misconfigured(missing_settings_text(settings))
     read = load_settings(settings)
     _say_settings(settings)
     paths = files or sorted(read.folder.glob(read.endpoints))
@@ -68,24 +69,24 @@ def check(
         unread = [path for path in files if path.suffix == ".yml" and path.resolve().is_relative_to(read.folder)]
         warn([f"{path} is not read by `millrace up`: endpoints is {read.endpoints}" for path in unread])
     else:
-        _say(f"{read.endpoints}: {len(paths)} file{'' if len(paths) == 1 else 's'} read in {read.folder}")
-        warn([*passed_over(read.folder, read.endpoints), *left_out(read.repository_folder)])
+        _print_line(f"{read.endpoints}: {len(paths)} file{'' if len(paths) == 1 else 's'} read in {read.folder}")
+        warn([*unread_files(read.folder, read.endpoints), *left_out(read.repository_folder)])
     if mistakes:
         raise Misconfigured("\n".join(mistakes))
 
 
 def _say_settings(settings: Path) -> None:
-    _say(
+    _print_line(
         f"{settings}: the settings are fine" if settings.exists() else f"no {settings} here: the default settings hold"
     )
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _check_file(path: Path, seen: dict[str, tuple[Path, Endpoint]]) -> list[str]:
-    """Return what is wrong with the declarations in a file."""
+    """List the mistakes in the declarations of a file."""
     try:
         endpoints = read_file(path)
     except Misconfigured as exc:
@@ -96,12 +97,12 @@ def _check_file(path: Path, seen: dict[str, tuple[Path, Endpoint]]) -> list[str]
 
 
 def schema() -> None:
-    """Print the JSON Schema of an endpoint's file, so that an editor knows its keys."""
+    """Print the JSON Schema of an endpoint file, for completion and checks in an editor."""
     sys.stdout.write(json.dumps(endpoint_schema(), indent=2) + "\n")
 
 
 def _broker_mistakes(settings: Settings) -> list[str]:
-    """Return what is wrong with the broker's address, as far as can be told without asking there."""
+    """List the mistakes in the broker's address that can be found without connecting."""
     try:
         connect(settings.broker_url, settings.channels)
     except Misconfigured as exc:
@@ -110,7 +111,7 @@ def _broker_mistakes(settings: Settings) -> list[str]:
 
 
 def _check_endpoint(endpoint: Endpoint, path: Path, seen: dict[str, tuple[Path, Endpoint]]) -> list[str]:
-    """Return what is wrong with an endpoint beside those that were seen; it is one of them then."""
+    """List the conflicts of an endpoint with those in `seen`, and add it to them."""
     first, _ = seen.setdefault(endpoint.endpoint, (path, endpoint))
     if first != path:
         return [f"{path}: endpoint {endpoint.endpoint} is declared by {first.name} too"]
@@ -118,7 +119,7 @@ def _check_endpoint(endpoint: Endpoint, path: Path, seen: dict[str, tuple[Path, 
     mistakes = [f"{path} and {where.name}: {found}" for where, other in others if (found := overlap(endpoint, other))]
     if mistakes:
         return mistakes
-    _say(f"{path}: endpoint {endpoint.endpoint} is fine ({len(endpoint.arms)} arms)")
+    _print_line(f"{path}: endpoint {endpoint.endpoint} is fine ({len(endpoint.arms)} arms)")
     return []
 
 
@@ -126,14 +127,14 @@ def apply(
     files: Annotated[list[Path], typer.Argument(help="Declarations to publish.")],
     settings: SettingsPath = DEFAULT_SETTINGS,
     broker: BrokerUrl = "",
-    author: Annotated[str, typer.Option(help="Who declares this; it is logged.")] = "millrace apply",
+    author: Annotated[str, typer.Option(help="The author in the record of the declaration.")] = "millrace apply",
 ) -> None:
-    """Publish declarations; every part follows at once, nothing restarts."""
+    """Publish declarations; all parts follow at once, without a restart."""
     endpoints = _declared_by(files)
-    place = existing(settings, overrides(broker__url=broker))
+    installation = existing_installation(settings, overrides(broker__url=broker))
 
     async def publish() -> None:
-        async with place.broker() as connection:
+        async with installation.broker() as connection:
             declarations = Declarations(connection)
             await declarations.read()
             for endpoint in endpoints:
@@ -144,7 +145,7 @@ def apply(
 
 
 def _declared_by(files: list[Path]) -> list[Endpoint]:
-    """Return what files declare; raises Misconfigured for one that declares nothing, or an endpoint of another one."""
+    """Read declarations; raises Misconfigured for a file without any, and for an endpoint in two files."""
     owners, endpoints = dict[str, Path](), list[Endpoint]()
     for path in files:
         found = read_file(path)
@@ -159,23 +160,25 @@ def _declared_by(files: list[Path]) -> list[Endpoint]:
 
 
 def withdraw(
-    endpoint: Annotated[str, typer.Argument(help="What shall no longer be served.")],
+    endpoint: Annotated[str, typer.Argument(help="The endpoint to withdraw.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     settings: SettingsPath = DEFAULT_SETTINGS,
     broker: BrokerUrl = "",
-    author: Annotated[str, typer.Option(help="Who withdraws this; it is logged.")] = "millrace withdraw",
+    author: Annotated[str, typer.Option(help="The author in the record of the withdrawal.")] = "millrace withdraw",
 ) -> None:
-    """Take an endpoint back; requests for it are refused from then on, and its queues stay."""
-    place = looked_at(settings, overrides(broker__url=broker))
-    found = uvloop.run(_find(place, endpoint))
+    """Withdraw an endpoint: requests for it are refused from then on; its queues remain."""
+    installation = started_installation(settings, overrides(broker__url=broker))
+    found = uvloop.run(_find(installation, endpoint))
     path = file_of(found)
     if path is not None and path.is_file():
-        errors.print(f"[yellow]note:[/] {path} declares it: remove it there too, or it comes back", highlight=False)
-    if not yes and not _confirmed(f"withdraw endpoint {endpoint}, declared by {found}"):
+        errors.print(
+            f"[yellow]note:[/] {path} declares it: remove it there too, or it is declared again", highlight=False
+        )
+    if not confirm(f"withdraw endpoint {endpoint}, declared by {found}", yes=yes):
         return
 
     async def publish() -> None:
-        async with place.broker() as connection:
+        async with installation.broker() as connection:
             declarations = Declarations(connection)
             await declarations.read()
             await declarations.withdraw(endpoint, author)
@@ -184,15 +187,9 @@ def withdraw(
     console.print(f"endpoint {endpoint}: withdrawn")
 
 
-async def _find(place: Installation, endpoint: str) -> str:
-    """Return who declared an endpoint."""
-    async with place.broker() as connection:
+async def _find(installation: Installation, endpoint: str) -> str:
+    """Return the author of an endpoint's declaration."""
+    async with installation.broker() as connection:
         declarations = Declarations(connection)
         await declarations.read()
         return declarations.author(endpoint)
-
-
-def _confirmed(what: str) -> bool:
-    if not sys.stdin.isatty():
-        raise Misconfigured(f"{what}? nobody is here to ask: say --yes")
-    return typer.confirm(f"{what}?")

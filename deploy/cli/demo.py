@@ -1,4 +1,4 @@
-"""`millrace demo`: the whole product on real data, in one command."""
+"""`millrace demo`: the demonstration, and its scenarios."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deploy.cli.terminal import BrokerUrl, console
 
 ENGINES = ("ray", "process")
 SCENARIOS = ("bandit", "canary", "shadow", "interleaving")
-DIGITS = 898  # that are held out
+DIGITS = 898  # the number of held-out digits
 
 
 EXAMPLES = """Example: millrace demo --broker amqp://guest:guest@localhost
@@ -32,25 +32,25 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     broker: BrokerUrl = "",
-    serve: Annotated[bool, typer.Option("--serve", help="Keep running afterwards, on Triton's ports.")] = False,
-    engine: Annotated[str, typer.Option(help="ray or process; without it ray, and process for a scenario.")] = "",
+    serve: Annotated[bool, typer.Option("--serve", help="Keep serving afterwards, on Triton's ports.")] = False,
+    engine: Annotated[str, typer.Option(help="ray or process; by default ray, for a scenario process.")] = "",
     requests: Annotated[
-        int | None, typer.Option(help="How many held-out digits to send; without it as many as the claim needs.", min=2)
+        int | None, typer.Option(help="How many held-out digits to send; by default as many as the claim needs.", min=2)
     ] = None,
     scenario: Annotated[
-        str, typer.Option(help="bandit, canary, shadow or interleaving: a policy at work, with a picture of it.")
+        str, typer.Option(help="Show one policy at work, with a picture: bandit, canary, shadow or interleaving.")
     ] = "",
-    seed: Annotated[int, typer.Option(help="Of a scenario: training, images, delays and clicks follow from it.")] = 7,
+    seed: Annotated[int, typer.Option(help="The seed of a scenario's training, images, delays and clicks.")] = 7,
 ) -> None:
-    """Train models of digits, serve them behind a queue, split traffic between them, and show what happened."""
+    """Train models of digits, serve them behind a queue, split traffic between them, and show the result."""
     engine = engine or ("process" if scenario else "ray")
     if engine not in ENGINES:
         raise Misconfigured(f"--engine {engine}: known engines are {', '.join(ENGINES)}")
     if scenario and scenario not in SCENARIOS:
         raise Misconfigured(f"--scenario {scenario}: known scenarios are {', '.join(SCENARIOS)}")
     if scenario and serve:
-        raise Misconfigured("--serve is for the demonstration without a scenario: a scenario ends with its claim")
-    console.print("loading torch and scikit-learn")  # seconds, in which nothing else would be seen
+        raise Misconfigured("--serve cannot be used with --scenario: a scenario ends after its claims are checked")
+    console.print("loading torch and scikit-learn")  # this takes seconds without other output
     if scenario:
         from deploy.demo.scenarios.run import run_scenario
 

@@ -1,4 +1,4 @@
-"""`millrace`: one command for everything. Exit status 0 done, 1 failed, 2 wrong use or settings."""
+"""The command `millrace`. Exit status: 0 success, 1 failure, 2 wrong use or wrong settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from broker.errors import MillraceError, Misconfigured
 from deploy.cli import dead_letters as dead
-from deploy.cli import declare, demo, look, parts, queues, route
+from deploy.cli import declare, demo, parts, predict, queues, route, status
 from deploy.cli.terminal import errors
 from deploy.processes.streams import open_standard_streams
 
@@ -21,12 +21,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (parts, declare, look, route, dead, queues, demo):
+for module in (parts, declare, status, predict, route, dead, queues, demo):
     module.add_to(app)
 
 
 def main() -> None:
-    """Run the command line; our errors are one line each, without a traceback."""
+    """Run the command line; a MillraceError is printed as one line, without a traceback."""
     open_standard_streams()
     try:
         app()

@@ -1,4 +1,4 @@
-"""Bars and curves out of plain characters, and sections of a report as tables on a terminal."""
+"""Prints sections of a report on a terminal: tables, and bars and curves of plain characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 from rich.text import Text
 
-from deploy.cli.letters import printable
+from deploy.cli.dead_letter_view import printable
 from router.evidence.sections import Curves, Section, Table, as_text, sampled
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
@@ -18,18 +18,18 @@ LEAST_POINTS, MOST_POINTS = 10, 160
 
 
 def bar(share: float, width: int = 20) -> str:
-    """Return a bar for a share from 0 to 1, to an eighth of a character."""
+    """Draw a share from 0 to 1 as a bar of at most `width` characters, to an eighth of a character."""
     eighths = round(min(1.0, max(0.0, share)) * width * 8)
     return BLOCKS[8] * (eighths // 8) + (BLOCKS[eighths % 8] if eighths % 8 else "")
 
 
 def curve(values: Sequence[float]) -> str:
-    """Return values from 0 to 1 as a line of characters of different heights."""
+    """Draw values from 0 to 1 as a line of characters of different heights."""
     return "".join(HEIGHTS[min(7, int(max(0.0, value) * 8))] for value in values)
 
 
 def print_sections(sections: Sequence[Section], console: Console) -> None:
-    """Print sections one below the other; nothing in them reaches the terminal as a command."""
+    """Print sections one below the other, with unprintable characters replaced."""
     for section in sections:
         console.print()
         console.print(Text(printable(section.title), style="bold red" if _alarms(section) else "bold"))

@@ -1,4 +1,4 @@
-"""`millrace queues`: queues that are there with other arguments than the settings say: `check`, `migrate`."""
+"""`millrace queues check | migrate`: queues that exist with other arguments than the settings give."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from deploy.cli.terminal import (
     Json,
     SettingsPath,
     Yes,
-    confirmed,
-    connected,
+    confirm,
     console,
     errors,
-    looked_at,
     overrides,
     show,
+    started_installation,
     warn,
+    with_broker,
 )
 from deploy.operations.queues import DifferingQueue, check_stopped, find_differing, migrate
 
 app = typer.Typer(
-    help="Queues that are there with other arguments than the settings say.",
+    help="Find and migrate queues whose limits differ from the settings.",
     epilog="Example: millrace queues check",
     no_args_is_help=True,
 )
@@ -40,53 +40,54 @@ def add_to(parent: typer.Typer) -> None:
 
 @app.command(epilog="Example: millrace queues check --json")
 def check(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json: Json = False) -> None:
-    """Show which queues have other limits than the settings say: exit status 1 if any has. They serve as they are."""
-    place = looked_at(settings, overrides(broker__url=broker))
+    """Show the queues whose limits differ from the settings. They work as they are; exit status 1 if there are any."""
+    installation = started_installation(settings, overrides(broker__url=broker))
 
     async def look(connection: Broker) -> list[DifferingQueue]:
-        return await find_differing(connection, place.settings.repository_folder, place.queue_limits())
+        return await find_differing(connection, installation.settings.repository_folder, installation.queue_limits())
 
-    found = connected(place, look)
+    found = with_broker(installation, look)
     show([{"queue": one.queue, "differs": one.how} for one in found], ("queue", "differs"), as_json=as_json)
     sys.exit(1 if found else 0)
 
 
 @app.command("migrate", epilog="Example: millrace queues migrate --yes")
 def migrate_all(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", yes: Yes = False) -> None:
-    """Give queues the limits that the settings say, with all their messages.
+    """Recreate queues with the limits of the settings, and keep their messages.
 
-    Stop the installation first, and clients that publish to `requests.*`: what they publish while a queue is made
-    again could be lost. An event log keeps what it was made with: its records cannot move.
+    First stop the installation and the clients that publish to `requests.*`: messages that they publish while a queue
+    is recreated could be lost. An event log stays as it is, because its records cannot be moved.
     """
-    place = looked_at(settings, overrides(broker__url=broker))
+    installation = started_installation(settings, overrides(broker__url=broker))
 
     async def work(connection: Broker) -> int:
-        found = await find_differing(connection, place.settings.repository_folder, place.queue_limits())
+        found = await find_differing(connection, installation.settings.repository_folder, installation.queue_limits())
         logs = [one for one in found if one.is_log]
         queues = [one for one in found if not one.is_log]
         warn(
-            f"{one.queue} stays as it is ({one.how}): a log cannot move; delete it to have it made anew" for one in logs
+            f"{one.queue} stays as it is ({one.how}): a log cannot be moved; delete it and it is created again"
+            for one in logs
         )
         if not queues:
-            console.print("every queue is as the settings say")
+            console.print("the limits of every queue equal the settings")
             return 0
         await check_stopped(connection)
-        if not confirmed(f"make {len(queues)} queues again, with their messages", yes=yes):
+        if not confirm(f"recreate {len(queues)} queues, with their messages", yes=yes):
             return 1
         lost, refused = 0, []
         for one in queues:
             try:
                 lost += await _migrate(connection, one)
-            except Refused as exc:  # the others can go on
+            except Refused as exc:  # the other queues can still be migrated
                 refused.append(str(exc))
         warn(refused)
         return lost + len(refused)
 
-    sys.exit(1 if connected(place, work) else 0)
+    sys.exit(1 if with_broker(installation, work) else 0)
 
 
 async def _migrate(connection: Broker, differing: DifferingQueue) -> int:
-    """Migrate one queue, with its progress; returns how many messages were lost."""
+    """Migrate one queue and show the progress; returns how many messages were lost."""
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=errors, transient=True) as progress:
         task = progress.add_task(differing.queue)
         moves = 0

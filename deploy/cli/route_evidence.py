@@ -1,4 +1,4 @@
-"""`millrace route report | replay`: what an endpoint's log says of its arms, and of another policy."""
+"""`millrace route report | replay`: evaluates an endpoint's arms, and another policy, from its log."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from deploy.cli.terminal import (
     EndpointName,
     Json,
     SettingsPath,
-    connected,
     console,
     errors,
-    looked_at,
     overrides,
+    started_installation,
+    with_broker,
 )
 from deploy.operations.report_html import page
-from deploy.operations.route_commands import look_at
+from deploy.operations.route_commands import inspect_endpoint
 from deploy.operations.watch import read_file
 from router.evidence.sections import Section, as_json
 
-Html = Annotated[Path | None, typer.Option("--html", help="Write it as one page, for a browser, too.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Also write the result as an HTML page.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -50,18 +50,18 @@ def report(
     broker: BrokerUrl = "",
     as_json_: Json = False,
 ) -> None:
-    """Read an endpoint's log from its first record, and say what it is evidence of."""
-    place = looked_at(settings, overrides(broker__url=broker))
+    """Read an endpoint's whole log, and print what it proves about the arms."""
+    installation = started_installation(settings, overrides(broker__url=broker))
 
     async def work(connection: Broker) -> list[Section]:
-        from router.evidence.reading import read_evidence  # what it needs is heavy
+        from router.evidence.reading import read_evidence  # imports numpy and pyarrow
         from router.evidence.report import report as sections_of
 
-        routed = await look_at(connection, endpoint)
+        routed = await inspect_endpoint(connection, endpoint)
         with reading() as progress:
             return sections_of(await read_evidence(connection, routed.endpoint, now_us(), progress))
 
-    _print(connected(place, work), f"endpoint {endpoint}", html, as_json_=as_json_)
+    _print(with_broker(installation, work), f"endpoint {endpoint}", html, as_json_=as_json_)
 
 
 def replay(
@@ -72,26 +72,26 @@ def replay(
     broker: BrokerUrl = "",
     as_json_: Json = False,
 ) -> None:
-    """Say what the split or bandit that a file declares would have earned with the requests of the log."""
+    """Estimate the rewards that the split or bandit in a file would have had with the requests of the log."""
     candidate = one_endpoint(file, endpoint)
-    place = looked_at(settings, overrides(broker__url=broker))
+    installation = started_installation(settings, overrides(broker__url=broker))
 
     async def work(connection: Broker) -> list[Section]:
-        from router.evidence.reading import read_evidence  # what it needs is heavy
+        from router.evidence.reading import read_evidence  # imports numpy and pyarrow
         from router.evidence.replay import check_candidate
         from router.evidence.replay import replay as sections_of
 
-        routed = await look_at(connection, endpoint)
+        routed = await inspect_endpoint(connection, endpoint)
         check_candidate(routed.endpoint, candidate)
         with reading() as progress:
             found = await read_evidence(connection, routed.endpoint, now_us(), progress, candidate=candidate)
         return sections_of(found, candidate)
 
-    _print(connected(place, work), f"endpoint {endpoint}, as {file.name} declares it", html, as_json_=as_json_)
+    _print(with_broker(installation, work), f"endpoint {endpoint}, as {file.name} declares it", html, as_json_=as_json_)
 
 
 def one_endpoint(file: Path, name: str = "") -> Endpoint:
-    """Return the declaration in a file, the one with a name if there are several; raises Misconfigured."""
+    """Return the only declaration in a file, or the one of endpoint `name`; raises Misconfigured."""
     declared = read_file(file)
     found = [one for one in declared if one.endpoint == name] or declared
     if len(found) != 1:
@@ -101,7 +101,7 @@ def one_endpoint(file: Path, name: str = "") -> Endpoint:
 
 @contextmanager
 def reading() -> Iterator[Callable[[int, int], None]]:
-    """Show how much of the log is read, where there is a terminal."""
+    """Show a progress bar on a terminal; yields a function that is called with the records read and their total."""
     columns = TextColumn("reading the log"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("", total=None)

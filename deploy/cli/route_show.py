@@ -1,4 +1,4 @@
-"""`millrace route show`: the policy of an endpoint as it is now."""
+"""`millrace route show`: the current state of an endpoint's policy."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from deploy.cli.terminal import (
     EndpointName,
     Json,
     SettingsPath,
-    connected,
     console,
-    looked_at,
     overrides,
+    started_installation,
     warn,
+    with_broker,
 )
-from deploy.operations.route_commands import START_ONE, RoutedEndpoint, look_at
+from deploy.operations.route_commands import START_ONE, RoutedEndpoint, inspect_endpoint
 from deploy.operations.watch import file_of
 from router.declaration.policy import read_config
 from router.evidence.sections import Section, Table, as_json
@@ -45,9 +45,9 @@ def add_to(app: typer.Typer) -> None:
 def show(
     endpoint: EndpointName, settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as_json_: Json = False
 ) -> None:
-    """Show an endpoint's policy: who leads, the weights of its arms, and what they follow from."""
-    place = looked_at(settings, overrides(broker__url=broker))
-    routed = connected(place, lambda connection: look_at(connection, endpoint))
+    """Show an endpoint's policy: the leading learner, the arms' weights, and the numbers behind them."""
+    installation = started_installation(settings, overrides(broker__url=broker))
+    routed = with_broker(installation, lambda connection: inspect_endpoint(connection, endpoint))
     sections = [_facts(routed), _weights(routed), *_learnt(routed), *_ended(routed)]
     if as_json_:
         sys.stdout.write(json.dumps({"endpoint": endpoint, **as_json(sections)}) + "\n")
@@ -58,33 +58,33 @@ def show(
 
 
 def _facts(routed: RoutedEndpoint) -> Table:
-    endpoint, said = routed.endpoint, routed.said
+    endpoint, snapshot = routed.endpoint, routed.snapshot
     fixed = "" if routed.learns else ": its weights are declared, nothing learns"
     rows = [
         ("policy", f"{read_policy(endpoint).name}{fixed}"),
         ("experiment", experiment_of(endpoint)),
         ("phase", _phase(routed)),
         ("leads", _leader(routed)),
-        ("snapshot", "none" if said is None else f"tick {said.number}, said {_ago(said.at_us)}"),
+        ("snapshot", "none" if snapshot is None else f"tick {snapshot.number}, published {_ago(snapshot.at_us)}"),
     ]
     rows = rows if routed.learns else rows[:2]
     return Table(key="policy", title=f"endpoint {endpoint.endpoint}", columns=("what", "now"), rows=rows)
 
 
 def _phase(routed: RoutedEndpoint) -> str:
-    if routed.said is not None:
-        return routed.said.phase
-    return "not begun" if routed.verdict is None else routed.verdict.phase
+    if routed.snapshot is not None:
+        return routed.snapshot.phase
+    return "not begun" if routed.result is None else routed.result.phase
 
 
 def _leader(routed: RoutedEndpoint) -> str:
     claim = routed.claim
     if claim is None:
-        return "nobody, ever"
+        return "no learner so far"
     since = f"claim {claim.term}, {_ago(claim.at_us)}"
     if routed.silent_s is None:
-        return f"nobody: {claim.instance} ({since}) is gone"
-    state = f"heard {routed.silent_s:.0f} s ago" if routed.is_led else f"silent for {routed.silent_s:.0f} s"
+        return f"no learner: {claim.instance} ({since}) is gone"
+    state = f"heartbeat {routed.silent_s:.0f} s ago" if routed.is_led else f"silent for {routed.silent_s:.0f} s"
     return f"{claim.instance} ({since}), {state}"
 
 
@@ -104,14 +104,14 @@ def _shares(weights: tuple[float, ...]) -> list[float]:
 
 
 def _learnt(routed: RoutedEndpoint) -> list[Section]:
-    said = routed.said
-    if said is None or not isinstance(said.about, Mapping):
+    snapshot = routed.snapshot
+    if snapshot is None or not isinstance(snapshot.about, Mapping):
         return []
-    counts = said.about.get("counts")
-    found = [*standing(routed.endpoint, said.about)]
+    counts = snapshot.about.get("counts")
+    found = [*standing(routed.endpoint, snapshot.about)]
     if isinstance(counts, Mapping):
         rows: list[tuple[str, Any]] = [(name, counts[name]) for name in COUNTED if counts.get(name)]
-        rows.append(("waiting for the end of a horizon", said.about.get("waiting", 0)))
+        rows.append(("waiting for the end of a horizon", snapshot.about.get("waiting", 0)))
         found.append(
             Table(key="feedback", title="Decisions and feedback so far", columns=("what", "number"), rows=rows)
         )
@@ -119,23 +119,23 @@ def _learnt(routed: RoutedEndpoint) -> list[Section]:
 
 
 def _ended(routed: RoutedEndpoint) -> list[Table]:
-    verdict = routed.verdict
-    if verdict is None:
+    result = routed.result
+    if result is None:
         return []
     path = file_of(routed.author)
-    where = f"change {path}" if path is not None else "declare it anew"
-    rows = [("verdict", verdict.phase), ("when", _ago(verdict.at_us)), ("what to do now", f"{where}: {advice(routed)}")]
+    where = f"change {path}" if path is not None else "declare it again"
+    rows = [("verdict", result.phase), ("when", _ago(result.at_us)), ("what to do now", f"{where}: {advice(routed)}")]
     return [Table(key="verdict", title="How it ended", columns=("what", "now"), rows=rows)]
 
 
 def advice(routed: RoutedEndpoint) -> str:
-    """Return what makes the end of an experiment permanent."""
-    endpoint, verdict = routed.endpoint, routed.verdict
+    """Return the change of the declaration that makes the result of an experiment permanent."""
+    endpoint, result = routed.endpoint, routed.result
     config = read_config(endpoint)
-    phase = "" if verdict is None else verdict.phase
+    phase = "" if result is None else result.phase
     if isinstance(config, CanaryConfig):
         return _after_canary(config, phase)
-    weights = () if verdict is None else verdict.weights
+    weights = () if result is None else result.weights
     best = [arm for arm, weight in zip(endpoint.arms, weights, strict=False) if weight >= 0.5]
     return f"policy: {{split: [{best[0]}]}} makes it permanent" if best else _unchanged(endpoint)
 
@@ -148,7 +148,7 @@ def _after_canary(config: CanaryConfig, phase: str) -> str:
     if phase == "promoted":
         return f"policy: {{split: [{config.canary}]}} makes it permanent"
     back = _bandit(stable, arms) if isinstance(stable, BanditConfig) else f"{{split: [{stable}]}}"
-    return f"policy: {back}, and mend {config.canary} before it is tried again under another `experiment`"
+    return f"policy: {back}; repair {config.canary} before you try it again under another `experiment`"
 
 
 def _bandit(config: BanditConfig, arms: list[str]) -> str:

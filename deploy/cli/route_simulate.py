@@ -1,4 +1,4 @@
-"""`millrace route simulate`: what a policy would do with one's traffic, before it is declared."""
+"""`millrace route simulate`: tries a policy on generated traffic before it is declared."""
 
 from __future__ import annotations
 
@@ -35,21 +35,22 @@ def simulate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The declaration of one endpoint.")],
     traffic: Annotated[str, typer.Option("--traffic", help="Requests: 100/s, 20/m or 500/h.")] = "100/s",
     for_: Annotated[
-        str, typer.Option("--for", help="How long: 2h. A canary's timeout, or two hours, if not said.")
+        str, typer.Option("--for", help="Simulated time, such as 2h; by default a canary's timeout, or two hours.")
     ] = "",
     means: Means = "",
     failures: Failures = "",
     noise: Noise = "",
-    runs: Annotated[int, typer.Option("--runs", help="How many times it is tried.", min=1, max=100_000)] = 100,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed, the same result.", min=0)] = 1,
+    runs: Annotated[int, typer.Option("--runs", help="The number of runs.", min=1, max=100_000)] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same result.", min=0)] = 1,
     as_json_: Json = False,
 ) -> None:
-    """Try a declared policy on made-up traffic: what it would learn, how fast, and what that would cost."""
+    """Try a declared policy on generated traffic: how fast it would learn, and at which cost."""
     endpoint = one_endpoint(file)
     with errors.status(f"{runs} runs"):
-        from router.simulation.spec import SimulationSpec, simulated  # what it needs is heavy
+        from router.simulation.declared import simulated
+        from router.simulation.spec import SimulationSpec  # imports numpy
 
-        wish = SimulationSpec(
+        spec = SimulationSpec(
             rate=read_rate(traffic),
             for_s=_duration(for_),
             runs=runs,
@@ -58,7 +59,7 @@ def simulate(
             failures=_by_arm("--failures", failures, _share),
             noise=_by_arm("--noise", noise, float),
         )
-        sections = simulated(endpoint, wish)
+        sections = simulated(endpoint, spec)
     if as_json_:
         sys.stdout.write(json.dumps({"endpoint": endpoint.endpoint, **as_json(sections)}) + "\n")
     else:
@@ -66,16 +67,16 @@ def simulate(
 
 
 def read_rate(text: str) -> float:
-    """Read requests a second; raises Misconfigured."""
+    """Parse a rate and return it in requests per second; raises Misconfigured."""
     match = _RATE.fullmatch(text.strip())
     rate = float(match[1]) / _PER[match[2]] if match else 0.0
     if not 0.0 < rate <= 1e6:
-        raise Misconfigured(f"--traffic: {text!r} is no rate: write it as 100/s, 20/m or 500/h")
+        raise Misconfigured(f"--traffic: {text!r} is not a rate: write it as 100/s, 20/m or 500/h")
     return rate
 
 
 def _duration(text: str) -> float:
-    """Return seconds, 0 if nothing is said."""
+    """Parse `--for` and return seconds, 0 if it was not given."""
     if not text:
         return 0.0
     try:
@@ -83,7 +84,7 @@ def _duration(text: str) -> float:
     except ValueError as exc:
         raise Misconfigured(f"--for: {exc}") from exc
     if not read:
-        raise Misconfigured(f"--for: {text!r} is no time to try a policy in: write it as 10m or 2h, or leave it out")
+        raise Misconfigured(f"--for: {text!r} is no time at all: write it as 10m or 2h, or leave it out")
     return read
 
 
@@ -94,7 +95,7 @@ def _by_arm(option: str, text: str, read: Callable[[str], float]) -> dict[str, f
         try:
             found[arm] = read(number)
         except ValueError as exc:
-            raise Misconfigured(f"{option}: {part!r} is no number of an arm: write it as v1=0.1,v2=0.2") from exc
+            raise Misconfigured(f"{option}: {part!r} is not a number for an arm: write it as v1=0.1,v2=0.2") from exc
         if not 0.0 <= found[arm] <= 1.0:
             raise Misconfigured(f"{option}: {part!r}: a number from 0 to 1 is expected")
     return found

@@ -1,4 +1,4 @@
-"""What all commands share: consoles, and the options that every command has."""
+"""Shared by all commands: consoles, common options, access to the installation, and printing."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ errors = Console(stderr=True)
 
 SettingsPath = Annotated[Path, typer.Option("--settings", "-s", help="The settings file.", envvar="MILLRACE_SETTINGS")]
 BrokerUrl = Annotated[
-    str, typer.Option("--broker", help="Where messages go, instead of broker.url: sqlite:///… or amqp://…")
+    str, typer.Option("--broker", help="The broker's URL, instead of broker.url: sqlite:///… or amqp://…")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
-EndpointName = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint, by its name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+EndpointName = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's name.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DEFAULT_SETTINGS = Path(FILE)
 
@@ -39,69 +39,73 @@ def overrides(**flags: Any) -> dict[str, str]:
     return {name.replace("__", "."): str(value) for name, value in flags.items() if value not in (None, "", 0)}
 
 
-def installation(settings: Path, flags: Mapping[str, str]) -> Installation:
-    """Read the settings, with flags over them."""
+def read_installation(settings: Path, flags: Mapping[str, str]) -> Installation:
+    """Read the settings; flags override them."""
     return Installation.at(settings, dict(flags))
 
 
-def existing(settings: Path, flags: Mapping[str, str]) -> Installation:
-    """Read the settings of an installation that is to be looked at or changed: it is never another one by mistake.
+def existing_installation(settings: Path, flags: Mapping[str, str]) -> Installation:
+    """Read the settings of an existing installation.
 
-    Raises Misconfigured where there are no settings; the default ones do where a broker is named by flag or variable.
+    Raises Misconfigured if the settings file does not exist. The default file may be missing if a flag or an
+    environment variable names the broker.
     """
-    place = installation(settings, flags)
-    if settings.exists() or (settings == DEFAULT_SETTINGS and place.settings.broker.url.get_secret_value()):
-        return place
-    raise Misconfigured(no_settings(settings))
+    installation = read_installation(settings, flags)
+    if settings.exists() or (settings == DEFAULT_SETTINGS and installation.settings.broker.url.get_secret_value()):
+        return installation
+    raise Misconfigured(missing_settings_text(settings))
 
 
-def no_settings(settings: Path) -> str:
-    """Return what is said where there are no settings."""
+def missing_settings_text(settings: Path) -> str:
+    """Write the error text for missing settings."""
     if settings != DEFAULT_SETTINGS:
         return f"there is no {settings}: is --settings (or MILLRACE_SETTINGS) right?"
-    return f"there is no {settings} in {Path.cwd()}: run this in the project's folder, or say --settings PATH"
+    return f"there is no {settings} in {Path.cwd()}: run this in the project's folder, or add --settings PATH"
 
 
-def looked_at(settings: Path, flags: Mapping[str, str]) -> Installation:
-    """Return an installation to look at; raises Unavailable where nothing has run: opening makes a file."""
-    place = existing(settings, flags)
-    if said := never_ran(place):
-        raise Unavailable(said)
-    return place
+def started_installation(settings: Path, flags: Mapping[str, str]) -> Installation:
+    """Return an installation whose broker exists; raises Unavailable if its embedded broker has no file yet.
+
+    Opening the embedded broker would create the file.
+    """
+    installation = existing_installation(settings, flags)
+    if reason := not_started_text(installation):
+        raise Unavailable(reason)
+    return installation
 
 
-def never_ran(place: Installation) -> str:
-    """Return what is said of an installation that has no embedded broker yet; nothing for any other."""
-    file = place.settings.embedded_file
+def not_started_text(installation: Installation) -> str:
+    """Write the error text for an embedded broker without a file; empty for any other installation."""
+    file = installation.settings.embedded_file
     if file is None or file.exists():
         return ""
-    return f"nothing has run here yet: there is no {file}, which `millrace up` makes"
+    return f"nothing has run here yet: there is no {file}, which `millrace up` creates"
 
 
-def listed(place: Installation, work: Callable[[Broker], Awaitable[list[T]]]) -> list[T]:
-    """Return a list that is read from the installation's broker; an empty one, and why, where nothing has run."""
-    if said := never_ran(place):
-        warn([said])
+def read_list(installation: Installation, work: Callable[[Broker], Awaitable[list[T]]]) -> list[T]:
+    """Read a list from the installation's broker; warn and return an empty one if no part has run yet."""
+    if reason := not_started_text(installation):
+        warn([reason])
         return []
-    return connected(place, work)
+    return with_broker(installation, work)
 
 
-def connected(place: Installation, work: Callable[[Broker], Awaitable[T]]) -> T:
-    """Do something with the installation's broker."""
+def with_broker(installation: Installation, work: Callable[[Broker], Awaitable[T]]) -> T:
+    """Run `work` with the installation's broker, and return its result."""
 
     async def run() -> T:
-        async with place.broker() as connection:
+        async with installation.broker() as connection:
             return await work(connection)
 
     return uvloop.run(run())
 
 
-def confirmed(what: str, *, yes: bool) -> bool:
-    """Tell whether whoever asked for it wants it; raises Misconfigured where nobody is there to be asked."""
+def confirm(what: str, *, yes: bool) -> bool:
+    """Return True if the user confirms; raises Misconfigured if there is no terminal to ask on."""
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise Misconfigured(f"{what}? nobody is here to ask: say --yes")
+        raise Misconfigured(f"{what}? there is no terminal to ask on: add --yes")
     return typer.confirm(f"{what}?")
 
 
@@ -119,6 +123,6 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: 
 
 
 def warn(notes: Iterable[str]) -> None:
-    """Print what a person should know, where no program reads it for the result."""
+    """Print warnings to standard error."""
     for note in notes:
         errors.print(f"[yellow]warning:[/] {escape(note)}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The working folder of the demonstration: settings, models and the endpoint, as a user's own folder has them."""
+"""Writes the files of the demonstration's folder: settings, models and endpoints, as in a user's project."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write_models(folder: Path, models: Mapping[str, bytes]) -> None:
 
 
 def write_endpoint(folder: Path, name: str, declaration: str) -> None:
-    """Declare an endpoint, or declare it anew: whoever watches the file never sees part of it."""
+    """Write an endpoint file, or replace it; readers never see a partly written file."""
     path = folder / "endpoints" / f"{name}.yaml"
     path.parent.mkdir(exist_ok=True)
     draft = path.with_suffix(".new")

@@ -1,4 +1,4 @@
-"""A small HTTP client for the demonstration: connections that are kept, one request at a time on each."""
+"""A small HTTP client for the demonstration: persistent connections with one request at a time on each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class DemoResponse:
-    """An answer; the names of its headers are in lower case."""
+    """An HTTP response; header names are in lower case."""
 
     code: int
     headers: Mapping[str, str]
@@ -31,7 +31,7 @@ class DemoConnection:
         self._host = host
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> DemoResponse:
-        """Send one request and return its answer; raises Unavailable."""
+        """Send one request and return the response; raises Unavailable."""
         try:
             return await self._post(path, body, headers)
         except (OSError, EOFError, TimeoutError) as exc:
@@ -44,14 +44,16 @@ class DemoConnection:
             self._writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             status, *fields = head.removesuffix("\r\n\r\n").split("\r\n")
-            answered = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
-            content = await self._reader.readexactly(int(answered.get("content-length", "0")))
-        return DemoResponse(int(status.split(" ")[1]), answered, content)
+            fields_by_name = {
+                name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)
+            }
+            content = await self._reader.readexactly(int(fields_by_name.get("content-length", "0")))
+        return DemoResponse(int(status.split(" ")[1]), fields_by_name, content)
 
 
 @asynccontextmanager
 async def connected(host: str, port: int) -> AsyncIterator[DemoConnection]:
-    """Open a connection, and close it afterwards."""
+    """Open a connection and close it afterwards; raises Unavailable."""
     try:
         reader, writer = await asyncio.open_connection(host, port)
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""The half that goes by HTTP, as any client of the Open Inference Protocol sends it, and the feedback."""
+"""The half of the requests that is sent by HTTP with the Open Inference Protocol, and all feedback."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Address = tuple[str, int]
 
 
 class HttpHalf:
-    """A client whose connections are kept: there are as many as were ever in use at once."""
+    """An HTTP client that reuses idle connections, and opens another one if all are in use."""
 
-    def __init__(self, gateway: Address, kept: AsyncExitStack) -> None:
+    def __init__(self, gateway: Address, connections: AsyncExitStack) -> None:
         self._gateway = gateway
-        self._kept = kept
+        self._connections = connections
         self._idle: list[DemoConnection] = []
 
     async def send(self, ask: DemoRequest) -> DemoReply:
@@ -40,21 +40,24 @@ class HttpHalf:
             json_length=None if length is None else int(length),
         )
 
-    async def tell(self, endpoint: str, request_id: str, **said: Any) -> bool:
-        """Send feedback to a request; tells whether it was accepted."""
-        body = orjson.dumps({"request_id": request_id, **said})
+    async def send_feedback(self, endpoint: str, request_id: str, **fields: Any) -> bool:
+        """Send feedback for a request; returns True if the gateway accepted it."""
+        body = orjson.dumps({"request_id": request_id, **fields})
         path = f"/v2/models/{endpoint}/feedback"
         return (await self._post(path, body, {"Content-Type": "application/json"})).code == 202
 
     async def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> DemoResponse:
-        connection = self._idle.pop() if self._idle else await self._kept.enter_async_context(connected(*self._gateway))
+        connection = self._idle.pop() if self._idle else await self._connect()
         response = await connection.post(path, body, headers)
         self._idle.append(connection)
         return response
 
+    async def _connect(self) -> DemoConnection:
+        return await self._connections.enter_async_context(connected(*self._gateway))
+
 
 @asynccontextmanager
 async def http_half(gateway: Address) -> AsyncIterator[HttpHalf]:
-    """Hand out a client, and close its connections afterwards."""
-    async with AsyncExitStack() as kept:
-        yield HttpHalf(gateway, kept)
+    """Yield a client and close its connections afterwards."""
+    async with AsyncExitStack() as connections:
+        yield HttpHalf(gateway, connections)

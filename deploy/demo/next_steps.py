@@ -1,4 +1,4 @@
-"""Lines to copy, for `millrace demo --serve`."""
+"""Prints command lines for `millrace demo --serve` that a user can copy."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STATUS = "millrace status --settings {settings}{flag}"
 
 
 def print_next_steps(console: Console, installation: Installation, broker_url: str) -> None:
-    """Write a request to the folder and print what can be done with it."""
+    """Write a request to the folder, and print commands that use it."""
     settings = installation.settings
     request = settings.folder / REQUEST
     label = _write_request(request)
@@ -50,14 +50,14 @@ def print_next_steps(console: Console, installation: Installation, broker_url: s
         "output": OUTPUT,
         "request": shlex.quote(str(request)),
         "label": label,
-        "url": shlex.quote(broker_url.rstrip("/")),  # a slash at its end names an empty vhost to the C tools
+        "url": shlex.quote(broker_url.rstrip("/")),  # the C tools read a slash at the end as an empty vhost
         "queue": settings.channels.requests(ENDPOINT),
         "settings": shlex.quote(str(installation.path)),
         "flag": f" --broker {shlex.quote(broker_url)}" if broker_url else "",
     }
     sections = [("curl", CURL), ("tritonclient", TRITON), ("the queue", PREDICT), ("what runs", STATUS)]
     if broker_url.startswith("amqp"):
-        sections.insert(3, ("the queue, without anything of ours", AMQP))
+        sections.insert(3, ("the queue, with tools of RabbitMQ alone", AMQP))
     for title, text in sections:
         console.print(f"\n[bold]{title}[/]")
         console.print(text.format(**words), markup=False, highlight=False, soft_wrap=True)
@@ -68,7 +68,7 @@ def print_next_steps(console: Console, installation: Installation, broker_url: s
 
 
 def _write_request(path: Path) -> int:
-    """Write the first held-out digit as a request; returns what it shows."""
+    """Write the first held-out digit as a request; returns its label."""
     _, held_out = load()
     data = held_out.images[0].tolist()
     tensor = {"name": INPUT, "shape": [1, len(data)], "datatype": "FP32", "data": data}

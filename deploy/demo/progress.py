@@ -1,4 +1,4 @@
-"""Shows how far the demonstration is: bars on a terminal, a line for each finished step elsewhere."""
+"""Shows the progress of the demonstration: bars on a terminal, and a line for each finished step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Steps:
 
     @contextmanager
     def step(self, what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Show one step while it runs; hands out a function that says how much more of it is done."""
+        """Show one step while the block runs; yields a function that is called with the number of newly done items."""
         started = time.monotonic()
         done = 0
         with self._bar() as bar:

@@ -1,4 +1,4 @@
-"""The half that goes through the queue, as any client of it sends: published with a reply address of its own."""
+"""The half of the requests that is published to the queue, with a reply queue, as queue clients do."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ SILENCE_S = 60.0
 
 
 class QueueHalf:
-    """A client with one reply queue. It reads until it is closed, so that an answer that comes twice is seen."""
+    """A queue client with one reply queue; it reads until it is closed, so it finds repeated answers."""
 
     def __init__(self, broker: Broker, queue: str) -> None:
         self._broker = broker
         self._queue = queue
         self._sent: dict[str, tuple[float, asyncio.Future[DemoReply]]] = {}
-        self.repeats: list[tuple[str, DemoReply]] = []  # answers to what was answered already, each with its endpoint
+        self.repeats: list[tuple[str, DemoReply]] = []  # (endpoint, answer) of requests answered before
 
     async def send(self, ask: DemoRequest) -> DemoReply | None:
-        """Send one request and return its answer, None if none comes; raises Unavailable."""
+        """Send one request and return its answer, None after SILENCE_S without one; raises Unavailable."""
         correlation = f"{ask.endpoint}/{ask.number}"
         future = asyncio.get_running_loop().create_future()
         self._sent[correlation] = (time.monotonic(), future)
@@ -46,7 +46,7 @@ class QueueHalf:
             return None
 
     async def read(self, consumer: Consumer) -> None:
-        """Hand answers to those who wait for them, until the consumer is stopped."""
+        """Resolve the futures of `send` with the answers, until the consumer is stopped."""
         while deliveries := await consumer.take(AT_ONCE):
             for delivery in deliveries:
                 self._take(delivery)
@@ -93,10 +93,10 @@ def _reply(delivery: Delivery) -> DemoReply:
 
 @asynccontextmanager
 async def queue_half(broker: Broker, endpoints: Iterable[str]) -> AsyncIterator[QueueHalf]:
-    """Make a reply queue, wait for the endpoints' own, and hand out a client; the reply queue goes afterwards."""
+    """Wait for the endpoints' queues, declare a reply queue, and yield a client; delete the reply queue afterwards."""
     queues = [broker.channels.requests(endpoint) for endpoint in endpoints]
     async with asyncio.timeout(QUEUES_S):
-        while await broker.missing(queues):  # noqa: ASYNC110 - the router declares them once it knows the endpoints
+        while await broker.missing(queues):  # noqa: ASYNC110 - the router declares them
             await asyncio.sleep(QUEUES_EVERY_S)
     queue = f"demo.answers.{secrets.token_hex(6)}"
     await broker.declare(queue)

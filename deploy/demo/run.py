@@ -1,4 +1,4 @@
-"""`millrace demo`: train, serve, ask, check, and say what happened."""
+"""`millrace demo`: trains, serves, sends requests, checks the answers, and prints the result."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.console import Console
 from deploy.demo.digits import Digits, load
 from deploy.demo.folder import DECLARATION, ENDPOINT, write_endpoint, write_models
 from deploy.demo.next_steps import print_next_steps
-from deploy.demo.place import DemoWorkspace, fresh_folder, place_in, print_log, reach
 from deploy.demo.progress import Steps
 from deploy.demo.serving import clean, serve_while
 from deploy.demo.show import Show
 from deploy.demo.train import ARMS, EPOCHS, train
+from deploy.demo.workspace import DemoWorkspace, check_broker, create_workspace, fresh_folder, print_log
 
 FAILED = 1
 
@@ -24,37 +24,37 @@ def run_demo(*, broker: str, serve: bool, engine: str, requests: int) -> int:
     """Run the demonstration in a fresh folder; returns 0 only if every request was answered exactly once."""
     console = Console()
     with fresh_folder(keep=serve) as folder:
-        place = place_in(folder, broker=broker, engine=engine, known_ports=serve)
-        reach(place)
+        workspace = create_workspace(folder, broker=broker, engine=engine, known_ports=serve)
+        check_broker(workspace)
         steps = Steps(console)
         digits = _train_into(folder, steps).take(requests)
         status = FAILED
         try:
-            status = uvloop.run(_run(place, Show(console, steps, place.installation, digits), serve=serve))
+            status = uvloop.run(_run(workspace, Show(console, steps, workspace.installation, digits), serve=serve))
         finally:
             if status:
-                print_log(console, place.log)
+                print_log(console, workspace.log)
         return status
 
 
-async def _run(place: DemoWorkspace, show: Show, *, serve: bool) -> int:
+async def _run(workspace: DemoWorkspace, show: Show, *, serve: bool) -> int:
     try:
-        await serve_while(place, _shown(place, show, serve=serve))
+        await serve_while(workspace, _shown(workspace, show, serve=serve))
     finally:
         if not serve:
-            await clean(place.installation, ARMS, [ENDPOINT])
+            await clean(workspace.installation, ARMS, [ENDPOINT])
     return 0 if show.held else FAILED
 
 
-async def _shown(place: DemoWorkspace, show: Show, *, serve: bool) -> None:
+async def _shown(workspace: DemoWorkspace, show: Show, *, serve: bool) -> None:
     await show.run()
     if serve:
-        print_next_steps(show.console, place.installation, place.overrides.get("broker.url", ""))
+        print_next_steps(show.console, workspace.installation, workspace.overrides.get("broker.url", ""))
         await asyncio.Event().wait()  # until Ctrl-C
 
 
 def _train_into(folder: Path, steps: Steps) -> Digits:
-    """Publish the trained models and the endpoint that splits between them; return the digits that are held out."""
+    """Write the trained models and the endpoint that splits between them; returns the held-out digits."""
     learn, held_out = load()
     models = {}
     for arm, make in ARMS.items():

@@ -1,4 +1,4 @@
-"""Runs an installation beside what asks it, as `millrace up` would, and leaves nothing behind."""
+"""Runs an installation while a coroutine uses it, as `millrace up` does, and cleans up the broker."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from deploy.demo.http_half import Address
-from deploy.demo.place import DemoWorkspace
 from deploy.demo.progress import Steps
+from deploy.demo.workspace import DemoWorkspace
 from deploy.processes.shell import stop_on_signals, write_logs
 from deploy.supervision.supervisor import Supervisor, wait_until_ready
 from deploy.wiring import Installation
@@ -18,15 +18,15 @@ READY_WITHIN_S = 150.0
 _T = TypeVar("_T")
 
 
-async def serve_while(place: DemoWorkspace, work: Coroutine[Any, Any, _T]) -> _T | None:
-    """Run all parts until `work` is done, and return what it returns.
+async def serve_while(workspace: DemoWorkspace, work: Coroutine[Any, Any, _T]) -> _T | None:
+    """Run all parts until `work` is done, and return its result.
 
-    When the parts end first, raises why, or returns None because somebody pressed Ctrl-C.
+    If the parts end first, raises their error, or returns None after Ctrl-C.
     """
     stop = stop_on_signals()
-    with place.log.open("a") as log:
+    with workspace.log.open("a") as log:
         write_logs("demo", log)
-        supervisor = Supervisor(place.installation, place.overrides, output=log)
+        supervisor = Supervisor(workspace.installation, workspace.overrides, output=log)
         running = asyncio.create_task(supervisor.run(stop), name="supervisor")
         try:
             return await _while(running, work)
@@ -47,12 +47,12 @@ async def _while(running: asyncio.Task[None], work: Coroutine[Any, Any, _T]) -> 
 
 
 def gateway_of(installation: Installation) -> Address:
-    """Return where an installation's gateway listens."""
+    """The host and port of an installation's gateway."""
     return installation.settings.gateway.host, installation.settings.gateway.http_port
 
 
 async def wait_for_arms(steps: Steps, installation: Installation, arms: Mapping[str, Iterable[str]]) -> None:
-    """Wait until the arms of endpoints are ready, by endpoint."""
+    """Wait until the arms of all endpoints are ready; `arms` are by endpoint."""
     host, port = gateway_of(installation)
     engine = installation.settings.processors.engine
     with steps.step(f"starting gateway, router, learner, monitors and processors (engine {engine})"):
@@ -61,7 +61,7 @@ async def wait_for_arms(steps: Steps, installation: Installation, arms: Mapping[
 
 
 async def clean(installation: Installation, models: Iterable[str], endpoints: Iterable[str]) -> None:
-    """Remove what these left on a broker that others use too; the embedded one goes with the folder."""
+    """Delete the channels of these models and endpoints from a shared broker; the embedded one is in the folder."""
     if installation.settings.broker_url.startswith("sqlite:"):
         return
     async with installation.broker() as broker:

@@ -1,4 +1,4 @@
-"""What the demonstration does with a running installation: ask, tell the truth, check the log, print the table."""
+"""One run of the demonstration: sends requests and true labels, checks the log, and prints the table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONNECTIONS = 32
 
 
 class Show:
-    """One pass over the held-out digits; `held` once every request was answered exactly once, and the log agrees."""
+    """Sends all held-out digits; `held` is True if each was answered exactly once and the log agrees."""
 
     def __init__(self, console: Console, steps: Steps, installation: Installation, digits: Digits) -> None:
         self.console = console
@@ -34,15 +34,15 @@ class Show:
         self._tally = Tally(digits.labels)
 
     async def run(self) -> None:
-        """Ask, check and print."""
+        """Send requests and feedback, check the log, and print the result."""
         await wait_for_arms(self._steps, self._installation, {ENDPOINT: ARMS})
         async with self._installation.broker() as broker, http_half(gateway_of(self._installation)) as by_http:
             log = broker.channels.events(ENDPOINT)
             await broker.declare(log)
             start = await broker.end(log)
             async with queue_half(broker, [ENDPOINT]) as by_queue:
-                await self._ask(by_http, by_queue)
-                feedback = await self._tell_truth(by_http)
+                await self._send_all(by_http, by_queue)
+                feedback = await self._send_labels(by_http)
                 rows = await self._check(broker, start, feedback)
                 self._tally.take_all(reply for _, reply in by_queue.repeats)
         complaints = self._tally.complaints() + rows.complaints()
@@ -50,13 +50,13 @@ class Show:
         print_summary(self.console, self._tally, feedback, complaints)
         self.held = not complaints
 
-    async def _ask(self, by_http: HttpHalf, by_queue: QueueHalf) -> None:
+    async def _send_all(self, by_http: HttpHalf, by_queue: QueueHalf) -> None:
         numbers = range(len(self._digits.labels))
-        await self._ask_half("digits by HTTP", by_http, CONNECTIONS, numbers[0::2])
-        await self._ask_half("digits through the queue", by_queue, WINDOW, numbers[1::2])
+        await self._send_half("digits by HTTP", by_http, CONNECTIONS, numbers[0::2])
+        await self._send_half("digits through the queue", by_queue, WINDOW, numbers[1::2])
 
-    async def _ask_half(self, what: str, half: HttpHalf | QueueHalf, number: int, numbers: range) -> None:
-        with self._steps.step(what, len(numbers)) as advance:
+    async def _send_half(self, title: str, half: HttpHalf | QueueHalf, limit: int, numbers: range) -> None:
+        with self._steps.step(title, len(numbers)) as advance:
 
             async def one(number: int) -> None:
                 reply = await half.send(ask(ENDPOINT, self._digits.images[number], number))
@@ -64,17 +64,17 @@ class Show:
                     self._tally.take(reply)
                     advance(1)
 
-            await at_once(number, numbers, one)
+            await at_once(limit, numbers, one)
 
-    async def _tell_truth(self, by_http: HttpHalf) -> int:
-        """Send the true label of everything that was answered; returns how many were accepted."""
+    async def _send_labels(self, by_http: HttpHalf) -> int:
+        """Send the true label of each result as feedback; returns how many were accepted."""
         accepted = 0
         with self._steps.step("true labels as feedback", len(self._tally.ids())) as advance:
 
             async def one(answer: TallyAnswer) -> None:
                 nonlocal accepted
                 truth = int(self._tally.labels[answer.number])
-                was_accepted = await by_http.tell(ENDPOINT, answer.request_id, truth=truth)
+                was_accepted = await by_http.send_feedback(ENDPOINT, answer.request_id, truth=truth)
                 accepted += was_accepted
                 advance(1)
 

@@ -1,4 +1,4 @@
-"""How the demonstration ends: what each arm did, and where to look next."""
+"""Prints the demonstration's result: a table with one line for each arm, and a summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLUMNS = ("arm", "requests", "share", "accuracy", *(f"{way}\np50 / p99 ms" for 
 
 
 def print_table(console: Console, tally: Tally, rows: RowCheck) -> None:
-    """Print one line an arm. Latencies are what the client saw; through the queue they hold the wait in its window."""
+    """Print one line for each arm; latencies are measured by the client and include the wait in the queue."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "arm" else "right")
@@ -23,7 +23,7 @@ def print_table(console: Console, tally: Tally, rows: RowCheck) -> None:
 
 
 def print_summary(console: Console, tally: Tally, feedback: int, complaints: list[str]) -> None:
-    """Print answered/sent, labels, and either that all agrees or what does not."""
+    """Print the numbers of answers and labels, and either the complaints or that there are none."""
     answered = len({answer.number for answer in tally.answers if answer.status == "ok"})
     console.print(f"\nanswered {answered} of {tally.sent}, labels accepted {feedback} of {answered}", highlight=False)
     for complaint in complaints:

@@ -1,4 +1,4 @@
-"""What was sent and what came back: the only source of the demonstration's table and of its exit status."""
+"""Collects the answers of a demonstration; its table and its exit status are computed from them alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WAYS = ("HTTP", "queue")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TallyAnswer:
-    """One answer, for the digit of this number; `label` is -1 where the answer is no result."""
+    """The answer for the digit with this number; `label` is -1 if the answer is an error."""
 
     number: int
     way: str
@@ -28,25 +28,25 @@ class TallyAnswer:
 
     @property
     def word(self) -> str:
-        """The status without what was said beside it."""
+        """The status without the error's text."""
         return self.status.partition(" ")[0]
 
 
 @dataclass(slots=True)
 class Tally:
-    """All answers, and the digits that they are answers for."""
+    """All answers, and the true labels of the digits that were sent."""
 
     labels: Any
     answers: list[TallyAnswer] = field(default_factory=list)
 
     def take(self, reply: DemoReply) -> None:
-        """Note an answer."""
+        """Add an answer."""
         self.answers.append(
             TallyAnswer(
                 number=reply.number,
                 way=reply.way,
                 request_id=reply.request_id,
-                status=reply.said,
+                status=reply.outcome,
                 arm=reply.arm,
                 label=reply.label,
                 latency_s=reply.latency_s,
@@ -54,43 +54,43 @@ class Tally:
         )
 
     def take_all(self, replies: Iterable[DemoReply]) -> None:
-        """Note several answers."""
+        """Add several answers."""
         for reply in replies:
             self.take(reply)
 
     @property
     def sent(self) -> int:
-        """How many requests were sent."""
+        """The number of requests that were sent."""
         return len(self.labels)
 
     def arms(self) -> list[str]:
-        """Return the arms that answered, in order."""
+        """The arms that answered, in reverse order of their names."""
         return sorted({answer.arm for answer in self.answers if answer.arm}, reverse=True)
 
     def of(self, arm: str, way: str | None = None) -> list[TallyAnswer]:
-        """Return an arm's results, of one way or of both."""
+        """The results of an arm, sent one way or both ways."""
         return [it for it in self.answers if it.status == OK and it.arm == arm and way in (None, it.way)]
 
     def accuracy(self, arm: str) -> float:
-        """Return the share of an arm's results that are right."""
+        """The share of an arm's results that are right, 0 without results."""
         answers = self.of(arm)
         return float(np.mean([answer.label == self.labels[answer.number] for answer in answers])) if answers else 0.0
 
     def latency_ms(self, arm: str, way: str, percent: int) -> float:
-        """Return a percentile of the time from sending to answer, in milliseconds."""
+        """A percentile of the time from sending to answer, in milliseconds; NaN without results."""
         times = [answer.latency_s for answer in self.of(arm, way)]
         return float(np.percentile(times, percent)) * 1000 if times else float("nan")
 
     def results(self) -> list[TallyAnswer]:
-        """Return the answers that are results."""
+        """The answers that are results."""
         return [answer for answer in self.answers if answer.status == OK]
 
     def ids(self) -> list[str]:
-        """Return the request ids of all results."""
+        """The request ids of all results."""
         return [answer.request_id for answer in self.results()]
 
     def complaints(self, allowed: Collection[str] = (OK,)) -> list[str]:
-        """Return what is wrong with the answers; nothing if every request was answered exactly once, as is allowed."""
+        """List the mistakes: requests without exactly one answer, repeated ids, and statuses outside `allowed`."""
         counts = Counter(answer.number for answer in self.answers)
         failed = [f"{it.way} request {it.number}: {it.status}" for it in self.answers if it.word not in allowed]
         missing = [str(number) for number in range(self.sent) if number not in counts]

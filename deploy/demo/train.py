@@ -1,4 +1,4 @@
-"""Trains the two classifiers and returns them as TorchScript files, which Triton's own backend could serve as well."""
+"""Trains classifiers and returns them as TorchScript files, which Triton's PyTorch backend could also serve."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIDE = 8
 
 
 class Classifier(nn.Module):
-    """Takes pixels from 0 to 16, as scikit-learn has them, and returns probabilities."""
+    """Maps 64 pixels from 0 to 16 to the probabilities of ten digits."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -25,17 +25,17 @@ class Classifier(nn.Module):
         self.largest = LARGEST
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return one row of ten probabilities for each row of 64 pixels."""
+        """Map images of shape (n, 64) to probabilities of shape (n, 10)."""
         return torch.softmax(self.body(image / self.largest), dim=1)
 
 
 def linear() -> nn.Module:
-    """Return a linear model: 650 numbers."""
+    """A linear model with 650 parameters."""
     return nn.Linear(PIXELS, CLASSES)
 
 
 def cnn() -> nn.Module:
-    """Return a small convolutional network: 9,930 numbers."""
+    """A small convolutional network with 9,930 parameters."""
     return nn.Sequential(
         nn.Unflatten(1, (1, SIDE, SIDE)),
         nn.Conv2d(1, 16, 3, padding=1),
@@ -52,8 +52,8 @@ ARMS = {"linear": linear, "cnn": cnn}
 
 
 def train(make: Callable[[], nn.Module], digits: Digits, on_epoch: Callable[[], None], seed: int = SEED) -> bytes:
-    """Return a trained classifier as the bytes of a TorchScript file."""
-    torch.set_num_threads(1)  # batches of this size are slower on more
+    """Train a classifier and return it as the bytes of a TorchScript file."""
+    torch.set_num_threads(1)  # more threads are slower with batches of this size
     torch.manual_seed(seed)
     classifier = Classifier(make())
     images, labels = torch.from_numpy(digits.images), torch.from_numpy(digits.labels)
@@ -69,7 +69,7 @@ def train(make: Callable[[], nn.Module], digits: Digits, on_epoch: Callable[[], 
 
 
 def scripted(module: nn.Module) -> bytes:
-    """Return a module as the bytes of a TorchScript file."""
+    """Compile a module to the bytes of a TorchScript file."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         # Deprecated in favour of torch.export, whose files Triton's backend cannot serve.

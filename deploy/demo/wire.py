@@ -1,4 +1,4 @@
-"""How a digit travels, as any client of the Open Inference Protocol writes its requests and reads its answers."""
+"""Requests and answers of the demonstration, in the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN_BYTES = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoRequest:
-    """One request; `number` is its own among those to its endpoint."""
+    """One request; `number` is unique among the requests to its endpoint."""
 
     number: int
     endpoint: str
@@ -29,7 +29,7 @@ class DemoRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoReply:
-    """What came back, by either way. `json_length` is where raw tensors begin, None for a body that is all JSON."""
+    """An answer, by HTTP or from the queue; `json_length` is None for a body that is all JSON."""
 
     number: int
     way: str
@@ -42,21 +42,21 @@ class DemoReply:
 
     @property
     def is_ok(self) -> bool:
-        """Tell whether this is a result."""
+        """True if the answer is a result."""
         return self.status == OK
 
     @property
-    def said(self) -> str:
-        """Return the status, with what was said beside it if this is no result."""
+    def outcome(self) -> str:
+        """The status; for an error followed by the beginning of its body."""
         return OK if self.is_ok else f"{self.status} {self.body[:SHOWN_BYTES].decode('utf-8', 'replace')}"
 
     @property
     def label(self) -> int:
-        """Return the most probable class of a result, -1 if this is none."""
+        """The most probable class of a result, -1 for an error."""
         return int(np.argmax(self.output())) if self.is_ok else -1
 
     def output(self) -> Any:
-        """Return the numbers of a result's only output; raises ValueError for raw tensors of another size than said."""
+        """Return the numbers of a result's only output; raises ValueError for raw tensors of a wrong size."""
         if self.json_length is None:
             return orjson.loads(self.body)["outputs"][0]["data"]
         raw = self.body[self.json_length :]
@@ -67,20 +67,20 @@ class DemoReply:
 
 
 def ask(endpoint: str, image: Array, number: int, parameters: Mapping[str, Any] | None = None) -> DemoRequest:
-    """Return a request: of both ways to write one, each is used for half of the requests."""
+    """Build a request: pairs of numbers alternate between raw tensors and JSON."""
     body, headers = json_request(image, parameters) if number // 2 % 2 else binary_request(image, parameters)
     return DemoRequest(number=number, endpoint=endpoint, body=body, headers=headers)
 
 
 def json_request(image: Array, parameters: Mapping[str, Any] | None = None) -> tuple[bytes, dict[str, str]]:
-    """Return a request that is all JSON: its body and its headers."""
+    """Return the body and the headers of a request that is all JSON."""
     inputs = [{"name": INPUT, "shape": [1, image.size], "datatype": "FP32", "data": image.tolist()}]
     document = {"inputs": inputs, **({"parameters": parameters} if parameters else {})}
     return orjson.dumps(document), {"Content-Type": "application/json"}
 
 
 def binary_request(image: Array, parameters: Mapping[str, Any] | None = None) -> tuple[bytes, dict[str, str]]:
-    """Return a request with its tensors as raw bytes behind the JSON, which asks for such an answer too."""
+    """Return the body and the headers of a request with raw tensors after the JSON, which asks for raw outputs too."""
     raw = image.astype("<f4").tobytes()
     tensor = {"name": INPUT, "shape": [1, image.size], "datatype": "FP32", "parameters": {"binary_data_size": len(raw)}}
     head = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True, **(parameters or {})}})

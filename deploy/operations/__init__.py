@@ -1,1 +1,1 @@
-"""What the commands for operators do: dead letters, queues, inspection, routing commands."""
+"""The operations behind the commands for operators: dead letters, queues, inspection, routing."""

@@ -1,7 +1,7 @@
-"""Work on dead queues, over the port alone: look, replay, purge.
+"""Reads, replays and purges dead letters, through the broker port alone.
 
-A dead letter is looked at by taking it and giving it back, so it is never anywhere but in the broker: whoever is
-killed in the middle of this has lost nothing. What is in hand is not seen by another look at the same time.
+Reading takes the letters and requeues them, so they are always in the broker and a killed command loses nothing.
+Letters that one command holds are invisible to other commands.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from broker.base import Broker, Consumer
 from broker.errors import Rejected, TryAgain
 from broker.messages import Delivery, Outcome, Reason, Settlement
-from broker.protocol.dead_letters import DeadLetter, DeadLetterFilter, again, read_letter
+from broker.protocol.dead_letters import DeadLetter, DeadLetterFilter, read_dead_letter, replay_messages
 from broker.protocol.ids import now_us
 
-PAGE = 32  # messages taken at once: of the largest size, a quarter of a gigabyte
+PAGE = 32  # messages taken at once: at most a quarter of a gigabyte
 HELD_LIMIT_BYTES = 512 * 1024 * 1024
 QUIET_S = 2.0
 BACK_EVERY_S = 0.02
-FIRST_WITHIN_S = 15.0  # a consumer may have to join a group first
+FIRST_WITHIN_S = 15.0  # long, because a Kafka consumer must join its group first
 
 Visit = Callable[[list[Delivery]], Awaitable[list[Delivery]]]
 Progress = Callable[[int], None]
@@ -30,7 +30,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class DeadQueuePage:
-    """What lies in a dead queue, as far as it was looked at; `more` messages were not."""
+    """The letters of a dead queue that were read; `more` is the number of messages that were not."""
 
     queue: str
     letters: Sequence[DeadLetter]
@@ -39,22 +39,25 @@ class DeadQueuePage:
 
 @dataclass(slots=True)
 class ReplayReport:
-    """What became of the letters that were looked at; skipped and refused ones lie where they lay."""
+    """How many letters were replayed or purged (`done`); all others stay in the dead queue.
+
+    `skipped` and `refused` count letters by reason.
+    """
 
     done: int = 0
-    left: int = 0  # not chosen
-    more: int = 0  # not looked at
+    left: int = 0  # read, but not chosen
+    more: int = 0  # not read
     skipped: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
-    stopped: str = ""  # what ended it before its end
+    stopped: str = ""  # the error that ended the command early
 
 
-async def look(broker: Broker, queue: str, limit: int) -> DeadQueuePage:
-    """Read up to `limit` letters of a dead queue, and leave all of them there."""
+async def read_page(broker: Broker, queue: str, limit: int) -> DeadQueuePage:
+    """Read up to `limit` letters of a dead queue and leave all of them there."""
     letters: list[DeadLetter] = []
 
     async def visit(page: list[Delivery]) -> list[Delivery]:
-        letters.extend(read_letter(delivery.message, broker.channels) for delivery in page)
+        letters.extend(read_dead_letter(delivery.message, broker.channels) for delivery in page)
         return page
 
     more = await _walk(broker, queue, limit, visit)
@@ -69,14 +72,18 @@ async def replay(
     allowed_us: Callable[[str], int],
     progress: Progress = lambda _: None,
 ) -> ReplayReport:
-    """Forward the chosen letters of a dead queue to where they came from: each is published, then acked."""
+    """Forward the chosen letters of a dead queue to their original queues.
+
+    Each letter is published to its original queue before it is acked. `allowed_us(endpoint)` is the time until the new
+    deadline. `progress` is called with the number of letters of each page.
+    """
     done = ReplayReport()
 
     async def visit(page: list[Delivery]) -> list[Delivery]:
         tries = [_replay_one(broker, delivery, choice, allowed_us, done) for delivery in page]
         moved = await asyncio.gather(*tries, return_exceptions=True)
         progress(len(page))
-        for result in moved:  # only now: what the others have done is counted
+        for result in moved:  # raise only after all other letters of the page are counted
             if isinstance(result, BaseException):
                 raise result
         return [delivery for delivery, gone in zip(page, moved, strict=True) if not gone]
@@ -88,11 +95,11 @@ async def replay(
 async def purge(
     broker: Broker, queue: str, choice: DeadLetterFilter, limit: int, progress: Progress = lambda _: None
 ) -> ReplayReport:
-    """Remove the chosen letters of a dead queue for good."""
+    """Delete the chosen letters of a dead queue."""
     done = ReplayReport()
 
     async def visit(page: list[Delivery]) -> list[Delivery]:
-        letters = [read_letter(delivery.message, broker.channels) for delivery in page]
+        letters = [read_dead_letter(delivery.message, broker.channels) for delivery in page]
         chosen = [_is_chosen(letter, choice, done) for letter in letters]
         gone = [delivery for delivery, takes in zip(page, chosen, strict=True) if takes]
         await broker.ack(gone)
@@ -104,10 +111,10 @@ async def purge(
     return done
 
 
-def preview(looked: DeadQueuePage, choice: DeadLetterFilter, *, replays: bool) -> ReplayReport:
-    """Tell what replay or purge would do to what was looked at."""
-    done = ReplayReport(more=looked.more)
-    for letter in looked.letters:
+def preview(page: DeadQueuePage, choice: DeadLetterFilter, *, replays: bool) -> ReplayReport:
+    """Count what replay or purge would do with the letters of a page."""
+    done = ReplayReport(more=page.more)
+    for letter in page.letters:
         if _is_chosen(letter, choice, done):
             if replays and letter.stuck:
                 done.skipped[letter.stuck] += 1
@@ -129,15 +136,15 @@ def _is_chosen(letter: DeadLetter, choice: DeadLetterFilter, done: ReplayReport)
 async def _replay_one(
     broker: Broker, delivery: Delivery, choice: DeadLetterFilter, allowed_us: Callable[[str], int], done: ReplayReport
 ) -> bool:
-    """Forward one letter if it is chosen; tells whether it is gone from here."""
-    letter = read_letter(delivery.message, broker.channels)
+    """Forward one letter if it is chosen; returns True if it has left the dead queue."""
+    letter = read_dead_letter(delivery.message, broker.channels)
     if not _is_chosen(letter, choice, done):
         return False
     if letter.stuck:
         done.skipped[letter.stuck] += 1
         return False
     try:
-        outcomes = await broker.forward([delivery], again(letter, now_us(), allowed_us))
+        outcomes = await broker.forward([delivery], replay_messages(letter, now_us(), allowed_us))
     except Rejected as exc:
         done.refused[f"{letter.origin}: {exc}"] += 1
         return False
@@ -150,17 +157,17 @@ async def _replay_one(
 
 
 def _explain(outcome: Outcome, queue: str) -> str:
-    if outcome.verdict is Settlement.UNKNOWN:
-        return f"the connection was lost: {queue} may have it all the same; replay again, at worst it runs twice"
+    if outcome.settlement is Settlement.UNKNOWN:
+        return f"the connection was lost, {queue} may have the message: replay again, at worst it is computed twice"
     return {
         Reason.FULL: f"{queue} is full: wait until it is shorter (millrace models), then replay again",
-        Reason.NO_QUEUE: f"there is no queue {queue}: is what it was for still served? see millrace models",
-        Reason.TOO_LARGE: f"it is larger than the broker takes for {queue}: millrace dead show --raw saves its body",
+        Reason.NO_QUEUE: f"there is no queue {queue}: is its endpoint or model still served? see millrace models",
+        Reason.TOO_LARGE: f"it is too large for {queue}: millrace dead show --raw saves its body",
     }.get(outcome.reason or Reason.FULL, str(outcome))
 
 
 async def _count_walk(broker: Broker, queue: str, limit: int, visit: Visit, done: ReplayReport) -> None:
-    """Walk, and keep what was done before the broker was lost: it is worth saying."""
+    """Walk the queue; if the broker is lost, keep the counts and note the error in the report."""
     try:
         done.more = await _walk(broker, queue, limit, visit)
     except TryAgain as exc:
@@ -168,9 +175,10 @@ async def _count_walk(broker: Broker, queue: str, limit: int, visit: Visit, done
 
 
 async def _walk(broker: Broker, queue: str, limit: int, visit: Visit) -> int:
-    """Hand pages of a queue to `visit`, which returns what it has not settled; that is given back at the end.
+    """Pass pages of a queue to `visit`, which returns the deliveries that it has not settled.
 
-    Nothing is given back earlier: it would come again at once. Returns how many messages were not handed out.
+    These are requeued at the end; if they were requeued earlier, they would be delivered again at once. Returns the
+    number of messages that were not visited.
     """
     ready = (await broker.depth(queue)).messages
     if not ready:
@@ -185,11 +193,11 @@ async def _walk(broker: Broker, queue: str, limit: int, visit: Visit) -> int:
         await consumer.stop()
         await broker.requeue(held)
     await _until_back(broker, queue, len(held))
-    return max(0, ready - seen)  # by the depth before: brokers differ in whether it counts what is held
+    return max(0, ready - seen)  # not from a new depth: brokers differ in whether it counts held messages
 
 
 async def _pages(consumer: Consumer, held: list[Delivery], wanted: int, visit: Visit) -> int:
-    """Visit up to `wanted` messages; what is not settled is in `held`. Returns how many were visited."""
+    """Visit up to `wanted` messages and return their number; unsettled ones are added to `held`."""
     seen, size, prefetch = 0, 0, PAGE
     while seen < wanted and size < HELD_LIMIT_BYTES:
         page = await _take(consumer, min(PAGE, wanted - seen), QUIET_S if seen else FIRST_WITHIN_S)
@@ -197,7 +205,7 @@ async def _pages(consumer: Consumer, held: list[Delivery], wanted: int, visit: V
             break
         seen += len(page)
         before = len(held)
-        held += page  # while it is visited, too: an error must give it back
+        held += page  # before the visit, so that an error in it requeues the page
         held[before:] = await visit(page)
         size += sum(len(delivery.message.body) for delivery in held[before:])
         if len(held) + PAGE > prefetch and seen < wanted:
@@ -207,15 +215,15 @@ async def _pages(consumer: Consumer, held: list[Delivery], wanted: int, visit: V
 
 
 async def _until_back(broker: Broker, queue: str, number: int) -> None:
-    """Wait until what was given back is counted again; not for long, because somebody may have taken it already."""
+    """Wait until the depth counts the requeued messages again, for at most QUIET_S: others may have taken them."""
     with suppress(TimeoutError):
         async with asyncio.timeout(QUIET_S):
-            while (await broker.depth(queue)).messages < number:  # noqa: ASYNC110 - brokers tell depth only when asked
+            while (await broker.depth(queue)).messages < number:  # noqa: ASYNC110 - the depth can only be polled
                 await asyncio.sleep(BACK_EVERY_S)
 
 
 async def _rest(consumer: Consumer) -> list[Delivery]:
-    """Return what was sent here ahead and is not wanted any more."""
+    """Take the messages that the broker has prefetched beyond the limit."""
     rest: list[Delivery] = []
     while page := await _take(consumer, PAGE):
         rest += page
@@ -223,7 +231,7 @@ async def _rest(consumer: Consumer) -> list[Delivery]:
 
 
 async def _take(consumer: Consumer, number: int, within_s: float = QUIET_S) -> list[Delivery]:
-    """Take; nothing when nothing comes: somebody else may have taken what was counted."""
+    """Take up to `number` messages; returns none after `within_s` seconds, as another consumer may have taken them."""
     try:
         async with asyncio.timeout(within_s):
             return await consumer.take(number)

@@ -1,4 +1,7 @@
-"""Which dead queues an installation has: brokers do not list queues, so they follow from what is and was served."""
+"""Finds the dead queues of an installation.
+
+Brokers cannot list queues, so their names are derived from declared endpoints, announced models and the repository.
+"""
 
 from __future__ import annotations
 
@@ -29,66 +32,71 @@ Version = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class DeadQueues:
-    """All dead queues that there may be: of endpoints with their model versions, and of models."""
+    """All possible dead queues: those of endpoints, with their model versions, and those of models."""
 
     channels: Channels
     endpoints: Mapping[str, frozenset[Version]]
     models: Mapping[str, frozenset[int]]
 
     def all(self) -> list[str]:
-        """Return every dead queue."""
-        return self._graves(self.endpoints, [(model, one) for model, found in self.models.items() for one in found])
+        """All possible dead queues, sorted."""
+        return self._dead_queues(
+            self.endpoints, [(model, one) for model, found in self.models.items() for one in found]
+        )
 
     def of_endpoint(self, endpoint: str) -> list[str]:
-        """Return the dead queues where an endpoint's requests may lie; raises Misconfigured for an unknown one."""
+        """Return the dead queues of an endpoint and its model versions; raises Misconfigured if it is unknown."""
         if endpoint not in self.endpoints:
-            raise Misconfigured(unknown("endpoint", endpoint, self.endpoints))
-        return self._graves([endpoint], self.endpoints[endpoint])
+            raise Misconfigured(unknown_name("endpoint", endpoint, self.endpoints))
+        return self._dead_queues([endpoint], self.endpoints[endpoint])
 
     def of_model(self, model: str) -> list[str]:
-        """Return the dead queues of `model` or `model@version`; raises Misconfigured for an unknown one."""
+        """Return the dead queues of `model` or `model@version`; raises Misconfigured if it is unknown."""
         name, _, version = model.partition("@")
         versions = self.models.get(name, frozenset())
         if not versions or (version and version not in map(str, versions)):
             known = [f"{other}@{one}" for other, found in self.models.items() for one in found]
-            raise Misconfigured(unknown("model", model, known if version else self.models))
-        return self._graves([], [(name, one) for one in versions if version in ("", str(one))])
+            raise Misconfigured(unknown_name("model", model, known if version else self.models))
+        return self._dead_queues([], [(name, one) for one in versions if version in ("", str(one))])
 
-    def _graves(self, endpoints: Iterable[str], versions: Iterable[Version]) -> list[str]:
+    def _dead_queues(self, endpoints: Iterable[str], versions: Iterable[Version]) -> list[str]:
         queues = [self.channels.requests(endpoint) for endpoint in endpoints]
         queues += [self.channels.inputs(model, version) for model, version in versions]
         return sorted(map(self.channels.dead, queues))
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """Return an error's text: what is not known, the nearest that is, and what there is."""
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Write the error text for an unknown name, with the nearest known name and a list of known names."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     shown = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{what} {name!r} is not known; {hint}there is: {shown or 'none'}"
+    return f"{what} {name!r} is not known; {hint}known: {shown or 'none'}"
 
 
-def grave_called(channels: Channels, name: str) -> str:
-    """Return the dead queue that a person means: `hello@1`, `inputs.hello.1` or `dead.inputs.hello.1`."""
+def dead_queue_name(channels: Channels, name: str) -> str:
+    """Return the dead queue for `hello@1`, `inputs.hello.1` or `dead.inputs.hello.1`."""
     if target := TARGET.fullmatch(name):
         return channels.dead(channels.inputs(target[1], int(target[2])))
     return channels.dead(channels.prefix + name.removeprefix(channels.prefix).removeprefix("dead."))
 
 
-async def find_grounds(broker: Broker, repository: Path) -> DeadQueues:
-    """Find what is served, announced, or in the repository, and what was ever declared: the dead outlive endpoints."""
+async def find_dead_queues(broker: Broker, repository: Path) -> DeadQueues:
+    """Find the dead queues of all models and endpoints: those served, in the repository, or declared at any time.
+
+    Withdrawn endpoints count, because their dead letters remain.
+    """
     endpoints: defaultdict[str, set[Version]] = defaultdict(set)
 
     def fold(record: Record) -> None:
-        said = read_declared(record)
-        if said is not None and said.declaration is not None:
-            arms = said.declaration.arms.values()
-            endpoints[said.endpoint].update((target.model, target.version) for target in arms)
+        declared = read_declared(record)
+        if declared is not None and declared.declaration is not None:
+            arms = declared.declaration.arms.values()
+            endpoints[declared.endpoint].update((target.model, target.version) for target in arms)
 
     view = await read_view(broker, fold)
     models = await asyncio.to_thread(_models, view, endpoints, repository)
-    for model, versions in models.items():  # a model that no endpoint claims is one under its own name
+    for model, versions in models.items():  # a model without an endpoint is served under its own name
         endpoints[model].update((model, version) for version in versions)
     return DeadQueues(
         broker.channels,
@@ -97,26 +105,26 @@ async def find_grounds(broker: Broker, repository: Path) -> DeadQueues:
     )
 
 
-async def filled(broker: Broker, graves: Sequence[str]) -> list[str]:
-    """Return those dead queues that hold something."""
+async def non_empty(broker: Broker, queues: Sequence[str]) -> list[str]:
+    """Return those of the dead queues that are not empty."""
     found = []
-    for at in range(0, len(graves), ASKED_AT_ONCE):
-        some = graves[at : at + ASKED_AT_ONCE]
+    for at in range(0, len(queues), ASKED_AT_ONCE):
+        some = queues[at : at + ASKED_AT_ONCE]
         depths = await asyncio.gather(*map(broker.depth, some))
-        found += [grave for grave, depth in zip(some, depths, strict=True) if depth.messages]
+        found += [queue for queue, depth in zip(some, depths, strict=True) if depth.messages]
     return found
 
 
-async def open_grave(broker: Broker, repository: Path, name: str) -> tuple[str, bool]:
-    """Return the dead queue called `name` and whether it holds anything; raises Misconfigured for an unknown one."""
-    grave = grave_called(broker.channels, name)
-    if (await broker.depth(grave)).messages:
-        return grave, True
-    known = (await find_grounds(broker, repository)).all()
-    if grave in known:
-        return grave, False
-    shown = [queue.removeprefix(broker.channels.prefix) for queue in await filled(broker, known)]
-    text = unknown("dead queue", grave.removeprefix(broker.channels.prefix), shown)
+async def resolve_dead_queue(broker: Broker, repository: Path, name: str) -> tuple[str, bool]:
+    """Return the dead queue called `name`, and True if it is not empty; raises Misconfigured if it is unknown."""
+    queue = dead_queue_name(broker.channels, name)
+    if (await broker.depth(queue)).messages:
+        return queue, True
+    known = (await find_dead_queues(broker, repository)).all()
+    if queue in known:
+        return queue, False
+    shown = [other.removeprefix(broker.channels.prefix) for other in await non_empty(broker, known)]
+    text = unknown_name("dead queue", queue.removeprefix(broker.channels.prefix), shown)
     raise Misconfigured(text)
 
 
@@ -127,7 +135,7 @@ def _models(view: View, endpoints: Mapping[str, set[Version]], repository: Path)
             models[model].add(version)
     for model, served in view.versions.by_model.items():
         models[model].update(served)
-    with suppress(Misconfigured):  # who is on call may look from a machine without the repository
+    with suppress(Misconfigured):  # the command may run on a machine without the repository
         for model, found in scan(repository).models.items():
             models[model].update(version.number for version in found.versions)
     return models

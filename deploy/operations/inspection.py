@@ -1,4 +1,4 @@
-"""Looking at what is there: one reading of the `declared` and `status` logs, from outside of every part."""
+"""Reads the state of an installation from the logs `declared` and `status`, from outside its parts."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from router.state.view import View
 
 
 def _nothing(_: Record) -> None:
-    """Stand where nobody else wants to see the records of `declared`."""
+    """Ignore a record."""
 
 
 async def read_view(connection: Broker, declared: Callable[[Record], None] = _nothing) -> View:
-    """Read both logs, and listen for one heartbeat; `declared` sees every record of that log, too.
+    """Read `declared` from its start and the recent records of `status`, up to their present ends.
 
-    A log that is not there has said nothing: who only looks makes none.
+    `declared` is also called with every record of that log. A log that does not exist counts as empty and is not
+    created.
     """
     view = View(b"")
     channels = connection.channels
@@ -50,7 +51,7 @@ async def read_view(connection: Broker, declared: Callable[[Record], None] = _no
 
 
 def left_out(repository: Path) -> list[str]:
-    """Return what in a model repository is not served, and why; nothing where the repository is on another machine."""
+    """List the parts of a model repository that are not served, with reasons; empty if there is no such folder here."""
     try:
         snapshot = scan(repository)
     except Misconfigured:
@@ -59,7 +60,7 @@ def left_out(repository: Path) -> list[str]:
 
 
 def withheld_arms(endpoints: Iterable[Endpoint], repository: Path) -> list[str]:
-    """Return the arms whose version is in the repository and not served, by the model's version policy."""
+    """List the arms whose version is in the repository but excluded by the model's version policy."""
     try:
         models = scan(repository).models
     except Misconfigured:

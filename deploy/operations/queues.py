@@ -1,4 +1,4 @@
-"""The queues of an installation whose arguments differ from its settings, and how they get them."""
+"""Finds queues whose arguments differ from the settings, and migrates them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from broker.base import Broker
 from broker.channels import NO_LIMITS, Kind, Limits
 from broker.errors import Misconfigured
-from deploy.operations.dead_queues import find_grounds
+from deploy.operations.dead_queues import find_dead_queues
 from deploy.operations.inspection import read_view
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DifferingQueue:
-    """A queue that is there with other arguments, and the limits that it should have."""
+    """A channel whose arguments differ from the settings (`how`), and the limits that it should have."""
 
     queue: str
     how: str
@@ -24,11 +24,11 @@ class DifferingQueue:
 
 
 async def find_differing(broker: Broker, repository: Path, limits: Limits) -> list[DifferingQueue]:
-    """Return the channels whose arguments are not those of these settings."""
-    grounds = await find_grounds(broker, repository)
-    versions = [(model, version) for model, found in grounds.models.items() for version in found]
+    """Return the channels that exist with other arguments than the settings give."""
+    dead_queues = await find_dead_queues(broker, repository)
+    versions = [(model, version) for model, found in dead_queues.models.items() for version in found]
     found = []
-    for channel, wanted in _wanted(broker, list(grounds.endpoints), versions, limits):
+    for channel, wanted in _wanted(broker, list(dead_queues.endpoints), versions, limits):
         if how := await broker.difference(channel, wanted):
             is_log = broker.channels.kind(channel) is Kind.LOG
             found.append(DifferingQueue(queue=channel, how=how, limits=wanted, is_log=is_log))
@@ -36,14 +36,17 @@ async def find_differing(broker: Broker, repository: Path, limits: Limits) -> li
 
 
 async def check_stopped(broker: Broker) -> None:
-    """Raise Misconfigured if parts of the installation run: what they publish meanwhile could be lost."""
+    """Raise Misconfigured if parts of the installation run: messages that they publish could be lost."""
     view = await read_view(broker)
-    if running := sorted({said.part for said, _ in view.processes.live()}):
+    if running := sorted({announcement.part for announcement, _ in view.processes.live()}):
         raise Misconfigured(f"{', '.join(running)} of this installation still run: stop them first")
 
 
 async def migrate(broker: Broker, differing: DifferingQueue, moved: Callable[[int], None]) -> int:
-    """Give a queue the arguments that it should have; returns how many messages were lost."""
+    """Recreate a queue with the limits of the settings, keeping its messages; returns how many were lost.
+
+    `moved` is called with the number of each batch of moved messages; every message moves twice.
+    """
     return await broker.migrate(differing.queue, differing.limits, moved)
 
 

@@ -1,4 +1,4 @@
-"""A report as one page: tables, and curves as inline SVG. It asks no other server, and runs no script."""
+"""Writes a report as one HTML page with tables and inline SVG curves; it loads nothing and runs no script."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from router.evidence.sections import Cell, Curves, Section, Table, as_text
 
 WIDTH, HEIGHT, LEFT, BELOW = 900, 240, 40, 24
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-POINTS_LIMIT = 2000  # of a curve: more cannot be seen
+POINTS_LIMIT = 2000  # points of a curve: more than a screen can show
 
 _STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1a1a1a; }
@@ -24,7 +24,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """Return the page; nothing of the data is taken for markup."""
+    """Return the page as HTML; all data is escaped."""
     parts = "\n".join(part for section in sections for part in _section(section))
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -45,7 +45,7 @@ def page(title: str, sections: Sequence[Section]) -> str:
 
 
 def escape(text: str) -> str:
-    """Return text that is no markup, and holds nothing that a browser would act on."""
+    """Escape markup, and replace unprintable characters."""
     return escaped("".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text))
 
 
@@ -94,7 +94,7 @@ def _curves(curves: Curves) -> Iterator[str]:
 
 
 def _path(curves: Curves, name: int) -> str:
-    """Return the steps of one curve."""
+    """Return the SVG path of one curve, drawn as steps."""
     begin, span = curves.at_us[0], max(1, curves.until_us - curves.at_us[0])
     every = -(-len(curves.at_us) // POINTS_LIMIT)
     steps = list[str]()

@@ -1,4 +1,4 @@
-"""What the logs say about the routing of one endpoint: its policy, who leads, what is served, and how it ended."""
+"""Reads the routing of one endpoint from the logs, and sends operator commands to the learner."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from broker.records.routing import (
     SnapshotRecord,
     experiment_of,
     read_claim,
-    read_verdict,
-    write_order,
+    read_experiment_result,
+    write_operator_command,
 )
 from broker.records.status import SILENT_AFTER_S
 from deploy.operations.inspection import read_view
@@ -37,50 +37,56 @@ START_ONE = "start one with `millrace learner`, or all parts with `millrace up`"
 
 @dataclass(slots=True)
 class DeclaredResults:
-    """What only this reading of `declared` wants: the newest claim, and of each endpoint its verdict and its author."""
+    """Records of `declared` that a `View` does not keep: the newest claim, the endpoint's result and its author."""
 
     claim: LeadershipClaim | None = None
-    verdict: ExperimentResult | None = None
+    result: ExperimentResult | None = None
     author: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutedEndpoint:
-    """One endpoint. `silent_s` is for how long its learner has said nothing, None if nobody leads."""
+    """The routing of one endpoint.
+
+    `silent_s` is the time in seconds since the last heartbeat of the leading learner, None if no learner leads.
+    `result` is the result of the experiment as it is declared now.
+    """
 
     endpoint: Endpoint
     view: View
     claim: LeadershipClaim | None
     silent_s: float | None
-    verdict: ExperimentResult | None
+    result: ExperimentResult | None
     author: str
 
     @property
-    def said(self) -> SnapshotRecord | None:
-        """The newest snapshot of the experiment as it is declared now."""
+    def snapshot(self) -> SnapshotRecord | None:
+        """The newest snapshot of the experiment as it is declared now, None before the first."""
         return self.view.snapshot_of(self.endpoint.endpoint)
 
     @property
     def is_led(self) -> bool:
-        """Tell whether a learner leads and speaks."""
+        """True if a learner leads and sends heartbeats."""
         return self.silent_s is not None and self.silent_s < SILENT_AFTER_S
 
     @property
     def may_be_led(self) -> bool:
-        """Tell whether a learner runs: if none leads yet, it may claim in a moment."""
-        parts = [
-            said for said, _ in self.view.processes.newest.values() if said.part == "learner" and said.state == "ready"
-        ]
-        return any(now_us() - said.at_us < SILENT_AFTER_S * 1e6 for said in parts)
+        """True if a learner runs: it may claim leadership soon, even if none leads yet."""
+        return any(
+            announcement.part == "learner"
+            and announcement.state == "ready"
+            and now_us() - announcement.at_us < SILENT_AFTER_S * 1e6
+            for announcement, _ in self.view.processes.newest.values()
+        )
 
     @property
     def learns(self) -> bool:
-        """Tell whether the policy follows from what is learnt."""
+        """True if the learner sets the weights of this policy."""
         return read_policy(self.endpoint).learns
 
 
-async def look_at(connection: Broker, name: str) -> RoutedEndpoint:
-    """Return what there is to know of an endpoint; raises NotFound naming those that are declared."""
+async def inspect_endpoint(connection: Broker, name: str) -> RoutedEndpoint:
+    """Read an endpoint's routing from the logs; raises NotFound, listing the declared endpoints."""
     claims = DeclaredResults()
 
     def fold(record: Record) -> None:
@@ -90,66 +96,69 @@ async def look_at(connection: Broker, name: str) -> RoutedEndpoint:
     endpoint = view.declaration(name)
     if endpoint is None:
         declared = [one for one in view.endpoints() if view.declaration(one) is not None]
-        raise NotFound(f"no endpoint {name!r} is declared; there is: {', '.join(declared) or 'none'}")
-    verdict = claims.verdict
-    if verdict is not None and verdict.experiment != experiment_of(endpoint):
-        verdict = None
+        raise NotFound(f"no endpoint {name!r} is declared; declared: {', '.join(declared) or 'none'}")
+    result = claims.result
+    if result is not None and result.experiment != experiment_of(endpoint):
+        result = None
     return RoutedEndpoint(
         endpoint=endpoint,
         view=view,
         claim=claims.claim,
         silent_s=_silence_s(view, claims.claim),
-        verdict=verdict,
+        result=result,
         author=claims.author,
     )
 
 
-async def look_at_led(connection: Broker, name: str) -> RoutedEndpoint:
-    """Return the same once a learner leads; sooner if none runs that could, or none has in `BEGUN_S`.
+async def wait_for_leader(connection: Broker, name: str) -> RoutedEndpoint:
+    """Read an endpoint's routing once a learner leads; wait up to BEGUN_S, and not at all if no learner runs.
 
-    A learner claims a moment after the first endpoint that it can learn for is declared, and not before.
+    A learner claims leadership only after an endpoint with a learning policy is declared.
     """
     until_s = time.monotonic() + BEGUN_S
     while True:
-        routed = await look_at(connection, name)
+        routed = await inspect_endpoint(connection, name)
         if routed.is_led or not routed.may_be_led or time.monotonic() > until_s:
             return routed
         await asyncio.sleep(LOOK_S)
 
 
-async def give(
+async def send_command(
     connection: Broker,
     routed: RoutedEndpoint,
-    order: OperatorCommand,
+    command: OperatorCommand,
     is_followed: Callable[[SnapshotRecord], bool],
     wait_s: float,
 ) -> SnapshotRecord:
-    """Append an order to the endpoint's event log; returns the first snapshot that follows it.
+    """Append an operator command to the endpoint's event log; returns the first snapshot that follows it.
 
-    Raises Unavailable when nobody leads, when the order was not taken, and when no snapshot follows it in time.
+    Raises Unavailable if no learner leads, if the broker did not accept the command, or if no snapshot follows it
+    within `wait_s` seconds.
     """
     name = routed.endpoint.endpoint
     if not routed.is_led:
-        raise Unavailable(f"no learner leads, so nobody would obey: {START_ONE}")
+        raise Unavailable(f"no learner leads, so the command would have no effect: {START_ONE}")
     channels = connection.channels
     logs = ((channels.declared, routed.view.fold_declared), (channels.status, routed.view.fold_status))
     follows = [LogFollower(connection, log, await connection.end(log), fold) for log, fold in logs]
     tasks = [asyncio.create_task(one.run(), name="follow") for one in follows]
     try:
-        with contextlib.suppress(TimeoutError):  # who has just been declared is learnt of in a moment, and not before
+        with contextlib.suppress(TimeoutError):  # a new endpoint has its first snapshot after a moment
             async with asyncio.timeout(BEGUN_S):
-                while routed.said is None:  # noqa: ASYNC110 - a fold
+                while routed.snapshot is None:  # noqa: ASYNC110 - set by a fold
                     await asyncio.sleep(LOOK_S)
-        before = routed.said
-        await _append(connection, name, order)
+        before = routed.snapshot
+        await _append(connection, name, command)
         async with asyncio.timeout(wait_s):
-            while (said := routed.said) is None or said is before or not is_followed(said):  # noqa: ASYNC110 - a fold
+            while True:
+                snapshot = routed.snapshot
+                if snapshot is not None and snapshot is not before and is_followed(snapshot):
+                    return snapshot
                 await asyncio.sleep(LOOK_S)
-            return said
     except TimeoutError as exc:
         raise Unavailable(
-            f"no snapshot follows the order within {wait_s:g} s; it is in the log, unless another one has overruled it:"
-            f" see `millrace route show {name}`"
+            f"no snapshot follows the command within {wait_s:g} s; the command is in the log, and a later command may "
+            f"have replaced it: see `millrace route show {name}`"
         ) from exc
     finally:
         for task in tasks:
@@ -157,28 +166,28 @@ async def give(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _append(connection: Broker, name: str, order: OperatorCommand) -> None:
+async def _append(connection: Broker, name: str, command: OperatorCommand) -> None:
     log = connection.channels.events(name)
     await connection.declare(log)
-    body, headers = write_order(order)
+    body, headers = write_operator_command(command)
     outcome = (await connection.append(log, [body], headers))[0]
     if not outcome.safe:
-        raise Unavailable(f"the order was not taken: {outcome}")
+        raise Unavailable(f"the broker did not accept the command: {outcome}")
 
 
 def _fold(claims: DeclaredResults, name: str, record: Record) -> None:
-    claim, verdict, declared = read_claim(record), read_verdict(record), read_declared(record)
+    claim, result, declared = read_claim(record), read_experiment_result(record), read_declared(record)
     if claim is not None:
         claims.claim = claim
-    if verdict is not None and verdict.endpoint == name:
-        claims.verdict = verdict
+    if result is not None and result.endpoint == name:
+        claims.result = result
     if declared is not None and declared.endpoint == name:
         claims.author = declared.author
 
 
 def _silence_s(view: View, claim: LeadershipClaim | None) -> float | None:
-    """Return for how long the learner of the newest claim has been silent; None if it is not there at all."""
-    heard = None if claim is None else view.processes.newest.get(claim.instance)
-    if heard is None or heard[0].state == "stopped":
+    """Return the seconds since the last heartbeat of the learner with the newest claim; None if it has stopped."""
+    found = None if claim is None else view.processes.newest.get(claim.instance)
+    if found is None or found[0].state == "stopped":
         return None
-    return max(0.0, (now_us() - heard[0].at_us) / 1e6)
+    return max(0.0, (now_us() - found[0].at_us) / 1e6)

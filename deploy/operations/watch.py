@@ -1,4 +1,4 @@
-"""Watches `endpoints/*.yaml` and publishes what is declared there; changing a file restarts nothing."""
+"""Watches the endpoint files and publishes their declarations; changing a file restarts no process."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from broker.records.endpoint import Endpoint, read_endpoint
 from deploy.yaml_text import read_yaml
 from router.policies.declared import read_policy
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EVERY_S = 1.0
 _FILE = "file "
 
 
 def read_file(path: Path) -> list[Endpoint]:
-    """Read the declarations in one file, one a YAML document; raises Misconfigured for these and for their policies."""
+    """Read the declarations in a file, one for each YAML document; raises Misconfigured for invalid ones."""
     endpoints = [read_endpoint(document, source=path.name) for document in read_yaml(path)]
     for endpoint in endpoints:
         _check_policy(endpoint, path)
@@ -32,7 +32,7 @@ def read_file(path: Path) -> list[Endpoint]:
 
 
 def _check_once(endpoints: Sequence[Endpoint], path: Path) -> None:
-    """Refuse two documents for one endpoint: nobody could tell which of them holds."""
+    """Raise Misconfigured if two documents declare the same endpoint."""
     names = [endpoint.endpoint for endpoint in endpoints]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -41,8 +41,8 @@ def _check_once(endpoints: Sequence[Endpoint], path: Path) -> None:
         )
 
 
-def passed_over(folder: Path, pattern: str) -> list[str]:
-    """Return what is said of files that lie beside the declarations, and whose other spelling of .yaml nobody reads."""
+def unread_files(folder: Path, pattern: str) -> list[str]:
+    """List warnings for files that are not read because they end in .yml where `pattern` has .yaml, or the reverse."""
     stem, dot, suffix = pattern.rpartition(".")
     other = {"yaml": "yml", "yml": "yaml"}.get(suffix)
     if not dot or other is None:
@@ -54,7 +54,7 @@ def passed_over(folder: Path, pattern: str) -> list[str]:
 
 
 def _check_policy(endpoint: Endpoint, path: Path) -> None:
-    """Refuse a policy that routers could not read: they would answer nothing for the endpoint."""
+    """Raise Misconfigured for a policy that routers could not read: the endpoint would not be served."""
     try:
         read_policy(endpoint)
     except Misconfigured as exc:
@@ -62,17 +62,17 @@ def _check_policy(endpoint: Endpoint, path: Path) -> None:
 
 
 def author_of(path: Path) -> str:
-    """Return what a record names as its author when it came from a file."""
+    """Return the author of the declarations in a file."""
     return f"{_FILE}{path}"
 
 
 def file_of(author: str) -> Path | None:
-    """Return the file that a record came from; None for one that was declared by other means."""
+    """Return the file of an author; None for a declaration that came from elsewhere."""
     return Path(author.removeprefix(_FILE)) if author.startswith(_FILE) else None
 
 
 class Declarations:
-    """What the `declared` log says of endpoints now, with the hash of each."""
+    """The declared endpoints, with the digest and the author of each declaration."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -81,7 +81,7 @@ class Declarations:
         self.authors: dict[str, str] = {}
 
     async def read(self) -> None:
-        """Read the log from its beginning to its present end; one that is not there has said nothing."""
+        """Read the log `declared` from its start to its present end; a log that does not exist counts as empty."""
         if not await self._broker.exists(self._broker.channels.declared):
             return
         following = LogFollower(self._broker, self._broker.channels.declared, 0, self._fold)
@@ -91,28 +91,28 @@ class Declarations:
         await asyncio.gather(task, return_exceptions=True)
 
     async def apply(self, endpoint: Endpoint, author: str) -> bool:
-        """Declare an endpoint, unless that is what is declared already; tells whether anything changed."""
+        """Declare an endpoint unless it is declared so already; returns True if it changed."""
         if self.digests.get(endpoint.endpoint) == digest(endpoint):
             return False
         await self.declare(endpoint, author)
         return True
 
     def author(self, endpoint: str) -> str:
-        """Return who declared an endpoint; raises NotFound with those that there are."""
+        """Return the author of an endpoint's declaration; raises NotFound, listing the declared endpoints."""
         if endpoint not in self.authors:
             known = ", ".join(sorted(self.authors)) or "none"
-            raise NotFound(f"no endpoint {endpoint!r} is declared; there is: {known}")
+            raise NotFound(f"no endpoint {endpoint!r} is declared; declared: {known}")
         return self.authors[endpoint]
 
     async def declare(self, endpoint: Endpoint, author: str) -> None:
-        """Declare an endpoint, whatever is declared already."""
+        """Declare an endpoint, even if the same declaration is on the log already."""
         await self._append(endpoint_declared(endpoint, author))
         self.digests[endpoint.endpoint] = digest(endpoint)
         self.endpoints[endpoint.endpoint] = endpoint
         self.authors[endpoint.endpoint] = author
 
     async def withdraw(self, endpoint: str, author: str) -> None:
-        """Take an endpoint back."""
+        """Withdraw an endpoint."""
         await self._append(endpoint_withdrawn(endpoint, author))
         self._forget(endpoint)
 
@@ -120,7 +120,7 @@ class Declarations:
         await self._broker.declare(self._broker.channels.declared)
         outcomes = await self._broker.append(self._broker.channels.declared, [record])
         if not outcomes[0].safe:
-            raise Unavailable(f"the declaration was not taken: {outcomes[0]}")
+            raise Unavailable(f"the broker did not accept the declaration: {outcomes[0]}")
 
     def _fold(self, record: Record) -> None:
         declared = read_declared(record)
@@ -139,108 +139,109 @@ class Declarations:
 
 
 class DeclarationWatch:
-    """Keeps the log at what the files say. Only endpoints that came from files are withdrawn when they leave theirs.
+    """Keeps the log `declared` equal to the endpoint files.
 
-    A record names its file, so that what left a file while nobody watched is withdrawn at the next start.
+    An endpoint that is removed from its file is withdrawn; endpoints from other sources are not touched. Each record
+    has its file as the author, so endpoints that were removed while no watch ran are withdrawn at the next start.
     """
 
     def __init__(self, broker: Broker, folder: Path, pattern: str) -> None:
         self._declarations = Declarations(broker)
         self._folder = folder.absolute()
         self._pattern = pattern
-        self._seen: Mapping[Path, float] | None = None
-        self._read: dict[Path, dict[str, Endpoint]] = {}  # what each file said when it last could be read
+        self._published: Mapping[Path, float] | None = None
+        self._declared: dict[Path, dict[str, Endpoint]] = {}  # the last valid declarations of each file
         self._owners: dict[str, Path] = {}
-        self._passed_over = set[str]()
-        self._left: dict[str, Path] = {}  # what left its file, until another one declares it or it is withdrawn
-        self.has_looked = asyncio.Event()
+        self._unread_files = set[str]()
+        self._removed: dict[str, Path] = {}  # endpoints removed from their file and not yet withdrawn
+        self.has_published = asyncio.Event()
 
     async def run(self) -> None:
         """Watch for ever."""
         await self.start()
         while True:
             try:
-                await self.look()
+                await self.publish_changes()
             except TryAgain as exc:
-                log.warning("declarations wait for the broker: %s", exc)
+                logger.warning("declarations are published when the broker is back: %s", exc)
             else:
-                self.has_looked.set()
+                self.has_published.set()
             await asyncio.sleep(EVERY_S)
 
     async def start(self) -> None:
-        """Read what is declared, and which of it came from files of this folder."""
+        """Read the log `declared`, and note which endpoints came from files of this folder."""
         await self._declarations.read()
         for endpoint, author in self._declarations.authors.items():
             path = file_of(author)
             if path is not None and path.is_relative_to(self._folder):
                 self._owners[endpoint] = path
 
-    async def look(self) -> None:
-        """Publish what changed since the last look."""
+    async def publish_changes(self) -> None:
+        """Publish the changes since the last call."""
         files = await asyncio.to_thread(self._files)
-        self._warn(set(await asyncio.to_thread(passed_over, self._folder, self._pattern)))
-        if files == self._seen:
+        self._warn(set(await asyncio.to_thread(unread_files, self._folder, self._pattern)))
+        if files == self._published:
             return
-        before = self._seen or {}
+        before = self._published or {}
         changed = [path for path in files if before.get(path) != files[path]]
-        self._read = {path: said for path, said in self._read.items() if path in files}
+        self._declared = {path: endpoints for path, endpoints in self._declared.items() if path in files}
         for path in changed:
-            self._read_again(path)
-        self._leave(files)
-        for path in sorted(self._read):
+            self._read_file(path)
+        self._release_removed(files)
+        for path in sorted(self._declared):
             await self._publish(path, is_news=path in changed)
-        for endpoint, path in list(self._left.items()):
+        for endpoint, path in list(self._removed.items()):
             await self._withdraw(endpoint, path)
-        self._seen = files  # not before all is done: the broker may be away, and the next look does what is left
+        self._published = files  # set last: if the broker is unreachable, the next call does the rest
 
-    def _warn(self, passed_over: set[str]) -> None:
-        for said in sorted(passed_over - self._passed_over):
-            log.warning("%s", said)
-        self._passed_over = passed_over
+    def _warn(self, unread_files: set[str]) -> None:
+        for warning in sorted(unread_files - self._unread_files):
+            logger.warning("%s", warning)
+        self._unread_files = unread_files
 
-    def _read_again(self, path: Path) -> None:
+    def _read_file(self, path: Path) -> None:
         try:
-            self._read[path] = {endpoint.endpoint: endpoint for endpoint in read_file(path)}
-            if not self._read[path]:
-                log.warning("%s declares nothing: what it declared before is withdrawn", path)
+            self._declared[path] = {endpoint.endpoint: endpoint for endpoint in read_file(path)}
+            if not self._declared[path]:
+                logger.warning("%s declares no endpoint any more: its endpoints are withdrawn", path)
         except Misconfigured as exc:
-            log.error("%s; what was declared before stays", exc)  # noqa: TRY400 - a person mends the file
+            logger.error("%s; its earlier declarations stay", exc)  # noqa: TRY400 - the file is wrong, not the code
 
-    def _leave(self, files: Mapping[Path, float]) -> None:
-        """Let go of endpoints that left their file, so that another one may declare them.
+    def _release_removed(self, files: Mapping[Path, float]) -> None:
+        """Release endpoints that were removed from their file, so that another file may declare them.
 
-        A file that cannot be read keeps what it had.
+        A file that cannot be read keeps its endpoints.
         """
         left = {
             endpoint: path
             for endpoint, path in self._owners.items()
-            if path not in files or (path in self._read and endpoint not in self._read[path])
+            if path not in files or (path in self._declared and endpoint not in self._declared[path])
         }
         for endpoint in left:
             del self._owners[endpoint]
-        self._left.update(left)
+        self._removed.update(left)
 
     async def _publish(self, path: Path, *, is_news: bool) -> None:
-        for name, endpoint in self._read[path].items():
+        for name, endpoint in self._declared[path].items():
             owner = self._owners.get(name, path)
             if owner == path:
                 await self._declare(endpoint, path)
                 self._owners[name] = path
             elif is_news:
-                log.error("%s: endpoint %s is declared by %s too; that one stays", path, name, owner.name)
+                logger.error("%s: endpoint %s is declared by %s already, which stays in force", path, name, owner.name)
 
     async def _declare(self, endpoint: Endpoint, path: Path) -> None:
         author = author_of(path)
         if await self._declarations.apply(endpoint, author):
-            log.info("endpoint %s is declared by %s", endpoint.endpoint, path.name)
+            logger.info("endpoint %s is declared by %s", endpoint.endpoint, path.name)
         elif self._declarations.authors.get(endpoint.endpoint) != author:
-            await self._declarations.declare(endpoint, author)  # else the next start would not know whose it is
+            await self._declarations.declare(endpoint, author)  # the next start needs the new author
 
     async def _withdraw(self, endpoint: str, path: Path) -> None:
         if endpoint not in self._owners:
-            log.info("endpoint %s is withdrawn: %s no longer declares it", endpoint, path.name)
+            logger.info("endpoint %s is withdrawn: %s no longer declares it", endpoint, path.name)
             await self._declarations.withdraw(endpoint, author_of(path))
-        del self._left[endpoint]
+        del self._removed[endpoint]
 
     def _files(self) -> Mapping[Path, float]:
         return {path: path.stat().st_mtime for path in sorted(self._folder.glob(self._pattern)) if path.is_file()}

@@ -1,1 +1,1 @@
-"""What every process of Millrace runs in: its command line, shell, native threads, streams."""
+"""The environment of every process: its command line, shell, native threads and standard streams."""

@@ -1,4 +1,4 @@
-"""The command line of a part, as the supervisor and the process engine write it and a part reads it."""
+"""The command line of a part: the supervisor and the process engine write it, `deploy.part` reads it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PARENT = "--parent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartCommand:
-    """Which installation it belongs to, and the words: PART, or replica MODEL VERSION.
+    """The parent's pid, the settings file, and the words: PART, or `replica MODEL VERSION`.
 
-    `parent` is the process that starts it; None for one that was started by hand.
+    `parent` is None for a part that was started by hand.
     """
 
     parent: int | None
@@ -26,16 +26,16 @@ class PartCommand:
 
 
 def command_line(command: PartCommand) -> list[str]:
-    """Return the command line.
+    """Build the command line.
 
-    In safe-path mode (`-P`): a file of the user's folder must not stand in for a module of ours or of a library.
+    The safe-path mode (`-P`) keeps files in the user's folder from shadowing our modules or those of a library.
     """
     parent = [] if command.parent is None else [PARENT, str(command.parent)]
     return [sys.executable, "-P", "-m", MODULE, *parent, str(command.settings), *command.words]
 
 
 def read_command(words: Sequence[str]) -> PartCommand:
-    """Read what stands behind the module's name; raises Misconfigured."""
+    """Parse the words after the module's name; raises Misconfigured."""
     parent = None
     if words[:1] == [PARENT] and len(words) > 1 and words[1].isdecimal():
         parent, words = int(words[1]), words[2:]

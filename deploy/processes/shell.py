@@ -1,4 +1,4 @@
-"""The shell that every process runs in: the loop, signals, logs, `/metrics` and `/health`."""
+"""The shell of every process: event loop, signals, log lines, `/metrics` and `/health`."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from broker.errors import MillraceError, Misconfigured
 from broker.records.skipped import SKIPPED
 from deploy.hosts import shown
 
-log = logging.getLogger("millrace")
+logger = logging.getLogger("millrace")
 
 FAILED = 1
 MISCONFIGURED = 2
 DIED = 70
 PARENT_EVERY_S = 1.0
 GRACE_S = 25.0
-PAGE_WITHIN_S = 5.0  # a request for a page comes whole, and is read, within this time
+PAGE_WITHIN_S = 5.0  # the limit for receiving the request for a page and for sending the page
 PAGE_CONNECTIONS = 32
-# Requests are made and gone by the hundred in a batch: Python's 700 would walk them all the time (measured: a third of
-# a processor's CPU).
+# A batch creates and frees hundreds of request objects. With Python's default of 700 the collector would run all the
+# time (measured: a third of a processor's CPU time).
 GC_THRESHOLD = (50_000, 20, 50)
 
 Page = Callable[[], tuple[str, bytes]]
-"""A page of a process's own HTTP server: its content type and its body."""
+"""Returns the content type and the body of a page of a process's own HTTP server."""
 
 
 @dataclass(slots=True)
 class Context:
-    """What a part finds around it."""
+    """The surroundings of a part: its instance name, metrics registry, stop event and HTTP pages."""
 
     instance: str
     registry: CollectorRegistry
@@ -69,24 +69,24 @@ def run_part(
     parent: int | None = None,
     grace_s: float = GRACE_S,
 ) -> int:
-    """Run `main` until it ends or a signal asks it to; returns the exit status.
+    """Run `main` until it ends or a signal stops it; returns the exit status.
 
-    With the pid of a `parent` the process stops when that one is gone, and is ended if it has not within `grace_s`,
-    whatever it hangs in. The pid has to come from the parent: one that is looked up here may be another process's by
-    now, because what is imported first takes a second.
+    With a `parent` pid the process stops when the parent is gone. A process that has not stopped `grace_s` seconds
+    later is ended, even if it hangs. The parent should pass its pid: imports take about a second, and a parent that
+    died during them would be replaced by another process in `os.getppid()`.
     """
     write_logs(part)
     gc.set_threshold(*GC_THRESHOLD)
     if parent is not None and os.getppid() != parent:
-        log.warning("process %d, which started this one, is gone already: nothing is started", parent)
+        logger.warning("the parent process %d is gone already: this process does not start", parent)
         return DIED
     try:
         return uvloop.run(_run(part, main, host, port, parent, grace_s))
     except Misconfigured as exc:
-        log.error("%s", exc)  # noqa: TRY400 - a person can mend this: a traceback would only hide it
+        logger.error("%s", exc)  # noqa: TRY400 - a traceback would hide the message
         return MISCONFIGURED
     except MillraceError as exc:
-        log.error("%s", exc)  # noqa: TRY400 - as above
+        logger.error("%s", exc)  # noqa: TRY400 - as above
         return FAILED
 
 
@@ -98,8 +98,8 @@ async def _run(
     died: list[str] = []
 
     def on_error(_: asyncio.AbstractEventLoop, trouble: dict[str, Any]) -> None:
-        """A background task that dies takes its process down, loudly."""
-        log.error("%s", trouble.get("message", "an error in the event loop"), exc_info=trouble.get("exception"))
+        """Log the death of a background task and end the process."""
+        logger.error("%s", trouble.get("message", "an error in the event loop"), exc_info=trouble.get("exception"))
         died.append(str(trouble.get("message")))
         main_task.cancel()
 
@@ -120,12 +120,12 @@ async def _run(
 
 
 def context_of(part: str, stop: asyncio.Event) -> Context:
-    """Return the surroundings of a part in this process."""
+    """Create the context of a part in this process."""
     return Context(_instance(part), _registry(), stop)
 
 
 def stop_on_signals() -> asyncio.Event:
-    """Return an event that SIGTERM and Ctrl-C set."""
+    """Return an event that is set by SIGTERM and by Ctrl-C."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -133,14 +133,14 @@ def stop_on_signals() -> asyncio.Event:
 
 
 def _follow_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, parent: int, grace_s: float) -> None:
-    """Stop with the parent; end the process if it has not stopped within the grace.
+    """Stop when the parent is gone; end the process if it has not stopped `grace_s` seconds later.
 
-    From a thread of its own: a model that hangs in the loop, in an executor or at the exit would keep what the
-    process holds of the broker for ever, and nobody is left to kill it.
+    This runs in its own thread. A model may hang in the event loop, in an executor or at exit, and the process would
+    then keep its deliveries for ever, because no supervisor is left to kill it.
     """
 
     def stop_now() -> None:
-        log.warning("the process that started this one is gone: it stops, within %.0f s", grace_s)
+        logger.warning("the parent process is gone: this process stops within %.0f s", grace_s)
         stop.set()
 
     def follow() -> None:
@@ -149,7 +149,7 @@ def _follow_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, parent:
         with contextlib.suppress(RuntimeError):  # the loop is closed already
             loop.call_soon_threadsafe(stop_now)
         time.sleep(grace_s)
-        os._exit(DIED)  # without a word: whoever hangs may hold the lock of the logs
+        os._exit(DIED)  # no log line: the thread that hangs may hold the lock of the logging module
 
     threading.Thread(target=follow, name="parent", daemon=True).start()
 
@@ -163,37 +163,40 @@ def _registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
-    registry.register(_Logs())
+    registry.register(_LogCollector())
     return registry
 
 
-class _Logs(Collector):
-    """What every process knows of the logs that it reads."""
+class _LogCollector(Collector):
+    """Metrics of the logs that a process reads, the same in every process."""
 
     def collect(self) -> Iterable[Metric]:
-        """Return the series of records that were skipped, and of this machine's clock."""
+        """Yield the number of skipped records, by kind, and the offset of this machine's clock."""
         skipped = CounterMetricFamily(
-            "millrace_records_skipped", "Records of our logs that are none, by kind.", labels=("kind",)
+            "millrace_records_skipped", "Malformed records that were skipped, by kind.", labels=("kind",)
         )
         for kind, number in list(SKIPPED.counts.items()):
             skipped.add_metric((kind,), number)
         yield skipped
         yield GaugeMetricFamily(
             "millrace_clock_ahead_seconds",
-            "How far this machine's clock is ahead of the others'.",
+            "How far this machine's clock is ahead of the other machines' clocks.",
             value=CLOCKS.own_difference_s,
         )
 
 
-class _Quiet(WSGIRequestHandler):
+class _QuietHandler(WSGIRequestHandler):
     timeout = PAGE_WITHIN_S
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
-        """Scrapes are no news."""
+        """Log nothing: scrapes come every few seconds."""
 
 
-class _Pages(ThreadingMixIn, WSGIServer):
-    """A thread for each connection, and few of them: one that is silent must not keep the others from health."""
+class _PageServer(ThreadingMixIn, WSGIServer):
+    """Serves each connection in its own thread, at most PAGE_CONNECTIONS at a time.
+
+    A silent client must not block the requests for `/health`.
+    """
 
     daemon_threads = True
 
@@ -202,7 +205,7 @@ class _Pages(ThreadingMixIn, WSGIServer):
         super().__init__(*given)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection, or close it if too many are served."""
+        """Serve a connection, or close it if too many are open."""
         if self._free.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
@@ -216,18 +219,18 @@ class _Pages(ThreadingMixIn, WSGIServer):
             self._free.release()
 
 
-class _OverIpv6(_Pages):
+class _Ipv6PageServer(_PageServer):
     address_family = socket.AF_INET6
 
     def server_bind(self) -> None:
-        """Take IPv4 clients, too, at `::`."""
+        """Accept IPv4 clients too, at `::`."""
         if socket.has_dualstack_ipv6():
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
 
 def serve_pages(context: Context, host: str, port: int) -> WSGIServer:
-    """Serve a process's pages from a thread of their own; notes the port in the context."""
+    """Serve a process's pages from another thread; sets `context.metrics_port`."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         status, kind, body = _page(context, environ.get("PATH_INFO", ""), environ.get("HTTP_ACCEPT", ""))
@@ -235,8 +238,8 @@ def serve_pages(context: Context, host: str, port: int) -> WSGIServer:
         return [body]
 
     try:
-        kind = _OverIpv6 if ":" in host else _Pages
-        server = make_server(host, port, app, server_class=kind, handler_class=_Quiet)
+        server_class = _Ipv6PageServer if ":" in host else _PageServer
+        server = make_server(host, port, app, server_class=server_class, handler_class=_QuietHandler)
     except OSError as exc:
         raise Misconfigured(
             f"{shown(host, port)} cannot be listened on ({exc.strerror}): set metrics.port to another, or 0"
@@ -248,7 +251,7 @@ def serve_pages(context: Context, host: str, port: int) -> WSGIServer:
 
 def _page(context: Context, path: str, accept: str) -> tuple[str, str, bytes]:
     if path == "/metrics":
-        write, kind = choose_encoder(accept)  # OpenMetrics, if the scraper takes it
+        write, kind = choose_encoder(accept)  # OpenMetrics, if the scraper accepts it
         return "200 OK", kind, write(context.registry)
     if path == "/health/live":
         return "200 OK", "application/json", b'{"live":true}'
@@ -261,13 +264,13 @@ def _page(context: Context, path: str, accept: str) -> tuple[str, str, bytes]:
     return "404 Not Found", "application/json", b'{"error":"known pages: /metrics, /health/live, /health/ready"}'
 
 
-class _Json(logging.Formatter):
+class _JsonFormatter(logging.Formatter):
     def __init__(self, part: str) -> None:
         super().__init__()
         self._part = part
 
     def format(self, record: logging.LogRecord) -> str:
-        """One JSON object a line."""
+        """Format a log record as one line of JSON."""
         entry = {
             "at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
             "level": record.levelname.lower(),
@@ -281,13 +284,13 @@ class _Json(logging.Formatter):
 
 
 def write_logs(part: str, stream: IO[str] | None = None) -> None:
-    """Log to standard error, or to `stream`: lines for people on a terminal, JSON elsewhere."""
+    """Configure logging to standard error, or to `stream`: plain lines on a terminal, JSON elsewhere."""
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     if stream.isatty():
         handler.setFormatter(logging.Formatter(f"%(asctime)s {part:10} %(levelname)s %(message)s", "%H:%M:%S"))
     else:
-        handler.setFormatter(_Json(part))
+        handler.setFormatter(_JsonFormatter(part))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for noisy, level in (("pika", logging.CRITICAL), ("uvicorn", logging.WARNING), ("asyncio", logging.WARNING)):
-        logging.getLogger(noisy).setLevel(level)  # pika's errors reach us as ours
+        logging.getLogger(noisy).setLevel(level)  # the adapter raises pika's errors as ours

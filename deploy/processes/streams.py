@@ -1,4 +1,4 @@
-"""Standard input, output and errors, also where who started us has closed them."""
+"""Opens the standard streams if the parent process has closed them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
 def open_standard_streams() -> None:
-    """Open those of the descriptors 0 to 2 that are closed, on the null device.
+    """Open the null device on each of the descriptors 0 to 2 that is closed.
 
-    The next socket or file would get such a number: what is printed would go into it, a child would inherit it, and
-    libuv ends the process when it closes it.
+    Otherwise the next socket or file would get that number: printed text would go into it, child processes would
+    inherit it, and libuv ends the process when it closes such a descriptor.
     """
     for number, (name, mode) in enumerate(_STREAMS):
         if _is_closed(number):
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, which is `number`
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - open until the process ends
 
 
 def _is_closed(number: int) -> bool:

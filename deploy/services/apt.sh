@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that are missing, and lets none of them start a server: apt.sh PACKAGE...
-# Exit 1, with nothing changed, where that is not possible (no apt, no root).
+# Installs missing Debian packages without starting their servers: apt.sh PACKAGE...
+# Without apt or root it changes nothing and exits with status 1.
 set -euo pipefail
 
 missing=()
@@ -19,10 +19,11 @@ else
     exit 1
 fi
 
-# One at a time: two would fight for the packages, and for the file below. The lock is this script; what it starts has it not.
+# One run at a time: two would conflict over the packages and the file below. The lock is on this script, and the programs
+# that it starts do not inherit it.
 [[ -n ${MILLRACE_APT_LOCKED:-} ]] || MILLRACE_APT_LOCKED=yes exec flock --close "$0" "$0" "$@"
 
-# Debian starts a server as soon as it is installed, on its public default ports, unless this file says no.
+# Debian starts a server right after its installation, on its public default ports, unless this file forbids it.
 policy=/usr/sbin/policy-rc.d
 if [[ ! -e $policy ]]; then
     trap '"${root[@]}" rm -f "$policy"' EXIT

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# One Kafka node of this checkout, for tests, benchmarks and the curious: everything on 127.0.0.1, data in .services/kafka.
+# One Kafka node of this checkout, for tests, benchmarks and experiments: on 127.0.0.1 only, with its data in .services/kafka.
 #
-#   kafka.sh start       fetch where needed, start, return once a client is told of the node; nothing to do when it runs
-#   kafka.sh stop        end the node in order
-#   kafka.sh kill        SIGKILL the node; `start` brings it back with its data
-#   kafka.sh restart     end the node in order and start it again
-#   kafka.sh status      running or not; exit status 0 or 3
+#   kafka.sh start       fetch Kafka if needed, start the node, and wait until it answers; no effect if it runs
+#   kafka.sh stop        stop the node cleanly
+#   kafka.sh kill        SIGKILL the node; `start` starts it again with its data
+#   kafka.sh restart     stop the node cleanly and start it again
+#   kafka.sh status      print whether the node runs; exit status 0 if it does, 3 if not
 #   kafka.sh url         print its address
 #   kafka.sh secure-url  print its address over TLS, with a user and a password (SCRAM-SHA-512)
 #
 # Ports: clients $MILLRACE_KAFKA_PORT (29092), controller +1, clients over TLS +2.
-# The server (kafka.pom.xml) comes by Maven, once, into .cache/kafka, and needs Java 17 or newer. Without these two, and
-# without the right to install them, Docker runs the same node where there is Docker.
+# Maven fetches the server (kafka.pom.xml) once into .cache/kafka; it needs Java 17 or newer. If these two are missing and
+# cannot be installed, the same node runs in Docker, if there is one.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -25,11 +25,11 @@ largest_bytes=$((9 * 1024 * 1024)) # a body of 8 MiB with its headers
 . "$here/node.sh"
 
 java=${JAVA_HOME:+$JAVA_HOME/bin/}java
-# Nothing of the caller's environment.
+# The node inherits nothing but PATH from the caller's environment.
 environment=(env -i HOME="$home" LC_ALL=C.UTF-8 PATH="$PATH")
 jvm=(
     "$java" -Xms64m -Xmx384m
-    -XX:+UseSerialGC -XX:TieredStopAtLevel=1 # one node for tests: a third less CPU
+    -XX:+UseSerialGC -XX:TieredStopAtLevel=1 # a third less CPU for a node that only tests use
     -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$cache/lib/*"
 )
 
@@ -55,7 +55,7 @@ start() {
     elif command -v docker >/dev/null; then
         start_container
     else
-        fail "no Java 17 with Maven here, and no right to install them: run this as root on Debian, start Docker, or set MILLRACE_TEST_KAFKA_URL"
+        fail "Java 17 or Maven is missing and cannot be installed: run this as root on Debian, start Docker, or set MILLRACE_TEST_KAFKA_URL"
     fi
     wait_until 90 ready_or_dead && answers ||
         fail "Kafka does not answer on port $port: see $home/log"
@@ -69,7 +69,7 @@ java_is_new_enough() {
     ((${version:-0} >= 17))
 }
 
-# The jars are whole where the pom that they were fetched for lies beside them.
+# The jars are complete if the pom that they were fetched for is next to them.
 fetch() {
     cmp -s "$here/kafka.pom.xml" "$cache/kafka.pom.xml" && return
     command -v mvn >/dev/null || "$here/apt.sh" maven || return 1
@@ -94,12 +94,12 @@ start_process() {
 }
 
 format() {
-    rm -rf "$home/data" # what an interrupted one left
+    rm -rf "$home/data" # left by an interrupted format
     make_password
-    # Its answer shows the keys that it derives from the password.
+    # Its output has keys that are derived from the password.
     "${environment[@]}" "${jvm[@]}" kafka.tools.StorageTool format -t "$(new_id)" -c "$home/server.properties" \
         --add-scram "SCRAM-SHA-512=[name=app,password=$(cat "$home/password")]" >/dev/null 2>"$home/log/format.out" ||
-        fail "Kafka cannot make its data folder: see $home/log/format.out"
+        fail "Kafka cannot create its data folder: see $home/log/format.out"
 }
 
 make_password() {
@@ -107,7 +107,7 @@ make_password() {
     (umask 077 && head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$home/password")
 }
 
-# A UUID as Kafka writes them; one that begins with - would be read as an option.
+# A UUID in Kafka's format, not one that begins with -, which would be parsed as an option.
 new_id() {
     local id=-
     while [[ $id == -* ]]; do
@@ -164,7 +164,7 @@ write_configuration() {
 	message.max.bytes=$largest_bytes
 	replica.fetch.max.bytes=$largest_bytes
 
-	# One node is all the replicas there are.
+	# With one node there is one replica.
 	offsets.topic.num.partitions=1
 	offsets.topic.replication.factor=1
 	transaction.state.log.num.partitions=1
@@ -174,7 +174,7 @@ write_configuration() {
 	share.coordinator.state.topic.replication.factor=1
 	share.coordinator.state.topic.min.isr=1
 
-	# Tests wait for members that come and go, and for a killed node to come back.
+	# Short times: tests wait for members to join and leave, and for a killed node to restart.
 	group.initial.rebalance.delay.ms=0
 	group.min.session.timeout.ms=2000
 	broker.session.timeout.ms=2000
@@ -183,7 +183,7 @@ write_configuration() {
 	END
 }
 
-# Metadata, version 1, of no topic: the answer counts the live nodes in its bytes 9 to 12.
+# Sends a Metadata request, version 1, without topics; bytes 9 to 12 of the response are the number of live nodes.
 answers() {
     local nodes
     nodes=$(reply "$port" 12 '\0\0\0\16\0\3\0\1\0\0\0\1\377\377\0\0\0\0')

@@ -1,14 +1,14 @@
-# What the scripts of one server each share: sourced by them, with $here, $home, $container and `environment` set, and with
-# functions of their own: `start`, and `answers`, which says whether the server answers in its own protocol.
+# Functions shared by the scripts of the servers. A script that sources this file sets $here, $home, $container and
+# `environment`, and has the functions `start` and `answers` (true if the server answers in its own protocol).
 # shellcheck shell=bash disable=SC2154
 
-# Starts a program in a session of its own, so that it outlives its caller, and keeps its pid.
+# Starts a program in a new session, so that it outlives its caller, and writes its pid and start time to a file.
 launch() {
     local name=$1
     shift
     mkdir -p "$home/log"
     (exec "${environment[@]}" setsid "$@" </dev/null >>"$home/log/$name.out" 2>&1) &
-    echo "$! $(birth $!)" >"$home/$name.pid"
+    echo "$! $(start_time $!)" >"$home/$name.pid"
 }
 
 stop_node() {
@@ -31,13 +31,13 @@ kill_node() {
     fi
 }
 
-# A pid may belong to a stranger by now, so its hour of birth is kept beside it.
+# A pid may be reused by another process, so the start time is compared too.
 running() {
-    local pid born
-    [[ -s $home/$1.pid ]] && read -r pid born <"$home/$1.pid" && [[ -n $born && $(birth "$pid") == "$born" ]]
+    local pid started
+    [[ -s $home/$1.pid ]] && read -r pid started <"$home/$1.pid" && [[ -n $started && $(start_time "$pid") == "$started" ]]
 }
 
-birth() {
+start_time() {
     local stat
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
     read -ra stat <<<"${stat##*) }"
@@ -57,8 +57,8 @@ alive() {
 
 in_docker() { [[ $(cat "$home/mode" 2>/dev/null) == docker ]]; }
 
-# Whether a node can listen on these ports. One that was just killed may hold them a moment longer than it is seen to
-# run: its first thread ends before the others do.
+# True if a node can listen on these ports. A node that was just killed may hold them a moment after `running` is false,
+# because its first thread ends before the others.
 ports_free() { no_port_open "$@" || { [[ -s $home/node.pid ]] && wait_until 10 no_port_open "$@"; }; }
 
 no_port_open() {
@@ -70,7 +70,7 @@ no_port_open() {
 
 port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# The Nth byte of what a port of this machine answers to these bytes: reply PORT N BYTES (as printf writes them).
+# Prints the Nth byte of the response of a port of this machine to a request: reply PORT N REQUEST (a format of printf).
 reply() {
     # shellcheck disable=SC2059
     (exec 3<>"/dev/tcp/127.0.0.1/$1" && printf "$3" >&3 && timeout 2 head -c "$2" <&3 | tail -c +"$2" | od -An -tu1 | tr -d ' ') 2>/dev/null ||
@@ -88,12 +88,12 @@ wait_until() {
     done
 }
 
-# A certificate of 127.0.0.1 in $home/tls: ca.pem for clients; cert.pem and key.pem for the server, and both with the CA
-# in server.pem. Made once, and again when it nears its end.
+# Creates a certificate for 127.0.0.1 in $home/tls: ca.pem for clients, cert.pem and key.pem for the server, and all three
+# in server.pem. It is created once, and again a day before it expires.
 certify() {
     local tls=$home/tls
     openssl x509 -checkend 86400 -noout -in "$tls/server.pem" >/dev/null 2>&1 && return
-    command -v openssl >/dev/null || "$here/apt.sh" openssl || fail "no openssl here, and no right to install it"
+    command -v openssl >/dev/null || "$here/apt.sh" openssl || fail "openssl is missing and cannot be installed"
     rm -rf "$tls"
     mkdir "$tls"
     chmod 700 "$tls"
@@ -111,9 +111,9 @@ certify() {
         openssl req "${key[@]}" -subj "/CN=127.0.0.1" -keyout "$tls/key.pem" -out "$tls/request.pem"
         openssl x509 -req -in "$tls/request.pem" -CA "$tls/ca.pem" -CAkey "$tls/ca-key.pem" -days 3650 \
             -extfile "$tls/extensions" -out "$tls/cert.pem"
-    } >"$home/log/openssl.out" 2>&1 || fail "openssl cannot make a certificate: see $home/log/openssl.out"
+    } >"$home/log/openssl.out" 2>&1 || fail "openssl cannot create a certificate: see $home/log/openssl.out"
     rm "$tls/ca-key.pem" "$tls/request.pem" "$tls/extensions"
-    cat "$tls/key.pem" "$tls/cert.pem" "$tls/ca.pem" >"$tls/server.pem" # the last one: it is what is looked for
+    cat "$tls/key.pem" "$tls/cert.pem" "$tls/ca.pem" >"$tls/server.pem" # written last: its presence means that all are there
 }
 
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit 2; }

@@ -1,22 +1,23 @@
 #!/usr/bin/env bash
-# One RabbitMQ node of this checkout, for tests, benchmarks and the curious: everything on 127.0.0.1, data in .services/rabbitmq.
+# One RabbitMQ node of this checkout, for tests, benchmarks and experiments: on 127.0.0.1 only, data in .services/rabbitmq.
 #
-#   rabbitmq.sh start       install where needed, start, return once AMQP answers; nothing to do when it runs
-#   rabbitmq.sh stop        end the node in order, and its epmd
-#   rabbitmq.sh kill        SIGKILL the node; `start` brings it back with its data
-#   rabbitmq.sh restart     end the node in order and start it again
-#   rabbitmq.sh alarm on    raise the memory alarm (the node stops reading from publishers); returns once it is raised
-#   rabbitmq.sh alarm off   clear it
-#   rabbitmq.sh status      running or not; exit status 0 or 3
+#   rabbitmq.sh start       install RabbitMQ if needed, start the node, and wait until it answers; no effect if it runs
+#   rabbitmq.sh stop        stop the node and its epmd cleanly
+#   rabbitmq.sh kill        SIGKILL the node; `start` starts it again with its data
+#   rabbitmq.sh restart     stop the node cleanly and start it again
+#   rabbitmq.sh alarm on    raise the memory alarm and wait until it is raised (the node stops reading from publishers)
+#   rabbitmq.sh alarm off   clear the alarm
+#   rabbitmq.sh status      print whether the node runs; exit status 0 if it does, 3 if not
 #   rabbitmq.sh url         print its AMQP address
 #   rabbitmq.sh secure-url  print its AMQP address over TLS
 #   rabbitmq.sh ctl ...     rabbitmqctl with the right node and cookie
 #
 # Ports: AMQP $MILLRACE_RABBITMQ_PORT (25672), over TLS -1, management +1, Prometheus +20, streams -120, Erlang -2, epmd -3.
-# Without the Debian package, and without the right to install it, Docker runs the same node where there is Docker, but for TLS.
+# If the Debian package is missing and cannot be installed, the same node runs in Docker, if there is one, without TLS.
 #
-# rabbitmq4.sh does all of this for a node of RabbitMQ 4: data in .services/rabbitmq4, AMQP on $MILLRACE_RABBITMQ4_PORT
-# (25772). Debian 12 has 3.10, so its server is of a small Debian 13 that debootstrap puts into .cache/rabbitmq4 (as root).
+# rabbitmq4.sh has the same commands for a node of RabbitMQ 4: data in .services/rabbitmq4, AMQP on
+# $MILLRACE_RABBITMQ4_PORT (25772). Debian 12 has RabbitMQ 3.10, so the node runs in a small Debian 13, which debootstrap
+# installs into .cache/rabbitmq4 (as root).
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -34,7 +35,7 @@ memory_limit=2GB
 # shellcheck source=node.sh
 . "$here/node.sh"
 
-# Nothing of the caller's environment, and nothing that could meet another node of this machine.
+# The node inherits nothing from the caller's environment, and shares no port or name with other nodes of this machine.
 loopback='-kernel inet_dist_use_interface {127,0,0,1}'
 environment=(
     env -i HOME="$home" LC_ALL=C.UTF-8 PATH="$bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,9 +44,9 @@ environment=(
     RABBITMQ_MNESIA_BASE="$home/data" RABBITMQ_LOG_BASE="$home/log" RABBITMQ_CONFIG_FILE="$home/rabbitmq.conf"
     RABBITMQ_ENABLED_PLUGINS_FILE="$home/enabled_plugins"
     RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="$loopback" RABBITMQ_CTL_ERL_ARGS="$loopback"
-    RABBITMQ_SCHEDULER_BIND_TYPE=u # else each scheduler has a core of its own, whoever computes there
+    RABBITMQ_SCHEDULER_BIND_TYPE=u # otherwise each scheduler is bound to a core, even a busy one
     ERL_CRASH_DUMP="$home/log/erl_crash.dump"
-    RUNNING_UNDER_SYSTEMD=yes # which only says: become the node, with no shell in front of it
+    RUNNING_UNDER_SYSTEMD=yes # makes the script exec the node, without a shell as its parent
 )
 [[ -z $debian ]] || environment+=(chroot "$debian")
 
@@ -59,7 +60,7 @@ main() {
         status) status ;;
         url) url ;;
         secure-url) secure_url ;;
-        install) install_debian ;; # what `start` of rabbitmq4.sh does first
+        install) install_debian ;; # the first step of `start` in rabbitmq4.sh
         ctl) shift && ctl "$@" ;;
         *) usage ;;
     esac
@@ -72,11 +73,11 @@ start() {
     elif command -v docker >/dev/null; then
         start_container
     else
-        fail "no RabbitMQ here, and no right to install it: run this as root on Debian, start Docker, or set MILLRACE_TEST_${setting}_URL"
+        fail "RabbitMQ is missing and cannot be installed: run this as root on Debian, start Docker, or set MILLRACE_TEST_${setting}_URL"
     fi
     wait_until 90 ready_or_dead && answers ||
         fail "RabbitMQ does not answer on port $port: see $home/log"
-    # The last steps of the boot come after the port opens.
+    # The node opens its port before the boot is complete.
     ctl await_startup
 }
 
@@ -88,10 +89,10 @@ installed() {
     fi
 }
 
-# In a new folder that gets its name last, so an installation that was interrupted is begun again.
+# Installs into a temporary folder and renames it last, so that an interrupted installation is started again.
 install_debian() {
     mkdir -p "${debian%/*}"
-    # One at a time; the lock is this script, and what it starts has it not.
+    # One run at a time; the lock is on the script, and the programs that it starts do not inherit it.
     [[ -n ${MILLRACE_DEBIAN_LOCKED:-} ]] ||
         { MILLRACE_DEBIAN_LOCKED=yes flock --close "$here/rabbitmq4.sh" "$here/rabbitmq4.sh" install; return; }
     [[ ! -e $debian/complete ]] || return 0
@@ -102,7 +103,7 @@ install_debian() {
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 'Created-By: Packages' | head -n 1)
     unfinished=$(mktemp -d "$debian.unfinished.XXXXXX")
     chmod 755 "$unfinished"
-    echo "fetching RabbitMQ 4, and a Debian 13 for it"
+    echo "fetching RabbitMQ 4 and a Debian 13 for it"
     own_mounts debootstrap --variant=minbase --include=rabbitmq-server trixie "$unfinished" "$mirror" \
         </dev/null >"$debian.out" 2>&1 ||
         { tail -n 20 "$debian.out" >&2; fail "RabbitMQ 4 cannot be installed: see $debian.out"; }
@@ -111,7 +112,7 @@ install_debian() {
     mv --no-target-directory "$unfinished" "$debian"
 }
 
-# What a command mounts is gone with it, even when it is killed, where the kernel allows this.
+# Runs a command in a mount namespace, if the kernel allows it, so that its mounts are gone even when it is killed.
 own_mounts() {
     if unshare --mount true 2>/dev/null; then unshare --mount "$@"; else "$@"; fi
 }
@@ -124,7 +125,7 @@ remove_tree() {
     rm -rf --one-file-system "$1"
 }
 
-# The node in its small Debian and everybody outside know the folder by the same path.
+# The node in its small Debian and the programs outside use the same path for this folder.
 make_home() {
     if [[ -n $debian ]]; then
         mkdir -p "$debian$home" "$(dirname "$home")"
@@ -168,7 +169,7 @@ stop() {
     fi
 }
 
-# The alarm is checked every 2.5 s; `eval` stays until the check has seen the new limit.
+# RabbitMQ checks the alarm every 2.5 s; `eval` waits until a check has used the new limit.
 alarm() {
     case "$1" in
         on) ctl set_vm_memory_high_watermark 0 && wait_for_alarm true ;;
@@ -222,11 +223,11 @@ write_configuration() {
 	vm_memory_high_watermark.absolute = $memory_limit
 	disk_free_limit.absolute = 1GB
 	END
-    # There is no /proc in there, which is where the node would read how much memory it has.
+    # The small Debian has no /proc, from which the node would read its memory usage.
     [[ -z $debian ]] || echo "vm_memory_calculation_strategy = allocated" >>"$home/rabbitmq.conf"
 }
 
-# A node that is ready answers the protocol header with a frame of type 1 (Connection.Start).
+# A ready node answers the protocol header with a frame of type 1 (Connection.Start).
 answers() { [[ $(reply "$port" 1 'AMQP\0\0\11\1') == 1 ]]; }
 
 main "$@"

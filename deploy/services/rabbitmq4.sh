@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
-# One RabbitMQ node of the fourth generation: rabbitmq4.sh takes what rabbitmq.sh takes, and that file says the rest.
+# One node of RabbitMQ 4, with the same commands as rabbitmq.sh, which documents them.
 MILLRACE_RABBITMQ_GENERATION=4 exec "$(dirname "$0")/rabbitmq.sh" "$@"

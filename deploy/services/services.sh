@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# The servers that tests and benchmarks use: RabbitMQ, RabbitMQ 4 and Kafka.
+# The servers for tests and benchmarks: RabbitMQ, RabbitMQ 4 and Kafka.
 #
-#   services.sh start   have each one running and write its addresses to .services.env; running ones are used as they are
-#   services.sh stop    end what `start` started, and nothing else
+#   services.sh start   start those that do not run, and write the addresses of all to .services.env
+#   services.sh stop    stop the servers that `start` started
 #
-# MILLRACE_TEST_RABBITMQ_URL, MILLRACE_TEST_RABBITMQ4_URL or MILLRACE_TEST_KAFKA_URL in the environment names a server of
-# yours: it is used, and nothing is started for it. MILLRACE_TEST_AMQPS_URL and MILLRACE_TEST_KAFKAS_URL name yours over TLS.
+# MILLRACE_TEST_RABBITMQ_URL, MILLRACE_TEST_RABBITMQ4_URL or MILLRACE_TEST_KAFKA_URL in the environment names your own
+# server, which is used instead. MILLRACE_TEST_AMQPS_URL and MILLRACE_TEST_KAFKAS_URL are the addresses of yours over TLS.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# Runs a command for each server: COMMAND..., its script, its name in a variable, and the variable of its address over TLS.
+# Runs a command for each server with three more arguments: the script's name, the server's part of the names of variables,
+# and the variable with the address over TLS.
 each() {
     "$@" rabbitmq RABBITMQ MILLRACE_TEST_AMQPS_URL
     "$@" rabbitmq4 RABBITMQ4 ""
@@ -29,13 +30,13 @@ start() {
 }
 
 announce() {
-    echo "starting RabbitMQ, RabbitMQ 4 and Kafka for tests and benchmarks: on 127.0.0.1 alone, with their data in .services"
+    echo "starting RabbitMQ, RabbitMQ 4 and Kafka for tests and benchmarks: on 127.0.0.1 only, with their data in .services"
     [[ -d .services ]] ||
-        echo "the first time it installs what is missing (Debian's packages as root, 350 MB in .cache): up to five minutes"
+        echo "the first start installs missing programs (Debian's packages as root, 350 MB in .cache): up to five minutes"
 }
 
 launch() {
-    [[ -z $(lent "$2") ]] || return 0
+    [[ -z $(own_url "$2") ]] || return 0
     "deploy/services/$1.sh" start &
     starting="${starting:-} $1:$!"
 }
@@ -55,20 +56,21 @@ wait_for_all() {
 
 addresses() {
     local url
-    url=$(lent "$2")
+    url=$(own_url "$2")
     if [[ -n $url ]]; then
         echo "MILLRACE_TEST_$2_URL=$url"
         [[ -z $3 || -z ${!3:-} ]] || echo "$3=${!3}"
     elif "deploy/services/$1.sh" status >/dev/null; then
         echo "MILLRACE_TEST_$2_URL=$("deploy/services/$1.sh" url)"
-        # Only a node of ours may be killed by a test.
+        # Tests may kill only a node that this script has started.
         echo "MILLRACE_TEST_$2_CONTROL=deploy/services/$1.sh"
         [[ -z $3 ]] || url=$("deploy/services/$1.sh" secure-url)
         [[ -z $url ]] || echo "$3=$url"
     fi
 }
 
-lent() {
+# The address of the user's own server, if it is set.
+own_url() {
     local name=MILLRACE_TEST_$1_URL
     echo "${!name:-}"
 }

@@ -1,4 +1,4 @@
-"""One `millrace up` a data folder: a kernel file lock, which a process that dies lets go of at once."""
+"""Allows one `millrace up` for each data folder, by a file lock that the kernel releases when the process dies."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ _PID_BYTES = 20
 
 @contextmanager
 def the_only_one(folder: Path) -> Iterator[None]:
-    """Hold the lock of a data folder; raises Unavailable naming the process that has it.
+    """Hold the lock of a data folder.
 
-    The file stays: a name that is removed could be locked twice.
+    The file is not removed: two processes could otherwise lock two files of the same name.
+
+    Raises:
+        Unavailable: another process holds the lock; the text has its pid.
+        Misconfigured: the folder is not writable.
     """
     try:
         make_private_folder(folder)
         file = open_private(folder / FILE, os.O_RDWR)
     except OSError as exc:
-        raise Misconfigured(f"{folder}: nothing can be written there ({exc.strerror}): is data right?") from exc
+        raise Misconfigured(f"{folder} is not writable ({exc.strerror}): is data right?") from exc
     try:
         _lock(file, folder)
         yield

@@ -1,6 +1,6 @@
-"""Parts that outlived their supervisor: found by their command lines, waited for, and named if they stay.
+"""Waits for orphans: parts of an earlier `millrace up` that still run, found by their command lines.
 
-They hold ports and what they took from the broker. Each stops by itself once its parent is gone, unless it hangs.
+Orphans hold ports and deliveries. Each stops by itself once its parent is gone, unless it hangs.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from broker.errors import Misconfigured, Unavailable
 from deploy.processes.command import MODULE, read_command
 from deploy.wiring import Installation
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EVERY_S = 0.2
-MARGIN_S = 2.0  # until a part sees that its parent is gone
+MARGIN_S = 2.0  # added to the grace: a part checks its parent every second
 
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A process, and what it runs."""
+    """A part without a parent: its pid, and its part or `replica MODEL VERSION`."""
 
     pid: int
     words: str
@@ -35,25 +35,25 @@ class Orphan:
 
 
 async def wait_for_orphans(installation: Installation, stop: asyncio.Event) -> None:
-    """Return once no part of an earlier supervisor runs; raises Unavailable, naming one that stays."""
+    """Wait until no part of an earlier supervisor runs; raises Unavailable, naming those that do not stop in time."""
     limit_s = installation.grace_s + MARGIN_S
     until = time.monotonic() + limit_s
-    told = False
+    is_logged = False
     while not stop.is_set() and (orphans := await asyncio.to_thread(find_orphans, installation.path)):
         names = ", ".join(map(str, orphans))
         if time.monotonic() > until:
             raise Unavailable(
-                f"{names}: of an earlier millrace up of {installation.path}, and not stopped within {limit_s:.0f} s: "
-                f"end what hangs with `kill -9 {' '.join(str(one.pid) for one in orphans)}`, then start again"
+                f"parts of an earlier millrace up of {installation.path} did not stop within {limit_s:.0f} s: {names}; "
+                f"end them with `kill -9 {' '.join(str(orphan.pid) for orphan in orphans)}`, then start again"
             )
-        if not told:
-            log.warning("waiting up to %.0f s for parts of an earlier millrace up, which stop: %s", limit_s, names)
-            told = True
+        if not is_logged:
+            logger.warning("waiting up to %.0f s until parts of an earlier millrace up stop: %s", limit_s, names)
+            is_logged = True
         await asyncio.sleep(EVERY_S)
 
 
 def find_orphans(settings: Path) -> list[Orphan]:
-    """Return the parts of the installation with these settings whose parent is gone."""
+    """List the parts of the installation with these settings whose parent is gone."""
     return [
         orphan
         for process in psutil.process_iter(["pid", "ppid", "cmdline"])

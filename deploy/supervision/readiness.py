@@ -1,4 +1,7 @@
-"""When a whole installation is ready: every part says so, and every model of the repository is served or has failed."""
+"""Waits until a whole installation is ready.
+
+It is ready when every part has announced itself ready, and every model of the repository is served or has failed.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,17 @@ from processors.repository import RepositorySnapshot, scan
 from router.state.view import View
 
 EVERY_S = 0.1
-NAMES = {"catalog": "processors"}  # what a part calls itself on the status log, where that is another word
+PART_OF_ANNOUNCEMENT = {"catalog": "processors"}  # where the name in an announcement differs from the part's name
 
 
 async def wait_until_served(
     installation: Installation, supervisor: Supervisor, limit_s: float, still: Callable[[], bool]
 ) -> list[str]:
-    """Return once everything is served that can be, with what cannot; raises Unavailable with what is missing."""
+    """Wait until the installation is ready, while `still` holds.
+
+    Returns the problems: models and arms that are not served, with the reason. Raises Unavailable with the missing
+    parts and models after `limit_s` seconds.
+    """
     until = time.monotonic() + limit_s
     async with installation.broker() as broker:
         view, tasks = View(b""), Tasks()
@@ -38,7 +45,7 @@ async def wait_until_served(
         while still() and await broker.missing([broker.channels.requests(name) for name in served]):
             if time.monotonic() > until:
                 break
-            await asyncio.sleep(EVERY_S)  # the router is about to declare them: a queue client may be sooner
+            await asyncio.sleep(EVERY_S)  # the router declares them soon; a queue client must not be earlier
     gateway = installation.settings.gateway
     for name in served:
         limit_s = max(0.0, until - time.monotonic())
@@ -64,18 +71,18 @@ async def _settled(
         if not missing:
             break
         if time.monotonic() > until:
-            raise Unavailable(f"still waiting for {', '.join(missing)}; millrace status says more")
+            raise Unavailable(f"still waiting for {', '.join(missing)}; see millrace status")
         await asyncio.sleep(EVERY_S)
     withheld = withheld_arms(view.declarations(), repository)
     return [*map(str, _repository(installation).problems.values()), *withheld, *_failed(view)]
 
 
 def _parts(supervisor: Supervisor, view: View) -> Iterator[str]:
-    """Yield the parts that run and have not said that they are ready; a process of an earlier run does not count."""
+    """Yield the parts that have not announced themselves ready; announcements of earlier processes do not count."""
     ready = {
-        (NAMES.get(said.part, said.part), said.pid)
-        for said, _ in view.processes.newest.values()
-        if said.state == "ready"
+        (PART_OF_ANNOUNCEMENT.get(announcement.part, announcement.part), announcement.pid)
+        for announcement, _ in view.processes.newest.values()
+        if announcement.state == "ready"
     }
     for child in supervisor.children.values():
         if child.process is None or (child.part, child.process.pid) not in ready:
@@ -92,7 +99,7 @@ def _models(found: RepositorySnapshot, view: View) -> Iterable[str]:
 
 
 def _repository(installation: Installation) -> RepositorySnapshot:
-    """Return what is in the repository: nothing, and why, where there is no folder."""
+    """Scan the repository; a missing folder is a snapshot without models and with the problem."""
     try:
         return scan(installation.settings.repository_folder)
     except Misconfigured as exc:

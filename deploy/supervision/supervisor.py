@@ -1,4 +1,4 @@
-"""`millrace up`: all parts as processes on this machine, restarted when they die, stopped in order."""
+"""The supervisor of `millrace up`: runs all parts as processes on this machine, restarts them, stops them in order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deploy.supervision.lock import the_only_one
 from deploy.supervision.orphans import wait_for_orphans
 from deploy.wiring import PARTS, Installation
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EVERY_S = 0.1
 PAUSE_FIRST_S = 0.5
@@ -34,7 +34,7 @@ READY = "/v2/health/ready"
 
 @dataclass(slots=True)
 class Child:
-    """One part as a process."""
+    """The process of one part, and the time and pause of its next start (monotonic seconds)."""
 
     part: str
     process: asyncio.subprocess.Process | None = None
@@ -45,22 +45,23 @@ class Child:
 
 
 class Supervisor:
-    """Starts the parts, keeps them running, and stops them: intake first."""
+    """Starts the parts, restarts those that die, and stops all of them, intake first."""
 
     def __init__(self, installation: Installation, overrides: Mapping[str, str], output: IO[str] | None = None) -> None:
-        """`overrides` are flags that the parts get too; `output` takes what they print, else ours does."""
+        """`overrides` are passed on to the parts; `output` receives their output (this process's streams if None)."""
         self._installation = installation
         self._output = output
         self._overrides = dict(overrides)
         self.children = {part: Child(part) for part in PARTS}
         self.was_ready = False
-        """Whether the installation has been ready: then a part that cannot start waits, and the others serve."""
+        """True once the installation has been ready: from then on wrong settings of a part do not stop the others."""
         self.begun = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set; raises Unavailable when a part says that its settings are wrong.
+        """Run until `stop` is set.
 
-        Another supervisor of the same data folder is Unavailable too, before anything is started.
+        Raises Unavailable if another supervisor has the data folder, or if a part ends with wrong settings before the
+        installation was ready.
         """
         with the_only_one(self._installation.settings.data_folder):
             await wait_for_orphans(self._installation, stop)
@@ -80,26 +81,29 @@ class Supervisor:
             finally:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
-                await self._end()
+                await self._stop_all()
 
     async def _until_declared(self, watch: DeclarationWatch, watching: asyncio.Task[None]) -> None:
-        """Wait until the files are declared: a gateway that is ready knows all endpoints. A broker may be slow."""
-        looked = asyncio.create_task(watch.has_looked.wait(), name="first look at the endpoints")
-        await asyncio.wait((looked, watching), timeout=DECLARED_S, return_when=asyncio.FIRST_COMPLETED)
-        looked.cancel()
+        """Wait until the endpoint files are declared, for at most DECLARED_S seconds.
+
+        A gateway that is ready then has all endpoints.
+        """
+        declared = asyncio.create_task(watch.has_published.wait(), name="endpoints declared")
+        await asyncio.wait((declared, watching), timeout=DECLARED_S, return_when=asyncio.FIRST_COMPLETED)
+        declared.cancel()
 
     async def _keep(self, stop: asyncio.Event, watch: asyncio.Task[None]) -> None:
         while not stop.is_set():
             if watch.done():
-                await watch  # raises what ended it
-            await self._look()
+                await watch  # raises the error that ended it
+            await self._restart_dead()
             try:
                 async with asyncio.timeout(EVERY_S):
                     await stop.wait()
             except TimeoutError:
                 continue
 
-    async def _look(self) -> None:
+    async def _restart_dead(self) -> None:
         now = time.monotonic()
         for child in self.children.values():
             if child.process is not None and child.process.returncode is not None:
@@ -115,7 +119,7 @@ class Supervisor:
             stdout=self._output,
             stderr=self._output,
             env=child_environment(self._overrides, pools(1)),
-            start_new_session=True,  # else a terminal's Ctrl-C stops all parts at once, and not in order
+            start_new_session=True,  # otherwise Ctrl-C in a terminal would stop all parts at once, not in order
         )
         child.started_s = now
         child.restarts += 1
@@ -123,16 +127,16 @@ class Supervisor:
     def _note_death(self, child: Child, now: float) -> None:
         code = child.process.returncode if child.process else None
         if code == MISCONFIGURED and not self.was_ready:
-            raise Unavailable(f"{child.part} cannot start: it says why above")
+            raise Unavailable(f"{child.part} cannot start: the reason is in its log lines above")
         if now - child.started_s > HEALTHY_AFTER_S:
             child.pause_s = PAUSE_FIRST_S
-        log.warning("%s ended with %s; it starts again in %.1f s", child.part, code, child.pause_s)
+        logger.warning("%s ended with exit status %s; it is restarted in %.1f s", child.part, code, child.pause_s)
         child.process = None
         child.not_before_s = now + child.pause_s
         child.pause_s = min(2 * child.pause_s, PAUSE_LONGEST_S)
 
-    async def _end(self) -> None:
-        """Stop in the order of the data's way, so that every part still finds the next one."""
+    async def _stop_all(self) -> None:
+        """Stop the parts in the order of the data flow, so that each part can still pass its work on."""
         for part in STOP_ORDER:
             process = self.children[part].process
             if process is None or process.returncode is not None:
@@ -142,7 +146,7 @@ class Supervisor:
                 async with asyncio.timeout(GRACE_S):
                     await process.wait()
             except TimeoutError:
-                log.warning("%s did not stop within %.0f s and is killed; its work comes back by itself", part, GRACE_S)
+                logger.warning("%s did not stop within %.0f s: it is killed, its work is requeued", part, GRACE_S)
                 process.kill()
                 await process.wait()
 
@@ -150,9 +154,9 @@ class Supervisor:
 async def wait_until_ready(
     port: int, host: str, limit_s: float, still: Callable[[], bool] = lambda: True, path: str = READY
 ) -> None:
-    """Return when the gateway says that it, or what `path` names, is ready, or when `still` no longer holds.
+    """Wait until the gateway answers `path` with 200, while `still` holds.
 
-    Raises Unavailable with what is missing.
+    Raises Unavailable with the gateway's last answer after `limit_s` seconds.
     """
     began = time.monotonic()
     last = "nothing listens there yet"

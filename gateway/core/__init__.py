@@ -1,1 +1,1 @@
-"""What all routes share: the broker, the view, pending answers, readiness, metrics."""
+"""The parts that all routes share: the broker, the view, pending requests, readiness, metrics."""

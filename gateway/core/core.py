@@ -1,4 +1,4 @@
-"""What all routes of a gateway share: the broker, the view, the answers that are waited for, the rows of the door."""
+"""The parts that all routes of a gateway share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADER_ROOM_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
-    """How a gateway runs."""
+    """Settings of one gateway."""
 
     instance: str
     host: str = "127.0.0.1"
@@ -38,11 +38,11 @@ class GatewaySettings:
     strict_readiness: bool = False
     compress_above_bytes: int = 4096
     door: DoorLimits = field(default_factory=DoorLimits)
-    agreement: Agreement | None = None  # with other members; None compares nothing
+    agreement: Agreement | None = None  # compared with other members; None compares nothing
 
 
 class Core:
-    """One gateway's shared parts."""
+    """The broker, the view of what is served, pending requests, and the rows of refused requests."""
 
     def __init__(self, broker: Broker, view: View, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
         self.broker = broker
@@ -51,7 +51,7 @@ class Core:
         self.metrics = metrics
         self.door = Door(settings.door, metrics.refused)
         self.readiness = Readiness(
-            broker, view, strict=settings.strict_readiness, no_answers=lambda: self.pending.trouble()
+            broker, view, strict=settings.strict_readiness, no_answers=lambda: self.pending.answers.trouble()
         )
         self.pending = PendingRequests(broker, broker.channels.answers(settings.instance), limit=settings.pending_limit)
         self.rows = PredictionLogWriter(broker, {}, source=f"/millrace/{settings.instance}", linger_s=DOOR_LINGER_S)
@@ -60,7 +60,10 @@ class Core:
         self.inputs = lru_cache(maxsize=1024)(broker.channels.inputs)
 
     def resolve(self, endpoint: str) -> tuple[Router, int]:
-        """Return an endpoint's router and mask; raises NotFound, or Unavailable while no model of it was ever there."""
+        """Return the router of an endpoint and the mask of its ready arms.
+
+        Raises NotFound, and Unavailable while no replica of any of its arms has come up.
+        """
         self._check_read()
         try:
             router, mask = self.view.resolve(endpoint)
@@ -73,7 +76,7 @@ class Core:
         return router, mask
 
     def router(self, endpoint: str) -> Router:
-        """Return an endpoint's router; raises NotFound, or Unavailable while it is not known what there is."""
+        """Return the router of an endpoint. Raises NotFound, and Unavailable while the gateway still reads the logs."""
         self._check_read()
         try:
             return self.view.router(endpoint)
@@ -81,15 +84,15 @@ class Core:
             raise self._unknown(exc) from exc
 
     def _unknown(self, error: NotFound) -> MillraceError:
-        """Return the error for an endpoint that is not known: it may be there once everything has been loaded."""
+        """Return the error for an unknown endpoint: it may exist as long as not everything is loaded."""
         if self.readiness.has_loaded:
             return error
-        return Unavailable(f"{error}; this gateway has just started, and not everything is loaded yet")
+        return Unavailable(f"{error}; this gateway has just started, and is still loading models")
 
     def _check_read(self) -> None:
         if not self.readiness.has_read:
-            raise Unavailable("this gateway has just started, and still reads what is declared")
+            raise Unavailable("this gateway has just started, and still reads the declarations")
 
     def max_batch(self, model: str, version: int) -> int:
-        """Return the most requests in one bundle for a model version."""
+        """Return the largest number of requests in one bundle for a model version."""
         return self.view.versions.max_batch(model, version)

@@ -1,4 +1,4 @@
-"""GET …/stats: what the replicas of a model version say that they did, in Triton's form."""
+"""The statistics that replicas announce, in the form of Triton's statistics extension (GET …/stats)."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from typing import Any
 
 from broker.messages import Record
 from broker.records.endpoint import Target
-from broker.records.replica_statistics import Duration, Statistics, read_statistics, together
+from broker.records.replica_statistics import Duration, Statistics, read_statistics, total_of
 from broker.records.status import read_status
 
-REPLICAS_LIMIT = 256  # of one model version that are kept apart: the sums of older ones stand together
+REPLICAS_LIMIT = 256  # of one model version, kept separately; older ones are added up
 
 
 class ModelStatistics:
-    """A fold of the `status` log. The sums of replicas that are gone stay, as long as this gateway runs."""
+    """Sums by replica, from the `status` log. Those of stopped replicas are kept while this gateway runs."""
 
     def __init__(self) -> None:
         self._by_version: defaultdict[tuple[str, int], dict[str, Statistics]] = defaultdict(dict)
 
     def fold(self, record: Record) -> None:
-        """Take in what a replica says; one that starts again has another name."""
-        said = read_status(record)
-        if said is None or not said.stats or said.part != "replica":
+        """Read the statistics in an announcement; a restarted replica has a new name."""
+        announcement = read_status(record)
+        if announcement is None or not announcement.stats or announcement.part != "replica":
             return
-        statistics = read_statistics(said.stats)
+        statistics = read_statistics(announcement.stats)
         if statistics is None:
             return
-        replicas = self._by_version[said.model, said.version]
-        replicas.pop(said.instance, None)
-        replicas[said.instance] = statistics
+        replicas = self._by_version[announcement.model, announcement.version]
+        replicas.pop(announcement.instance, None)
+        replicas[announcement.instance] = statistics
         if len(replicas) > REPLICAS_LIMIT:
             oldest = list(replicas)[: len(replicas) - REPLICAS_LIMIT + 1]
-            replicas[""] = together([replicas.pop(name) for name in oldest])
+            replicas[""] = total_of([replicas.pop(name) for name in oldest])
 
     def of(self, endpoint: str, target: Target) -> dict[str, Any]:
-        """Return what all replicas of a model version did, as Triton's statistics extension writes it."""
-        found = together(self._by_version.get((target.model, target.version), {}).values())
+        """Return the sums over all replicas of a model version."""
+        found = total_of(self._by_version.get((target.model, target.version), {}).values())
         return {
             "name": endpoint,
             "version": str(target.version),

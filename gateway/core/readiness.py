@@ -1,4 +1,4 @@
-"""What a gateway waits for before it is ready: the logs read, the broker there, everything loaded or known broken."""
+"""The conditions under which a gateway is ready."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ PING_FRESH_S = 1.0
 
 
 class Readiness:
-    """Says what is missing, in words. Cheap to ask: the broker is pinged at most once a second.
+    """Lists the missing conditions as texts. The broker is pinged at most once a second.
 
-    At the start it waits until everything in the repository and everything declared is served, or is known to be
-    broken. After that one broken model or arm makes only itself unready; `strict` keeps Triton's rule, by which each
-    of them makes the whole server unready.
+    After a start, a gateway is ready once every model of the repository and every declared arm is served or known to
+    be broken. Later a broken model or arm makes only itself unready; with `strict`, it makes the whole gateway unready,
+    as in Triton.
     """
 
     def __init__(
         self, broker: Broker, view: View, *, strict: bool = False, no_answers: Callable[[], str] = lambda: ""
     ) -> None:
-        """`no_answers` returns why no answers can come from the broker."""
+        """`no_answers` returns the reason why no answers can arrive, or an empty text."""
         self._broker = broker
         self._view = view
         self._strict = strict
         self._no_answers = no_answers
-        self._following: dict[str, LogFollower] = {}
+        self._followers: dict[str, LogFollower] = {}
         self._pinging = asyncio.Lock()
         self._pinged_at = float("-inf")
         self._ping_failed = ""
@@ -40,25 +40,25 @@ class Readiness:
         self._has_loaded = False
         self.stopping = False
 
-    def follow(self, log: str, following: LogFollower) -> None:
-        """Wait until a log has been read to the end that was seen at the start."""
-        self._following[log] = following
+    def follow(self, log: str, follower: LogFollower) -> None:
+        """Add a log that must have been read up to the end that it had at the start."""
+        self._followers[log] = follower
 
     @property
     def has_read(self) -> bool:
-        """Tell whether the logs have been read: what is not known before may exist all the same."""
-        self._has_read = self._has_read or all(it.caught_up.is_set() for it in self._following.values())
+        """True once the logs have been read; before that, an unknown endpoint may exist."""
+        self._has_read = self._has_read or all(it.caught_up.is_set() for it in self._followers.values())
         return self._has_read
 
     @property
     def has_loaded(self) -> bool:
-        """Tell whether all that there was at the start has been served, or was known to be broken."""
+        """True once everything that existed at the start has been served, or has been known to be broken."""
         if not self._has_loaded:
             self._has_loaded = self.has_read and not CLOCKS.is_measuring and not self._loading()
         return self._has_loaded
 
     async def waiting_for(self) -> list[str]:
-        """Return what is missing; an empty list says that this gateway is ready."""
+        """The missing conditions; an empty list means that this gateway is ready."""
         missing = ["the gateway is stopping"] if self.stopping else []
         if failed := await self._broker_failed():
             missing.append(failed)
@@ -67,20 +67,20 @@ class Readiness:
         if CLOCKS.is_lost:
             missing += CLOCKS.troubles() or ["the clock of this machine is hours away from the others': set it right"]
         missing += [
-            f"the log {log} is still being read" for log, it in self._following.items() if not it.caught_up.is_set()
+            f"the log {log} is still being read" for log, it in self._followers.items() if not it.caught_up.is_set()
         ]
         if refusal := self._view.members.refusal:
             missing.append(refusal)
         return missing + self._models()
 
     def troubles(self) -> list[str]:
-        """Return what is wrong and leaves this gateway ready: broken arms, and what other processes say of theirs."""
-        said = [
+        """Troubles that leave this gateway ready: broken arms, and the troubles that other processes announce."""
+        announced = [
             f"{one.part} {one.instance}: {trouble}"
             for one, _ in self._view.processes.live()
             for trouble in one.troubles
         ]
-        return [*CLOCKS.troubles(), *self._broken_arms(), *said]
+        return [*CLOCKS.troubles(), *self._broken_arms(), *announced]
 
     def _models(self) -> list[str]:
         if not self.has_loaded:
@@ -88,11 +88,11 @@ class Readiness:
         return self._broken_arms() if self._strict else []
 
     def _loading(self) -> list[str]:
-        """Return what is neither served nor known to be broken yet."""
+        """The models that are neither served nor known to be broken yet."""
         if CLOCKS.is_measuring:
             return ["the clocks of other machines are being compared with this one's"]
         if not self._view.processes.catalogs:
-            return ["no catalog has said yet what the model repository holds: do the processors run?"]
+            return ["no catalog has announced the model repository yet: do the processors run?"]
         return [
             f"model {model}@{version} is still loading"
             for catalog in self._view.processes.catalogs.values()

@@ -1,4 +1,4 @@
-"""Puts requests into the queues of their models, and hears what became of them."""
+"""Publishes requests to the queues of their models, and handles the outcomes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from router.service.shadows import ShadowSender
 
 
 class RequestSender:
-    """Bundles requests. One that the broker refuses ends here: whoever waits for it hears why, and its row says so."""
+    """Bundles requests. A request that the broker refuses ends here: its wait fails, and its row has the error."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -24,7 +24,7 @@ class RequestSender:
         self._shadowed: dict[bytes, Request] = {}
 
     def put(self, request: Request, shadow: Request | None = None) -> None:
-        """Send a request on its way; its wait fails if the broker refuses it. Its shadow goes when it is safe."""
+        """Publish a request; its wait fails if the broker refuses it. Its shadow follows once the request is safe."""
         if shadow is not None:
             self._shadowed[request.uid] = shadow
         route = request.route
@@ -39,7 +39,7 @@ class RequestSender:
         )
 
     async def put_safely(self, request: Request, shadow: Request | None = None) -> None:
-        """Return when the broker has the request; raises what it was refused with, Unreachable if nobody knows."""
+        """Publish a request and wait for the confirm. Raises the refusal, or Unreachable if the outcome is unknown."""
         safe = self._watched[request.uid] = asyncio.get_running_loop().create_future()
         try:
             self.put(request, shadow)
@@ -48,53 +48,55 @@ class RequestSender:
             self._watched.pop(request.uid, None)
 
     def refuse(self, requests: Sequence[Request], error: MillraceError) -> None:
-        """Write the rows of requests that end at the door."""
+        """Write the rows of requests that end in the gateway."""
         self._core.rows.refuse(requests, error)
 
     async def drain(self) -> None:
-        """Wait until what was accepted is in its queue."""
+        """Wait until every accepted request is in its queue."""
         await self._outbox.drain()
 
     async def drain_shadows(self) -> None:
-        """Wait until it is known what became of all shadows."""
+        """Wait until the outcome of every shadow is known."""
         await self._shadows.drain()
 
     def _settled(self, requests: Sequence[Request], outcome: Outcome) -> None:
-        """Hear what became of a publish. A safe one is waited for; an unknown one may have been taken, so it is too."""
+        """Handle an outcome of a publish. If it is unknown, the wait goes on: the broker may have the request."""
         error = self._error(outcome)
         if self._watched:
             for request in requests:
-                self._tell(request.uid, outcome, error)
+                self._end_watch(request.uid, outcome, error)
         if error is not None:
             for request in requests:
                 self._core.pending.refuse(request, error)
             self.refuse(requests, error)
         if self._shadowed:
-            self._let_follow(requests, outcome)
+            self._send_shadows(requests, outcome)
 
-    def _let_follow(self, requests: Sequence[Request], outcome: Outcome) -> None:
-        """Send the shadows of requests that are safe; those of others end with them."""
+    def _send_shadows(self, requests: Sequence[Request], outcome: Outcome) -> None:
+        """Send the shadows of safe requests; other shadows end as cancelled."""
         shadows = [self._shadowed.pop(request.uid) for request in requests if request.uid in self._shadowed]
         if outcome.safe:
             self._shadows.put(shadows)
         else:
             self._shadows.drop(shadows, Cancelled(f"the request that it shadows is not known to be safe ({outcome})"))
 
-    def _tell(self, uid: bytes, outcome: Outcome, error: MillraceError | None) -> None:
+    def _end_watch(self, uid: bytes, outcome: Outcome, error: MillraceError | None) -> None:
         watched = self._watched.get(uid)
         if watched is None or watched.done():
             return
         if outcome.safe:
             watched.set_result(None)
         else:
-            watched.set_exception(error or Unreachable("the broker was lost in between: the request may still run"))
+            watched.set_exception(error or Unreachable("the broker's connection was lost: the request may still run"))
 
     def _error(self, outcome: Outcome) -> MillraceError | None:
-        if outcome.safe or outcome.verdict is Settlement.UNKNOWN:
+        if outcome.safe or outcome.settlement is Settlement.UNKNOWN:
             return None
         if outcome.is_full:
-            why = self._core.broker.stopped_by if outcome.reason is Reason.STOPPED else ""
-            return QueueFull(why or f"the queue of this model: {outcome}", retry_after_s=self._core.pending.drain_s())
+            stopped = self._core.broker.stopped_by if outcome.reason is Reason.STOPPED else ""
+            return QueueFull(
+                stopped or f"the queue of this model: {outcome}", retry_after_s=self._core.pending.drain_s()
+            )
         if outcome.reason is Reason.NO_QUEUE:
-            return Unavailable("the queue of this model is not there yet: is its processor starting?")
-        return TooLarge("the request is larger than the broker takes")
+            return Unavailable("the queue of this model does not exist yet: is its processor starting?")
+        return TooLarge("the request is larger than the broker allows")

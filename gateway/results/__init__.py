@@ -1,1 +1,1 @@
-"""Requests whose answers are stored: asynchronous ones, and those with an idempotency key."""
+"""Stored requests: asynchronous ones, and those with an idempotency key."""

@@ -11,7 +11,7 @@ from broker.protocol.ids import now_us
 from broker.support.database import Connection, Database, Durability, Schema, fetch_one, run
 from gateway.results.store import FREEING, KeyClaim, ResultsStore, StoredResult
 
-SWEEP_LIMIT = 1000  # rows in one transaction: answers of others wait meanwhile
+SWEEP_LIMIT = 1000  # rows in one transaction: other writes wait meanwhile
 SWEEP_ROUNDS = 1000
 
 SCHEMA = Schema(
@@ -21,8 +21,8 @@ SCHEMA = Schema(
     tables="""
 CREATE TABLE IF NOT EXISTS requests (
     id INTEGER PRIMARY KEY, uid BLOB NOT NULL UNIQUE, deadline_us INTEGER NOT NULL,
-    scope BLOB UNIQUE, digest BLOB NOT NULL,       -- of an idempotency key
-    until_us INTEGER NOT NULL,                     -- when the answer is dropped, then when the row is
+    scope BLOB UNIQUE, digest BLOB NOT NULL,       -- hashes of an idempotency key
+    until_us INTEGER NOT NULL,                     -- when the answer is dropped, and later the row
     published INTEGER NOT NULL DEFAULT 0, dropped INTEGER NOT NULL DEFAULT 0,
     status INTEGER, arm TEXT, version INTEGER, json_length INTEGER, body BLOB);
 CREATE INDEX IF NOT EXISTS kept ON requests (dropped, until_us);
@@ -52,20 +52,18 @@ WHERE id IN (SELECT id FROM requests WHERE dropped = 0 AND until_us < ? LIMIT ?)
 
 
 class SqliteResults(ResultsStore):
-    """`ttl_s` is how long an answer is kept, and for how long after that it is known that it was there."""
+    """Answers are kept for `ttl_s` seconds, and the records of dropped answers for as long again."""
 
     def __init__(self, path: Path, *, ttl_s: float) -> None:
-        self._database = Database(path, SCHEMA, anew=self._keep_identity)
+        self._database = Database(path, SCHEMA, on_recreated=self._keep_identity)
         self._ttl_us = int(ttl_s * 1e6)
         self._identity = ""
 
     @property
     def identity(self) -> str:
-        """See the port."""
         return self._identity
 
     async def open(self) -> None:
-        """Open the file, or make it."""
         await self._database.open()
         statement = "SELECT identity FROM store"
         self._identity = (
@@ -73,17 +71,15 @@ class SqliteResults(ResultsStore):
         )[0]
 
     def _keep_identity(self, connection: Connection) -> None:
-        """Stay the store whose answers this gateway takes, in a file that was made again."""
+        """Give a file that was created again the identity of the old one, whose queue this gateway takes from."""
         run(connection, "UPDATE store SET identity = ?", (self._identity,))
 
     async def close(self) -> None:
-        """Finish what was asked for."""
         await self._database.close()
 
     async def begin(
         self, uid: bytes, deadline_us: int, claim: KeyClaim | None, *, lapsed_us: int
     ) -> StoredResult | None:
-        """See the port."""
         until_us = deadline_us + self._ttl_us
 
         def work(connection: Connection) -> StoredResult | None:
@@ -91,31 +87,27 @@ class SqliteResults(ResultsStore):
                 run(connection, _FREE_LAPSED, (claim.scope, lapsed_us))
                 row = fetch_one(connection, _BY_SCOPE, (claim.scope,))
                 if row is not None:
-                    return _held(row)
+                    return _result(row)
             scope, digest = claim or (None, b"")
             run(connection, _INSERT, (uid, deadline_us, scope, digest, until_us))
             return None
 
-        held: StoredResult | None = await self._database.run(work, Durability.DURABLE)
-        return held
+        holder: StoredResult | None = await self._database.run(work, Durability.DURABLE)
+        return holder
 
     async def claimed(self, claim: KeyClaim) -> StoredResult | None:
-        """See the port."""
         row = await self._database.run(
             lambda connection: fetch_one(connection, _BY_SCOPE, (claim.scope,)), Durability.READ
         )
-        return None if row is None else _held(row)
+        return None if row is None else _result(row)
 
     async def publish(self, uid: bytes) -> None:
-        """See the port."""
         await self._database.run(lambda connection: run(connection, _PUBLISH, (uid,)), Durability.WRITE)
 
     async def withdraw(self, uid: bytes) -> None:
-        """See the port."""
         await self._database.run(lambda connection: run(connection, _WITHDRAW, (uid,)), Durability.DURABLE)
 
     async def end(self, answers: Sequence[Answer]) -> list[bool]:
-        """See the port."""
         until_us = now_us() + self._ttl_us
 
         def work(connection: Connection) -> list[bool]:
@@ -125,16 +117,13 @@ class SqliteResults(ResultsStore):
         return first
 
     async def find(self, uids: Sequence[bytes]) -> dict[bytes, StoredResult]:
-        """See the port."""
-
         def work(connection: Connection) -> list[Any]:
             return [fetch_one(connection, _BY_UID, (uid,)) for uid in uids]
 
         rows = await self._database.run(work, Durability.READ)
-        return {row[0]: _held(row) for row in rows if row is not None}
+        return {row[0]: _result(row) for row in rows if row is not None}
 
     async def sweep(self) -> int:
-        """See the port."""
         for _ in range(SWEEP_ROUNDS):
             if not await self._database.run(self._drop_some, Durability.WRITE):
                 break
@@ -142,7 +131,7 @@ class SqliteResults(ResultsStore):
         return used
 
     def _drop_some(self, connection: Connection) -> bool:
-        """Drop and remove some of what was kept long enough; tells whether there may be more."""
+        """Drop answers and delete records that were kept long enough. Returns True if there may be more of them."""
         now = now_us()
         run(connection, _REMOVE, (now, SWEEP_LIMIT))
         removed = connection.changes()
@@ -167,12 +156,12 @@ def _end(connection: Connection, answer: Answer, until_us: int) -> bool:
     return row is not None
 
 
-def _held(row: Sequence[Any]) -> StoredResult:
+def _result(row: Sequence[Any]) -> StoredResult:
     uid, deadline_us, digest, published, dropped, number, arm, version, json_length, body = row
     status = None if number is None else Status(number)
     answer = None
     if status is not None and not dropped:
-        answer = Answer(uid, status, arm, version, json_length, 0, 0, 0, body)
+        answer = Answer(uid=uid, status=status, arm=arm, version=version, json_length=json_length, body=body)
     return StoredResult(
         uid=uid,
         deadline_us=deadline_us,

@@ -1,4 +1,4 @@
-"""Every route of the gateway: the hot one bare in front, the rest behind it in Starlette."""
+"""Every route of the gateway: the infer route as bare ASGI, the others in Starlette."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from broker.errors import Failed, MillraceError, TooLarge
 from broker.protocol.answers import error_body
 from broker.protocol.ids import new_uid, now_us, uid_text
 from gateway.core.core import Core
-from gateway.results.asynchronous import StoredRequests
+from gateway.results.stored_requests import StoredRequests
 from gateway.routes.feedback import FeedbackRoute
 from gateway.routes.health import HealthRoutes
 from gateway.routes.infer import InferRoute
@@ -37,7 +37,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class GatewayApp:
-    """The ASGI app: POST …/infer goes straight to the hot route, everything else to Starlette."""
+    """The ASGI app: POST …/infer goes straight to the infer route, every other request to Starlette."""
 
     def __init__(self, infer: InferRoute, app: App, compress_above_bytes: int) -> None:
         self._infer = infer
@@ -45,37 +45,39 @@ class GatewayApp:
         self._compress_above_bytes = compress_above_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on; every answer carries a request id."""
+        """Dispatch a request; every answer carries a request id."""
         if scope["type"] != "http":
             return
         if scope["method"] == "POST" and scope["path"].endswith("/infer"):
             await self._infer(scope, receive, send)
             return
-        packing = CompressedSend(send, scope["headers"], self._compress_above_bytes)
-        await self._app(scope, receive, partial(_named, packing, uid_text(new_uid(now_us())).encode()))
+        compressed_send = CompressedSend(send, scope["headers"], self._compress_above_bytes)
+        await self._app(
+            scope, receive, partial(_with_request_id, compressed_send, uid_text(new_uid(now_us())).encode())
+        )
 
 
-def front(core: Core, infer: InferRoute, asynchronous: StoredRequests) -> GatewayApp:
-    """Return the whole gateway as one ASGI app."""
-    return GatewayApp(infer, application(core, asynchronous), core.settings.compress_above_bytes)
+def front(core: Core, infer: InferRoute, stored: StoredRequests) -> GatewayApp:
+    """The whole gateway as one ASGI app."""
+    return GatewayApp(infer, application(core, stored), core.settings.compress_above_bytes)
 
 
-def application(core: Core, asynchronous: StoredRequests) -> Starlette:
-    """Return the routes beside the hot one."""
+def application(core: Core, stored: StoredRequests) -> Starlette:
+    """The routes other than the infer route."""
     handlers: dict[Any, Any] = {HTTPException: _http_error, MillraceError: _our_error, Exception: _bug}
-    app = Starlette(routes=routes(core, asynchronous), exception_handlers=handlers)
+    app = Starlette(routes=routes(core, stored), exception_handlers=handlers)
     app.router.redirect_slashes = False
     app.state.door = core.door
     return app
 
 
-def routes(core: Core, asynchronous: StoredRequests) -> list[Route]:
-    """Return every route; the infer routes stand here for their 405 alone."""
+def routes(core: Core, stored: StoredRequests) -> list[Route]:
+    """Every route; the infer routes are listed only so that other methods get a 405."""
     health, models, feedback, requests = (
         HealthRoutes(core),
         ModelRoutes(core),
         FeedbackRoute(core),
-        StoredRequestRoutes(asynchronous),
+        StoredRequestRoutes(stored),
     )
     return [
         _get("/v2", health.server),
@@ -106,7 +108,7 @@ def _post(path: str, handler: Handler) -> Route:
     return Route(path, handler, methods=["POST"])
 
 
-async def _named(send: Send, uid: bytes, message: MutableMapping[str, Any]) -> None:
+async def _with_request_id(send: Send, uid: bytes, message: MutableMapping[str, Any]) -> None:
     if message["type"] == "http.response.start":
         headers = message.get("headers", ())
         if not any(name == REQUEST_ID for name, _ in headers):
@@ -115,7 +117,7 @@ async def _named(send: Send, uid: bytes, message: MutableMapping[str, Any]) -> N
 
 
 async def _unreached(request: Request) -> Response:
-    raise HTTPException(404, f"{request.url.path} is served in front")
+    raise HTTPException(404, f"{request.url.path} is served by the infer route")
 
 
 async def _openapi(request: Request) -> Response:
@@ -128,10 +130,10 @@ async def _docs(request: Request) -> Response:
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    return JSONResponse({"error": _said(request, error)}, status_code=error.status_code, headers=error.headers)
+    return JSONResponse({"error": _error_text(request, error)}, status_code=error.status_code, headers=error.headers)
 
 
-def _said(request: Request, error: HTTPException) -> str:
+def _error_text(request: Request, error: HTTPException) -> str:
     path = request.url.path[:200]
     if error.status_code == 404:
         return f"{path} is no route of this gateway; /docs lists them"
@@ -150,6 +152,6 @@ async def _our_error(request: Request, error: MillraceError) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    """A bug of ours: the server logs it, the client gets an answer of the usual form."""
+    """Answer a request that hit a bug; the server logs the exception."""
     del error
-    return await _our_error(request, Failed("the gateway failed at this request; its log says why"))
+    return await _our_error(request, Failed("the gateway failed at this request; its log has the reason"))

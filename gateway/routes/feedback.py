@@ -1,4 +1,4 @@
-"""POST /v2/models/<endpoint>/feedback: light, late, by request id, onto the endpoint's event log."""
+"""POST /v2/models/<endpoint>/feedback appends feedback on a request to the event log of the endpoint."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gateway.transport.body import read_body
 
 
 class FeedbackRoute:
-    """Takes feedback in. 202 says that it is on the log, not that its request was ever seen: it may come first."""
+    """Accepts feedback. 202 means that it is on the log; its request may be unknown, or may arrive later."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self._declared: set[str] = set()
 
     async def take(self, request: Request) -> JSONResponse:
-        """Answer 202 once the broker has the record."""
+        """Answer 202 once the broker has confirmed the record."""
         declared = self._core.router(request.path_params["endpoint"]).endpoint
         endpoint = declared.endpoint
         headers = request.headers
@@ -48,10 +48,10 @@ class FeedbackRoute:
 
 
 def _refusal(endpoint: str, outcome: Outcome) -> MillraceError:
-    if outcome.verdict is Settlement.UNKNOWN:
-        return Unreachable("the broker was lost in between: send the feedback again, with an event_id it counts once")
+    if outcome.settlement is Settlement.UNKNOWN:
+        return Unreachable("the broker's connection was lost: send the feedback again; with an event_id it counts once")
     if outcome.is_full:
-        return QueueFull(f"the event log of {endpoint} takes nothing now")
+        return QueueFull(f"the event log of {endpoint} does not accept records now")
     if outcome.reason is Reason.TOO_LARGE:
-        return TooLarge("the feedback is larger than the broker takes")
-    return Unavailable(f"the event log of {endpoint} is gone: send the feedback again")
+        return TooLarge("the feedback is larger than the broker allows")
+    return Unavailable(f"the event log of {endpoint} does not exist now: send the feedback again")

@@ -20,17 +20,17 @@ class HealthRoutes:
         self._core = core
 
     async def server(self, request: Request) -> JSONResponse:
-        """GET /v2: who this is. `model_repository` is not listed before all of it is served."""
+        """GET /v2: name, version and extensions; `model_repository` is missing because it is only partly served."""
         del request
         return JSONResponse({"name": NAME, "version": product_version(), "extensions": list(EXTENSIONS)})
 
     async def live(self, request: Request) -> JSONResponse:
-        """GET /v2/health/live: the event loop turns."""
+        """GET /v2/health/live: the event loop runs."""
         del request
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> JSONResponse:
-        """GET /v2/health/ready. Some readers of the protocol look for `live` here: the key stands beside `ready`."""
+        """GET /v2/health/ready. Some clients read the key `live` here, so it is sent beside `ready`."""
         del request
         missing = await self._core.readiness.waiting_for()
         troubles = self._core.readiness.troubles()
@@ -41,7 +41,7 @@ class HealthRoutes:
 
 
 def product_version() -> str:
-    """Return the version that is installed; a bare checkout has none."""
+    """The installed version, or a placeholder in a checkout that is not installed."""
     try:
         return version(NAME)
     except PackageNotFoundError:

@@ -1,6 +1,6 @@
-"""The hot route: POST /v2/models/<endpoint>[/versions/<arm>]/infer, a bare ASGI callable.
+"""The infer route, POST /v2/models/<endpoint>[/versions/<arm>]/infer, as a bare ASGI callable: it is the hot path.
 
-A body goes into the queue as the bytes that came, and an answer goes out as the bytes that the processor wrote.
+The bytes of a body go into the queue unchanged, and the bytes of an answer go out as the processor wrote them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from broker.protocol.ids import new_uid, now_us, uid_text
 from broker.support.tasks import Tasks
 from gateway.core.core import Core
 from gateway.core.sending import RequestSender
-from gateway.results.asynchronous import StoredRequests
 from gateway.results.store import claim_of
+from gateway.results.stored_requests import StoredRequests
 from gateway.routes.infer_headers import WANTED, allowed_s_of, extra_of, json_length_of, key_of_client, pin_of, trace_of
-from gateway.routes.preferences import Preferences, wishes_of
+from gateway.routes.preferences import Preferences, preferences_of
 from gateway.routes.ranked_requests import RankedSender, check_waits
 from gateway.transport import reply
 from gateway.transport.asgi import Receive, Scope, Send, send_answer, send_error
@@ -33,52 +33,52 @@ from router.drawing.keys import key_of
 from router.drawing.legs import shadow_of
 from router.drawing.plan import Leg
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 PATH = re.compile(rf"/v2/models/(?P<endpoint>{NAME.pattern})(?:/versions/(?P<arm>{NAME.pattern}))?/infer")
-PLAIN = wishes_of(())
-LISTEN_AFTER_S = 1.0  # most answers are there before; to listen for a client that hangs up costs a task
+PLAIN = preferences_of(())
+LISTEN_AFTER_S = 1.0  # watching for a disconnect costs a task, and most answers arrive before
 
 
 class InferRoute:
     """Turns HTTP requests into queue messages and answers back into HTTP."""
 
-    def __init__(self, core: Core, sending: RequestSender, asynchronous: StoredRequests) -> None:
+    def __init__(self, core: Core, sending: RequestSender, stored: StoredRequests) -> None:
         self._core = core
         self._sending = sending
-        self._asynchronous = asynchronous
+        self._stored = stored
         self._pending = core.pending
-        self._lists = RankedSender(core, sending)
+        self._ranked = RankedSender(core, sending)
         self._loop = asyncio.get_running_loop()
-        self._listening = Tasks()
+        self._disconnect_watches = Tasks()
 
     async def drain(self) -> None:
-        """Wait until what was accepted is in its queue, and what was merged is written down."""
-        await self._listening.cancel()
+        """Wait until every accepted request is in its queue and every merge record is on its log."""
+        await self._disconnect_watches.cancel()
         await self._sending.drain()
-        await self._lists.drain()
-        await self._sending.drain_shadows()  # last: nothing else waits for one that is slow
+        await self._ranked.drain()
+        await self._sending.drain_shadows()  # last, so that a slow shadow delays nothing else
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, whatever happens."""
+        """Answer one request; any error becomes an answer too."""
         uid = new_uid(now_us())
         try:
-            said = await self._infer(scope, receive, uid)
+            answer = await self._infer(scope, receive, uid)
         except MillraceError as exc:
             if isinstance(exc, TooLarge):
                 self._core.door.note(RefusalReason.BODY_TOO_LARGE)
             await send_error(send, exc, uid)
             return
-        except Exception:  # a bug of ours is an answer too, and not the end of the others
-            log.exception("request %s broke the gateway", uid_text(uid))
-            await send_error(send, Failed("the gateway failed at this request; its log says why"), uid)
+        except Exception:  # a bug must not end the other requests
+            logger.exception("request %s broke the gateway", uid_text(uid))
+            await send_error(send, Failed("the gateway failed at this request; its log has the reason"), uid)
             return
-        headers, body = said.headers, said.body
+        headers, body = answer.headers, answer.body
         if len(body) >= self._core.settings.compress_above_bytes:
             headers, body = await compressed(headers, body, scope["headers"])
-        await send_answer(send, said.code, headers, body)
+        await send_answer(send, answer.code, headers, body)
 
     async def _infer(self, scope: Scope, receive: Receive, uid: bytes) -> reply.HttpReply:
         endpoint, arm = _target(scope["path"])
@@ -100,30 +100,28 @@ class InferRoute:
         vector = vector_of(router.features, body, json_length) if router.features and arm is None else None
         plan = router.plan(uid, mask, key=key, pin=arm, vector=vector)
         extra = extra_of(headers) if vector is None else noted(extra_of(headers), vector)
-        wishes = _wishes(scope) if b"prefer" in headers or b"idempotency-key" in headers else PLAIN
-        check_waits(router, arm, wishes)
-        reply_to = self._asynchronous.queue if wishes.stored else self._pending.queue
+        preferences = _preferences(scope) if b"prefer" in headers or b"idempotency-key" in headers else PLAIN
+        check_waits(router, arm, preferences)
+        reply_to = self._stored.queue if preferences.stored else self._pending.answers.name
         route = _route(router.endpoint.endpoint, plan.snapshot, plan.mask, plan.policy, plan.legs[0], reply_to)
         request = Request(
-            route,
-            uid,
-            accepted_us,
-            accepted_us + int(allowed_s * 1e6),
-            plan.propensity,
-            json_length,
-            0,
-            key,
-            "",
-            trace_of(headers),
-            extra,
-            body,
+            route=route,
+            uid=uid,
+            accepted_us=accepted_us,
+            deadline_us=accepted_us + int(allowed_s * 1e6),
+            propensity=plan.propensity,
+            json_length=json_length,
+            key=key,
+            trace=trace_of(headers),
+            extra=extra,
+            body=body,
         )
         if plan.merged:
-            heard = await self._wait(self._lists.ask(router, request, plan, allowed_s), request, receive)
-            return reply.answered(self._lists.answer(router, request, heard), uid)
+            answers = await self._wait(self._ranked.ask(router, request, plan, allowed_s), request, receive)
+            return reply.answered(self._ranked.answer(router, request, answers), uid)
         shadow = shadow_of(request, plan)
-        if wishes.stored:
-            return await self._store(request, shadow, wishes, arm or "", allowed_s, receive)
+        if preferences.stored:
+            return await self._store(request, shadow, preferences, arm or "", allowed_s, receive)
         return reply.answered(await self._send_and_wait(request, shadow, allowed_s, receive), uid)
 
     async def _send_and_wait(
@@ -138,79 +136,82 @@ class InferRoute:
         return await self._wait(future, request, receive)
 
     async def _wait(self, future: asyncio.Future[T], request: Request, receive: Receive) -> T:
-        """Wait for an answer, or for those of several arms, while the client does."""
-        listen = self._loop.call_later(LISTEN_AFTER_S, self._listen, request, receive)
+        """Wait for the answer of one arm, or of several, until the client disconnects."""
+        watch = self._loop.call_later(LISTEN_AFTER_S, self._watch_disconnect, request, receive)
         try:
             return await future
         finally:
-            listen.cancel()
+            watch.cancel()
             self._pending.forget(request.uid)
 
-    def _listen(self, request: Request, receive: Receive) -> None:
-        self._listening.spawn(self._until_gone(request, receive), "hang-up")
+    def _watch_disconnect(self, request: Request, receive: Receive) -> None:
+        self._disconnect_watches.spawn(self._end_on_disconnect(request, receive), "client-disconnect")
 
-    async def _until_gone(self, request: Request, receive: Receive) -> None:
-        """End the wait of a client that hangs up: it would hold a place here, and a processor, until its deadline."""
+    async def _end_on_disconnect(self, request: Request, receive: Receive) -> None:
+        """End a wait when its client disconnects; it would occupy the gateway and a processor until its deadline."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._pending.fail(request.uid, InvalidRequest("the client left before its answer"))
+        self._pending.fail(request.uid, InvalidRequest("the client disconnected before its answer"))
         self._core.cancels.add(request.uid, request.deadline_us)
 
     async def _store(
         self,
         request: Request,
         shadow: Request | None,
-        wishes: Preferences,
+        preferences: Preferences,
         pin: str,
         allowed_s: float,
         receive: Receive,
     ) -> reply.HttpReply:
-        """Serve a request whose answer outlives this gateway."""
+        """Serve a request whose answer is stored, so that it survives this gateway."""
         claim = (
             claim_of(
-                wishes.key,
+                preferences.key,
                 tenant=request.route.tenant,
                 endpoint=request.route.endpoint,
                 pin=pin,
                 json_length=request.json_length,
                 body=request.body,
             )
-            if wishes.key
+            if preferences.key
             else None
         )
-        longest_s = 0.0 if wishes.asynchronous else allowed_s
-        wait_s = longest_s if wishes.wait_s is None else min(wishes.wait_s, allowed_s)
-        gone = self._loop.create_future()
-        listen = self._loop.call_later(
-            LISTEN_AFTER_S, lambda: self._listening.spawn(_tell_gone(receive, gone), "hang-up")
+        longest_s = 0.0 if preferences.asynchronous else allowed_s
+        wait_s = longest_s if preferences.wait_s is None else min(preferences.wait_s, allowed_s)
+        client_disconnected = self._loop.create_future()
+        watch = self._loop.call_later(
+            LISTEN_AFTER_S,
+            lambda: self._disconnect_watches.spawn(
+                _set_on_disconnect(receive, client_disconnected), "client-disconnect"
+            ),
         )
         try:
-            standing = await self._asynchronous.send(request, claim, wait_s, gone, shadow)
+            state = await self._stored.send(request, claim, wait_s, client_disconnected, shadow)
         finally:
-            listen.cancel()
-            gone.cancel()
-        again = [(b"idempotent-replayed", b"true")] if standing.again else []
-        if standing.answer is not None:
-            code, found, body = reply.answered(standing.answer, standing.uid)
-            return reply.HttpReply(code, [*found, *again], body)
-        if not wishes.asynchronous and self._asynchronous.stopping:
+            watch.cancel()
+            client_disconnected.cancel()
+        replayed = [(b"idempotent-replayed", b"true")] if state.replayed else []
+        if state.answer is not None:
+            code, found, body = reply.answered(state.answer, state.uid)
+            return reply.HttpReply(code, [*found, *replayed], body)
+        if not preferences.asynchronous and self._stored.waits.stopping:
             raise Unavailable("this gateway stops; the request may still run: send it again with its key")
-        if not wishes.asynchronous:
+        if not preferences.asynchronous:
             raise Expired(f"no answer within the {allowed_s * 1000:.0f} ms allowed; it may still run")
-        return reply.pending(standing.uid, [(b"preference-applied", wishes.applied), *again])
+        return reply.pending(state.uid, [(b"preference-applied", preferences.applied), *replayed])
 
 
-async def _tell_gone(receive: Receive, gone: asyncio.Future[None]) -> None:
+async def _set_on_disconnect(receive: Receive, client_disconnected: asyncio.Future[None]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    if not gone.done():
-        gone.set_result(None)
+    if not client_disconnected.done():
+        client_disconnected.set_result(None)
 
 
-def _wishes(scope: Scope) -> Preferences:
+def _preferences(scope: Scope) -> Preferences:
     prefer = [value for name, value in scope["headers"] if name == b"prefer"]
     keys = [value for name, value in scope["headers"] if name == b"idempotency-key"]
-    return wishes_of(prefer, keys)
+    return preferences_of(prefer, keys)
 
 
 @lru_cache(maxsize=4096)

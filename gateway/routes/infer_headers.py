@@ -1,4 +1,4 @@
-"""What the headers of an infer request say."""
+"""Reads the headers of an infer request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WANTED = frozenset(
 
 
 def json_length_of(headers: Headers, size: int) -> int | None:
-    """Return how many bytes of JSON stand before raw tensors; None: the body is all JSON."""
+    """The number of bytes of JSON before raw tensors; None if the whole body is JSON."""
     text = headers.get(b"inference-header-content-length")
     if text is None:
         return None
@@ -44,7 +44,7 @@ def json_length_of(headers: Headers, size: int) -> int | None:
 
 
 def pin_of(headers: Headers, pin: str | None) -> str | None:
-    """Return the arm that a client insists on: by its path, or by a header that testers set."""
+    """The arm that a client pins, by the path or by the header `millrace-arm`; None if it pins none."""
     text = headers.get(b"millrace-arm")
     if text is None:
         return pin
@@ -54,7 +54,7 @@ def pin_of(headers: Headers, pin: str | None) -> str | None:
 
 
 def key_of_client(headers: Headers) -> str:
-    """Return the key that a client gives its request; a longer one would be the same as others."""
+    """The assignment key of the client, or empty. Too long a key is refused, because two cut keys could be equal."""
     text = headers.get(b"millrace-key")
     if text is None:
         return ""
@@ -65,7 +65,7 @@ def key_of_client(headers: Headers) -> str:
 
 
 def allowed_s_of(headers: Headers, longest_s: float) -> float:
-    """Return the time allowed: what the client says, at most the endpoint's own."""
+    """The seconds allowed for a request: the client's timeout, at most the deadline of the endpoint."""
     text = headers.get(b"millrace-timeout-ms") or headers.get(b"timeout_ms")
     if text is None:
         return longest_s
@@ -76,13 +76,13 @@ def allowed_s_of(headers: Headers, longest_s: float) -> float:
 
 
 def trace_of(headers: Headers) -> str:
-    """Return the W3C trace parent, empty if there is none."""
+    """The W3C trace parent; empty if there is none or it is malformed."""
     value = headers.get(b"traceparent", b"")
     return value.decode() if TRACEPARENT.fullmatch(value) else ""
 
 
 def extra_of(headers: Headers) -> bytes:
-    """Return the JSON of what is rare."""
+    """The rare attributes of a request as JSON; empty if there are none."""
     state = headers.get(b"tracestate")
     return orjson.dumps({"tracestate": state.decode("latin-1")[:512]}) if state else b""
 

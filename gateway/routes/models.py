@@ -1,4 +1,4 @@
-"""Models as clients see them: endpoints, whose versions are their arms. Answered from what processors announce."""
+"""Models as clients see them: endpoints, whose versions are their arms. The answers come from announcements."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ModelRoutes:
 
     async def metadata(self, request: Request) -> JSONResponse:
         """GET …/models/<endpoint>[/versions/<arm>]."""
-        endpoint, arm = self._asked(request)
+        endpoint, arm = self._target(request)
         described = self._full(endpoint, arm).get("metadata", {})
         numbers = sorted({target.version for target in endpoint.arms.values()})
         return JSONResponse(
@@ -48,24 +48,24 @@ class ModelRoutes:
 
     async def config(self, request: Request) -> JSONResponse:
         """GET …/models/<endpoint>[/versions/<arm>]/config, as Triton writes it."""
-        endpoint, arm = self._asked(request)
+        endpoint, arm = self._target(request)
         return JSONResponse({**self._full(endpoint, arm).get("config", {}), "name": endpoint.endpoint})
 
     async def statistics(self, request: Request) -> JSONResponse:
-        """GET …/models[/<endpoint>[/versions/<arm>]]/stats: of each model version once."""
+        """GET …/models[/<endpoint>[/versions/<arm>]]/stats: one entry for each model version."""
         if "endpoint" in request.path_params:
-            asked = [self._asked(request)]
+            selected = [self._target(request)]
         else:
-            asked = [(self._view.router(name).endpoint, None) for name in self._view.endpoints()]
+            selected = [(self._view.router(name).endpoint, None) for name in self._view.endpoints()]
         found = []
-        for endpoint, arm in asked:
+        for endpoint, arm in selected:
             targets = {target: None for name, target in endpoint.arms.items() if arm in (None, name)}
             found += [self._core.computed.of(endpoint.endpoint, target) for target in targets]
         return JSONResponse({"model_stats": found})
 
     async def ready(self, request: Request) -> JSONResponse:
         """GET …/models/<endpoint>[/versions/<arm>]/ready."""
-        endpoint, arm = self._asked(request)
+        endpoint, arm = self._target(request)
         ready = self._view.versions.mask(endpoint) != 0 if arm is None else self._is_ready(endpoint.arms[arm])
         body: dict[str, Any] = {"name": endpoint.endpoint, "ready": ready}
         if not ready:
@@ -73,7 +73,7 @@ class ModelRoutes:
         return JSONResponse(body, status_code=200 if ready else 503, headers=None if ready else {"retry-after": "1"})
 
     async def index(self, request: Request) -> JSONResponse:
-        """POST /v2/repository/index: one entry an arm; `{"ready": true}` asks for the ready ones alone."""
+        """POST /v2/repository/index: one entry per arm; the body `{"ready": true}` selects the ready ones."""
         only_ready = await _only_ready(request)
         entries = []
         for name in self._view.endpoints():
@@ -82,13 +82,13 @@ class ModelRoutes:
         return JSONResponse([entry for entry in entries if entry["state"] == "READY" or not only_ready])
 
     async def load_or_unload(self, request: Request) -> JSONResponse:
-        """POST /v2/repository/models/<model>/load|unload: not from here, yet."""
+        """POST /v2/repository/models/<model>/load|unload: not served."""
         del request
         text = "this gateway loads and unloads nothing: a model is loaded when its folder is in the model repository"
         return JSONResponse({"error": text}, status_code=501)
 
-    def _asked(self, request: Request) -> tuple[Endpoint, str | None]:
-        """Return the endpoint and the arm that a path names; raises NotFound. A plain version names its arm."""
+    def _target(self, request: Request) -> tuple[Endpoint, str | None]:
+        """Return the endpoint of a path, and its arm (by name or version number) or None. Raises NotFound."""
         router = self._core.router(request.path_params["endpoint"])
         version = request.path_params.get("version")
         if version is None:
@@ -96,22 +96,22 @@ class ModelRoutes:
         return router.endpoint, router.plan(b"", 0, pin=version).legs[0].arm
 
     def _full(self, endpoint: Endpoint, arm: str | None) -> dict[str, Any]:
-        """Return what a replica said of its model: that of the arm asked for, or of the first that is known."""
+        """Return the description of a model that its replica announced: of `arm`, or of the first arm that has one."""
         for name, served in self._view.versions.of_endpoint(endpoint):
             if arm in (None, name) and served.full:
                 return served.full
         targets = _targets(endpoint, arm)
-        raise Unavailable(f"endpoint {endpoint.endpoint}: no replica of {targets} has come up yet to say what it takes")
+        raise Unavailable(f"endpoint {endpoint.endpoint}: no replica of {targets} has described the model yet")
 
     def _entry(self, endpoint: Endpoint, arm: str, target: Target) -> dict[str, str]:
-        """Return an arm's entry; `version` is the number that answers and metadata have."""
+        """The entry of an arm; `version` is the number that answers and metadata have."""
         served = self._view.versions.by_model.get(target.model, {}).get(target.version)
         state, reason = self._state(target, served)
         version = str(target.version)
         return {"name": endpoint.endpoint, "version": version, "arm": arm, "state": state, "reason": reason}
 
     def _state(self, target: Target, served: ServedVersion | None) -> tuple[str, str]:
-        """Return one of Triton's states, and why."""
+        """One of Triton's states, and its reason."""
         if self._is_ready(target):
             return "READY", ""
         if served is None:
@@ -122,7 +122,7 @@ class ModelRoutes:
             return "LOADING", ""
         if "draining" in states:
             return "UNLOADING", ""
-        return "UNAVAILABLE", served.error or "no replica is there any more"
+        return "UNAVAILABLE", served.error or "no replica runs any more"
 
     def _is_ready(self, target: Target) -> bool:
         return self._view.versions.is_ready(target.model, target.version)

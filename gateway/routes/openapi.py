@@ -1,4 +1,4 @@
-"""The gateway's OpenAPI 3.1 description, by hand; a test holds it against the routes and their real answers."""
+"""The OpenAPI 3.1 description of the gateway, written by hand; a test compares it with routes and answers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _DURATIONS = (
     "cache_hit",
     "cache_miss",
 )
-DOOR = ("400", "408", "414", "431", "503")  # what any request may get before it is looked at
+DOOR = ("400", "408", "414", "431", "503")  # any request may get these before a route handles it
 
 
 def _ref(schema: str) -> Json:
@@ -65,16 +65,28 @@ def _list_of(items: Json) -> Json:
     return {"type": "array", "items": items}
 
 
+def _header(name: str, schema: Json, description: str) -> Json:
+    return {"name": name, "in": "header", "schema": schema, "description": description}
+
+
 def _feedback_of(name: str, schema: Json) -> Json:
-    """Return feedback that says one thing: values or a truth, never both."""
+    """Return the schema of feedback with one field: either values or a truth."""
     request_id = {
         "type": "string",
         "format": "uuid",
         "minLength": 32,
         "description": "millrace-request-id of the answer.",
     }
-    item = {"type": ["string", "integer", "null"], "maxLength": 256, "description": "Which item of a list it is about."}
-    event_id = {"type": ["string", "null"], "maxLength": 256, "description": "Sent again with it, it counts once."}
+    item = {
+        "type": ["string", "integer", "null"],
+        "maxLength": 256,
+        "description": "The item of a list that it is about.",
+    }
+    event_id = {
+        "type": ["string", "null"],
+        "maxLength": 256,
+        "description": "Feedback that is sent again with the same id counts once.",
+    }
     properties = {"request_id": request_id, name: schema, "item": item, "event_id": event_id}
     return {**_object(["request_id", name], **properties), "additionalProperties": False}
 
@@ -164,7 +176,7 @@ SCHEMAS: Json = {
         ["id", "status", "location"],
         id=_STRING,
         status={"const": "pending"},
-        location={"type": "string", "description": "Where the answer will be."},
+        location={"type": "string", "description": "The path of the answer."},
     ),
     "IndexRequest": _object([], ready=_FLAG),
     "Index": _list_of(
@@ -180,60 +192,46 @@ SCHEMAS: Json = {
 }
 
 ERRORS = {
-    "400": "The request is wrong as it stands.",
+    "400": "The request is invalid.",
     "404": "No such endpoint, arm, version or request.",
-    "408": "The request did not come whole in the time allowed.",
-    "409": "It has its answer: there is nothing to cancel.",
-    "410": "It expired or was cancelled, or its answer is not kept any more.",
-    "413": "Over a limit of bytes.",
+    "408": "The request did not arrive completely in the time allowed.",
+    "409": "The request already has its answer, so it cannot be cancelled.",
+    "410": "The request expired or was cancelled, or its answer is no longer kept.",
+    "413": "The body exceeds the limit.",
     "414": "The target is too long.",
     "422": "The Idempotency-Key was given for another request.",
-    "429": "Too much waits already; Retry-After says when to come back.",
+    "429": "Too many requests wait already; try again after Retry-After.",
     "431": "The headers are too large.",
     "500": "The model could not compute it.",
     "501": "Not served by this gateway.",
-    "503": "Nothing that could serve it is there; Retry-After says when to come back.",
-    "504": "The time allowed was over.",
+    "503": "No process can serve the request now; try again after Retry-After.",
+    "504": "The time allowed has passed.",
 }
 
 INFER_HEADERS: list[Json] = [
-    {
-        "name": "Inference-Header-Content-Length",
-        "in": "header",
-        "schema": {"type": "integer", "minimum": 0},
-        "description": "Bytes of JSON before the raw tensors (binary tensor data extension).",
-    },
-    {
-        "name": "millrace-timeout-ms",
-        "in": "header",
-        "schema": {"type": "integer", "minimum": 1},
-        "description": "Time allowed; at most the endpoint's own deadline.",
-    },
-    {
-        "name": "millrace-key",
-        "in": "header",
-        "schema": {"type": "string", "maxLength": 256},
-        "description": "What a sticky policy keeps together, such as a user's id.",
-    },
-    {
-        "name": "millrace-arm",
-        "in": "header",
-        "schema": _STRING,
-        "description": "The arm, or version, that shall answer, for testers: logged, never counted.",
-    },
-    {
-        "name": "Prefer",
-        "in": "header",
-        "schema": _STRING,
-        "description": "RFC 7240: respond-async answers 202 at once, wait=N after N seconds without an answer.",
-    },
-    {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-        "description": "The same request sent again with its key is computed once, and answered again.",
-    },
-    {"name": "traceparent", "in": "header", "schema": _STRING, "description": "W3C trace context."},
+    _header(
+        "Inference-Header-Content-Length",
+        {"type": "integer", "minimum": 0},
+        "Bytes of JSON before the raw tensors (binary tensor data extension).",
+    ),
+    _header(
+        "millrace-timeout-ms", {"type": "integer", "minimum": 1}, "Time allowed, at most the deadline of the endpoint."
+    ),
+    _header(
+        "millrace-key",
+        {"type": "string", "maxLength": 256},
+        "Requests with the same key get the same arm from a sticky policy, for example a user id.",
+    ),
+    _header("millrace-arm", _STRING, "The arm or version that must answer, for testers: logged, but not counted."),
+    _header(
+        "Prefer", _STRING, "RFC 7240: respond-async answers 202 at once, wait=N after N seconds without an answer."
+    ),
+    _header(
+        "Idempotency-Key",
+        {"type": "string", "minLength": 1, "maxLength": 255},
+        "A request that is sent again with its key is computed once and answered each time.",
+    ),
+    _header("traceparent", _STRING, "W3C trace context."),
 ]
 
 INFER_EXAMPLE: Json = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}]}
@@ -242,14 +240,14 @@ FEEDBACK_EXAMPLE: Json = {"request_id": "01890a5d-ac96-774b-bcce-b302099a8057", 
 
 @lru_cache(maxsize=1)
 def openapi() -> Json:
-    """Return the document."""
+    """Return the OpenAPI document."""
     model, version = "/v2/models/{endpoint}", "/v2/models/{endpoint}/versions/{version}"
     paths: Json = {
         "/v2": {"get": _operation("server", "Name, version and extensions", "Server")},
         "/v2/health/live": {"get": _operation("live", "Is the process alive?", "Live")},
         "/v2/health/ready": {"get": _also("503", "Ready", _operation("ready", "Can it serve? If not, why?", "Ready"))},
         "/v2/models": {"get": _operation("models", "Names of all endpoints", "ModelNames")},
-        "/v2/models/stats": {"get": _operation("statistics", "What all models computed", "Statistics")},
+        "/v2/models/stats": {"get": _operation("statistics", "Statistics of all models", "Statistics")},
     }
     for path, suffix in ((model, ""), (version, "Version")):
         paths |= _of_model(path, suffix)
@@ -281,7 +279,7 @@ def _of_model(path: str, suffix: str) -> Json:
         path: {"get": metadata, "parameters": named},
         f"{path}/config": {"get": config, "parameters": named},
         f"{path}/stats": {
-            "get": _operation(f"modelStatistics{suffix}", "What a model computed", "Statistics", errors=("404",)),
+            "get": _operation(f"modelStatistics{suffix}", "Statistics of a model", "Statistics", errors=("404",)),
             "parameters": named,
         },
         f"{path}/ready": {"get": _also("503", "ModelReady", ready), "parameters": named},
@@ -296,7 +294,7 @@ def _infer(suffix: str) -> Json:
         "InferResponse",
         errors=("400", "404", "413", "422", "429", "500", "503", "504"),
     )
-    operation["responses"]["202"] = _answer("Stored and in its queue; Location says where to ask.", "Pending")
+    operation["responses"]["202"] = _answer("Stored and in its queue; Location is the path of the answer.", "Pending")
     operation["parameters"] = INFER_HEADERS
     operation["requestBody"] = {
         "required": True,
@@ -312,7 +310,7 @@ def _infer(suffix: str) -> Json:
 def _feedback() -> Json:
     operation = _operation(
         "feedback",
-        "What became true after a prediction",
+        "Send feedback on a prediction",
         "Accepted",
         code="202",
         errors=("400", "404", "413", "429", "503"),
@@ -330,13 +328,13 @@ def _requests() -> Json:
         errors=("400", "404", "410", "429", "500", "503"),
     )
     fetch["responses"]["200"]["content"]["application/octet-stream"] = {"schema": _BINARY}
-    fetch["responses"]["202"] = _answer("No answer yet; Retry-After says when to ask again.", "Pending")
+    fetch["responses"]["202"] = _answer("No answer yet; ask again after Retry-After.", "Pending")
     fetch["parameters"] = [header for header in INFER_HEADERS if header["name"] == "Prefer"]
     cancel: Json = {
         "operationId": "cancel",
         "summary": "Cancel a request that has no answer yet",
         "responses": {
-            "204": {"description": "Nobody will get an answer."},
+            "204": {"description": "The request is cancelled."},
             **{error: _answer(ERRORS[error], "Error") for error in sorted({"404", "409", "410", *DOOR})},
         },
     }
@@ -370,7 +368,7 @@ def _also(code: str, schema: str, operation: Json) -> Json:
 
 
 def _answer(description: str, schema: str) -> Json:
-    header = {"description": "This request's id.", "schema": {"type": "string", "format": "uuid"}}
+    header = {"description": "The id of this request.", "schema": {"type": "string", "format": "uuid"}}
     return {
         "description": description,
         "headers": {"millrace-request-id": header},
@@ -388,7 +386,7 @@ def _path_parameters(path: str) -> list[Json]:
 
 def _path_parameter(name: str) -> Json:
     said = {
-        "endpoint": "What clients address: a declared endpoint, or a model that none claims.",
+        "endpoint": "A declared endpoint, or a model that no endpoint declares.",
         "version": "An arm's name or its model version: pins the arm (logged, never credited).",
         "model": "A model of the repository.",
         "uid": "The millrace-request-id of the 202.",

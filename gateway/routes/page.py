@@ -1,4 +1,4 @@
-"""/docs: one page without outside parts, drawn from the OpenAPI description, with lines to copy."""
+"""/docs: one self-contained page, made from the OpenAPI description, with commands to copy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLES = {"{endpoint}": "fraud", "{version}": "v1", "{model}": "fraud", "{uid}
 
 
 def page(base: str) -> str:
-    """Return the page; `base` is what the lines to copy address, such as http://localhost:8000."""
+    """Return the page as HTML; `base` is the address in the commands, such as http://localhost:8000."""
     parts = [
         _section(method, path, operation, base)
         for path, item in openapi()["paths"].items()

@@ -1,4 +1,4 @@
-"""What a client wishes beyond a plain wait: `Prefer` (RFC 7240) and `Idempotency-Key`."""
+"""The headers with which a client asks for more than a plain wait: `Prefer` (RFC 7240) and `Idempotency-Key`."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from broker.errors import InvalidRequest
 from gateway.transport.body import number
 
 KEY_LIMIT = 255
-PREFER_LIMIT = 500  # bytes that are looked at
-WAIT_LIMIT_S = 60.0  # a client that hung up meanwhile is noticed no sooner
+PREFER_LIMIT = 500  # bytes that are read
+WAIT_LIMIT_S = 60.0  # a client that disconnects meanwhile is noticed only after this wait
 
 
 class Preferences(NamedTuple):
-    """How a client wants its answer."""
+    """The way in which a client wants its answer."""
 
     asynchronous: bool  # 202 when there is no answer within `wait_s`
-    wait_s: float | None  # None: not at all if asynchronous, else as long as it is allowed
-    key: bytes  # empty: none
+    wait_s: float | None  # None: no wait if asynchronous, else until the deadline
+    key: bytes  # empty if there is none
 
     @property
     def stored(self) -> bool:
-        """Tell whether the answer has to outlive the gateway."""
+        """True if the answer must survive this gateway."""
         return self.asynchronous or bool(self.key)
 
     @property
     def applied(self) -> bytes:
-        """What Preference-Applied says."""
+        """The value of the header Preference-Applied."""
         return b"respond-async" if self.wait_s is None else b"wait=%d" % self.wait_s
 
 
-def wishes_of(prefer: Sequence[bytes], keys: Sequence[bytes] = ()) -> Preferences:
-    """Read the headers, each as often as it was sent; what is unknown in Prefer is ignored, as RFC 7240 says.
+def preferences_of(prefer: Sequence[bytes], keys: Sequence[bytes] = ()) -> Preferences:
+    """Read both headers; each sequence has one entry per header line. Unknown preferences are ignored (RFC 7240).
 
     Raises InvalidRequest for a bad key.
     """
@@ -47,7 +47,7 @@ def wishes_of(prefer: Sequence[bytes], keys: Sequence[bytes] = ()) -> Preference
 
 
 def _preferences(text: bytes) -> dict[bytes, bytes]:
-    """Return names and values; of one that comes twice the first counts. Parameters behind a `;` mean nothing to us."""
+    """Values by name; the first value of a name counts. Parameters after a `;` are ignored."""
     found: dict[bytes, bytes] = {}
     for part in text.split(b","):
         name, _, value = part.partition(b";")[0].partition(b"=")

@@ -1,4 +1,4 @@
-"""Requests that several rankers answer together: all are asked, and the client sees one list made of theirs."""
+"""Requests to several rankers: each one answers, and the client gets one merged list."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from router.ranking.merge_log import MergeLog
 RECORD_PATIENCE_S = 60.0
 
 
-def check_waits(router: Router, pin: str | None, wishes: Preferences) -> None:
-    """Raise InvalidRequest if an endpoint that makes one list of several is to answer later, or only once.
+def check_waits(router: Router, pin: str | None, preferences: Preferences) -> None:
+    """Raise InvalidRequest for a stored request to an endpoint that merges rankings.
 
-    By the declaration, not by who is ready now: the same request is not to be refused on some days.
+    The declaration decides, not the arms that are ready now: the same request must always get the same reply.
     """
-    if wishes.stored and pin is None and router.merging is not None:
+    if preferences.stored and pin is None and router.merging is not None:
         raise InvalidRequest(
-            f"endpoint {router.endpoint.endpoint} makes one list of several rankings while its client waits: "
+            f"endpoint {router.endpoint.endpoint} merges several rankings while its client waits: "
             "send the request without Prefer and Idempotency-Key, or pin an arm"
         )
 
 
 class RankedSender:
-    """Sends the requests of a merged plan, makes one answer of theirs, and writes down who placed what."""
+    """Asks the rankers of a plan, merges their answers into one, and writes the merge record."""
 
     def __init__(self, core: Core, sending: RequestSender) -> None:
         self._pending = core.pending
@@ -39,8 +39,8 @@ class RankedSender:
         self._records = MergeLog(core.broker, lost=core.metrics.lost_merge, patience_s=RECORD_PATIENCE_S)
 
     def ask(self, router: Router, request: Request, plan: Plan, allowed_s: float) -> asyncio.Future[AnswersByArm]:
-        """Send a request to all its rankers; returns the future of what they say. Raises QueueFull."""
-        rankers = rankers_of(request, plan, self._pending.queue)
+        """Send a request to all rankers and return the future of their answers. Raises QueueFull."""
+        rankers = rankers_of(request, plan, self._pending.answers.name)
         wait_s = allowed_s if router.merging is None else router.merging.wait_s
         try:
             heard = self._pending.gather(
@@ -54,12 +54,12 @@ class RankedSender:
         return heard
 
     def answer(self, router: Router, request: Request, heard: AnswersByArm) -> Answer:
-        """Return the one answer. Its record is on its way; raises what the rankers, or we, say went wrong."""
+        """Return the merged answer and start to write its record. Raises the error if the answers cannot be merged."""
         merged = router.merge(request, heard)
         if merged.record is not None:
             self._records.put(request.route.endpoint, merged.record)
         return merged.answer
 
     async def drain(self) -> None:
-        """Wait until all that was written down is safe."""
+        """Wait until every merge record is safe."""
         await self._records.drain()

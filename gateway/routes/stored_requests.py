@@ -1,4 +1,4 @@
-"""GET and DELETE /v2/requests/<uid>: how a stored request stands, its answer, and its cancel."""
+"""GET and DELETE /v2/requests/<uid>: the state and the answer of a stored request, and its cancellation."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from starlette.responses import Response
 
 from broker.errors import NotFound
 from broker.protocol.ids import uid_of
-from gateway.results.asynchronous import StoredRequests
-from gateway.routes.preferences import wishes_of
+from gateway.results.stored_requests import StoredRequests
+from gateway.routes.preferences import preferences_of
 from gateway.transport import reply
 
 
 class StoredRequestRoutes:
-    """Serves what the results store knows."""
+    """Serves stored requests."""
 
-    def __init__(self, asynchronous: StoredRequests) -> None:
-        self._asynchronous = asynchronous
+    def __init__(self, stored: StoredRequests) -> None:
+        self._stored = stored
 
     async def serve(self, request: Request) -> Response:
-        """GET and DELETE."""
+        """Serve GET and DELETE."""
         return await (self.cancel if request.method == "DELETE" else self.fetch)(request)
 
     async def fetch(self, request: Request) -> Response:
-        """Answer as the infer route would have, or 202 while there is no answer; `Prefer: wait=N` waits for it."""
+        """Answer as the infer route would have, or 202 while the request is pending; `Prefer: wait=N` waits."""
         uid = _uid(request)
-        wishes = wishes_of([value.encode("latin-1") for value in request.headers.getlist("prefer")])
-        standing = await self._asynchronous.fetch(uid, wishes.wait_s or 0.0)
-        if standing.answer is None:
+        preferences = preferences_of([value.encode("latin-1") for value in request.headers.getlist("prefer")])
+        state = await self._stored.fetch(uid, preferences.wait_s or 0.0)
+        if state.answer is None:
             return _response(reply.pending(uid))
-        return _response(reply.answered(standing.answer, uid))
+        return _response(reply.answered(state.answer, uid))
 
     async def cancel(self, request: Request) -> Response:
-        """Answer 204 when nobody will get an answer any more."""
-        await self._asynchronous.cancel(_uid(request))
+        """Answer 204 once the request is cancelled."""
+        await self._stored.cancel(_uid(request))
         return Response(status_code=204)
 
 
@@ -42,10 +42,10 @@ def _uid(request: Request) -> bytes:
     try:
         return uid_of(text)
     except ValueError as exc:
-        raise NotFound(f"{text[:100]!r} is no request id") from exc
+        raise NotFound(f"{text[:100]!r} is not a request id") from exc
 
 
-def _response(said: reply.HttpReply) -> Response:
-    response = Response(bytes(said.body), status_code=said.code)
-    response.raw_headers = list(said.headers)
+def _response(answer: reply.HttpReply) -> Response:
+    response = Response(bytes(answer.body), status_code=answer.code)
+    response.raw_headers = list(answer.headers)
     return response

@@ -1,4 +1,4 @@
-"""What the bare routes and the server share of ASGI: its callables, and answers as JSON with the request's id."""
+"""ASGI's types, and JSON answers with the request id, for the bare routes and the server."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 HeaderList = list[tuple[bytes, bytes]]
 
 REQUEST_ID = b"millrace-request-id"
-RETRY_AFTER_MS = b"millrace-retry-after-ms"  # what Retry-After rounds up to seconds
+RETRY_AFTER_MS = b"millrace-retry-after-ms"  # Retry-After, without rounding up to seconds
 
 
 async def send_answer(send: Send, code: int, headers: Iterable[tuple[bytes, bytes]], body: bytes | memoryview) -> None:
-    """Send a whole answer."""
+    """Send a complete answer."""
     await send({"type": "http.response.start", "status": code, "headers": headers})
     await send({"type": "http.response.body", "body": bytes(body)})
 
 
 async def send_error(send: Send, error: MillraceError, uid: bytes) -> None:
-    """Send an error as every error of ours looks."""
+    """Send an error in the common form, with the request id."""
     body = error_body(str(error))
     await send_answer(
         send, code_of(error), [*error_headers(error, len(body)), (REQUEST_ID, uid_text(uid).encode())], body
@@ -37,7 +37,7 @@ async def send_error(send: Send, error: MillraceError, uid: bytes) -> None:
 
 
 def raw_error(error: MillraceError, uid: bytes) -> bytes:
-    """Return an error as the whole bytes of an answer, for a connection that ends with it."""
+    """Return a complete HTTP answer with an error, for a connection that ends with it."""
     body, code = error_body(str(error)), code_of(error)
     headers = [*error_headers(error, len(body)), (REQUEST_ID, uid_text(uid).encode()), (b"connection", b"close")]
     lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}".encode(), *(b"%b: %b" % header for header in headers)]
@@ -51,13 +51,13 @@ class ErrorApp:
         self._error = error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
+        """Answer the request."""
         del scope, receive
         await send_error(send, self._error, new_uid(now_us()))
 
 
 def error_headers(error: MillraceError, size: int) -> HeaderList:
-    """Return the headers of an error's answer, but its request id."""
+    """Return the headers of an error's answer, without the request id."""
     headers = [
         (b"content-type", JSON.encode()),
         (b"content-length", b"%d" % size),

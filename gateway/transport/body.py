@@ -1,4 +1,4 @@
-"""Reading a body from outside: never more than a limit, compressed or not, and never half of one."""
+"""Reads request bodies: complete, and within a limit before and after decompression."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from broker.errors import InvalidRequest, TooLarge
 from broker.support.compression import decompress
 from gateway.transport.asgi import Receive
 
-ON_LOOP_BYTES = 64 * 1024  # more is decompressed beside the loop
-DIGITS = 18  # of a number in a header; Python refuses to read far longer ones, with an error of its own
+ON_LOOP_BYTES = 64 * 1024  # larger bodies are decompressed in a thread
+DIGITS = 18  # of a number in a header; int() refuses far longer ones with an error of its own
 
 
 async def read_body(receive: Receive, *, announced: bytes | None, encoding: bytes | None, limit: int) -> bytes:
-    """Return a request's body, decompressed; raises TooLarge as soon as that is known, InvalidRequest if cut short."""
+    """Return the decompressed body. Raises TooLarge as early as possible, InvalidRequest if the client disconnects."""
     if announced and (size := number(announced)) is not None and size > limit:
         raise _too_large(size, limit)
     message = await receive()
@@ -32,12 +32,12 @@ async def read_body(receive: Receive, *, announced: bytes | None, encoding: byte
 
 
 def number(text: bytes) -> int | None:
-    """Return the whole number that a header holds, None if it holds something else."""
+    """The integer in a header, or None."""
     return int(text) if text.isdigit() and len(text) <= DIGITS else None
 
 
 async def _rest(first: bytes, receive: Receive, limit: int) -> bytes:
-    """Return a body that comes in pieces; the connection ends the wait for one that is too slow."""
+    """Return a body that arrives in pieces; the connection limits the time."""
     parts, size, more = [first], len(first), True
     while more and size <= limit:
         message = await receive()
@@ -50,7 +50,7 @@ async def _rest(first: bytes, receive: Receive, limit: int) -> bytes:
 
 
 def _cut_short() -> InvalidRequest:
-    return InvalidRequest("the client left in the middle of its body")
+    return InvalidRequest("the client disconnected in the middle of its body")
 
 
 def _too_large(size: int, limit: int) -> TooLarge:

@@ -1,4 +1,4 @@
-"""Answers as their clients accept them: gzip or deflate, where that is worth its time."""
+"""Compresses large answers with gzip or deflate, if the client accepts that."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from gateway.transport.asgi import HeaderList, Send
 
 LEVEL = 1
-ON_LOOP_BYTES = 32 * 1024  # more is compressed beside the loop
+ON_LOOP_BYTES = 32 * 1024  # larger bodies are compressed in a thread
 _WINDOWS = {b"gzip": 31, b"deflate": 15}
 ACCEPT = b"accept-encoding"
 VARY = (b"vary", ACCEPT)
@@ -20,7 +20,7 @@ VARY = (b"vary", ACCEPT)
 async def compressed(
     headers: HeaderList, body: bytes | memoryview, asked: Iterable[tuple[bytes, bytes]]
 ) -> tuple[HeaderList, bytes | memoryview]:
-    """Return an answer's headers and body in the coding that the request's headers prefer; as they are if in none."""
+    """Return the headers and the body of an answer in the coding that the request headers `asked` prefer, if any."""
     accepted = b",".join(value for name, value in asked if name == ACCEPT)
     coding = coding_of(accepted[:ON_LOOP_BYTES]) if accepted else None
     if coding is None or any(name == b"content-encoding" for name, _ in headers):
@@ -34,7 +34,7 @@ async def compressed(
 
 
 class CompressedSend:
-    """The `send` of a request whose whole answers above `least_bytes` are compressed if its headers accept that."""
+    """An ASGI `send` that compresses complete answers of at least `least_bytes`, if the request accepts that."""
 
     def __init__(self, send: Send, asked: Iterable[tuple[bytes, bytes]], least_bytes: int) -> None:
         self._send = send
@@ -43,7 +43,7 @@ class CompressedSend:
         self._start: MutableMapping[str, Any] | None = None
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
-        """Keep the start of an answer until its body is there."""
+        """Send a message; the start of an answer is kept back until its body arrives."""
         if message["type"] == "http.response.start":
             self._start = message
             return
@@ -58,14 +58,14 @@ class CompressedSend:
 
 @lru_cache(maxsize=256)
 def coding_of(accepted: bytes) -> bytes | None:
-    """Return the coding that an Accept-Encoding prefers among ours (RFC 9110, section 12.5.3); None: none of them."""
-    wishes: dict[bytes, float] = {}
+    """The coding that an Accept-Encoding header prefers (RFC 9110, section 12.5.3), or None if it accepts neither."""
+    qualities: dict[bytes, float] = {}
     for part in accepted.lower().split(b","):
         name, _, parameters = part.partition(b";")
-        wishes[name.strip().removeprefix(b"x-")] = _quality(parameters)
-    others = wishes.get(b"*", 0.0)
-    best = max(_WINDOWS, key=lambda coding: wishes.get(coding, others))
-    return best if wishes.get(best, others) > 0 else None
+        qualities[name.strip().removeprefix(b"x-")] = _quality(parameters)
+    others = qualities.get(b"*", 0.0)
+    best = max(_WINDOWS, key=lambda coding: qualities.get(coding, others))
+    return best if qualities.get(best, others) > 0 else None
 
 
 def _quality(parameters: bytes) -> float:

@@ -1,9 +1,8 @@
-"""One connection: uvicorn's protocol with bounds and deadlines. An offered upgrade is ignored."""
+"""One HTTP connection: uvicorn's protocol with limits and deadlines. An offered upgrade is ignored."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Any, cast
 
 import httptools
@@ -11,22 +10,29 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from broker.errors import InvalidRequest, MillraceError, Unavailable
+from gateway.transport import pieces
 from gateway.transport.asgi import ErrorApp
 from gateway.transport.backlog import PIPELINED_MOST
 from gateway.transport.body import number
 from gateway.transport.door import Door, RefusalReason
-from gateway.transport.ending import ANSWER, BODY, CLOSING, FULL, HEAD, IDLE, LOADED, EndingConnection
+from gateway.transport.ending import (
+    ANSWER,
+    BODIES_FULL,
+    BODY,
+    CLOSING,
+    CONNECTIONS_FULL,
+    HEAD,
+    IDLE,
+    EndingConnection,
+)
 from gateway.transport.errors import HeadTooLarge, TargetTooLong
+from gateway.transport.head_meter import HeadMeter
+from gateway.transport.held_bodies import HeldBodies
+from gateway.transport.upgrade import head_without_upgrade
 
 DISCARDED_BYTES = 16 << 20  # of a body whose request is answered already
-LINGER_BYTES = 1 << 20
-FRAMING = 8  # bytes of chunk framing that a byte of a body may have
-PIECE_BYTES = 16 * 1024  # parsed at once, unless they are of one head or of one body that names its length
-PIECE_LINES = 64  # so at most half as many requests begin in a piece
-CROWDED_BYTES = 512  # parsed at once where there are more lines: they have room for no more requests
-HEAD_END = b"\r\n\r\n"
+LINGER_BYTES = 1 << 20  # after the connection has been refused
 HEALTH = b"/v2/health"
-NOT_FORWARDED = frozenset((b"upgrade", b"http2-settings"))
 REASONS: dict[type[MillraceError], RefusalReason] = {
     HeadTooLarge: RefusalReason.HEAD_TOO_LARGE,
     TargetTooLong: RefusalReason.TARGET_TOO_LONG,
@@ -34,23 +40,19 @@ REASONS: dict[type[MillraceError], RefusalReason] = {
 
 
 class HttpConnection(EndingConnection):
-    """What one client sends and gets."""
+    """The requests and answers of one client."""
 
-    def __init__(self, door: Door, **given: Any) -> None:
-        super().__init__(door, **given)
-        self._head_limit, self._target_limit = door.limits.head_bytes, door.limits.target_bytes
-        self._for_health = False
+    def __init__(self, door: Door, **uvicorn: Any) -> None:
+        super().__init__(door, **uvicorn)
+        self._meter = HeadMeter(door.limits.head_bytes)
+        self._bodies = HeldBodies(door)
+        self._for_health = False  # beyond the limit of connections: only health is served
         self._upgrading = b""  # the method of a request that offers an upgrade
-        self._is_timed = False  # the head or the body that is not whole has its deadline
-        self._piece_bytes = 0  # of what is parsed now
-        self._is_split = False  # a request has ended in the piece that is parsed now
-        self._fed_bytes = 0  # of a head or a body that is not whole, as it came, before the piece that is parsed now
-        self._sizes: deque[int] = deque()  # bytes of the bodies of requests that have not ended, in order
+        self._is_timed = False  # the unfinished head or body has its deadline
 
     # -- the connection
 
     def connection_made(self, transport: Any) -> None:
-        """Serve it if there is room."""
         super().connection_made(transport)
         door = self._door
         if door.is_full():
@@ -61,26 +63,25 @@ class HttpConnection(EndingConnection):
         door.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
         self._door.connections.discard(self)
         self._door.refused.discard(self)
         self._door.arrived(self)
         self._backlog.take()
-        for _ in range(len(self.pipeline)):  # requests that nobody will start
-            self._door.held_bytes -= self._sizes.pop()
+        for _ in range(len(self.pipeline)):  # these requests will not run
+            self._bodies.drop_newest()
         self.pipeline.clear()
         self.phase, self.due_s = CLOSING, math.inf
-        self._leave(self.running)  # uvicorn tells the last one
+        self._disconnect(self.running)  # uvicorn disconnects only the newest request
         super().connection_lost(exc)
 
-    # -- what comes
+    # -- incoming bytes
 
     def data_received(self, data: bytes) -> None:
-        """Parse; whatever is too large, too long or no HTTP gets a typed answer and ends the connection."""
+        """Parse bytes; anything that is too large, too long or not HTTP gets a typed answer and ends the connection."""
         if self.parser is None:
             self._discard(len(data), LINGER_BYTES)
             return
-        if len(data) <= PIECE_BYTES and not self.pipeline and not _is_crowded(data, 0, len(data)):
+        if not self.pipeline and pieces.is_one_piece(data):
             self._feed(data)
         else:
             kept, at = self._backlog.take()
@@ -88,7 +89,7 @@ class HttpConnection(EndingConnection):
         self._note_unfinished()
 
     def _feed_pieces(self, data: bytes, at: int) -> None:
-        """Parse the bytes from `at` on, as far as there is room for the requests in them, and keep the rest."""
+        """Parse the bytes from `at` on until too many requests wait, and keep the rest unparsed."""
         view = memoryview(data)
         while at < len(data) and self.parser is not None:
             if len(self.pipeline) >= PIPELINED_MOST:
@@ -99,38 +100,34 @@ class HttpConnection(EndingConnection):
             at = end
 
     def _piece_end(self, data: bytes, at: int) -> int:
-        """Return where to stop parsing, so that few requests begin before."""
         if self.phase is not BODY:
-            end = data.find(HEAD_END, at)
-            return len(data) if end < 0 else end + len(HEAD_END)
-        if (left := self._body_left()) is not None:
-            return at + left
-        end = at + PIECE_BYTES
-        return at + CROWDED_BYTES if _is_crowded(data, at, end) else end
+            return pieces.head_end(data, at)
+        left = self._body_left()
+        return pieces.piece_end(data, at) if left is None else at + left
 
     def _body_left(self) -> int | None:
-        """Return how many bytes of the body are still to come, None if it does not name its length."""
+        """Bytes of the body that are still to come; None if its length is unknown."""
         if not self.cycle.response_complete:
             for name, value in self.scope["headers"]:
                 if name == b"content-length" and (size := number(value)) is not None:
-                    return size - self._sizes[-1] or None
+                    return size - self._bodies.newest_bytes or None
         return None
 
     def _keep(self, data: bytes, at: int) -> None:
-        if self._door.is_loaded():
-            self._refuse(Unavailable(LOADED), RefusalReason.BODIES_FULL)
+        if self._door.bodies_are_full():
+            self._refuse(Unavailable(BODIES_FULL), RefusalReason.BODIES_FULL)
         else:
             self._backlog.keep(data, at)
 
-    def _go_on(self) -> None:
-        """Parse what was kept: a request of this connection has ended."""
-        self._is_timed = False  # the client could send no more of it
+    def _parse_backlog(self) -> None:
+        """Parse the kept bytes after a request of this connection has ended."""
+        self._is_timed = False  # the client could not send more of it meanwhile
         self._feed_pieces(*self._backlog.take())
         self._note_unfinished()
         self.flow.resume_reading()
 
     def _feed(self, piece: bytes | memoryview) -> None:
-        self._piece_bytes, self._is_split = len(piece), False
+        self._meter.begin_piece(len(piece))
         try:
             try:
                 self.parser.feed_data(piece)
@@ -139,13 +136,16 @@ class HttpConnection(EndingConnection):
         except httptools.HttpParserError as exc:
             self._refuse_head(exc.__context__)
             return
-        self._fed_bytes += len(piece)
+        self._meter.end_piece(len(piece))
         if self._is_oversized():
-            self._refuse_head(self._too_large())
+            self._refuse_head(self._meter.error())
 
     def _feed_without_upgrade(self, data: bytes | memoryview, at: int) -> None:
+        """Parse again with the head of the request at `at` written without its offer to upgrade."""
         while True:
-            data = self._without_upgrade() + data[at:]
+            version = self.parser.get_http_version()
+            data = head_without_upgrade(self._upgrading, self.url, version, self.headers) + data[at:]
+            self._upgrading = b""
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             try:
@@ -155,113 +155,89 @@ class HttpConnection(EndingConnection):
             else:
                 return
 
-    def _without_upgrade(self) -> bytes:
-        """Return the head of a request that offers an upgrade as if it did not: RFC 9110 lets a server ignore it."""
-        version = self.parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b\r\n" % (self._upgrading, self.url, version)]
-        for name, value in self.headers:
-            if name == b"connection":
-                tokens = [token.strip() for token in value.split(b",")]
-                value = b", ".join(token for token in tokens if token.lower() not in NOT_FORWARDED)
-            if name not in NOT_FORWARDED:
-                lines.append(b"%b: %b\r\n" % (name, value))
-        self._upgrading = b""
-        return b"".join((*lines, b"\r\n"))
+    # -- called by the parser
 
     def on_message_begin(self) -> None:
-        """Start a head."""
         super().on_message_begin()
         self.phase, self._is_timed = HEAD, False
-        self._fed_bytes = -self._piece_bytes if self._is_split else 0  # the piece has bytes of an earlier request
+        self._meter.begin_head()
 
     def on_url(self, url: bytes) -> None:
-        """Add a piece of the target."""
         self.url += url
-        if len(self.url) > self._target_limit:
-            raise TargetTooLong(f"the request target has more than the {self._target_limit} bytes allowed here")
+        limit = self._door.limits.target_bytes
+        if len(self.url) > limit:
+            raise TargetTooLong(f"the request target has more than the {limit} bytes allowed here")
 
     def on_headers_complete(self) -> None:
-        """Start the request, or its refusal."""
+        """Start the request, or an app that refuses it."""
         if self.parser.should_upgrade():
             self._upgrading = self.parser.get_method()
             if self._upgrading == b"CONNECT":
-                raise InvalidRequest("CONNECT is not for this gateway: it is no proxy")
+                raise InvalidRequest("this gateway is no proxy and does not serve CONNECT")
             return
-        self._measure()
-        if self._for_health or self._door.is_loaded():
+        self._meter.check(self.headers)
+        if self._for_health or self._door.bodies_are_full():
             self.app = self._app()
             super().on_headers_complete()
             self.app = self.config.loaded_app
         else:
             super().on_headers_complete()
-        self.headers = []  # trailers go nowhere
-        self._sizes.append(0)
-        self.phase, self._is_timed, self._fed_bytes = BODY, False, -self._piece_bytes
+        self.headers = []  # a list of its own for the trailers, which are dropped
+        self._bodies.begin()
+        self.phase, self._is_timed = BODY, False
+        self._meter.begin_body()
         if self.scope["http_version"] == "1.0" and self.parser.should_keep_alive():
             self.cycle.keep_alive = True
             self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"keep-alive")]
 
     def on_body(self, body: bytes) -> None:
-        """Add a piece of the body."""
         cycle = self.cycle
         if cycle.response_complete:
             self._discard(len(body), DISCARDED_BYTES)
             return
-        self._sizes[-1] += len(body)
-        self._door.held_bytes += len(body)
+        self._bodies.add(len(body))
         cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:  # small pieces wake nobody before the last one
+        if len(cycle.body) > HIGH_WATER_LIMIT:  # small bodies wake their request only once they are complete
             self.flow.pause_reading()
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """Note that the request is whole."""
         if self._upgrading:
             return
         if self.headers:  # trailers
-            self._measure()
-        self._is_split = True
+            self._meter.check(self.headers)
+        self._meter.end_request()
         if self._is_arriving:
             self._arrived()
         if self.cycle.response_complete:
-            self._turn(IDLE, self._door.limits.idle_s)
+            self._enter(IDLE, self._door.limits.idle_s)
             return
         self.phase, self.due_s = ANSWER, math.inf
         self.cycle.more_body = False
         self.cycle.message_event.set()
 
     def _app(self) -> Any:
-        """Return what answers this request: the gateway, or why it does not."""
+        """The app that answers this request: the gateway, or one that refuses it."""
         if self._for_health and not self.url.startswith(HEALTH):
             self._door.note(RefusalReason.CONNECTIONS_FULL)
-            return ErrorApp(Unavailable(FULL))
-        if self._door.is_loaded() and self._has_body():
+            return ErrorApp(Unavailable(CONNECTIONS_FULL))
+        has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+        if has_body and self._door.bodies_are_full():
             self._door.note(RefusalReason.BODIES_FULL)
-            return ErrorApp(Unavailable(LOADED))
+            return ErrorApp(Unavailable(BODIES_FULL))
         return self.config.loaded_app
 
-    def _has_body(self) -> bool:
-        return any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
-
-    def _measure(self) -> None:
-        """Refuse headers or trailers that are whole and too large; small ones need no look."""
-        if max(0, self._fed_bytes) + self._piece_bytes <= self._head_limit:
-            return
-        if sum(len(name) + len(value) for name, value in self.headers) > self._head_limit:
-            raise self._too_large()
+    # -- limits of unfinished requests
 
     def _is_oversized(self) -> bool:
-        """Whether a head that is not whole is too large, or framing outweighs a body that is not: an attack."""
-        if self._fed_bytes <= self._head_limit:
+        if not self._meter.is_head_oversized():
             return False
         if self.phase is BODY:
-            return not self.cycle.response_complete and (
-                self._fed_bytes > self._head_limit + (1 + FRAMING) * self._sizes[-1]
-            )
+            return not self.cycle.response_complete and self._meter.is_framing_oversized(self._bodies.newest_bytes)
         return self.phase is HEAD
 
     def _note_unfinished(self) -> None:
-        """Set the deadline of what a read has left unfinished; the door counts a body's bytes."""
+        """Set the deadline of a head or body that is not complete, and let the door count the bytes of the body."""
         if self.parser is None:
             return
         if self.phase is HEAD:
@@ -270,26 +246,23 @@ class HttpConnection(EndingConnection):
             self._time(self._door.limits.body_s)
             if not self.cycle.response_complete:
                 self._is_arriving = True
-                self._door.arrive(self, self._sizes[-1] - self._door.arriving.get(self, 0))
+                self._door.arrive(self, self._bodies.newest_bytes - self._door.arriving.get(self, 0))
 
     def _time(self, within_s: float) -> None:
-        """Set the deadline of a head or a body, once; one that comes whole at once needs none."""
+        """Set the deadline of a head or a body once; one that arrives in a single read needs none."""
         if not self._is_timed:
             self._is_timed = True
-            self._turn(self.phase, within_s)
-
-    def _too_large(self) -> HeadTooLarge:
-        return HeadTooLarge(f"headers, trailers or chunk framing take more than the {self._head_limit} bytes allowed")
+            self._enter(self.phase, within_s)
 
     def _refuse_head(self, error: BaseException | None) -> None:
         if not isinstance(error, MillraceError):
             error = InvalidRequest("Invalid HTTP request received.")
         self._refuse(error, REASONS.get(type(error), RefusalReason.MALFORMED))
 
-    # -- what goes
+    # -- requests that run
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """Start a request; its bytes are held until it has ended, whether its client is still there or not."""
+        """Start a request. Its body counts until the request has ended, even if the client disconnects."""
         self.running = cycle
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self._ended)
@@ -297,40 +270,29 @@ class HttpConnection(EndingConnection):
 
     def _ended(self, task: Any) -> None:
         self.tasks.discard(task)
-        self._door.held_bytes -= self._sizes.popleft()
+        self._bodies.end_oldest()
 
     def on_response_complete(self) -> None:
         """Start the next request, or wait for one."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
-            self._turn(CLOSING, self._door.limits.body_s)
+            self._enter(CLOSING, self._door.limits.body_s)
             return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self.phase is ANSWER:
-            self._turn(IDLE, self._door.limits.idle_s)
+            self._enter(IDLE, self._door.limits.idle_s)
         else:
-            self._arrived()  # the rest of a body that nobody wants any more
+            self._arrived()  # the rest of the body will be discarded
         if self._backlog:
-            self._go_on()
-
-
-def _is_crowded(data: bytes, at: int, end: int) -> bool:
-    """Whether many requests may begin in these bytes."""
-    if end - at > CROWDED_BYTES:
-        for _ in range(PIECE_LINES):
-            at = data.find(b"\r", at, end) + 1
-            if not at:
-                return False
-        return True
-    return False
+            self._parse_backlog()
 
 
 def connection_factory(door: Door) -> type[HttpToolsProtocol]:
-    """Return what uvicorn makes its connections with."""
+    """Return the factory with which uvicorn makes its connections."""
 
-    def make(**given: Any) -> HttpConnection:
-        return HttpConnection(door, **given)
+    def make(**uvicorn: Any) -> HttpConnection:
+        return HttpConnection(door, **uvicorn)
 
     return cast("type[HttpToolsProtocol]", make)

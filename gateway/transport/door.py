@@ -1,7 +1,7 @@
-"""What the gateway bears of its connections: how large, how slow and how many they may be.
+"""Limits of the gateway's connections: their number, their size and their speed.
 
-Connections note here when they are due; one look at all of them, twice a second, ends those that are late. That is
-cheaper than a timer for each request, and it needs no request to come.
+Each connection notes its deadline. A sweep twice a second ends the late ones, which is cheaper than a timer for each
+request and works without new requests.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SWEEP_S = 0.5
 LOG_EVERY_S = 10.0
-OWN_DESCRIPTORS = 64  # the broker's links, files, the metrics' own server
-HEALTH_CONNECTIONS = 32  # beyond the limit, for health alone
-REFUSED_CONNECTIONS = 16  # beyond these, too, on our own descriptors: they get to read why
+OWN_DESCRIPTORS = 64  # for the broker, files, and the metrics server
+HEALTH_CONNECTIONS = 32  # beyond the limit, for /v2/health only
+REFUSED_CONNECTIONS = 16  # beyond both, on our own descriptors, until they have read the error
 FEWEST_CONNECTIONS = 16
-YOUNG_S = 2.0  # a body that began less than this ago is not slow yet
-DISPLACED_AT_ONCE = 32  # a part of the limit: to look at all connections for each new one would be an attack, too
+YOUNG_S = 2.0  # a body younger than this does not count as slow
+DISPLACED_AT_ONCE = 32  # divides the limit: a search of all connections for each new one would be too slow
 
 
 class ConnectionPhase(IntEnum):
-    """What a connection is doing."""
+    """The state of a connection."""
 
-    SILENT = 0  # nothing has come yet
+    SILENT = 0  # nothing has arrived yet
     HEAD = 1
     IDLE = 2  # between two requests
     BODY = 3
@@ -39,7 +39,7 @@ class ConnectionPhase(IntEnum):
 
 
 class RefusalReason(IntEnum):
-    """Why the door ended a connection or refused a request; the word in the metric is the name in lower case."""
+    """The reason for which a connection was ended or a request refused; metrics show the name in lower case."""
 
     MALFORMED = 0
     HEAD_TOO_LARGE = 1
@@ -57,9 +57,9 @@ WAYS_OUT = {
     RefusalReason.MALFORMED: "bytes that are not HTTP/1.1: does something else speak to this port?",
     RefusalReason.HEAD_TOO_LARGE: "headers larger than gateway.head_limit",
     RefusalReason.TARGET_TOO_LONG: "request targets longer than gateway.target_limit",
-    RefusalReason.HEAD_TOO_SLOW: "no whole head of a request within gateway.head_timeout",
+    RefusalReason.HEAD_TOO_SLOW: "no complete head of a request within gateway.head_timeout",
     RefusalReason.BODY_TOO_LARGE: "bodies larger than gateway.body_limit allows",
-    RefusalReason.BODY_TOO_SLOW: "no whole body within gateway.body_timeout",
+    RefusalReason.BODY_TOO_SLOW: "no complete body within gateway.body_timeout",
     RefusalReason.ANSWER_NOT_READ: "clients that did not read their answer within gateway.body_timeout",
     RefusalReason.BODIES_FULL: "held bodies reached gateway.bodies_limit, or arriving ones gateway.arriving_limit",
     RefusalReason.CONNECTIONS_FULL: "no more connections: gateway.connections_limit or ulimit -n is reached",
@@ -69,7 +69,7 @@ WAYS_OUT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorLimits:
-    """How large, how slow and how many. `connections` 0: as many as the descriptors allow."""
+    """The limits; `connections` 0 means as many as the file descriptors allow."""
 
     head_bytes: int = 64 * 1024
     target_bytes: int = 8 * 1024
@@ -82,27 +82,27 @@ class DoorLimits:
 
 
 class DoorClient(Protocol):
-    """A connection, as the door sees it."""
+    """The interface of a connection to the door."""
 
     phase: ConnectionPhase
-    since_s: float  # when the phase began
-    due_s: float  # when it has to be over
-    read_by_s: float  # when what was written has to be read
+    since_s: float  # the start of the phase
+    due_s: float  # the deadline of the phase
+    read_by_s: float  # the deadline for reading the written answer
 
     def expire(self) -> None:
-        """End: the phase took too long."""
+        """End the connection because its phase took too long."""
 
-    def leave_unread(self) -> None:
-        """End: the client does not read."""
+    def end_unread(self) -> None:
+        """End the connection because its client does not read."""
 
     def displace(self) -> None:
-        """End at once, to make room for another connection."""
+        """End the connection at once, to make room for another one."""
 
     def drop_body(self) -> None:
-        """End, to make room for the bodies of others."""
+        """End the request whose body is arriving, to make room for other bodies."""
 
     def is_answering(self) -> bool:
-        """Tell whether a request waits for its answer."""
+        """Return True while a complete request waits for its answer."""
 
 
 class Door:
@@ -111,49 +111,50 @@ class Door:
     def __init__(self, limits: DoorLimits, count: Callable[[str], None]) -> None:
         self.limits = limits
         self.connections: set[DoorClient] = set()
-        self.refused: set[DoorClient] = set()  # for whom there was no room; they are gone soon
-        self.most = connections_limit(limits.connections)
-        self.now_s = time.monotonic()  # as of the last look: half a second is exact enough
-        self.arriving: dict[DoorClient, int] = {}  # bytes of bodies that are not whole yet, the oldest first
+        self.refused: set[DoorClient] = set()  # there was no room for these; they close soon
+        self.connections_limit = connections_limit(limits.connections)
+        self.now_s = time.monotonic()  # at the last sweep: half a second is exact enough
+        self.arriving: dict[DoorClient, int] = {}  # bytes of incomplete bodies, the oldest first
         self.arriving_bytes = 0
         self.held_bytes = 0  # of all bodies whose request has not ended
         self._count = count
-        self._unsaid: Counter[RefusalReason] = Counter()
-        self._said_s: dict[RefusalReason, float] = {}
+        self._unlogged: Counter[RefusalReason] = Counter()
+        self._logged_s: dict[RefusalReason, float] = {}
 
-    def note(self, why: RefusalReason) -> None:
-        """Count an end; the log line comes with the next look."""
-        self._count(why.name.lower())
-        self._unsaid[why] += 1
+    def note(self, reason: RefusalReason) -> None:
+        """Count a refusal; the next sweep logs it."""
+        self._count(reason.name.lower())
+        self._unlogged[reason] += 1
 
     def is_full(self) -> bool:
-        """Tell whether there is no room for one more connection, once the quietest ones have made what room they can.
+        """Displace quiet connections if the limit is reached; return True if there is no room even then.
 
-        Those that never sent a request go first, then idle ones, then slow bodies; never one that waits for an answer.
+        Connections that never sent a request go first, then idle ones, then slow bodies; never one that waits for an
+        answer.
         """
-        if len(self.connections) >= self.most:
+        if len(self.connections) >= self.connections_limit:
             self._make_room()
-        return len(self.connections) >= self.most
+        return len(self.connections) >= self.connections_limit
 
     def has_room_for_health(self) -> bool:
-        """Tell whether one more connection may come for health alone."""
-        return len(self.connections) < self.most + HEALTH_CONNECTIONS
+        """Return True if one more connection may be served, for /v2/health only."""
+        return len(self.connections) < self.connections_limit + HEALTH_CONNECTIONS
 
-    def refuse(self, guest: DoorClient) -> bool:
-        """Count a connection for which there is no room; return whether it may stay until it has read why."""
+    def refuse(self, client: DoorClient) -> bool:
+        """Count a connection without room; return True if it may stay until its client has read the error."""
         self.note(RefusalReason.CONNECTIONS_FULL)
         if len(self.refused) >= REFUSED_CONNECTIONS:
             return False
-        self.refused.add(guest)
+        self.refused.add(client)
         return True
 
-    def is_loaded(self) -> bool:
-        """Tell whether the bodies held here take all that they may."""
+    def bodies_are_full(self) -> bool:
+        """Return True if the held bodies have reached their limit."""
         return self.held_bytes >= self.limits.bodies_bytes
 
-    def arrive(self, guest: DoorClient, size: int) -> None:
-        """Note bytes of a body that is not whole; the oldest such bodies end when there are too many bytes."""
-        self.arriving[guest] = self.arriving.get(guest, 0) + size
+    def arrive(self, client: DoorClient, size: int) -> None:
+        """Count bytes of an incomplete body; the oldest incomplete bodies are dropped above the limit."""
+        self.arriving[client] = self.arriving.get(client, 0) + size
         self.arriving_bytes += size
         while self.arriving_bytes > self.limits.arriving_bytes:
             oldest = next(iter(self.arriving))
@@ -161,21 +162,23 @@ class Door:
             self.note(RefusalReason.BODIES_FULL)
             oldest.drop_body()
 
-    def arrived(self, guest: DoorClient) -> None:
-        """Forget a body that is whole, or will never be."""
-        self.arriving_bytes -= self.arriving.pop(guest, 0)
+    def arrived(self, client: DoorClient) -> None:
+        """Forget a body that is complete or given up."""
+        self.arriving_bytes -= self.arriving.pop(client, 0)
 
-    def look(self) -> None:
-        """End what is late, and log what was ended."""
+    def sweep(self) -> None:
+        """End the late connections, and log the refusals since the last log line."""
         now = self.now_s = time.monotonic()
-        for guest in [it for it in (*self.connections, *self.refused) if it.due_s <= now]:
-            guest.expire()
-        for guest in [it for it in self.connections if it.read_by_s <= now]:
+        for client in [it for it in (*self.connections, *self.refused) if it.due_s <= now]:
+            client.expire()
+        for client in [it for it in self.connections if it.read_by_s <= now]:
             self.note(RefusalReason.ANSWER_NOT_READ)
-            guest.leave_unread()
-        for why in [it for it in self._unsaid if now - self._said_s.get(it, -LOG_EVERY_S) >= LOG_EVERY_S]:
-            self._said_s[why] = now
-            log.warning("the door ended %d connections or requests: %s", self._unsaid.pop(why), WAYS_OUT[why])
+            client.end_unread()
+        for reason in [it for it in self._unlogged if now - self._logged_s.get(it, -LOG_EVERY_S) >= LOG_EVERY_S]:
+            self._logged_s[reason] = now
+            logger.warning(
+                "the door ended %d connections or requests: %s", self._unlogged.pop(reason), WAYS_OUT[reason]
+            )
 
     def _make_room(self) -> None:
         old = self.now_s - YOUNG_S
@@ -186,16 +189,16 @@ class Door:
             and not it.is_answering()
         ]
         quiet.sort(key=lambda it: (max(it.phase, ConnectionPhase.HEAD), it.since_s))
-        for guest in quiet[: max(1, self.most // DISPLACED_AT_ONCE)]:
+        for client in quiet[: max(1, self.connections_limit // DISPLACED_AT_ONCE)]:
             self.note(RefusalReason.DISPLACED)
-            guest.displace()
-            self.connections.discard(guest)  # its descriptor is free in a moment
+            client.displace()
+            self.connections.discard(client)  # its descriptor is free soon
 
 
 def connections_limit(wanted: int) -> int:
-    """Return how many connections there may be: `wanted`, if the process may have so many descriptors.
+    """Return the number of connections that the file descriptors allow, at most `wanted` unless it is 0.
 
-    Some of them stay for the gateway's own links and for health.
+    Some descriptors are kept for the gateway itself and for health.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard and hard != resource.RLIM_INFINITY:
@@ -203,5 +206,5 @@ def connections_limit(wanted: int) -> int:
         soft = hard
     possible = max(FEWEST_CONNECTIONS, soft - OWN_DESCRIPTORS - HEALTH_CONNECTIONS)
     if wanted > possible:
-        log.warning("gateway.connections_limit %d: %d descriptors allow %d (ulimit -n)", wanted, soft, possible)
+        logger.warning("gateway.connections_limit %d: %d descriptors allow %d (ulimit -n)", wanted, soft, possible)
     return min(wanted, possible) if wanted else possible

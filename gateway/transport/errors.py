@@ -1,4 +1,4 @@
-"""Our errors and statuses as HTTP: Triton's map, with `{"error": …}` in every body."""
+"""HTTP status codes of our errors and statuses, as in Triton; every error body is `{"error": …}`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from broker.protocol.header import Status
 
 
 class ResultExpired(Rejected):
-    """The request was here once; there is nothing to fetch, and there will not be."""
+    """The request existed, but it has no answer to fetch, now or later."""
 
 
 class AlreadyEnded(Rejected):
-    """The request has its answer: there is nothing to cancel."""
+    """The request has its answer: it cannot be cancelled."""
 
 
 class KeyReused(Rejected):
@@ -34,15 +34,15 @@ class KeyReused(Rejected):
 
 
 class HeadTooLarge(Rejected):
-    """The headers of a request are over the limit."""
+    """The headers of a request exceed the limit."""
 
 
 class TargetTooLong(Rejected):
-    """The target of a request is over the limit."""
+    """The target of a request exceeds the limit."""
 
 
 class TooSlow(TryAgain):
-    """A request did not come whole within the time allowed."""
+    """A request did not arrive completely within the time allowed."""
 
 
 CODES: tuple[tuple[type[MillraceError], int], ...] = (
@@ -74,12 +74,12 @@ RETRY_AFTER_S = 1.0
 
 
 def code_of(error: MillraceError) -> int:
-    """Return the HTTP status code of an error."""
+    """The HTTP status code of an error."""
     return next((code for kind, code in CODES if isinstance(error, kind)), 500)
 
 
 def retry_after(error: MillraceError) -> str | None:
-    """Return what Retry-After says for an error that may be tried again, in whole seconds."""
+    """The value of Retry-After in whole seconds; None for an error that a retry will not cure."""
     if code_of(error) not in (429, 503):
         return None
     seconds = error.retry_after_s if isinstance(error, QueueFull) else None

@@ -1,4 +1,4 @@
-"""Answers as HTTP: the bytes that the processor wrote, with headers that say who made them."""
+"""HTTP answers: the bytes that the processor wrote, with headers that name the arm and its version."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PENDING_RETRY_S = 1
 
 
 class HttpReply(NamedTuple):
-    """One whole HTTP answer."""
+    """One complete HTTP answer."""
 
     code: int
     headers: HeaderList
@@ -26,7 +26,7 @@ class HttpReply(NamedTuple):
 
 
 def answered(answer: Answer, uid: bytes) -> HttpReply:
-    """Return the HTTP form of an answer."""
+    """Return the HTTP answer for an answer of a processor."""
     headers = [
         *_arm_headers(answer.arm, answer.version, answer.status),
         (b"content-length", b"%d" % len(answer.body)),
@@ -43,7 +43,7 @@ def answered(answer: Answer, uid: bytes) -> HttpReply:
 
 
 def pending(uid: bytes, extra: Iterable[tuple[bytes, bytes]] = ()) -> HttpReply:
-    """Return the 202 that says where the answer will be."""
+    """Return the 202 with the location of the future answer."""
     text = uid_text(uid)
     location = f"/v2/requests/{text}"
     body = orjson.dumps({"id": text, "status": "pending", "location": location})

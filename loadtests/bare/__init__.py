@@ -1,1 +1,1 @@
-"""Baselines that import nothing of ours: what the bare client library does."""
+"""Baselines: the bare client libraries, without our packages."""

@@ -1,7 +1,7 @@
-"""One hop through Kafka with bare aiokafka on uvloop: what the port is measured against.
+"""One hop through Kafka with bare aiokafka on uvloop: the baseline of the broker port.
 
-An idempotent producer with a window of unconfirmed sends; a member of a group that commits after every fetch; one
-process each. Imports nothing of ours.
+An idempotent producer with a window of unconfirmed sends, and a member of a group that commits after every fetch, each
+in its own process. Imports none of our packages.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ BATCH_BYTES = 64 * 1024
 
 
 async def publish(servers: str, topic: str, messages: int, size: int) -> float:
-    """Send all messages, a window at a time on their way; returns when it began."""
+    """Send all messages with at most WINDOW unconfirmed; returns the start time."""
     producer = AIOKafkaProducer(
         bootstrap_servers=servers, acks="all", enable_idempotence=True, max_batch_size=BATCH_BYTES
     )
     await producer.start()
-    room = asyncio.Semaphore(WINDOW)
+    slots = asyncio.Semaphore(WINDOW)
     body = b"x" * size
     began_s = time.time()
     try:
         for _ in range(messages):
-            await room.acquire()
+            await slots.acquire()
             future = await producer.send(topic, body, headers=HEADERS)
-            future.add_done_callback(lambda _: room.release())
+            future.add_done_callback(lambda _: slots.release())
         await producer.flush()
     finally:
         await producer.stop()
@@ -44,7 +44,7 @@ async def publish(servers: str, topic: str, messages: int, size: int) -> float:
 
 
 async def consume(servers: str, topic: str, messages: int) -> float:
-    """Fetch all messages and commit after each fetch; returns when the first came."""
+    """Fetch all messages and commit after each fetch; returns the time of the first fetch."""
     consumer = AIOKafkaConsumer(
         topic,
         bootstrap_servers=servers,
@@ -54,7 +54,7 @@ async def consume(servers: str, topic: str, messages: int) -> float:
         fetch_max_wait_ms=100,
     )
     await consumer.start()
-    say({"ready": True, "server": f"Kafka, aiokafka {version('aiokafka')}"})
+    send_report({"ready": True, "server": f"Kafka, aiokafka {version('aiokafka')}"})
     left, began_s = messages, 0.0
     try:
         while left:
@@ -68,14 +68,14 @@ async def consume(servers: str, topic: str, messages: int) -> float:
     return began_s
 
 
-def say(what: dict[str, Any]) -> None:
-    """Tell the parent process."""
-    sys.stdout.write(json.dumps(what) + "\n")
+def send_report(report: dict[str, Any]) -> None:
+    """Write a line of JSON for the parent process."""
+    sys.stdout.write(json.dumps(report) + "\n")
     sys.stdout.flush()
 
 
 async def run(options: argparse.Namespace) -> None:
-    """Pass all messages, and report rate and processor time."""
+    """Publish or consume all messages, and report the times and the CPU time."""
     before = resource.getrusage(resource.RUSAGE_SELF)
     if options.role == "publish":
         began_s = await publish(options.servers, options.queue, options.messages, options.size)
@@ -83,11 +83,11 @@ async def run(options: argparse.Namespace) -> None:
         began_s = await consume(options.servers, options.queue, options.messages)
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    say({"began_s": began_s, "ended_s": time.time(), "cpu_us": cpu_s / options.messages * 1e6})
+    send_report({"began_s": began_s, "ended_s": time.time(), "cpu_us": cpu_s / options.messages * 1e6})
 
 
 def main() -> None:
-    """Read the arguments and run."""
+    """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=["publish", "consume"])
     parser.add_argument("servers", help="host:port")

@@ -1,9 +1,9 @@
-"""The broker's own limit for the path: bare aiokafka around the same model. Imports nothing of ours.
+"""The baseline of the path benchmark: bare aiokafka around the same model. Imports none of our packages.
 
-    processor: a member of a group, batch what is fetched, torch in a thread, send answers, commit what is answered
-    client:    keep a window of requests in flight to a topic, count the answers on another
+    processor: fetches as a member of a group, computes batches in a thread, sends answers, commits answered requests
+    client:    keeps a window of requests in flight to a topic, and counts the answers on another
 
-One process each. The client serves both sides of the comparison: it patches a 16-byte id into a header or body.
+Each is a process. Both sides of the comparison use the same client: it writes a 16-byte id into the header, if any.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from loadtests.bare.model import torch_model
 
-PARTITIONS = 8  # as many as the topic on the other side of the comparison has
+PARTITIONS = 8  # equal to the topic on the other side of the comparison
 BATCH = 256
 SEND_EVERY = 100
 BATCH_BYTES = 512 * 1024
@@ -37,22 +37,22 @@ Headers = list[tuple[str, bytes]]
 
 
 async def declare(servers: str, topic: str, partitions: int) -> None:
-    """Make a topic where there is none."""
+    """Create a topic if it does not exist."""
     admin = AIOKafkaAdminClient(bootstrap_servers=servers)
     await admin.start()
     try:
-        await admin.create_topics([NewTopic(topic, partitions, 1)])  # says in its answer that it is there already
+        await admin.create_topics([NewTopic(topic, partitions, 1)])  # raises no error if it exists
     finally:
         await admin.close()
 
 
 def producer_to(servers: str) -> Any:
-    """Return a producer that loses nothing."""
+    """Create an idempotent producer that waits for all replicas."""
     return AIOKafkaProducer(bootstrap_servers=servers, acks="all", enable_idempotence=True, max_batch_size=BATCH_BYTES)
 
 
 async def send(producer: Any, topic: str, partition: int, messages: list[tuple[bytes, Headers]]) -> Any:
-    """Hand messages to the producer in one batch, which costs it far less than each alone; returns their future."""
+    """Send messages in one batch, which is far cheaper than single sends; returns the future of their confirmation."""
     batch = producer.create_batch()
     for body, headers in messages:
         if batch.append(key=None, value=body, timestamp=None, headers=headers) is None:
@@ -72,11 +72,11 @@ class BareKafkaProcessor:
         self.unconfirmed: asyncio.Queue[tuple[dict[Any, int], list[Any]]] = asyncio.Queue(8)
 
     async def run(self) -> None:
-        """Answer until something fails."""
+        """Answer requests until an error."""
         await asyncio.gather(self.answer(), self.commit())
 
     async def answer(self) -> None:
-        """Compute what was fetched; the next fetch, sends and commits go on meanwhile."""
+        """Fetch, compute and answer; commits run at the same time."""
         loop = asyncio.get_running_loop()
         while True:
             fetched = await self.consumer.getmany(timeout_ms=FETCH_MS, max_records=BATCH)
@@ -89,14 +89,14 @@ class BareKafkaProcessor:
             await self.unconfirmed.put((ends, await self.reply(records, outputs)))
 
     async def reply(self, records: list[Any], outputs: list[bytes]) -> list[Any]:
-        """Send each answer to where its request says; returns the futures of the sends."""
+        """Send each answer to the reply topic of its request; returns the futures of the sends."""
         answers: dict[bytes, list[tuple[bytes, Headers]]] = defaultdict(list)
         for record, output in zip(records, outputs, strict=True):
             answers[dict(record.headers)[REPLY_TOPIC]].append((output, []))
         return [await send(self.producer, topic.decode(), 0, each) for topic, each in answers.items()]
 
     async def commit(self) -> None:
-        """Commit the sources of what is confirmed, as many batches at once as there are."""
+        """Commit the requests whose answers are confirmed, several batches at once if they are ready."""
         while True:
             waiting = [await self.unconfirmed.get()]
             while not self.unconfirmed.empty():
@@ -122,7 +122,7 @@ class BareKafkaClient:
         self.headers = [("content-type", b"application/octet-stream"), (REPLY_TOPIC, options.reply.encode())]
 
     async def run(self, messages: int) -> None:
-        """Send so many, and return when all are answered."""
+        """Send `messages` requests and wait for their answers."""
         last = self.sent + messages
         answered, unanswered = 0, await self.send(min(self.options.window, messages), last)
         while unanswered > 0:
@@ -135,7 +135,7 @@ class BareKafkaClient:
                 answered = 0
 
     async def send(self, number: int, last: int) -> int:
-        """Send so many, a batch to each partition in its turn; returns how many it were."""
+        """Send up to `number` requests in batches, one partition after the other; returns how many were sent."""
         number = min(number, last - self.sent)
         for at in range(0, number, SEND_EVERY):
             messages = [self.request() for _ in range(min(SEND_EVERY, number - at))]
@@ -144,7 +144,7 @@ class BareKafkaClient:
         return number
 
     def request(self) -> tuple[bytes, Headers]:
-        """Return the next request."""
+        """Build the next request."""
         self.sent += 1
         if not self.header:
             return self.body, self.headers
@@ -154,7 +154,7 @@ class BareKafkaClient:
 
 
 async def client(options: argparse.Namespace) -> None:
-    """Run a client and report the rate."""
+    """Run the client and report the rate."""
     servers = urlsplit(options.url).netloc
     await declare(servers, options.reply, 1)
     replies = TopicPartition(options.reply, 0)
@@ -166,7 +166,7 @@ async def client(options: argparse.Namespace) -> None:
             await consumer.seek_to_end(replies)
             await consumer.position(replies)
             sender = BareKafkaClient(consumer, producer, options)
-            await sender.run(PARTITIONS * SEND_EVERY)  # to every partition: whoever is behind them has joined by then
+            await sender.run(PARTITIONS * SEND_EVERY)  # to every partition, so that all consumers have joined
             before = resource.getrusage(resource.RUSAGE_SELF)
             began = time.perf_counter()
             await sender.run(options.messages)
@@ -180,7 +180,7 @@ async def client(options: argparse.Namespace) -> None:
 
 
 async def processor(options: argparse.Namespace) -> None:
-    """Run a processor until it is stopped."""
+    """Run the processor until it is stopped."""
     servers = urlsplit(options.url).netloc
     model = torch_model(options.model)
     await declare(servers, options.to, PARTITIONS)
@@ -199,7 +199,7 @@ async def processor(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Read the options and run one end."""
+    """Parse the options and run the client or the processor."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("client", "processor"))
     parser.add_argument("--url", required=True, help="kafka://host:port")

@@ -1,4 +1,4 @@
-"""The model that both baselines compute: TorchScript on one thread."""
+"""The model of both baselines: TorchScript on one thread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def torch_model(path: str) -> Any:
-    """Return a function from the floats of a batch, as bytes, to each row's output as bytes."""
+    """Return a function that maps the floats of a batch, as bytes, to the output of each row, as bytes."""
     import numpy as np
     import torch
 

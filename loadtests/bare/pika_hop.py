@@ -1,7 +1,7 @@
-"""One hop through RabbitMQ with bare pika on uvloop: what the port is measured against.
+"""One hop through RabbitMQ with bare pika on uvloop: the baseline of the broker port.
 
-Publishes persistent messages with confirms in a window, consumes with a prefetch of the same size, acks multiple; one
-process each. Imports nothing of ours.
+A publisher of persistent messages with a window of confirms, and a consumer with a prefetch of the same size and
+multiple acks, each in its own process. Imports none of our packages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ACK_EVERY = 100
 
 
 class BareHop:
-    """One end of the hop; `done` is resolved when all messages have passed it."""
+    """One end of the hop; `done` is resolved when all messages are confirmed or consumed."""
 
     def __init__(self, url: str, queue: str, messages: int) -> None:
         self.queue = queue
@@ -37,7 +37,7 @@ class BareHop:
         )
 
     def open(self, channel: Any) -> None:
-        """Begin, once the channel is open."""
+        """Start when the channel is open."""
         self.channel = channel
         self.start()
 
@@ -46,7 +46,7 @@ class BareHop:
         raise NotImplementedError
 
     def count(self, passed: int) -> None:
-        """Note how many have passed; the clock starts with the first."""
+        """Set the number of passed messages; the time starts with the first."""
         self.began_s = self.began_s or time.time()
         self.passed = passed
         if passed >= self.messages and not self.done.done():
@@ -65,7 +65,7 @@ class BareHopPublisher(BareHop):
         )
 
     def start(self) -> None:
-        """Switch confirms on."""
+        """Switch on publisher confirms, then publish."""
         self.channel.confirm_delivery(self.confirmed, callback=lambda _: self.fill())
 
     def fill(self) -> None:
@@ -76,7 +76,7 @@ class BareHopPublisher(BareHop):
             self.sent += 1
 
     def confirmed(self, frame: Any) -> None:
-        """Take a confirm; RabbitMQ's single ones are counted, its multiple ones tell the count."""
+        """Count a confirm: a single one adds one, a multiple one has the total number."""
         method = frame.method
         self.count(max(self.passed, method.delivery_tag) if method.multiple else self.passed + 1)
         if self.sent - self.passed < WINDOW * 3 // 4:
@@ -87,29 +87,29 @@ class BareHopConsumer(BareHop):
     """Acks every hundredth delivery and all before it."""
 
     def start(self) -> None:
-        """Consume."""
+        """Start to consume."""
         self.channel.basic_qos(prefetch_count=WINDOW, callback=lambda _: None)
         self.channel.basic_consume(self.queue, self.taken, callback=self.ready)
 
     def ready(self, _: Any) -> None:
-        """Tell that the publisher may begin."""
-        say({"ready": True, "server": f"RabbitMQ {self.connection.server_properties['version']}"})
+        """Report that the publisher may start."""
+        send_report({"ready": True, "server": f"RabbitMQ {self.connection.server_properties['version']}"})
 
     def taken(self, channel: Any, method: Any, _: Any, __: bytes) -> None:
-        """Take a delivery."""
+        """Count a delivery, and ack every hundredth."""
         if method.delivery_tag % ACK_EVERY == 0 or method.delivery_tag == self.messages:
             channel.basic_ack(method.delivery_tag, multiple=True)
         self.count(self.passed + 1)
 
 
-def say(what: dict[str, Any]) -> None:
-    """Tell the parent process."""
-    sys.stdout.write(json.dumps(what) + "\n")
+def send_report(report: dict[str, Any]) -> None:
+    """Write a line of JSON for the parent process."""
+    sys.stdout.write(json.dumps(report) + "\n")
     sys.stdout.flush()
 
 
 async def run(options: argparse.Namespace) -> None:
-    """Pass all messages, and report rate and processor time."""
+    """Publish or consume all messages, and report the times and the CPU time."""
     if options.role == "publish":
         hop: BareHop = BareHopPublisher(options.url, options.queue, options.messages, options.size)
     else:
@@ -118,13 +118,13 @@ async def run(options: argparse.Namespace) -> None:
     await hop.done
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    say({"began_s": hop.began_s, "ended_s": time.time(), "cpu_us": cpu_s / options.messages * 1e6})
+    send_report({"began_s": hop.began_s, "ended_s": time.time(), "cpu_us": cpu_s / options.messages * 1e6})
     hop.connection.close()
     await asyncio.sleep(0.2)
 
 
 def main() -> None:
-    """Read the arguments and run."""
+    """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=["publish", "consume"])
     parser.add_argument("url")

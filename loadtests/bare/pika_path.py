@@ -1,9 +1,9 @@
-"""The broker's own limit for the path: bare pika around the same model. Imports nothing of ours.
+"""The baseline of the path benchmark: bare pika around the same model. Imports none of our packages.
 
-    processor: take from a quorum queue, batch what waits, torch in a thread, publish answers confirmed, ack multiple
-    client:    keep a window of requests in flight to a queue, count the answers on another
+    processor: consumes a quorum queue, computes batches in a thread, publishes answers with confirms, acks multiple
+    client:    keeps a window of requests in flight to a queue, and counts the answers on another
 
-One process each. The client serves both sides of the comparison: it patches a 16-byte id into a header or body.
+Each is a process. Both sides of the comparison use the same client: it writes a 16-byte id into the header, if any.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ACK_EVERY = 100
 
 
 async def channel_to(url: str) -> Any:
-    """Return an open channel on a connection of its own."""
+    """Open a channel on a new connection."""
     opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     AsyncioConnection(
         pika.URLParameters(url),
@@ -64,14 +64,14 @@ class BarePikaProcessor:
         channel.basic_consume(queue, self.taken)
 
     def taken(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
-        """Collect while the thread computes."""
+        """Collect a request; start to compute if the thread is idle."""
         self.waiting.append((method.delivery_tag, properties.reply_to, body))
         if not self.computing:
             self.computing = True
             self.loop.call_soon(self.start)
 
     def start(self) -> None:
-        """Compute what waits."""
+        """Compute up to BATCH waiting requests."""
         batch = [self.waiting.popleft() for _ in range(min(BATCH, len(self.waiting)))]
         self.computing = bool(batch)
         if batch:
@@ -81,7 +81,7 @@ class BarePikaProcessor:
             running.add_done_callback(lambda done: self.finish(batch, done.result()))
 
     def finish(self, batch: list[tuple[int, str, bytes]], outputs: list[bytes]) -> None:
-        """Publish a batch's answers; the next batch is computed meanwhile."""
+        """Start the next batch, and publish the answers of this one."""
         self.start()
         for (_, reply_to, _), output in zip(batch, outputs, strict=True):
             self.channel.basic_publish("", reply_to, output, pika.BasicProperties(delivery_mode=2), mandatory=True)
@@ -89,7 +89,7 @@ class BarePikaProcessor:
         self.unconfirmed.append((self.published, batch[-1][0]))
 
     def confirmed(self, frame: Any) -> None:
-        """Ack the sources of what is confirmed."""
+        """Ack the requests whose answers are confirmed."""
         last = 0
         while self.unconfirmed and self.unconfirmed[0][0] <= frame.method.delivery_tag:
             last = self.unconfirmed.popleft()[1]
@@ -114,7 +114,7 @@ class BarePikaClient:
         channel.basic_consume(options.reply, self.answer)
 
     def send(self, number: int) -> None:
-        """Publish so many requests."""
+        """Publish up to `number` requests."""
         options = self.options
         for _ in range(min(number, options.messages - self.sent)):
             self.sent += 1
@@ -128,7 +128,7 @@ class BarePikaClient:
             self.channel.basic_publish("", options.to, self.body, properties, mandatory=True)
 
     def answer(self, _: Any, method: Any, __: Any, ___: bytes) -> None:
-        """Count an answer, ack now and then, and send the next."""
+        """Count an answer; after every ACK_EVERY answers ack them and send as many requests."""
         self.answered += 1
         self.unacked += 1
         if self.unacked >= ACK_EVERY or self.answered >= self.options.messages:
@@ -140,7 +140,7 @@ class BarePikaClient:
 
 
 async def client(options: argparse.Namespace) -> None:
-    """Run a client and report the rate."""
+    """Run the client and report the rate."""
     channel = await channel_to(options.url)
     await declare(channel, options.reply)
     sender = BarePikaClient(channel, options)
@@ -155,7 +155,7 @@ async def client(options: argparse.Namespace) -> None:
 
 
 async def processor(options: argparse.Namespace) -> None:
-    """Run a processor until it is stopped."""
+    """Run the processor until it is stopped."""
     model = torch_model(options.model)
     channel = await channel_to(options.url)
     await declare(channel, options.to)
@@ -166,7 +166,7 @@ async def processor(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Read the options and run one end."""
+    """Parse the options and run the client or the processor."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("client", "processor"))
     parser.add_argument("--url", required=True)

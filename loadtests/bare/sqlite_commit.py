@@ -1,4 +1,4 @@
-"""How fast SQLite itself commits rows: what the embedded broker is measured against. Imports nothing of ours."""
+"""Measures how fast SQLite itself commits rows: the baseline of the embedded broker. Imports none of our packages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEADER_BYTES = 120
 
 
 def rate(folder: Path, messages: int, size: int, batch: int) -> float:
-    """Return rows a second: written in batches, each batch one durable commit."""
+    """Measure the rows per second, written in batches with one durable commit each."""
     connection = sqlite3.connect(folder / "bare.db", isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -31,7 +31,7 @@ def rate(folder: Path, messages: int, size: int, batch: int) -> float:
 
 
 def main() -> None:
-    """Measure beside the file that is named, on the same disk."""
+    """Measure in a temporary folder next to the given file, on the same disk."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("beside", type=Path)
     parser.add_argument("messages", type=int)

@@ -1,1 +1,1 @@
-"""What computes a model: one file for each kind of runtime."""
+"""Runtimes, which load and compute models: one module for each."""

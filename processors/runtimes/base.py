@@ -1,4 +1,4 @@
-"""What every runtime promises, and the checks that hold for all of them."""
+"""The interface of runtimes, and the checks of their outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_TEXT: Final = 500
 
 
 class Runtime(ABC):
-    """A loaded version of a model. All of it blocks, and is called from one thread at a time."""
+    """A loaded version of a model. Its methods may block, and are called from one thread at a time."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -29,25 +29,25 @@ class Runtime(ABC):
     def load(cls, folder: Path, config: ModelConfig, *, device: str, threads: int) -> Runtime:
         """Return the version in `folder`, ready to infer.
 
-        `device` is `cpu`, `cuda`, `cuda:N`, or `auto` for the first one there is. Raises `Misconfigured` for what
-        a person must mend.
+        `device` is `cpu`, `cuda`, `cuda:N`, or `auto` for the first GPU if there is one. `threads` limits the threads
+        of one computation. Raises `Misconfigured` for a problem that a person must solve.
         """
 
     @abstractmethod
     def compute(self, inputs: dict[str, Array]) -> Mapping[str, Array]:
-        """Return the outputs for writable inputs batched along axis 0; may raise anything."""
+        """Return the outputs by name for writable inputs, batched along axis 0. May raise anything."""
 
     @abstractmethod
     def unload(self) -> None:
-        """Give back what the model holds. Nothing is called after it."""
+        """Release the memory of the model. No method is called after it."""
 
     def warm(self) -> None:
-        """Compute something, so that the first request does not wait for what is done once. Raises `Failed`."""
+        """Compute zeros twice, so that the first request does not wait for one-time work. Raises `Failed`."""
         for _ in range(2):
             self.infer({spec.name: _zeros(spec) for spec in self.config.inputs})
 
     def infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Return exactly the declared outputs for checked inputs, row for row. Raises `Failed`."""
+        """Return exactly the declared outputs for checked inputs, row for row. Raises `Failed` and nothing else."""
         rows = len(next(iter(inputs.values()))) if self.config.max_batch_size else None
         try:
             return _checked(self.compute(inputs), self.config, rows)
@@ -58,17 +58,17 @@ class Runtime(ABC):
 
 
 def described(exc: BaseException) -> str:
-    """Return the type and the text of an error, bounded: a model's own can be pages."""
+    """Return the type and the text of an error, cut to a limit: an error of a model can be pages long."""
     try:
-        said = str(exc)
-    except BaseException:  # noqa: BLE001 - a model's own error may not even have a text, and may raise anything instead
-        said = "its text cannot be read"
-    text = clean(f"{type(exc).__name__}: {said}".strip())
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
+        text = str(exc)
+    except BaseException:  # noqa: BLE001 - the text of a model's own error may raise anything
+        text = "its text cannot be read"
+    line = clean(f"{type(exc).__name__}: {text}".strip())
+    return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"
 
 
 def model_file(folder: Path, config: ModelConfig) -> Path:
-    """Return the file that a runtime loads. Raises `Misconfigured` if it is not there."""
+    """Return the path of the model file. Raises `Misconfigured` if it is missing."""
     path = folder / config.file
     if not path.is_file():
         raise Misconfigured(f"{path} is missing: model {config.name} has nothing to load")
@@ -90,17 +90,18 @@ def _checked(outputs: Mapping[str, Array], config: ModelConfig, rows: int | None
         array = outputs.get(spec.name)
         if array is None:
             raise Failed(f"model {config.name} returned no output {spec.name}: it returned {_names(outputs)}")
-        if wrong := _wrong(array, spec, rows):
-            raise Failed(f"model {config.name}: output {spec.name} {wrong}")
-        checked[spec.name] = np.array(array)  # the next batch runs while this one is read: a model may reuse its buffer
+        if fault := _fault(array, spec, rows):
+            raise Failed(f"model {config.name}: output {spec.name} {fault}")
+        # A copy, because a model may reuse its buffer for the next batch while this one is read.
+        checked[spec.name] = np.array(array)
     if len(outputs) > len(checked):
         extra = {name: array for name, array in outputs.items() if name not in checked}
         raise Failed(f"model {config.name} returned {_names(extra)}: its config declares no such output")
     return checked
 
 
-def _wrong(array: Any, spec: TensorSpec, rows: int | None) -> str:
-    """Return what is wrong with an output; nothing, for most."""
+def _fault(array: Any, spec: TensorSpec, rows: int | None) -> str:
+    """Describe the fault of an output; empty if it has none."""
     if not isinstance(array, np.ndarray):
         return f"is a {type(array).__name__}, and must be a NumPy array"
     if datatype_of(array.dtype) != spec.datatype:

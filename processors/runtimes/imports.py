@@ -1,7 +1,7 @@
-"""The import root of a model's version: what lies beside its `model.py` is imported by it, and by nobody else.
+"""The import root of one version of a Python model: only its own code can import the modules beside its `model.py`.
 
-`import helper`, `from .helper import x` and packages work as beside a script. The modules are kept under a name of the
-version's own, so that two versions in a process never share one; the process's own imports do not see the folder.
+`import helper`, `from .helper import x` and packages work as beside a script. The modules are registered under a prefix
+of the version, so two versions in one process never share a module, and the process itself cannot import them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 
 class ImportRoot:
-    """One version's folder as the place that its code imports from; `name` is what its modules are kept under."""
+    """The folder of a version, from which its code imports; its modules are registered under the prefix `name`."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -29,24 +29,24 @@ class ImportRoot:
         self._late = _LateFinder(self)
 
     def load(self, path: Path) -> ModuleType:
-        """Return the module in `path`, executed. It raises what its code raises, and then the root is closed."""
+        """Import the module in `path` and return it. If its code raises, the root is closed, and the error goes on."""
         sys.meta_path.insert(0, self._finder)
         sys.meta_path.append(self._late)
         spec = ModuleSpec(self.name, _Loader(self, self.name, str(path)), origin=str(path), is_package=True)
         spec.has_location = True
         spec.submodule_search_locations = [self._folder]
         module = importlib.util.module_from_spec(spec)
-        # Dataclasses and pickle look a class's module up there; a helper may import the model's file by its own name.
+        # Dataclasses and pickle find a class's module there, and a helper may import the model file by its own name.
         sys.modules[self.name] = sys.modules[f"{self.name}.{path.stem}"] = module
         try:
-            spec.loader.exec_module(module)  # type: ignore[union-attr]  # it is ours
+            spec.loader.exec_module(module)  # type: ignore[union-attr]  # set above
         except BaseException:
             self.close()
             raise
         return module
 
     def close(self) -> None:
-        """Forget all modules of the version."""
+        """Remove all modules of the version from the process."""
         for finder in (self._finder, self._late):
             if finder in sys.meta_path:
                 sys.meta_path.remove(finder)
@@ -55,20 +55,20 @@ class ImportRoot:
                 del sys.modules[name]
 
     def owns(self, name: str) -> bool:
-        """Tell whether a module's full name is one of this root's."""
+        """Return True if the full name of a module is below the prefix of this root."""
         return name == self.name or name.startswith(f"{self.name}.")
 
     def holds(self, top: str) -> bool:
-        """Tell whether the folder has a module or package of this name that its code means by it."""
+        """Return True if `import top` in the code of this root means a module or package of the folder."""
         if top not in self._held:
             found = PathFinder.find_spec(top, [self._folder])
             plain = found is not None and found.origin is not None
-            # A folder without __init__.py, of weights for example, does not hide a package that is installed.
+            # A folder without __init__.py, for example of weights, does not hide an installed package.
             self._held[top] = plain or (found is not None and not _is_installed(top))
         return self._held[top]
 
     def spec_of(self, name: str, path: Sequence[str] | None) -> ModuleSpec | None:
-        """Return how a module of this root is loaded."""
+        """Return the spec of a module of this root."""
         spec = PathFinder.find_spec(name, path)
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
             spec.loader = _Loader(self, name, str(spec.origin))
@@ -76,7 +76,7 @@ class ImportRoot:
         return spec
 
     def builtins(self) -> dict[str, Any]:
-        """Return the builtins that code of this root runs with: its `import` looks into the folder first."""
+        """Return the builtins for the code of this root: its `import` searches the folder first."""
         return {**builtins.__dict__, "__import__": self._import}
 
     def _import(
@@ -88,7 +88,7 @@ class ImportRoot:
         level: int = 0,
     ) -> ModuleType:
         top = name.partition(".")[0]
-        by_library = type(fromlist) is list  # pickle, through Python's C interface, looks in sys.modules afterwards
+        by_library = type(fromlist) is list  # pickle calls through the C interface and reads sys.modules afterwards
         if level or by_library or not self.holds(top):
             return builtins.__import__(name, globals, locals, fromlist or (), level)
         if fromlist:
@@ -98,7 +98,7 @@ class ImportRoot:
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules that are kept under a root's name."""
+    """Finds the modules below the prefix of a root."""
 
     def __init__(self, root: ImportRoot) -> None:
         self._root = root
@@ -106,13 +106,12 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """See the port."""
         del target
         return self._root.spec_of(fullname, path) if self._root.owns(fullname) else None
 
 
 class _LateFinder(MetaPathFinder):
-    """Finds a root's modules by their plain names, after everybody else: pickles and `importlib` ask in that way."""
+    """Finds a root's modules by their plain names, after all other finders, for pickle and `importlib`."""
 
     def __init__(self, root: ImportRoot) -> None:
         self._root = root
@@ -120,7 +119,6 @@ class _LateFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """See the port."""
         del path, target
         if not self._root.holds(fullname.partition(".")[0]):
             return None
@@ -128,26 +126,24 @@ class _LateFinder(MetaPathFinder):
 
 
 class _Alias(Loader):
-    """Gives a module that is kept under another name."""
+    """Loads a module that is already registered under another name."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._spec: ModuleSpec | None = None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Return the module itself."""
         del spec
         module = importlib.import_module(self._name)
         self._spec = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Leave it as it is."""
         module.__spec__ = self._spec
 
 
 class _Loader(SourceFileLoader):
-    """Leaves no compiled file behind: a repository can be read-only, and is watched."""
+    """Writes no compiled files: a repository may be read-only, and each new file would change its fingerprint."""
 
     def __init__(self, root: ImportRoot, name: str, path: str) -> None:
         super().__init__(name, path)
@@ -159,7 +155,7 @@ class _Loader(SourceFileLoader):
         super().exec_module(module)
 
     def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
-        """Write nothing."""
+        """Write no compiled file."""
 
 
 def _is_installed(top: str) -> bool:

@@ -1,4 +1,4 @@
-'''Models that are a Python file: anything that can be written as a class.
+'''Models that are a class in a Python file.
 
     class Model:
         def __init__(self, config: dict) -> None:       # or without config; the config as JSON, Triton's field names
@@ -11,8 +11,9 @@
         def warm(self) -> None: ...                          # optional: before the first request
         def unload(self) -> None: ...                        # optional: once, at the end
 
-The version's folder is an import root of its own (`import helper`, `from .helper import x`): two versions never share
-a module. Its code runs with the process's rights: only those who may run code here may write to the repository.
+The folder of a version is an import root of its own (`import helper`, `from .helper import x`), so two versions never
+share a module. The code runs with the rights of the process: only people who may run code here may write to the
+repository.
 '''
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class PythonRuntime(Runtime):
 
     @classmethod
     def load(cls, folder: Path, config: ModelConfig, *, device: str, threads: int) -> PythonRuntime:
-        """Return an instance of the class `Model` in the version's file, which sees to devices and threads itself."""
+        """Return an instance of the class `Model` in the model file; the class itself handles devices and threads."""
         path = model_file(folder, config)
         root = ImportRoot(f"millrace_model_{config.name.replace('-', '_')}_{next(_numbers)}", folder)
         try:
@@ -61,17 +62,16 @@ class PythonRuntime(Runtime):
         return cls(config, model, root)
 
     def compute(self, inputs: dict[str, Array]) -> Mapping[str, Array]:
-        """Call the model's `infer`."""
         outputs: Mapping[str, Array] = self._model.infer(inputs)
         return outputs
 
     def warm(self) -> None:
-        """Call the model's `warm`, if it has one: made-up inputs could have effects."""
+        """Call the model's `warm`, if it has one. Zeros as inputs, as by default, could have side effects."""
         if hasattr(self._model, "warm"):
             self._call("warm")
 
     def unload(self) -> None:
-        """Call the model's `unload`, if it has one, and forget its modules either way."""
+        """Call the model's `unload`, if it has one, and remove its modules."""
         try:
             if hasattr(self._model, "unload"):
                 self._call("unload")
@@ -87,10 +87,10 @@ class PythonRuntime(Runtime):
 
 
 def _bound_forks() -> None:
-    """Let torch's `fork` have one thread, if the model imported torch: no variable bounds that pool."""
+    """Limit torch's `fork` to one thread, if the model imported torch: no environment variable limits that pool."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_interop_threads() != 1:
-        with contextlib.suppress(RuntimeError):  # it was used already
+        with contextlib.suppress(RuntimeError):  # the pool is already in use
             torch.set_num_interop_threads(1)
 
 

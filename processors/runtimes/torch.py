@@ -1,4 +1,4 @@
-"""TorchScript models, on a CPU or a GPU. Never pickles: loading a file must not run what is in it."""
+"""TorchScript models, on a CPU or a GPU. Pickles are not loaded: loading a file must not run code in it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _INDEXED: Final = re.compile(r".*__(\d+)")
 class TorchRuntime(Runtime):
     """One TorchScript module.
 
-    Its arguments are the config's inputs: by name if all names match, else by the index in names like `INPUT__0`,
-    else in the config's order. Outputs are a tensor, a tuple or list in that same order, or a dict by name.
+    Its arguments are the inputs of the config: by name if all names match, else by the index in names like `INPUT__0`,
+    else in the order of the config. It returns a tensor, a tuple or list in that same order, or a dict by name.
     """
 
     def __init__(self, config: ModelConfig, module: Any, device: torch.device, threads: int) -> None:
         super().__init__(config)
         self._threads = threads
-        self._bounded = 0  # the thread that computed last
+        self._limited_thread = 0  # the thread that has its thread limit
         self._module = module
         self._inference = torch.inference_mode()
         self._device = device
@@ -39,20 +39,18 @@ class TorchRuntime(Runtime):
 
     @classmethod
     def load(cls, folder: Path, config: ModelConfig, *, device: str, threads: int) -> TorchRuntime:
-        """Return the module in the version's `.pt` file."""
         path = model_file(folder, config)
         strings = [spec.name for spec in (*config.inputs, *config.outputs) if spec.datatype == "BYTES"]
         if strings:
-            raise Misconfigured(f"model {config.name}: TYPE_STRING is not a type of torch's: {', '.join(strings)}")
+            raise Misconfigured(f"model {config.name}: torch has no TYPE_STRING: {', '.join(strings)}")
         chosen = _device(device)
         _bound_forks()
         return cls(config, _load(path, chosen), chosen, threads)
 
     def compute(self, inputs: dict[str, Array]) -> Mapping[str, Array]:
-        """Run the module once."""
-        if self._bounded != (thread := get_ident()):
-            torch.set_num_threads(self._threads)  # OpenMP, and torch with it, has a setting for each thread
-            self._bounded = thread
+        if self._limited_thread != (thread := get_ident()):
+            torch.set_num_threads(self._threads)  # OpenMP, and so torch, has this setting per thread
+            self._limited_thread = thread
         with self._inference:
             tensors = [self._tensor(inputs[name]) for name in self._inputs]
             if self._keywords:
@@ -62,13 +60,13 @@ class TorchRuntime(Runtime):
             return self._named(outputs)
 
     def unload(self) -> None:
-        """Drop the module, and what torch keeps of the GPU's memory."""
+        """Drop the module, and release the GPU memory that torch caches."""
         self._module = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _tensor(self, array: Array) -> torch.Tensor:
-        # torch has no read-only tensors: it would warn, and a model could write into a request.
+        # torch has no read-only tensors: it would warn, and a model could overwrite a request.
         tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
         return tensor.to(self._device) if self._device.type != "cpu" else tensor
 
@@ -93,9 +91,9 @@ class TorchRuntime(Runtime):
 
 
 def _bound_forks() -> None:
-    """Let TorchScript's `fork` have one thread, which computes with as many as the model has."""
+    """Limit TorchScript's `fork` to one thread; that thread computes with the threads of the model."""
     if torch.get_num_interop_threads() != 1:
-        torch.set_num_interop_threads(1)  # torch takes it once in a process
+        torch.set_num_interop_threads(1)  # torch accepts it once per process
 
 
 def _load(path: Path, device: torch.device) -> Any:
@@ -111,14 +109,14 @@ def _load(path: Path, device: torch.device) -> Any:
 
 
 def _device(wanted: str) -> torch.device:
-    there = torch.cuda.is_available()
+    has_gpu = torch.cuda.is_available()
     if wanted == "auto":
-        return torch.device("cuda" if there else "cpu")
+        return torch.device("cuda" if has_gpu else "cpu")
     try:
         device = torch.device(wanted)
     except RuntimeError as exc:
         raise Misconfigured(f"device is {wanted!r}, and must be cpu, cuda, cuda:N or auto") from exc
-    if device.type == "cuda" and (not there or (device.index or 0) >= torch.cuda.device_count()):
+    if device.type == "cuda" and (not has_gpu or (device.index or 0) >= torch.cuda.device_count()):
         raise Misconfigured(
             f"device is {wanted}, but torch sees {torch.cuda.device_count()} GPUs: use cpu or auto "
             "in processors.device, or KIND_CPU or KIND_AUTO in the model's instance_group"
@@ -127,7 +125,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def _arguments(config: ModelConfig, module: Any) -> tuple[bool, list[str]]:
-    """Return whether inputs have to be passed by name, and their names in order: hooks see what has none."""
+    """Return (inputs must be passed by name, their names in order). Hooks see only positional inputs."""
     arguments = module.forward.schema.arguments[1:]
     names = [argument.name for argument in arguments]
     needed = [argument.name for argument in arguments if not argument.has_default_value()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
-from broker.protocol.ids import drawer
+from broker.protocol.ids import uniform_for
 from router.policies.assignment import cumulative, draw, rendezvous
 from router.policies.snapshot import WeightSnapshot, masked
 
@@ -18,7 +18,7 @@ class ArmDraw:
         self._sticky = sticky
         self._rendezvous = rendezvous(arms, key, salt)
         self._sums: Callable[[int], tuple[list[float], list[float]]]
-        self.number = drawer(key, salt)
+        self.number = uniform_for(key, salt)
         """Returns a number in [0, 1) for an identity."""
 
     def follow(self, snapshot: WeightSnapshot) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from broker.protocol.ids import drawer
+from broker.protocol.ids import uniform_for
 from broker.records.endpoint import Endpoint
 
 
@@ -19,7 +19,7 @@ def exclusion(endpoint: Endpoint, key: bytes, salt: bytes) -> Callable[[bytes], 
     if not holdout and exclusive is None:
         return None
     group = b"" if exclusive is None else b"\0exclusive\0" + exclusive.group.encode()
-    slice_, held = drawer(key, group), drawer(key, b"\0holdout\0" + salt)
+    slice_, held = uniform_for(key, group), uniform_for(key, b"\0holdout\0" + salt)
     low, high = (0.0, 1.0) if exclusive is None else exclusive.slice
 
     def excluded(unit: bytes) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from broker.protocol.header import Request
-from broker.protocol.ids import drawer
+from broker.protocol.ids import uniform_for
 from broker.records.endpoint import Endpoint
 from router.declaration.features import Feature
 from router.drawing.arm_draw import ArmDraw
@@ -38,7 +38,7 @@ class Router:
         self._legs = EndpointLegs(endpoint)
         self._arms = ArmDraw(tuple(endpoint.arms), key, salt, sticky=policy.sticky)
         self._excluded = exclusion(endpoint, key, salt)
-        self._companions = policy.companions(drawer(key, b"\0%b\0%b" % (policy.name.encode(), salt)))
+        self._companions = policy.companions(uniform_for(key, b"\0%b\0%b" % (policy.name.encode(), salt)))
         self._stream = partial(stream, key, salt)
         self._name, self._sticky, self._merges = policy.name, policy.sticky, self.merging is not None
         self.follow(policy.first())

@@ -11,7 +11,7 @@ from broker.messages import Record
 from broker.records.endpoint import Endpoint
 from broker.records.routing import LearnerCheckpoint, experiment_of, read_checkpoint
 from router.evidence.recorder import Evidence, Recorder
-from router.learning.experiment import read_experiment
+from router.learning.declared import read_experiment
 
 READ_AT_ONCE = 1000
 SILENCE_S = 10.0  # a log with an end, but without records before it, was trimmed

@@ -23,7 +23,8 @@ from router.evidence.observed import FixedExperiment, ObservedExperiment, reward
 from router.evidence.probabilities import Probabilities
 from router.evidence.rows import ArmRows
 from router.evidence.shadows import ShadowPairs
-from router.learning.experiment import ClosedReward, CreditedDecision, Experiment, read_experiment, spec_of
+from router.learning.declared import read_experiment
+from router.learning.experiment import ClosedReward, CreditedDecision, Experiment, spec_of
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import resume
 from router.learning.rows import Decision

@@ -14,7 +14,7 @@ from router.evidence.estimates import PolicyValue, log_mean, values
 from router.evidence.recorder import Evidence
 from router.evidence.report import VALUE_COLUMNS, value_cells
 from router.evidence.sections import Cell, Section, Table
-from router.learning.experiment import read_experiment
+from router.learning.declared import read_experiment
 
 WHAT_IT_LEARNT = "the bandit learns from the rewards of the log, in order, and weighs a request by those before it"
 OF_UNKNOWN_WEIGHTS = "of unknown weights: features that are not in the log, or a request that took too long"

@@ -54,6 +54,11 @@ class NestedBandit:
     among: tuple[int, ...]
     reward: str
 
+    @property
+    def widest(self) -> Learning[Any]:
+        """The bandit with the canary as an arm, if there is one, else the bandit of the stable arms."""
+        return self.learning if self.joined is None else self.joined
+
 
 @dataclass(frozen=True, slots=True)
 class CanaryStage:
@@ -82,7 +87,7 @@ class CanaryExperiment(Experiment[CanaryStage]):
         return tuple(dict.fromkeys(name for name in named if name))
 
     def start(self) -> CanaryStage:
-        return CanaryStage(self.canary.start(1), () if self.nested is None else self._wider(self.nested).start(1))
+        return CanaryStage(self.canary.start(1), () if self.nested is None else self.nested.widest.start(1))
 
     def decided(self, state: CanaryStage, credited: Sequence[CreditedDecision], once: Once) -> CanaryStage:
         # Requests first, then events, guardrail by guardrail: a step may end between two of them.
@@ -115,7 +120,7 @@ class CanaryExperiment(Experiment[CanaryStage]):
         return CanaryStage(canary, self._nested_rewarded(state.nested, name, closed))
 
     def tick(self, state: CanaryStage) -> CanaryStage:
-        nested = state.nested if self.nested is None else self._wider(self.nested).tick(state.nested)
+        nested = state.nested if self.nested is None else self.nested.widest.tick(state.nested)
         return CanaryStage(self.canary.tick(state.canary), nested)
 
     def ordered(self, state: CanaryStage, word: str) -> CanaryStage:
@@ -135,11 +140,11 @@ class CanaryExperiment(Experiment[CanaryStage]):
         return ENDED.get(phase, step)
 
     def is_over(self, state: CanaryStage) -> bool:
-        return not self._is(state, CanaryPhase.RUNNING)
+        return not _is_in(state, CanaryPhase.RUNNING)
 
     def runs_by_itself(self, state: CanaryStage) -> bool:
         # Steps have a minimum time and the canary has a timeout.
-        return self._is(state, CanaryPhase.RUNNING)
+        return _is_in(state, CanaryPhase.RUNNING)
 
     def about(self, state: CanaryStage) -> Mapping[str, Any]:
         canary = state.canary
@@ -162,25 +167,18 @@ class CanaryExperiment(Experiment[CanaryStage]):
         joined = () if self.nested.joined is None else (self.canary.canary,)
         return about_arms(state, (*self.nested.among, *joined), len(self.canary.stable))
 
-    def _is(self, state: CanaryStage, phase: CanaryPhase) -> bool:
-        return bool(state.canary.phase[0] == phase)
-
-    def _wider(self, nested: NestedBandit) -> Learning[Any]:
-        """Return the bandit with the canary as an arm, if there is one, else the bandit of the stable arms."""
-        return nested.learning if nested.joined is None else nested.joined
-
     def _nested_rewarded(self, state: Any, name: str, closed: Sequence[ClosedReward]) -> Any:
         if self.nested is None or name != self.nested.reward:
             return state
         among = self.nested.among
         if self.nested.joined is not None:
             among = (*among, self.canary.canary)
-        return self._wider(self.nested).fold(state, seen_among(among, closed))
+        return self.nested.widest.fold(state, seen_among(among, closed))
 
     def _beside(self, nested: NestedBandit, state: CanaryStage, share: float) -> Floats:
         """Return the weights of all arms: `share` for the canary, and the bandit's times 1 - `share` for the others."""
         weights = np.zeros(len(self.canary.stable))
-        if nested.joined is not None and self._is(state, CanaryPhase.PROMOTED):
+        if nested.joined is not None and _is_in(state, CanaryPhase.PROMOTED):
             weights[[*nested.among, self.canary.canary]] = nested.joined.weights(state.nested)[0]
             return weights
         weights[list(nested.among)] = (1.0 - share) * nested.learning.weights(_first(state.nested, len(nested.among)))[
@@ -188,6 +186,10 @@ class CanaryExperiment(Experiment[CanaryStage]):
         ]
         weights[self.canary.canary] = share
         return weights
+
+
+def _is_in(state: CanaryStage, phase: CanaryPhase) -> bool:
+    return bool(state.canary.phase[0] == phase)
 
 
 def _first(state: Any, arms: int) -> Any:

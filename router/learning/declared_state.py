@@ -15,7 +15,7 @@ from broker.base import Broker
 from broker.errors import TryAgain
 from broker.messages import Record
 from broker.records.declared import read_declared
-from broker.records.routing import read_verdict
+from broker.records.routing import read_experiment_result
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class DeclaredState:
 
     def fold(self, record: Record) -> None:
         """Fold a record of the log."""
-        declared, result = read_declared(record), read_verdict(record)
+        declared, result = read_declared(record), read_experiment_result(record)
         if declared is not None:
             self._note(("endpoint", declared.endpoint), record, is_there=declared.declaration is not None)
         elif result is not None:

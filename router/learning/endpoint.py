@@ -143,7 +143,7 @@ class EndpointLearner:
     async def _handle_gap(self, gap: Gap) -> None:
         """Records are lost that were not folded: continue at a checkpoint after them, else stop learning."""
         endpoint = self.spec.endpoint
-        if gap.is_anew:
+        if gap.is_recreated:
             await self._continue_in_new_log()
             return
         logger.error("endpoint %s: records %d to %d are gone", endpoint, gap.start, gap.end)

@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 from broker.records.endpoint import Endpoint
 from broker.records.rewards import Reward
 from broker.records.routing import experiment_of
-from router.declaration.policy import read_config
 from router.learning.joins import Join
 from router.learning.rows import Decision
 from router.policies.snapshot import WeightSnapshot
@@ -146,15 +145,6 @@ class Experiment(ABC, Generic[State]):
         """Return figures for operators and metrics, as JSON."""
         del state
         return {}
-
-
-def read_experiment(endpoint: Endpoint) -> Experiment[Any] | None:
-    """Return the experiment of an endpoint's policy; None for a policy that does not learn. Raises Misconfigured.
-
-    Numerical libraries are imported only for a policy that learns.
-    """
-    config = read_config(endpoint)
-    return None if config is None else config.experiment(endpoint)
 
 
 def spec_of(declaration: Endpoint) -> ExperimentSpec:

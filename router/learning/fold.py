@@ -12,7 +12,7 @@ from broker.messages import Record
 from broker.records.feedback import TYPE as FEEDBACK
 from broker.records.feedback import read_feedback
 from broker.records.rewards import Reward
-from broker.records.routing import ORDER, TICK, LogPosition, read_order, read_tick
+from broker.records.routing import ORDER, TICK, LogPosition, read_operator_command, read_tick
 from router.learning.counted_keys import CountedKeys
 from router.learning.decision_readers import DecisionReader, FoldParts, MergedListReader, RowReader
 from router.learning.experiment import ClosedReward, Experiment, ExperimentSpec, State
@@ -115,7 +115,7 @@ class ExperimentFold(Generic[State]):
             self.progress.count(self.joins.add_feedback(feedback, self.progress.tick).value)
 
     def _fold_command(self, record: Record) -> None:
-        command = read_order(record)
+        command = read_operator_command(record)
         if command is None or not self.progress.is_counting or command.experiment != self.spec.experiment:
             return
         if command.word == "pause":

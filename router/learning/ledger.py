@@ -70,7 +70,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._database = Database(path, SCHEMA, anew=self._lead_anew)
+        self._database = Database(path, SCHEMA, on_recreated=self._lead_anew)
         self._term = -1
         self._files = 0  # how many times the file was made again
         self._written: dict[str, int] = {}  # by endpoint: the value of `_files` when all of its state was written

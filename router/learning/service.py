@@ -16,7 +16,7 @@ from broker.delivery.log_follower import LogFollower, follow_status
 from broker.errors import Misconfigured, TryAgain
 from broker.messages import Record
 from broker.records.endpoint import Endpoint
-from broker.records.routing import ExperimentResult, read_verdict
+from broker.records.routing import ExperimentResult, read_experiment_result
 from broker.support.tasks import Tasks
 from router.declaration.endpoints import DeclaredEndpoints
 from router.learning.declared_state import DeclaredState
@@ -59,7 +59,7 @@ async def run(
         leadership.forget_claims()
         tasks.spawn(state.write_again(), "declared again")
 
-    declared = LogFollower(broker, broker.channels.declared, 0, fold, anew=anew)
+    declared = LogFollower(broker, broker.channels.declared, 0, fold, on_recreated=anew)
     tasks.spawn(declared.run(), "declared")
     status = follow_status(broker, leadership.fold_status)
     tasks.spawn(status.run(), "status")
@@ -72,7 +72,7 @@ async def run(
         metrics_port=settings.metrics_port,
         troubles=lambda: [leadership.trouble] if leadership.trouble else [],
     )
-    await heartbeat.say("ready")
+    await heartbeat.set_state("ready")
     tasks.spawn(heartbeat.beat(), "heartbeat")
     learners = EndpointLearners(broker, ledger, wanted, settings, metrics)
     service = LearnerService(ledger, wanted, leadership, learners, metrics)
@@ -80,7 +80,7 @@ async def run(
         await service.run(stop)
     finally:
         await ledger.close()
-        await heartbeat.say("stopped")
+        await heartbeat.set_state("stopped")
         await tasks.cancel()
 
 
@@ -95,7 +95,7 @@ class DeclaredExperiments:
 
     def fold(self, record: Record) -> None:
         """Fold a record of the log."""
-        result = read_verdict(record)
+        result = read_experiment_result(record)
         if result is not None:
             self.results[result.endpoint, result.experiment] = result
         self._endpoints.fold(record)

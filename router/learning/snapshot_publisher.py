@@ -8,7 +8,13 @@ from typing import Any
 
 from broker.base import Broker
 from broker.protocol.ids import now_us
-from broker.records.routing import ExperimentResult, SnapshotRecord, write_order, write_snapshot, write_verdict
+from broker.records.routing import (
+    ExperimentResult,
+    SnapshotRecord,
+    write_experiment_result,
+    write_operator_command,
+    write_snapshot,
+)
 from router.learning.fold import ExperimentFold
 from router.learning.log_append import appended
 from router.learning.result_command import command_to_restore, restored_weights
@@ -94,7 +100,7 @@ class SnapshotPublisher:
         if result is None or fold.experiment.is_over(fold.state) or fold.hold.is_paused:
             return
         self._is_silent = len(fold.published.entries) == 1
-        body, headers = write_order(command_to_restore(result, fold.spec))
+        body, headers = write_operator_command(command_to_restore(result, fold.spec))
         if await appended(self._broker, self._log, body, headers):
             self._to_restore = None
 
@@ -112,7 +118,7 @@ class SnapshotPublisher:
         )
         if self._known is not None and restored_weights(self._known) == restored_weights(result):
             return  # the known result names the original phase
-        if await appended(self._broker, self._broker.channels.declared, write_verdict(result)):
+        if await appended(self._broker, self._broker.channels.declared, write_experiment_result(result)):
             self._known = result
 
 

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from broker.protocol.ids import drawer
+from broker.protocol.ids import uniform_for
 
 
 def cumulative(probabilities: Sequence[float]) -> list[float]:
@@ -35,7 +35,7 @@ def rendezvous(names: Sequence[str], key: bytes, salt: bytes) -> Callable[[Seque
     It takes the probabilities and an identity, and returns the arm with the least -ln(u)/p, where u is drawn for each
     arm. If one arm disappears, only its own identities move. The draw has exactly the given probabilities.
     """
-    drawers = [drawer(key, salt + b"\0" + name.encode()) for name in names]
+    drawers = [uniform_for(key, salt + b"\0" + name.encode()) for name in names]
 
     def draw_arm(probabilities: Sequence[float], identity: bytes) -> int:
         nearest, least = 0, math.inf

@@ -133,7 +133,7 @@ def _answer(request: Request, rankings: dict[str, RankedList], placed: PlacedLis
     }
     if first.id is not None:
         document["id"] = first.id
-    return Answer(request.uid, Status.OK, "+".join(rankings), 0, None, 0, 0, 0, orjson.dumps(document))
+    return Answer(uid=request.uid, status=Status.OK, arm="+".join(rankings), body=orjson.dumps(document))
 
 
 def _record(

@@ -63,18 +63,17 @@ def plan(
     )
     allowed_us = int(_allowed_ms(router, headers.timeout_ms) * 1000)
     request = Request(
-        route,
-        uid,
-        now,
-        now + allowed_us,
-        drawn.propensity,
-        headers.json_length,
-        0,
-        key,
-        message.correlation_id or "",
-        headers.trace,
-        headers.extra if vector is None else noted(headers.extra, vector),
-        message.body,
+        route=route,
+        uid=uid,
+        accepted_us=now,
+        deadline_us=now + allowed_us,
+        propensity=drawn.propensity,
+        json_length=headers.json_length,
+        key=key,
+        correlation=message.correlation_id or "",
+        trace=headers.trace,
+        extra=headers.extra if vector is None else noted(headers.extra, vector),
+        body=message.body,
     )
     rankers = rankers_of(request, drawn, answers) if drawn.merged else ()
     return PlannedRequest(request, shadow_of(request, drawn), rankers, router)

@@ -173,7 +173,7 @@ class RankedRequests:
 
     def _settled(self, rankers: Sequence[Request], outcome: Outcome) -> None:
         """Handle the outcome of a publish: wait if it may have succeeded, else repeat it while its answer can count."""
-        if outcome.safe or outcome.verdict is Settlement.UNKNOWN or self._stopping:
+        if outcome.safe or outcome.settlement is Settlement.UNKNOWN or self._stopping:
             return
         if outcome.reason is Reason.TOO_LARGE:
             self._refuse(rankers, outcome)
@@ -220,7 +220,7 @@ class RankedRequests:
 
 
 def _no_answer(request: Request, error: MillraceError) -> Answer:
-    return Answer(request.uid, BY_WORD[error.status], "", 0, None, 0, 0, 0, error_body(str(error)))
+    return Answer(uid=request.uid, status=BY_WORD[error.status], body=error_body(str(error)))
 
 
 def _error(outcome: Outcome) -> MillraceError:

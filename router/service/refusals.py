@@ -12,7 +12,6 @@ from broker.errors import Cancelled, MillraceError
 from broker.messages import Delivery
 from broker.protocol.answers import error_body
 from broker.protocol.header import BY_WORD, ReplyTo, Request, Route
-from broker.protocol.ids import now_us
 from broker.records.events import EndedRequests
 from router.service.intake import ADDRESS_CHARACTERS, where_to_answer
 from router.service.shadows import ShadowSender
@@ -52,7 +51,7 @@ class Refusals:
             reply = ReplyTo.NOWHERE
         route = Route(endpoint=self._endpoint, arm="", model="", version=0, reply=reply, reply_to=reply_to)
         correlation = (delivery.message.correlation_id or "")[:ADDRESS_CHARACTERS]
-        self._end(Request(route, uid, now, 0, 0.0, None, 0, "", correlation, "", b"", b""), delivery, error)
+        self._end(Request(route=route, uid=uid, accepted_us=now, correlation=correlation), delivery, error)
 
     def end(self, items: Sequence[TakenRequest], error: MillraceError) -> None:
         """End planned requests, and drop their shadows."""
@@ -66,5 +65,5 @@ class Refusals:
         pending = self._acks.hold(delivery, CONFIRMS)
         status = BY_WORD[error.status]
         self._replies.answer_one(request, status, error_body(str(error)), pending, 0)
-        ended = EndedRequests([request], [1], [request.accepted_us], status, str(error), published_us=now_us())
-        self._rows.add(self._endpoint, None, ended, [pending], None, None)
+        ended = EndedRequests.failed(request, error, taken_us=request.accepted_us)
+        self._rows.add(self._endpoint, ended, holds=[pending])

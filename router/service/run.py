@@ -70,7 +70,7 @@ async def run(
     await declared.caught_up.wait()
     await status.caught_up.wait()
     await CLOCKS.measured()
-    await heartbeat.say("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
+    await heartbeat.set_state("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
     tasks.spawn(heartbeat.beat(), "heartbeat")
     tasks.spawn(keep_comparing(view.members, heartbeat, registry), "agreement")
     tasks.spawn(CheckpointBootstrap(broker, view).run(), "checkpoint bootstrap")
@@ -82,7 +82,7 @@ async def run(
         except TimeoutError:
             continue
     await service.close()
-    await heartbeat.say("stopped")
+    await heartbeat.set_state("stopped")
     await tasks.cancel()
 
 

@@ -15,8 +15,8 @@ from broker.records.routing import (
     SnapshotRecord,
     experiment_of,
     read_claim,
+    read_experiment_result,
     read_snapshot,
-    read_verdict,
 )
 from broker.records.status import read_status
 from router.declaration.endpoints import DeclaredEndpoints
@@ -58,7 +58,7 @@ class View:
         elif (claim := read_claim(record)) is not None:
             for endpoint in self.learned.fold_claim(claim):
                 self._follow(endpoint, self._follow_snapshot)
-        elif (result := read_verdict(record)) is not None:
+        elif (result := read_experiment_result(record)) is not None:
             self.learned.fold_result(result)
             self._follow(result.endpoint, self._follow_result)
 

@@ -1,4 +1,4 @@
-"""A process that holds the write lock of a SQLite file until it is let go: as one does that hangs in a commit."""
+"""A process that holds the write lock of a SQLite file until it is killed, like one that hangs in a commit."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ sys.stdin.read()
 WORDS = ("millrace.yaml", "replica", "fraud", "7")
 
 
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this process wait for locks for moments alone."""
-    for name, seconds in (("BUSY_S", 0.3), ("KNOWN_BUSY_S", 0.1), ("NAMED_AFTER_S", 0.1)):
-        monkeypatch.setattr(f"broker.support.database.{name}", seconds)
+def shorten_lock_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten all waits for locks in this process."""
+    for name, seconds in (("BUSY_S", 0.3), ("KNOWN_BUSY_S", 0.1), ("REPORT_AFTER_S", 0.1)):
+        monkeypatch.setattr(f"broker.support.busy_handler.{name}", seconds)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Whatever stands in a log, reading it ends no process, and what was read can be worked with.
+"""No bytes on a log end a process that reads them, and every record that is read can be used.
 
-Each kind of record is written as we write it, then one value somewhere in it becomes something else.
+Each kind of record is written by its own function; then one value in it is replaced.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from broker.records.routing import (
     experiment_of,
     read_checkpoint,
     read_claim,
-    read_order,
+    read_experiment_result,
+    read_operator_command,
     read_snapshot,
     read_tick,
-    read_verdict,
     write_checkpoint,
     write_claim,
-    write_order,
+    write_experiment_result,
+    write_operator_command,
     write_snapshot,
     write_tick,
-    write_verdict,
 )
 from broker.records.skipped import SKIPPED
 from broker.records.status import Announcement, Cancel, read_cancels, read_status, write_announcement, write_cancels
@@ -49,7 +49,7 @@ from router.learning.leadership import Leadership
 from router.state.view import View
 
 UID = bytes(range(16))
-PLACE = LogPosition(offset=1, number=1, at_us=1)
+POSITION = LogPosition(offset=1, number=1, at_us=1)
 
 
 def endpoint() -> Endpoint:
@@ -101,7 +101,9 @@ RECORDS: dict[str, Written] = {
     "endpoint": (endpoint_declared(endpoint(), "test"), {}),
     "claim": (write_claim("learner"), {}),
     "verdict": (
-        write_verdict(ExperimentResult(endpoint="e", experiment=EXPERIMENT, number=1, phase="won", weights=(1.0, 0.0))),
+        write_experiment_result(
+            ExperimentResult(endpoint="e", experiment=EXPERIMENT, number=1, phase="won", weights=(1.0, 0.0))
+        ),
         {},
     ),
     "announcement": (write_announcement(ANNOUNCEMENT), {}),
@@ -113,9 +115,11 @@ RECORDS: dict[str, Written] = {
         {},
     ),
     "tick": write_tick(Tick(number=1, at_us=1)),
-    "order": write_order(OperatorCommand(word="set", author="me", at_us=1, experiment=EXPERIMENT, weights={"a": 1.0})),
+    "order": write_operator_command(
+        OperatorCommand(word="set", author="me", at_us=1, experiment=EXPERIMENT, weights={"a": 1.0})
+    ),
     "checkpoint": write_checkpoint(
-        LearnerCheckpoint(experiment=EXPERIMENT, at=PLACE, rebuild=PLACE, number=1, weights=(0.5, 0.5), state={})
+        LearnerCheckpoint(experiment=EXPERIMENT, at=POSITION, rebuild=POSITION, number=1, weights=(0.5, 0.5), state={})
     ),
     "feedback": write_feedback(Feedback(uid=UID, values={"r": 1.0}, at_us=1)),
     "merge": write_merge(MERGE),
@@ -123,12 +127,12 @@ RECORDS: dict[str, Written] = {
 READERS: tuple[Callable[[Record], object], ...] = (
     read_declared,
     read_claim,
-    read_verdict,
+    read_experiment_result,
     read_status,
     read_cancels,
     read_snapshot,
     read_tick,
-    read_order,
+    read_operator_command,
     read_checkpoint,
     read_feedback,
     read_merge,
@@ -147,7 +151,7 @@ JUNK: st.SearchStrategy[Any] = (
 
 
 def paths(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the way to each value inside a document."""
+    """Yield the path of each value in a document."""
     inner: Iterator[tuple[Any, Any]] = iter(())
     if isinstance(value, dict):
         inner = iter(value.items())
@@ -159,7 +163,7 @@ def paths(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 def with_value(document: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """Return a copy of a document in which one value is another."""
+    """Return a copy of a document with one value replaced."""
     whole = copy.deepcopy(document)
     inner = whole
     for key in path[:-1]:
@@ -170,7 +174,7 @@ def with_value(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 @st.composite
 def broken(draw: st.DrawFn) -> Record:
-    """Return a record of ours in which one value is junk."""
+    """Return a record in which one value is junk."""
     body, headers = RECORDS[draw(st.sampled_from(sorted(RECORDS)))]
     document = orjson.loads(body)
     path = draw(st.sampled_from([path for path in paths(document) if path not in (("v",), ("kind",))]))
@@ -178,7 +182,7 @@ def broken(draw: st.DrawFn) -> Record:
 
 
 def work(record: Record) -> None:
-    """Do with a record what processes do, and then what they do for a request."""
+    """Read a record as all processes do, and then handle a request."""
     for read in READERS:
         read(record)
     view, known, cancels = View(b"key"), KnownVersions(), CancelledRequests()
@@ -200,13 +204,13 @@ def work(record: Record) -> None:
 
 @settings(max_examples=500)
 @given(broken())
-def test_a_record_with_a_wrong_value_ends_nothing(record: Record) -> None:
+def test_a_record_with_a_wrong_value_ends_no_process(record: Record) -> None:
     work(record)
 
 
 @settings(max_examples=200)
 @given(st.binary(max_size=200) | st.sampled_from([b"", b"7", b"null", b"[]", b'{"v": 1}', b'{"v": 1, "kind": []}']))
-def test_bytes_that_are_no_record_end_nothing(body: bytes) -> None:
+def test_bytes_that_are_not_a_record_end_no_process(body: bytes) -> None:
     for headers in ({}, *[headers for _, headers in RECORDS.values() if headers]):
         work(Record(3, body, headers))
 
@@ -245,14 +249,14 @@ def test_a_wrong_announcement_is_skipped_and_counted(wrong: dict[str, Any], capl
 
 def test_an_announcement_of_an_older_release_is_read() -> None:
     body = {"v": 1, "kind": "announcement", "instance": "g", "part": "gateway", "state": "ready", "at_us": 5}
-    said = read_status(Record(0, orjson.dumps(body), {}))
-    assert said is not None
-    assert (said.host, said.troubles, said.full) == ("", (), {})
+    announcement = read_status(Record(0, orjson.dumps(body), {}))
+    assert announcement is not None
+    assert (announcement.host, announcement.troubles, announcement.full) == ("", (), {})
 
 
-def test_a_lead_that_changes_hands_all_the_time_is_named() -> None:
+def test_leadership_that_changes_often_is_a_trouble() -> None:
     class Silent:
-        """A broker that nobody asks."""
+        """A broker that is never called."""
 
     lead = Leadership(Silent(), "me")  # type: ignore[arg-type]
     for offset in range(4):

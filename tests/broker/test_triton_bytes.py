@@ -1,4 +1,4 @@
-"""The bytes of Triton's own HTTP client, in both directions: what it builds we read, what we build it reads."""
+"""Triton's own HTTP client and Millrace read each other's bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every broker promises: each adapter inherits this class and passes all of it, on a real server."""
+"""The contract of every broker: each adapter inherits this class and passes its tests on a real server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.contract.upkeep_contract import UpkeepContract
 
 
 class BrokerContract(PublishContract, SettleContract, LogContract, UpkeepContract):
-    """All of it."""
+    """The whole contract."""
 
     async def test_a_ping_is_answered(self, broker: Broker) -> None:
         await broker.ping()

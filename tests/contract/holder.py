@@ -10,7 +10,7 @@ from broker.connect import connect
 
 
 async def hold(url: str, prefix: str, queue: str, number: int) -> None:
-    """Take `number` messages, say so, and wait for the end."""
+    """Take `number` messages, print a line, and wait to be killed."""
     async with connect(url, Channels(prefix)) as broker:
         consumer = broker.consume(queue, number)
         held = 0

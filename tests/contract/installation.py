@@ -1,4 +1,4 @@
-"""Where a contract test runs: one installation's channels on a broker, and a clean end."""
+"""The channels of a contract test: one installation on a broker, and its cleanup."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEADLINE_S = 30.0
 
 
 class Installation:
-    """Hands out brokers on channels of one test's own. `user` is who the broker takes us for."""
+    """Opens brokers on channels of this test alone. `user` is the user id of the connection at the broker."""
 
     def __init__(self, url: str, user: str | None) -> None:
         self.url = url
@@ -36,15 +36,17 @@ class Installation:
         await self._open.aclose()
         async with connect(self.url, self.channels) as broker:
             around = {f"{self.channels.prefix}delay.{round(step_s * 1000)}" for step_s in DELAY_LADDER_S}
-            for channel in self._declared | around | {f"{self.channels.prefix}limits"}:  # these two are Kafka's
+            for channel in (
+                self._declared | around | {f"{self.channels.prefix}limits"}
+            ):  # the latter two exist only on Kafka
                 await broker.delete(channel)
 
     async def broker(self) -> Broker:
-        """Open one more broker, as another process would."""
+        """Open another broker, like another process."""
         return await self._open.enter_async_context(connect(self.url, self.channels))
 
     async def queue(self, broker: Broker, name: str = "a", limits: Limits = NO_LIMITS) -> str:
-        """Declare a queue, which is deleted at the end with what grows around it."""
+        """Declare a queue; it is deleted at the end, with its dead queue and its delay queues."""
         queue = self.channels.requests(name)
         await broker.declare(queue, limits)
         self._declared |= {queue, self.channels.dead(queue)}
@@ -52,14 +54,14 @@ class Installation:
         return queue
 
     async def log(self, broker: Broker, name: str = "a", limits: Limits = NO_LIMITS) -> str:
-        """Declare a log, which is deleted at the end."""
+        """Declare a log; it is deleted at the end."""
         log = self.channels.events(name)
         await broker.declare(log, limits)
         self._declared.add(log)
         return log
 
     def child(self, queue: str, number: int) -> subprocess.Popen[str]:
-        """Start a process that takes `number` messages and then holds them; it prints a line once it has."""
+        """Start a process that takes `number` messages, prints a line, and holds them."""
         words = [sys.executable, "-m", "tests.contract.holder", self.url, self.channels.prefix, queue, str(number)]
         child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         self._children.append(child)

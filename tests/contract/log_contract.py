@@ -1,4 +1,4 @@
-"""What logs promise on every broker."""
+"""The contract of logs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LogContract:
         await broker.append(log, [b"new"])
         assert bodies(await asyncio.wait_for(waiting, DEADLINE_S)) == [b"new"]
 
-    async def test_a_reader_waits_for_a_log_that_is_not_there_yet(
+    async def test_a_reader_waits_for_a_log_that_does_not_exist_yet(
         self, installation: Installation, broker: Broker
     ) -> None:
         reader = broker.read(installation.channels.events("late"), 0)
@@ -71,7 +71,7 @@ class LogContract:
             while b"after" not in bodies(await reader.read(10)):
                 pass
 
-    async def test_the_end_is_where_the_next_record_goes(self, installation: Installation, broker: Broker) -> None:
+    async def test_the_end_is_the_offset_of_the_next_record(self, installation: Installation, broker: Broker) -> None:
         log = await installation.log(broker)
         assert await broker.end(log) == 0
         for size in (1, 5, 500):
@@ -107,7 +107,7 @@ class LogContract:
         (record,) = await read(reader, 1)
         assert record.offset == caught.value.end > 0
 
-    async def test_a_log_that_is_trimmed_is_read_on_without_a_gap(
+    async def test_a_reader_of_a_log_that_is_trimmed_meets_no_gap(
         self, installation: Installation, broker: Broker
     ) -> None:
         log = await installation.log(broker, limits=Limits(bytes=100_000))

@@ -1,4 +1,4 @@
-"""What publishing promises on every broker."""
+"""The contract of publishing."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from tests.contract.steps import bodies, fill, take, until
 
 
 class PublishContract:
-    """Queues, up to the message in the consumer's hand."""
+    """Queues, up to the message that a consumer has taken."""
 
-    async def test_a_message_arrives_with_all_that_it_carries(self, installation: Installation, broker: Broker) -> None:
+    async def test_a_message_arrives_with_all_of_its_properties(
+        self, installation: Installation, broker: Broker
+    ) -> None:
         sent = Message(
             queue=await installation.queue(broker),
             body=bytes(range(256)),
@@ -41,7 +43,7 @@ class PublishContract:
         assert taken.came_back == 0
         await broker.ack([taken])
 
-    async def test_a_channel_exists_once_it_is_declared_and_not_because_it_was_asked_for(
+    async def test_a_channel_exists_after_a_declaration_and_not_after_a_question(
         self, installation: Installation, broker: Broker
     ) -> None:
         queue, log = installation.channels.requests("a"), installation.channels.events("a")
@@ -57,7 +59,7 @@ class PublishContract:
         (taken,) = await take(broker.consume(sent.queue, 10))
         assert taken.message == sent
 
-    async def test_headers_of_odd_types_arrive_as_they_were(self, installation: Installation, broker: Broker) -> None:
+    async def test_headers_of_unusual_types_arrive_unchanged(self, installation: Installation, broker: Broker) -> None:
         headers: dict[str, Any] = {
             "yes": True,
             "no": False,
@@ -95,7 +97,7 @@ class PublishContract:
         async with asyncio.timeout(5):
             assert await fill(broker, Message(queue=queue, body=b"x" * 1000), most=50) == FULL
 
-    async def test_a_full_queue_takes_again_once_there_is_room(
+    async def test_a_full_queue_accepts_messages_again_once_there_is_room(
         self, installation: Installation, broker: Broker
     ) -> None:
         queue = await installation.queue(broker, limits=Limits(messages=5))
@@ -114,7 +116,7 @@ class PublishContract:
         taken = await take(broker.consume(queue, 10), 2)
         assert {delivery.message.body == body for delivery in taken} == {True, False}
 
-    async def test_a_delayed_message_is_held_back_and_then_delivered(
+    async def test_a_delayed_message_is_delivered_after_its_delay(
         self, installation: Installation, broker: Broker
     ) -> None:
         queue = await installation.queue(broker)
@@ -155,7 +157,7 @@ class PublishContract:
         await (await installation.broker()).declare(queue, Limits(messages=1000))
         assert bodies(await take(broker.consume(queue, 10))) == [b"x"]
 
-    async def test_a_deleted_queue_is_no_longer_there(self, installation: Installation, broker: Broker) -> None:
+    async def test_a_deleted_queue_no_longer_exists(self, installation: Installation, broker: Broker) -> None:
         queue = await installation.queue(broker)
         await broker.delete(queue)
         await broker.delete(queue)

@@ -1,4 +1,4 @@
-"""What becomes of a message once it was taken, on every broker."""
+"""The contract of settling messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.contract.steps import bodies, nothing_comes, take
 
 
 class SettleContract:
-    """A message that was taken ends exactly one way."""
+    """A message that was taken ends in exactly one way."""
 
     async def test_two_consumers_get_ten_thousand_messages_once_each(
         self, installation: Installation, broker: Broker
@@ -68,7 +68,7 @@ class SettleContract:
         assert (taken.message.body, taken.came_back) == (b"x", 1)
 
     async def test_a_message_may_come_back_many_times(self, installation: Installation, broker: Broker) -> None:
-        queue, often = await installation.queue(broker), 25  # RabbitMQ 4 stops at 20 where nobody tells it otherwise
+        queue, often = await installation.queue(broker), 25  # by default, RabbitMQ 4 drops a message after 20
         await broker.publish([Message(queue=queue, body=b"x")])
         consumer = broker.consume(queue, 10)
         for _ in range(often):
@@ -103,7 +103,9 @@ class SettleContract:
         await take(consumer, 3)
         assert await nothing_comes(consumer)
 
-    async def test_what_a_full_consumer_leaves_is_for_others(self, installation: Installation, broker: Broker) -> None:
+    async def test_messages_beyond_a_full_prefetch_are_taken_by_other_consumers(
+        self, installation: Installation, broker: Broker
+    ) -> None:
         queue = await installation.queue(broker)
         await broker.publish([Message(queue=queue, body=b"%d" % at) for at in range(10)])
         await take(broker.consume(queue, 3), 3)
@@ -139,7 +141,7 @@ class SettleContract:
         await other.close()
         assert bodies(await take(broker.consume(source, 10))) == [b"x"]
 
-    async def test_a_buried_message_keeps_its_bytes_and_says_why(
+    async def test_a_buried_message_keeps_its_bytes_and_has_the_reason(
         self, installation: Installation, broker: Broker
     ) -> None:
         sent = Message(

@@ -1,4 +1,4 @@
-"""Steps that contract tests are made of."""
+"""Steps of contract tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.contract.installation import DEADLINE_S
 
 
 async def take(consumer: Consumer, number: int = 1) -> list[Delivery]:
-    """Take exactly `number` messages."""
+    """Take exactly `number` messages, within `DEADLINE_S`."""
     taken: list[Delivery] = []
     async with asyncio.timeout(DEADLINE_S):
         while len(taken) < number:
@@ -20,7 +20,7 @@ async def take(consumer: Consumer, number: int = 1) -> list[Delivery]:
 
 
 async def read(reader: Reader, number: int) -> list[Record]:
-    """Read exactly `number` records."""
+    """Read exactly `number` records, within `DEADLINE_S`."""
     records: list[Record] = []
     async with asyncio.timeout(DEADLINE_S):
         while len(records) < number:
@@ -34,7 +34,7 @@ def bodies(things: Sequence[Record] | Sequence[Delivery]) -> list[bytes]:
 
 
 async def nothing_comes(consumer: Consumer, for_s: float = 0.3) -> bool:
-    """Tell whether a consumer gets nothing for a while."""
+    """Return True if a consumer receives nothing for `for_s` seconds."""
     try:
         async with asyncio.timeout(for_s):
             await consumer.take(1)
@@ -44,7 +44,7 @@ async def nothing_comes(consumer: Consumer, for_s: float = 0.3) -> bool:
 
 
 async def fill(broker: Broker, message: Message, most: int) -> Outcome:
-    """Publish one by one until the broker refuses."""
+    """Publish one message at a time until the broker refuses one, at most `most`; return the last outcome."""
     for _ in range(most):
         (outcome,) = await broker.publish([message])
         if not outcome.safe:
@@ -53,7 +53,7 @@ async def fill(broker: Broker, message: Message, most: int) -> Outcome:
 
 
 async def until(ask: Callable[[], Awaitable[object]], wanted: object) -> None:
-    """Ask until the answer is the wanted one; for what a broker knows only after a while."""
+    """Repeat a question until the answer is `wanted`, within `DEADLINE_S`."""
     async with asyncio.timeout(DEADLINE_S):
         while await ask() != wanted:  # noqa: ASYNC110 - the state of another process has no event
             await asyncio.sleep(0.02)

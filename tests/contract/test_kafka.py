@@ -1,4 +1,4 @@
-"""Kafka keeps the contract."""
+"""The Kafka adapter keeps the contract."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.servers import kafka_url
 
 
 class TestKafka(BrokerContract):
-    """On the node that the tests are given."""
+    """On the Kafka node for tests."""
 
     @pytest.fixture
     async def installation(self) -> AsyncIterator[Installation]:
@@ -22,11 +22,15 @@ class TestKafka(BrokerContract):
             yield installation
 
     @pytest.mark.xfail(
-        reason="a partition has one owner: what waits in it waits for its owner, not for whoever has room",
+        reason="a partition has one owner: its messages wait for this owner, even if another consumer has room",
         raises=TimeoutError,
     )
-    async def test_what_a_full_consumer_leaves_is_for_others(self, installation: Installation, broker: Broker) -> None:
+    async def test_messages_beyond_a_full_prefetch_are_taken_by_other_consumers(
+        self, installation: Installation, broker: Broker
+    ) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(steps, "DEADLINE_S", 8.0)  # until it is kept, this is waited for in vain
+            patch.setattr(steps, "DEADLINE_S", 8.0)  # do not wait longer for the expected failure
             async with Installation(f"{installation.url}?partitions=1", user=None) as narrow:
-                await super().test_what_a_full_consumer_leaves_is_for_others(narrow, await narrow.broker())
+                await super().test_messages_beyond_a_full_prefetch_are_taken_by_other_consumers(
+                    narrow, await narrow.broker()
+                )

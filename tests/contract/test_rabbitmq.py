@@ -1,4 +1,4 @@
-"""RabbitMQ keeps the contract."""
+"""The RabbitMQ adapter keeps the contract."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.servers import amqps_url, rabbitmq4_url, rabbitmq_url
 
 
 class TestRabbitmq(BrokerContract):
-    """On the node that the tests are given."""
+    """On the RabbitMQ 3 node for tests."""
 
     @pytest.fixture
     async def installation(self) -> AsyncIterator[Installation]:
@@ -21,7 +21,7 @@ class TestRabbitmq(BrokerContract):
 
 
 class TestRabbitmq4(BrokerContract):
-    """On a node of the fourth generation."""
+    """On the RabbitMQ 4 node for tests."""
 
     @pytest.fixture
     async def installation(self) -> AsyncIterator[Installation]:
@@ -30,7 +30,7 @@ class TestRabbitmq4(BrokerContract):
 
 
 class TestRabbitmqOverTls(BrokerContract):
-    """Through a socket that takes and gives bytes in another way."""
+    """Over TLS, whose sockets read and write differently."""
 
     @pytest.fixture
     async def installation(self) -> AsyncIterator[Installation]:

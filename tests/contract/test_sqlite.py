@@ -12,7 +12,7 @@ from tests.contract.installation import Installation
 
 
 class TestSqlite(BrokerContract):
-    """In a file of each test's own."""
+    """In a new file for each test."""
 
     @pytest.fixture
     async def installation(self, tmp_path: Path) -> AsyncIterator[Installation]:

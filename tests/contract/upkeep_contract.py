@@ -1,4 +1,4 @@
-"""What a broker promises about channels that somebody deletes while they are used."""
+"""The contract of channels that another program deletes while they are used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.contract.steps import bodies, read, take, until
 
 
 class UpkeepContract:
-    """A channel that a process declared is there for as long as the process is."""
+    """A channel that a process declared exists for as long as the process does."""
 
     async def test_a_queue_that_another_process_deletes_is_made_again(
         self, installation: Installation, broker: Broker
@@ -23,7 +23,7 @@ class UpkeepContract:
         await until(lambda: publish(other, queue, b"x"), SAFE)
         assert bodies(await take(broker.consume(queue, 10))) == [b"x"]
 
-    async def test_a_consumer_goes_on_with_the_queue_that_was_made_again(
+    async def test_a_consumer_continues_with_the_queue_that_was_made_again(
         self, installation: Installation, broker: Broker
     ) -> None:
         queue = await installation.queue(broker)
@@ -35,7 +35,7 @@ class UpkeepContract:
         await until(lambda: publish(other, queue, b"second"), SAFE)
         assert bodies(await take(consumer)) == [b"second"]
 
-    async def test_what_was_held_of_a_deleted_queue_settles_nothing_in_the_next_one(
+    async def test_deliveries_of_a_deleted_queue_settle_nothing_in_the_new_one(
         self, installation: Installation, broker: Broker
     ) -> None:
         queue = await installation.queue(broker)
@@ -55,7 +55,7 @@ class UpkeepContract:
         await broker.requeue(later)
         assert sorted(bodies(await take(other.consume(queue, 10), 3))) == [b"five", b"four", b"six"]
 
-    async def test_the_reader_of_a_log_that_was_made_again_is_told(
+    async def test_the_reader_of_a_log_that_was_made_again_gets_a_gap(
         self, installation: Installation, broker: Broker
     ) -> None:
         log = await installation.log(broker)
@@ -69,29 +69,29 @@ class UpkeepContract:
         async with asyncio.timeout(DEADLINE_S):
             gap = await waiting
         assert isinstance(gap, Gap)
-        assert (gap.is_anew, gap.start, gap.end) == (True, 3, 0)
+        assert (gap.is_recreated, gap.start, gap.end) == (True, 3, 0)
         records = await read(reader, 1)
         assert (bodies(records), records[0].offset) == ([b"4"], 0)
         await reader.close()
 
-    async def test_what_a_process_deletes_itself_stays_deleted(
+    async def test_a_channel_that_its_own_process_deletes_stays_deleted(
         self, installation: Installation, broker: Broker
     ) -> None:
         queue = await installation.queue(broker)
         await broker.delete(queue)
         await until(lambda: publish(broker, queue, b"x"), NO_QUEUE)
         assert not broker.upkeep.keeps(queue)
-        await broker.upkeep.look()
+        await broker.upkeep.check()
         assert await publish(broker, queue, b"x") == NO_QUEUE
 
-    async def test_what_is_missing_can_be_asked(self, installation: Installation, broker: Broker) -> None:
+    async def test_missing_channels_are_listed(self, installation: Installation, broker: Broker) -> None:
         queue, log = await installation.queue(broker), await installation.log(broker)
         gone = [installation.channels.requests("gone"), installation.channels.events("gone")]
         assert sorted(await broker.missing([queue, gone[0], log, gone[1]])) == sorted(gone)
 
 
 async def publish(broker: Broker, channel: str, body: bytes) -> Outcome | None:
-    """Publish one message; None if nothing was sent."""
+    """Publish one message; return None if nothing was sent."""
     try:
         (outcome,) = await broker.publish([Message(queue=channel, body=body)])
     except TryAgain:
@@ -100,7 +100,7 @@ async def publish(broker: Broker, channel: str, body: bytes) -> Outcome | None:
 
 
 async def next_or_gap(reader: Reader) -> Gap | None:
-    """Return the gap that a reader meets next, None if it reads on."""
+    """Return the gap that the next read raises; None if it raises none."""
     try:
         await reader.read(1)
     except Gap as gap:

@@ -1,6 +1,6 @@
-"""`python -m tests.deploy.orphan KIND`: a process that starts another, which hangs as KIND says once it is alone.
+"""`python -m tests.deploy.orphan KIND`: a parent that starts a child, which hangs in the way KIND once it is an orphan.
 
-`python -m tests.deploy.orphan child KIND PID` is that other one, whose parent is the process PID.
+`python -m tests.deploy.orphan child KIND PID` is the child; PID is its parent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from deploy.processes.shell import Context, run_part
 
 GRACE_S = 0.3
-HANGS_S = 60.0  # for ever, but for a test that fails
+HANGS_S = 60.0  # long, but not for ever if a test fails
 
 
 def _hang() -> None:
@@ -26,7 +26,7 @@ async def _main(kind: str, context: Context) -> None:
     sys.stdout.write("started\n")
     sys.stdout.flush()
     if kind == "sleeping-loop":
-        time.sleep(HANGS_S)  # noqa: ASYNC251 - this is what hangs
+        time.sleep(HANGS_S)  # noqa: ASYNC251 - blocks the loop on purpose
     elif kind == "busy-loop":
         end_s = time.monotonic() + HANGS_S
         while time.monotonic() < end_s:
@@ -43,7 +43,7 @@ async def _main(kind: str, context: Context) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Start the other process and wait for it, or be it."""
+    """Run as the parent or as the child."""
     if words[0] != "child":
         return subprocess.call([sys.executable, "-m", "tests.deploy.orphan", "child", words[0], str(os.getpid())])
 

@@ -1,4 +1,4 @@
-"""A real `millrace` in a folder of its own: run for its output, or kept up until it is stopped."""
+"""Runs the real `millrace` in a folder: commands to their end, and `millrace up` until it is stopped."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 WITHIN_S = 60.0
 TEMPLATE = multiprocessing.get_context("forkserver")
-TEMPLATE.set_forkserver_preload(["tests.deploy.template", __name__])
+TEMPLATE.set_forkserver_preload(["tests.deploy.forkserver_preload", __name__])
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return an environment without settings but these, in which this checkout is what is run."""
+    """Return an environment without settings except these, in which `millrace` runs from this checkout."""
     outer = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}  # noqa: TID251 - a child's
     return {**outer, "PATH": f"{BIN}:{outer['PATH']}", "PYTHONPATH": str(ROOT), "COLUMNS": "200", **variables}
 
@@ -38,7 +38,7 @@ def environment(**variables: str) -> dict[str, str]:
 def millrace(
     *words: str, folder: Path, env: Mapping[str, str] | None = None, text: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end: in a process of its own, a copy of one that has imported what all of them need."""
+    """Run one command to its end, in a fork of a process that has imported all modules."""
     with contextlib.ExitStack() as opened:
         files = [opened.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(3)]
         files[0].write(text)
@@ -56,15 +56,15 @@ def millrace(
 
 
 def _run(words: Sequence[str], folder: str, env: Mapping[str, str], streams: Sequence[Any]) -> None:
-    """Be the command, and nothing of what this process was copied from."""
-    from deploy.cli.main import main  # the copy has it already
+    """Run the command in this fork, with its own folder, environment and streams."""
+    from deploy.cli.main import main  # imported already by the fork server
 
     os.chdir(folder)
     os.environ.clear()  # noqa: TID251 - as above
     os.environ.update(env)  # noqa: TID251 - as above
     for number, stream in enumerate(streams):
         os.dup2(stream.detach(), number)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - it is to stay open
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - open until the process ends
     sys.argv = ["millrace", *words]
     main()
 
@@ -83,7 +83,7 @@ class Up:
             self.process = subprocess.Popen(command, cwd=folder, env=self.env, stdout=output, stderr=output)
 
     def wait_for(self, text: str) -> None:
-        """Return once the output holds `text`; fails with the output when it does not come."""
+        """Wait until the output contains `text`; fails with the whole output after WITHIN_S seconds."""
         until = time.monotonic() + WITHIN_S
         while text not in self.output():
             if self.process.poll() is not None or time.monotonic() > until:
@@ -91,22 +91,22 @@ class Up:
             time.sleep(0.05)
 
     def output(self) -> str:
-        """Return what was printed so far."""
+        """The output so far."""
         return self._output.read_text("utf-8", "replace")
 
     def family(self) -> list[psutil.Process]:
-        """Return all processes that descend from this one."""
+        """All descendants of this process."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ask it to stop, and return its exit status."""
+        """Send a signal and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(WITHIN_S)
 
 
 def eventually(true: Callable[[], bool]) -> None:
-    """Return once something is true."""
+    """Wait until a condition is true; fails after WITHIN_S seconds."""
     until = time.monotonic() + WITHIN_S
     while not true():
         assert time.monotonic() < until
@@ -114,13 +114,13 @@ def eventually(true: Callable[[], bool]) -> None:
 
 
 def wait_until_gone(processes: Sequence[psutil.Process], limit_s: float) -> list[psutil.Process]:
-    """Wait for the end of processes; returns those that are still there."""
+    """Wait for the end of processes; returns those that still run after `limit_s` seconds."""
     _, alive = psutil.wait_procs(processes, timeout=limit_s)
     return list(alive)
 
 
 async def remove_channels(url: str, prefix: str, models: Mapping[str, int], endpoints: Sequence[str]) -> None:
-    """Remove from a broker what an installation with these models (and newest versions) and endpoints left."""
+    """Delete the channels of an installation with these models (and their newest versions) and endpoints."""
     channels = Channels(prefix)
     inputs = [channels.inputs(model, version) for model, newest in models.items() for version in range(1, newest + 1)]
     names = [*models, *endpoints]
@@ -133,5 +133,5 @@ async def remove_channels(url: str, prefix: str, models: Mapping[str, int], endp
 
 
 def has(program: str) -> bool:
-    """Tell whether a program is installed."""
+    """Return True if a program is installed."""
     return shutil.which(program) is not None

@@ -1,4 +1,4 @@
-"""Hosts as people write them, and as URLs show them."""
+"""Hosts in settings and in URLs, and free ports."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from deploy.processes.shell import Context, serve_pages
         ("a.example", "a.example", False, "a.example:80"),
     ],
 )
-def test_a_host_is_read_and_shown(written: str, read: str, loopback: bool, url: str) -> None:
+def test_a_host_is_parsed_and_formatted(written: str, read: str, loopback: bool, url: str) -> None:
     assert (bare(written), is_loopback(read), shown(read, 80)) == (read, loopback, url)
 
 
-@pytest.mark.parametrize("host", ["::", "0.0.0.0", ""])  # noqa: S104 - to be recognized
-def test_what_listens_everywhere_is_reached_at_this_computer(host: str) -> None:
+@pytest.mark.parametrize("host", ["::", "0.0.0.0", ""])  # noqa: S104 - only recognized
+def test_a_wildcard_host_is_reached_at_loopback(host: str) -> None:
     assert reached_at(host) == "127.0.0.1"
     assert reached_at("::1") == "::1"
 
 
-def test_a_free_port_is_none_that_an_outgoing_connection_may_take() -> None:
+def test_a_free_port_is_outside_the_range_of_outgoing_connections() -> None:
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     ports = [free_port() for _ in range(50)]
     assert max(ports) < lowest

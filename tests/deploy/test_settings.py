@@ -1,4 +1,4 @@
-"""What `millrace.yaml` may say, what wins, and what never shows."""
+"""Settings: precedence of flags, variables and the file; errors; secrets."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(
     assert read(tmp_path, text, {"gateway.http_port": "3333"}).gateway.http_port == 3333
 
 
-def test_a_variable_leaves_the_other_keys_of_its_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_does_not_change_other_keys_of_its_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE__GATEWAY__HTTP_PORT", "2222")
     assert read(tmp_path, "gateway: {pending_limit: 7}").gateway.pending_limit == 7
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("getaway: {}", "millrace.yaml: getaway: unknown key; did you mean 'gateway'?"),
         ("gateway: {htp_port: 1}", "gateway.htp_port: unknown key; did you mean 'http_port'?"),
@@ -60,31 +60,29 @@ def test_a_variable_leaves_the_other_keys_of_its_section(tmp_path: Path, monkeyp
         ("gateway: 8000", "gateway: "),
     ],
 )
-def test_a_mistake_names_the_key_and_the_way_out(tmp_path: Path, text: str, said: str) -> None:
-    assert said in refusal(tmp_path, text)
+def test_an_error_names_the_key_and_the_expected_value(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in refusal(tmp_path, text)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    said = refusal(tmp_path, "getaway: {}\nmetrics: {port: many}")
-    assert "getaway" in said
-    assert "metrics.port" in said
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    error = refusal(tmp_path, "getaway: {}\nmetrics: {port: many}")
+    assert "getaway" in error
+    assert "metrics.port" in error
 
 
-def test_a_variable_that_does_not_exist_is_named_by_the_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_variable_for_an_unknown_key_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE__GATEWAY__PORT", "1")
     assert "gateway.port: unknown key" in refusal(tmp_path, "")
 
 
-def test_variables_stand_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_may_refer_to_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHERE", "rabbit")
     assert read(tmp_path, 'broker: {url: "amqp://${WHERE}:5672"}').broker_url == "amqp://rabbit:5672"
-    said = refusal(tmp_path, 'broker: {url: "amqp://${NOWHERE_AT_ALL}"}')
-    assert "broker: url: the environment has no variable NOWHERE_AT_ALL" in said
+    error = refusal(tmp_path, 'broker: {url: "amqp://${NOWHERE_AT_ALL}"}')
+    assert "broker: url: the environment has no variable NOWHERE_AT_ALL" in error
 
 
-def test_a_file_gives_a_secret(tmp_path: Path) -> None:
+def test_a_secret_can_be_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "url.txt").write_text("amqp://u:p@rabbit\n", "utf-8")
     assert read(tmp_path, "broker: {url_file: url.txt}").broker_url == "amqp://u:p@rabbit"
     assert "url_file: nothing.txt cannot be read" in refusal(tmp_path, "broker: {url_file: nothing.txt}")
@@ -92,11 +90,11 @@ def test_a_file_gives_a_secret(tmp_path: Path) -> None:
 
 def test_a_key_and_its_file_contradict_each_other(tmp_path: Path) -> None:
     (tmp_path / "url.txt").write_text("amqp://other", "utf-8")
-    said = refusal(tmp_path, "broker: {url: amqp://one, url_file: url.txt}")
-    assert "give url or url_file, not both" in said
+    error = refusal(tmp_path, "broker: {url: amqp://one, url_file: url.txt}")
+    assert "give url or url_file, not both" in error
 
 
-def test_secrets_show_neither_in_repr_nor_in_errors(tmp_path: Path) -> None:
+def test_secrets_are_neither_in_repr_nor_in_errors(tmp_path: Path) -> None:
     text = "broker: {url: 'amqp://u:hidden-word@rabbit'}\nsecrets: {assignment: hidden-word}\n"
     settings = read(tmp_path, text)
     assert "hidden-word" not in repr(settings)
@@ -107,14 +105,14 @@ def test_secrets_show_neither_in_repr_nor_in_errors(tmp_path: Path) -> None:
     assert "hidden-word" not in refusal(tmp_path, "secrets: {assignment: hidden-word\nbroker: {")
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "gateway.example"])  # noqa: S104 - to be refused
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "gateway.example"])  # noqa: S104 - refused
 def test_off_loopback_needs_the_assignment_key(tmp_path: Path, host: str) -> None:
     assert "set secrets.assignment" in refusal(tmp_path, f"gateway: {{host: '{host}'}}")
     read(tmp_path, f"gateway: {{host: '{host}'}}\nsecrets: {{assignment: a key}}")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "[::1]", "localhost", "127.3.2.1"])
-def test_on_loopback_the_key_is_made_once(tmp_path: Path, host: str) -> None:
+def test_on_loopback_the_key_is_created_once(tmp_path: Path, host: str) -> None:
     settings = read(tmp_path, f"gateway: {{host: '{host}'}}")
     key = assignment_key(settings)
     assert len(key) == 64

@@ -1,4 +1,4 @@
-"""How processes are started: a user's folder, beside `millrace.yaml`, is never on the import path of one of ours."""
+"""The user's folder, next to `millrace.yaml`, is never on the import path of our processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REQUEST = '{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """A project with files that are named like modules of ours, of the standard library and of libraries."""
+    """A project with files that have the names of our modules, of the standard library and of other libraries."""
     millrace("init", "shop", folder=tmp_path)
     for name in SHADOWS:
         (tmp_path / "shop" / f"{name}.py").write_text(SHADOW, "utf-8")
@@ -37,9 +37,9 @@ def test_files_beside_the_settings_shadow_no_module_of_any_process(shop: Path, e
     try:
         up.wait_for("ready   http")
         family = up.family()
-        asked = [str(BIN / "millrace"), "predict", "hello"]
+        command = [str(BIN / "millrace"), "predict", "hello"]
         done = subprocess.run(
-            asked, cwd=shop, env=up.env, input=REQUEST, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=shop, env=up.env, input=REQUEST, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["outputs"][0]["data"] == [3.0]
@@ -49,7 +49,7 @@ def test_files_beside_the_settings_shadow_no_module_of_any_process(shop: Path, e
     assert not (shop / "shadows.txt").exists()
 
 
-def test_the_console_script_imports_nothing_of_the_users_folder(shop: Path) -> None:
+def test_the_console_script_imports_nothing_from_the_users_folder(shop: Path) -> None:
     done = subprocess.run(
         [str(BIN / "millrace"), "check"],
         cwd=shop,

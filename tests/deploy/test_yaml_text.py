@@ -1,4 +1,4 @@
-"""YAML is read as people mean it, and what is wrong with it is said without a value."""
+"""The stricter YAML reader: words stay text, duplicate keys are errors, and errors quote no value."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from broker.errors import Misconfigured
 from deploy.yaml_text import documents, read_yaml
 
 
-def test_words_are_words_and_only_true_and_false_are_not() -> None:
+def test_only_true_and_false_are_booleans_and_dates_are_text() -> None:
     assert documents("{on: [failed], off: no, yes: true, n: False}") == [
         {"on": ["failed"], "off": "no", "yes": True, "n": False}
     ]
     assert documents("experiment: 2026-11-20") == [{"experiment": "2026-11-20"}]
 
 
-def test_documents_that_hold_nothing_are_left_out() -> None:
+def test_empty_documents_are_left_out() -> None:
     assert documents("---\na: 1\n---\n---\nb: 2\n") == [{"a": 1}, {"b": 2}]
     assert documents("") == []
 
@@ -38,7 +38,7 @@ def test_merged_keys_may_be_overridden() -> None:
         ("!!python/name:os.system", "could not determine a constructor"),
     ],
 )
-def test_what_is_wrong_is_said_without_a_value(text: str, message: str, tmp_path: Path) -> None:
+def test_an_error_quotes_no_value(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(text, "utf-8")
     with pytest.raises(Misconfigured, match=r"a\.yaml: this is not YAML: ") as caught:
         read_yaml(tmp_path / "a.yaml")
@@ -46,6 +46,6 @@ def test_what_is_wrong_is_said_without_a_value(text: str, message: str, tmp_path
     assert "hidden" not in str(caught.value)
 
 
-def test_a_file_that_is_away_is_said_to_be() -> None:
+def test_a_missing_file_is_an_error_with_its_name() -> None:
     with pytest.raises(Misconfigured, match=r"nothing\.yaml cannot be read: No such file"):
         read_yaml(Path("nothing.yaml"))

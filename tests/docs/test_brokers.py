@@ -1,4 +1,4 @@
-"""docs/brokers.md tells every reason for which a broker is excused from the contract."""
+"""docs/brokers.md lists the reason of every expected failure of the contract tests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_expected_failure_is_told() -> None:
-    told = (ROOT / "docs/brokers.md").read_text("utf-8")
+def test_every_expected_failure_is_documented() -> None:
+    page = (ROOT / "docs/brokers.md").read_text("utf-8")
     found = [
         reason
         for path in (ROOT / "tests/contract").glob("test_*.py")
@@ -17,5 +17,5 @@ def test_every_expected_failure_is_told() -> None:
     ]
     assert found
     for reason in found:
-        assert f"- {reason}\n" in told
-    assert told.count("\n- a ") == len(found)
+        assert f"- {reason}\n" in page
+    assert page.count("\n- a ") == len(found)

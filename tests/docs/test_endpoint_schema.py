@@ -1,4 +1,4 @@
-"""The JSON Schema of an endpoint's file is the one that is committed, and says what the readers say."""
+"""The committed JSON Schema of endpoint files is current, and agrees with `millrace check`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_the_committed_schema_is_what_millrace_schema_prints() -> None:
     assert json.loads(committed.read_text("utf-8")) == SCHEMA, "millrace schema > docs/endpoint.schema.json"
 
 
-def test_it_is_a_schema() -> None:
+def test_the_schema_is_valid() -> None:
     assert SCHEMA["$schema"] == DRAFT
     Draft202012Validator.check_schema(SCHEMA)
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_what_is_right_fits(policy: str) -> None:
+def test_right_policies_fit_the_schema(policy: str) -> None:
     VALIDATOR.validate(document(policy))
 
 
@@ -236,7 +236,7 @@ OF_SEVERAL_KEYS = re.compile(
             "the endpoint has (no key|none)",
             "arms need one",
             "gives a (real|bool) reward",
-            "is no (bool|unit) reward",
+            "is not a (bool|unit) reward",
             "it gets the first arm",
             "max_rate needs",
             "is from: truth",
@@ -244,12 +244,12 @@ OF_SEVERAL_KEYS = re.compile(
         ]
     )
 )
-OF_ONE_KEY_WITH_PARTS = re.compile("is no part of the keys|that rise between|watch the same|first pause is longer")
-OF_ONE_WITH_A_UNIT = re.compile(r"seconds are no .*: write one from|is not allowed: write a share")
+OF_ONE_KEY_WITH_PARTS = re.compile("is not a part of the keys|that rise between|watch the same|first pause is longer")
+OF_ONE_WITH_A_UNIT = re.compile(r"seconds are not a valid .*: write one from|is not allowed: write a share")
 
 
 def paths(node: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield where something stands in a declaration."""
+    """Yield the path of every value in a declaration."""
     if at:
         yield at
     keys = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
@@ -258,7 +258,7 @@ def paths(node: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def keys_of(data: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """Yield where something stands in a declaration, or may stand."""
+    """Yield the path of every value in a declaration, and of every key that may be added."""
     yield from paths(data)
     yield from ((key,) for key in SCHEMA["properties"] if key not in data)
     policy = next(one for one in SCHEMA["$defs"].values() if fits(one, data["policy"]))
@@ -271,7 +271,7 @@ def fits(definition: dict[str, Any], policy: Any) -> bool:
 
 
 def changed(data: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """Return a declaration with another value at a place, or without one."""
+    """Return a copy of a declaration with another value at a path, or without the key."""
     data = copy.deepcopy(data)
     node = data
     for part in path[:-1]:
@@ -284,7 +284,7 @@ def changed(data: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 def explained(data: Any) -> str | None:
-    """Return what `millrace check` says; None if it is right."""
+    """Return the error of `millrace check`, None if the declaration is valid."""
     try:
         read_config(read_endpoint(data, source="test"))
     except Misconfigured as exc:
@@ -298,15 +298,18 @@ def part_validator(key: str) -> Any:
 
 
 def allowed(data: dict[str, Any], path: tuple[Any, ...]) -> bool:
-    """Tell what the schema says of a declaration that is right but for one place."""
+    """Return True if the schema accepts a declaration that was changed at one path."""
     if path[0] not in data:
         return bool(VALIDATOR.is_valid(data))
     return bool(part_validator(path[0]).is_valid(data[path[0]]))
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_the_schema_and_check_agree_on_whatever_stands_under_one_key(policy: str) -> None:
-    """What `check` takes the schema takes; it refuses more only for several keys together, and for what has a unit."""
+def test_the_schema_and_check_agree_on_every_value_of_one_key(policy: str) -> None:
+    """The schema accepts all that `check` accepts.
+
+    `check` refuses more only for combinations of keys, for parts of one key, and for values with a unit.
+    """
     right = document(policy)
     for path in keys_of(right):
         if path[0] != "policy" and policy != POLICIES["split"]:
@@ -316,11 +319,11 @@ def test_the_schema_and_check_agree_on_whatever_stands_under_one_key(policy: str
                 data = changed(right, path, value)
             except KeyError:
                 continue
-            said, fit = explained(data), allowed(data, path)
+            error, fit = explained(data), allowed(data, path)
             where = f"{'.'.join(map(str, path))}: {'nothing' if value is MISSING else value!r}"
-            if said is None:
-                assert fit, f"{where}: check takes it, the schema does not"
+            if error is None:
+                assert fit, f"{where}: check accepts it, the schema does not"
             elif fit:
-                known = OF_SEVERAL_KEYS.search(said) or OF_ONE_KEY_WITH_PARTS.search(said)
-                bounded = isinstance(value, (str, dict, list)) and OF_ONE_WITH_A_UNIT.search(said)
-                assert known or bounded, f"{where}: the schema takes it, and check says {said}"
+                known = OF_SEVERAL_KEYS.search(error) or OF_ONE_KEY_WITH_PARTS.search(error)
+                bounded = isinstance(value, (str, dict, list)) and OF_ONE_WITH_A_UNIT.search(error)
+                assert known or bounded, f"{where}: the schema accepts it, and the error of check is {error}"

@@ -22,10 +22,11 @@ from router.declaration.schema import endpoint_schema
 from router.drawing.router import Router
 from router.evidence.standing import standing
 from router.learning.bandit import BanditExperiment
-from router.learning.experiment import read_experiment
+from router.learning.declared import read_experiment
 from router.policies.declared import read_policy
 from router.policies.learning import one_run
-from router.simulation.spec import SimulationSpec, simulated
+from router.simulation.declared import simulated
+from router.simulation.spec import SimulationSpec
 from tests.router.evidence.logs import split_log
 from tests.router.learning.traces import folded
 
@@ -122,7 +123,7 @@ import sys
 sys.path.insert(0, {str(folder)!r})
 from broker.records.endpoint import read_endpoint
 from router.learning.bandit import BanditExperiment
-from router.learning.experiment import read_experiment
+from router.learning.declared import read_experiment
 from router.policies.declared import read_policy
 endpoint = read_endpoint({CANARY!r}, source="docs")
 print(read_policy(endpoint).first().weights, read_experiment(endpoint).nested.learning.name)

@@ -1,4 +1,4 @@
-"""docs/policies.md is true: its examples are read, and its tables name every key with its default."""
+"""docs/policies.md: its examples are valid, and its tables have every key with its default."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ POLICIES: dict[str, tuple[dict[str, Any], type[StrictModel]]] = {
 
 
 def table(heading: str) -> dict[str, Any]:
-    """Return the keys of a section's first table with their defaults, read as YAML unless they are words of ours."""
+    """The keys of a section's first table with their defaults, parsed as YAML, or `needed` or `none`."""
     section = re.split(rf"^##+ {heading}$", TEXT, flags=re.MULTILINE)[1]
     rows = re.findall(r"^\| `(\w+)` \| (?:`(.+?)`|(needed|none)) \|", section.split("\n#")[0], re.MULTILINE)
     assert rows
@@ -53,7 +53,7 @@ def table(heading: str) -> dict[str, Any]:
 
 
 def keys(kind: type[StrictModel]) -> dict[str, bool]:
-    """Return the keys of a model, and whether each is needed."""
+    """The keys of a model, with True for those that are required."""
     return {field.alias or name: field.is_required() for name, field in kind.model_fields.items()}
 
 
@@ -62,43 +62,43 @@ def config_of(policy: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=str)
-def test_every_example_is_read(example: dict[str, Any]) -> None:
+def test_every_example_is_valid(example: dict[str, Any]) -> None:
     read_policy(read_endpoint({**WHOLE, **example}, source="docs/policies.md"))
 
 
 @pytest.mark.parametrize("heading", POLICIES)
 def test_a_table_names_every_key_and_its_default(heading: str) -> None:
     policy, kind = POLICIES[heading]
-    told = table(heading)
+    documented = table(heading)
     common = {} if kind is BanditConfig or not issubclass(kind, BanditConfig) else keys(BanditConfig)
-    assert {*told, *common} == set(keys(kind))
-    assert {key for key, default in told.items() if default == NEEDED} == {
-        key for key, needed in keys(kind).items() if needed and key in told
+    assert {*documented, *common} == set(keys(kind))
+    assert {key for key, default in documented.items() if default == NEEDED} == {
+        key for key, needed in keys(kind).items() if needed and key in documented
     }
-    for key, default in told.items():
+    for key, default in documented.items():
         if default not in (NEEDED, NONE):
             assert config_of({**policy, key: default}) == config_of(policy)
 
 
 def test_the_table_of_linear_bandits_names_every_key_and_its_default() -> None:
-    told = table("linucb, lints")
-    assert {*told, *keys(BanditConfig)} == {*keys(LinUcbConfig), *keys(LinThompsonConfig)}
+    documented = table("linucb, lints")
+    assert {*documented, *keys(BanditConfig)} == {*keys(LinUcbConfig), *keys(LinThompsonConfig)}
     for word, kind in (("linucb", LinUcbConfig), ("lints", LinThompsonConfig)):
         policy = {"bandit": word, "reward": "spent", "features": ["a"], "floor": 0.002}
-        for key in set(told) & set(keys(kind)) - {"features"}:
-            assert config_of({**policy, key: told[key]}) == config_of(policy)
+        for key in set(documented) & set(keys(kind)) - {"features"}:
+            assert config_of({**policy, key: documented[key]}) == config_of(policy)
 
 
 def test_the_table_of_rewards_names_every_key_and_its_default() -> None:
-    told = table("Rewards")
-    assert set(told) == set(keys(Reward))
+    documented = table("Rewards")
+    assert set(documented) == set(keys(Reward))
     reward = {"default": 0}
-    for key, default in told.items():
+    for key, default in documented.items():
         if default not in (NEEDED, NONE):
             assert Reward.model_validate({**reward, key: default}) == Reward.model_validate(reward)
 
 
-def test_what_all_bandits_with_a_half_life_have_is_told_of_each() -> None:
+def test_the_tables_of_all_bandits_with_a_half_life_have_the_key_discount() -> None:
     for heading, (_, kind) in POLICIES.items():
         if issubclass(kind, CountingConfig):
             assert "discount" in table(heading)

@@ -1,4 +1,4 @@
-"""The protocol's description is true: real bytes are read by its tables, and its example runs."""
+"""docs/queue-protocol.md: real bytes are parsed with its tables, and its example runs."""
 
 from __future__ import annotations
 
@@ -64,11 +64,24 @@ ROUTE = Route(
     leg=2,
 )
 UID = new_uid(now_us())
-REQUEST = Request(ROUTE, UID, 11, 12, 0.25, 13, 14, "key", "correlation", "trace", b"{}", b"body")
+REQUEST = Request(
+    route=ROUTE,
+    uid=UID,
+    accepted_us=11,
+    deadline_us=12,
+    propensity=0.25,
+    json_length=13,
+    attempts=14,
+    key="key",
+    correlation="correlation",
+    trace="trace",
+    extra=b"{}",
+    body=b"body",
+)
 
 
 def rows(after: str) -> list[list[str]]:
-    """Return the cells of the first table behind a text."""
+    """The cells of the first table after a text."""
     lines = TEXT.split(after, 1)[1].splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("|"))
     table = list(takewhile(lambda line: line.startswith("|"), lines[start:]))
@@ -76,7 +89,7 @@ def rows(after: str) -> list[list[str]]:
 
 
 def read(name: str, data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Read a struct by its table; returns its fields and what follows it."""
+    """Parse a struct with its table; returns its fields and the bytes after it."""
     size = int(re.search(rf"<!-- struct {name} (\d+) -->", TEXT)[1])  # type: ignore[index]
     table = rows(f"<!-- struct {name} ")
     layout = struct.Struct("<" + "".join(CODES[kind] for _, kind, _, _ in table))
@@ -87,7 +100,7 @@ def read(name: str, data: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def texts(fields: dict[str, Any], data: bytes) -> tuple[dict[str, bytes], bytes]:
-    """Read what stands behind a struct, in the order of its lengths (but the body's)."""
+    """Parse the texts after a struct, in the order of its length fields (without the body); returns the rest too."""
     found = {}
     for name, length in fields.items():
         if name.endswith("_length") and name not in ("json_length", "body_length"):
@@ -183,10 +196,11 @@ def test_the_merge_record_is_as_described() -> None:
 
 
 def test_the_limits_are_as_described() -> None:
-    assert f"up to {KEY_CHARACTERS} characters" in TEXT
-    assert f"1 to {TIMEOUT_LIMIT_MS}" in TEXT
-    assert f"may have {MESSAGE_LIMIT_BYTES >> 20} MiB" in TEXT
-    assert f"{BUNDLE_LIMIT_BYTES >> 10} KiB" in TEXT
+    text = " ".join(TEXT.split())
+    assert f"up to {KEY_CHARACTERS} characters" in text
+    assert f"1 to {TIMEOUT_LIMIT_MS}" in text
+    assert f"may have {MESSAGE_LIMIT_BYTES >> 20} MiB" in text
+    assert f"{BUNDLE_LIMIT_BYTES >> 10} KiB" in text
 
 
 def test_every_status_is_described() -> None:
@@ -195,14 +209,14 @@ def test_every_status_is_described() -> None:
     )
 
 
-def test_references_of_the_asyncapi_file_lead_somewhere() -> None:
+def test_all_references_in_the_asyncapi_file_exist() -> None:
     for reference in re.findall(r'\$ref: "#/([^"]+)"', (DOCS / "asyncapi.yaml").read_text()):
         place = ASYNC
         for part in reference.split("/"):
             place = place[part]
 
 
-def test_the_asyncapi_file_names_our_channels_and_words() -> None:
+def test_the_asyncapi_file_has_our_channels_statuses_and_limits() -> None:
     channels, schemas = Channels(), ASYNC["components"]["schemas"]
     assert ASYNC["channels"]["requests"]["address"] == channels.requests("{endpoint}")
     assert ASYNC["channels"]["results"]["address"] == channels.results("{endpoint}")
@@ -234,7 +248,7 @@ async def test_the_example_runs() -> None:
         names, stop = broker.channels, asyncio.Event()
         for channel in (names.inputs("double", 1), names.requests("double"), names.status):
             await broker.declare(channel)
-        said = Announcement(
+        announcement = Announcement(
             instance="r",
             part="replica",
             state="ready",
@@ -242,7 +256,7 @@ async def test_the_example_runs() -> None:
             model="double",
             version=1,
         )
-        await broker.append(broker.channels.status, [write_announcement(said)])
+        await broker.append(broker.channels.status, [write_announcement(announcement)])
         router = asyncio.create_task(
             run(broker, RouterSettings(instance="router-docs"), b"key", CollectorRegistry(), stop)
         )
@@ -264,7 +278,7 @@ def _run_example(url: str, prefix: str) -> dict[str, Any]:
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     code = code.replace("amqp://guest:guest@localhost:5672/", url).replace("millrace.requests", f"{prefix}requests")
     namespace: dict[str, Any] = {}
-    exec(code, namespace)  # noqa: S102 - this is the page that a reader copies from
+    exec(code, namespace)  # noqa: S102 - the code of our own page
     return namespace
 
 
@@ -293,8 +307,8 @@ async def _clean(broker: Broker) -> None:
         await broker.delete(channel)
 
 
-def test_the_headers_that_are_read_are_described() -> None:
-    described = "\n".join(row[0] for row in rows("where the JSON ends.\n"))
+def test_all_headers_that_the_router_reads_are_described() -> None:
+    described = "\n".join(row[0] for row in rows("### Request\n"))
     body = b'{"inputs": []}'
     headers = {
         "timeout_ms": 5,
@@ -304,9 +318,9 @@ def test_the_headers_that_are_read_are_described() -> None:
         "tracestate": "a=1",
         "cloudEvents_id": "7",
     }
-    asked = read_headers(Message(queue="q", body=body, headers=headers), Channels())
-    assert (asked.timeout_ms, asked.json_length, asked.key, asked.trace) == (5, 3, "k", headers["traceparent"])
-    assert json.loads(asked.extra) == {"tracestate": "a=1", "cloud_events": {"id": "7"}}
+    parsed = read_headers(Message(queue="q", body=body, headers=headers), Channels())
+    assert (parsed.timeout_ms, parsed.json_length, parsed.key, parsed.trace) == (5, 3, "k", headers["traceparent"])
+    assert json.loads(parsed.extra) == {"tracestate": "a=1", "cloud_events": {"id": "7"}}
     for name in headers:
         assert name.replace("cloudEvents_id", "cloudEvents_*") in described
 

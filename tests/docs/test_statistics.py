@@ -1,4 +1,4 @@
-"""docs/statistics.md names tests that there are."""
+"""The tests that docs/statistics.md names exist."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_promise_is_held_by_a_test() -> None:
+def test_every_promise_names_tests_that_exist() -> None:
     page = (ROOT / "docs/statistics.md").read_text("utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
     known = {

@@ -1,4 +1,4 @@
-"""One running gateway a test, on the event loop that processes of ours have."""
+"""A running gateway for each test, on uvloop as in production."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest_asyncio
 import uvloop
 
-from tests.gateway.serving import Gateway, serving
+from tests.gateway.running_gateway import Gateway, running_gateway
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -18,5 +18,5 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 @pytest_asyncio.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with serving(tmp_path) as running:
+    async with running_gateway(tmp_path) as running:
         yield running

@@ -1,4 +1,4 @@
-"""Two gateways with two assignment keys on one broker: one of them draws nothing by key, and all ways say so."""
+"""Two gateways with different assignment keys on one broker: one draws nothing by key, and every view shows it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from broker.records.agreement import Agreement
 from gateway.core.core import GatewaySettings
 from gateway.results.sqlite_store import SqliteResults
 from gateway.run import run
-from tests.gateway.serving import X, serving
+from tests.gateway.running_gateway import X, running_gateway
 
 BODY = {"inputs": [X]}
 STICKY = {"endpoint": "e", "arms": {"v1": "double@1"}, "key": "header", "policy": {"split": ["v1"], "sticky": True}}
@@ -20,11 +20,11 @@ SERIES = ("millrace_settings_disagree", {"setting": "secrets.assignment"})
 
 
 @pytest.mark.parametrize(("given", "code"), [(False, 503), (True, 200)])
-async def test_a_gateway_with_a_made_key_draws_nothing_by_key_beside_an_older_one(
+async def test_a_gateway_with_a_generated_key_draws_nothing_by_key_beside_an_older_one(
     tmp_path: Path, given: bool, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = Agreement(key="mine", is_key_given=given, started_us=2)
-    async with serving(tmp_path, agreement=own) as gateway:
+    async with running_gateway(tmp_path, agreement=own) as gateway:
         await gateway.declare(**STICKY)
         await gateway.until("/v2/models/e/ready", 200)
         url, keyed = "/v2/models/e/infer", {"millrace-key": "ann"}

@@ -1,4 +1,4 @@
-"""An endpoint with several rankers answers with one list of all, says who made it, and writes down who placed what."""
+"""An endpoint with several rankers answers with one merged list, names the rankers, and logs a merge record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from broker.sqlite.adapter import SqliteBroker
 from router.interleaving.interleave import interleave
 from router.interleaving.placed import stream
 from tests.arms import RANKING, Compute, X, announce, merges, processing, records, rows
-from tests.gateway.serving import Gateway, serving, until
+from tests.gateway.running_gateway import Gateway, running_gateway, until
 from tests.rankers import FIRST, SECOND, Slow, raising, ranking
 
 URL = "/v2/models/shop/infer"
@@ -31,8 +31,8 @@ INTERLEAVED: dict[str, Any] = {"interleave": ["v1", "v2"], "credit": "clicked"}
 CLICKED = {"rewards": {"clicked": {"default": 0}}}
 
 
-class Reluctant(SqliteBroker):
-    """Refuses the first merge records that it is given."""
+class RefusingBroker(SqliteBroker):
+    """Refuses the first merge records."""
 
     refusals = 3
 
@@ -43,23 +43,23 @@ class Reluctant(SqliteBroker):
         return await super().publish(messages)
 
 
-class Late(SqliteBroker):
-    """Takes merge records when it is told to."""
+class DelayedBroker(SqliteBroker):
+    """Holds merge records back until a test releases them."""
 
     async def publish(self, messages: Sequence[Message]) -> list[Outcome]:
         if any(message.headers.get("cloudEvents_type") == TYPE for message in messages):
-            await takes(self).wait()
+            await release_of(self).wait()
         return await super().publish(messages)
 
 
-def takes(broker: Broker) -> asyncio.Event:
-    """Return what a `Late` broker waits for."""
-    event: asyncio.Event = vars(broker).setdefault("takes", asyncio.Event())
+def release_of(broker: Broker) -> asyncio.Event:
+    """Return the event that releases the records of a `DelayedBroker`."""
+    event: asyncio.Event = vars(broker).setdefault("release", asyncio.Event())
     return event
 
 
 async def written(broker: Broker) -> int:
-    """Return how many merge records are on the log by now."""
+    """Return the number of merge records on the log."""
     return sum(read_merge(record) is not None for record in await records(broker, "shop"))
 
 
@@ -69,7 +69,7 @@ async def shop(
 ) -> AsyncIterator[Gateway]:
     """Serve `shop` with two rankers."""
     async with (
-        serving(folder, **settings) as gateway,
+        running_gateway(folder, **settings) as gateway,
         processing(gateway.broker, {1: first, 2: second}, RANKING),
     ):
         await declare(gateway, wait=wait)
@@ -89,7 +89,7 @@ def items(answer: httpx.Response) -> list[str]:
     return found
 
 
-async def test_the_client_sees_one_list_and_the_log_says_who_placed_what(tmp_path: Path) -> None:
+async def test_the_client_gets_one_list_and_the_log_has_the_merge_record(tmp_path: Path) -> None:
     async with shop(tmp_path, ranking(*FIRST), ranking(*SECOND)) as gateway:
         answers = [await gateway.client.post(URL, content=BODY) for _ in range(10)]
         records = {record.uid: record for record in await merges(gateway.broker, "shop", 10)}
@@ -112,7 +112,7 @@ async def test_the_client_sees_one_list_and_the_log_says_who_placed_what(tmp_pat
     assert {row["uid"] for row in found[:10]} == {row["uid"] for row in found[10:]} == set(records)
 
 
-async def test_a_slow_ranker_is_left_out_after_the_wait_and_the_answer_says_so(tmp_path: Path) -> None:
+async def test_a_slow_ranker_is_left_out_after_the_wait_and_the_answer_names_the_others(tmp_path: Path) -> None:
     slow = Slow(*SECOND)
     async with shop(tmp_path, ranking(*FIRST), slow, wait="200ms") as gateway:
         answer = await gateway.client.post(URL, content=BODY)
@@ -126,7 +126,7 @@ async def test_a_slow_ranker_is_left_out_after_the_wait_and_the_answer_says_so(t
         assert {(row["arm"], row["status"]) for row in found} == {("v1", "ok"), ("v2", "ok")}
 
 
-async def test_the_wait_does_not_end_before_there_is_a_list(tmp_path: Path) -> None:
+async def test_the_wait_goes_on_until_at_least_one_ranker_has_answered(tmp_path: Path) -> None:
     slow = Slow(*FIRST)
     async with shop(tmp_path, slow, raising(Failed("broken")), wait="50ms") as gateway:
         asking = asyncio.ensure_future(gateway.client.post(URL, content=BODY))
@@ -144,7 +144,7 @@ async def test_a_ranker_that_fails_or_answers_garbage_is_left_out(tmp_path: Path
         assert items(answer) == FIRST
 
 
-async def test_when_all_rankers_fail_the_client_hears_why(tmp_path: Path) -> None:
+async def test_when_all_rankers_fail_the_client_gets_their_errors(tmp_path: Path) -> None:
     broken = raising(Failed("nothing to rank"))
     async with shop(tmp_path, broken, broken) as gateway:
         answer = await gateway.client.post(URL, content=BODY)
@@ -154,14 +154,14 @@ async def test_when_all_rankers_fail_the_client_hears_why(tmp_path: Path) -> Non
         assert (wrong.status_code, wrong.headers["millrace-status"]) == (400, "invalid")
 
 
-async def test_one_that_says_invalid_is_not_the_clients_fault(tmp_path: Path) -> None:
+async def test_an_invalid_answer_of_one_ranker_is_not_the_clients_fault(tmp_path: Path) -> None:
     async with shop(tmp_path, raising(InvalidRequest("too odd")), raising(Failed("broken"))) as gateway:
         for _ in range(5):
             assert (await gateway.client.post(URL, content=BODY)).status_code == 500
 
 
 async def test_a_ranker_whose_queue_is_missing_is_left_out_at_once(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway, processing(gateway.broker, {1: ranking(*FIRST)}, RANKING):
+    async with running_gateway(tmp_path) as gateway, processing(gateway.broker, {1: ranking(*FIRST)}, RANKING):
         await announce(gateway.broker, "m", 2, full={"max_batch_size": 8})
         await declare(gateway, wait="8s")
         async with asyncio.timeout(4):
@@ -171,7 +171,7 @@ async def test_a_ranker_whose_queue_is_missing_is_left_out_at_once(tmp_path: Pat
         assert len({row["leg"] for row in found}) == 2
 
 
-async def test_nobody_waits_longer_than_allowed(tmp_path: Path) -> None:
+async def test_a_request_waits_no_longer_than_allowed(tmp_path: Path) -> None:
     slow = Slow(*FIRST)
     async with shop(tmp_path, slow, slow) as gateway:
         answer = await gateway.client.post(URL, content=BODY, headers={"millrace-timeout-ms": "200"})
@@ -180,7 +180,7 @@ async def test_nobody_waits_longer_than_allowed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("headers", [{"prefer": "respond-async"}, {"prefer": "wait=3"}, {"idempotency-key": "k"}])
-async def test_it_answers_while_the_client_waits_or_not_at_all(tmp_path: Path, headers: dict[str, str]) -> None:
+async def test_stored_requests_and_idempotency_keys_are_refused(tmp_path: Path, headers: dict[str, str]) -> None:
     async with shop(tmp_path, ranking(*FIRST), ranking(*SECOND)) as gateway:
         answer = await gateway.client.post(URL, content=BODY, headers=headers)
         assert (answer.status_code, answer.headers["millrace-status"]) == (400, "invalid")
@@ -189,8 +189,8 @@ async def test_it_answers_while_the_client_waits_or_not_at_all(tmp_path: Path, h
         assert pinned.status_code in (200, 202)
 
 
-async def test_with_one_ranker_ready_it_answers_alone(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway, processing(gateway.broker, {1: ranking(*FIRST)}, RANKING):
+async def test_a_single_ready_ranker_answers_alone(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway, processing(gateway.broker, {1: ranking(*FIRST)}, RANKING):
         await gateway.declare(endpoint="shop", arms=ARMS, policy=INTERLEAVED, feedback=CLICKED)
         await gateway.until("/v2/models/shop/ready", 200)
         answer = await gateway.client.post(URL, content=BODY)
@@ -199,7 +199,7 @@ async def test_with_one_ranker_ready_it_answers_alone(tmp_path: Path) -> None:
         assert [row["leg"] for row in await rows(gateway.broker, "shop", 1)] == [0]
 
 
-async def test_a_gateway_that_waits_for_enough_takes_no_more(tmp_path: Path) -> None:
+async def test_a_gateway_at_its_limit_of_pending_requests_refuses_ranked_ones_too(tmp_path: Path) -> None:
     slow = Slow(*FIRST)
     async with shop(tmp_path, slow, slow, pending_limit=2) as gateway:
         asking = [asyncio.ensure_future(gateway.client.post(URL, content=BODY)) for _ in range(4)]
@@ -215,27 +215,27 @@ async def test_a_gateway_that_waits_for_enough_takes_no_more(tmp_path: Path) -> 
 
 
 async def test_a_record_that_is_refused_is_written_before_the_gateway_has_stopped(tmp_path: Path) -> None:
-    async with shop(tmp_path, ranking(*FIRST), ranking(*SECOND), kind=Reluctant) as gateway:
-        await gateway.client.post(URL, content=BODY)  # answered, whatever the log says
+    async with shop(tmp_path, ranking(*FIRST), ranking(*SECOND), broker_class=RefusingBroker) as gateway:
+        await gateway.client.post(URL, content=BODY)  # answered, although the log refuses the record
         gateway.stop.set()
         await gateway.running
         assert vars(gateway.broker)["refusals"] == 0
         assert len(await merges(gateway.broker, "shop", 1)) == 1
 
 
-async def test_a_gateway_does_not_stop_while_a_record_is_on_its_way(tmp_path: Path) -> None:
-    async with shop(tmp_path, ranking(*FIRST), ranking(*SECOND), kind=Late) as gateway:
+async def test_a_stop_waits_for_the_merge_records(tmp_path: Path) -> None:
+    async with shop(tmp_path, ranking(*FIRST), ranking(*SECOND), broker_class=DelayedBroker) as gateway:
         assert items(await gateway.client.post(URL, content=BODY))
         gateway.stop.set()
         done, _ = await asyncio.wait({gateway.running}, timeout=0.5)
         assert not done
         assert await written(gateway.broker) == 0
-        takes(gateway.broker).set()
+        release_of(gateway.broker).set()
         await gateway.running
         assert await written(gateway.broker) == 1
 
 
-async def test_a_client_that_leaves_is_not_waited_for(tmp_path: Path) -> None:
+async def test_a_client_that_disconnects_ends_its_wait(tmp_path: Path) -> None:
     slow = Slow(*FIRST)
     async with shop(tmp_path, slow, slow) as gateway:
         with pytest.raises(httpx.ReadTimeout):

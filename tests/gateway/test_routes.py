@@ -1,4 +1,4 @@
-"""The routes beside the hot one: health, models, repository, feedback, docs."""
+"""The routes other than infer: health, models, repository, feedback, docs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from broker.records.feedback import read_feedback
 from broker.sqlite.adapter import SqliteBroker
 from gateway.routes.openapi import openapi
 from gateway.server import listen
-from tests.gateway.routes.test_infer import BODY, URL, said
-from tests.gateway.serving import FULL, PATIENCE_S, Gateway, declare, serving, until
+from tests.gateway.infer_requests import BODY, URL, error_of
+from tests.gateway.running_gateway import FULL, PATIENCE_S, Gateway, declare, running_gateway, until
 
 
-async def test_the_server_says_what_it_can(gateway: Gateway) -> None:
+async def test_the_server_lists_its_extensions(gateway: Gateway) -> None:
     answer = await gateway.client.get("/v2")
     assert answer.json()["name"] == "millrace"
     assert answer.json()["extensions"] == ["binary_tensor_data", "model_configuration", "statistics"]
@@ -37,7 +37,9 @@ async def test_live_and_ready_are_json(gateway: Gateway) -> None:
     assert answer.json() == {"ready": True, "live": True, "waiting_for": [], "troubles": []}
 
 
-async def test_a_broker_that_is_away_is_waited_for(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreachable_broker_makes_the_gateway_unready(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def away(broker: Broker) -> None:
         raise Unreachable("no broker answers at here")
 
@@ -46,7 +48,7 @@ async def test_a_broker_that_is_away_is_waited_for(gateway: Gateway, monkeypatch
     assert answer.json()["waiting_for"] == ["no broker answers at here"]
 
 
-async def test_a_model_is_described_by_what_its_replica_says(gateway: Gateway) -> None:
+async def test_a_model_is_described_as_its_replica_announced_it(gateway: Gateway) -> None:
     await gateway.declare(endpoint="fraud", arms={"a": "double@1", "b": "double@2"}, policy={"split": ["a", "b"]})
     answer = await gateway.until("/v2/models/fraud", 200)
     arms = {name: {"model": "double", "version": number} for name, number in (("a", "1"), ("b", "2"))}
@@ -56,7 +58,7 @@ async def test_a_model_is_described_by_what_its_replica_says(gateway: Gateway) -
     assert config == {**FULL["config"], "name": "fraud"}
 
 
-async def test_an_arm_that_nobody_announced_is_503_where_the_endpoint_is_ready(gateway: Gateway) -> None:
+async def test_an_arm_without_a_replica_is_503_although_the_endpoint_is_ready(gateway: Gateway) -> None:
     await gateway.declare(endpoint="fraud", arms={"a": "double@1", "b": "double@2"}, policy={"split": ["a", "b"]})
     await gateway.until("/v2/models/fraud/ready", 200)
     for path in ("", "/config", "/ready"):
@@ -66,13 +68,13 @@ async def test_an_arm_that_nobody_announced_is_503_where_the_endpoint_is_ready(g
 
 
 @pytest.mark.parametrize("path", ["nobody", "nobody/ready", "nobody/config", "double/versions/9", "a%2Fb", "%FF"])
-async def test_a_model_that_is_not_there_is_404(gateway: Gateway, path: str) -> None:
+async def test_an_unknown_model_is_404(gateway: Gateway, path: str) -> None:
     answer = await gateway.client.get(f"/v2/models/{path}")
     assert answer.status_code == 404
-    said(answer)
+    error_of(answer)
 
 
-async def test_tritons_client_reads_everything_it_knows(gateway: Gateway) -> None:
+async def test_tritons_client_reads_all_routes_that_it_knows(gateway: Gateway) -> None:
     def ask() -> Any:
         client = triton.InferenceServerClient(f"127.0.0.1:{gateway.port}")
         found = [client.is_server_live(), client.is_server_ready(), client.is_model_ready("double")]
@@ -94,7 +96,7 @@ async def test_tritons_client_reads_everything_it_knows(gateway: Gateway) -> Non
     assert await asyncio.to_thread(ask) == [True, True, True, False, "millrace", "x", "double", index]
 
 
-async def test_the_index_says_why_an_arm_is_not_ready(gateway: Gateway) -> None:
+async def test_the_index_has_the_reason_why_an_arm_is_not_ready(gateway: Gateway) -> None:
     await gateway.announce("double", 2, "loading")
     await gateway.announce("double", 3, "failed", error="no such file")
     arms = {f"v{number}": f"double@{number}" for number in (1, 2, 3, 4)}
@@ -113,7 +115,7 @@ async def test_the_index_says_why_an_arm_is_not_ready(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"ready": 1}', b"\xff"])
 async def test_a_wrong_index_request_is_400(gateway: Gateway, body: bytes) -> None:
-    said(answer := await gateway.client.post("/v2/repository/index", content=body))
+    error_of(answer := await gateway.client.post("/v2/repository/index", content=body))
     assert answer.status_code == 400
 
 
@@ -156,11 +158,11 @@ UID = "01890a5d-ac96-774b-bcce-b302099a8057"
     ],
 )
 async def test_hostile_feedback_is_400(gateway: Gateway, body: bytes) -> None:
-    said(answer := await gateway.client.post("/v2/models/double/feedback", content=body))
+    error_of(answer := await gateway.client.post("/v2/models/double/feedback", content=body))
     assert answer.status_code == 400, answer.text
 
 
-async def test_feedback_for_nobody_is_404_and_makes_no_log(gateway: Gateway) -> None:
+async def test_feedback_for_an_unknown_endpoint_is_404_and_makes_no_log(gateway: Gateway) -> None:
     answer = await gateway.client.post("/v2/models/nobody/feedback", json={"request_id": UID, "truth": 1})
     assert answer.status_code == 404
     assert await gateway.broker.end(gateway.broker.channels.events("nobody")) == 0
@@ -169,7 +171,7 @@ async def test_feedback_for_nobody_is_404_and_makes_no_log(gateway: Gateway) -> 
 async def test_feedback_over_the_limit_is_413(gateway: Gateway) -> None:
     answer = await gateway.client.post("/v2/models/double/feedback", content=b" " * 300_000)
     assert answer.status_code == 413
-    said(answer)
+    error_of(answer)
 
 
 @pytest.mark.parametrize(
@@ -190,11 +192,11 @@ async def test_feedback_over_the_limit_is_413(gateway: Gateway) -> None:
 async def test_every_error_is_json_with_a_request_id(gateway: Gateway, method: str, path: str, code: int) -> None:
     answer = await gateway.client.request(method, path)
     assert answer.status_code == code
-    assert said(answer)
+    assert error_of(answer)
     assert ("allow" in answer.headers) == (code == 405)
 
 
-async def test_a_head_of_a_route_has_no_body(gateway: Gateway) -> None:
+async def test_an_answer_to_head_has_no_body(gateway: Gateway) -> None:
     answer = await gateway.client.head("/v2/health/live")
     assert (answer.status_code, answer.content) == (200, b"")
     UUID(answer.headers["millrace-request-id"])
@@ -207,14 +209,14 @@ async def test_a_bug_is_500_in_the_usual_form(gateway: Gateway, monkeypatch: pyt
     monkeypatch.setattr("router.state.view.View.endpoints", broken)
     answer = await gateway.client.get("/v2/models")
     assert answer.status_code == 500
-    assert "log" in said(answer)
+    assert "log" in error_of(answer)
     monkeypatch.setattr("router.state.view.View.resolve", broken)
     answer = await gateway.client.post(URL, content=BODY)
     assert answer.status_code == 500
-    assert "log" in said(answer)
+    assert "log" in error_of(answer)
 
 
-async def test_the_docs_need_nothing_from_outside_and_name_every_route(gateway: Gateway) -> None:
+async def test_the_docs_page_is_self_contained_and_names_every_route(gateway: Gateway) -> None:
     page = (await gateway.client.get("/docs")).text
     assert not re.search(r"(?:src|href)=\"(?!/openapi.json)", page)
     for path in openapi()["paths"]:
@@ -223,8 +225,8 @@ async def test_the_docs_need_nothing_from_outside_and_name_every_route(gateway: 
 
 
 async def test_a_stop_waits_for_the_pending_answer_and_takes_no_new_connection(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway:
-        gateway.doubling.go.clear()
+    async with running_gateway(tmp_path) as gateway:
+        gateway.processor.go.clear()
         pending = asyncio.create_task(gateway.client.post(URL, content=BODY))
         await gateway.until_seen()
         gateway.stop.set()
@@ -234,29 +236,29 @@ async def test_a_stop_waits_for_the_pending_answer_and_takes_no_new_connection(t
 
         await until(refuses)
         assert not pending.done()
-        gateway.doubling.go.set()
+        gateway.processor.go.set()
         assert (await pending).status_code == 200
         async with asyncio.timeout(PATIENCE_S):
             await gateway.running
 
 
-async def test_who_still_waits_when_the_grace_is_over_hears_that_the_gateway_stops(tmp_path: Path) -> None:
-    async with serving(tmp_path, grace_s=0.3) as gateway:
-        gateway.doubling.go.clear()
+async def test_a_request_that_waits_after_the_grace_is_answered_that_the_gateway_stops(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, grace_s=0.3) as gateway:
+        gateway.processor.go.clear()
         pending = asyncio.create_task(gateway.client.post(URL, content=BODY))
         await gateway.until_seen()
         gateway.stop.set()
         answer = await pending
         assert answer.status_code == 503
-        assert "stops" in said(answer)
+        assert "stops" in error_of(answer)
 
 
-async def test_a_port_in_use_is_misconfigured_and_names_the_way_out(gateway: Gateway) -> None:
+async def test_a_port_in_use_is_an_error_with_a_way_out(gateway: Gateway) -> None:
     with pytest.raises(Misconfigured, match=rf"port {gateway.port} of 127.0.0.1 is in use.*gateway.http_port"):
         listen("127.0.0.1", gateway.port)
 
 
-def test_an_address_that_is_not_ours_is_misconfigured() -> None:
+def test_an_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(Misconfigured, match=r"cannot listen at 192\.0\.2\.1:1"):
         listen("192.0.2.1", 1)
 
@@ -270,7 +272,9 @@ async def _connects(port: int) -> bool:
     return True
 
 
-async def test_what_may_be_declared_is_503_until_that_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unknown_endpoint_is_503_until_the_declarations_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = asyncio.Event()
     run = LogFollower.run
 
@@ -283,7 +287,7 @@ async def test_what_may_be_declared_is_503_until_that_was_read(tmp_path: Path, m
         await declare(broker, endpoint="twice", arms={"a": "double@1"})
     monkeypatch.setattr(LogFollower, "run", late)
     asking = ("GET", "/v2/models/twice"), ("POST", "/v2/models/twice/infer"), ("POST", "/v2/models/twice/feedback")
-    async with serving(tmp_path, is_ready=False) as gateway:
+    async with running_gateway(tmp_path, is_ready=False) as gateway:
         for method, path in asking:
             answer = await gateway.client.request(method, path, json={})
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

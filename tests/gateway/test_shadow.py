@@ -1,4 +1,4 @@
-"""A shadow gets the same requests, and the client cannot tell that it is there."""
+"""A shadow gets the same requests, and makes no difference to the client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from broker.protocol.bundle import requests_in
 from broker.sqlite.adapter import SqliteBroker
 from broker.tensor.datatypes import Array
 from tests.arms import ONE_NUMBER, X, announce, processing, rows
-from tests.gateway.serving import Gateway, serving, until
+from tests.gateway.running_gateway import Gateway, running_gateway, until
 
 URL = "/v2/models/e/infer"
 BODY = json.dumps({"id": "mine", "inputs": [X]}).encode()
@@ -34,8 +34,8 @@ def times(factor: int) -> Any:
     return compute
 
 
-class Noting(SqliteBroker):
-    """Notes when bundles for models leave and are confirmed; does with those of the shadow as it is told."""
+class RecordingBroker(SqliteBroker):
+    """Records when bundles leave and are confirmed; the outcome of those for the shadow can be set."""
 
     noted: list[tuple[str, str]]
     shadows: str
@@ -64,7 +64,7 @@ class Noting(SqliteBroker):
 @asynccontextmanager
 async def shadowed(folder: Path, policy: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Gateway]:
     async with (
-        serving(folder, kind=Noting, **settings) as gateway,
+        running_gateway(folder, broker_class=RecordingBroker, **settings) as gateway,
         processing(gateway.broker, {1: times(1), 2: times(2)}),
     ):
         await declare(gateway, policy or SHADOWED)
@@ -115,7 +115,7 @@ async def test_the_shadow_leaves_when_its_request_is_safe(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("shadows", "status"), [("full", "overloaded"), ("broken", "failed")])
-async def test_a_shadow_that_gets_nowhere_has_its_row_and_changes_nothing(
+async def test_a_shadow_that_cannot_be_published_has_its_row_and_changes_nothing(
     tmp_path: Path, shadows: str, status: str
 ) -> None:
     async with shadowed(tmp_path) as gateway:
@@ -128,7 +128,7 @@ async def test_a_shadow_that_gets_nowhere_has_its_row_and_changes_nothing(
 
 
 async def test_a_shadow_whose_queue_is_missing_has_its_row_and_changes_nothing(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway, processing(gateway.broker, {1: times(1)}):
+    async with running_gateway(tmp_path) as gateway, processing(gateway.broker, {1: times(1)}):
         await announce(gateway.broker, "m", 2, full={"max_batch_size": 8})
         await declare(gateway, SHADOWED)
         assert (await gateway.client.post(URL, content=BODY)).status_code == 200
@@ -137,7 +137,7 @@ async def test_a_shadow_whose_queue_is_missing_has_its_row_and_changes_nothing(t
     assert "queue of the shadow's model is not there" in found[1]["error"]
 
 
-async def test_a_shadow_that_is_silent_holds_nobody_up(tmp_path: Path) -> None:
+async def test_an_unanswered_shadow_delays_no_request(tmp_path: Path) -> None:
     async with shadowed(tmp_path, grace_s=0.2) as gateway:
         vars(gateway.broker)["shadows"] = "silent"
         for _ in range(3):
@@ -155,8 +155,8 @@ async def test_shadows_that_wait_are_limited(tmp_path: Path, monkeypatch: pytest
     assert [(row["leg"], row["status"]) for row in found] == [(0, "ok")] * 20 + [(1, "overloaded")] * 15
 
 
-async def test_a_request_that_is_refused_has_no_shadow_and_both_rows_say_so(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway, processing(gateway.broker, {2: times(2)}):
+async def test_a_refused_request_has_no_shadow_and_both_rows_have_the_error(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway, processing(gateway.broker, {2: times(2)}):
         await announce(gateway.broker, "m", 1, full={"max_batch_size": 8})
         await declare(gateway, SHADOWED)
         assert (await gateway.client.post(URL, content=BODY)).status_code == 503
@@ -166,7 +166,7 @@ async def test_a_request_that_is_refused_has_no_shadow_and_both_rows_say_so(tmp_
 
 
 async def test_shadows_of_many_requests_share_bundles(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway, processing(gateway.broker, {1: times(1)}):
+    async with running_gateway(tmp_path) as gateway, processing(gateway.broker, {1: times(1)}):
         await gateway.broker.declare(SHADOW)
         await announce(gateway.broker, "m", 2, full={"max_batch_size": 32})
         await declare(gateway, SHADOWED)
@@ -195,7 +195,7 @@ async def test_asynchronous_requests_have_shadows_and_a_repeat_has_none_of_its_o
     assert [(row["leg"], row["status"]) for row in found] == [(0, "ok"), (0, "ok"), (1, "ok"), (1, "ok")]
 
 
-async def test_pinned_requests_have_none(tmp_path: Path) -> None:
+async def test_pinned_requests_have_no_shadow(tmp_path: Path) -> None:
     async with shadowed(tmp_path) as gateway:
         for arm in ("v1", "v2"):
             assert (await gateway.client.post(f"/v2/models/e/versions/{arm}/infer", content=BODY)).status_code == 200
@@ -206,8 +206,8 @@ async def test_pinned_requests_have_none(tmp_path: Path) -> None:
         ]
 
 
-async def test_a_full_queue_of_a_slow_shadow_is_as_good_as_none(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway, processing(gateway.broker, {1: times(1)}, ONE_NUMBER):
+async def test_a_full_shadow_queue_delays_no_request(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway, processing(gateway.broker, {1: times(1)}, ONE_NUMBER):
         await gateway.broker.declare(SHADOW, Limits(messages=2))
         await announce(gateway.broker, "m", 2, full={"max_batch_size": 1})
         await declare(gateway, SHADOWED)

@@ -1,4 +1,4 @@
-"""What Triton's own Python examples do, against this gateway: their calls, and what they check."""
+"""The calls and checks of Triton's own Python examples, against this gateway."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 
 from broker.records.replica_statistics import Statistics
-from tests.gateway.routes.test_infer import BODY, URL
-from tests.gateway.serving import FULL, Gateway
+from tests.gateway.infer_requests import BODY, URL
+from tests.gateway.running_gateway import FULL, Gateway
 
 X = np.array([[1.5, 2.5]], np.float32)
 BIG = np.arange(20_000, dtype=np.float32).reshape(-1, 2)
@@ -27,15 +27,15 @@ def input_of(values: np.ndarray[Any, Any], *, binary: bool) -> triton.InferInput
 
 
 @pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize("asked", [None, "gzip", "deflate"])
+@pytest.mark.parametrize("accepted", [None, "gzip", "deflate"])
 @pytest.mark.parametrize("sent", [None, "gzip", "deflate"])
 async def test_compressed_requests_get_compressed_answers(
-    gateway: Gateway, binary: bool, asked: str | None, sent: str | None
+    gateway: Gateway, binary: bool, accepted: str | None, sent: str | None
 ) -> None:
     def ask() -> Any:
         client = triton.InferenceServerClient(f"127.0.0.1:{gateway.port}")
         outputs = [triton.InferRequestedOutput("y", binary_data=binary)]
-        how = {"request_compression_algorithm": sent, "response_compression_algorithm": asked}
+        how = {"request_compression_algorithm": sent, "response_compression_algorithm": accepted}
         results = [client.infer("double", [input_of(it, binary=binary)], outputs=outputs, **how) for it in (X, BIG)]
         client.close()
         return [it.as_numpy("y") for it in results]
@@ -45,10 +45,10 @@ async def test_compressed_requests_get_compressed_answers(
     assert np.array_equal(big, 2 * BIG)
 
 
-async def test_the_aio_client_asks_like_the_other_one(gateway: Gateway) -> None:
+async def test_the_asyncio_client_works_like_the_other_one(gateway: Gateway) -> None:
     async with triton_aio.InferenceServerClient(f"127.0.0.1:{gateway.port}") as client:
-        for asked in (None, "gzip", "deflate"):
-            result = await client.infer("double", [input_of(BIG, binary=True)], response_compression_algorithm=asked)
+        for accepted in (None, "gzip", "deflate"):
+            result = await client.infer("double", [input_of(BIG, binary=True)], response_compression_algorithm=accepted)
             assert np.array_equal(result.as_numpy("y"), 2 * BIG)
         with pytest.raises(triton.InferenceServerException) as caught:
             await client.infer("wrong_model_name", [input_of(X, binary=True)])
@@ -56,7 +56,7 @@ async def test_the_aio_client_asks_like_the_other_one(gateway: Gateway) -> None:
         assert len((await client.get_inference_statistics("double"))["model_stats"]) == 1
 
 
-async def test_a_wrong_model_name_is_told_in_tritons_words(gateway: Gateway) -> None:
+async def test_a_wrong_model_name_is_reported_in_tritons_words(gateway: Gateway) -> None:
     def ask() -> str:
         client = triton.InferenceServerClient(f"127.0.0.1:{gateway.port}")
         with pytest.raises(triton.InferenceServerException) as caught:
@@ -67,7 +67,7 @@ async def test_a_wrong_model_name_is_told_in_tritons_words(gateway: Gateway) -> 
     assert (await asyncio.to_thread(ask)).startswith("Request for unknown model: 'wrong_model_name' is not found")
 
 
-async def test_the_statistics_are_those_of_one_model_and_version(gateway: Gateway) -> None:
+async def test_statistics_can_be_read_for_one_model_version(gateway: Gateway) -> None:
     for instance, version, rows in (("r1", 1, 3), ("r2", 1, 5), ("r3", 2, 8)):
         statistics = Statistics()
         statistics.computed(requests=2, rows=rows, queued_us=10, computing_us=100, at_us=1_700_000_000_000_000)
@@ -79,8 +79,8 @@ async def test_the_statistics_are_those_of_one_model_and_version(gateway: Gatewa
 
     def ask() -> list[Any]:
         client = triton.InferenceServerClient(f"127.0.0.1:{gateway.port}")
-        asked = (("shop",), ("shop", "2"), ("shop", "a"), ())
-        found = [client.get_inference_statistics(*words)["model_stats"] for words in asked]
+        cases = (("shop",), ("shop", "2"), ("shop", "a"), ())
+        found = [client.get_inference_statistics(*words)["model_stats"] for words in cases]
         assert "statistics" in client.get_server_metadata()["extensions"]
         with pytest.raises(triton.InferenceServerException, match="unknown model"):
             client.get_inference_statistics("nobody")
@@ -114,9 +114,7 @@ async def test_the_statistics_are_those_of_one_model_and_version(gateway: Gatewa
         ("gzip;q=much", None),
     ],
 )
-async def test_a_large_answer_comes_in_the_coding_that_is_preferred(
-    gateway: Gateway, accept: str, coding: str | None
-) -> None:
+async def test_a_large_answer_has_the_preferred_coding(gateway: Gateway, accept: str, coding: str | None) -> None:
     async with gateway.client.stream("GET", "/openapi.json", headers={"accept-encoding": accept}) as answer:
         packed = b"".join([part async for part in answer.aiter_raw()])
     assert answer.headers.get("content-encoding") == coding
@@ -126,7 +124,7 @@ async def test_a_large_answer_comes_in_the_coding_that_is_preferred(
     assert plain.startswith(b'{"openapi"')
 
 
-async def test_a_small_answer_is_not_worth_it(gateway: Gateway) -> None:
+async def test_a_small_answer_is_not_compressed(gateway: Gateway) -> None:
     answer = await gateway.client.post(URL, content=BODY, headers={"accept-encoding": "gzip"})
     assert "content-encoding" not in answer.headers
 

@@ -1,14 +1,14 @@
-"""Faults at random under steady load, by a seed: every request is answered, once, with its own number.
+"""Random faults under steady load, drawn from a seed: every request must be answered once, with its own number.
 
     make chaos KILLS=200 SEED=1                     over all three brokers
     python -m tests.kill.chaos --kills 20 --seed 1 --broker kafka
 
-Replicas, the router, the gateway and the catalog get SIGKILL, SIGTERM or a pause of SIGSTOP, and a replica is frozen
-for half a minute; RabbitMQ and Kafka are killed and started again, and the parts' connections to them are cut, held so
-that neither side hears anything, or closed by RabbitMQ's management. Queues, while nothing is in them, and logs are
-deleted, and an endpoint is declared whose queue the broker refuses.
-Clients of the queue and HTTP clients ask all the while. Ends with one line, and status 1 unless nothing was lost,
-twice or wrong.
+Replicas, the router, the gateway and the catalog get SIGKILL, SIGTERM or a SIGSTOP for some seconds, and a replica is
+frozen for up to half a minute. RabbitMQ and Kafka are killed and started again. The parts' connections to them are cut,
+held so that no bytes pass, or closed by RabbitMQ's management. Empty queues and logs are deleted, and an endpoint is
+declared whose queue the broker refuses.
+A queue client and an HTTP client send requests during all faults. The program prints one line, and exits with status 1
+if a request was lost, answered twice or answered wrong.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from tests.servers import control_kafka, control_rabbitmq, kafka_url, rabbitmq_u
 EVERY_S = 0.2
 AT_A_TIME = 40
 PROGRESS = 200  # answers from the queue between two faults
-HTTP_PROGRESS = 20  # and by HTTP
-ATTEMPTS = 50  # the faults of this test are none of any request's
-SETTLED_S = 10.0  # a new quorum queue that is killed at once can lose its leader
+HTTP_PROGRESS = 20  # answers by HTTP between two faults
+ATTEMPTS = 50  # so many that no request is buried because of this test's faults
+SETTLED_S = 10.0  # a new quorum queue whose node is killed at once can lose its leader
 URLS: dict[str, Callable[[], str]] = {"sqlite": lambda: "", "rabbitmq": rabbitmq_url, "kafka": kafka_url}
 CONTROLS: dict[str, Callable[..., None]] = {"rabbitmq": control_rabbitmq, "kafka": control_kafka}
 HEARTBEATS = {"rabbitmq": "?heartbeat=5"}
@@ -64,8 +64,8 @@ KINDS_OF_SERVER = ("broker killed", "link cut", "link held", "declaration refuse
 KINDS_OF_RABBITMQ = ("connections closed",)
 
 
-class Seen(Protocol):
-    """What a client saw: of the queue, or of HTTP."""
+class ClientResult(Protocol):
+    """The counts of a client, by the queue or by HTTP."""
 
     @property
     def sent(self) -> Collection[int]: ...
@@ -79,8 +79,8 @@ class Seen(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """One broker's share: what was done, and what the clients saw of it."""
+class ChaosResult:
+    """The faults and the clients of the run on one broker."""
 
     steps: Sequence[Step]
     queue: Client
@@ -88,24 +88,24 @@ class Ended:
     redelivered: int
 
     @property
-    def clients(self) -> tuple[Seen, Seen]:
-        """Both clients, for what is counted in the same way."""
+    def clients(self) -> tuple[ClientResult, ClientResult]:
+        """Both clients, for counts that both have."""
         return self.queue, self.http
 
     @property
     def wrong(self) -> list[Answer]:
-        """Return the answers that are not what the model gives: a fault is no reason for another status, either."""
+        """The answers with a wrong value or another status than `ok`; a fault does not excuse another status."""
         firsts = [answers[0] for answers in self.queue.answers.values()]
         return [*self.queue.wrong(), *[answer for answer in firsts if answer.status != "ok"], *self.http.wrong()]
 
     @property
     def bad(self) -> bool:
-        """Whether anything was lost, twice or wrong."""
+        """True if a request was lost, answered twice or answered wrong."""
         return any(client.lost or client.twice for client in self.clients) or bool(self.wrong)
 
 
 class Chaos:
-    """One installation, its clients, one schedule."""
+    """Sends requests by both clients while the faults of a schedule happen."""
 
     def __init__(self, faults: Faults, queue: Client, http: HttpClient) -> None:
         self._faults = faults
@@ -117,7 +117,7 @@ class Chaos:
 
     @asynccontextmanager
     async def quiet(self) -> AsyncIterator[None]:
-        """Have nothing on its way: both clients wait, with all their answers."""
+        """Stop both clients and wait for all answers; within the block no request is unanswered."""
         self._may_send.clear()
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -128,7 +128,7 @@ class Chaos:
             self._http.go_on()
 
     async def run(self, steps: Iterable[Step], settled_s: float) -> None:
-        """Send all the while, do what the schedule says, and wait for every answer."""
+        """Send requests, apply the faults one after the other, and wait for every answer."""
         sending = asyncio.create_task(self._send())
         await asyncio.sleep(settled_s)
         after = "the start"
@@ -152,7 +152,7 @@ class Chaos:
             await asyncio.sleep(EVERY_S)
 
     async def _calm(self, after: str) -> None:
-        """Wait until things move again."""
+        """Wait until both clients have received new answers after a fault."""
         wanted, by_http = len(self._queue.answers) + PROGRESS, len(self._http.answers) + HTTP_PROGRESS
         try:
             await until(lambda: len(self._queue.answers) >= wanted and len(self._http.answers) >= by_http, PATIENCE_S)
@@ -163,11 +163,11 @@ class Chaos:
             ) from None
 
 
-async def chaos(broker: str, kills: int, seed: int) -> Ended:
-    """Run one broker's share; returns what was done, and what the clients saw."""
+async def chaos(broker: str, kills: int, seed: int) -> ChaosResult:
+    """Run a schedule of `kills` faults on one broker."""
     kinds = KINDS + (KINDS_OF_SERVER if broker in CONTROLS else ())
     kinds += KINDS_OF_RABBITMQ if broker == "rabbitmq" else ()
-    steps = schedule(kinds, kills, random.Random(f"{seed} {broker}"))  # noqa: S311 - a schedule is no secret
+    steps = schedule(kinds, kills, random.Random(f"{seed} {broker}"))  # noqa: S311 - not for secrets
     with tempfile.TemporaryDirectory(prefix="millrace-chaos-") as folder:
         async with _link(broker) as link, Installation(Path(folder), URLS[broker](), link.url if link else "") as it:
             await it.serve("steady", STEADY, "gateway", retry={"attempts": ATTEMPTS})
@@ -179,11 +179,11 @@ async def chaos(broker: str, kills: int, seed: int) -> Ended:
             ):
                 await Chaos(faults, queue, http).run(steps, SETTLED_S if broker in CONTROLS else 0)
                 await _find_withheld(it.broker, http)
-                return Ended(steps, queue, http, faults.redelivered)
+                return ChaosResult(steps, queue, http, faults.redelivered)
 
 
 async def _find_withheld(broker: Broker, http: HttpClient) -> None:
-    """Find what was accepted for later and computed, as its row says, and is not given to whoever asks."""
+    """Find stored requests that have a row with status `ok`, but whose answer cannot be fetched."""
     if unanswered := await http.unanswered():
         rows = (await read_rows(broker, "steady", ())).first
         ends = {uid: rows.get((uid_of(uid), 0, 0)) for uid in unanswered}
@@ -192,7 +192,7 @@ async def _find_withheld(broker: Broker, http: HttpClient) -> None:
 
 @asynccontextmanager
 async def _link(broker: str) -> AsyncIterator[Proxy | None]:
-    """Stand between a server and who uses the link; the embedded broker has none."""
+    """Yield a proxy in front of a server; None for the embedded broker."""
     if broker not in CONTROLS:
         yield None
         return
@@ -202,10 +202,10 @@ async def _link(broker: str) -> AsyncIterator[Proxy | None]:
 
 @asynccontextmanager
 async def _way_of_the_queue(installation: Installation, broker: str) -> AsyncIterator[Broker]:
-    """Return the broker as the client of the queue has it.
+    """Yield the broker of the queue client.
 
-    On RabbitMQ it uses the link, too: what it publishes again with the same message_id is the same request. On Kafka
-    that would be another request, with an id of its own.
+    On RabbitMQ the client connects through the proxy too: a request that it publishes again with the same message_id is
+    the same request. On Kafka it would be another request with another id.
     """
     if broker != "rabbitmq":
         yield installation.broker
@@ -214,8 +214,8 @@ async def _way_of_the_queue(installation: Installation, broker: str) -> AsyncIte
         yield way
 
 
-def line(seed: int, kills: int, ended: Iterable[Ended]) -> str:
-    """Return the one line that says it all; `twice` is after dedupe by message_id."""
+def line(seed: int, kills: int, ended: Iterable[ChaosResult]) -> str:
+    """The summary in one line; `twice` counts after deduplication by message_id."""
     ended = list(ended)
     clients = [client for one in ended for client in one.clients]
     return (
@@ -226,18 +226,18 @@ def line(seed: int, kills: int, ended: Iterable[Ended]) -> str:
     )
 
 
-def _details(one: Ended) -> str:
-    """Return what a person wants to know of a share: the faults, the tries by HTTP, the first wrong answers."""
+def _details(one: ChaosResult) -> str:
+    """The details of a run: the faults, the tries by HTTP, and the first wrong answers."""
     wrong = [f"wrong: {answer}\n" for answer in one.wrong[:10]]
     return f"{', '.join(map(str, one.steps))}\nby HTTP: {dict(one.http.tries)}\n" + "".join(wrong)
 
 
 def main() -> None:
-    """Read the options, run every broker's share, say what became of it."""
+    """Parse the options, run the schedule of every broker, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200, help="in all, over the brokers")
+    parser.add_argument("--kills", type=int, default=200, help="number of faults, divided among the brokers")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--broker", choices=list(URLS), action="append", help="one of them; may be given again")
+    parser.add_argument("--broker", choices=list(URLS), action="append", help="only this broker; repeatable")
     options = parser.parse_args()
     brokers = options.broker or list(URLS)
     ended = []

@@ -1,4 +1,4 @@
-"""A plain client of the queue: publishes numbers, and notes every answer that comes, by message_id."""
+"""A queue client that publishes numbers and records every answer with its message_id."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SILENCE_S = 45.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer as it came."""
+    """One answer to the request for `number`; `value` is None for an error."""
 
     number: int
     status: str
@@ -34,23 +34,23 @@ class Answer:
 
 
 def tensor_of(number: int) -> dict[str, Any]:
-    """Return the input that carries one number."""
+    """The input tensor with one number."""
     return {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [number]}
 
 
 def body_of(number: int) -> bytes:
-    """Return a request for one number."""
+    """The body of a request for one number."""
     return orjson.dumps({"inputs": [tensor_of(number)]})
 
 
 class Client:
-    """Sends requests with a reply address of its own; what the broker did not confirm is sent again."""
+    """Sends requests with its own reply queue; unconfirmed requests are sent again."""
 
     def __init__(self, broker: Broker, endpoint: str) -> None:
         self.broker = broker
         self.queue = f"kill-answers-{uuid4().hex[:12]}"
         self.sent: set[int] = set()
-        self.copies: Counter[int] = Counter()  # that the broker may have: confirmed, or nobody knows
+        self.copies: Counter[int] = Counter()  # by number: publishes that were confirmed or have an unknown outcome
         self.answers: defaultdict[int, list[Answer]] = defaultdict(list)
         self._requests = broker.channels.requests(endpoint)
         self._name = uuid4().hex[:12]
@@ -75,7 +75,7 @@ class Client:
         await self.broker.delete(self.queue)
 
     async def send(self, numbers: Iterable[int]) -> None:
-        """Publish requests until the broker has every one of them."""
+        """Publish requests until the broker has confirmed each of them."""
         left = list(numbers)
         self.sent.update(left)
         while left:
@@ -104,7 +104,7 @@ class Client:
         )
 
     async def answered(self, number: int) -> None:
-        """Return when so many requests have an answer; raises AssertionError when none comes for a long time."""
+        """Wait until `number` requests have an answer; raises AssertionError after SILENCE_S without one."""
         while len(self.answers) < number:
             before = sum(map(len, self.answers.values()))
             self._came.clear()
@@ -120,20 +120,20 @@ class Client:
                 ) from None
 
     async def all_answered(self) -> None:
-        """Return when every request that was sent has an answer."""
+        """Wait until every request that was sent has an answer."""
         await self.answered(len(self.sent))
 
     @property
     def lost(self) -> int:
-        """How many requests have no answer."""
+        """The number of requests without an answer."""
         return len(self.sent - set(self.answers))
 
     @property
     def twice(self) -> int:
-        """How many requests have answers that differ in their message_id: what a client cannot dedupe.
+        """The number of requests whose answers differ in their message_id, so that a client cannot deduplicate them.
 
-        A broker that knows messages by their place has as many requests as copies: a client that repeats what was not
-        confirmed, and was there all the same, has an id for each.
+        On a broker that identifies messages by their position each copy is a request with an id: a client that repeats
+        an unconfirmed request, although it arrived, gets an answer for each copy.
         """
         by_place = type(self.broker).origin is not Broker.origin
         return sum(
@@ -143,24 +143,24 @@ class Client:
 
     @property
     def repeated(self) -> int:
-        """How many answers came again with the message_id of an earlier one."""
+        """The number of answers with the message_id of an earlier answer."""
         return sum(len(answers) - len({answer.message_id for answer in answers}) for answers in self.answers.values())
 
     @property
     def statuses(self) -> Counter[str]:
-        """How the requests ended, by the first answer of each."""
+        """The number of requests by the status of their first answer."""
         return Counter(answers[0].status for answers in self.answers.values())
 
     def message_id(self, number: int) -> str:
-        """Return the uid that the answer to a request carries."""
+        """The uid in the answer to a request."""
         return self.answers[number][0].message_id
 
     def message_ids(self) -> list[str]:
-        """Return the uids of all requests that were answered."""
+        """The uids of all answered requests."""
         return [self.message_id(number) for number in sorted(self.answers)]
 
     def wrong(self) -> list[Answer]:
-        """Return the answers that contradict another one or are not what the model gives for the number."""
+        """The answers with a wrong value, or with another status than the request's first answer."""
         return [
             one
             for answers in self.answers.values()

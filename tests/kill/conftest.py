@@ -1,4 +1,4 @@
-"""An installation over each broker."""
+"""Fixtures: an installation on each broker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ URLS: dict[str, Callable[[], str]] = {"sqlite": lambda: "", "rabbitmq": rabbitmq
 
 @pytest.fixture(params=list(URLS))
 def broker_url(request: pytest.FixtureRequest) -> str:
-    """The broker's address; the embedded one is in the test's own folder."""
+    """The broker's address; empty for the embedded broker in the test's folder."""
     return URLS[request.param]()
 
 

@@ -1,5 +1,5 @@
-"""What a schedule does to an installation: kills, stops, pauses, a link to the broker that is cut or held, and channels
-that are deleted or refused."""
+"""The faults of a schedule: processes that are killed, stopped or paused, connections to the broker that are cut, held
+or closed, and channels that are deleted or refused."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from tests.proxy import Proxy
 
 CALM_S = (0.0, 1.5)  # before each fault
 LASTS_S = {
-    "killed": (0.0, 1.0),  # until it is started again
+    "killed": (0.0, 1.0),  # until the restart
     "stopped": (0.0, 1.0),
-    "paused": (1.0, 12.0),  # both sides of 6 s, when a silent part counts as gone, and of 10 s, when its messages do
+    "paused": (1.0, 12.0),  # around 6 s, when a silent part counts as gone, and 10 s, when its messages are given back
     "cut": (0.0, 0.0),
     "frozen": (15.0, 30.0),
     "vanished": (0.0, 0.0),
     "refused": (2.0, 6.0),
     "closed": (0.0, 0.0),
-    "held": (6.0, 13.0),  # longer than a heartbeat of RabbitMQ's; over two of them, both sides give the connection up
+    "held": (6.0, 13.0),  # longer than RabbitMQ's heartbeat; after two of them both sides close the connection
 }
 PATIENCE_S = 120.0
 MODEL = "steady"
-PARTS = {"router": "router", "gateway": "gateway", "catalog": "processors"}  # by the name that a schedule has for it
+PARTS = {"router": "router", "gateway": "gateway", "catalog": "processors"}  # the parts by their names in schedules
 
 Control = Callable[..., None]
 Quiet = Callable[[], AbstractAsyncContextManager[None]]
-"""Within it no request is on its way."""
+"""A context manager; within its block no request is unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One fault of a schedule: what, how long nothing happens before it, and how long it lasts."""
+    """One fault of a schedule: its kind, the pause before it, and its duration."""
 
     kind: str
     calm_s: float
@@ -52,7 +52,7 @@ class Step:
 
 
 def schedule(kinds: Sequence[str], steps: int, draw: random.Random) -> list[Step]:
-    """Draw a schedule; a fault's name ends in the word that says how long it lasts."""
+    """Draw a schedule; the last word of a kind is its key in LASTS_S."""
     drawn = []
     for _ in range(steps):
         kind = draw.choice(kinds)
@@ -61,10 +61,10 @@ def schedule(kinds: Sequence[str], steps: int, draw: random.Random) -> list[Step
 
 
 class Faults:
-    """Does to one installation what a schedule says, and counts what the replicas say came back meanwhile."""
+    """Applies the faults of a schedule to an installation, and sums up the redeliveries that replicas count."""
 
     def __init__(self, installation: Installation, link: Proxy | None, control: Control | None) -> None:
-        """`link` is what the parts connect through, `control` what starts and kills the broker's node."""
+        """`link` is the proxy between the parts and the broker; `control` starts and kills the broker's node."""
         self.redelivered = 0
         self._turn = itertools.count()
         self._installation = installation
@@ -72,7 +72,7 @@ class Faults:
         self._control = control
 
     async def do(self, step: Step, quiet: Quiet) -> None:
-        """Do one thing, and undo it: whatever ended has been started again on return."""
+        """Apply one fault and repair it: every process that ended has been started again on return."""
         what, how = step.kind.split()
         if step.kind == "queue vanished":
             async with quiet():
@@ -92,7 +92,7 @@ class Faults:
         await act(what, step.lasts_s)
 
     async def count(self) -> None:
-        """Add what the present replica says came back: its count ends with it."""
+        """Add the present replica's count of redeliveries, which is lost when the replica ends."""
         with contextlib.suppress(httpx.HTTPError, AssertionError, TimeoutError):
             self.redelivered += await self._installation.redelivered()
 
@@ -119,7 +119,7 @@ class Faults:
         self._installation.start(PARTS[what])
 
     async def _signal_replica(self, number: signal.Signals) -> None:
-        """Send a signal to the replica and see it end; the catalog starts another one."""
+        """Send a signal to the replica and wait for its end; the catalog starts another one."""
         await self.count()
         pid = await self._pid("replica")
         kill_process(pid, number)
@@ -158,7 +158,7 @@ class Faults:
             self._link.go_on()
 
     async def _delete_a_queue(self) -> None:
-        """Delete one of the queues of the steady model, in turn: nothing is in them now."""
+        """Delete one of the steady model's queues, in rotation; all of them are empty now."""
         channels = self._installation.channels
         inputs = channels.inputs(MODEL, 1)
         queues = (inputs, channels.requests(MODEL), channels.retry(inputs), channels.results(MODEL))
@@ -170,7 +170,7 @@ class Faults:
         await self._installation.broker.delete(logs[next(self._turn) % len(logs)])
 
     async def _refuse(self, _: str, lasts_s: float) -> None:
-        """Declare an endpoint whose queue somebody else has made, of a kind that is none of ours."""
+        """Declare an endpoint whose queue exists already with a type that we do not support."""
         name = f"later{next(self._turn)}"
         async with foreign_queue(self._installation, name):
             await self._installation.declare(name, f"{MODEL}@1")

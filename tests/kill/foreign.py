@@ -1,4 +1,4 @@
-"""Queues that somebody else made under our names, so that the broker refuses ours."""
+"""Queues that other programs created with our names, so that the broker refuses ours."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ TIMEOUT_S = 30.0
 
 @asynccontextmanager
 async def foreign_queue(installation: Installation, endpoint: str) -> AsyncIterator[None]:
-    """Have in place of an endpoint's queue one that ours cannot take: on RabbitMQ a classic one.
+    """Create an incompatible queue in place of an endpoint's queue, and delete it afterwards.
 
-    On Kafka it is a topic whose name differs in a dot only, with which Kafka makes no other.
+    On RabbitMQ it is a classic queue. On Kafka it is a topic whose name has underscores for our dots: Kafka refuses a
+    second topic that differs only in these. There is none for the embedded broker.
     """
     name = installation.channels.requests(endpoint)
     if isinstance(installation.broker, RabbitBroker):

@@ -1,4 +1,4 @@
-"""A plain HTTP client: posts numbers, and posts each one again until its answer comes."""
+"""An HTTP client that posts numbers, and repeats each request until it is answered."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from tests.kill.client import Answer, tensor_of
 
 CALLERS = 8
 PAUSE_S = 0.1  # of a caller, between two requests
-TRY_S = 8.0  # what the gateway is allowed for one try
-HUNG_S = TRY_S + 2.0  # a gateway that is silent for so long says nothing any more
+TRY_S = 8.0  # the timeout that the gateway gets for one try
+HUNG_S = TRY_S + 2.0  # after this time without a response the connection is given up
 BACKOFF_S = (0.05, 2.0)
 DEADLINE_S = 90.0
-FIRST = 1_000_000  # no client of the queue sends these numbers
-SEND_AGAIN = (410, 429, 503, 504)  # 410: it was accepted, and its time was over before it was computed
-LATER = 3  # each so many-th request asks for its answer later
+FIRST = 1_000_000  # larger than all numbers of queue clients
+SEND_AGAIN = (410, 429, 503, 504)  # 410: a stored request that expired before it was computed
+LATER = 3  # every third request is a stored request (`Prefer: respond-async`)
 
 
 class HttpClient:
-    """Callers that each post one number after another, over a connection of their own.
+    """Several callers; each posts one number after another, over its own connection.
 
-    A connection that breaks, and a refusal that says so, are the client's to mend: it posts the same request again.
+    After a broken connection or a status in SEND_AGAIN a caller posts the same request again.
     """
 
     def __init__(self, port: int, endpoint: str, *, callers: int = CALLERS, deadline_s: float = DEADLINE_S) -> None:
-        """`deadline_s` is what a request is allowed over all its tries."""
+        """`deadline_s` is the time limit of a request over all its tries."""
         self.sent: set[int] = set()
         self.answers: dict[int, Answer] = {}
         self.tries: Counter[str] = Counter()
-        """How all the tries ended: by status code, or by the name of what broke."""
+        """The number of tries by status code, or by the name of the error."""
         self.accepted: set[str] = set()
-        """The ids of all requests that were accepted for later."""
+        """The ids of all stored requests."""
         self.withheld: set[str] = set()
-        """Those of them that were computed, and whose answers cannot be had."""
+        """The ids of stored requests that were computed, but whose answers cannot be fetched."""
         self._base = f"http://127.0.0.1:{port}"
         self._url = f"{self._base}/v2/models/{endpoint}/infer"
         self._name = uuid4().hex[:12]
@@ -68,33 +68,33 @@ class HttpClient:
         await self._http.aclose()
 
     async def pause(self) -> None:
-        """Send nothing new, and return when each request has its answer; `go_on` ends it."""
+        """Send no new requests until `go_on`; return when each request has its answer."""
         self._may_send.clear()
-        while self.sent - set(self.answers):  # noqa: ASYNC110 - each caller answers by itself
+        while self.sent - set(self.answers):  # noqa: ASYNC110 - each caller adds its answer
             await asyncio.sleep(PAUSE_S)
 
     def go_on(self) -> None:
-        """Send again."""
+        """Send new requests again."""
         self._may_send.set()
 
     async def finish(self) -> None:
-        """Send nothing new, and return when each request has its answer, or none by its deadline."""
+        """Send no new requests; return when each request has its answer or has passed its deadline."""
         self._sending = False
         await asyncio.gather(*self._callers)
 
     @property
     def lost(self) -> int:
-        """How many requests have no answer."""
+        """The number of requests without an answer, or with one that cannot be fetched."""
         return len(self.sent - set(self.answers)) + len(self.withheld)
 
     async def unanswered(self) -> list[str]:
-        """Return the ids of requests that were accepted for later, and have no answer to fetch."""
+        """The ids of stored requests whose answer cannot be fetched."""
         left, found = iter(sorted(self.accepted)), []
 
         async def ask() -> None:
             for uid in left:
-                said = await self._http.get(f"{self._base}/v2/requests/{uid}")
-                if said.status_code != httpx.codes.OK:
+                response = await self._http.get(f"{self._base}/v2/requests/{uid}")
+                if response.status_code != httpx.codes.OK:
                     found.append(uid)
 
         await asyncio.gather(*[ask() for _ in range(self._number_of_callers)])
@@ -102,11 +102,11 @@ class HttpClient:
 
     @property
     def twice(self) -> int:
-        """How many answers carry a request id that another request's answer carries, too."""
+        """The number of answers with the request id of another request's answer."""
         return len(self.answers) - len({answer.message_id for answer in self.answers.values()})
 
     def wrong(self) -> list[Answer]:
-        """Return the answers that are not what the model gives for the number, and errors that no fault explains."""
+        """The answers with a wrong value, and errors that no fault explains."""
         return self._wrong
 
     async def _call(self) -> None:
@@ -131,10 +131,9 @@ class HttpClient:
             pause_s = min(longest_s, 2 * pause_s)
 
     async def _ask(self, number: int) -> Answer | None:
-        """Try once; returns None when the request is to be sent again.
+        """Try once; returns None if the request must be sent again.
 
-        The one place that knows how a request is asked: it waits on the connection that it posted on, or, if it was
-        accepted for later, asks for its answer wherever there is a gateway.
+        The answer comes in the response, or, for a stored request, from any gateway that runs.
         """
         try:
             response = await self._http.post(self._url, content=self._body(number), headers=self._headers(number))
@@ -149,7 +148,7 @@ class HttpClient:
         return None if response.status_code in SEND_AGAIN else self._read(number, response)
 
     def _headers(self, number: int) -> Mapping[str, str]:
-        """Return the headers of a request, the same ones for each of its tries."""
+        """The headers of a request, the same for all of its tries."""
         return ({"prefer": "respond-async"} if number % LATER == 0 else {}) | {
             "content-type": "application/json",
             "millrace-timeout-ms": str(round(1000 * TRY_S)),
@@ -163,28 +162,28 @@ class HttpClient:
         return f"{self._name}-{number}"
 
     def _read(self, number: int, response: httpx.Response) -> Answer:
-        """Read an answer; one to another request is no `ok`."""
+        """Read an answer; the answer to another request gets the status "of another request"."""
         status, value = response.headers.get("millrace-status", ""), None
         if response.status_code == httpx.codes.OK:
-            said = _object(response.content)
-            value = _value(said)
-            status = status if said.get("id") == self._id(number) else "of another request"
+            document = _object(response.content)
+            value = _value(document)
+            status = status if document.get("id") == self._id(number) else "of another request"
         uid = response.headers.get("millrace-request-id", "")
         return Answer(number, status, uid, value, f"{response.status_code} {response.text}")
 
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        said = orjson.loads(body)
+        document = orjson.loads(body)
     except orjson.JSONDecodeError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
-def _value(said: dict[str, Any]) -> float | None:
-    """Return the one number of an answer."""
+def _value(document: dict[str, Any]) -> float | None:
+    """The only number of an answer, None if there is not exactly one."""
     try:
-        [[value]] = [output["data"] for output in said["outputs"]]
+        [[value]] = [output["data"] for output in document["outputs"]]
         return float(value)
     except (KeyError, TypeError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""One installation in a folder of its own: real parts as real processes, which a test may kill."""
+"""An installation of real processes in a folder, which a test may kill."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.kill.models import write_model
 PATIENCE_S = 60.0
 GRACE_S = 25.0
 LOOK_S = 0.02
-DEADLINE = "110s"  # no request of these tests is late
+DEADLINE = "110s"  # so long that no request expires
 
 SETTINGS = """\
 version: 1
@@ -43,18 +43,18 @@ metrics: {port: 0}
 
 
 class Installation:
-    """Starts, kills and stops parts, and hears what they announce."""
+    """Starts, kills and stops parts, and collects their announcements."""
 
     def __init__(self, folder: Path, url: str, link_url: str = "") -> None:
-        """`url` is a broker's address; an empty one is the embedded broker in `folder`.
+        """`url` is the broker's address; empty for the embedded broker in `folder`.
 
-        The parts connect to `link_url` where there is one: the same broker, by way of what a test can cut.
+        If `link_url` is given, the parts connect to it instead: the same broker through a proxy.
         """
         self.http_port = free_port()
         path = folder / "millrace.yaml"
         path.write_text(SETTINGS % (f"k{uuid4().hex[:12]}.", link_url or url, self.http_port))
         self.folder = folder
-        self.heard: dict[str, Announcement] = {}
+        self.announcements: dict[str, Announcement] = {}
         self.parts: dict[str, subprocess.Popen[bytes]] = {}
         self._installation = wiring.Installation.at(path)
         self.channels = self._installation.settings.channels
@@ -66,7 +66,7 @@ class Installation:
         await self.broker.open()
         await self.broker.declare(self.channels.declared)
         await self.broker.declare(self.channels.status)
-        following = LogFollower(self.broker, self.channels.status, 0, self._hear)
+        following = LogFollower(self.broker, self.channels.status, 0, self._fold_status)
         self._following = asyncio.create_task(following.run(), name="status")
         return self
 
@@ -87,34 +87,34 @@ class Installation:
             await self.broker.close()
 
     async def serve(self, name: str, source: str, *parts: str, max_batch: int = 32, **declaration: Any) -> None:
-        """Serve a model by an endpoint of the same name, and return once it is ready."""
+        """Serve a model under an endpoint of the same name, and wait until it is ready."""
         write_model(self.folder / "models", name, source, max_batch)
         await self.declare(name, f"{name}@1", **declaration)
         for part in ("processors", "router", *parts):
             self.start(part)
         await self.replica()
-        await until(lambda: any(said.part == "router" and said.state == "ready" for said in self.heard.values()))
+        await until(lambda: any(one.part == "router" and one.state == "ready" for one in self.announcements.values()))
 
     async def declare(self, name: str, target: str, **declaration: Any) -> None:
         """Declare an endpoint with one arm."""
         await self.broker.append(self.channels.declared, [self._declaration(name, target, declaration)])
 
     async def declare_as_another(self, name: str, target: str, url: str) -> None:
-        """Declare an endpoint by way of another user's connection."""
+        """Declare an endpoint over a connection of another user."""
         async with connect(url, self.channels) as broker:
             await broker.append(self.channels.declared, [self._declaration(name, target, {})])
 
     def _declaration(self, name: str, target: str, declaration: Mapping[str, Any]) -> bytes:
         self._names.add(name)
-        said = {"endpoint": name, "arms": {"v1": target}, "deadline": DEADLINE, **declaration}
-        return endpoint_declared(read_endpoint(said, source="test"), "test")
+        document = {"endpoint": name, "arms": {"v1": target}, "deadline": DEADLINE, **declaration}
+        return endpoint_declared(read_endpoint(document, source="test"), "test")
 
     async def withdraw(self, name: str) -> None:
-        """Take an endpoint back."""
+        """Withdraw an endpoint."""
         await self.broker.append(self.channels.declared, [endpoint_withdrawn(name, "test")])
 
     def another_broker(self) -> Broker:
-        """Return one more broker, not opened yet, as another process would have it."""
+        """Create another connection to the broker, not opened yet, with the parts' address."""
         return self._installation.broker()
 
     def start(self, part: str) -> None:
@@ -124,13 +124,13 @@ class Installation:
             self.parts[part] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def kill(self, part: str) -> None:
-        """Kill a part's process with SIGKILL, and see that it is gone."""
+        """Kill a part's process with SIGKILL, and wait for its end."""
         process = self.parts.pop(part)
         process.kill()
         process.wait()
 
     async def stop(self, part: str) -> None:
-        """Ask a part to stop, and wait until it has."""
+        """Stop a part with SIGTERM, and wait for its end."""
         process = self.parts.get(part)
         if process is not None:
             process.send_signal(signal.SIGTERM)
@@ -138,21 +138,21 @@ class Installation:
             del self.parts[part]
 
     async def replica(self, *, but: int = 0) -> Announcement:
-        """Return a replica that is ready now, another than the process `but`."""
+        """Wait for a replica that is ready, other than the process `but`."""
 
         def ready() -> list[Announcement]:
-            replicas = [said for said in self.heard.values() if said.part == "replica" and said.state == "ready"]
-            return [said for said in replicas if said.pid != but and is_alive(said.pid)]
+            replicas = [one for one in self.announcements.values() if one.part == "replica" and one.state == "ready"]
+            return [one for one in replicas if one.pid != but and is_alive(one.pid)]
 
         await until(lambda: bool(ready()))
         return ready()[-1]
 
     def replicas_ever(self) -> int:
-        """Return how many replica processes there have been."""
-        return len({said.pid for said in self.heard.values() if said.part == "replica"})
+        """The number of replica processes that have announced themselves."""
+        return len({one.pid for one in self.announcements.values() if one.part == "replica"})
 
     async def redelivered(self) -> int:
-        """Return how many deliveries that had been out before the present replica has taken."""
+        """The number of redelivered messages that the present replica has taken."""
         replica = await self.replica()
         async with httpx.AsyncClient(timeout=10.0) as client:
             page = (await client.get(f"http://127.0.0.1:{replica.metrics_port}/metrics")).text
@@ -161,23 +161,23 @@ class Installation:
         return int(float(found[1]))
 
     def log(self, part: str) -> str:
-        """Return what a part and its children have printed."""
+        """The output of a part and its children."""
         path = self.folder / f"{part}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def _hear(self, record: Record) -> None:
-        said = read_status(record)
-        if said is not None:
-            self.heard[said.instance] = said
+    def _fold_status(self, record: Record) -> None:
+        announcement = read_status(record)
+        if announcement is not None:
+            self.announcements[announcement.instance] = announcement
 
     def _show_logs(self) -> None:
-        """Print what the parts complained of: pytest shows it for a test that failed."""
+        """Print the last log lines of the parts; pytest shows them if the test failed."""
         for part in ("gateway", "router", "processors"):
             for line in self.log(part).splitlines()[-60:]:
                 print(f"{part}: {line[:2000]}")  # noqa: T201 - see above
 
     def _stored(self) -> list[str]:
-        """Return the queue of the results store, once a gateway has made one."""
+        """The queue of the results store, if a gateway has created one."""
         path = self._installation.settings.data_folder / "results.db"
         if not path.exists():
             return []
@@ -186,39 +186,41 @@ class Installation:
 
     def _channels(self) -> list[str]:
         names = [self.channels.declared, self.channels.status, *self._stored()]
-        names += [f"{self.channels.prefix}delay.{round(step_s * 1000)}" for step_s in DELAY_LADDER_S]  # as on Kafka
+        names += [
+            f"{self.channels.prefix}delay.{round(step_s * 1000)}" for step_s in DELAY_LADDER_S
+        ]  # the names on Kafka
         names.append(f"{self.channels.prefix}limits")
         for name in self._names:
             inputs = self.channels.inputs(name, 1)
-            lane = self.channels.retry(inputs)
-            names += [inputs, lane, self.channels.dead(inputs), self.channels.dead(lane)]
-            names += [self.channels.delay(lane, round(step_s * 1000)) for step_s in DELAY_LADDER_S]
+            retry = self.channels.retry(inputs)
+            names += [inputs, retry, self.channels.dead(inputs), self.channels.dead(retry)]
+            names += [self.channels.delay(retry, round(step_s * 1000)) for step_s in DELAY_LADDER_S]
             names += [self.channels.requests(name), self.channels.dead(self.channels.requests(name))]
             names += [self.channels.results(name), self.channels.events(name)]
         return names
 
 
-async def until(what: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    """Look again and again until it is so: from outside a process there is no event to wait for."""
+async def until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    """Poll until a condition is true: other processes set no event to wait for. Raises TimeoutError."""
     async with asyncio.timeout(patience_s):
-        while not what():  # noqa: ASYNC110 - see above
+        while not condition():  # noqa: ASYNC110 - see above
             await asyncio.sleep(LOOK_S)
 
 
-async def until_it(what: Callable[[], Awaitable[bool]], patience_s: float = PATIENCE_S) -> None:
-    """Ask again and again until it is so."""
+async def until_it(condition: Callable[[], Awaitable[bool]], patience_s: float = PATIENCE_S) -> None:
+    """Poll until an asynchronous condition is true. Raises TimeoutError."""
     async with asyncio.timeout(patience_s):
-        while not await what():  # noqa: ASYNC110 - see above
+        while not await condition():  # noqa: ASYNC110 - see above
             await asyncio.sleep(LOOK_S)
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs: one that is dead and not yet waited for does not."""
+    """Return True if a process runs; a zombie does not."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 
 
 def kill_process(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Send a signal to a process that the test did not start itself."""
+    """Send a signal to a process that was started by another one."""
     os.kill(pid, number)

@@ -1,4 +1,4 @@
-"""Learners as processes, each with a data folder by choice, and a reader of the logs that notes what it takes in."""
+"""Learners as processes with chosen data folders, and a view that records the snapshots it accepts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from broker.records.declared import endpoint_declared
 from broker.records.endpoint import Endpoint, read_endpoint
 from broker.records.routing import read_claim, read_snapshot, write_claim
 from broker.records.status import read_status
-from router.learning.experiment import read_experiment, spec_of
+from router.learning.declared import read_experiment
+from router.learning.experiment import spec_of
 from router.learning.fold import ExperimentFold
 from router.learning.ledger import Ledger, restore_saved
 from router.state.view import View
@@ -44,7 +45,7 @@ BANDIT = {
 
 @dataclass(slots=True)
 class Learner:
-    """One process; `claims` are its terms, the newest last."""
+    """One learner process; `claims` are its terms, the newest last."""
 
     process: subprocess.Popen[bytes]
     folder: Path
@@ -53,14 +54,14 @@ class Learner:
     claims: list[int] = field(default_factory=list)
 
     def leads_by_its_log(self) -> bool:
-        """Tell whether the process itself thinks so: its last word on it."""
-        words = [json.loads(line).get("message", "") for line in self.log.read_text().splitlines() if line[:1] == "{"]
-        said = [word for word in words if "leading" in word]
-        return bool(said) and said[-1].startswith("leading")
+        """Return True if the process takes itself for the leader, by the last log line about it."""
+        lines = [json.loads(line).get("message", "") for line in self.log.read_text().splitlines() if line[:1] == "{"]
+        about = [line for line in lines if "leading" in line]
+        return bool(about) and about[-1].startswith("leading")
 
 
 class Learners:
-    """A prefix on a broker with one endpoint, its learners, and a view that follows them."""
+    """One endpoint on a broker, its learners, and a view that follows them."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
@@ -70,8 +71,8 @@ class Learners:
         self.declared: Endpoint = read_endpoint(BANDIT, source="test")
         self.view = View(b"key")
         self.learners: list[Learner] = []
-        self.taken: list[tuple[int, int]] = []  # of each snapshot that the view took: its term, and the view's then
-        self.said: list[int] = []  # the terms of all snapshots on the log
+        self.accepted: list[tuple[int, int]] = []  # for each snapshot that the view accepted: its term, the view's term
+        self.snapshot_terms: list[int] = []  # the terms of all snapshots on the log
         self.sent = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._last: Any = None
@@ -96,14 +97,14 @@ class Learners:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for number, learner in enumerate(self.learners):
             for line in learner.log.read_text(errors="replace").splitlines()[-20:]:
-                print(f"learner {number}: {line[:1000]}")  # noqa: T201 - pytest shows it for a test that failed
+                print(f"learner {number}: {line[:1000]}")  # noqa: T201 - pytest shows it if the test failed
         channels = self._channels
         for log in (channels.declared, channels.status, channels.events("e")):
             await self.broker.delete(log)
         await self.broker.close()
 
     def start(self, data: str = "data") -> Learner:
-        """Start a learner over a data folder."""
+        """Start a learner with a data folder."""
         number = len(self.learners)
         path = self.folder / f"learner-{number}.yaml"
         path.write_text(SETTINGS % (self._channels.prefix, data, self._url, TICK))
@@ -115,40 +116,42 @@ class Learners:
         self.learners.append(learner)
         return learner
 
-    async def leads(self, learner: Learner) -> int:
-        """Return the term with which a learner leads, once a snapshot of it was taken."""
-        await until(lambda: bool(learner.claims) and learner.claims[-1] == self.view.learned.term == self._term_taken())
+    async def wait_until_leading(self, learner: Learner) -> int:
+        """Wait until the view has accepted a snapshot of a learner; returns its term."""
+        await until(
+            lambda: bool(learner.claims) and learner.claims[-1] == self.view.learned.term == self._accepted_term()
+        )
         return self.view.learned.term
 
-    async def stand_by(self, learner: Learner) -> None:
-        """Return once a learner has said that it is there."""
+    async def wait_until_announced(self, learner: Learner) -> None:
+        """Wait for the first announcement of a learner."""
         await until(lambda: bool(learner.instance))
 
-    async def vacate(self) -> None:
-        """Have nobody lead: a claim of somebody who is not there, so that the next one need not wait for a silence."""
+    async def claim_for_absent_learner(self) -> None:
+        """Append the claim of a learner that does not exist: the next one then claims without waiting for a timeout."""
         await self.broker.append(self._channels.declared, [write_claim("nobody")])
 
     async def kill(self, learner: Learner) -> None:
-        """Kill a learner with SIGKILL, and see that it is gone."""
+        """Kill a learner with SIGKILL, and wait for its end."""
         learner.process.kill()
         await asyncio.to_thread(learner.process.wait)
 
     async def end(self, learner: Learner) -> None:
-        """Ask a learner to stop, and wait until it has."""
+        """Stop a learner with SIGTERM, and wait for its end."""
         learner.process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(learner.process.wait, GRACE_S)
 
-    async def ask(self, number: int) -> None:
-        """Send requests, decided as a gateway would now, and feedback for some."""
+    async def send_requests(self, number: int) -> None:
+        """Append the rows of requests, decided as a gateway would now, and feedback for some of them."""
         await send(self.broker, requests(self.view, self.sent, number))
         self.sent += number
 
     async def end_of_log(self) -> int:
-        """Return where the endpoint's event log ends."""
+        """The end offset of the endpoint's event log."""
         return await self.broker.end(self._channels.events("e"))
 
-    async def whole(self, end: int) -> ExperimentFold[Any]:
-        """Return the fold of the whole log, as far as `end`, by somebody who was never killed."""
+    async def fold_log(self, end: int) -> ExperimentFold[Any]:
+        """Fold the log up to `end` without an interruption."""
         experiment = read_experiment(self.declared)
         assert experiment is not None
         fold: ExperimentFold[Any] = ExperimentFold(spec_of(self.declared), experiment)
@@ -161,8 +164,8 @@ class Learners:
         await reader.close()
         return fold
 
-    async def kept(self, learner: Learner) -> ExperimentFold[Any]:
-        """Return what a learner that has ended has left in its ledger."""
+    async def load_fold(self, learner: Learner) -> ExperimentFold[Any]:
+        """Load the fold from the ledger of a learner that has ended."""
         experiment = read_experiment(self.declared)
         assert experiment is not None
         fold: ExperimentFold[Any] = ExperimentFold(spec_of(self.declared), experiment)
@@ -174,9 +177,9 @@ class Learners:
         restore_saved(fold, kept)
         return fold
 
-    def _term_taken(self) -> int:
-        said = self.view.snapshot_of("e")
-        return -1 if said is None else said.term
+    def _accepted_term(self) -> int:
+        snapshot = self.view.snapshot_of("e")
+        return -1 if snapshot is None else snapshot.term
 
     def _fold_declared(self, record: Record) -> None:
         self.view.fold_declared(record)
@@ -188,24 +191,24 @@ class Learners:
 
     def _fold_status(self, record: Record) -> None:
         self.view.fold_status(record)
-        said, announced = read_snapshot(record), read_status(record)
-        if said is not None:
-            self.said.append(said.term)
+        snapshot, announcement = read_snapshot(record), read_status(record)
+        if snapshot is not None:
+            self.snapshot_terms.append(snapshot.term)
         for learner in self.learners:
-            if announced is not None and announced.pid == learner.process.pid:
-                learner.instance = announced.instance
+            if announcement is not None and announcement.pid == learner.process.pid:
+                learner.instance = announcement.instance
         self._note()
 
     def _note(self) -> None:
-        """Note what the view follows, whenever that has changed."""
-        said = self.view.snapshot_of("e") if self.view.endpoints() else None
-        if said is not None and said is not self._last:
-            self._last = said
-            self.taken.append((said.term, self.view.learned.term))
+        """Record the view's snapshot if it has changed."""
+        snapshot = self.view.snapshot_of("e") if self.view.endpoints() else None
+        if snapshot is not None and snapshot is not self._last:
+            self._last = snapshot
+            self.accepted.append((snapshot.term, self.view.learned.term))
 
 
 def ledger_of(folder: Path) -> tuple[int, int]:
-    """Return the term and the offset that a ledger holds now, (-1, 0) while there is none."""
+    """The present term and offset of a ledger, (-1, 0) if there is none."""
     try:
         connection = apsw.Connection(str(folder / "learner.db"), flags=apsw.SQLITE_OPEN_READONLY)
     except apsw.CantOpenError:
@@ -217,7 +220,7 @@ def ledger_of(folder: Path) -> tuple[int, int]:
 
 
 def is_free(path: Path) -> bool:
-    """Tell whether nobody is in the middle of writing a SQLite file."""
+    """Return True if no process is writing a SQLite file."""
     if not path.exists():
         return True
     with contextlib.closing(apsw.Connection(str(path))) as connection:

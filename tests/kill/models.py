@@ -1,4 +1,4 @@
-"""The models that the kill tests serve: each gives back the number it was given, unless its number is up."""
+"""The models of the kill tests: each returns its input, except for the numbers POISON and GUILTY."""
 
 from __future__ import annotations
 
@@ -74,5 +74,5 @@ class Model:
 
 
 def write_model(repository: Path, name: str, source: str, max_batch: int) -> None:
-    """Publish a model's version 1."""
+    """Write version 1 of a model to the repository."""
     write_version(repository, name, 1, {"model.py": source.encode()}, config=CONFIG % (name, max_batch))

@@ -1,4 +1,4 @@
-"""The one line that each kill test prints: what was lost, what came twice, what was delivered again."""
+"""Prints the result of a kill test in one line: lost requests, repeated answers, redeliveries and rows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from tests.kill.rows import Rows
 
 
 def report(client: Client, redelivered: int, rows: Rows, more: str = "") -> None:
-    """Print what became of a client's requests; `twice` is after dedupe by message_id."""
+    """Print the counts of a client's requests and rows; `twice` counts after deduplication by message_id."""
     ids = client.message_ids()
-    print(  # noqa: T201 - this line is what the tests are for
+    print(  # noqa: T201 - the result of the test
         f"lost {client.lost} twice {client.twice} redelivered {redelivered} answers repeated {client.repeated}"
         f" rows missing {rows.missing(ids)} distinct {len(rows.first)} repeated {rows.repeated} {more}"
     )

@@ -1,4 +1,4 @@
-"""The event log after a kill: one terminal row for each request, the first in log order counts."""
+"""Reads the rows of an event log; of several rows of a request the first one in the log counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Key = tuple[bytes, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How one instance ended."""
+    """The status and the attempts of one row."""
 
     status: str
     attempts: int
@@ -29,26 +29,26 @@ class Row:
 
 @dataclass(slots=True)
 class Rows:
-    """What an endpoint's log says."""
+    """The rows of an endpoint's event log."""
 
     first: dict[Key, Row] = field(default_factory=dict)
     copies: Counter[Key] = field(default_factory=Counter)
 
     @property
     def repeated(self) -> int:
-        """How many rows stand in the log again."""
+        """The number of repeated rows."""
         return sum(self.copies.values()) - len(self.copies)
 
     def of(self, message_id: str) -> Row:
-        """Return the row of a request, by its answer's message_id."""
+        """The row of a request, by its answer's message_id."""
         return self.first[uid_of(message_id), 0, 0]
 
     def missing(self, message_ids: Iterable[str]) -> int:
-        """Return how many requests have no row."""
+        """The number of requests without a row."""
         return sum((uid_of(message_id), 0, 0) not in self.first for message_id in message_ids)
 
     def fold(self, record: Record) -> None:
-        """Add a record."""
+        """Add the rows of a record."""
         batch = read_event(record)
         if batch is None:
             return
@@ -59,7 +59,10 @@ class Rows:
 
 
 async def read_rows(broker: Broker, endpoint: str, message_ids: Iterable[str]) -> Rows:
-    """Read an endpoint's log from its beginning to its end, and on until the given requests have rows."""
+    """Read an endpoint's log from its start, to its end and until the given requests have rows.
+
+    Returns the rows so far if no record arrives for SILENCE_S.
+    """
     wanted, log, rows = list(message_ids), broker.channels.events(endpoint), Rows()
     reader, at = broker.read(log, 0), 0
     try:
@@ -70,7 +73,7 @@ async def read_rows(broker: Broker, endpoint: str, message_ids: Iterable[str]) -
                 rows.fold(record)
             at = records[-1].offset + 1
     except TimeoutError:
-        pass  # the caller counts what is missing
+        pass  # the caller counts missing rows
     finally:
         await reader.close()
     return rows

@@ -1,4 +1,4 @@
-"""A gateway that dies in the middle of asynchronous requests: what it has promised is kept."""
+"""A gateway that is killed keeps the requests that it answered with 202."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AT_ONCE = 50
 PATIENCE_S = 60.0
 
 
-async def test_every_202_is_fetched_with_the_first_answer(installation: Installation) -> None:
+async def test_every_stored_request_has_one_answer_after_the_gateway_was_killed(installation: Installation) -> None:
     await installation.serve("steady", STEADY, "gateway")
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{installation.http_port}", timeout=PATIENCE_S) as client:
         await until_it(lambda: _ready(client))

@@ -1,4 +1,4 @@
-"""The HTTP client of the kill tests sees what is lost, wrong or somebody else's, and repeats what broke."""
+"""The HTTP client of the kill tests counts lost and wrong answers, and repeats requests after a failure."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PATIENCE_S = 20.0
 DEADLINE_S = 2.0
 
 Answer = Callable[[str, float], bytes]
-"""The bytes that answer a request, by its id and its number; none at all break the connection."""
+"""Makes the bytes of the response to a request, from its id and its number; no bytes close the connection."""
 
 
 def answer(code: int, body: object, status: str) -> bytes:
-    said = json.dumps(body).encode()
+    content = json.dumps(body).encode()
     head = f"HTTP/1.1 {code} .\r\nmillrace-status: {status}\r\nmillrace-request-id: {uuid4()}\r\n"
-    return f"{head}content-length: {len(said)}\r\n\r\n".encode() + said
+    return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
 
 
 def right(name: str, number: float) -> bytes:
@@ -34,14 +34,14 @@ def refused(code: int) -> Answer:
 
 @asynccontextmanager
 async def gateway(*script: Answer) -> AsyncIterator[tuple[int, list[str]]]:
-    """Answer by the script, and rightly when it is over; yields the port, and the idempotency keys that came."""
+    """Answer with the script, and then correctly; yields the port and the received idempotency keys."""
     keys: list[str] = []
     left = list(script)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while said := await _answer(reader, left, keys):
-                writer.write(said)
+            while response := await _answer(reader, left, keys):
+                writer.write(response)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -64,7 +64,7 @@ async def _answer(reader: asyncio.StreamReader, left: list[Answer], keys: list[s
 
 
 async def one_request(*script: Answer) -> tuple[HttpClient, Sequence[str]]:
-    """Send one number, and see it end."""
+    """Send one number, and wait for its end."""
     async with (
         asyncio.timeout(PATIENCE_S),
         gateway(*script) as (port, keys),
@@ -81,7 +81,7 @@ async def test_a_right_answer_is_counted_once() -> None:
     assert (client.lost, client.twice, client.wrong()) == (0, 0, [])
 
 
-async def test_a_broken_connection_and_a_refusal_are_followed_by_the_same_request() -> None:
+async def test_after_a_broken_connection_or_a_refusal_the_same_request_is_repeated() -> None:
     client, keys = await one_request(lambda *_: b"", refused(503), refused(429), refused(504))
     assert (client.lost, client.wrong()) == (0, [])
     assert client.tries == {"RemoteProtocolError": 1, "503": 1, "429": 1, "504": 1, "200": 1}
@@ -89,21 +89,21 @@ async def test_a_broken_connection_and_a_refusal_are_followed_by_the_same_reques
     assert len(set(keys)) == 1
 
 
-async def test_a_wrong_number_is_wrong() -> None:
+async def test_a_wrong_number_is_counted_as_wrong() -> None:
     client, _ = await one_request(lambda name, number: right(name, number + 1))
     assert [(one.number, one.value) for one in client.wrong()] == [(FIRST, FIRST + 1)]
 
 
-async def test_the_answer_to_another_request_is_wrong() -> None:
+async def test_the_answer_to_another_request_is_counted_as_wrong() -> None:
     client, _ = await one_request(lambda name, number: right("another", number))
     assert [one.status for one in client.wrong()] == ["of another request"]
 
 
-async def test_an_error_that_no_fault_explains_is_wrong() -> None:
+async def test_an_error_that_no_fault_explains_is_counted_as_wrong() -> None:
     client, _ = await one_request(refused(500), refused(404))
     assert [one.text[:3] for one in client.wrong()] == ["500", "404"]
 
 
-async def test_no_answer_by_the_deadline_is_lost() -> None:
+async def test_a_request_without_an_answer_by_its_deadline_is_counted_as_lost() -> None:
     client, _ = await one_request(*[refused(503)] * 1000)
     assert (client.lost, client.wrong()) == (1, [])

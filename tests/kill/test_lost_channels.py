@@ -1,4 +1,4 @@
-"""Queues, logs, connections and permissions are taken away while an installation serves: it goes on, or says so."""
+"""Queues, logs, connections and permissions are removed while an installation serves: it goes on or reports it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME = "steady"
 
 @asynccontextmanager
 async def asking(installation: Installation) -> AsyncIterator[httpx.AsyncClient]:
-    """Serve the steady model, also by HTTP."""
+    """Serve the steady model, and yield an HTTP client."""
     await installation.serve(NAME, STEADY, "gateway")
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{installation.http_port}", timeout=30.0) as client:
         await until_it(lambda: is_ready(client))
@@ -38,14 +38,14 @@ async def is_ready(client: httpx.AsyncClient) -> bool:
 
 
 async def answers(client: httpx.AsyncClient) -> bool:
-    """Tell whether a request is answered as it should be."""
+    """Return True if a request by HTTP is answered with 200."""
     answer = await client.post(f"/v2/models/{NAME}/infer", content=body_of(7), headers={"millrace-timeout-ms": "3000"})
     return answer.status_code == 200
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("kind", ["inputs", "requests", "retry", "results"])
-async def test_a_queue_that_is_deleted_is_there_again_in_seconds(installation: Installation, kind: str) -> None:
+async def test_a_deleted_queue_is_declared_again_within_seconds(installation: Installation, kind: str) -> None:
     async with asking(installation) as http, Client(installation.broker, NAME) as client:
         await client.send(range(REQUESTS))
         await client.all_answered()
@@ -64,8 +64,8 @@ async def test_a_queue_that_is_deleted_is_there_again_in_seconds(installation: I
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("kind", ["events", "status"])
-async def test_a_log_that_is_deleted_stops_no_model(installation: Installation, kind: str) -> None:
-    """Rows that could not be confirmed held their requests: after 64 more the model stopped for good."""
+async def test_a_deleted_log_does_not_stop_a_model(installation: Installation, kind: str) -> None:
+    """If unconfirmed rows kept their requests unacked, the model would stop after 64 more requests."""
     async with asking(installation) as http, Client(installation.broker, NAME) as client:
         await client.send(range(REQUESTS))
         await client.all_answered()
@@ -85,10 +85,10 @@ async def there(installation: Installation, channel: str) -> bool:
 
 
 @pytest.mark.timeout(180)
-async def test_an_endpoint_whose_queue_is_refused_is_named_and_the_rest_serves(installation: Installation) -> None:
+async def test_an_endpoint_whose_queue_is_refused_is_reported_and_others_are_served(installation: Installation) -> None:
     async with asking(installation) as http, Client(installation.broker, NAME) as client:
         if "sqlite" in repr(installation.broker).lower():
-            pytest.skip("the embedded broker has no clients that could make a queue first")
+            pytest.skip("other programs cannot create queues in the embedded broker")
         pids = {part: process.pid for part, process in installation.parts.items()}
         async with foreign_queue(installation, "later"):
             await installation.declare("later", f"{NAME}@1")
@@ -97,7 +97,7 @@ async def test_an_endpoint_whose_queue_is_refused_is_named_and_the_rest_serves(i
             await client.all_answered()
             assert await is_ready(http)
             answer = await http.post("/v2/models/later/infer", content=body_of(7))
-            assert answer.status_code == 200  # by HTTP it needs no queue of its own
+            assert answer.status_code == 200  # HTTP requests do not use the refused queue
         async with Client(installation.broker, "later") as later:
             await later.send(range(REQUESTS))
             await later.all_answered()
@@ -112,7 +112,7 @@ async def is_named(client: httpx.AsyncClient, endpoint: str) -> bool:
 
 @pytest.fixture
 async def own_user(tmp_path: Path) -> AsyncIterator[tuple[Installation, str]]:
-    """An installation on RabbitMQ with a user of its own, whose permissions can be taken away."""
+    """An installation on RabbitMQ with its own user, whose permissions can be withdrawn."""
     user = f"u{uuid4().hex[:8]}"
     url = rabbitmq_url()
     await asyncio.to_thread(control_rabbitmq, "ctl", "add_user", user, "secret")
@@ -131,14 +131,14 @@ async def allow(user: str, *, everything: bool) -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_permissions_that_are_withdrawn_for_a_while_end_nothing(own_user: tuple[Installation, str]) -> None:
+async def test_permissions_that_are_withdrawn_for_a_while_end_no_process(own_user: tuple[Installation, str]) -> None:
     installation, user = own_user
     async with asking(installation) as http:
         pids = {part: process.pid for part, process in installation.parts.items()}
         replica = await installation.replica()
         await allow(user, everything=False)
         await asyncio.to_thread(control_rabbitmq, "ctl", "close_all_connections", "test")
-        await until_it(lambda: says_that_no_answers_come(http), 30.0)
+        await until_it(lambda: refuses_without_answers(http), 30.0)
         await installation.declare_as_another("later", f"{NAME}@1", rabbitmq_url())
         await asyncio.sleep(10.0)
         await allow(user, everything=True)
@@ -155,15 +155,15 @@ async def test_permissions_that_are_withdrawn_for_a_while_end_nothing(own_user: 
         assert all(is_alive(pid) for pid in [*pids.values(), replica.pid])
 
 
-async def says_that_no_answers_come(client: httpx.AsyncClient) -> bool:
-    """Tell whether a gateway that can hear no answer says so at once, and takes no request to let it wait."""
+async def refuses_without_answers(client: httpx.AsyncClient) -> bool:
+    """Return True if a gateway that cannot receive answers is not ready and refuses requests at once."""
     refused = await client.post(f"/v2/models/{NAME}/infer", content=body_of(7), headers={"millrace-timeout-ms": "3000"})
     ready = await client.get("/v2/health/ready")
     return refused.status_code == ready.status_code == 503 and "no answers can" in refused.text + ready.text
 
 
 @pytest.mark.timeout(180)
-async def test_connections_that_the_management_closes_are_made_again(tmp_path: Path) -> None:
+async def test_connections_closed_by_the_management_are_opened_again(tmp_path: Path) -> None:
     async with Installation(tmp_path, rabbitmq_url()) as installation, asking(installation) as http:
         for _ in range(3):
             await asyncio.to_thread(control_rabbitmq, "ctl", "close_all_connections", "test")
@@ -172,18 +172,18 @@ async def test_connections_that_the_management_closes_are_made_again(tmp_path: P
 
 
 @pytest.mark.timeout(180)
-async def test_limits_that_were_changed_start_and_are_named(tmp_path: Path) -> None:
+async def test_parts_start_after_limits_were_changed_and_log_the_difference(tmp_path: Path) -> None:
     async with Installation(tmp_path, rabbitmq_url()) as installation, asking(installation) as http:
         for part in ("gateway", "router", "processors"):
             await installation.stop(part)
         settings = tmp_path / "millrace.yaml"
-        url, said = (
+        old, new = (
             f'broker: {{url: "{rabbitmq_url()}"}}',
             f'broker: {{url: "{rabbitmq_url()}", limits: {{requests: 77}}}}',
         )
         text = settings.read_text()
-        assert url in text
-        settings.write_text(text.replace(url, said))
+        assert old in text
+        settings.write_text(text.replace(old, new))
         for part in ("processors", "router", "gateway"):
             installation.start(part)
         await until_it(lambda: is_ready(http), 60.0)

@@ -1,4 +1,4 @@
-"""RabbitMQ's node dies, or takes no publishes for a while."""
+"""RabbitMQ's node is killed, or accepts no publishes for a while."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ BEFORE_THE_KILL = 800
 IN_FLIGHT = 2000
 BEFORE_THE_ALARM = 100
 BATCH = 8
-# A single node of RabbitMQ 3.10 writes a new queue's election to disk within some seconds; killed before, the queue
-# has no leader when it is back. Nothing tells when that is done.
+# A single node of RabbitMQ 3.10 writes the election of a new queue's leader to disk within some seconds. If it is
+# killed before, the queue has no leader after the restart. The node does not report when the election is written.
 SETTLED_S = 8.0
 AT_ONCE_S = 1.0
 PATIENCE_S = 10.0
@@ -35,7 +35,7 @@ PATIENCE_S = 10.0
 
 @pytest.fixture
 async def alarm() -> AsyncIterator[None]:
-    """Whatever happens, the node runs and takes publishes at the end."""
+    """After the test start the node and clear the alarm, even if the test failed."""
     yield
     await asyncio.to_thread(control_rabbitmq, "start")
     await asyncio.to_thread(control_rabbitmq, "alarm", "off")
@@ -69,7 +69,9 @@ async def test_a_killed_node_loses_nothing(installation: Installation) -> None:
 
 @pytest.mark.usefixtures("alarm")
 @pytest.mark.timeout(180)
-async def test_an_alarm_refuses_at_once_and_loses_nothing_accepted(installation: Installation) -> None:
+async def test_during_an_alarm_publishes_are_refused_at_once_and_accepted_requests_are_answered(
+    installation: Installation,
+) -> None:
     await installation.serve("slow", SLOW, "gateway", max_batch=BATCH)
     broker, side = installation.broker, f"{installation.channels.prefix}requests.side"
     await broker.declare(side)
@@ -97,15 +99,15 @@ async def test_an_alarm_refuses_at_once_and_loses_nothing_accepted(installation:
         await until_it(lambda: _answers(http, url))
         rows = await read_rows(broker, "slow", client.message_ids())
         await broker.delete(side)
-    said = (
+    text = (
         f"alarm with {left} to go, refused in {refused_s * 1000:.0f} ms, over HTTP {answer.status_code} in"
         f" {answered_s * 1000:.0f} ms, Retry-After {answer.headers.get('retry-after')}"
     )
-    report(client, redelivered, rows, said)
+    report(client, redelivered, rows, text)
     assert left > 0
     assert published == [SAFE]
     assert asked.status_code in {200, 429}
-    assert set(outcomes) == {STOPPED}  # the broker, not a queue that is full
+    assert set(outcomes) == {STOPPED}  # refused by the alarm, not by a full queue
     assert refused_s < AT_ONCE_S
     assert (answer.status_code, answered_s < AT_ONCE_S) == (429, True)
     assert int(answer.headers["retry-after"]) >= 1
@@ -115,19 +117,19 @@ async def test_an_alarm_refuses_at_once_and_loses_nothing_accepted(installation:
 
 
 async def _let_them_notice(broker: Broker, queue: str, http: httpx.AsyncClient, url: str) -> asyncio.Future[Any]:
-    """Publish once by each process, and wait until ours has heard of the alarm.
+    """Publish once from each process, and wait until this one has been notified of the alarm.
 
-    RabbitMQ tells a connection at its first publish, which it reads when the alarm is over: that one is neither refused
-    nor lost.
+    RabbitMQ notifies a connection at its first publish. It reads that publish when the alarm is over, so it is neither
+    refused nor lost.
     """
-    asking = http.post(f"{url}/infer", content=body_of(3))
-    first = asyncio.gather(broker.publish([Message(queue=queue, body=b"z")]), asking)
+    request = http.post(f"{url}/infer", content=body_of(3))
+    first = asyncio.gather(broker.publish([Message(queue=queue, body=b"z")]), request)
     await until(lambda: broker.blocked)
     return first
 
 
 async def _ack_with_a_broker_of_its_own(installation: Installation, queue: str, number: int) -> None:
-    """Take and ack so many messages: once the connection is closed, what the node had not let go is ready again."""
+    """Take and ack `number` messages over another connection, and check that none is ready after it is closed."""
     async with installation.another_broker() as broker:
         consumer, taken = broker.consume(queue, 100), 0
         async with asyncio.timeout(PATIENCE_S):

@@ -1,4 +1,4 @@
-"""Requests that end their processor, or fail in it: they alone pay for it."""
+"""Requests that kill their replica or fail in it: only they fail or are buried."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIFE_US = 100 * SECOND_US
 
 
 @pytest.mark.parametrize("attempts", [3])
-async def test_poison_is_buried_after_its_attempts_and_nobody_else_is_charged(
+async def test_a_deadly_request_is_buried_after_its_attempts_and_others_are_not_charged(
     installation: Installation, attempts: int
 ) -> None:
     await installation.serve("poisoned", POISONED, retry={"attempts": attempts})
@@ -41,7 +41,7 @@ async def test_poison_is_buried_after_its_attempts_and_nobody_else_is_charged(
     report(client, deaths, rows, f"(with a death), most charged to another {max(charged)}")
     [request] = requests_in(buried.message)
     headers = buried.message.headers
-    assert deaths == attempts + 1  # once in company, where it came from; then alone
+    assert deaths == attempts + 1  # once in a batch with others, then alone
     assert bytes(request.body) == body_of(POISON)
     assert uid_text(request.uid) == client.message_id(POISON)
     assert (headers["millrace-dead-reason"], headers["millrace-dead-attempts"]) == ("attempts", attempts)
@@ -53,7 +53,7 @@ async def test_poison_is_buried_after_its_attempts_and_nobody_else_is_charged(
     assert rows.of(client.message_id(POISON)) == Row("failed", attempts)
 
 
-async def test_each_request_of_a_bundle_ends_for_itself(installation: Installation) -> None:
+async def test_each_request_of_a_bundle_has_its_own_status(installation: Installation) -> None:
     await installation.serve("poisoned", POISONED)
     async with Client(installation.broker, "poisoned") as client:
         requests = [_request(client, number) for number in [*range(BUNDLED - 1), POISON]]
@@ -80,7 +80,7 @@ async def test_each_request_of_a_bundle_ends_for_itself(installation: Installati
     assert bytes(requests_in(buried.message)[0].body) == body_of(POISON)
 
 
-async def test_an_exception_in_a_batch_fails_the_guilty_request_alone(installation: Installation) -> None:
+async def test_an_exception_in_a_batch_fails_only_the_request_that_raised_it(installation: Installation) -> None:
     await installation.serve("picky", PICKY)
     async with Client(installation.broker, "picky") as client:
         await client.send(range(REQUESTS))
@@ -118,7 +118,15 @@ def _request(client: Client, number: int) -> Request:
     name = "poisoned"
     route = Route(endpoint=name, arm="v1", model=name, version=1, reply=ReplyTo.CLIENT, reply_to=client.queue)
     now = now_us()
-    return Request(route, new_uid(now), now, now + LIFE_US, 1.0, None, 0, "", str(number), "", b"", body_of(number))
+    return Request(
+        route=route,
+        uid=new_uid(now),
+        accepted_us=now,
+        deadline_us=now + LIFE_US,
+        propensity=1.0,
+        correlation=str(number),
+        body=body_of(number),
+    )
 
 
 def _malformed(number: int) -> bytes:
@@ -126,11 +134,11 @@ def _malformed(number: int) -> bytes:
 
 
 async def _buried(installation: Installation, model: str) -> list[Delivery]:
-    """Take what lies among a model's dead letters, once something does."""
+    """Wait for dead letters of a model, and take them."""
     broker = installation.broker
-    grave = installation.channels.dead(installation.channels.inputs(model, 1))
-    await broker.declare(grave)
-    consumer = broker.consume(grave, 100)
+    dead_queue = installation.channels.dead(installation.channels.inputs(model, 1))
+    await broker.declare(dead_queue)
+    consumer = broker.consume(dead_queue, 100)
     async with asyncio.timeout(PATIENCE_S):
         deliveries = await consumer.take(100)
     await broker.ack(deliveries)

@@ -1,4 +1,4 @@
-"""A request that ended its processors is buried; once the model is mended, a replay answers it."""
+"""A request that killed its replicas is buried; after the model is repaired, a replay answers it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from tests.kill.rows import read_rows
 REQUESTS = 50
 
 
-async def test_a_buried_request_is_answered_under_its_id_once_the_model_is_mended(installation: Installation) -> None:
+async def test_a_replayed_request_is_answered_with_its_old_id_after_the_model_is_repaired(
+    installation: Installation,
+) -> None:
     await installation.serve("poisoned", POISONED, retry={"attempts": 2})
-    grave = installation.channels.dead(installation.channels.inputs("poisoned", 1))
+    dead_queue = installation.channels.dead(installation.channels.inputs("poisoned", 1))
     async with Client(installation.broker, "poisoned") as client:
         await client.send([*range(REQUESTS - 1), POISON])
         await client.all_answered()
-        await until_it(lambda: _holds(installation, grave))
+        await until_it(lambda: _holds(installation, dead_queue))
         broken = await installation.replica()
         (installation.folder / "models/poisoned/1/model.py").write_text(STEADY, "utf-8")
         await installation.replica(but=broken.pid)
@@ -35,7 +37,7 @@ async def test_a_buried_request_is_answered_under_its_id_once_the_model_is_mende
     assert (first.status, second.status, second.value) == ("failed", "ok", float(POISON))
     assert first.message_id == second.message_id
     assert (client.lost, client.twice, len(client.answers)) == (0, 0, REQUESTS)
-    assert not await _holds(installation, grave)
+    assert not await _holds(installation, dead_queue)
 
 
 async def _holds(installation: Installation, queue: str) -> bool:

@@ -1,4 +1,4 @@
-"""A processor that dies, or is asked to stop, in the middle of its work."""
+"""A replica that is killed or stopped while it works."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.kill.rows import read_rows
 
 REQUESTS = 5000
 BEFORE_THE_KILL = 800
-HELD = 16  # broker messages: a replica holds eight batches, more for a moment only
+HELD = 16  # broker messages: a replica usually holds at most eight batches
 
 
 async def test_a_killed_replica_loses_nothing_and_each_request_has_one_row(installation: Installation) -> None:
@@ -32,7 +32,7 @@ async def test_a_killed_replica_loses_nothing_and_each_request_has_one_row(insta
         rows = await read_rows(installation.broker, "steady", ids)
     report(client, redelivered, rows, f"killed with {left} to go")
     assert left > 0
-    ahead = PARTITIONS if isinstance(installation.broker, KafkaBroker) else 0  # docs/brokers.md says why
+    ahead = PARTITIONS if isinstance(installation.broker, KafkaBroker) else 0  # the reason is in docs/brokers.md
     assert 0 < redelivered <= HELD + ahead
     assert (client.lost, client.twice, client.wrong()) == (0, 0, [])
     assert client.statuses == {"ok": REQUESTS}
@@ -41,7 +41,7 @@ async def test_a_killed_replica_loses_nothing_and_each_request_has_one_row(insta
     assert {row.status for row in rows.first.values()} == {"ok"}
 
 
-async def test_a_replica_that_is_asked_to_stop_finishes_what_it_holds(installation: Installation) -> None:
+async def test_a_stopped_replica_answers_the_requests_that_it_holds(installation: Installation) -> None:
     await installation.serve("steady", STEADY)
     async with Client(installation.broker, "steady") as client:
         await client.send(range(REQUESTS))
@@ -59,4 +59,4 @@ async def test_a_replica_that_is_asked_to_stop_finishes_what_it_holds(installati
     assert (client.lost, client.twice, client.repeated, redelivered) == (0, 0, 0, 0)
     assert client.statuses == {"ok": REQUESTS}
     assert (rows.missing(ids), rows.repeated) == (0, 0)
-    assert installation.heard[replica.instance].state == "stopped"
+    assert installation.announcements[replica.instance].state == "stopped"

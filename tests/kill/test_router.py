@@ -1,4 +1,4 @@
-"""The router for clients of the queue dies in the middle of its work."""
+"""The router for queue clients is killed while it works."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_a_killed_router_loses_nothing(installation: Installation) -> None
         full = await ready()
         router.send_signal(signal.SIGCONT)
         await until_it(lambda: is_below(full))
-        router.send_signal(signal.SIGSTOP)  # so that what it held at its death can be counted
+        router.send_signal(signal.SIGSTOP)  # stopped first, so that its unsettled messages can be counted
         left = REQUESTS - len(client.answers)
         before = await ready()
         installation.kill("router")
@@ -60,16 +60,18 @@ async def test_a_killed_router_loses_nothing(installation: Installation) -> None
 
 
 async def _held(installation: Installation, queue: str) -> int:
-    """Return how many messages Kafka knows to have been delivered and not settled: they come back."""
+    """The number of messages that were delivered by Kafka and not settled: they will be redelivered."""
     broker = installation.broker
     if not isinstance(broker, KafkaBroker):
         return 0
-    partitions = [TopicPartition(queue, number) for number in range(await broker.topology.partitions(queue) or 0)]
-    states = (await broker.topology.committed(queue, partitions)).values()
+    partitions = [
+        TopicPartition(queue, number) for number in range(await broker.cluster.topology.partitions(queue) or 0)
+    ]
+    states = (await broker.cluster.groups.committed(queue, partitions)).values()
     return sum(state.reach - state.done.bit_count() for state in states)
 
 
 async def _warm(client: Client) -> None:
-    """Have one request answered, so that every channel is there."""
+    """Send one request and wait for its answer, so that all channels exist."""
     await client.send([REQUESTS])
     await client.all_answered()

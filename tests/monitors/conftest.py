@@ -1,4 +1,4 @@
-"""An embedded broker a test."""
+"""An embedded broker for each test."""
 
 from __future__ import annotations
 

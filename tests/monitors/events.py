@@ -1,4 +1,4 @@
-"""Real events, as processors write them."""
+"""Events as processors write them, and a monitor that reads them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from prometheus_client import CollectorRegistry
 from broker.base import Broker, Since
 from broker.protocol.header import Request, Route, Status
 from broker.protocol.ids import new_uid
+from broker.records.declared import endpoint_declared
+from broker.records.endpoint import read_endpoint
 from broker.records.events import EndedRequests, write_event
 from monitors.prometheus import MonitorMetrics, PredictionFold
 from monitors.reader import EventReader
 from monitors.series import Series
 
 PATIENCE_S = 10.0
+PREDICTIONS = "millrace_predictions_total"
+DECLARED = endpoint_declared(read_endpoint({"endpoint": "fraud", "arms": {"a": "trees@1"}}, source="test"), "test")
 AT_US = 1_700_000_000_000_000
 
 
@@ -35,10 +39,19 @@ def ended(
 ) -> EndedRequests:
     """Return a request that waited 20 ms in the queue, 10 in the batcher, 3 in the model, and 1 to be published."""
     route = Route(endpoint="fraud", arm=arm, model="trees", version=version, leg=leg)
-    request = Request(route, uid or new_uid(AT_US), AT_US, 0, 1.0, None, 0, "", "", "", b"", b"")
+    request = Request(route=route, uid=uid or new_uid(AT_US), accepted_us=AT_US, propensity=1.0)
     computed = started_us + 3000 if started_us else 0
     published = computed + 1000 if computed else AT_US + 21_000
-    return EndedRequests([request], [rows], [AT_US + 20_000], status, "", started_us, computed, published, batch)
+    return EndedRequests(
+        requests=[request],
+        rows=[rows],
+        taken_us=[AT_US + 20_000],
+        status=status,
+        started_us=started_us,
+        computed_us=computed,
+        published_us=published,
+        batch=batch,
+    )
 
 
 async def write(broker: Broker, *events: list[EndedRequests]) -> None:
@@ -51,31 +64,31 @@ async def write(broker: Broker, *events: list[EndedRequests]) -> None:
         assert outcome.safe
 
 
-async def until(what: Callable[[], bool]) -> None:
-    """Ask again and again until it is so."""
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition is true."""
     async with asyncio.timeout(PATIENCE_S):
-        while not what():  # noqa: ASYNC110 - the reader has no event for a test to wait for
+        while not condition():  # noqa: ASYNC110 - the reader has no event for a test to wait for
             await asyncio.sleep(0.01)
 
 
 @dataclass
-class Monitor:
-    """One process's monitor of `fraud`."""
+class FraudMonitor:
+    """A Prometheus monitor of the endpoint `fraud`, with its own metrics registry."""
 
     reader: EventReader
     registry: CollectorRegistry
     task: asyncio.Task[None] = field(init=False)
 
     def value(self, name: str, **labels: str) -> float:
-        """Return a sample; 0 for one that is not there."""
+        """The value of a sample, or 0 if it does not exist."""
         return self.registry.get_sample_value(name, {"endpoint": "fraud", **labels}) or 0.0
 
     def arm(self, name: str, **labels: str) -> float:
-        """Return a sample of arm a."""
+        """The value of a sample of arm `a`."""
         return self.value(name, model="trees", version="1", arm="a", **labels)
 
     async def end(self) -> None:
-        """Stop in order: the checkpoint is written."""
+        """Stop the reader, which writes its checkpoint."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
 
@@ -83,12 +96,12 @@ class Monitor:
 @asynccontextmanager
 async def monitoring(
     broker: Broker, folder: Path, *, window_rows: int = 1000, series: int = 2000
-) -> AsyncIterator[Monitor]:
-    """Follow `fraud` in a process of its own, as far as its metrics go."""
+) -> AsyncIterator[FraudMonitor]:
+    """Run a monitor of `fraud`, which is stopped at the end."""
     registry = CollectorRegistry()
     fold = PredictionFold("fraud", Series(registry, series), MonitorMetrics(registry), window_rows=window_rows)
     log = broker.channels.events("fraud")
-    monitor = Monitor(EventReader(broker, log, fold, checkpoint=folder / "fraud.json", since=Since(0)), registry)
+    monitor = FraudMonitor(EventReader(broker, log, fold, checkpoint=folder / "fraud.json", since=Since(0)), registry)
     monitor.task = asyncio.create_task(monitor.reader.run())
     try:
         yield monitor

@@ -15,9 +15,7 @@ from broker.records.events import TYPE
 from broker.records.feedback import Feedback, write_feedback
 from monitors.seen import SeenRows, keys_of
 from monitors.series import SECONDS, Series
-from tests.monitors.events import AT_US, ended, monitoring, until, write
-
-PREDICTIONS = "millrace_predictions_total"
+from tests.monitors.events import AT_US, PREDICTIONS, ended, monitoring, until, write
 
 
 async def test_rows_are_counted_by_arm_and_status(broker: Broker, tmp_path: Path) -> None:
@@ -39,7 +37,7 @@ async def test_rows_are_counted_by_arm_and_status(broker: Broker, tmp_path: Path
         ("millrace_publish_seconds", 0.001),
     ],
 )
-async def test_every_stage_has_its_time(broker: Broker, tmp_path: Path, name: str, seconds: float) -> None:
+async def test_every_stage_is_timed(broker: Broker, tmp_path: Path, name: str, seconds: float) -> None:
     await write(broker, [ended(rows=2)])
     async with monitoring(broker, tmp_path) as monitor:
         await until(lambda: monitor.arm(f"{name}_count") == 2)
@@ -68,7 +66,7 @@ async def test_a_batch_is_counted_once_however_many_rows_it_has(broker: Broker, 
         assert monitor.arm("millrace_batch_rows_bucket", le="2") == 1
 
 
-async def test_a_row_that_comes_again_is_counted_once_and_the_first_one_counts(broker: Broker, tmp_path: Path) -> None:
+async def test_a_repeated_row_is_counted_once_and_the_first_one_counts(broker: Broker, tmp_path: Path) -> None:
     uid = new_uid(AT_US)
     again = [ended(uid=uid, status=Status.FAILED), ended(), ended()]
     await write(broker, [ended(uid=uid), ended(uid=uid)], again, again)
@@ -85,7 +83,7 @@ async def test_another_leg_of_a_request_is_another_row(broker: Broker, tmp_path:
         await until(lambda: monitor.arm(PREDICTIONS, status="ok") == 2)
 
 
-async def test_what_cannot_be_read_is_counted_and_passed_over(broker: Broker, tmp_path: Path) -> None:
+async def test_an_unreadable_record_is_counted_and_skipped(broker: Broker, tmp_path: Path) -> None:
     log = broker.channels.events("fraud")
     await broker.declare(log)
     await broker.append(log, [b"no arrow", b""], {"cloudEvents_type": TYPE})
@@ -125,7 +123,7 @@ def test_columns_fall_into_the_buckets_of_the_usual_histogram() -> None:
     assert b"millrace_compute_seconds_sum" in generate_latest(registry)
 
 
-def test_the_window_is_bounded_and_says_from_where_it_can_be_rebuilt() -> None:
+def test_the_window_is_bounded_and_can_be_rebuilt_from_its_offset() -> None:
     seen, random = SeenRows(window_rows=10), np.random.default_rng(1)
     everything = random.integers(0, 2**63, (100, 5)).astype(np.uint64)
     for offset, keys in enumerate(everything):

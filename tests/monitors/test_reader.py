@@ -12,11 +12,10 @@ from broker.channels import Limits
 from broker.protocol.ids import new_uid
 from broker.records.events import write_event
 from monitors.checkpoint import MonitorCheckpoint, load, save
-from tests.monitors.events import AT_US, ended, monitoring, until, write
-from tests.monitors.test_prometheus import PREDICTIONS
+from tests.monitors.events import AT_US, PREDICTIONS, ended, monitoring, until, write
 
 
-async def test_a_restart_goes_on_where_it_was(broker: Broker, tmp_path: Path) -> None:
+async def test_a_restart_continues_at_the_checkpoint(broker: Broker, tmp_path: Path) -> None:
     await write(broker, [ended(), ended()])
     async with monitoring(broker, tmp_path) as before:
         await until(lambda: before.reader.rows == 2)
@@ -26,7 +25,7 @@ async def test_a_restart_goes_on_where_it_was(broker: Broker, tmp_path: Path) ->
         assert after.arm(PREDICTIONS, status="ok") == 1
 
 
-async def test_after_a_crash_the_checkpointed_rows_are_each_row_once(broker: Broker, tmp_path: Path) -> None:
+async def test_after_a_crash_the_checkpoint_counts_each_row_once(broker: Broker, tmp_path: Path) -> None:
     await write(broker, [ended(), ended()])
     async with monitoring(broker, tmp_path) as before:
         await until(lambda: before.reader.rows == 2)
@@ -34,11 +33,11 @@ async def test_after_a_crash_the_checkpointed_rows_are_each_row_once(broker: Bro
         shutil.copy(tmp_path / "fraud.json", tmp_path / "old.json")
         await write(broker, [ended()])
         await until(lambda: before.reader.rows == 3)
-    shutil.move(tmp_path / "old.json", tmp_path / "fraud.json")  # what a crash would have left
+    shutil.move(tmp_path / "old.json", tmp_path / "fraud.json")  # as a crash would have left it
     await write(broker, [ended()])
     async with monitoring(broker, tmp_path) as after:
         await until(lambda: after.reader.rows == 4)
-        assert after.arm(PREDICTIONS, status="ok") == 2  # the row behind the checkpoint is in its counters, too
+        assert after.arm(PREDICTIONS, status="ok") == 2  # the row after the checkpoint is in its counters, too
     found = load(tmp_path / "fraud.json")
     assert found is not None
     assert (found.rows, found.offset) == (4, 3)
@@ -75,14 +74,14 @@ async def test_a_gap_is_counted_and_reading_goes_on(broker: Broker, tmp_path: Pa
         assert after.reader.rows == 31 - lost
 
 
-async def test_a_log_that_began_anew_is_read_from_its_start(broker: Broker, tmp_path: Path) -> None:
+async def test_a_new_log_with_the_same_name_is_read_from_its_start(broker: Broker, tmp_path: Path) -> None:
     save(tmp_path / "fraud.json", MonitorCheckpoint(offset=500, rebuild_from=400, rows=900))
     await write(broker, [ended()])
     async with monitoring(broker, tmp_path) as monitor:
         await until(lambda: monitor.arm(PREDICTIONS, status="ok") == 1)
 
 
-async def test_a_log_that_is_made_again_while_it_is_read_is_read_from_its_start(broker: Broker, tmp_path: Path) -> None:
+async def test_a_log_that_is_recreated_while_it_is_read_is_read_from_its_start(broker: Broker, tmp_path: Path) -> None:
     await write(broker, [ended(), ended()], [ended()])
     log = broker.channels.events("fraud")
     async with monitoring(broker, tmp_path) as monitor:
@@ -98,12 +97,12 @@ async def test_a_log_that_is_made_again_while_it_is_read_is_read_from_its_start(
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"v": 2}', '{"v": 1, "offset": -1, "rebuild_from": 0, "rows": 0}', "7"]
 )
-def test_a_broken_checkpoint_is_none(tmp_path: Path, text: str) -> None:
+def test_a_broken_checkpoint_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.json").write_text(text)
     assert load(tmp_path / "c.json") is None
 
 
-def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     path, checkpoint = tmp_path / "new" / "c.json", MonitorCheckpoint(offset=3, rebuild_from=1, rows=9)
     save(path, checkpoint)
     assert load(path) == checkpoint

@@ -1,4 +1,4 @@
-"""The whole monitor: it finds endpoints and queues by itself."""
+"""The monitors' process finds endpoints and queues by itself."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from broker.channels import Channels
 from broker.errors import Unreachable
 from broker.messages import Depth, Message, Record
 from broker.protocol.ids import now_us
-from broker.records.declared import endpoint_declared, endpoint_withdrawn
-from broker.records.endpoint import read_endpoint
+from broker.records.declared import endpoint_withdrawn
 from broker.records.status import SILENT_AFTER_S, Announcement, read_status, write_announcement
 from monitors.known import KnownVersions
 from monitors.queues import QueueDepths, queues
 from monitors.run import MonitorSettings, run
-from tests.monitors.events import ended, until, write
-
-DECLARED = endpoint_declared(read_endpoint({"endpoint": "fraud", "arms": {"a": "trees@1"}}, source="test"), "test")
+from tests.monitors.events import DECLARED, ended, until, write
 
 
 def announced(model: str, version: int) -> bytes:
@@ -67,23 +64,23 @@ async def test_depths_are_of_messages_and_of_requests(broker: Broker) -> None:
     await broker.publish(
         [Message(queue=broker.channels.inputs("trees", 1), body=b"x", count=count) for count in (3, 4)]
     )
-    await depths.look()
+    await depths.update()
     labels = {"queue": "inputs.trees.1", "kind": "inputs"}
     assert registry.get_sample_value("millrace_queue_messages", labels) == 2
     assert registry.get_sample_value("millrace_queue_requests", labels) == 7
     known.fold_declared(Record(1, endpoint_withdrawn("fraud", "test"), {}))
-    await depths.look()
+    await depths.update()
     assert registry.get_sample_value("millrace_queue_messages", labels) is None
 
 
-async def test_a_depth_that_cannot_be_had_is_no_zero(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_depth_that_cannot_be_read_is_not_zero(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     async def away(_: Broker, queue: str) -> Depth:
         raise Unreachable(queue)
 
     monkeypatch.setattr(type(broker), "depth", away)
     registry, known = CollectorRegistry(), KnownVersions()
     known.fold_declared(Record(0, DECLARED, {}))
-    await QueueDepths(broker, known, registry).look()
+    await QueueDepths(broker, known, registry).update()
     value = registry.get_sample_value("millrace_queue_messages", {"queue": "inputs.trees.1", "kind": "inputs"})
     assert value is not None
     assert math.isnan(value)

@@ -1,4 +1,4 @@
-"""Which requests share a batch, and when it is due."""
+"""Requests with one signature share a batch, up to the row limit."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 from processors import batcher
 from processors.batcher import Batcher, BatchItem
-from tests.processors.piping import request
+from tests.processors.pipeline_harness import request
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that tests set."""
 
     now_s = 100.0
 
@@ -28,40 +28,48 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return found
 
 
-def item(rows: int, arrived_s: float = 100.0) -> BatchItem:
-    nothing = cast(Any, SimpleNamespace())
-    return BatchItem(request(), nothing, rows, nothing, 0, arrived_s)
+def item(rows: int, arrived_s: float = 100.0, *, signature: str = "x") -> BatchItem:
+    unused = cast(Any, SimpleNamespace())
+    return BatchItem(
+        request=request(),
+        signature=signature,
+        inputs=unused,
+        rows=rows,
+        ack=unused,
+        taken_us=0,
+        arrived_s=arrived_s,
+    )
 
 
 def filled(*rows: int, max_rows: int = 8, delay_s: float = 0.0, signature: str = "x") -> Batcher:
     made = Batcher(max_rows=max_rows, delay_s=delay_s)
     for number in rows:
-        made.put(signature, item(number))
+        made.put(item(number, signature=signature))
     return made
 
 
 def sizes(made: Batcher) -> list[list[int]]:
-    """Pop all there is, and return the rows of each batch's requests."""
+    """Pop all batches, and return the rows of the requests in each one."""
     found = []
     while batch := made.pop():
         found.append([one.rows for one in batch])
     return found
 
 
-def test_a_batch_holds_at_most_so_many_rows_and_keeps_the_order() -> None:
+def test_a_batch_keeps_the_order_and_the_row_limit() -> None:
     assert sizes(filled(3, 3, 3, 8, 1, 7, 2)) == [[3, 3], [3], [8], [1, 7], [2]]
 
 
 def test_requests_of_two_signatures_share_no_batch_and_take_turns() -> None:
     made = filled(5, 5, signature="x")
-    made.put("y", item(1))
+    made.put(item(1, signature="y"))
     assert sizes(made) == [[5], [1], [5]]
 
 
-def test_what_waits_is_counted_and_two_batches_are_enough() -> None:
+def test_waiting_rows_are_counted_and_two_batches_leave_no_room() -> None:
     made = filled(8, 7)
     assert (made.waiting_requests, made.waiting_rows, made.has_room) == (2, 15, True)
-    made.put("x", item(1))
+    made.put(item(1))
     assert not made.has_room
     made.pop()
     assert (made.waiting_requests, made.waiting_rows, made.has_room) == (2, 8, True)
@@ -69,10 +77,10 @@ def test_what_waits_is_counted_and_two_batches_are_enough() -> None:
     assert (made.waiting_requests, made.waiting_rows) == (0, 0)
 
 
-def test_only_a_full_batch_is_due_when_a_full_one_is_asked_for() -> None:
+def test_with_full_only_a_full_batch_is_due() -> None:
     made = filled(4)
     assert made.pop(full=True) == []
-    made.put("x", item(4))
+    made.put(item(4))
     assert [one.rows for one in made.pop(full=True)] == [4, 4]
 
 
@@ -81,11 +89,11 @@ def test_a_batch_waits_for_its_delay_or_until_it_is_full(clock: Clock) -> None:
     assert made.pop() == []
     assert made.due_in_s() == 2.0
     clock.now_s = 101.5
-    made.put("x", item(1, 101.5))
+    made.put(item(1, 101.5))
     assert made.due_in_s() == 0.5
     clock.now_s = 102.0
     assert made.due_in_s() == 0.0
     assert sizes(made) == [[3, 1]]
     assert made.due_in_s() is None
-    made.put("x", item(8, 102.0))
+    made.put(item(8, 102.0))
     assert sizes(made) == [[8]]

@@ -1,4 +1,4 @@
-"""Cancelled requests are answered without being computed, and are forgotten when their time is over."""
+"""Cancelled requests are answered without being computed, and are forgotten after their deadline."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from broker.protocol.ids import new_uid, now_us
 from broker.records.status import Cancel, write_cancels
 from processors import cancels
 from processors.cancels import CancelledRequests
-from tests.processors.piping import bundled, piped, request
+from tests.processors.pipeline_harness import bundled, request, running_pipeline
 
 
 def record(body: bytes) -> Record:
     return Record(0, body, {})
 
 
-async def test_only_the_others_are_computed(tmp_path: Path) -> None:
+async def test_cancelled_requests_are_answered_and_only_the_others_are_computed(tmp_path: Path) -> None:
     requests = [request(float(number)) for number in range(4)]
     cancelled = {requests[1].uid, requests[2].uid}
     computed: list[float] = []
@@ -27,10 +27,10 @@ async def test_only_the_others_are_computed(tmp_path: Path) -> None:
         computed.extend(inputs["x"].ravel().tolist())
         return {"y": inputs["x"], "z": inputs["x"]}
 
-    async with piped(tmp_path, compute, cancels=cancelled) as pipe:
-        await pipe.put(bundled(pipe.pipeline.queue, requests))
-        await pipe.serve()
-        answers, rows = await pipe.answers(), await pipe.rows()
+    async with running_pipeline(tmp_path, compute, cancels=cancelled) as harness:
+        await harness.publish(bundled(harness.pipeline.queue, requests))
+        await harness.serve()
+        answers, rows = await harness.answers(), await harness.rows()
     assert [answers[one.uid][0] for one in requests] == ["ok", "cancelled", "cancelled", "ok"]
     assert computed == [0.0, 3.0]
     assert sorted(row["status"] for row in rows) == ["cancelled", "cancelled", "ok", "ok"]
@@ -62,13 +62,13 @@ def test_cancels_are_read_from_the_log_and_forgotten_with_their_deadline() -> No
         b'{"v": 1, "kind": "announcement"}',
     ],
 )
-def test_what_is_no_cancel_is_nothing(body: bytes) -> None:
+def test_a_record_that_is_no_cancel_is_ignored(body: bytes) -> None:
     known = CancelledRequests()
     known.fold(record(body))
     assert len(known) == 0
 
 
-def test_they_are_bounded_and_there_is_room_again_when_they_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancels_are_bounded_and_expired_ones_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cancels, "LIMIT", 10)
     clock = [0.0]
     known = CancelledRequests(lambda: clock[0])

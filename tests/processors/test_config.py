@@ -1,4 +1,4 @@
-"""`config.pbtxt` into what we serve."""
+"""Reading `config.pbtxt`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parse(text: str, model: str = "ranker") -> ModelConfig:
     return parse_config(text, model=model, source="config.pbtxt")
 
 
-def test_everything_served_is_read() -> None:
+def test_every_served_field_is_read() -> None:
     config = parse(FULL)
     assert (config.name, config.runtime, config.file, config.max_batch_size) == ("ranker", "pytorch", "model.pt", 32)
     assert config.inputs == (TensorSpec("x", "FP32", (-1, 64)), TensorSpec("s", "BYTES", (-1, -1, 2)))
@@ -48,7 +48,7 @@ def test_everything_served_is_read() -> None:
     assert config.versions == VersionPolicy(latest=2)
 
 
-def test_a_small_config_has_plain_defaults() -> None:
+def test_a_small_config_has_the_defaults() -> None:
     config = parse(SMALL)
     assert (config.name, config.runtime, config.file, config.max_batch_size) == ("ranker", "python", "model.py", 0)
     assert config.inputs == (TensorSpec("x", "FP32", (2,)),)
@@ -56,7 +56,7 @@ def test_a_small_config_has_plain_defaults() -> None:
     assert config.versions.choose([3, 1, 2]) == (3,)
 
 
-def test_the_json_is_tritons_with_numbers_as_numbers() -> None:
+def test_the_json_has_tritons_fields_with_integers_as_integers() -> None:
     written = json.loads(json.dumps(parse(FULL).json))
     assert written["input"][0] == {"name": "x", "data_type": "TYPE_FP32", "dims": [64]}
     assert written["dynamic_batching"] == {"preferred_batch_size": [16, 8], "max_queue_delay_microseconds": 500}
@@ -75,12 +75,12 @@ def test_the_json_is_tritons_with_numbers_as_numbers() -> None:
         ("version_policy { specific { versions: [ 1, 7, 10 ] } }", (1, 10)),
     ],
 )
-def test_the_version_policy_chooses(policy: str, chosen: tuple[int, ...]) -> None:
+def test_the_version_policy_selects_versions(policy: str, chosen: tuple[int, ...]) -> None:
     assert parse(SMALL + policy).versions.choose([10, 2, 1]) == chosen
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "backend is missing"),
         ("\n\nbackend: python", r"config.pbtxt: 3:\d+ :"),
@@ -91,7 +91,7 @@ def test_the_version_policy_chooses(policy: str, chosen: tuple[int, ...]) -> Non
         ("max_batch_size: -1" + SMALL, "must be at least 0"),
         ('backend: "python"', "no input is declared"),
         ('backend: "python" input { name: "x" data_type: TYPE_FP32 dims: 2 }', "no output is declared"),
-        (SMALL + 'input { name: "x" data_type: TYPE_FP32 dims: 2 }', "names of their own"),
+        (SMALL + 'input { name: "x" data_type: TYPE_FP32 dims: 2 }', "different names"),
         (SMALL + "input { data_type: TYPE_FP32 dims: 2 }", "has no name"),
         (SMALL + 'input { name: "z" dims: 2 }', "data_type is TYPE_INVALID"),
         (SMALL + 'input { name: "z" data_type: TYPE_BF16 dims: 2 }', "data_type is TYPE_BF16"),
@@ -125,8 +125,8 @@ def test_the_version_policy_chooses(policy: str, chosen: tuple[int, ...]) -> Non
         (SMALL + "version_policy { specific { versions: 0 } }", "must list versions"),
     ],
 )
-def test_a_config_that_cannot_be_served_says_why(text: str, says: str) -> None:
-    with pytest.raises(Misconfigured, match=says):
+def test_a_config_that_cannot_be_served_is_refused_with_the_reason(text: str, message: str) -> None:
+    with pytest.raises(Misconfigured, match=message):
         parse(text)
 
 
@@ -144,7 +144,7 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
         read_config(tmp_path)
 
 
-def test_reading_a_config_does_not_import_tritons_client_and_does_not_hinder_it() -> None:
+def test_reading_a_config_works_without_importing_tritons_client_and_beside_it() -> None:
     program = (
         "import sys; from processors.config import parse_config\n"
         f"parse_config({SMALL!r}, model='m', source='s')\n"
@@ -167,17 +167,17 @@ def test_reading_a_config_does_not_import_tritons_client_and_does_not_hinder_it(
         ("instance_group { rate_limiter { priority: 1 } }", "rate_limiter"),
     ],
 )
-def test_a_field_that_changes_nothing_is_warned_of_by_name(field: str, named: str) -> None:
+def test_a_field_without_effect_is_named_in_a_warning(field: str, named: str) -> None:
     [warning] = parse(SMALL + field).warnings
     assert warning.startswith("config.pbtxt")
-    assert f": {named} changes nothing here: " in warning
+    assert f": {named} has no effect here: " in warning
 
 
-def test_a_parameter_of_tritons_backend_is_warned_of_where_it_is_not_the_models_own() -> None:
+def test_a_parameter_of_tritons_backend_is_named_in_a_warning_unless_it_is_the_models_own() -> None:
     given = 'parameters { key: "INTRA_OP_THREAD_COUNT" value: { string_value: "4" } }'
     assert parse(SMALL + given).warnings == ()
     (warning,) = parse(SMALL.replace("python", "pytorch") + given).warnings
-    assert "INTRA_OP_THREAD_COUNT changes nothing here" in warning
+    assert "INTRA_OP_THREAD_COUNT has no effect here" in warning
 
 
 @pytest.mark.parametrize(
@@ -191,13 +191,13 @@ def test_a_parameter_of_tritons_backend_is_warned_of_where_it_is_not_the_models_
         ("instance_group { gpus: 1 }", 0, "cuda:1"),
     ],
 )
-def test_instance_groups_say_how_many_replicas_there_are_and_where(group: str, count: int, device: str) -> None:
+def test_instance_groups_set_the_number_of_replicas_and_the_device(group: str, count: int, device: str) -> None:
     config = parse(SMALL + group)
     assert (config.instance_count, config.device) == (count, device)
 
 
 @pytest.mark.parametrize(
-    ("files", "runtime", "says"),
+    ("files", "runtime", "message"),
     [
         (["model.pt"], "pytorch", ""),
         (["model.py"], "python", ""),
@@ -206,22 +206,22 @@ def test_instance_groups_say_how_many_replicas_there_are_and_where(group: str, c
         (["other.py"], "", "backend is missing"),
     ],
 )
-def test_a_backend_that_is_not_named_follows_from_the_file_as_in_triton(
-    tmp_path: Path, files: list[str], runtime: str, says: str
+def test_a_missing_backend_follows_from_the_model_file_as_in_triton(
+    tmp_path: Path, files: list[str], runtime: str, message: str
 ) -> None:
     folder = tmp_path / "m"
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text(SMALL.replace('backend: "python"', ""))
     for name in files:
         (folder / "1" / name).touch()
-    if says:
-        with pytest.raises(Misconfigured, match=says):
+    if message:
+        with pytest.raises(Misconfigured, match=message):
             read_config(folder)
     else:
         config = read_config(folder)
         assert (config.runtime, config.json["backend"]) == (runtime, runtime)
 
 
-def test_a_backend_that_is_not_named_follows_from_the_name_of_the_models_file() -> None:
+def test_a_missing_backend_follows_from_the_configured_file_name() -> None:
     text = SMALL.replace("python", "") + 'default_model_filename: "net.pt"'
     assert (parse(text).runtime, parse(text).file) == ("pytorch", "net.pt")

@@ -1,4 +1,4 @@
-"""The model repository, read as a whole and written a version at a time."""
+"""The model repository is read as a whole and written one version at a time."""
 
 from __future__ import annotations
 
@@ -13,21 +13,7 @@ import pytest
 
 from broker.errors import Misconfigured
 from processors.repository import RepositorySnapshot, scan, write_version
-
-CONFIG = """
-backend: "python"
-max_batch_size: 8
-input { name: "x" data_type: TYPE_FP32 dims: 2 }
-output { name: "y" data_type: TYPE_FP32 dims: 2 }
-version_policy { all {} }
-"""
-
-
-def add(root: Path, model: str, *versions: int, config: str = CONFIG) -> None:
-    for version in versions:
-        (root / model / str(version)).mkdir(parents=True)
-        (root / model / str(version) / "model.py").write_text("code")
-    (root / model / "config.pbtxt").write_text(config)
+from tests.processors.repository_folder import CONFIG, add_versions
 
 
 def versions(snapshot: RepositorySnapshot) -> dict[str, list[int]]:
@@ -39,8 +25,8 @@ def fingerprint(root: Path) -> str:
 
 
 def test_models_and_versions_are_found(tmp_path: Path) -> None:
-    add(tmp_path, "b", 2, 10, 1)
-    add(tmp_path, "a", 1)
+    add_versions(tmp_path, "b", 2, 10, 1)
+    add_versions(tmp_path, "a", 1)
     snapshot = scan(tmp_path)
     assert versions(snapshot) == {"a": [1], "b": [1, 2, 10]}
     assert not snapshot.problems
@@ -50,9 +36,9 @@ def test_models_and_versions_are_found(tmp_path: Path) -> None:
 
 
 def test_one_broken_model_does_not_hide_the_others(tmp_path: Path) -> None:
-    add(tmp_path, "good", 1)
-    add(tmp_path, "broken", 1, config="backend: 1")
-    add(tmp_path, "bad.name", 1)
+    add_versions(tmp_path, "good", 1)
+    add_versions(tmp_path, "broken", 1, config="backend: 1")
+    add_versions(tmp_path, "bad.name", 1)
     (tmp_path / "empty").mkdir()
     snapshot = scan(tmp_path)
     assert versions(snapshot) == {"good": [1]}
@@ -60,8 +46,8 @@ def test_one_broken_model_does_not_hide_the_others(tmp_path: Path) -> None:
     assert "config.pbtxt is missing" in str(snapshot.problems["empty"])
 
 
-def test_what_is_no_version_and_what_is_not_complete_is_left_out(tmp_path: Path) -> None:
-    add(tmp_path, "m", 1)
+def test_folders_that_are_no_version_or_incomplete_are_left_out(tmp_path: Path) -> None:
+    add_versions(tmp_path, "m", 1)
     for other in ("0", "01", "v2", "-1", "3", "1234567890"):
         (tmp_path / "m" / other).mkdir()
     (tmp_path / "m" / "4").write_text("a file")
@@ -73,8 +59,8 @@ def test_what_is_no_version_and_what_is_not_complete_is_left_out(tmp_path: Path)
     assert not snapshot.problems
 
 
-def test_what_is_left_out_among_the_versions_is_said(tmp_path: Path) -> None:
-    add(tmp_path, "m", 1)
+def test_folders_that_are_left_out_are_named(tmp_path: Path) -> None:
+    add_versions(tmp_path, "m", 1)
     for other in ("3", "abc", "__pycache__", ".git"):
         (tmp_path / "m" / other).mkdir()
     empty, misnamed = scan(tmp_path).left_out()
@@ -82,14 +68,14 @@ def test_what_is_left_out_among_the_versions_is_said(tmp_path: Path) -> None:
     assert misnamed.startswith(f"{tmp_path}/m/abc is not served: a version's folder is a number")
 
 
-def test_a_model_without_a_version_is_there_all_the_same(tmp_path: Path) -> None:
+def test_a_model_without_a_version_is_listed(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.pbtxt").write_text(CONFIG)
     assert versions(scan(tmp_path)) == {"m": []}
 
 
 def test_the_version_policy_is_honoured(tmp_path: Path) -> None:
-    add(tmp_path, "m", 1, 2, 3, config=CONFIG.replace("all {}", "latest { num_versions: 2 }"))
+    add_versions(tmp_path, "m", 1, 2, 3, config=CONFIG.replace("all {}", "latest { num_versions: 2 }"))
     assert versions(scan(tmp_path)) == {"m": [2, 3]}
 
 
@@ -99,7 +85,7 @@ def test_a_root_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_fingerprint_changes_with_files_and_config_only(tmp_path: Path) -> None:
-    add(tmp_path, "m", 1)
+    add_versions(tmp_path, "m", 1)
     seen = [fingerprint(tmp_path)]
     (tmp_path / "m" / "1" / "__pycache__").mkdir()
     (tmp_path / "m" / "1" / "__pycache__" / "model.pyc").write_text("x")
@@ -116,7 +102,7 @@ def test_a_fingerprint_changes_with_files_and_config_only(tmp_path: Path) -> Non
     assert len(set(seen)) == len(seen)
 
 
-def test_a_published_version_is_what_a_scan_finds(tmp_path: Path) -> None:
+def test_a_scan_finds_a_published_version(tmp_path: Path) -> None:
     root = tmp_path / "new" / "models"
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"w")
@@ -135,7 +121,7 @@ def test_publishing_may_replace_the_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "version", "files", "config", "says"),
+    ("model", "version", "files", "config", "message"),
     [
         ("m", 1, {"model.py": b"x"}, None, "exists, and a version never changes"),
         ("m", 0, {"model.py": b"x"}, None, "an integer from 1"),
@@ -148,13 +134,13 @@ def test_publishing_may_replace_the_config(tmp_path: Path) -> None:
         ("new", 1, {"model.py": b"x"}, None, "config.pbtxt is missing"),
     ],
 )
-def test_what_cannot_be_published_changes_nothing(
-    tmp_path: Path, model: str, version: int, files: dict[str, bytes | Path], config: str | None, says: str
+def test_a_refused_publication_changes_nothing(
+    tmp_path: Path, model: str, version: int, files: dict[str, bytes | Path], config: str | None, message: str
 ) -> None:
     root = tmp_path / "models"
     write_version(root, "m", 1, {"model.py": b"one"}, config=CONFIG)
     before = scan(root)
-    with pytest.raises(Misconfigured, match=says):
+    with pytest.raises(Misconfigured, match=message):
         write_version(root, model, version, files, config=config)
     assert scan(root) == before
     assert sorted(entry.name for entry in root.iterdir()) == ["m"]
@@ -167,8 +153,8 @@ def test_a_copy_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_without_a_policy_the_newest_version_alone_is_served_and_the_others_are_known(tmp_path: Path) -> None:
-    add(tmp_path, "m", 1, 2, 10, config=CONFIG.replace("version_policy { all {} }", ""))
+def test_without_a_policy_only_the_newest_version_is_served(tmp_path: Path) -> None:
+    add_versions(tmp_path, "m", 1, 2, 10, config=CONFIG.replace("version_policy { all {} }", ""))
     model = scan(tmp_path).models["m"]
     assert [version.number for version in model.versions] == [10]
     assert model.withheld == (1, 2)
@@ -208,14 +194,14 @@ def _created(path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", HOSTILE)
 @pytest.mark.parametrize("name", ["config.pbtxt", "1", "1/model.py", "1/other", "2", ".", "no\udcff text"])
-def test_the_scan_survives_whatever_lies_in_a_folder(
+def test_a_scan_survives_any_kind_of_file_in_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
 ) -> None:
-    """One model is hostile; the others are read, and what is not served is said in words that can be written down."""
+    """One model is hostile. The others are read, and the warnings can be encoded."""
     monkeypatch.chdir(tmp_path)  # a socket's path may have a hundred characters
     root = Path("models")
-    add(root, "good", 1)
-    add(root, "hostile", 1)
+    add_versions(root, "good", 1)
+    add_versions(root, "hostile", 1)
     place = root / "hostile" / name
     if place.is_dir():
         shutil.rmtree(place)
@@ -223,16 +209,16 @@ def test_the_scan_survives_whatever_lies_in_a_folder(
     HOSTILE[kind](place)
     snapshot = scan(root)
     assert versions(snapshot)["good"] == [1]
-    said = [*snapshot.left_out(), *map(str, snapshot.problems.values()), *snapshot.problems]
-    json.dumps(said, ensure_ascii=False).encode()
+    texts = [*snapshot.left_out(), *map(str, snapshot.problems.values()), *snapshot.problems]
+    json.dumps(texts, ensure_ascii=False).encode()
     if name == "config.pbtxt":
         assert set(snapshot.problems) == {"hostile"}
     if name == "1/other" and kind != "a folder":
         assert versions(snapshot)["hostile"] == [1]
 
 
-def test_links_in_a_version_that_lead_back_are_followed_once(tmp_path: Path) -> None:
-    add(tmp_path, "m", 1)
+def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
+    add_versions(tmp_path, "m", 1)
     for name in ("a", "b", "c"):
         (tmp_path / "m/1" / name).symlink_to(".")
     (tmp_path / "m/1/up").symlink_to("../..")
@@ -246,7 +232,7 @@ def test_a_version_that_holds_another_disk_is_left_out_and_the_others_are_served
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("processors.repository.FILES_LIMIT", 10)
-    add(tmp_path, "m", 1, 2)
+    add_versions(tmp_path, "m", 1, 2)
     (tmp_path / "disk").mkdir()
     for number in range(20):
         (tmp_path / "disk" / str(number)).touch()
@@ -261,7 +247,7 @@ def test_thousands_of_folders_are_read(tmp_path: Path) -> None:
     for number in range(2000):
         (tmp_path / "many" / f"{number}x").mkdir(parents=True)
         (tmp_path / f"empty{number}").mkdir()
-    add(tmp_path, "many", 1)
+    add_versions(tmp_path, "many", 1)
     snapshot = scan(tmp_path)
     assert versions(snapshot) == {"many": [1]}
     assert (len(snapshot.problems), len(snapshot.left_out())) == (2000, 2000)

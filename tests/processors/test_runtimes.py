@@ -1,4 +1,4 @@
-"""Runtimes, with real TorchScript files and real Python models."""
+"""The runtimes, with real TorchScript files and real Python models."""
 
 from __future__ import annotations
 
@@ -16,24 +16,14 @@ from broker.errors import Failed, Misconfigured
 from processors.config import ModelConfig, parse_config
 from processors.runtimes.base import Runtime
 from processors.runtimes.registry import load
+from tests.processors.small_model import X, infer, model_config
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
-
-X = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
-
-
-def config(backend: str = "python", outputs: str = 'y" data_type: TYPE_FP32 dims: 2', more: str = "") -> ModelConfig:
-    text = f"""
-    backend: "{backend}" max_batch_size: 8 {more}
-    input {{ name: "x" data_type: TYPE_FP32 dims: 2 }}
-    output {{ name: "{outputs} }}
-    """
-    return parse_config(text, model="m", source="config.pbtxt")
 
 
 def python(folder: Path, body: str, declared: ModelConfig | None = None) -> Runtime:
     (folder / "model.py").write_text("import numpy as np\n" + textwrap.dedent(body))
-    return load(folder, declared or config())
+    return load(folder, declared or model_config())
 
 
 def scripted(folder: Path, forward: str, declared: ModelConfig) -> Runtime:
@@ -45,12 +35,8 @@ def scripted(folder: Path, forward: str, declared: ModelConfig) -> Runtime:
     return load(folder, declared)
 
 
-def infer(runtime: Runtime, **inputs: Any) -> dict[str, Any]:
-    return runtime.infer(inputs or {"x": X.copy()})
-
-
 def test_a_torchscript_module_computes(tmp_path: Path) -> None:
-    runtime = scripted(tmp_path, "x): return x * 2", config("pytorch"))
+    runtime = scripted(tmp_path, "x): return x * 2", model_config("pytorch"))
     runtime.warm()
     np.testing.assert_array_equal(infer(runtime)["y"], X * 2)
     runtime.unload()
@@ -77,7 +63,7 @@ def test_inputs_find_the_arguments_of_their_names(tmp_path: Path, forward: str, 
 
 
 def test_a_module_may_not_write_into_a_request(tmp_path: Path) -> None:
-    runtime = scripted(tmp_path, "x): return x.mul_(2)", config("pytorch"))
+    runtime = scripted(tmp_path, "x): return x.mul_(2)", model_config("pytorch"))
     source = X.copy()
     source.setflags(write=False)
     np.testing.assert_array_equal(infer(runtime, x=source)["y"], X * 2)
@@ -100,7 +86,7 @@ TWO = 'b__1" data_type: TYPE_FP32 dims: 2 } output { name: "a__0" data_type: TYP
     ids=["a tuple by index", "a list in order", "a dict by name"],
 )
 def test_many_outputs_are_matched_to_the_config(tmp_path: Path, forward: str, outputs: str) -> None:
-    computed = infer(scripted(tmp_path, forward, config("pytorch", outputs)))
+    computed = infer(scripted(tmp_path, forward, model_config("pytorch", outputs)))
     first = next(name for name in computed if name.startswith("b"))
     np.testing.assert_array_equal(computed[first], X + 1)
 
@@ -110,7 +96,7 @@ MORE = 'input { name: "a" data_type: TYPE_FP32 dims: 2 }'
 
 @pytest.mark.parametrize("forward", ["x, a): return x - a", "first, second): return second - first"])
 def test_inputs_are_passed_by_name_or_in_order(tmp_path: Path, forward: str) -> None:
-    runtime = scripted(tmp_path, forward, config("pytorch", more=MORE))
+    runtime = scripted(tmp_path, forward, model_config("pytorch", more=MORE))
     np.testing.assert_array_equal(infer(runtime, x=X + 3, a=X.copy())["y"], np.full((3, 2), 3))
 
 
@@ -126,7 +112,7 @@ def test_indexed_inputs_are_passed_by_index(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("forward", "says"),
+    ("forward", "message"),
     [
         ("x): return x, x", r"returned 2 outputs, and its config declares 1: y"),
         ('x): return {"z": x}', "returned no output y: it returned z"),
@@ -138,23 +124,23 @@ def test_indexed_inputs_are_passed_by_index(tmp_path: Path) -> None:
         ("x): return x @ x", "model m failed: RuntimeError"),
     ],
 )
-def test_what_a_module_gets_wrong_is_named(tmp_path: Path, forward: str, says: str) -> None:
-    runtime = scripted(tmp_path, forward, config("pytorch"))
-    with pytest.raises(Failed, match=says) as caught:
+def test_a_wrong_output_of_a_module_is_named(tmp_path: Path, forward: str, message: str) -> None:
+    runtime = scripted(tmp_path, forward, model_config("pytorch"))
+    with pytest.raises(Failed, match=message) as caught:
         infer(runtime)
     assert len(str(caught.value)) < 700
 
 
 @pytest.mark.parametrize(
-    ("forward", "more", "says"),
+    ("forward", "more", "message"),
     [
         ("x, a): return x", "", "takes x, a, and its config declares x"),
         ("x): return x", MORE, "takes x, and its config declares a, x"),
     ],
 )
-def test_a_module_with_other_inputs_does_not_load(tmp_path: Path, forward: str, more: str, says: str) -> None:
-    with pytest.raises(Misconfigured, match=says):
-        scripted(tmp_path, forward, config("pytorch", more=more))
+def test_a_module_with_other_inputs_does_not_load(tmp_path: Path, forward: str, more: str, message: str) -> None:
+    with pytest.raises(Misconfigured, match=message):
+        scripted(tmp_path, forward, model_config("pytorch", more=more))
 
 
 def test_a_file_that_is_not_torchscript_does_not_load_nor_run(tmp_path: Path) -> None:
@@ -162,22 +148,22 @@ def test_a_file_that_is_not_torchscript_does_not_load_nor_run(tmp_path: Path) ->
 
     class Trap:
         def __reduce__(self) -> tuple[Any, tuple[str]]:
-            return Path.touch, (ran,)  # type: ignore[return-value]  # what a pickle would call
+            return Path.touch, (ran,)  # type: ignore[return-value]  # a pickle would call it
 
     for content in (b"not a model", b""):
         (tmp_path / "model.pt").write_bytes(content)
         with pytest.raises(Misconfigured, match=r"model\.pt is not a TorchScript file"):
-            load(tmp_path, config("pytorch"))
+            load(tmp_path, model_config("pytorch"))
     torch.save(Trap(), tmp_path / "model.pt")
     with pytest.raises(Misconfigured, match=r"model\.pt is not a TorchScript file"):
-        load(tmp_path, config("pytorch"))
+        load(tmp_path, model_config("pytorch"))
     assert not ran.exists()
 
 
 def test_torch_serves_no_strings(tmp_path: Path) -> None:
     (tmp_path / "model.pt").touch()
-    with pytest.raises(Misconfigured, match="TYPE_STRING is not a type of torch's: y"):
-        load(tmp_path, config("pytorch", 'y" data_type: TYPE_STRING dims: 2'))
+    with pytest.raises(Misconfigured, match="torch has no TYPE_STRING: y"):
+        load(tmp_path, model_config("pytorch", 'y" data_type: TYPE_STRING dims: 2'))
 
 
 COUNTED = """
@@ -208,24 +194,24 @@ in_thread(compute)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_torch_computes_on_its_number_of_threads_in_whichever_thread_it_is_called(tmp_path: Path, threads: int) -> None:
-    scripted(tmp_path, "x): return x @ x", config("pytorch"))
+def test_torch_uses_its_number_of_threads_in_every_calling_thread(tmp_path: Path, threads: int) -> None:
+    scripted(tmp_path, "x): return x @ x", model_config("pytorch"))
     command = [sys.executable, "-c", COUNTED, str(tmp_path), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert int(done.stdout) == threads
 
 
-@pytest.mark.parametrize(("device", "says"), [("tpu?", "must be cpu"), ("cuda:99", "use cpu or auto")])
-def test_a_device_that_is_not_there_is_named(tmp_path: Path, device: str, says: str) -> None:
+@pytest.mark.parametrize(("device", "message"), [("tpu?", "must be cpu"), ("cuda:99", "use cpu or auto")])
+def test_a_device_that_is_not_there_is_named(tmp_path: Path, device: str, message: str) -> None:
     (tmp_path / "model.pt").touch()
-    with pytest.raises(Misconfigured, match=says):
-        load(tmp_path, config("pytorch"), device=device)
+    with pytest.raises(Misconfigured, match=message):
+        load(tmp_path, model_config("pytorch"), device=device)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 def test_a_module_computes_on_the_gpu(tmp_path: Path) -> None:
-    scripted(tmp_path, "x): return x * 2", config("pytorch")).unload()
-    runtime = load(tmp_path, config("pytorch"), device="cuda")
+    scripted(tmp_path, "x): return x * 2", model_config("pytorch")).unload()
+    runtime = load(tmp_path, model_config("pytorch"), device="cuda")
     runtime.warm()
     np.testing.assert_array_equal(infer(runtime)["y"], X * 2)
     runtime.unload()
@@ -234,7 +220,7 @@ def test_a_module_computes_on_the_gpu(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["python", "pytorch"])
 def test_a_missing_file_is_named(tmp_path: Path, backend: str) -> None:
     with pytest.raises(Misconfigured, match=r"model\.p.* is missing: model m has nothing to load"):
-        load(tmp_path, config(backend))
+        load(tmp_path, model_config(backend))
 
 
 def test_a_python_model_lives_from_load_to_unload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +238,7 @@ def test_a_python_model_lives_from_load_to_unload(tmp_path: Path, monkeypatch: p
         def unload(self):
             (self.folder / "unloaded").touch()
     """
-    runtime = python(tmp_path, body, config(more='parameters { key: "factor" value: { string_value: "3" } }'))
+    runtime = python(tmp_path, body, model_config(more='parameters { key: "factor" value: { string_value: "3" } }'))
     runtime.warm()
     np.testing.assert_array_equal(infer(runtime)["y"], X * 3)
     runtime.unload()
@@ -306,7 +292,7 @@ def test_two_versions_share_no_state_and_leave_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("returned", "says"),
+    ("returned", "message"),
     [
         ("None", "returned NoneType"),
         ("[x]", "returned list"),
@@ -322,7 +308,7 @@ def test_two_versions_share_no_state_and_leave_none(tmp_path: Path) -> None:
         ('int("9" * 4000 + "x" * 9000)', "model m failed: ValueError"),
     ],
 )
-def test_what_a_python_model_gets_wrong_is_named(tmp_path: Path, returned: str, says: str) -> None:
+def test_a_wrong_output_of_a_python_model_is_named(tmp_path: Path, returned: str, message: str) -> None:
     body = f"""
     class Model:
         def infer(self, inputs):
@@ -330,13 +316,13 @@ def test_what_a_python_model_gets_wrong_is_named(tmp_path: Path, returned: str, 
             return {returned}
     """
     runtime = python(tmp_path, body)
-    with pytest.raises(Failed, match=says) as caught:
+    with pytest.raises(Failed, match=message) as caught:
         infer(runtime)
     assert len(str(caught.value)) < 700
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "message"),
     [
         ("def infer(", "does not load: SyntaxError"),
         ("import nothing_of_this_name", "does not load: ModuleNotFoundError"),
@@ -347,9 +333,9 @@ def test_what_a_python_model_gets_wrong_is_named(tmp_path: Path, returned: str, 
         ("class Model:\n  def infer(self, inputs): ...\n  def __init__(self, a, b): ...", "TypeError"),
     ],
 )
-def test_a_python_file_that_does_not_load_is_named(tmp_path: Path, body: str, says: str) -> None:
+def test_a_python_file_that_does_not_load_is_named(tmp_path: Path, body: str, message: str) -> None:
     modules = set(sys.modules)
-    with pytest.raises(Misconfigured, match=says):
+    with pytest.raises(Misconfigured, match=message):
         python(tmp_path, body)
     assert not {name for name in set(sys.modules) - modules if name.startswith("millrace_model")}
 
@@ -367,7 +353,7 @@ def test_strings_pass_through_a_python_model(tmp_path: Path) -> None:
         def infer(self, inputs):
             return {"y": np.array([["a", "b"]] * len(inputs["x"]))}
     """
-    runtime = python(tmp_path, body, config(outputs='y" data_type: TYPE_STRING dims: 2'))
+    runtime = python(tmp_path, body, model_config(outputs='y" data_type: TYPE_STRING dims: 2'))
     assert infer(runtime)["y"].shape == (3, 2)
 
 

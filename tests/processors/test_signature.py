@@ -1,4 +1,4 @@
-"""What two requests must have in common to run in one batch."""
+"""Requests with equal signatures may run in one batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_rows_and_order_of_inputs_do_not_matter() -> None:
     assert one == (("a", "UINT8", (3,)), ("b", "UINT8", ()))
 
 
-def test_names_types_and_other_dimensions_do() -> None:
+def test_names_types_and_other_dimensions_of_inputs_matter() -> None:
     different = {
         signature(request(raw("a", 1, 3))),
         signature(request(raw("b", 1, 3))),
@@ -44,5 +44,5 @@ def test_json_and_raw_requests_share_batches() -> None:
     assert signature(decode(text, None)) == signature(request(raw("a", 5, 1)))
 
 
-def test_a_shared_head_is_worked_out_once() -> None:
+def test_the_signature_of_a_shared_head_is_computed_once() -> None:
     assert signature(request(raw("a", 2, 3))) is signature(request(raw("a", 2, 3)))

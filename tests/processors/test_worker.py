@@ -1,4 +1,4 @@
-"""The thread in which a model computes."""
+"""The worker runs jobs in a thread of its own."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ asyncio.run(main())
 """
 
 
-async def test_jobs_are_done_in_their_order_and_heard_of_on_the_loop() -> None:
-    heard, all_done = list[tuple[int, int, bool]](), asyncio.Event()
+async def test_jobs_run_in_order_and_their_results_arrive_on_the_event_loop() -> None:
+    results, all_done = list[tuple[int, int, bool]](), asyncio.Event()
 
     def done(job: int, result: int) -> None:
-        heard.append((job, result, threading.current_thread() is threading.main_thread()))
-        if len(heard) == 100:
+        results.append((job, result, threading.current_thread() is threading.main_thread()))
+        if len(results) == 100:
             all_done.set()
 
     worker = Worker[int, int](lambda job: job * job, done, name="squares")
@@ -37,18 +37,18 @@ async def test_jobs_are_done_in_their_order_and_heard_of_on_the_loop() -> None:
     async with asyncio.timeout(WITHIN_S):
         await all_done.wait()
     worker.close()
-    assert heard == [(number, number * number, True) for number in range(100)]
+    assert results == [(number, number * number, True) for number in range(100)]
 
 
-async def test_a_closed_worker_ends_the_job_that_runs_and_forgets_the_others() -> None:
-    began, go_on, heard = threading.Event(), threading.Event(), list[str]()
+async def test_a_closed_worker_finishes_the_running_job_and_drops_the_others() -> None:
+    began, go_on, results = threading.Event(), threading.Event(), list[str]()
 
     def work(job: str) -> str:
         began.set()
         go_on.wait(WITHIN_S)
         return job
 
-    worker = Worker[str, str](work, lambda job, _: heard.append(job), name="closing")
+    worker = Worker[str, str](work, lambda job, _: results.append(job), name="closing")
     worker.put("runs")
     worker.put("waits")
     await asyncio.to_thread(began.wait, WITHIN_S)
@@ -58,12 +58,12 @@ async def test_a_closed_worker_ends_the_job_that_runs_and_forgets_the_others() -
         while any(thread.name == "closing" for thread in threading.enumerate()):  # noqa: ASYNC110 - a thread's end
             await asyncio.sleep(0.01)
     await asyncio.sleep(0)
-    assert heard == ["runs"]
+    assert results == ["runs"]
 
 
-async def test_what_the_work_raises_is_raised_on_the_loop() -> None:
+async def test_an_exception_of_the_work_is_raised_on_the_event_loop() -> None:
     raised: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().set_exception_handler(lambda _, trouble: raised.set_result(trouble["exception"]))
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.set_result(context["exception"]))
     worker = Worker[int, float](lambda job: 1 / job, lambda job, result: None, name="divides")
     worker.put(0)
     async with asyncio.timeout(WITHIN_S):

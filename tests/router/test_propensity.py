@@ -11,7 +11,7 @@ from broker.protocol.ids import uniform
 from broker.records.endpoint import read_endpoint
 from router.drawing.router import Router
 from router.learning.contextual import ContextualExperiment
-from router.learning.experiment import read_experiment
+from router.learning.declared import read_experiment
 from router.policies.assignment import cumulative, draw
 from router.policies.declared import read_policy
 from router.policies.learned import LearnedLinearPolicy

@@ -1,1 +1,1 @@
-"""The numbers that policies, canaries and estimates are held to, measured: `make science`."""
+"""`make science`: measures policies, canaries and estimates, and compares them with known results."""

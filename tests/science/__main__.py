@@ -1,6 +1,6 @@
-"""Measure the numbers that the router promises, beside what is known, and fail where a gate is missed.
+"""Measure the numbers that the router promises, compare them with known results, and fail if a gate is missed.
 
-One core, under 20 minutes in all. `python -m tests.science canary sticky` measures some of the parts.
+All parts take less than 20 minutes on one core. `python -m tests.science canary sticky` measures only some parts.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
 
 
 def main() -> None:
-    """Measure, print each row as it comes, and end with 1 if a gate was missed."""
+    """Measure the parts, print each row, and exit with status 1 if a gate was missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all, if none is named")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"one of {', '.join(PARTS)}; all by default")
     parts = parser.parse_args().parts or list(PARTS)
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _measured(part: str) -> int:
-    """Print a part's rows; return how many gates it misses."""
+    """Measure a part and print its rows; returns the number of missed gates."""
     began, missed = time.monotonic(), 0
     sys.stdout.write(f"{part:<58} {'ours':>16}  {'known':<22} gate\n")
     for row in PARTS[part]():

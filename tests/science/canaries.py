@@ -1,4 +1,4 @@
-"""Canaries: how often one that does no harm is aborted, and how soon one that does is; sample ratios beside them."""
+"""Canaries: how often a harmless one is aborted, and how soon a harmful one; also alarms of sample ratios."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NEVER = 10**12
 
 
 def at_one_share(share: float) -> Canary:
-    """Return a canary that stays at one step and is never promoted."""
+    """A canary that stays at one step and is never promoted."""
     return Canary(canary=1, stable=(1.0, 0.0), steps=(share,), hold_ticks=NEVER, timeout_ticks=NEVER)
 
 
 def in_stages(max_ratio: float = 1.5) -> Canary:
-    """Return the canary of the table: 1, 5, 25, 50 %, each for 10 000 requests."""
+    """The canary of the table, with steps of 1, 5, 25 and 50 %, each for 10,000 requests."""
     rails = (BadEvents(max_ratio),)
     return Canary(
         canary=1, stable=(1.0, 0.0), hold_requests=0, hold_ticks=10_000, timeout_ticks=NEVER, guardrails=rails
@@ -33,13 +33,13 @@ def in_stages(max_ratio: float = 1.5) -> Canary:
 
 
 def ended(ended: CanaryRuns, phase: CanaryPhase) -> Floats:
-    """Return for each run 1 if it ended in a phase, else 0."""
+    """1 for each run that ended in the phase, else 0."""
     happened: Floats = (ended.phase == phase).astype(np.float64)
     return happened
 
 
 def events() -> Iterator[Row]:
-    """One share all the time, a look after every bad event."""
+    """Bad events with a constant share of the canary, tested after every bad event."""
     for base, share, known in ((0.01, 0.05, ".036"), (0.2, 0.5, ".045")):
         found = staged(at_one_share(share), EventRates(base=base), RUNS, 100_000, 1)
         yield rate(f"A/A {base:.0%} bad at {share:.0%}: abort", ended(found, CanaryPhase.ABORTED), ALPHA, known)
@@ -54,7 +54,7 @@ def _to_abort(found: CanaryRuns) -> Floats:
 
 
 def stages() -> Iterator[Row]:
-    """Steps, then promotion on the proof of less than 1.5 times the bad events."""
+    """Steps, then promotion after the proof of less than 1.5 times the bad events."""
     for drift, known in ((0.0, ".035"), (0.8, ".031")):
         found = staged(in_stages(), EventRates(base=0.01, drift=drift), RUNS, 400_000, 3)
         yield rate(f"staged A/A, drift {drift:.0%}: abort", ended(found, CanaryPhase.ABORTED), ALPHA, known)
@@ -82,7 +82,7 @@ def _harmful(
 
 
 def bounded() -> Iterator[Row]:
-    """Rewards in [0, 1] around 0.7, a look after every reward."""
+    """Rewards in [0, 1] around 0.7, tested after every reward."""
     for share, drift in ((0.05, 0.0), (0.5, 0.0), (0.05, 0.2)):
         found = paired(PairTest(), (0.7, 0.7), share, 1000, 10_000, 6, drift=drift)
         yield rate(f"rewards A/A at {share:.0%}, drift {drift:g}: abort", _at_all(found), ALPHA, ".022-.037")
@@ -100,7 +100,7 @@ def _at_all(found: Ints) -> Floats:
 
 
 def sticky() -> Iterator[Row]:
-    """Users who keep their arm, 5000 of them, some of whom fail far more often than others: 1e5 requests at 1 % bad."""
+    """5,000 users who keep their arm, some of whom fail far more often than others: 1e5 requests, 1 % of them bad."""
     for first_only, known in ((True, ".02-.035"), (False, ".13-.19: why only the first counts")):
         found = _sticky(1000, first_only=first_only).astype(np.float64)
         name = "the first bad event of a key" if first_only else "every bad event of a key"
@@ -108,7 +108,7 @@ def sticky() -> Iterator[Row]:
 
 
 def _sticky(runs: int, *, first_only: bool) -> Bools:
-    """Return for which runs the canary was aborted within 1000 bad events."""
+    """True for each run in which the canary was aborted within 1,000 bad events."""
     random = np.random.default_rng(9)
     policy, rows = at_one_share(0.05), np.arange(runs)
     state = policy.start(runs)
@@ -125,7 +125,7 @@ def _sticky(runs: int, *, first_only: bool) -> Bools:
 
 
 def ratios() -> Iterator[Row]:
-    """Sample ratios at one alarm in 1000: 4000 experiments, 1000 looks at 100 requests each."""
+    """Sample ratios with one false alarm in 1,000: 4,000 experiments, 1,000 tests each, one every 100 requests."""
     random = np.random.default_rng(10)
     for share, alpha, known in ((0.5, 1 / ALARM, "0-.001"), (0.52, None, "10-15 k"), (0.55, None, "1.8-4.6 k")):
         first = np.cumsum(random.binomial(100, share, (1000, 4000 if alpha else 1000)), axis=0)

@@ -1,4 +1,4 @@
-"""Contextual policies learn to read digits from right or wrong alone (scikit-learn's 1797 digits, 64 pixels)."""
+"""Contextual policies learn to classify digits from rewards alone: scikit-learn's 1,797 images of 64 pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.science.gates import Row, mean_and_error
 
 
 def digits() -> Iterator[Row]:
-    """Hold the share of right answers, those while learning included, to .80: five orders of the digits."""
+    """Require a share of right answers of .80, including those while learning, over five orders of the digits."""
     data: Any = load_digits()
     features, labels = np.asarray(data.data, np.float64) / 16.0, np.asarray(data.target, np.int64)
     policies: tuple[tuple[str, Contextual[Any], str], ...] = (

@@ -1,4 +1,4 @@
-"""What a measurement is compared with, and when it fails."""
+"""Rows of measurements, with known results and gates that fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from router.stats.arrays import Floats
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. `known` is what was published or measured elsewhere; without a `gate` nothing fails."""
+    """One line of the table; `known` was published or measured elsewhere, and an empty `gate` never fails."""
 
     what: str
     ours: str
@@ -22,25 +22,25 @@ class Row:
 
 
 def mean_and_error(values: Floats) -> tuple[float, float]:
-    """Return the mean over runs and its standard error."""
+    """The mean over runs and its standard error."""
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def near(what: str, values: Floats, known: float, share: float = 0.1) -> Row:
-    """Hold a mean to `known`, within `share` of it and 3 of our standard errors (0.3 % of honest means fail)."""
+    """Require a mean within `share` of `known` plus 3 of our standard errors (0.3 % of correct means fail)."""
     mean, error = mean_and_error(values)
     passed = abs(mean - known) <= share * known + 3 * error
     return Row(what, _shown(mean, error), f"{known:g}", f"within {share:.0%} + 3 se", passed)
 
 
 def at_most(what: str, values: Floats, limit: float, known: str, gate: str) -> Row:
-    """Hold a mean to a limit and 3 of our standard errors."""
+    """Require a mean of at most `limit` plus 3 of our standard errors."""
     mean, error = mean_and_error(values)
     return Row(what, _shown(mean, error), known, gate, mean <= limit + 3 * error)
 
 
 def rate(what: str, happened: Floats, alpha: float | None, known: str) -> Row:
-    """Hold a share of runs to `alpha` and 3 standard errors of a share that is alpha; none: just show it."""
+    """Require a share of runs of at most `alpha` plus 3 of its standard errors; without `alpha` only show it."""
     share = float(happened.mean())
     if alpha is None:
         return Row(what, f"{share:.3f}", known)
@@ -49,7 +49,7 @@ def rate(what: str, happened: Floats, alpha: float | None, known: str) -> Row:
 
 
 def median(what: str, numbers: Floats, limit: float | None, known: str) -> Row:
-    """Hold a median to a limit; none: just show it."""
+    """Require a median of at most `limit`; without a limit only show it."""
     middle = float(np.median(numbers)) if len(numbers) else math.nan
     if limit is None:
         return Row(what, f"{middle:g}", known)

@@ -30,7 +30,7 @@ FIRST, SECOND = list("abcd"), list("bcda")
 
 
 def lists() -> Iterator[Row]:
-    """Who owns a position, who wins random clicks, and what is seen when the second has one item a rank higher."""
+    """The owner of each position, the credit of random clicks, and the credit if an item is one rank higher."""
     number, draw = 200_000, np.random.default_rng(1).random
     owners = Counter(
         tuple(part[0] for part in interleave([FIRST, SECOND], "team_draft", 4, draw=draw).credits)
@@ -56,7 +56,7 @@ def _in(share: float, tolerance: float, middle: float = 0.5) -> bool:
 
 
 def _one_rank_higher(method: str, known: str, limit: float) -> Row:
-    """Show the first's part where the third item of its list, the second's second, is clicked: its wins or credit."""
+    """The first ranker's wins or credit for clicks on an item that is its third and the other ranker's second."""
     draw, number = np.random.default_rng(2).random, 20_000
     earned = [credit(interleave([FIRST, SECOND], method, 4, draw=draw), "c") for _ in range(number)]
     parts = [first if method == "probabilistic" else float(first > second) for first, second in earned]
@@ -71,7 +71,7 @@ def _one_rank_higher(method: str, known: str, limit: float) -> Row:
 
 
 def _random_clicks(method: str, known: str, *, gated: bool) -> Row:
-    """Hold the mean credit difference of clicks at random to 4 standard errors."""
+    """Require a mean credit difference of random clicks within 4 standard errors of 0."""
     random, number = np.random.default_rng(3), 20_000
     differences = np.zeros(number)
     for place, clicked in enumerate(random.integers(4, size=number)):
@@ -89,9 +89,9 @@ def _random_clicks(method: str, known: str, *, gated: bool) -> Row:
 
 
 def stopping() -> Iterator[Row]:
-    """Votes from lists of two equally noisy rankers: 4000 runs of 10 000, a look after every 50."""
+    """Votes on lists of two equally noisy rankers: 4,000 runs of 10,000 votes, tested after every 50."""
     votes = _votes(ClickWorld(noise=(0.2, 0.2)), 60_000, 4)
-    votes = np.concatenate([votes, -votes])  # who is the first does not matter: equal means, exactly
+    votes = np.concatenate([votes, -votes])  # symmetric, so that the means are exactly equal
     called, _ = _stops(votes, 4000, 10_000, 5)
     yield rate("equal rankers called different at any of 200 looks", called.astype(np.float64), ALPHA, "")
     pool = _votes(ClickWorld(noise=(0.1, 0.4)), 60_000, 6)
@@ -101,12 +101,12 @@ def stopping() -> Iterator[Row]:
 
 
 def _fixed(votes: Floats) -> str:
-    """Say how many votes a single look at a number fixed before would need for 80 % power."""
+    """The number of votes for 80 % power with a single test at a number fixed in advance, as text."""
     return f"{(2.8016 * votes.std() / votes.mean()) ** 2:.0f}, one look"
 
 
 def _votes(world: ClickWorld, number: int, seed: int) -> Floats:
-    """Return the vote of every session: its only click's credit difference, 0 without one."""
+    """The vote of every session: the credit difference of its only click, 0 without a click."""
     random = np.random.default_rng(seed)
     drawn = sessions(world, number, random)
     items, difference = shown(drawn, world, "team_draft", random)
@@ -115,7 +115,7 @@ def _votes(world: ClickWorld, number: int, seed: int) -> Floats:
 
 
 def _stops(pool: Floats, runs: int, most: int, seed: int) -> tuple[Bools, Ints]:
-    """Return which runs were called different, and after how many votes drawn from the pool."""
+    """Draw votes from the pool; returns which runs were called different, and after how many votes."""
     random, test, look = np.random.default_rng(seed), Preference(2), 50
     state, run = test.start(runs), np.repeat(np.arange(runs), look)
     ended = np.full(runs, -1)
@@ -128,9 +128,9 @@ def _stops(pool: Floats, runs: int, most: int, seed: int) -> tuple[Bools, Ints]:
 
 
 def sensitivity() -> Iterator[Row]:
-    """Sessions for 80 % power beside A/B halves: users who leave after a click, and users who do not.
+    """The sessions for 80 % power, compared with an A/B test: for users who leave after a click, and who do not.
 
-    The gate is on the first kind, with users and queries of very different ease. Nowhere is 100 times promised.
+    Only the first kind has a gate, with users and queries of very different difficulty. A gain of 100 is not promised.
     """
     random, power = np.random.default_rng(8), "80 % power"
     for noise, known in (((0.15, 0.2), "lift 1.3%: 150137, 8730"), ((0.1, 0.2), ""), ((0.2, 0.3), "")):
@@ -151,7 +151,7 @@ def sensitivity() -> Iterator[Row]:
 def _compared(
     drawn: ClickSessions, world: ClickWorld, items: Ints, difference: Floats, name: str
 ) -> tuple[SessionsNeeded, Floats]:
-    """Return what is needed, and the votes; the same users see all three lists."""
+    """The sessions that are needed, and the votes; the same users see all three lists."""
     clicks = [_clicks(name, _liked(drawn, order)) for order in (*drawn.rankings[:, :, : world.length], items)]
     better, control = (each.sum(axis=1).astype(np.float64) for each in clicks[:2])
     votes = (clicks[2] * difference).sum(axis=1) / np.maximum(clicks[2].sum(axis=1), 1)
@@ -169,7 +169,7 @@ def _liked(drawn: ClickSessions, order: Ints) -> Bools:
 
 
 def _power(votes: Floats, number: int, random: np.random.Generator) -> Row:
-    """Check by 1000 experiments of `number` votes drawn from all that the normal test finds it 80 times in 100."""
+    """Check with 1,000 experiments of `number` drawn votes that the normal test finds the difference in 80 %."""
     samples = np.stack([random.choice(votes, number) for _ in range(1000)])
     z = samples.mean(axis=1) / samples.std(axis=1) * math.sqrt(number)
     share = float((z > 1.959963984540054).mean())

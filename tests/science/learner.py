@@ -1,4 +1,4 @@
-"""Learners killed at random records and within commits: what the last one knows is what one that never died knows."""
+"""Learners are killed at random records and within commits; the last state must equal that of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = ("thompson", "exp3", "canary")
 
 
 def kills() -> Iterator[Row]:
-    """Kill 2,000 in all; in processes of their own, for whoever forks may have no threads."""
+    """Kill 2,000 learners in all, in other processes, because a process that forks must have no threads."""
     for name in NAMES:
         command = [sys.executable, "-m", "tests.router.learning.killed_learners", str(KILLS), "2", name]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=900)

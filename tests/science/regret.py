@@ -1,7 +1,7 @@
-"""Regret: of each policy on known instances, where items come and go, and with stale, late and lost rewards.
+"""The regret of each policy on known instances, with replaced items, and with stale, late and lost rewards.
 
 `C` is the constant of Lai and Robbins, the sum over worse arms of gap / kl: no policy stays below C ln T for long.
-What is known was measured with other code, or published by Chapelle and Li (2011).
+The known values were measured with other code, or published by Chapelle and Li (2011).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OTHERS = ("KL-UCB", "UCB1", "eps .1", "Exp3")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """Arms, and what is known after `marks` requests: Thompson's regret, and that of each of OTHERS."""
+    """Arms, and the known regret of Thompson sampling and of each of OTHERS after `marks` requests."""
 
     name: str
     means: tuple[float, ...]
@@ -97,9 +97,9 @@ INSTANCES = (
 
 
 def instances() -> Iterator[Row]:
-    """Hold Thompson's regret to 10 %, Exp3's to its bound; the others may not be more than 10 % worse than known.
+    """Require Thompson's regret within 10 % of the known one, Exp3's below its bound, others at most 10 % worse.
 
-    Epsilon-greedy may be 30 % worse: where rewards are rare, much hangs on which arm is rewarded first.
+    Epsilon-greedy may be 30 % worse: if rewards are rare, its regret depends much on the arm that is rewarded first.
     """
     for seed, instance in enumerate(INSTANCES, 1):
         arms = len(instance.means)
@@ -155,7 +155,7 @@ def coming_and_going() -> Iterator[Row]:
 
 
 def staleness() -> Iterator[Row]:
-    """Hold the cost of old snapshots and late rewards to 25 %; the first rows are the product's own probabilities."""
+    """Limit the cost of old snapshots and late rewards to 25 %; the first rows use the product's own probabilities."""
     base = 247.0
     for every, runs, known in ((100, 20, 253.0), (1000, 100, 280.0)):
         values = _stale(runs, every, sampling=False)

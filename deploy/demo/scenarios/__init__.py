@@ -1,1 +1,1 @@
-"""The demonstration's scenarios: each proves one policy on real models, and says so in a picture."""
+"""The demonstration's scenarios: each shows one policy at work on real models, and checks its claims."""

@@ -1,4 +1,4 @@
-"""A bandit finds the better of two classifiers while it serves, from labels that come up to a minute late."""
+"""A bandit finds the better of two classifiers while it serves; labels arrive up to a minute late."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from deploy.demo.train import cnn, linear
 ENDPOINT = "digits"
 WEAK, STRONG = "weak", "strong"
 ARMS = (WEAK, STRONG)
-FEW = 60  # images that the weak classifier learns from: it tells about two digits of three
+FEW = 60  # training images of the weak classifier, which gets about two digits of three right
 GAP = 0.15
 PER_S = 100.0
 LATEST = 60.0
 BLOCK = 100
 SHARE = 0.8
 
-# The claim fails by chance with a probability below 1e-3. Requests come 5 an event second, so at least the first 300
-# are drawn half and half: 150 rewards an arm (never below 100), and their means err by a deviation of at most .04.
-# For less than 80 % the posterior has to give the weak arm 20 %, so the observed gap has to be below .9 deviations
-# after that: 3.7 deviations of .04 below GAP, a probability of 1e-4; with the gap of .3 that is trained here, 1e-11.
-# Behind that stands the floor of .2 %.
+# The claim fails by chance with a probability below 1e-3. There are 5 requests per event second, and no reward counts
+# in the first 60, so at least the first 300 requests are split evenly. Each arm then has about 150 rewards (always more
+# than 100), and the standard deviation of a mean is at most .04. The share falls below 80 % only if the posterior gives
+# the weak arm more than 20 %, for which the observed gap must be below .9 deviations. That is 3.7 deviations below GAP
+# and has a probability of 1e-4; with the trained models' gap of .3 it is 1e-11. The policy's floor adds .2 %.
 DECLARATION = f"""\
 endpoint: {ENDPOINT}
 arms: {{{WEAK}: {WEAK}@1, {STRONG}: {STRONG}@1}}
@@ -47,7 +47,7 @@ policy: {{bandit: thompson, reward: right}}
 
 @dataclass(slots=True, kw_only=True)
 class BanditScenario:
-    """`requests` of which the last quarter has to go to the better arm."""
+    """Sends `requests` and claims that the last quarter of them goes to the better arm."""
 
     requests: int = 2000
     seed: int = SEED
@@ -55,16 +55,13 @@ class BanditScenario:
 
     @property
     def arms(self) -> dict[str, tuple[str, ...]]:
-        """See the protocol."""
         return {ENDPOINT: ARMS}
 
     @property
     def models(self) -> tuple[str, ...]:
-        """See the protocol."""
         return ARMS
 
     def prepare(self, folder: Path, steps: Steps) -> None:
-        """See the protocol."""
         learn, held_out = load()
         few = Digits(learn.images[:FEW], learn.labels[:FEW])
         scripts = {
@@ -78,7 +75,6 @@ class BanditScenario:
         write_endpoint(folder, ENDPOINT, DECLARATION)
 
     async def play(self, stage: ScenarioStage) -> list[ScenarioClaim]:
-        """See the protocol."""
         random = np.random.default_rng(self.seed)
         digits = shuffled(load()[1], self.requests, random)
         sender = LabelledTraffic(stage, ENDPOINT, digits, random.uniform(0.0, LATEST, self.requests))
@@ -86,7 +82,7 @@ class BanditScenario:
         with stage.steps.step("digits, half by HTTP and half through the queue", self.requests) as advance:
             await paced(PER_S, range(self.requests), lambda number: sender.one(number, lambda: advance(1)))
         with stage.steps.step("rows in the event log", self.requests) as advance:
-            await stage.read_rows(ENDPOINT, sender.legs(), sender.told, advance)
+            await stage.read_rows(ENDPOINT, sender.legs(), sender.accepted, advance)
         stage.show(_picture(sender, self.requests))
         _print_table(stage, sender)
         return [self._claim(sender), once_claim(self.requests, stage.exactly_once(ENDPOINT, sender.tally))]
@@ -94,14 +90,12 @@ class BanditScenario:
     def _claim(self, sender: LabelledTraffic) -> ScenarioClaim:
         last = self.requests // 4
         share = _share(sender, range(self.requests - last, self.requests))
-        said = (
-            f"{share:.1%} of the last {last} requests went to {STRONG}, the better arm; more than {SHARE:.0%} have to"
-        )
-        return ScenarioClaim(said, share > SHARE)
+        text = f"{share:.1%} of the last {last} requests went to {STRONG}, the better arm; more than {SHARE:.0%} must"
+        return ScenarioClaim(text, share > SHARE)
 
 
 def _share(sender: LabelledTraffic, numbers: range) -> float:
-    """Return the share of requests with these numbers that the better arm answered."""
+    """The share of the requests with these numbers that the better arm answered."""
     arms = [answer.arm for answer in sender.tally.answers if answer.number in numbers]
     return arms.count(STRONG) / max(1, len(arms))
 
@@ -109,7 +103,7 @@ def _share(sender: LabelledTraffic, numbers: range) -> float:
 def _picture(sender: LabelledTraffic, requests: int) -> Picture:
     blocks = [range(first, min(first + BLOCK, requests)) for first in range(0, requests, BLOCK)]
     shares = [(block.start + len(block) / 2, _share(sender, block)) for block in blocks]
-    said = [(float(number), weights[1]) for number, weights in sorted(sender.weights.items()) if weights]
+    weights = [(float(number), weights[1]) for number, weights in sorted(sender.weights.items()) if weights]
     return Picture(
         title=f"Where requests go: the share of {STRONG}, the better arm",
         x=(0, requests),
@@ -117,7 +111,7 @@ def _picture(sender: LabelledTraffic, requests: int) -> Picture:
         x_name="requests",
         percent=True,
         lines=[
-            PlotLine(name="published weight", mark="─", points=said, steps=True),
+            PlotLine(name="published weight", mark="─", points=weights, steps=True),
             PlotLine(name=f"share of each {BLOCK} requests", mark="●", points=shares),
         ],
     )
@@ -134,4 +128,4 @@ def _print_table(stage: ScenarioStage, sender: LabelledTraffic) -> None:
         table.add_row(arm, str(count), f"{sender.tally.accuracy(arm):.1%}", str(first), str(count - first))
     stage.console.print()
     stage.console.print(table)
-    stage.console.print(f"labels accepted as feedback: {sender.told}", highlight=False)
+    stage.console.print(f"labels accepted as feedback: {sender.accepted}", highlight=False)

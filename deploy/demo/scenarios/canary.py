@@ -1,4 +1,4 @@
-"""Three canaries at once, each beside the same good model: one is wrong, one kills its processor, one is good."""
+"""Three canaries of the same good model: one gives wrong answers, one kills its processor, one is good."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BROKEN, CRASHING, GOOD = "broken", "crashing", "good"
 CANARIES = (BROKEN, CRASHING, GOOD)
 STABLE = "stable"
 ARMS = ("v1", "v2")
-CANARY = 1  # the place of v2
+CANARY = 1  # the index of v2
 GUARDRAILS = ("failed", "right")
 SPOILT_EVERY = 5
 LIKE = 0.015
@@ -40,12 +40,13 @@ LATEST = 5.0
 END_WITHIN_S = 10.0
 TYPED = ("ok", "failed", "expired")
 
-# A claim fails by chance with a probability below 1e-3. The good canary is taken back with at most alpha, whatever
-# comes; in 4,000 simulated runs of 1,200 requests (accuracies .98 and .97, rewards 3.4 s late) it was promoted after at
-# most 820 requests, and a canary with accuracy .79 was taken back by its reward after at most 1,050.
-# The crashing one gets at least 120 requests, of which one in five is deadly, twice: when it is taken, and alone. Four
-# of them (fewer: a probability below 1e-6) leave the processor down for ever longer pauses, 12 s in all, and 4 requests
-# a second expire meanwhile: seven failures of its own, against none of the others, are enough.
+# A claim fails by chance with a probability below 1e-3. The good canary is taken back with a probability of at most
+# alpha. In 4,000 simulated runs of 1,200 requests (accuracies .98 and .97, rewards 3.4 s late) it was promoted after at
+# most 820 requests, and a canary with accuracy .79 was taken back by its reward after at most 1,050. The crashing
+# canary gets at least 120 requests. One in five is deadly, and kills the processor twice: in its batch, and alone in
+# the retry queue. Four deadly requests (fewer have a probability below 1e-6) stop the processor for increasing pauses
+# of 12 s in total, while 4 requests per second expire. Seven failures of the canary, with none of the stable arm, are
+# enough for the guardrail.
 DECLARATION = """\
 endpoint: %(name)s
 arms: {v1: stable@1, v2: %(name)s@1}
@@ -69,7 +70,7 @@ DEADLINES = {BROKEN: "30s", CRASHING: "2s", GOOD: "30s"}
 
 @dataclass(slots=True, kw_only=True)
 class CanaryScenario:
-    """`requests` go to each of the three endpoints."""
+    """Sends `requests` to each of the three endpoints."""
 
     requests: int = 1200
     seed: int = SEED
@@ -78,16 +79,13 @@ class CanaryScenario:
 
     @property
     def arms(self) -> dict[str, tuple[str, ...]]:
-        """See the protocol."""
         return dict.fromkeys(CANARIES, ARMS)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """See the protocol."""
         return (STABLE, *CANARIES)
 
     def prepare(self, folder: Path, steps: Steps) -> None:
-        """See the protocol."""
         learn, held_out = load()
         stable = trained(steps, "the stable model", cnn, learn, self.seed)
         good = trained(steps, "another good one", cnn, learn, self.seed + 1)
@@ -100,7 +98,6 @@ class CanaryScenario:
             write_endpoint(folder, name, DECLARATION % {"name": name, "deadline": DEADLINES[name]})
 
     async def play(self, stage: ScenarioStage) -> list[ScenarioClaim]:
-        """See the protocol."""
         random = np.random.default_rng(self.seed)
         senders = [self._sender(stage, name, random) for name in CANARIES]
         await stage.wait_for_learner(CANARIES)
@@ -116,7 +113,7 @@ class CanaryScenario:
             await stage.learner.end(sender.endpoint, END_WITHIN_S)
         with stage.steps.step("rows in the event logs", len(senders) * self.requests) as advance:
             for sender in senders:
-                await stage.read_rows(sender.endpoint, sender.legs(), sender.told, advance)
+                await stage.read_rows(sender.endpoint, sender.legs(), sender.accepted, advance)
         stage.show(*[self._picture(stage, sender) for sender in senders])
         _print_table(stage, senders)
         return self._claims(stage, senders)
@@ -133,12 +130,12 @@ class CanaryScenario:
         ]
         complaints = [complaint for sender in senders for complaint in _complaints(stage, sender)]
         again = len(stage.repeats(CRASHING))
-        note = f" ({again} answers came again after a crash, known by their message_id)" if again else ""
+        note = f" ({again} answers were repeated after a crash, with the same message_id)" if again else ""
         return [*ends, once_claim(len(senders) * self.requests, complaints, note)]
 
     def _picture(self, stage: ScenarioStage, sender: LabelledTraffic) -> Picture:
-        heard = stage.learner.heard(sender.endpoint)
-        points = [(max(0.0, one.at_s - self._began_s), one.said.weights[CANARY]) for one in heard]
+        snapshots = stage.learner.snapshots(sender.endpoint)
+        points = [(max(0.0, timed.at_s - self._began_s), timed.snapshot.weights[CANARY]) for timed in snapshots]
         return Picture(
             title=f"{sender.endpoint}: {how_it_ended(stage.learner.newest(sender.endpoint))}",
             x=(0.0, self.requests / PER_S),
@@ -151,14 +148,14 @@ class CanaryScenario:
         )
 
 
-def how_it_ended(said: SnapshotRecord | None) -> str:
-    """Return what the learner's last snapshot says of a canary."""
-    if said is None:
-        return "was never heard of"
-    if said.phase == "aborted":
-        tripped = said.about.get("tripped")
-        return _aborted("a person" if tripped is None else GUARDRAILS[tripped])
-    return "was promoted" if said.phase == "promoted" else f"is at {said.phase}"
+def how_it_ended(snapshot: SnapshotRecord | None) -> str:
+    """Describe the end of a canary, from the learner's last snapshot."""
+    if snapshot is None:
+        return "has no snapshot"
+    if snapshot.phase == "aborted":
+        tripped = snapshot.about.get("tripped")
+        return _aborted("an operator" if tripped is None else GUARDRAILS[tripped])
+    return "was promoted" if snapshot.phase == "promoted" else f"is at {snapshot.phase}"
 
 
 def _aborted(guardrail: str) -> str:
@@ -168,16 +165,16 @@ def _aborted(guardrail: str) -> str:
 def _check(scripts: dict[str, bytes], held_out: Digits) -> None:
     right = {model: accuracy(script, held_out) for model, script in scripts.items()}
     if abs(right[GOOD] - right[STABLE]) > LIKE or right[STABLE] - right[BROKEN] < 10 * LIKE:
-        told = ", ".join(f"{model} {share:.1%}" for model, share in right.items())
+        shares = ", ".join(f"{model} {share:.1%}" for model, share in right.items())
         raise UnfitModels(
-            f"held-out accuracies {told}: two of them should be alike within {LIKE:.1%}, and broken far below"
+            f"held-out accuracies {shares}: {GOOD} and {STABLE} may differ by {LIKE:.1%}, {BROKEN} must be far below"
         )
 
 
 def _complaints(stage: ScenarioStage, sender: LabelledTraffic) -> list[str]:
     name, tally = sender.endpoint, sender.tally
     found = stage.ended_once(name, tally, TYPED) if name == CRASHING else stage.exactly_once(name, tally)
-    return [f"{name}: {said}" for said in found]
+    return [f"{name}: {complaint}" for complaint in found]
 
 
 def _print_table(stage: ScenarioStage, senders: list[LabelledTraffic]) -> None:
@@ -191,7 +188,7 @@ def _print_table(stage: ScenarioStage, senders: list[LabelledTraffic]) -> None:
             table.add_row(sender.endpoint, arm, *_cells(sender.tally, arm), str(again))
     stage.console.print()
     stage.console.print(table)
-    accepted = sum(sender.told for sender in senders)
+    accepted = sum(sender.accepted for sender in senders)
     stage.console.print(f"labels accepted as feedback: {accepted}", highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""What a scenario claims, and whether it held."""
+"""The claims of a scenario."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rich.console import Console
 
 @dataclass(frozen=True, slots=True)
 class ScenarioClaim:
-    """A sentence with the numbers that it rests on."""
+    """A sentence with measured numbers, and whether it is true."""
 
-    said: str
+    text: str
     held: bool
 
 
 def print_claims(console: Console, claims: Sequence[ScenarioClaim]) -> bool:
-    """Print each claim with what became of it; tells whether all held."""
+    """Print each claim as held or FAILED; returns True if all held."""
     console.print()
     for claim in claims:
         word, style = ("held", "green") if claim.held else ("FAILED", "red")
         console.print(f"[{style}]{word:>6}[/]  ", end="", highlight=False)
-        console.print(claim.said, markup=False, highlight=False, soft_wrap=True)
+        console.print(claim.text, markup=False, highlight=False, soft_wrap=True)
     return all(claim.held for claim in claims)

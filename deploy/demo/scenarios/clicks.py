@@ -1,4 +1,4 @@
-"""How a user clicks: a cascade, as in Craswell et al. 2008, with the values that are usual in simulations of it."""
+"""Simulates the clicks of a user with the cascade model of Craswell et al. 2008 and its usual parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ LEAVES = 0.7
 
 
 def clicks_on(relevant: Iterable[bool], random: np.random.Generator) -> list[int]:
-    """Return the places that are clicked in a list: seen from the top, until one leaves after a click."""
+    """Return the indices of the clicked items.
+
+    The user looks at the items from the top, and leaves with probability LEAVES after each click.
+    """
     clicked = []
     for place, is_relevant in enumerate(relevant):
         if random.random() < (RELEVANT if is_relevant else IRRELEVANT):

@@ -1,4 +1,4 @@
-"""Two rankers of digits by likeness make one list together, until the clicks of users prove which one is better."""
+"""Two rankers of similar digits share each list until the users' clicks prove which of them is better."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from router.ranking.merging import RANKERS_PARAMETER
 ENDPOINT = "similar"
 BLURRED, TRAINED = "blurred", "trained"
 ARMS = ("v1", "v2")
-BETTER = 1  # the place of v2
+BETTER = 1  # the index of v2
 MODELS = {"v1": BLURRED, "v2": TRAINED}
 FIRST = 10
 GAP = 0.3
@@ -43,11 +43,11 @@ PER_S = 70.0
 LATEST = 5.0
 END_WITHIN_S = 15.0
 LISTS_A_USER = 1.2
-MERGED = RANKERS_PARAMETER.encode()  # in the body of a list that was made of what several were asked for
+MERGED = RANKERS_PARAMETER.encode()  # stands in the body of a merged list
 
 # The claim fails by chance with a probability below 1e-3. In 3,000 simulated experiments with these rankers, clicks and
-# alpha every one was decided after at most 730 users, of whom there are 833, and none for the worse ranker: that would
-# need a wealth of 200 against a mean difference that is in truth .28 (precision@10 .93 to .53).
+# alpha, each was decided after at most 730 of the 833 users, and none for the worse ranker. A wrong decision would need
+# a wealth of 200 against the true mean difference of .28 (precision@10 is .93 and .53).
 DECLARATION = f"""\
 endpoint: {ENDPOINT}
 arms: {{v1: {BLURRED}@1, v2: {TRAINED}@1}}
@@ -61,7 +61,7 @@ policy: {{interleave: [v1, v2], method: team_draft, length: {FIRST}, wait: 5s, c
 
 @dataclass(slots=True, kw_only=True)
 class InterleavingScenario:
-    """`requests` for lists; one user in five asks twice."""
+    """Sends `requests` for lists; one user in five sends two."""
 
     requests: int = 1000
     seed: int = SEED
@@ -70,16 +70,13 @@ class InterleavingScenario:
 
     @property
     def arms(self) -> dict[str, tuple[str, ...]]:
-        """See the protocol."""
         return {ENDPOINT: ARMS}
 
     @property
     def models(self) -> tuple[str, ...]:
-        """See the protocol."""
         return BLURRED, TRAINED
 
     def prepare(self, folder: Path, steps: Steps) -> None:
-        """See the protocol."""
         learn, held_out = load()
         gallery = learn.take(GALLERY)
         scripts = {BLURRED: blurred_ranker(gallery), TRAINED: trained_ranker(steps, learn, gallery, self.seed)}
@@ -91,7 +88,6 @@ class InterleavingScenario:
         write_endpoint(folder, ENDPOINT, DECLARATION)
 
     async def play(self, stage: ScenarioStage) -> list[ScenarioClaim]:
-        """See the protocol."""
         random = np.random.default_rng(self.seed)
         users = Users(stage, shuffled(load()[1], self.requests, random), load()[0].take(GALLERY), self.seed)
         await stage.wait_for_learner([ENDPOINT])
@@ -105,14 +101,14 @@ class InterleavingScenario:
         return [self._claim(stage), once_claim(self.requests, stage.exactly_once(ENDPOINT, users.tally))]
 
     def _claim(self, stage: ScenarioStage) -> ScenarioClaim:
-        said = stage.learner.newest(ENDPOINT)
-        verdict = stage.learner.verdict(ENDPOINT)
-        phase, weights = (said.phase, said.weights) if said is not None else ("", ())
+        snapshot = stage.learner.newest(ENDPOINT)
+        result = stage.learner.result(ENDPOINT)
+        phase, weights = (snapshot.phase, snapshot.weights) if snapshot is not None else ("", ())
         alone = tuple(float(place == BETTER) for place in range(len(ARMS)))
         return ScenarioClaim(
-            f"the learner says {phase!r}, with weights {list(weights)} of v1 and v2; by precision@{FIRST} v2 is better,"
-            f" {self.precisions[TRAINED]:.2f} to {self.precisions[BLURRED]:.2f}",
-            phase == "decided" and weights == alone and verdict is not None,
+            f"the experiment is {phase!r}, with weights {list(weights)} of v1 and v2; by precision@{FIRST} v2 is "
+            f"better, {self.precisions[TRAINED]:.2f} to {self.precisions[BLURRED]:.2f}",
+            phase == "decided" and weights == alone and result is not None,
         )
 
     def _print_table(self, stage: ScenarioStage, users: Users) -> None:
@@ -125,14 +121,15 @@ class InterleavingScenario:
             table.add_row(arm, MODELS[arm], f"{self.precisions[MODELS[arm]]:.3f}", str(shared), str(alone))
         stage.console.print()
         stage.console.print(table)
-        about = said.about if (said := stage.learner.newest(ENDPOINT)) else {}
+        snapshot = stage.learner.newest(ENDPOINT)
+        about = snapshot.about if snapshot is not None else {}
         stage.console.print(
             f"votes: {about.get('votes', 0)}, clicks accepted: {users.clicks}, users: {users.count}", highlight=False
         )
 
 
 class Users:
-    """People who look at a list from the top and click what shows their digit; each has a key."""
+    """Simulated users who request a list and click the images of their digit; each has a key."""
 
     def __init__(self, stage: ScenarioStage, queries: Digits, gallery: Digits, seed: int) -> None:
         self.tally = Tally(queries.labels)
@@ -146,7 +143,7 @@ class Users:
         self._seed = seed
 
     async def one(self, number: int, on_answer: Callable[[], None]) -> None:
-        """Ask for a list and click in it."""
+        """Request a list and click in it."""
         body, headers = json_request(self._queries.images[number], {"user": f"user {number % self.count}"})
         reply = await self._stage.send(DemoRequest(number=number, endpoint=ENDPOINT, body=body, headers=headers))
         if reply is None:
@@ -164,24 +161,24 @@ class Users:
         await self._stage.event_seconds(random.uniform(0.0, LATEST))
         for place in clicks_on(relevant, random):
             item = str(items[place])
-            if await self._stage.by_http.tell(ENDPOINT, reply.request_id, values={"clicked": 1}, item=item):
+            if await self._stage.by_http.send_feedback(ENDPOINT, reply.request_id, values={"clicked": 1}, item=item):
                 self.clicks += 1
                 self.clicked.add(reply.request_id)
 
 
 def _picture(stage: ScenarioStage) -> Picture:
-    """Return v2's advantage in credit by votes; the learner's difference is that of v1 less v2."""
-    abouts = [heard.said.about for heard in stage.learner.heard(ENDPOINT)]
+    """Draw v2's advantage in credit by votes; the sign is changed, as snapshots have v1 minus v2."""
+    abouts = [timed.snapshot.about for timed in stage.learner.snapshots(ENDPOINT)]
     seen = {int(about["votes"]): about for about in abouts if about.get("votes")}
     points = [(float(votes), -about["difference"][0]) for votes, about in sorted(seen.items())]
     limits = [(float(votes), -about["high"][0], -about["low"][0]) for votes, about in sorted(seen.items())]
     return Picture(
-        title="How much more credit a list gives to v2, the better ranker, than to v1",
+        title="Credit of v2, the better ranker, minus credit of v1, for each list",
         x=(0.0, max([votes for votes, _ in points], default=1.0)),
         y=(-1.0, 1.0),
         x_name="votes",
         marked=(0.0,),
         height=15,
-        areas=[PlotBand(name="its limits, valid at 99% whenever one looks", mark="░", points=limits)],
+        areas=[PlotBand(name="its limits, valid with 99% at all times", mark="░", points=limits)],
         lines=[PlotLine(name="mean difference", mark="●", points=points, steps=True)],
     )

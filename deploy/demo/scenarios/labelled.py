@@ -1,4 +1,4 @@
-"""Requests for held-out digits to one endpoint, each followed by its true label as feedback."""
+"""Sends held-out digits to one endpoint, and the true label of each as feedback."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from deploy.demo.wire import ask
 
 
 class LabelledTraffic:
-    """Sends one request a number. Its label follows `delays` event seconds after the answer, if that is a result."""
+    """Sends one digit for each number, and its label `delays[number]` event seconds after the result."""
 
     def __init__(self, stage: ScenarioStage, endpoint: str, digits: Digits, delays: np.ndarray) -> None:
         self.stage = stage
         self.endpoint = endpoint
         self.tally = Tally(digits.labels)
-        self.told = 0
-        self.weights: dict[int, tuple[float, ...]] = {}  # by number: the published ones when it was answered
+        self.accepted = 0
+        self.weights: dict[int, tuple[float, ...]] = {}  # by number: the published weights at the time of its answer
         self._digits = digits
         self._delays = delays
 
     async def one(self, number: int, on_answer: Callable[[], None]) -> None:
-        """Send a request and its label."""
+        """Send a request and, after its result, the label."""
         reply = await self.stage.send(ask(self.endpoint, self._digits.images[number], number))
         if reply is None:
             return
@@ -36,16 +36,16 @@ class LabelledTraffic:
         if reply.is_ok:
             await self.stage.event_seconds(float(self._delays[number]))
             label = int(self._digits.labels[number])
-            was_accepted = await self.stage.by_http.tell(self.endpoint, reply.request_id, truth=label)
-            self.told += was_accepted
+            was_accepted = await self.stage.by_http.send_feedback(self.endpoint, reply.request_id, truth=label)
+            self.accepted += was_accepted  # on a line of its own: `+= await` would lose counts of other tasks
 
     def legs(self) -> dict[str, int]:
-        """Return the arms that each answered request went to: one."""
+        """The number of legs of each answered request, by request id: always one."""
         return {answer.request_id: 1 for answer in self.tally.answers}
 
 
 def shuffled(digits: Digits, count: int, random: np.random.Generator) -> Digits:
-    """Return `count` images in an order drawn by `random`, all of them before any comes again."""
+    """Return `count` images in random order; no image is repeated before all were used."""
     rounds = -(-count // len(digits.labels))
     rows = np.concatenate([random.permutation(len(digits.labels)) for _ in range(rounds)])[:count]
     return Digits(digits.images[rows], digits.labels[rows])

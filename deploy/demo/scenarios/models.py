@@ -1,4 +1,4 @@
-"""The models of the scenarios: classifiers that are good, weak, wrong or deadly, and rankers of a gallery."""
+"""The TorchScript models of the scenarios: good, weak and wrong classifiers, and rankers of a gallery of images."""
 
 from __future__ import annotations
 
@@ -31,39 +31,39 @@ ITEMS = "items"
 
 
 def classifier_config(model: str, backend: str, max_batch: int) -> str:
-    """Return the `config.pbtxt` of a classifier."""
+    """The `config.pbtxt` of a classifier."""
     return CONFIG % (model, backend, max_batch, OUTPUT, "TYPE_FP32", CLASSES)
 
 
 def ranker_config(model: str, max_batch: int) -> str:
-    """Return the `config.pbtxt` of a ranker: `items` are places in the gallery, the most similar first."""
+    """The `config.pbtxt` of a ranker: `items` are indices of the gallery, the most similar image first."""
     return CONFIG % (model, "pytorch", max_batch, ITEMS, "TYPE_INT64", RANKED)
 
 
 def trained(steps: Steps, what: str, make: Callable[[], nn.Module], digits: Digits, seed: int) -> bytes:
-    """Train a classifier, show how far it is, and return it as a TorchScript file."""
+    """Train a classifier, show the progress, and return it as a TorchScript file."""
     with steps.step(f"training {what} on {len(digits.labels)} digits", EPOCHS) as advance:
         return train(make, digits, lambda: advance(1), seed)
 
 
 def accuracy(script: bytes, digits: Digits) -> float:
-    """Return the share of digits that a classifier tells."""
+    """The share of the digits that a classifier gets right."""
     return float(np.mean(_called(script, digits.images).argmax(1) == digits.labels))
 
 
 def precision(script: bytes, queries: Digits, gallery: Digits, first: int) -> float:
-    """Return how many of a ranker's first items show what the query shows, on average."""
+    """The mean share of a ranker's `first` items that show the same digit as the query."""
     items = _called(script, queries.images)[:, :first]
     return float(np.mean(gallery.labels[items] == queries.labels[:, None]))
 
 
 def write_script(folder: Path, model: str, script: bytes, config: str) -> None:
-    """Publish a TorchScript file as version 1."""
+    """Write a TorchScript file to the repository as version 1."""
     write_version(folder / "models", model, 1, {"model.pt": script}, config=config)
 
 
 class SpoiltClassifier(nn.Module):
-    """A classifier that shifts its answers by one class for one image in `every`, by the sum of its pixels."""
+    """Shifts a classifier's answer by one class for each image whose sum of pixels is a multiple of `every`."""
 
     def __init__(self, classifier: nn.Module, every: int) -> None:
         super().__init__()
@@ -71,19 +71,19 @@ class SpoiltClassifier(nn.Module):
         self.every = every
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return ten probabilities a row."""
+        """Map images of shape (n, 64) to probabilities of shape (n, 10)."""
         right = self.classifier(image)
         wrong = image.sum(1).to(torch.int64) % self.every == 0
         return torch.where(wrong.unsqueeze(1), torch.roll(right, 1, 1), right)
 
 
 def spoilt(script: bytes, every: int) -> bytes:
-    """Return a classifier's file, with one answer in `every` made wrong."""
+    """Return a copy of a classifier that gives a wrong answer to about one image in `every`."""
     return scripted(SpoiltClassifier(_loaded(script), every).eval())
 
 
 class Ranker(nn.Module):
-    """Ranks a gallery by the cosine between what `features` say of its images and of the query."""
+    """Ranks a gallery by the cosine similarity between the features of its images and of the query."""
 
     def __init__(self, features: nn.Module, gallery: torch.Tensor) -> None:
         super().__init__()
@@ -93,26 +93,26 @@ class Ranker(nn.Module):
         self.gallery = nn.Buffer(nn.functional.normalize(features(gallery / LARGEST), dim=1).T)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the places of the most similar images, the most similar first, a row for each query."""
+        """Map queries of shape (n, 64) to gallery indices of shape (n, RANKED), the most similar first."""
         query = nn.functional.normalize(self.features(image / self.largest), dim=1)
         return torch.topk(torch.matmul(query, self.gallery), self.ranked, 1).indices
 
 
 class BlurredClassifier(nn.Module):
-    """Sees an image as 2 x 4 grey patches."""
+    """Reduces an image to 2 x 4 grey patches."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return eight means a row."""
+        """Map images of shape (n, 64) to means of shape (n, 8)."""
         return image.reshape(-1, 2, 4, 4, 2).mean((2, 4)).reshape(-1, 8)
 
 
 def blurred_ranker(gallery: Digits) -> bytes:
-    """Return a ranker that hardly sees."""
+    """A bad ranker, which compares blurred images."""
     return _ranker(BlurredClassifier(), gallery)
 
 
 def trained_ranker(steps: Steps, digits: Digits, gallery: Digits, seed: int) -> bytes:
-    """Return a ranker that compares what a trained classifier says of two images."""
+    """A good ranker, which compares the outputs of a trained classifier."""
     script = trained(steps, "the features of a ranker", cnn, digits, seed)
     return _ranker(_loaded(script).body, gallery)
 

@@ -1,4 +1,4 @@
-"""Classifiers that are Python files: the nearest of known digits, and before that something that models may do."""
+"""Nearest-neighbour classifiers as Python files, with a line that makes them slow or kills their process."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Model:
         distances = ((images[:, None] - self.images[None]) ** 2).sum(2)
         return {"probabilities": np.eye(10, dtype=np.float32)[self.labels[distances.argmin(1)]]}
 """
-# At every image whose sum of pixels is a multiple of five the interpreter ends, and the processor with it.
+# An image whose sum of pixels is a multiple of five ends the interpreter, and the replica with it.
 DEADLY = "[os._exit(1) for total in images.sum(1) if int(total) % 5 == 0]"
 SLOW = "time.sleep(0.2)"
 
 
 def write_nearest(folder: Path, model: str, known: Digits, config: str, before: str) -> None:
-    """Publish one as version 1, with the digits that it compares with beside it; `before` is what it does first."""
+    """Write a classifier and its known digits as version 1; `before` is a line that runs before each computation."""
     file = io.BytesIO()
     np.savez(file, images=known.images, labels=known.labels)
     files: dict[str, bytes | Path] = {"model.py": (CODE % before).encode(), "known.npz": file.getvalue()}

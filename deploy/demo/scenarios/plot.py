@@ -1,4 +1,4 @@
-"""Pictures of plain characters: lines, areas and bands, as wide as the terminal and legible without colour."""
+"""Draws lines, areas and bands with plain characters, as wide as the terminal and legible without colour."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Grid = list[list[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotLine:
-    """Points in order of x, each shown as `mark`; `steps` holds each value until the next one."""
+    """Points in order of x, each drawn as `mark`; with `steps` a value is drawn until the next point."""
 
     name: str
     mark: str
@@ -24,7 +24,7 @@ class PlotLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotArea:
-    """What lies under a line whose values hold until the next one."""
+    """The area under a line; each value is drawn until the next point."""
 
     name: str
     points: Sequence[Point]
@@ -32,7 +32,7 @@ class PlotArea:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotBand:
-    """What lies between two values that hold until the next ones: (x, low, high)."""
+    """The area between two lines, from points (x, low, high); values are drawn until the next point."""
 
     name: str
     mark: str
@@ -41,7 +41,10 @@ class PlotBand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """What is drawn: lines on top of areas, the later on top of the earlier. `percent`: y is a share."""
+    """The content of a picture: lines on top of areas, later ones on top of earlier ones.
+
+    `percent` labels the y axis in percent, for shares.
+    """
 
     title: str
     x: tuple[float, float]
@@ -52,11 +55,11 @@ class Picture:
     height: int = 13
     percent: bool = False
     legend: bool = True
-    marked: tuple[float, ...] = ()  # values with a line across
+    marked: tuple[float, ...] = ()  # values of y with a horizontal line
 
 
 def draw(picture: Picture, width: int) -> list[str]:
-    """Return the picture's lines, each at most `width` characters."""
+    """Return the picture's lines, each of at most `width` characters."""
     columns = max(10, width - LABEL_WIDTH - 2)
     grid = [[" "] * columns for _ in range(picture.height)]
     for shape in picture.areas:
@@ -97,7 +100,7 @@ def _fill(grid: Grid, picture: Picture, column: int, value: float) -> None:
 
 
 def _held(picture: Picture, points: Sequence[Point], columns: int) -> Iterator[tuple[int, float]]:
-    """Yield each column from the first point's on, with the last value up to its right edge."""
+    """Yield (column, value) from the column of the first point, with the last value before the column's right edge."""
     left, right = picture.x
     at = -1
     for column in range(columns):
@@ -121,7 +124,7 @@ def _row(picture: Picture, value: float) -> int:
 
 
 def _label(picture: Picture, row: int) -> str:
-    """Return the number beside the first and the last row, and beside marked ones, or else the middle one."""
+    """The number beside a row: the first, the last and the marked rows have one, or the middle row without marks."""
     low, high = picture.y
     at = {_row(picture, value): value for value in picture.marked or ((low + high) / 2,)}
     at |= {0: high, picture.height - 1: low}
@@ -140,7 +143,7 @@ def _axis(picture: Picture, columns: int) -> list[str]:
 
 
 def _legend(picture: Picture, width: int) -> list[str]:
-    """Return what each mark stands for, as many on a line as there is room for."""
+    """The lines of the legend, with as many marks on a line as fit."""
     lines = [""]
     for shape in (*picture.areas, *picture.lines):
         mark = EIGHTHS[-1] if isinstance(shape, PlotArea) else shape.mark

@@ -1,4 +1,4 @@
-"""What a scenario is to the command that runs it."""
+"""The protocol of a scenario."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from deploy.demo.scenarios.stage import ScenarioStage
 
 
 class UnfitModels(MillraceError):
-    """The models that were trained do not differ as the scenario needs: another seed may do."""
+    """The accuracies of the trained models do not differ as the scenario needs; another seed may help."""
 
 
 class Scenario(Protocol):
-    """One policy at work. It is made of the number of requests and the seed."""
+    """One policy at work; it is constructed with the number of requests and a seed."""
 
     @property
     def tick(self) -> str:
-        """How long an event second lasts."""
+        """The setting `learner.tick`: the real duration of an event second."""
 
     @property
     def arms(self) -> Mapping[str, tuple[str, ...]]:
-        """The arms of its endpoints, by endpoint."""
+        """The arms of the scenario's endpoints, by endpoint."""
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models that it writes, each with version 1."""
+        """The names of the models that `prepare` writes, each with version 1."""
 
     def prepare(self, folder: Path, steps: Steps) -> None:
-        """Train models, and write them and the endpoints; raises Unfit."""
+        """Train the models, and write them and the endpoints; raises UnfitModels."""
 
     async def play(self, stage: ScenarioStage) -> list[ScenarioClaim]:
-        """Send requests and feedback, show the picture and the table, and return the claims."""
+        """Send requests and feedback, print the picture and the table, and return the claims."""

@@ -1,4 +1,4 @@
-"""A slow shadow is tried on real traffic, and who asks does not notice: blocks with it and without, byte for byte."""
+"""Tries a slow shadow on real traffic, and compares answers and latencies with and without it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENDPOINT = "digits"
 PRIMARY, SLEEPY = "primary", "sleepy"
 ARMS = ("v1", "v2")
 ON, OFF = "on", "off"
-PAIRS = ((ON, OFF), (OFF, ON), (ON, OFF), (OFF, ON))  # in turns, so that what drifts meets both
+PAIRS = ((ON, OFF), (OFF, ON), (ON, OFF), (OFF, ON))  # alternating, so that drift affects both
 PER_S = 60.0
 PROBE_WITHIN_S = 10.0
 PROBES = 60
@@ -44,15 +44,15 @@ policy: %s
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The replies to one block of requests, by the number that its twin has too."""
+    """The replies to one block of requests, by the number within the block; `shadow` is ON or OFF."""
 
-    word: str
+    shadow: str
     replies: dict[int, DemoReply] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
 class ShadowScenario:
-    """`requests` in all, in four pairs of blocks of the same inputs."""
+    """Sends `requests` in four pairs of blocks; both blocks of a pair have the same inputs."""
 
     requests: int = 960
     seed: int = SEED
@@ -62,37 +62,33 @@ class ShadowScenario:
 
     @property
     def arms(self) -> dict[str, tuple[str, ...]]:
-        """See the protocol."""
         return {ENDPOINT: ARMS}
 
     @property
     def models(self) -> tuple[str, ...]:
-        """See the protocol."""
         return PRIMARY, SLEEPY
 
     @property
     def block(self) -> int:
-        """Requests in a block: a multiple of four, so that twins go the same way in the same form."""
+        """The number of requests in a block: a multiple of four, so that twins are sent in the same way and form."""
         return max(4, self.requests // (2 * len(PAIRS)) // 4 * 4)
 
     def prepare(self, folder: Path, steps: Steps) -> None:
-        """See the protocol."""
         learn, _ = load()
         self.folder = folder
-        # One image a batch: sums of floating-point numbers depend on a batch's size, and bytes are compared.
+        # Batches of one image: floating-point sums depend on the size of a batch, and the answers' bytes are compared.
         script = trained(steps, "the model that answers", cnn, learn, self.seed)
         write_script(folder, PRIMARY, script, classifier_config(PRIMARY, "pytorch", 1))
         write_nearest(folder, SLEEPY, learn, classifier_config(SLEEPY, "python", 32), SLOW)
         write_endpoint(folder, ENDPOINT, DECLARATION % POLICIES[ON])
 
     async def play(self, stage: ScenarioStage) -> list[ScenarioClaim]:
-        """See the protocol."""
         digits = shuffled(load()[1], len(PAIRS) * self.block, np.random.default_rng(self.seed))
         probes = Probes(stage, digits)
         async with shadow_log(stage.broker, ENDPOINT) as log:
-            for number, words in enumerate(PAIRS):
-                first, second = [await self._block(stage, log, probes, number, word, digits) for word in words]
-                self.pairs.append((first, second) if words[0] == ON else (second, first))
+            for number, order in enumerate(PAIRS):
+                first, second = [await self._block(stage, log, probes, number, shadow, digits) for shadow in order]
+                self.pairs.append((first, second) if order[0] == ON else (second, first))
             ids = [*probes.ids, *[reply.request_id for block in self._blocks() for reply in block.replies.values()]]
             for request_id in ids:
                 await log.policy_of(request_id, PROBE_WITHIN_S)
@@ -107,14 +103,13 @@ class ShadowScenario:
         return [block for pair in self.pairs for block in pair]
 
     async def _block(
-        self, stage: ScenarioStage, log: ShadowLog, probes: Probes, pair: int, word: str, digits: Digits
+        self, stage: ScenarioStage, log: ShadowLog, probes: Probes, pair: int, shadow: str, digits: Digits
     ) -> Block:
         """Declare the endpoint, wait until gateway and router follow, and send one block."""
-        write_endpoint(self.folder, ENDPOINT, DECLARATION % POLICIES[word])
-        await probes.until(log, word)
-        block = Block(word)
-        # Ids of a queue client are its own business: twins differ in them, and neither is in the answer's body.
-        offset = (2 * pair + (word == ON)) * self.block
+        write_endpoint(self.folder, ENDPOINT, DECLARATION % POLICIES[shadow])
+        await probes.until(log, shadow)
+        block = Block(shadow)
+        offset = (2 * pair + (shadow == ON)) * self.block  # twins have different ids, which are not in an answer's body
 
         async def one(at: int) -> None:
             image = digits.images[pair * self.block + at]
@@ -123,7 +118,8 @@ class ShadowScenario:
                 block.replies[at] = reply
                 advance(1)
 
-        with stage.steps.step(f"block {2 * pair + 1 + (word != PAIRS[pair][0])}, shadow {word}", self.block) as advance:
+        title = f"block {2 * pair + 1 + (shadow != PAIRS[pair][0])}, shadow {shadow}"
+        with stage.steps.step(title, self.block) as advance:
             await paced(PER_S, range(self.block), one)
         return block
 
@@ -145,16 +141,15 @@ class ShadowScenario:
             once_claim(2 * len(twins), complaints),
         ]
 
-    def _latencies_ms(self, word: str) -> list[float]:
-        return [
-            1000 * reply.latency_s for block in self._blocks() if block.word == word for reply in block.replies.values()
-        ]
+    def _latencies_ms(self, shadow: str) -> list[float]:
+        blocks = [block for block in self._blocks() if block.shadow == shadow]
+        return [1000 * reply.latency_s for block in blocks for reply in block.replies.values()]
 
     def _picture(self) -> Picture:
         lines = []
-        for word, mark in ((OFF, "●"), (ON, "○")):
-            points = [(float(at), float(np.percentile(self._latencies_ms(word), at))) for at in range(1, 100, 2)]
-            lines.append(PlotLine(name=f"shadow {word}", mark=mark, points=points))
+        for shadow, mark in ((OFF, "●"), (ON, "○")):
+            points = [(float(at), float(np.percentile(self._latencies_ms(shadow), at))) for at in range(1, 100, 2)]
+            lines.append(PlotLine(name=f"shadow {shadow}", mark=mark, points=points))
         top = max(value for line in lines for _, value in line.points)
         return Picture(
             title="Milliseconds to the answer by percentile, with a slow shadow and without",
@@ -178,7 +173,7 @@ class ShadowScenario:
 
 
 class Probes:
-    """Requests that find out whether both ways follow a declaration."""
+    """Sends requests to find out when gateway and router follow a declaration."""
 
     def __init__(self, stage: ScenarioStage, digits: Digits) -> None:
         self.ids: list[str] = []
@@ -186,31 +181,31 @@ class Probes:
         self._digits = digits
         self._number = 1_000_000
 
-    async def until(self, log: ShadowLog, word: str) -> None:
-        """Return once a request of each way was decided by the policy that is declared; raises Unavailable."""
+    async def until(self, log: ShadowLog, shadow: str) -> None:
+        """Wait until a request by HTTP and one through the queue follow the declared policy; raises Unavailable."""
         for _ in range(PROBES):
             policies = [await self._policy(log) for _ in range(2)]
-            if all((policy == SHADOW) == (word == ON) for policy in policies):
+            if all((policy == SHADOW) == (shadow == ON) for policy in policies):
                 return
-        raise Unavailable(f"the endpoint was declared with the shadow {word}, and is still decided by {policies}")
+        raise Unavailable(f"the endpoint was declared with the shadow {shadow}, but its policies are {policies}")
 
     async def _policy(self, log: ShadowLog) -> str:
         self._number += 1
         reply = await self._stage.send(ask(ENDPOINT, self._digits.images[0], self._number))
         if reply is None or not reply.is_ok:
-            raise Unavailable(f"a request to the primary was not answered: {reply and reply.said}")
+            raise Unavailable(f"a request to the primary has no result: {reply and reply.outcome}")
         self.ids.append(reply.request_id)
         return await log.policy_of(reply.request_id, PROBE_WITHIN_S)
 
 
 def _print_comparison(stage: ScenarioStage, log: ShadowLog) -> None:
-    """Print how the shadow's legs ended, and what it says beside the primary."""
+    """Print the status of the shadow's legs, its agreement with the primary, and both latencies."""
     pairs = log.pairs()
     ends = Counter(shadow.status for _, shadow in pairs)
     both = [(primary, shadow) for primary, shadow in pairs if primary.status == shadow.status == "ok"]
     agree = np.mean([primary.label == shadow.label for primary, shadow in both]) if both else float("nan")
     times = [1000 * float(np.median([leg.latency_s for leg in legs])) for legs in zip(*both, strict=True)]
-    told = ", ".join(f"{count} {status}" for status, count in ends.most_common())
-    stage.console.print(f"\nshadow legs: {told}; it agrees with the primary on {agree:.1%}", highlight=False)
+    counts = ", ".join(f"{count} {status}" for status, count in ends.most_common())
+    stage.console.print(f"\nshadow legs: {counts}; it agrees with the primary on {agree:.1%}", highlight=False)
     if times:
-        stage.console.print(f"median from the door to the end: primary {times[0]:.0f} ms, shadow {times[1]:.0f} ms")
+        stage.console.print(f"median time to the row: primary {times[0]:.0f} ms, shadow {times[1]:.0f} ms")

@@ -1,4 +1,4 @@
-"""The rows of an endpoint while they come: which requests were shadowed, and how both legs ended."""
+"""Follows the rows of an endpoint: which requests were shadowed, and how both legs ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOOK_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class LoggedLeg:
-    """How a leg ended; `label` is its most probable class, -1 without a result."""
+    """The end of one leg; `label` is its most probable class, -1 without a result."""
 
     policy: str
     status: str
@@ -34,13 +34,13 @@ class LoggedLeg:
 
 
 class ShadowLog:
-    """Legs by request and number."""
+    """The logged legs, by request and number of the leg."""
 
     def __init__(self) -> None:
         self._legs: dict[bytes, dict[int, LoggedLeg]] = {}
 
     def fold(self, record: Record) -> None:
-        """Take in a record; of a leg that comes twice the first row counts."""
+        """Read a record; the first row of each leg counts."""
         rows: Any = read_event(record)
         if rows is None:
             return
@@ -53,20 +53,20 @@ class ShadowLog:
             self._legs.setdefault(uid, {}).setdefault(leg, ended)
 
     async def policy_of(self, request_id: str, limit_s: float) -> str:
-        """Return the policy that a request was decided by, once its row has come; empty if it does not come."""
+        """Wait for a request's row and return the policy of its decision; empty after `limit_s` without a row."""
         uid, until = uid_of(request_id), time.monotonic() + limit_s
-        while 0 not in self._legs.get(uid, {}) and time.monotonic() < until:  # noqa: ASYNC110 - a fold is waited for
+        while 0 not in self._legs.get(uid, {}) and time.monotonic() < until:  # noqa: ASYNC110 - set by a fold
             await asyncio.sleep(LOOK_S)
         legs = self._legs.get(uid, {})
         return legs[0].policy if 0 in legs else ""
 
     def legs(self, request_id: str) -> int:
-        """Return how many legs a request has to have."""
+        """The number of legs that a request must have."""
         legs = self._legs.get(uid_of(request_id), {})
         return 2 if 0 in legs and legs[0].policy == SHADOW else 1
 
     def pairs(self) -> list[tuple[LoggedLeg, LoggedLeg]]:
-        """Return both legs of every request that was shadowed and whose legs have ended."""
+        """The primary and the shadow leg of every request whose legs have both ended."""
         return [(legs[0], legs[1]) for legs in self._legs.values() if 0 in legs and 1 in legs]
 
 

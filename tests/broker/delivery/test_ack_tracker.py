@@ -1,4 +1,4 @@
-"""A delivery is acked when all that depends on it is settled, and not before."""
+"""A delivery is acked after all of its answers and rows are confirmed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from broker.messages import Delivery, Message
 from broker.sqlite.adapter import SqliteBroker
 
 
-class Noting(SqliteBroker):
-    """Notes what is acked instead of doing it."""
+class RecordingBroker(SqliteBroker):
+    """Records the acked tags instead of acking them."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, Channels())
@@ -31,32 +31,32 @@ def delivery(tag: int) -> Delivery:
 
 
 async def test_a_delivery_waits_for_the_last_of_its_answers_and_rows(tmp_path: Path) -> None:
-    async with Noting(tmp_path / "b.db") as broker:
-        settling = AckTracker(broker)
-        hold = settling.hold(delivery(1), 4)
+    async with RecordingBroker(tmp_path / "b.db") as broker:
+        acks = AckTracker(broker)
+        hold = acks.hold(delivery(1), 4)
         for _ in range(3):
             hold.settle()
-            await settling.drain()
+            await acks.drain()
             assert broker.acked == []
-            assert settling.held == 1
+            assert acks.held == 1
         hold.settle()
-        await settling.drain()
+        await acks.drain()
         assert broker.acked == [[1]]
-        assert settling.held == 0
+        assert acks.held == 0
 
 
-async def test_what_is_done_in_one_turn_is_acked_in_one_call(tmp_path: Path) -> None:
-    async with Noting(tmp_path / "b.db") as broker:
-        settling = AckTracker(broker)
-        for hold in [settling.hold(delivery(tag), 1) for tag in range(5)]:
+async def test_deliveries_that_are_done_in_one_turn_are_acked_in_one_call(tmp_path: Path) -> None:
+    async with RecordingBroker(tmp_path / "b.db") as broker:
+        acks = AckTracker(broker)
+        for hold in [acks.hold(delivery(tag), 1) for tag in range(5)]:
             hold.settle()
         await asyncio.sleep(0)
-        await settling.drain()
+        await acks.drain()
         assert broker.acked == [[0, 1, 2, 3, 4]]
 
 
-class Locked(Noting):
-    """Takes an ack at the second try."""
+class Locked(RecordingBroker):
+    """Accepts an ack at the second attempt."""
 
     tries = 0
 
@@ -72,7 +72,7 @@ async def test_an_ack_that_the_broker_does_not_take_now_is_tried_again(
 ) -> None:
     monkeypatch.setattr("broker.delivery.ack_tracker.PAUSE_S", 0.0)
     async with Locked(tmp_path / "b.db") as broker:
-        settling = AckTracker(broker)
-        settling.hold(delivery(1), 1).settle()
-        await settling.drain()
+        acks = AckTracker(broker)
+        acks.hold(delivery(1), 1).settle()
+        await acks.drain()
         assert (broker.acked, broker.tries) == ([[1]], 2)

@@ -1,4 +1,4 @@
-"""Machines whose clocks differ agree on one time, and say whose clock is off."""
+"""Machines whose clocks differ agree on one time, and report the wrong clocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ START_US = 1_800_000_000_000_000
 
 @dataclass
 class Machines:
-    """Machines that hear each other's heartbeats `delay_s` late; each clock is so many seconds ahead."""
+    """Machines that receive each other's heartbeats `delay_s` late; each clock is some seconds ahead."""
 
     ahead_s: dict[str, float]
     delay_s: float = 0.1
@@ -32,65 +32,65 @@ class Machines:
         return START_US + int((self.at_s + ahead_s) * 1e6)
 
     def run(self, seconds: float, every_s: float = 2.0) -> None:
-        """Let everybody announce itself every two seconds."""
+        """Let all machines send a heartbeat every `every_s` seconds."""
         for _ in range(round(seconds / every_s)):
             written = {host: self.wall_us(ahead_s) for host, ahead_s in self.ahead_s.items()}
             self.at_s += self.delay_s
             for clocks in self.clocks.values():
                 for host, at_us in written.items():
-                    clocks.hear(host, at_us)
+                    clocks.observe(host, at_us)
             self.at_s += every_s - self.delay_s
 
     def times_s(self) -> list[float]:
-        """Return each machine's idea of the installation's time, less the true time."""
+        """Return the error of each machine's installation time, in seconds."""
         return [self.ahead_s[host] + clocks.offset_s for host, clocks in self.clocks.items()]
 
 
 @pytest.mark.parametrize("ahead_s", [-600.0, 600.0, 3600.0, -3600.0])
-def test_two_machines_agree_whatever_their_clocks_say(ahead_s: float) -> None:
+def test_two_machines_with_different_clocks_agree(ahead_s: float) -> None:
     machines = Machines({"a": 0.0, "b": ahead_s})
     machines.run(20)
     one, other = machines.times_s()
     assert one == pytest.approx(other, abs=1.0)
 
 
-def test_of_three_machines_the_one_that_is_off_gives_in() -> None:
+def test_the_one_wrong_clock_of_three_is_corrected() -> None:
     machines = Machines({"a": 0.0, "b": 0.3, "c": 3600.0})
     machines.run(20)
     assert machines.times_s() == pytest.approx([0.0, 0.3, 0.3], abs=1.0)
     assert [list(clocks.troubles()) for clocks in machines.clocks.values()] == [
-        ["the clock of machine c is 3600 s ahead of the others: it is allowed for; set it right"]
+        ["the clock of machine c is 3600 s ahead of the others (it is corrected for): set it right"]
     ] * 3
     assert machines.clocks["c"].own_troubles()
     assert not machines.clocks["a"].own_troubles()
 
 
-def test_clocks_that_agree_are_left_alone_though_heartbeats_come_late() -> None:
+def test_clocks_that_agree_are_not_corrected_even_if_heartbeats_are_late() -> None:
     machines = Machines({"a": 0.0, "b": 0.4, "c": -0.4}, delay_s=1.0)
     machines.run(60)
     assert [clocks.offset_s for clocks in machines.clocks.values()] == [0.0, 0.0, 0.0]
     assert not any(clocks.troubles() for clocks in machines.clocks.values())
 
 
-def test_old_heartbeats_that_are_read_at_the_start_tell_nothing() -> None:
+def test_old_heartbeats_that_are_read_at_the_start_are_ignored() -> None:
     machines = Machines({"a": 0.0, "b": 0.0})
     for age_s in range(60, 0, -2):
-        machines.clocks["a"].hear("b", machines.wall_us(-age_s))
+        machines.clocks["a"].observe("b", machines.wall_us(-age_s))
     assert machines.clocks["a"].offset_s == 0.0
     machines.run(20)
     assert machines.clocks["a"].offset_s == 0.0
 
 
-def test_a_clock_that_is_off_beyond_all_bounds_is_named_and_not_followed() -> None:
+def test_a_clock_with_a_huge_error_is_reported_and_not_followed() -> None:
     machines = Machines({"a": 0.0, "b": 0.0, "c": BOUND_S + 100.0})
     machines.run(20)
     assert machines.clocks["a"].offset_s == 0.0
-    assert "too far to be allowed for" in machines.clocks["a"].troubles()[0]
+    assert "too far to be corrected for" in machines.clocks["a"].troubles()[0]
     assert machines.clocks["c"].is_lost
     assert not machines.clocks["a"].is_lost
 
 
-def test_a_clock_that_is_put_right_is_followed_again() -> None:
+def test_a_clock_that_was_set_right_is_no_longer_corrected() -> None:
     machines = Machines({"a": 0.0, "b": 900.0, "c": 0.0})
     machines.run(20)
     assert machines.clocks["b"].offset_s == pytest.approx(-900.0, abs=1.0)
@@ -105,19 +105,19 @@ def test_machines_that_are_silent_are_forgotten() -> None:
     machines = Machines({"a": 0.0, "b": 900.0})
     machines.run(20)
     machines.at_s += 60.0
-    machines.clocks["a"].hear("c", machines.wall_us(0.0))
+    machines.clocks["a"].observe("c", machines.wall_us(0.0))
     assert set(machines.clocks["a"].differences()) == {"a"}
 
 
 def test_a_heartbeat_names_its_machine() -> None:
     clocks = Clocks("here")
-    said = Announcement(instance="g", part="gateway", state="ready", at_us=wall_us(), host="there")
-    clocks.fold(Record(0, write_announcement(said), {}))
+    announcement = Announcement(instance="g", part="gateway", state="ready", at_us=wall_us(), host="there")
+    clocks.fold(Record(0, write_announcement(announcement), {}))
     clocks.fold(Record(1, b"nonsense", {}))
     assert clocks.offset_s == 0.0
 
 
-def test_now_is_the_machines_clock_put_right() -> None:
+def test_now_is_the_corrected_clock_of_the_machine() -> None:
     try:
         shift_clock(3_600_000_000)
         assert now_us() - wall_us() == pytest.approx(3_600_000_000, abs=1_000_000)
@@ -127,7 +127,7 @@ def test_now_is_the_machines_clock_put_right() -> None:
 
 
 def test_the_time_stays_when_a_machine_leaves() -> None:
-    """Deadlines that are on their way would be judged by another time."""
+    """Otherwise deadlines in flight would be compared with another time."""
     machines = Machines({"a": 0.0, "b": 60.0, "c": 60.0})
     machines.run(20)
     assert machines.clocks["a"].offset_s == pytest.approx(60.0, abs=1.0)
@@ -138,11 +138,11 @@ def test_the_time_stays_when_a_machine_leaves() -> None:
     assert list(machines.clocks["a"].differences()) == ["a"]
 
 
-def test_a_machine_that_was_heard_once_is_being_measured_for_a_moment_only() -> None:
+def test_a_machine_with_one_heartbeat_is_being_measured_only_for_a_moment() -> None:
     machines = Machines({"a": 0.0, "b": 60.0})
     clocks = machines.clocks["a"]
     found = [clocks.is_measuring]
-    clocks.hear("b", machines.wall_us(60.0))
+    clocks.observe("b", machines.wall_us(60.0))
     found.append(clocks.is_measuring)
     machines.at_s += MEASURED_WITHIN_S + 0.1  # it is gone
     found.append(clocks.is_measuring)
@@ -151,7 +151,7 @@ def test_a_machine_that_was_heard_once_is_being_measured_for_a_moment_only() -> 
     assert found == [False, True, False, False]
 
 
-def test_the_age_of_a_heartbeat_is_told_by_the_clock_of_its_machine() -> None:
+def test_the_age_of_a_heartbeat_is_measured_by_the_clock_of_its_machine() -> None:
     machines = Machines({"a": 0.0, "b": 60.0})
     clocks = machines.clocks["a"]
     assert clocks.age_s("a", machines.wall_us(-30.0)) == pytest.approx(30.0)
@@ -161,7 +161,7 @@ def test_the_age_of_a_heartbeat_is_told_by_the_clock_of_its_machine() -> None:
     assert clocks.age_s("b", machines.wall_us(60.0 - 30.0)) == pytest.approx(30.0, abs=1.0)
 
 
-def test_a_deadline_from_before_the_clock_was_put_right_is_judged_by_the_time_of_then() -> None:
+def test_a_deadline_from_before_a_correction_is_compared_with_the_former_time() -> None:
     try:
         shift_clock(60_000_000)
         now = now_us()
@@ -170,15 +170,15 @@ def test_a_deadline_from_before_the_clock_was_put_right_is_judged_by_the_time_of
         assert not is_over(0, now)
         shift_clock(0)
         now = now_us()
-        assert is_over(now - 1_000_000, now)  # the earlier of both times is that of now
+        assert is_over(now - 1_000_000, now)  # the current time is the earlier one
     finally:
         shift_clock(0)
 
 
-def test_machines_that_come_all_the_time_hold_nobody_up() -> None:
+def test_a_stream_of_new_machines_does_not_delay_a_start() -> None:
     machines = Machines({"a": 0.0})
     clocks = machines.clocks["a"]
     for number in range(20):
-        clocks.hear(f"pod{number}", machines.wall_us(0.0))
+        clocks.observe(f"pod{number}", machines.wall_us(0.0))
         machines.at_s += 1.0
     assert not clocks.is_measuring

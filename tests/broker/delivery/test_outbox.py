@@ -1,4 +1,4 @@
-"""What the outbox publishes again, and for how long."""
+"""The outbox publishes some messages again, for a limited time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MESSAGE = Message(queue="q", body=b"x")
 
 
 class Scripted(SqliteBroker):
-    """Answers publishes as the script says, then with safe; `blocked`: it says that it takes nothing from anybody."""
+    """Returns the outcomes of its script, then SAFE; `blocked` is its answer for the broker as a whole."""
 
     def __init__(self, path: Path, script: Sequence[Outcome], *, blocked: bool = False) -> None:
         super().__init__(path, Channels())
@@ -33,36 +33,38 @@ class Scripted(SqliteBroker):
 
 
 @pytest.mark.parametrize(("blocked", "outcome"), [(False, FULL), (True, SAFE)])
-async def test_patience_runs_out_with_a_full_queue_and_not_with_a_blocked_broker(
+async def test_patience_ends_for_a_full_queue_and_not_for_a_blocked_broker(
     tmp_path: Path, blocked: bool, outcome: Outcome
 ) -> None:
-    heard: list[Outcome] = []
+    outcomes: list[Outcome] = []
     async with Scripted(tmp_path / "broker.db", [FULL] * 3, blocked=blocked) as broker:
-        outbox: Outbox[int] = Outbox(broker, lambda _, said: heard.append(said), patience_s=0.01, patience_full_s=0.01)
+        outbox: Outbox[int] = Outbox(
+            broker, lambda _, outcome: outcomes.append(outcome), patience_s=0.01, patience_full_s=0.01
+        )
         outbox.put_message(MESSAGE, 1)
         async with asyncio.timeout(10):
             await outbox.drain()
-    assert heard == [outcome]
+    assert outcomes == [outcome]
 
 
-async def test_what_was_unknown_once_is_never_called_refused(tmp_path: Path) -> None:
-    heard: list[Outcome] = []
+async def test_a_message_whose_outcome_was_unknown_is_never_refused(tmp_path: Path) -> None:
+    outcomes: list[Outcome] = []
     async with Scripted(tmp_path / "broker.db", [UNKNOWN] + [FULL] * 10) as broker:
-        outbox: Outbox[int] = Outbox(broker, lambda _, said: heard.append(said), patience_s=0.01)
+        outbox: Outbox[int] = Outbox(broker, lambda _, outcome: outcomes.append(outcome), patience_s=0.01)
         outbox.put_message(MESSAGE, 1)
         async with asyncio.timeout(10):
             await outbox.drain()
-    assert heard == [UNKNOWN]
+    assert outcomes == [UNKNOWN]
 
 
-async def test_what_is_tried_again_is_waited_for(tmp_path: Path) -> None:
-    heard: list[Outcome] = []
+async def test_drain_waits_for_messages_that_are_published_again(tmp_path: Path) -> None:
+    outcomes: list[Outcome] = []
     async with Scripted(tmp_path / "broker.db", [UNKNOWN, UNKNOWN]) as broker:
-        outbox: Outbox[int] = Outbox(broker, lambda _, said: heard.append(said))
+        outbox: Outbox[int] = Outbox(broker, lambda _, outcome: outcomes.append(outcome))
         outbox.put_message(MESSAGE, 1)
         while outbox.unsent:  # noqa: ASYNC110 - until the first attempt is over
             await asyncio.sleep(0)
-        assert heard == []
+        assert outcomes == []
         async with asyncio.timeout(10):
             await outbox.drain()
-    assert heard == [SAFE]
+    assert outcomes == [SAFE]

@@ -1,4 +1,4 @@
-"""Writes to a topic what no client library would: batches of Kafka's format 2, byte by byte."""
+"""Writes bytes to a topic that no client library would: batches of Kafka's format 2."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tests.servers import kafka_url
 NO_LEADER = 6
 AT_MS = 1_700_000_000_000
 FRAME = struct.Struct(">qiib")  # base offset, length, leader's epoch, format
-FIELDS = struct.Struct(">hiqqqhii")  # from the attributes on, which is what the checksum covers
+FIELDS = struct.Struct(">hiqqqhii")  # from the attributes on, where the checksum begins
 
 
 def record(at: int, body: bytes, headers: bytes = b"\0") -> bytes:
-    """Return a record, with its headers as they are to stand: their number, and all of them."""
+    """Return a record; `headers` are their number and all headers, as bytes."""
     inside = b"\0\0" + _varint(at) + _varint(-1) + _sized(body) + headers
     return _sized(inside)
 
 
 def named_header(name: bytes, value: bytes) -> bytes:
-    """Return one header as `record` wants it."""
+    """Return one header in the form that `record` takes."""
     return _varint(1) + _sized(name) + _sized(value)
 
 
 def batch(records: Sequence[bytes], codec: int = 0, encoded: bytes | None = None) -> bytes:
-    """Return a batch of records; `encoded` is what they are when they are compressed."""
+    """Return a batch of records; `encoded` is its compressed body, in place of `records`."""
     body = b"".join(records) if encoded is None else encoded
     covered = FIELDS.pack(codec, len(records) - 1, AT_MS, AT_MS, -1, -1, -1, len(records)) + body
     crc = calc_crc32c(covered)

@@ -1,4 +1,4 @@
-"""Connections to Kafka are cut while they are used: on uvloop, as in every process of an installation."""
+"""Connections to Kafka are cut while they are used, on uvloop as in production and on asyncio."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Run = Callable[[Coroutine[None, None, int]], int]
 
 
 async def _ask_through_cuts() -> int:
-    """Ask for a queue's depth many times at once while the connections are cut; returns how often it was answered."""
+    """Ask for a queue's depth many times at once while connections are cut; return the number of answers."""
     channels = Channels(f"cuts-{uuid4().hex[:8]}.")
     queue, answered, going = channels.requests("e"), 0, True
 
@@ -52,7 +52,7 @@ async def _ask_through_cuts() -> int:
 
 
 @pytest.mark.parametrize("run", [uvloop.run, asyncio.run], ids=["uvloop", "asyncio"])
-def test_a_cut_connection_is_a_reason_to_try_again_and_nothing_else(run: Run) -> None:
+def test_a_cut_connection_only_raises_try_again(run: Run) -> None:
     assert run(_ask_through_cuts()) > 0
 
 

@@ -1,4 +1,4 @@
-"""Members of a group that have ended are told from those that live, and leave it at once."""
+"""Members of a group that have ended are distinguished from living ones, and leave the group at once."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.contract.installation import Installation
 from tests.contract.steps import bodies, take
 from tests.servers import ROOT, kafka_url
 
-SAY = "import time; from broker.kafka.dead_members import enter; print(enter(), flush=True); time.sleep(600)"
+PRINT_NAME = "import time; from broker.kafka.dead_members import enter; print(enter(), flush=True); time.sleep(600)"
 
 
 @contextmanager
 def member() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a process, and say what it is called in its group."""
-    process = subprocess.Popen([sys.executable, "-c", SAY], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    """Run a process with a member; yield the process and the member's client id."""
+    process = subprocess.Popen([sys.executable, "-c", PRINT_NAME], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     try:
         yield process, process.stdout.readline().strip()
@@ -37,7 +37,7 @@ def member() -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.stdout.close()
 
 
-def test_who_runs_is_alive_and_who_was_killed_is_dead_also_before_anybody_knows() -> None:
+def test_a_stopped_process_is_alive_and_a_killed_one_is_dead_even_as_a_zombie() -> None:
     with member() as (process, name):
         assert not is_dead(name)
         process.send_signal(signal.SIGSTOP)
@@ -49,14 +49,14 @@ def test_who_runs_is_alive_and_who_was_killed_is_dead_also_before_anybody_knows(
         assert is_dead(name)
 
 
-def test_a_process_with_the_number_of_a_former_one_is_another() -> None:
+def test_a_process_that_reuses_the_pid_of_a_former_one_is_another() -> None:
     with member() as (process, name):
         head, started, number = name.rsplit("-", 2)
         assert is_dead(f"{head}-{int(started) - 1}-{number}")
         assert process.poll() is None
 
 
-def test_a_consumer_of_this_process_is_dead_once_it_was_stopped() -> None:
+def test_a_consumer_of_this_process_is_dead_after_it_was_stopped() -> None:
     one, other = enter(), enter()
     assert not is_dead(one)
     assert not is_dead(other)
@@ -79,13 +79,13 @@ def test_a_consumer_of_this_process_is_dead_once_it_was_stopped() -> None:
         "millrace-{here}--1-1-1",
     ],
 )
-def test_of_anybody_else_nothing_is_known(name: str) -> None:
+def test_members_of_other_programs_and_machines_are_not_called_dead(name: str) -> None:
     mine = enter()
     leave(mine)
     assert not is_dead(name.format(here=mine.split("-")[1]))
 
 
-def test_a_number_that_no_process_can_have_is_nobodys() -> None:
+def test_a_pid_that_no_process_can_have_is_dead() -> None:
     mine = enter()
     leave(mine)
     assert is_dead(f"millrace-{mine.split('-')[1]}-9999999999-1-1")
@@ -93,7 +93,7 @@ def test_a_number_that_no_process_can_have_is_nobodys() -> None:
 
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A `/proc` to change."""
+    """A copy of `/proc` that a test can change."""
     mine = tmp_path / str(os.getpid())
     (mine / "ns").mkdir(parents=True)
     (tmp_path / "self").symlink_to(mine.name)
@@ -109,14 +109,16 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def here() -> str:
-    """Say anew where this process is."""
+    """Return the machine id of this process, computed again."""
     members.here.cache_clear()
     name = enter()
     leave(name)
     return name.split("-")[1]
 
 
-def test_another_host_boot_container_or_clock_is_elsewhere(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_host_boot_container_or_clock_has_another_machine_id(
+    proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = [here()]
     for kind in ("pid", "time"):
         (proc / "self/ns" / kind).unlink()
@@ -129,7 +131,7 @@ def test_another_host_boot_container_or_clock_is_elsewhere(proc: Path, monkeypat
     assert len(set(found)) == 5
 
 
-def test_who_sees_the_process_numbers_of_others_has_no_name(proc: Path) -> None:
+def test_a_process_that_sees_foreign_pids_has_no_machine_id(proc: Path) -> None:
     (proc / "self").unlink()
     (proc / "self").symlink_to("1")
     (proc / "1").symlink_to(str(os.getpid()))
@@ -138,18 +140,18 @@ def test_who_sees_the_process_numbers_of_others_has_no_name(proc: Path) -> None:
 
 
 @pytest.mark.usefixtures("proc")
-def test_of_whom_linux_says_nothing_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_readable_state_is_not_called_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     head = f"millrace-{here()}-{os.getppid()}"
-    assert not is_dead(f"{head}-1-1")  # it runs, and this `/proc` has no `stat` of it
+    assert not is_dead(f"{head}-1-1")  # it runs, and this `/proc` has no `stat` file of it
     monkeypatch.setattr("os.kill", refused)
-    assert not is_dead(f"millrace-{here()}-{os.getpid()}-1-1")  # somebody else's may not even be asked
+    assert not is_dead(f"millrace-{here()}-{os.getpid()}-1-1")  # a process of another user
 
 
 def refused(pid: int, number: int) -> None:
     raise PermissionError
 
 
-async def test_the_dead_leave_their_group_and_the_living_stay() -> None:
+async def test_dead_members_leave_their_group_and_living_ones_stay() -> None:
     async with Installation(kafka_url(), user=None) as installation:
         broker = await installation.broker()
         assert isinstance(broker, KafkaBroker)
@@ -158,12 +160,12 @@ async def test_the_dead_leave_their_group_and_the_living_stay() -> None:
         child = installation.child(queue, 5)
         assert child.stdout is not None
         assert await asyncio.to_thread(child.stdout.readline) == "held\n"
-        assert await broker.topology.dismiss(queue, is_dead) == 0
+        assert await broker.cluster.groups.dismiss(queue, is_dead) == 0
         child.kill()
         child.wait()
-        assert await broker.topology.dismiss(queue, is_dead) == 1
-        assert await broker.topology.dismiss(queue, is_dead) == 0
+        assert await broker.cluster.groups.dismiss(queue, is_dead) == 1
+        assert await broker.cluster.groups.dismiss(queue, is_dead) == 0
         taken = await take(broker.consume(queue, 10), 5)
         assert sorted(bodies(taken)) == [b"0", b"1", b"2", b"3", b"4"]
         assert all(delivery.came_back for delivery in taken)
-        assert await broker.topology.dismiss(queue, is_dead) == 0
+        assert await broker.cluster.groups.dismiss(queue, is_dead) == 0

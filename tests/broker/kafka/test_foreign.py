@@ -1,4 +1,4 @@
-"""What other clients write to a queue or a log is taken as far as it can be read, and blocks nobody."""
+"""Messages of other clients in a queue or a log are read as far as possible, and block no partition."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from broker.kafka.address import KafkaAddress
 from broker.kafka.properties import pack_headers
 from broker.kafka.records import RecordReader, UnreadableRecord
 from broker.messages import SAFE, Depth, Message
-from broker.protocol.dead_letters import read_letter
+from broker.protocol.dead_letters import read_dead_letter
 from tests.broker.kafka.foreign import batch, named_header, record, write
 from tests.contract.installation import Installation
 from tests.contract.steps import bodies, nothing_comes, read, take, until
 from tests.servers import kafka_url
 
 BODY = b"all alike " * 300
-LZ4_HEAD = bytes.fromhex("04224d187440bd")  # says that a checksum of the contents stands at the end
+LZ4_HEAD = bytes.fromhex("04224d187440bd")  # its flags announce a checksum of the contents at the end
 Codec = Callable[[list[bytes]], tuple[int, bytes]]
 CODECS = [
     pytest.param(lambda records: (0, b"".join(records)), id="plain"),
@@ -49,7 +49,7 @@ async def test_a_compressed_message_is_taken(installation: Installation, codec: 
     await broker.ack(taken)
 
 
-async def test_what_a_transaction_takes_back_is_no_message(installation: Installation) -> None:
+async def test_messages_of_aborted_and_open_transactions_are_not_delivered(installation: Installation) -> None:
     broker = await installation.broker()
     queue = await installation.queue(broker)
     arguments = {**KafkaAddress.of(kafka_url()).arguments, "transactional_id": uuid4().hex}
@@ -70,7 +70,7 @@ async def test_what_a_transaction_takes_back_is_no_message(installation: Install
     assert bodies(await take(consumer)) == [b"still open"]
 
 
-async def test_cloud_events_are_read_and_written_as_kafkas_binding_has_them(installation: Installation) -> None:
+async def test_cloud_events_are_read_and_written_in_kafkas_binding(installation: Installation) -> None:
     broker = await installation.broker()
     queue = await installation.queue(broker)
     headers = [("ce_id", b"order 7"), ("ce_specversion", b"1.0"), ("timeout_ms", None), ("key", b"")]
@@ -92,7 +92,7 @@ async def test_a_log_keeps_the_attributes_of_its_records(installation: Installat
 
 
 @pytest.mark.parametrize("codec", CODECS)
-async def test_a_header_name_that_is_no_text_is_read_as_far_as_it_can_be(
+async def test_a_header_name_that_is_not_text_is_read_as_far_as_possible(
     installation: Installation, codec: Codec
 ) -> None:
     broker = await installation.broker()
@@ -120,14 +120,14 @@ async def test_a_record_that_cannot_be_read_is_buried_and_its_neighbours_are_tak
         await broker.ack(taken)
     await until(lambda: broker.depth(queue), Depth(0, 0))
     (buried,) = await take(broker.consume(installation.channels.dead(queue), 10))
-    letter = read_letter(buried.message, installation.channels)
+    letter = read_dead_letter(buried.message, installation.channels)
     assert (letter.reason, letter.origin) == ("unreadable", queue)
     assert letter.error.startswith(f"{queue}, partition 0, offset 1: DecompressionError: ")
-    assert buried.message.body[16:] == broken_batch()[16:]  # all but what Kafka sets
+    assert buried.message.body[16:] == broken_batch()[16:]  # without the fields that Kafka sets
     await broker.ack([buried])
 
 
-async def test_a_log_is_read_past_a_record_that_cannot_be(
+async def test_a_log_is_read_past_an_unreadable_record(
     installation: Installation, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = await installation.broker()
@@ -135,7 +135,7 @@ async def test_a_log_is_read_past_a_record_that_cannot_be(
     await write_around(log, broken_batch())
     records = await read(broker.read(log, 0), 2)
     assert [(each.offset, each.body) for each in records] == [(0, b"a"), (2, b"c")]
-    assert f"{log}: the record at offset 1 cannot be read" in caplog.text
+    assert f"{log}: skipped the record at offset 1, which cannot be read" in caplog.text
 
 
 async def test_a_delayed_message_is_moved_past_a_record_that_cannot_be_read(installation: Installation) -> None:
@@ -154,16 +154,16 @@ async def test_a_delayed_message_is_moved_past_a_record_that_cannot_be_read(inst
     await broker.delete(installation.channels.dead(topic))
 
 
-def test_a_record_that_cannot_be_read_costs_its_batch_nothing_else() -> None:
+def test_an_unreadable_record_does_not_affect_the_rest_of_its_batch() -> None:
     records = [record(0, b"a"), record(1, b"broken", b"\x02\x7eh"), record(2, b"c")]
     found = read_batch(batch(records, 1, gzip.compress(b"".join(records))))
     assert [each.offset for each in found] == [0, 1, 2]
     assert [each.value for each in found] == [b"a", records[1], b"c"]
     assert [isinstance(each.value, UnreadableRecord) for each in found] == [False, True, False]
-    assert found[1].value.why == "ValueError: a part of 63 bytes where 1 are left"
+    assert found[1].value.reason == "ValueError: a part of 63 bytes where 1 are left"
 
 
-def test_where_the_next_record_begins_is_not_known_the_rest_of_the_batch_is_one() -> None:
+def test_if_the_begin_of_the_next_record_is_unknown_the_rest_of_the_batch_is_one_record() -> None:
     records = [record(0, b"a"), b"\x7e", record(2, b"c")]
     found = read_batch(batch(records))
     assert [(each.offset, each.value) for each in found] == [(0, b"a"), (2, b"".join(records[1:]))]
@@ -173,11 +173,11 @@ def test_a_batch_with_a_wrong_checksum_is_one_unreadable_record() -> None:
     data = bytearray(batch([record(0, b"a"), record(1, b"b")]))
     data[-3] ^= 1
     (found,) = read_batch(bytes(data))
-    assert (found.offset, found.value, found.value.why) == (1, bytes(data), "its checksum is wrong")
+    assert (found.offset, found.value, found.value.reason) == (1, bytes(data), "its checksum is wrong")
 
 
 @given(st.binary(max_size=60), st.integers(0, 7), st.integers(1, 4))
-def test_whatever_stands_in_a_batch_it_has_an_end(noise: bytes, codec: int, number: int) -> None:
+def test_reading_a_batch_with_any_content_ends(noise: bytes, codec: int, number: int) -> None:
     data = batch([record(at, b"x") for at in range(number)], codec, noise)
     offsets = [each.offset for each in read_batch(data)]
     assert offsets == sorted(set(offsets))
@@ -185,13 +185,13 @@ def test_whatever_stands_in_a_batch_it_has_an_end(noise: bytes, codec: int, numb
 
 
 async def write_around(topic: str, broken: bytes) -> None:
-    """Write a record, one that cannot be read, and another one."""
+    """Write a readable record, an unreadable one, and another readable one."""
     for data in (batch([record(0, b"a")]), broken, batch([record(0, b"c")])):
         await write(topic, data)
 
 
 def broken_batch() -> bytes:
-    """Return a batch that Kafka takes and nobody can read: it does not look at the checksum of lz4's contents."""
+    """Return a batch that Kafka accepts but no client can read: Kafka ignores the checksum of lz4's contents."""
     records = [record(0, b"broken")]
     blocks = lz4_encode(b"".join(records))[len(LZ4_HEAD) :]
     return batch(records, 3, LZ4_HEAD + blocks + b"none")

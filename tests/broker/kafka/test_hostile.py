@@ -1,4 +1,4 @@
-"""Reply addresses that clients made up reach no topic, and harm nobody."""
+"""Reply addresses that clients invent reach no topic, and do no harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A partition's book-keeping, over every order of settling, dying and leaving that hypothesis thinks of."""
+"""The offset tracker, over every order of settling, dying and leaving that hypothesis finds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from broker.kafka.offset_tracker import WINDOW, CommittedState, OffsetTracker, p
 
 PARTITION = TopicPartition("t", 0)
 LOG = 40
-DEFAULT_METADATA_BYTES = 4096  # what a broker allows where nobody has set anything
+DEFAULT_METADATA_BYTES = 4096  # a broker's default limit
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def fetched(start: int, number: int) -> list[Any]:
 
 
 def committed(state: CommittedState) -> CommittedState:
-    """Send a state through a commit."""
+    """Return a state as it is read back from a commit."""
     return unpack_state(state.offset, pack_state(state))
 
 
@@ -38,21 +38,21 @@ STEP = st.one_of(
 
 
 class World:
-    """A partition, what its owners do to it, and what is to be true."""
+    """A partition, its owners' actions, and the expected state."""
 
     def __init__(self, ahead: int) -> None:
         self.ahead = ahead
         self.state = CommittedState()
-        self.claim = OffsetTracker(PARTITION, self.state)
+        self.tracker = OffsetTracker(PARTITION, self.state)
         self.held: set[int] = set()
         self.settled: set[int] = set()
         self.safe: set[int] = set()  # settled, and committed as settled
-        self.touched: set[int] = set()  # handed out, and not known to be settled
+        self.touched: set[int] = set()  # delivered, and not known to be settled
 
     def take(self, number: int) -> None:
-        given_out = self.claim.admit(fetched(self.claim.position, number))
-        self.claim.cover(self.ahead)
-        self.commit()  # before anybody sees them
+        given_out = self.tracker.admit(fetched(self.tracker.position, number))
+        self.tracker.extend_reach(self.ahead)
+        self.commit()  # before they are delivered
         for record, came_back in given_out:
             assert record.offset not in self.held | self.safe
             assert came_back > 0 or record.offset not in self.touched
@@ -62,18 +62,18 @@ class World:
     def settle(self, number: int) -> None:
         if self.held:
             offset = sorted(self.held)[number % len(self.held)]
-            assert self.claim.settle(offset)
+            assert self.tracker.settle(offset)
             self.held.remove(offset)
             self.settled.add(offset)
 
     def commit(self, _: int = 0, *, leaving: bool = False) -> None:
-        if self.claim.position >= 0:
-            self.state, self.safe = committed(self.claim.state(leaving=leaving)), set(self.settled)
+        if self.tracker.position >= 0:
+            self.state, self.safe = committed(self.tracker.state(leaving=leaving)), set(self.settled)
 
     def die(self, _: int = 0) -> None:
         self.touched -= self.safe
         self.settled = set(self.safe)
-        self.claim, self.held = OffsetTracker(PARTITION, self.state), set()
+        self.tracker, self.held = OffsetTracker(PARTITION, self.state), set()
 
     def leave(self, _: int) -> None:
         self.commit(leaving=True)
@@ -81,45 +81,45 @@ class World:
 
 
 @given(st.lists(STEP, max_size=80), st.integers(0, 3))
-def test_nothing_is_lost_and_nothing_committed_as_settled_comes_again(steps: list[tuple[str, int]], ahead: int) -> None:
+def test_no_record_is_lost_and_no_committed_one_is_delivered_again(steps: list[tuple[str, int]], ahead: int) -> None:
     world = World(ahead)
-    for what, number in steps:
-        getattr(world, what)(number)
+    for action, number in steps:
+        getattr(world, action)(number)
     world.die()
-    again = {record.offset for record, _ in world.claim.admit(fetched(world.state.offset, LOG))}
+    again = {record.offset for record, _ in world.tracker.admit(fetched(world.state.offset, LOG))}
     assert again == set(range(LOG)) - world.safe
 
 
-def test_who_leaves_with_nothing_in_hand_leaves_nothing_that_came_back() -> None:
-    claim = OffsetTracker(PARTITION, CommittedState(0))
-    for record, _ in claim.admit(fetched(0, 5)):
-        claim.settle(record.offset)
-    claim.cover(10)
-    after = OffsetTracker(PARTITION, committed(claim.state(leaving=True)))
+def test_after_a_leave_without_held_deliveries_no_record_counts_as_came_back() -> None:
+    tracker = OffsetTracker(PARTITION, CommittedState(0))
+    for record, _ in tracker.admit(fetched(0, 5)):
+        tracker.settle(record.offset)
+    tracker.extend_reach(10)
+    after = OffsetTracker(PARTITION, committed(tracker.state(leaving=True)))
     assert [(record.offset, came_back) for record, came_back in after.admit(fetched(5, 2))] == [(5, 0), (6, 0)]
 
 
-def test_each_death_counts_for_the_one_at_the_head() -> None:
+def test_each_death_counts_for_the_first_unsettled_record() -> None:
     state = CommittedState(3)
     for deaths in range(4):
-        claim = OffsetTracker(PARTITION, state)
-        [(record, came_back)] = claim.admit(fetched(3, 1))
+        tracker = OffsetTracker(PARTITION, state)
+        [(record, came_back)] = tracker.admit(fetched(3, 1))
         assert (record.offset, came_back) == (3, deaths)
-        claim.cover(0)
-        state = committed(claim.state())
-    claim.settle(3)
-    assert OffsetTracker(PARTITION, committed(claim.state())).admit(fetched(4, 1)) == [(Record(4), 0)]
+        tracker.extend_reach(0)
+        state = committed(tracker.state())
+    tracker.settle(3)
+    assert OffsetTracker(PARTITION, committed(tracker.state())).admit(fetched(4, 1)) == [(Record(4), 0)]
 
 
-def test_a_full_window_fits_what_brokers_allow() -> None:
-    claim = OffsetTracker(PARTITION, CommittedState(10**12))
-    for record, _ in claim.admit([Record(10**12 + at) for at in range(2 * WINDOW)]):
+def test_the_metadata_of_a_full_window_fits_into_a_brokers_default_limit() -> None:
+    tracker = OffsetTracker(PARTITION, CommittedState(10**12))
+    for record, _ in tracker.admit([Record(10**12 + at) for at in range(2 * WINDOW)]):
         if record.offset % 2:
-            claim.settle(record.offset)
-    assert claim.is_wide
-    assert len(pack_state(claim.state())) < DEFAULT_METADATA_BYTES
+            tracker.settle(record.offset)
+    assert tracker.is_window_full
+    assert len(pack_state(tracker.state())) < DEFAULT_METADATA_BYTES
 
 
-def test_metadata_of_others_says_nothing() -> None:
+def test_foreign_metadata_is_ignored() -> None:
     for text in ("", "1 a b c d", "2 n 1 1 AA==", "1 n 1 1 ###", "x" * 5000):
         assert unpack_state(7, text) == CommittedState(7)

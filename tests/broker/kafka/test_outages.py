@@ -1,4 +1,4 @@
-"""Kafka goes away and comes back: what was confirmed is there, what was not is tried again by who wants it."""
+"""Kafka stops and starts again: confirmed messages are kept, and unconfirmed ones are published again by the caller."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_nothing_that_was_confirmed_is_lost(installation: Installation, ho
     assert taken == {b"%d" % number for number in range(MESSAGES)}
 
 
-async def test_a_broker_that_is_not_there_is_named() -> None:
+async def test_the_error_for_an_unreachable_broker_names_it() -> None:
     with pytest.raises(Unreachable, match=r"kafka://127\.0\.0\.1:1:.*|kafka://127\.0\.0\.1:1"):
         await connect("kafka://127.0.0.1:1", Channels()).open()
 
@@ -77,13 +77,13 @@ async def test_messages_travel_over_tls_with_a_password() -> None:
         assert delivery.message.body == b"secret"
 
 
-async def test_a_wrong_password_is_told_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_error_for_a_wrong_password_does_not_show_it(caplog: pytest.LogCaptureFixture) -> None:
     url = kafkas_url()
     password = url.split(":")[2].split("@")[0]
     broker = connect(url.replace(password, "hunter2"), Channels())
     with pytest.raises(Unreachable) as caught:
         await broker.open()
-    said = f"{caught.value}{caught.value.__cause__}{broker!r}{caplog.text}"
+    shown = f"{caught.value}{caught.value.__cause__}{broker!r}{caplog.text}"
     assert "password" in str(caught.value)
-    assert "hunter2" not in said
-    assert password not in said
+    assert "hunter2" not in shown
+    assert password not in shown

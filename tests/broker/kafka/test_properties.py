@@ -1,4 +1,4 @@
-"""Headers there and back, ours and anybody's."""
+"""Headers of Millrace and of other clients are written and read back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VALUE = st.one_of(
     st.integers(0, 9),
     st.none() | st.integers(0, 2**40),
 )
-def test_a_message_is_what_it_was(
+def test_a_message_is_read_back_as_it_was_written(
     headers: dict[str, object],
     body: bytes,
     correlation: str | None,
@@ -76,7 +76,7 @@ def test_a_message_is_what_it_was(
     ),
     st.none() | st.binary(max_size=10),
 )
-def test_whatever_a_client_sends_is_read(headers: list[tuple[str, bytes | None]], body: bytes | None) -> None:
+def test_any_headers_of_a_client_are_read(headers: list[tuple[str, bytes | None]], body: bytes | None) -> None:
     message = unpack_message("q", headers, body)
     assert message.queue == "q"
     assert message.count >= 1
@@ -94,13 +94,13 @@ def test_four_digits_are_a_number_and_not_four_bytes() -> None:
 
 
 @given(st.text(max_size=12) | st.from_regex(r"t#[0-9a-f]{0,14}", fullmatch=True))
-def test_whatever_stands_as_a_reply_address_travels(address: str) -> None:
+def test_any_reply_address_is_forwarded_unchanged(address: str) -> None:
     message = unpack_message("q", [("kafka_replyTopic", address.encode("utf-8", "surrogateescape"))], b"")
     assert message.reply_to == address
     assert unpack_message("q", pack_headers(message), b"").reply_to == message.reply_to or "#0" in address
 
 
-def test_a_partition_that_is_no_number_names_none() -> None:
+def test_a_partition_that_is_not_a_number_is_ignored() -> None:
     for value in (b"x", b"9" * 5000, b"", b"-1"):
         headers = [("kafka_replyTopic", b"t"), ("kafka_replyPartition", value)]
         assert unpack_message("q", headers, b"").reply_to == "t"

@@ -1,4 +1,4 @@
-"""What becomes of messages when many want the same partition."""
+"""Many publishes to the same partition at once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.servers import kafka_url
 MANY = 600
 
 
-async def test_hundreds_that_are_appended_to_a_log_at_once_are_all_safe() -> None:
-    """The client library told those who waited for a second that forty were over, and its producer was thrown away."""
+async def test_hundreds_of_concurrent_appends_to_a_log_are_all_safe() -> None:
+    """Before, aiokafka let waiting batches time out too early, and the producer was replaced."""
     async with Installation(kafka_url(), user=None) as installation:
         broker = await installation.broker()
         log = installation.channels.events("busy")

@@ -1,4 +1,4 @@
-"""A subscription hands over what Kafka sends it, whenever that comes."""
+"""A subscription delivers all records that Kafka sends, at any time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers import kafka_url
 SLOWLY_S = 1.0
 
 
-async def test_what_is_fetched_before_it_is_known_what_is_settled_is_handed_over(
+async def test_records_that_are_fetched_before_the_committed_state_is_known_are_delivered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with Installation(kafka_url(), user=None) as installation:
@@ -26,13 +26,13 @@ async def test_what_is_fetched_before_it_is_known_what_is_settled_is_handed_over
         assert isinstance(broker, KafkaBroker)
         queue = await installation.queue(broker)
         assert await broker.publish([Message(queue=queue, body=b"x")]) == [SAFE]
-        committed = broker.topology.committed
+        committed = broker.cluster.groups.committed
 
         async def slowly(group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, CommittedState]:
             await asyncio.sleep(SLOWLY_S)
             return await committed(group, partitions)
 
-        monkeypatch.setattr(broker.topology, "committed", slowly)
+        monkeypatch.setattr(broker.cluster.groups, "committed", slowly)
         (delivery,) = await take(broker.consume(queue, 10))
         assert (delivery.message.body, delivery.came_back) == (b"x", 0)
         await broker.ack([delivery])

@@ -1,4 +1,4 @@
-"""What is known of topics, and which of them go with the process that made them."""
+"""Topics: which are remembered, which are deleted with their process, and which are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.servers import kafka_url
 LIMIT = 3
 
 
-async def test_the_queue_of_answers_of_a_process_goes_with_it() -> None:
+async def test_the_answer_queue_of_a_process_is_deleted_with_it() -> None:
     async with Installation(kafka_url(), user=None) as installation:
         gateway, other = await installation.broker(), await installation.broker()
         assert isinstance(other, KafkaBroker)
@@ -24,9 +24,9 @@ async def test_the_queue_of_answers_of_a_process_goes_with_it() -> None:
         gateway.consume(queue, 10)
         assert await other.publish([Message(queue=queue, body=b"x"), Message(queue=stored, body=b"x")]) == [SAFE, SAFE]
         await gateway.close()
-        other.topology.forget(queue)
-        assert await other.topology.partitions(queue) is None
-        assert await other.topology.partitions(stored, fresh=True) is not None
+        other.cluster.topology.forget(queue)
+        assert await other.cluster.topology.partitions(queue) is None
+        assert await other.cluster.topology.partitions(stored, fresh=True) is not None
 
 
 async def test_no_more_topics_are_remembered_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,16 +36,16 @@ async def test_no_more_topics_are_remembered_than_the_limit(monkeypatch: pytest.
         assert isinstance(broker, KafkaBroker)
         names = [f"{installation.channels.prefix}made-up-{at}" for at in range(3 * LIMIT)]
         assert await broker.publish([Message(queue=name, body=b"x") for name in names]) == [NO_QUEUE] * len(names)
-        assert len(broker.topology._known) == LIMIT  # noqa: SLF001 - what is remembered shows nowhere else
+        assert len(broker.cluster.topology._known) == LIMIT  # noqa: SLF001 - no public method shows the remembered topics
 
 
-async def test_a_log_whose_topic_was_made_with_more_partitions_loses_no_record() -> None:
+async def test_a_log_whose_topic_has_several_partitions_loses_no_record() -> None:
     """Only the first partition of a log is read."""
     async with Installation(kafka_url(), user=None) as installation:
         broker = await installation.broker()
         assert isinstance(broker, KafkaBroker)
         log = installation.channels.events("e")
-        await broker.topology.create(log, 3, {})
+        await broker.cluster.topology.create(log, 3, {})
         await broker.declare(log)
         for at in range(6):
             assert await broker.append(log, [b"%d" % at]) == [SAFE]
@@ -58,12 +58,12 @@ async def test_a_log_whose_topic_was_made_with_more_partitions_loses_no_record()
 
 
 @pytest.mark.parametrize("policy", ["compact", "compact,delete"])
-async def test_a_compacted_topic_in_the_place_of_a_channel_is_refused(policy: str) -> None:
+async def test_a_compacted_topic_is_refused_as_a_channel(policy: str) -> None:
     async with Installation(kafka_url(), user=None) as installation:
         broker = await installation.broker()
         assert isinstance(broker, KafkaBroker)
         queue = installation.channels.requests("e")
-        await broker.topology.create(queue, 1, {"cleanup.policy": policy})
+        await broker.cluster.topology.create(queue, 1, {"cleanup.policy": policy})
         with pytest.raises(Refused, match=f"{queue}.*cleanup.policy={policy}"):
             await broker.declare(queue)
         await broker.delete(queue)

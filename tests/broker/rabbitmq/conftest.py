@@ -1,4 +1,4 @@
-"""RabbitMQ for tests of what only RabbitMQ does."""
+"""Fixtures for tests of the RabbitMQ adapter alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a foreign client publishes is delivered once, can be settled, and never costs the connection."""
+"""A foreign client's message with any bytes is delivered once, can be settled, and never closes the connection."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ USER_ID = 1 << 4
 
 
 def properties(flags: int, *fields: bytes) -> bytes:
-    """Write properties by hand."""
+    """Return handmade properties."""
     return struct.pack(">H", flags) + b"".join(fields)
 
 
 def table(*fields: bytes) -> bytes:
-    """Write a table by hand."""
+    """Return a handmade table."""
     data = b"".join(fields)
     return struct.pack(">I", len(data)) + data
 
 
 def nested(depth: int) -> bytes:
-    """Write a table in a table in a table."""
+    """Return a table in a table in a table."""
     inner = table()
     for _ in range(depth):
         inner = table(b"\x01tF", inner)
@@ -43,14 +43,14 @@ def nested(depth: int) -> bytes:
 
 
 async def publish_raw(installation: Installation, queue: str, *contents: bytes) -> None:
-    """Publish messages with handmade properties, as no client library would."""
-    wire = await AmqpConnection.open(RabbitAddress.of(installation.url), "hostile")
-    channel = await Channel.open(wire, "hostile", DEADLINE_S)
+    """Publish messages with handmade properties that no client library would write."""
+    amqp = await AmqpConnection.open(RabbitAddress.of(installation.url), "hostile")
+    channel = await Channel.open(amqp, "hostile", DEADLINE_S)
     start = publish_frame(channel.number, queue, mandatory=False)
     for each in contents:
-        channel.send(start + content_frames(channel.number, each, b"hostile", wire.frame_max))
+        channel.send(start + content_frames(channel.number, each, b"hostile", amqp.frame_max))
     await channel.call("basic_qos", prefetch_count=1)
-    await wire.shut(DEADLINE_S)
+    await amqp.shut(DEADLINE_S)
 
 
 HOSTILE = {
@@ -105,7 +105,7 @@ def test_properties_that_cannot_be_read_leave_the_body_and_a_mark(data: bytes) -
     assert (message.body, came_back, set(message.headers)) == (b"body", 0, {UNREADABLE})
 
 
-async def test_headers_that_steer_the_broker_are_not_passed_on(installation: Installation, broker: Broker) -> None:
+async def test_headers_that_control_the_broker_are_not_forwarded(installation: Installation, broker: Broker) -> None:
     source, target, other = [await installation.queue(broker, name) for name in ("a", "b", "c")]
     steering: dict[str, Any] = {"CC": [other], "BCC": [other], "x-death": [{"queue": target}], "kept": 1}
     assert await broker.publish([Message(queue=source, body=b"x", headers=steering)]) == [SAFE]
@@ -121,7 +121,7 @@ async def test_another_users_id_does_not_close_the_channel(installation: Install
     assert (taken.message.user_id, dict(taken.message.headers)) == (None, {"millrace-user-id": "somebody"})
 
 
-async def test_a_number_that_the_broker_does_not_know_travels_as_text(
+async def test_a_number_that_the_broker_cannot_represent_is_sent_as_text(
     installation: Installation, broker: Broker
 ) -> None:
     queue = await installation.queue(broker)

@@ -1,4 +1,4 @@
-"""A queue gets other arguments, and keeps every message, whenever the move ends."""
+"""A queue gets other arguments and keeps every message, even if the move is interrupted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def messages(queue: str) -> list[Message]:
 
 
 async def holds_all(broker: Broker, queue: str) -> None:
-    """Take everything, and see that each message is there once, as it was."""
+    """Take all messages, and check that each one is there once and unchanged."""
     consumer = broker.consume(queue, MESSAGES)
     deliveries = await take(consumer, MESSAGES)
     found = {int(delivery.message.body): delivery.message for delivery in deliveries}

@@ -1,4 +1,4 @@
-"""What a lost connection, a full memory and a restart of the broker cost: nothing that was called safe."""
+"""A lost connection, a full memory or a restart of the broker loses no message that was confirmed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOBODY = "amqp://somebody:secret-word@127.0.0.1:1/"
 
 
 async def publish_until_safe(broker: Broker, messages: list[Message]) -> int:
-    """Publish as the outbox does: what is unknown goes out again. Returns how many had to."""
+    """Publish unknown messages again, like the outbox; return how many had to be."""
     again = 0
     async with asyncio.timeout(60):
         while messages:
@@ -41,7 +41,7 @@ async def publish_until_safe(broker: Broker, messages: list[Message]) -> int:
 
 
 async def publish_until(over: asyncio.Event, broker: Broker, queue: str) -> tuple[set[bytes], int]:
-    """Publish without a pause; returns what was sent, and how much of it more than once."""
+    """Publish without a pause; return the bodies, and how many were published more than once."""
     sent: set[bytes] = set()
     again = 0
     while not over.is_set() or len(sent) < 5000:
@@ -52,7 +52,7 @@ async def publish_until(over: asyncio.Event, broker: Broker, queue: str) -> tupl
 
 
 async def consumed(got: set[bytes], sent: set[bytes]) -> bool:
-    """Tell whether all that was sent has arrived."""
+    """Return True if all sent bodies have arrived."""
     return got >= sent
 
 
@@ -63,7 +63,7 @@ async def consume_into(got: set[bytes], broker: Broker, consumer: Consumer) -> N
         await broker.ack(deliveries)
 
 
-async def test_what_was_called_safe_survives_a_cut_in_mid_publish(
+async def test_confirmed_messages_survive_a_cut_during_a_publish(
     installation: Installation, proxy: Proxy, broker: Broker
 ) -> None:
     queue = await installation.queue(broker)
@@ -83,7 +83,7 @@ async def test_what_was_called_safe_survives_a_cut_in_mid_publish(
     assert got >= safe
 
 
-async def test_a_consumer_goes_on_after_a_cut(installation: Installation, proxy: Proxy, broker: Broker) -> None:
+async def test_a_consumer_continues_after_a_cut(installation: Installation, proxy: Proxy, broker: Broker) -> None:
     queue = await installation.queue(broker)
     await broker.publish([Message(queue=queue, body=b"%d" % at) for at in range(4)])
     async with RabbitBroker(proxy.url, installation.channels) as cut_off:
@@ -102,7 +102,7 @@ async def test_a_consumer_goes_on_after_a_cut(installation: Installation, proxy:
     assert (await broker.depth(queue)).messages == 0
 
 
-async def test_a_reader_goes_on_after_a_cut_where_it_was(
+async def test_a_reader_continues_after_a_cut_at_its_offset(
     installation: Installation, proxy: Proxy, broker: Broker
 ) -> None:
     log = await installation.log(broker)
@@ -117,7 +117,7 @@ async def test_a_reader_goes_on_after_a_cut_where_it_was(
     assert got == wanted
 
 
-async def test_a_connection_that_is_reset_as_soon_as_it_is_made_is_nobody_there(
+async def test_a_connection_that_is_reset_at_once_is_an_unreachable_broker(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def getpeername(_: socket.socket) -> None:
@@ -133,7 +133,7 @@ async def test_a_connection_that_is_reset_as_soon_as_it_is_made_is_nobody_there(
     assert troubles == []
 
 
-async def test_nobody_there_is_said_without_the_password(installation: Installation) -> None:
+async def test_the_error_for_an_unreachable_broker_does_not_show_the_password(installation: Installation) -> None:
     broker = RabbitBroker(NOBODY, installation.channels)
     with pytest.raises(Unreachable) as caught:
         await broker.open()
@@ -153,13 +153,13 @@ async def test_a_wrong_password_is_a_wrong_setting(installation: Installation) -
     assert "secret-word" not in str(caught.value)
 
 
-def test_a_url_that_cannot_be_read_is_not_repeated() -> None:
+def test_a_url_that_cannot_be_read_is_not_quoted() -> None:
     with pytest.raises(Misconfigured) as caught:
         RabbitBroker("amqp://guest:secret-word@host:port/", Channels())
     assert "secret-word" not in str(caught.value)
 
 
-async def test_an_alarm_refuses_publishes_at_once_by_its_name_and_nothing_else(installation: Installation) -> None:
+async def test_an_alarm_refuses_publishes_at_once_and_nothing_else(installation: Installation) -> None:
     async with RabbitBroker(installation.url, installation.channels, timeout_s=3.0) as broker:
         queue = await installation.queue(broker)
         message = Message(queue=queue, body=b"x")

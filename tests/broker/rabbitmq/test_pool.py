@@ -8,7 +8,7 @@ from tests.contract.installation import Installation
 from tests.contract.steps import bodies, read, take
 
 
-async def test_subscriptions_beyond_a_connections_room_are_served_by_another_one(installation: Installation) -> None:
+async def test_subscriptions_beyond_the_limit_of_a_connection_use_another_one(installation: Installation) -> None:
     async with RabbitBroker(installation.url, installation.channels, subscriptions=2) as broker:
         queues = [await installation.queue(broker, f"q{at}") for at in range(5)]
         log = await installation.log(broker)

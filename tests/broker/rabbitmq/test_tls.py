@@ -1,4 +1,4 @@
-"""RabbitMQ over TLS: whom the adapter trusts, and what it says otherwise."""
+"""RabbitMQ over TLS: which certificates are trusted, and the errors for the others."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def test_a_cafile_that_cannot_be_read_is_a_wrong_setting(tmp_path: Path, content
 
 
 def test_a_cafile_without_tls_is_a_wrong_setting(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match="begins with amqps://"):
+    with pytest.raises(Misconfigured, match="must begin with amqps://"):
         RabbitAddress.of(f"amqp://host/?cafile={tmp_path}")
 
 
-def test_the_other_words_of_a_url_are_kept() -> None:
+def test_the_other_options_of_a_url_are_kept() -> None:
     parameters = RabbitAddress.of("amqps://u:p%2Fw@host:1/a%2Fb?heartbeat=7").parameters("tests")
     login = parameters.credentials
     seen = (login.username, login.password, parameters.host, parameters.port, parameters.virtual_host)

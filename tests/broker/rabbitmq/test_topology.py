@@ -1,4 +1,4 @@
-"""Queues and streams as RabbitMQ has them."""
+"""Queues and streams on RabbitMQ."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from broker.messages import FULL, NO_QUEUE, SAFE, Message
 from broker.rabbitmq.address import RabbitAddress
 from broker.rabbitmq.amqp_connection import AmqpConnection
 from broker.rabbitmq.channel import Channel
-from broker.rabbitmq.topology import arguments
+from broker.rabbitmq.queue_arguments import arguments
 from tests.contract.installation import DEADLINE_S, Installation
 from tests.contract.steps import bodies, fill, take, until
 
 CHANNELS = Channels("p.")
 
 
-async def test_a_queue_with_other_limits_is_used_as_it_is_and_said(
+async def test_a_queue_with_other_limits_is_used_as_it_is_with_a_warning(
     installation: Installation, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = await installation.queue(broker, limits=Limits(messages=3))
@@ -43,20 +43,22 @@ async def test_a_log_with_another_retention_is_used_as_it_is(installation: Insta
     assert await other.append(log, [b"x"]) == [SAFE]
 
 
-async def test_a_queue_of_another_type_is_refused_and_harms_nobody(installation: Installation, broker: Broker) -> None:
+async def test_a_queue_of_another_type_is_refused_without_closing_the_connection(
+    installation: Installation, broker: Broker
+) -> None:
     foreign, queue = installation.channels.requests("foreign"), await installation.queue(broker)
     consumer = broker.consume(queue, 10)
-    wire = await AmqpConnection.open(RabbitAddress.of(installation.url), "declares first")
-    await (await Channel.open(wire, "declaring", DEADLINE_S)).call("queue_declare", queue=foreign, durable=True)
+    amqp = await AmqpConnection.open(RabbitAddress.of(installation.url), "declares first")
+    await (await Channel.open(amqp, "declaring", DEADLINE_S)).call("queue_declare", queue=foreign, durable=True)
     with pytest.raises(Refused, match=f"{foreign}.*x-queue-type"):
         await broker.declare(foreign)
     assert await broker.publish([Message(queue=queue, body=b"x")]) == [SAFE]
     assert bodies(await take(consumer)) == [b"x"]
     await broker.delete(foreign)
-    await wire.shut(DEADLINE_S)
+    await amqp.shut(DEADLINE_S)
 
 
-async def test_a_log_in_whose_place_is_a_queue_of_another_type_is_named(
+async def test_a_log_that_was_replaced_by_another_kind_of_queue_is_a_trouble(
     installation: Installation, broker: Broker
 ) -> None:
     log = await installation.log(broker)
@@ -64,16 +66,16 @@ async def test_a_log_in_whose_place_is_a_queue_of_another_type_is_named(
     await broker.declare(log)
     other = await installation.broker()
     await other.delete(log)
-    wire = await AmqpConnection.open(RabbitAddress.of(installation.url), "makes another one")
-    await (await Channel.open(wire, "declaring", DEADLINE_S)).call("queue_declare", queue=log, durable=True)
-    await broker.upkeep.look()
+    amqp = await AmqpConnection.open(RabbitAddress.of(installation.url), "makes another one")
+    await (await Channel.open(amqp, "declaring", DEADLINE_S)).call("queue_declare", queue=log, durable=True)
+    await broker.upkeep.check()
     assert "x-queue-type" in broker.upkeep.troubles[log]
     assert any(log in trouble for trouble in broker.troubles())
     await other.delete(log)
-    await broker.upkeep.look()
+    await broker.upkeep.check()
     assert broker.upkeep.troubles == {}
     assert await broker.append(log, [b"x"]) == [SAFE]
-    await wire.shut(DEADLINE_S)
+    await amqp.shut(DEADLINE_S)
 
 
 async def test_a_transient_queue_survives_a_lost_connection(installation: Installation, broker: Broker) -> None:
@@ -106,29 +108,29 @@ async def test_a_consumer_waits_for_its_queue(installation: Installation, broker
     assert bodies(await waiting) == [b"x"]
 
 
-async def test_a_consumer_whose_queue_is_deleted_finds_the_next_one(installation: Installation, broker: Broker) -> None:
+async def test_a_consumer_whose_queue_was_deleted_uses_the_new_one(installation: Installation, broker: Broker) -> None:
     queue = await installation.queue(broker)
     consumer = broker.consume(queue, 10)
     await broker.publish([Message(queue=queue, body=b"first")])
     await take(consumer)
     await broker.delete(queue)
-    await asyncio.sleep(0.3)  # RabbitMQ 3.10 never tells a consumer when the next queue comes within 50 ms
+    await asyncio.sleep(0.3)  # RabbitMQ 3.10 does not notify a consumer if a new queue is made within 50 ms
     await broker.declare(queue)
     await broker.publish([Message(queue=queue, body=b"second")])
     assert bodies(await take(consumer)) == [b"second"]
 
 
-async def test_a_consumer_that_may_not_consume_says_so_and_begins_once_it_may(
+async def test_a_consumer_without_permission_is_a_trouble_and_starts_once_it_is_permitted(
     installation: Installation, broker: Broker
 ) -> None:
-    wire = await AmqpConnection.open(RabbitAddress.of(installation.url), "owns a queue")
-    channel = await Channel.open(wire, "owning", DEADLINE_S)
+    amqp = await AmqpConnection.open(RabbitAddress.of(installation.url), "owns a queue")
+    channel = await Channel.open(amqp, "owning", DEADLINE_S)
     queue = installation.channels.requests("exclusive")
     await channel.call("queue_declare", queue=queue, exclusive=True)
     consumer = broker.consume(queue, 10)
     waiting = asyncio.create_task(consumer.take(1))
     await until(lambda: named(consumer, queue), wanted=True)
-    await wire.shut(DEADLINE_S)
+    await amqp.shut(DEADLINE_S)
     await until(lambda: declared(installation, broker), queue)
     await broker.publish([Message(queue=queue, body=b"x")])
     assert bodies(await waiting) == [b"x"]
@@ -136,35 +138,35 @@ async def test_a_consumer_that_may_not_consume_says_so_and_begins_once_it_may(
 
 
 async def named(consumer: Consumer, queue: str) -> bool:
-    """Tell whether the consumer's trouble is that the queue is another's."""
+    """Return True if the consumer's trouble is that another user owns the queue."""
     return queue in consumer.trouble and "RESOURCE_LOCKED" in consumer.trouble
 
 
 async def declared(installation: Installation, broker: Broker) -> str | None:
-    """Declare the queue, as soon as its owner is gone."""
+    """Declare the queue, once its owner is gone."""
     try:
         return await installation.queue(broker, "exclusive")
     except Refused:
         return None
 
 
-async def test_a_message_returned_is_the_one_that_was_sent(installation: Installation, broker: Broker) -> None:
+async def test_a_returned_message_is_matched_with_its_publish(installation: Installation, broker: Broker) -> None:
     queue = await installation.queue(broker)
     before = [Message(queue=queue, body=b"x", message_id=str(at), headers={"n": at}) for at in range(50)]
     deleting = asyncio.create_task(broker.delete(queue))
-    # While it goes, RabbitMQ 3.10 nacks some publishes and may close the connection over others: any outcome is honest.
+    # During the deletion, RabbitMQ 3.10 nacks some publishes and may close the connection: any outcome is correct.
     for message in before:
         with contextlib.suppress(TryAgain):
             await broker.publish([message])
     await deleting
     async with asyncio.timeout(DEADLINE_S):
-        while not await is_gone(broker, before[0]):  # noqa: ASYNC110 - only the broker knows
+        while not await is_gone(broker, before[0]):  # noqa: ASYNC110 - the broker sends no event
             await asyncio.sleep(0)
     assert await broker.publish(before) == [NO_QUEUE] * 50
 
 
 async def is_gone(broker: Broker, message: Message) -> bool:
-    """Tell whether a publish finds no queue."""
+    """Return True if a publish finds no queue."""
     try:
         return await broker.publish([message]) == [NO_QUEUE]
     except TryAgain:

@@ -1,4 +1,4 @@
-"""What members compare: a hash of the key that gives nothing away, and records that are read with care."""
+"""The settings that gateways and routers compare: a hash that does not reveal the key, and strict reading."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def test_an_agreement_is_read_as_it_was_written() -> None:
     assert read_agreement(write_agreement(OWN)) == OWN
 
 
-def test_what_another_version_adds_is_ignored() -> None:
+def test_fields_of_another_version_are_ignored() -> None:
     assert read_agreement({FIELD: {**write_agreement(OWN)[FIELD], "more": 1}}) == OWN
 
 
 @pytest.mark.parametrize(
-    "said",
+    "data",
     [
         None,
         7,
@@ -38,5 +38,5 @@ def test_what_another_version_adds_is_ignored() -> None:
         {**write_agreement(OWN)[FIELD], "key": None},
     ],
 )
-def test_what_is_no_agreement_is_none(said: Any) -> None:
-    assert read_agreement({FIELD: said}) is None
+def test_malformed_data_is_no_agreement(data: Any) -> None:
+    assert read_agreement({FIELD: data}) is None

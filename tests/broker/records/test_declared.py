@@ -1,4 +1,4 @@
-"""What the `declared` log says is held to what a file may say: anybody who reaches the broker can write there."""
+"""A record of the `declared` log is checked as strictly as a file, because any client of the broker can write there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from broker.records.declared import VERSION, endpoint_declared, read_declared
 from broker.records.endpoint import read_endpoint
 from broker.support.strict import duration, seconds
 
-TARGETS_THAT_NOBODY_CAN_SERVE = [
+INVALID_TARGETS = [
     {"model": "m", "version": 99999999999},
     {"model": "m", "version": 1_000_000_000},
     {"model": "m", "version": 0},
@@ -32,12 +32,12 @@ def record(body: bytes) -> Record:
 
 
 def record_of(name: Any, declaration: Any) -> Record:
-    said = {"endpoint": name, "declaration": declaration, "digest": "", "author": "somebody"}
-    return record(orjson.dumps({"v": VERSION, "kind": "endpoint", "at_us": 0, **said}))
+    data = {"endpoint": name, "declaration": declaration, "digest": "", "author": "somebody"}
+    return record(orjson.dumps({"v": VERSION, "kind": "endpoint", "at_us": 0, **data}))
 
 
-@pytest.mark.parametrize("target", TARGETS_THAT_NOBODY_CAN_SERVE)
-def test_a_target_is_a_model_version_however_it_is_written(target: dict[str, Any]) -> None:
+@pytest.mark.parametrize("target", INVALID_TARGETS)
+def test_an_invalid_model_version_is_refused_in_files_and_records(target: dict[str, Any]) -> None:
     with pytest.raises(Misconfigured, match=r"arms\.v1\.(model|version)"):
         read_endpoint({"endpoint": "e", "arms": {"v1": target}}, source="test")
     assert read_declared(record_of("e", {"endpoint": "e", "arms": {"v1": target}})) is None
@@ -70,7 +70,7 @@ def test_a_duration_is_read_back_as_it_was_written(value_s: float) -> None:
 
 
 @pytest.mark.parametrize("deadline", ["1us", "50us", "250ms", "30s", "7d"])
-def test_a_deadline_that_can_be_declared_is_heard_by_everybody(deadline: str) -> None:
+def test_a_valid_deadline_is_read_back_from_the_log(deadline: str) -> None:
     endpoint = read_endpoint({"endpoint": "e", "arms": {"v1": "m@1"}, "deadline": deadline}, source="test")
     declared = read_declared(record(endpoint_declared(endpoint, "test")))
     assert declared is not None
@@ -78,6 +78,6 @@ def test_a_deadline_that_can_be_declared_is_heard_by_everybody(deadline: str) ->
 
 
 @pytest.mark.parametrize("deadline", ["0s", "0.4us", "8d", "9999999999999d", "9" * 400 + "d"])
-def test_a_deadline_that_nobody_means_is_refused(deadline: str) -> None:
-    with pytest.raises(Misconfigured, match=r"deadline: .* seconds are no deadline: write one from 1us to 7d"):
+def test_a_deadline_out_of_range_is_refused(deadline: str) -> None:
+    with pytest.raises(Misconfigured, match=r"deadline: .* seconds are not a valid deadline: write one from 1us to 7d"):
         read_endpoint({"endpoint": "e", "arms": {"v1": "m@1"}, "deadline": deadline}, source="test")

@@ -1,4 +1,4 @@
-"""When a failed request is tried again."""
+"""The pauses before a failed request is repeated."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def test_a_pause_doubles_within_its_range_and_is_drawn_from_its_upper_half(attem
     assert all(longest_s / 2 <= pause_s <= longest_s for pause_s in drawn)
 
 
-def test_one_duration_is_the_pause_for_ever() -> None:
+def test_a_single_duration_is_the_pause_after_every_attempt() -> None:
     assert {Retry(backoff="1s").pause_s(attempts, lambda: 0.0) for attempts in (1, 2, 50)} == {1.0}

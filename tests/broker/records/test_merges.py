@@ -1,4 +1,4 @@
-"""A merge record comes back as it was written; any other bytes are no merge, and never an exception."""
+"""A merge record is read back as it was written; any other bytes are not a merge, and raise nothing."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def read(body: bytes) -> Merge | None:
     return read_merge(Record(0, body, HEADERS))
 
 
-def test_it_comes_back_as_it_was_written() -> None:
+def test_a_merge_is_read_back_as_it_was_written() -> None:
     body, headers = write_merge(MERGE)
     assert read_merge(Record(7, body, headers)) == MERGE
     assert read_merge(Record(7, body, {"cloudEvents_type": "millrace.feedback.v1"})) is None
     assert read_merge(Record(7, body, {})) is None
 
 
-def test_an_unknown_version_is_skipped_and_an_unknown_field_is_not_minded() -> None:
+def test_an_unknown_version_is_skipped_and_an_unknown_field_ignored() -> None:
     assert read(orjson.dumps({**WRITTEN, "v": 2})) is None
     assert read(orjson.dumps({**WRITTEN, "weather": "fine"})) == MERGE
 
@@ -80,16 +80,16 @@ def test_an_unknown_version_is_skipped_and_an_unknown_field_is_not_minded() -> N
         {"key": None},
     ],
 )
-def test_what_does_not_fit_together_is_no_merge(change: dict[str, Any]) -> None:
+def test_inconsistent_fields_are_no_merge(change: dict[str, Any]) -> None:
     assert read(orjson.dumps({**WRITTEN, **change})) is None
 
 
 @pytest.mark.parametrize("name", sorted(WRITTEN))
-def test_nothing_may_be_missing(name: str) -> None:
+def test_every_field_is_required(name: str) -> None:
     assert read(orjson.dumps({key: value for key, value in WRITTEN.items() if key != name})) is None
 
 
-def test_a_ranker_that_was_left_out_is_told_apart() -> None:
+def test_a_merge_without_one_of_its_rankers_is_read_back() -> None:
     alone = replace(MERGE, used=("v2",), credits=((0.0, 0.0), (0.0, 0.0)), ranks=((0, 1), (0, 2)))
     assert read(write_merge(alone)[0]) == alone
 
@@ -106,7 +106,7 @@ def test_any_values_are_read_as_they_are_or_not_at_all(change: dict[str, Any]) -
 
 
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=4))
-def test_broken_bytes_in_the_middle_raise_nothing(place: int, junk: bytes) -> None:
+def test_broken_bytes_in_the_middle_raise_nothing(position: int, junk: bytes) -> None:
     body = write_merge(MERGE)[0]
-    read(body[:place] + junk + body[place:])
-    read(body[:place])
+    read(body[:position] + junk + body[position:])
+    read(body[:position])

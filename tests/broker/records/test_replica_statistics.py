@@ -1,4 +1,4 @@
-"""What replicas did, there and back, and together."""
+"""Replica statistics are written, read back and summed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from broker.records.replica_statistics import SIZES_LIMIT, Statistics, read_statistics, together
+from broker.records.replica_statistics import SIZES_LIMIT, Statistics, read_statistics, total_of
 
 
 def worked(*batches: int) -> Statistics:
@@ -17,7 +17,7 @@ def worked(*batches: int) -> Statistics:
     return statistics
 
 
-def test_what_is_written_is_read_back() -> None:
+def test_statistics_are_read_back_as_they_were_written() -> None:
     statistics = worked(4, 8, 4)
     statistics.fail.add(1, 7)
     assert read_statistics(orjson.loads(orjson.dumps(statistics.write()))) == statistics
@@ -26,12 +26,12 @@ def test_what_is_written_is_read_back() -> None:
 
 
 def test_replicas_are_summed() -> None:
-    both = together([worked(4), worked(4, 8)])
+    both = total_of([worked(4), worked(4, 8)])
     assert (both.success.count, both.rows, both.queue.total_us) == (6, 16, 30)
     assert {size: it.count for size, it in both.batches.items()} == {4: 2, 8: 1}
 
 
-def test_more_sizes_than_the_limit_are_not_kept_apart() -> None:
+def test_batch_sizes_beyond_the_limit_are_not_counted() -> None:
     statistics = worked(*range(1, SIZES_LIMIT + 50))
     assert len(statistics.batches) == SIZES_LIMIT
     assert statistics.success.count == 2 * (SIZES_LIMIT + 49)
@@ -55,5 +55,5 @@ def test_more_sizes_than_the_limit_are_not_kept_apart() -> None:
         {"last_ms": 1.5},
     ],
 )
-def test_what_cannot_be_right_is_no_statistics(wrong: Any) -> None:
+def test_malformed_data_is_no_statistics(wrong: Any) -> None:
     assert read_statistics(wrong) is None

@@ -1,4 +1,4 @@
-"""What an endpoint declares of feedback, holdout and slices: read with its reasons, and the same for everybody."""
+"""The feedback, holdout and slices of a declaration: errors tell how to fix them, and the hash is stable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def of_truth(score: str, **reward: Any) -> dict[str, Any]:
     return {"from": "truth", "score": score, **reward}
 
 
-def test_a_reward_from_values_says_what_a_missing_one_is() -> None:
+def test_a_reward_from_values_needs_a_default() -> None:
     assert read(default=0) == read(type="bool", horizon="30m", default=0.0, duplicates="first")
     assert read(default="skip", type="real", horizon="30d").horizon == 30 * 86_400.0
     with pytest.raises(Misconfigured, match=r"a missing reward is not a zero until its horizon is over: .* such as 0"):
@@ -45,17 +45,17 @@ def test_a_reward_of_the_truth_has_the_type_of_its_score() -> None:
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
-        ({"default": True}, "default: True is no reward: write a number, or skip"),
-        ({"default": "0"}, "default: '0' is no reward"),
-        ({"default": float("nan")}, "default: nan is no reward"),
-        ({"default": 10**400}, "a huge number is no reward"),
+        ({"default": True}, "default: True is not a reward: write a number, or skip"),
+        ({"default": "0"}, "default: '0' is not a reward"),
+        ({"default": float("nan")}, "default: nan is not a reward"),
+        ({"default": 10**400}, "a huge number is not a reward"),
         (
             {"default": 1e13, "type": "real"},
-            "10000000000000.0 is no reward: write a number from -1e12 to 1e12, or skip",
+            "10000000000000.0 is not a reward: write a number from -1e12 to 1e12, or skip",
         ),
-        ({"default": 0.5}, "default 0.5 is no bool reward: write 0, 1 or skip"),
-        ({"default": 2, "type": "unit"}, "default 2 is no unit reward: write a number from 0 to 1, or skip"),
-        ({"default": 0, "horizon": "0.5s"}, "horizon: 0.5 seconds are no horizon: write one from 1s to 30d"),
+        ({"default": 0.5}, "default 0.5 is not a bool reward: write 0, 1 or skip"),
+        ({"default": 2, "type": "unit"}, "default 2 is not a unit reward: write a number from 0 to 1, or skip"),
+        ({"default": 0, "horizon": "0.5s"}, "horizon: 0.5 seconds are not a valid horizon: write one from 1s to 30d"),
         ({"default": 0, "horizon": "31d"}, "write one from 1s to 30d"),
         ({"default": 0, "horizon": 60}, "60 is not a duration"),
         ({"default": 0, "type": "number"}, "type: Input should be 'bool', 'unit' or 'real'"),
@@ -87,7 +87,7 @@ def test_a_wrong_reward_is_refused_with_the_way_out(reward: dict[str, Any], mess
         ({"holdout": "101%"}, "'101%' is not a share"),
         ({"holdout": "0.2"}, "'0.2' is not a share"),
         ({"holdout": [["x"]]}, "a list is not a share"),
-        ({"exclusive": {"group": "g", "slice": ["50%", "50%"]}}, "slice: from 0.5 to 0.5 is no part of the keys"),
+        ({"exclusive": {"group": "g", "slice": ["50%", "50%"]}}, "slice: from 0.5 to 0.5 is not a part of the keys"),
         ({"exclusive": {"group": "g", "slice": ["50%"]}}, "exclusive.slice.1: this key is missing"),
         ({"exclusive": {"group": "g", "slic": [0, 1]}}, "exclusive.slic: unknown key; did you mean 'slice'?"),
         ({"exclusive": {"group": "a b", "slice": [0, 1]}}, "group 'a b': a name is"),
@@ -102,15 +102,15 @@ def test_wrong_keys_beside_rewards_are_refused_with_the_way_out(more: dict[str, 
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("", "'' is no key: write header, or parameters. and the name of one, such as parameters.user_id"),
-        ("usr", "'usr' is no key: did you mean 'parameters.usr'? write header, or"),
+        ("", "'' is not a key: write header, or parameters. and the name of one, such as parameters.user_id"),
+        ("usr", "'usr' is not a key: did you mean 'parameters.usr'? write header, or"),
         ("heder", "did you mean 'header'?"),
         (" header", "did you mean 'header'?"),
-        ("parameters.", "'parameters.' is no key: write header"),
-        ("parameters", "'parameters' is no key: write header"),
+        ("parameters.", "'parameters.' is not a key: write header"),
+        ("parameters", "'parameters' is not a key: write header"),
         ("parameters. user", "did you mean 'parameters.user'?"),
         ("parameter.user_id", "did you mean 'parameters.user_id'?"),
-        ("body.user_id", "'body.user_id' is no key: write header"),
+        ("body.user_id", "'body.user_id' is not a key: write header"),
         (5, "key: Input should be a valid string"),
     ],
 )
@@ -159,7 +159,7 @@ WRITTEN: dict[str, Any] = {
 }
 
 
-def test_what_is_declared_is_heard_by_everybody_as_it_was_meant() -> None:
+def test_a_declaration_is_read_back_from_the_log() -> None:
     endpoint = read_endpoint(WRITTEN, source="test")
     declared = read_declared(Record(0, endpoint_declared(endpoint, "test"), NO_HEADERS))
     assert declared is not None
@@ -167,21 +167,21 @@ def test_what_is_declared_is_heard_by_everybody_as_it_was_meant() -> None:
     assert declared.digest == digest(endpoint) == digest(declared.declaration)
 
 
-def test_the_hash_depends_on_what_is_said_and_not_on_how() -> None:
-    other_words = {**dict(reversed(WRITTEN.items())), "holdout": 0.05, "deadline": "0.000049s"}
-    assert digest(read_endpoint(other_words, source="test")) == digest(read_endpoint(WRITTEN, source="test"))
+def test_the_hash_depends_on_the_values_and_not_on_their_notation() -> None:
+    other_notation = {**dict(reversed(WRITTEN.items())), "holdout": 0.05, "deadline": "0.000049s"}
+    assert digest(read_endpoint(other_notation, source="test")) == digest(read_endpoint(WRITTEN, source="test"))
     changes: list[dict[str, Any]] = [{"holdout": "6%"}, {"feedback": {}}, {"exclusive": None}]
     for change in changes:
         changed = read_endpoint({**WRITTEN, **change}, source="test")
         assert digest(changed) != digest(read_endpoint(WRITTEN, source="test"))
 
 
-def test_the_order_of_arms_is_part_of_what_is_said() -> None:
-    """Weights and statistics are told by an arm's place: they are another arm's where the order is another one."""
+def test_the_hash_depends_on_the_order_of_arms() -> None:
+    """Weights and statistics refer to an arm by its position."""
     arms = {"old": "m@1", "new": "m@2"}
-    said = {"endpoint": "e", "arms": arms, "policy": {"split": ["old", "new"]}}
+    data = {"endpoint": "e", "arms": arms, "policy": {"split": ["old", "new"]}}
     one, other = (
-        read_endpoint({**said, "arms": dict(order)}, source="test") for order in (arms.items(), reversed(arms.items()))
+        read_endpoint({**data, "arms": dict(order)}, source="test") for order in (arms.items(), reversed(arms.items()))
     )
     assert digest(one) != digest(other)
     assert experiment_of(one) != experiment_of(other)

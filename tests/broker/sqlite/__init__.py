@@ -1,1 +1,1 @@
-"""The embedded broker: what only it has."""
+"""Tests of the embedded broker alone."""

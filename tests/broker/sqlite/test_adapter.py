@@ -1,4 +1,4 @@
-"""The embedded broker while another process hangs with the write lock of its file: it waits, and nothing dies of it."""
+"""The embedded broker while another process holds the write lock of its file: it waits, and no task dies."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from broker.channels import Channels
 from broker.errors import Locked
 from broker.messages import Message
 from broker.sqlite.adapter import SqliteBroker
-from tests.broker.locking import hasty, held
+from tests.broker.locking import held, shorten_lock_waits
 
 WITHIN_S = 20.0
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    hasty(monkeypatch)
+def _shorten_lock_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_lock_waits(monkeypatch)
     monkeypatch.setattr("broker.sqlite.adapter.WATCH_S", 0.05)
 
 
 async def until_named(broker: SqliteBroker) -> str:
     async with asyncio.timeout(WITHIN_S):
-        while not broker.database.locked:  # noqa: ASYNC110 - said by a thread
+        while not broker.database.locked:  # noqa: ASYNC110 - a thread sets it
             await asyncio.sleep(0.01)
     return broker.database.locked
 
 
-async def test_who_takes_and_settles_waits_and_goes_on_when_the_lock_is_free(tmp_path: Path) -> None:
+async def test_takes_and_acks_wait_until_the_lock_is_free(tmp_path: Path) -> None:
     path = tmp_path / "b.db"
     async with SqliteBroker(path, Channels()) as broker:
         await broker.declare("q")
@@ -58,7 +58,7 @@ async def test_who_takes_and_settles_waits_and_goes_on_when_the_lock_is_free(tmp
         assert (await broker.depth("q")).messages == 0
 
 
-async def test_the_watch_over_dead_processes_goes_on_after_a_lock(tmp_path: Path) -> None:
+async def test_dead_processes_are_found_again_after_a_lock(tmp_path: Path) -> None:
     path = tmp_path / "b.db"
     async with SqliteBroker(path, Channels()) as broker:
         await broker.declare("q")
@@ -66,10 +66,10 @@ async def test_the_watch_over_dead_processes_goes_on_after_a_lock(tmp_path: Path
         dead = SqliteBroker(path, Channels())
         await dead.open()
         assert len(await dead.consume("q", 1).take(1)) == 1
-        dead._watch.cancel()  # type: ignore[union-attr]  # noqa: SLF001 - as its death would
+        dead._watch.cancel()  # type: ignore[union-attr]  # noqa: SLF001 - like its death
         with held(path):
-            os.close(dead._ownership._file)  # type: ignore[arg-type]  # noqa: SLF001 - as above
-            dead._ownership._file = None  # noqa: SLF001 - as above
+            os.close(dead._session._ownership._file)  # type: ignore[arg-type]  # noqa: SLF001 - as above
+            dead._session._ownership._file = None  # noqa: SLF001 - as above
             await until_named(broker)
         async with asyncio.timeout(WITHIN_S):
             [delivery] = await broker.consume("q", 1).take(1)

@@ -1,4 +1,4 @@
-"""The files of the embedded broker can be removed, and their disk can be full, while processes use them."""
+"""The files of the embedded broker can be removed, or their disk can be full, while processes use them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ PATIENCE_S = 20.0
 
 
 async def publish(broker: SqliteBroker, body: bytes) -> bool:
-    """Publish a message; tells whether it is safe."""
+    """Publish a message; return True if it is safe."""
     try:
         return await broker.publish([Message(queue=QUEUE, body=body)]) == [SAFE]
     except TryAgain:
         return False
 
 
-async def until(what: Callable[[], Awaitable[bool]]) -> None:
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not await what():  # noqa: ASYNC110 - files have no event
+        while not await condition():  # noqa: ASYNC110 - files have no event
             await asyncio.sleep(0.02)
 
 
-async def test_lock_files_that_are_removed_make_nobody_dead(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_process_whose_lock_file_was_removed_is_not_taken_for_dead(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "broker.db"
     async with SqliteBroker(path, CHANNELS) as one, SqliteBroker(path, CHANNELS) as other:
         await one.declare(QUEUE)
@@ -46,15 +48,15 @@ async def test_lock_files_that_are_removed_make_nobody_dead(tmp_path: Path, capl
         for file in (tmp_path / "broker.db.owners").iterdir():
             file.unlink()
         await until(lambda: locked(tmp_path / "broker.db.owners", 2))
-        await asyncio.sleep(2 * 0.5)  # two looks of each process
-        assert (await one.depth(QUEUE)).messages == 0  # it is still the other's
+        await asyncio.sleep(2 * 0.5)  # each process checks twice
+        assert (await one.depth(QUEUE)).messages == 0  # the other process still holds it
         assert not await one.missing([CHANNELS.answers("other")])
         await other.ack([held])
         assert "was removed" in caplog.text
 
 
 async def locked(folder: Path, number: int) -> bool:
-    """Tell whether so many lock files are there."""
+    """Return True if the folder has this many lock files."""
     return len(await asyncio.to_thread(lambda: list(folder.glob("*")))) == number
 
 
@@ -76,12 +78,12 @@ async def test_a_process_that_died_without_its_lock_file_is_found_dead(
 
 
 async def abandon(broker: SqliteBroker) -> None:
-    """Let a broker go as a kill would: nothing of its entry is undone."""
-    broker._watch.cancel()  # type: ignore[union-attr]  # noqa: SLF001 - a kill has no other name
+    """Close a broker like a kill: its entry stays in the file."""
+    broker._watch.cancel()  # type: ignore[union-attr]  # noqa: SLF001 - there is no public method for a kill
     await broker.upkeep.stop()
     await broker.database.close()
-    broker._wakeups.close()  # noqa: SLF001 - as above
-    os.close(broker._ownership._file)  # type: ignore[arg-type]  # noqa: SLF001 - as above
+    broker._session._wakeups.close()  # noqa: SLF001 - as above
+    os.close(broker._session._ownership._file)  # type: ignore[arg-type]  # noqa: SLF001 - as above
 
 
 async def test_a_data_folder_that_is_removed_is_made_again_and_serves_all(
@@ -99,9 +101,9 @@ async def test_a_data_folder_that_is_removed_is_made_again_and_serves_all(
         await until(lambda: publish(one, b"after"))
         taken: list[Delivery] = await asyncio.wait_for(consumer.take(1), PATIENCE_S)
         assert taken[0].message.body == b"after"
-        await other.ack([held])  # of the file that is gone: it must not settle what has its place
+        await other.ack([held])  # of the removed file: it must not settle a message of the new one
         await other.requeue(taken)
-        await until(lambda: there(one, CHANNELS.answers("other")))
+        await until(lambda: exists(one, CHANNELS.answers("other")))
         async with SqliteBroker(path, CHANNELS) as late:
             assert (await asyncio.wait_for(consumer.take(1), PATIENCE_S))[0].message.body == b"after"
             await until(lambda: publish(late, b"late"))
@@ -109,11 +111,13 @@ async def test_a_data_folder_that_is_removed_is_made_again_and_serves_all(
         assert f"{path} was removed while it was in use" in caplog.text
 
 
-async def there(broker: SqliteBroker, channel: str) -> bool:
+async def exists(broker: SqliteBroker, channel: str) -> bool:
     return not await broker.missing([channel])
 
 
-async def test_a_full_disk_is_said_at_once_and_ends_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_full_disk_refuses_publishes_at_once_and_ends_no_consumer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with SqliteBroker(tmp_path / "broker.db", CHANNELS) as broker:
         await broker.declare(QUEUE)
         consumer = broker.consume(QUEUE, 10)
@@ -139,5 +143,5 @@ async def declare_many(broker: SqliteBroker) -> None:
 
 
 async def limit_pages(broker: SqliteBroker, pages: int) -> None:
-    """Let the file not grow: SQLite says what it says of a full disk."""
+    """Keep the file from growing: SQLite then reports a full disk."""
     await broker.database.run(lambda c: c.execute(f"PRAGMA max_page_count={pages}").fetchall(), Durability.READ)

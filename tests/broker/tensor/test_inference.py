@@ -1,4 +1,4 @@
-"""The head of a request: what is read from it, and what is refused."""
+"""The head of a request: its fields, and the refusal of malformed ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_outputs_keep_their_order_and_leave_binary_open() -> None:
     assert head.outputs == (OutputHead("b", True), OutputHead("a", None), OutputHead("c", False))
 
 
-def test_no_outputs_asked_for_means_all() -> None:
+def test_no_wanted_outputs_means_all() -> None:
     assert parse_head(orjson.dumps({"inputs": [X], "outputs": []}), None).outputs is None
 
 
@@ -62,14 +62,14 @@ def test_equal_binary_heads_are_one_object() -> None:
     ],
     ids=["an id", "data", "some data", "too long"],
 )
-def test_heads_that_cannot_come_again_are_not_kept(document: dict[str, Any]) -> None:
+def test_unique_heads_are_not_remembered(document: dict[str, Any]) -> None:
     text = orjson.dumps(document)
     head = parse_head(text, len(text))
     assert not head.shared
     assert parse_head(text, len(text)) is not head
 
 
-def test_the_heads_kept_are_bounded() -> None:
+def test_the_number_of_remembered_heads_is_limited() -> None:
     texts = [orjson.dumps({"inputs": [RAW], "parameters": {"n": n}}) for n in range(inference.MAX_KNOWN_HEADS + 1)]
     heads = [parse_head(text, len(text)) for text in texts]
     assert parse_head(texts[-1], len(texts[-1])) is heads[-1]
@@ -98,7 +98,7 @@ NOT_A_REQUEST = {
 
 
 @pytest.mark.parametrize("body", NOT_A_REQUEST.values(), ids=NOT_A_REQUEST.keys())
-def test_bytes_that_are_no_request_are_refused(body: bytes) -> None:
+def test_bytes_that_are_not_a_request_are_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         parse_head(body, None)
 
@@ -153,9 +153,9 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("document", "says"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_head_is_refused_with_what_is_wrong(document: dict[str, Any], says: str) -> None:
-    with pytest.raises(InvalidRequest, match=says.replace("(", r"\(")) as caught:
+@pytest.mark.parametrize(("document", "text"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_head_is_refused_with_the_reason(document: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidRequest, match=text.replace("(", r"\(")) as caught:
         parse_head(orjson.dumps(document), None)
     assert len(str(caught.value)) < 500
 

@@ -60,7 +60,7 @@ def test_no_id_is_invented(binary: bool) -> None:
     assert "id" not in one({"y": Y}, head(binary=binary))[0]
 
 
-def test_only_the_outputs_asked_for_come_in_their_order_and_form() -> None:
+def test_an_answer_has_only_the_wanted_outputs_in_their_order_and_form() -> None:
     asked = (OutputHead("c", None), OutputHead("a", True), OutputHead("b", False))
     outputs = {name: np.array([number], np.int8) for number, name in enumerate("abcd")}
     answer, raw = one(outputs, head(outputs=asked))
@@ -78,7 +78,7 @@ def test_an_unknown_output_is_refused() -> None:
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_json_cannot_carry_is_a_failure_of_the_model_with_the_way_out(dtype: str, value: float) -> None:
+def test_values_that_json_cannot_represent_are_a_failure_of_the_model(dtype: str, value: float) -> None:
     with pytest.raises(Failed, match="ask for it in binary"):
         encode({"y": np.array([[1, value]], dtype)}, head=head(), model="m", version="1")
 
@@ -106,7 +106,7 @@ def test_nan_travels_in_binary() -> None:
         (np.zeros(0, object), "BYTES", []),
     ],
 )
-def test_every_type_of_output_is_carried(values: Any, datatype: str, data: list[Any]) -> None:
+def test_every_type_of_output_is_encoded(values: Any, datatype: str, data: list[Any]) -> None:
     answer, _ = one({"y": values}, head())
     assert answer["outputs"] == [{"name": "y", "datatype": datatype, "shape": list(values.shape), "data": data}]
     answer, raw = one({"y": values}, head(binary=True))
@@ -115,7 +115,7 @@ def test_every_type_of_output_is_carried(values: Any, datatype: str, data: list[
         assert raw == np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
 
 
-def test_strings_in_binary_stand_behind_their_lengths() -> None:
+def test_strings_in_binary_follow_their_lengths() -> None:
     values = np.array([b"\xff", "é"], object)
     assert (
         one({"y": values}, head(binary=True))[1] == struct.pack("<I", 1) + b"\xff" + struct.pack("<I", 2) + b"\xc3\xa9"
@@ -128,18 +128,18 @@ def test_bytes_that_are_not_utf8_are_a_failure_of_the_model_in_json() -> None:
 
 
 @pytest.mark.parametrize("values", [np.array([1j]), np.array(["2026-01-01"], "M8[D]"), np.zeros(1, [("a", "i4")])])
-def test_what_is_no_tensor_of_the_protocol_is_a_failure_of_the_model(values: Any) -> None:
+def test_arrays_of_unsupported_types_are_a_failure_of_the_model(values: Any) -> None:
     with pytest.raises(Failed, match="the model's output y"):
         encode({"y": values}, head=head(), model="m", version="1")
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_objects_that_are_no_strings_are_a_failure_of_the_model(binary: bool) -> None:
+def test_objects_that_are_not_strings_are_a_failure_of_the_model(binary: bool) -> None:
     with pytest.raises(Failed, match="neither bytes nor a string"):
         encode({"y": np.array([None], object)}, head=head(binary=binary), model="m", version="1")
 
 
-def test_no_output_at_all_is_a_failure_of_the_model() -> None:
+def test_no_outputs_are_a_failure_of_the_model() -> None:
     with pytest.raises(Failed, match="no outputs"):
         encode({}, head=head(), model="m", version="1")
 
@@ -165,7 +165,7 @@ def test_answers_of_a_batch_are_the_answers_of_its_rows() -> None:
         assert answer == encode(rows, head=asked, model="m", version="1")
 
 
-def test_an_item_that_cannot_be_encoded_leaves_the_others_alone() -> None:
+def test_an_item_that_cannot_be_encoded_does_not_affect_the_others() -> None:
     outputs = {"y": np.array([[1], [np.nan], [3]], np.float32)}
     items = [(head(), 0, 1), (head(), 1, 2), (head(binary=True), 1, 2), (head(outputs=(OutputHead("z", None),)), 2, 3)]
     first, second, third, fourth = encode_rows(outputs, items, model="m", version="1")
@@ -176,12 +176,12 @@ def test_an_item_that_cannot_be_encoded_leaves_the_others_alone() -> None:
 
 
 @pytest.mark.parametrize("values", [np.zeros((2, 1)), np.array(1.0), np.array([1j, 2j, 3j])])
-def test_outputs_that_do_not_hold_the_batch_fail_every_item(values: Any) -> None:
+def test_outputs_with_too_few_rows_fail_every_item(values: Any) -> None:
     answers = encode_rows({"y": values}, [(head(), 0, 1), (head(), 1, 3)], model="m", version="1")
     assert [type(answer) for answer in answers] == [Failed, Failed]
 
 
-def test_templates_of_one_model_are_not_mistaken_for_those_of_another() -> None:
+def test_models_do_not_share_templates() -> None:
     asked = head(binary=True)
     first = one({"y": Y}, asked)[0]
     second = read(encode({"y": Y}, head=asked, model="other", version="4"))[0]

@@ -1,4 +1,4 @@
-"""Requests into tensors, and tensors into batches."""
+"""Decodes requests into tensors, and assembles tensors into batches."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_json_data_may_be_nested_or_flat(data: list[Any]) -> None:
     ("shape", "data"),
     [([0], []), ([0, 3], []), ([2, 0], []), ([2, 0], [[], []]), ([0, 2, 2], []), ([], [7]), ([3, 1], [[1], [2], [3]])],
 )
-def test_odd_shapes_are_served(shape: list[int], data: list[Any]) -> None:
+def test_unusual_shapes_are_supported(shape: list[int], data: list[Any]) -> None:
     assert from_json("INT32", shape, data).shape == tuple(shape)
 
 
@@ -184,7 +184,7 @@ def test_raw_bytes_elements_are_split_by_their_lengths() -> None:
     assert not array.flags.writeable
 
 
-def test_empty_raw_tensors_are_served() -> None:
+def test_empty_raw_tensors_are_supported() -> None:
     tensors = decode(*binary(("a", "FP32", [0, 4], b""), ("b", "BYTES", [0], b""), ("c", "INT8", [1], b"\x07"))).tensors
     assert [tensors["a"].shape, tensors["b"].shape, tensors["c"].tolist()] == [(0, 4), (0,), [7]]
 
@@ -204,22 +204,22 @@ def test_json_and_raw_inputs_mix_in_the_order_of_the_head() -> None:
     assert {name: array.tolist() for name, array in tensors.items()} == {"a": [1, 2], "b": [b"s"], "c": [3]}
 
 
-def test_a_json_body_may_say_its_own_length() -> None:
+def test_a_json_body_may_have_its_own_length() -> None:
     text = orjson.dumps({"inputs": [{"name": "x", "datatype": "INT8", "shape": [1], "data": [1]}]})
     assert decode(text, len(text)).tensors["x"].tolist() == [1]
     with pytest.raises(InvalidRequest, match="unexpected additional input data: 1 bytes"):
         decode(text + b" ", len(text))
 
 
-@pytest.mark.parametrize(("change", "says"), [(b"\x00", "unexpected additional input data"), (None, "cut short")])
-def test_trailing_and_missing_bytes_are_refused(change: bytes | None, says: str) -> None:
+@pytest.mark.parametrize(("change", "text"), [(b"\x00", "unexpected additional input data"), (None, "cut short")])
+def test_trailing_and_missing_bytes_are_refused(change: bytes | None, text: str) -> None:
     body, length = binary(("x", "FP32", [2], bytes(8)))
-    with pytest.raises(InvalidRequest, match=says):
+    with pytest.raises(InvalidRequest, match=text):
         decode(body + change if change else body[:-1], length)
 
 
 @pytest.mark.parametrize(
-    ("raw", "shape", "says"),
+    ("raw", "shape", "text"),
     [
         (packed(b"abc")[:-1] + packed(b""), [2], "left over|cut short"),
         (packed(b"abc", b"d"), [1], "left over"),
@@ -227,8 +227,8 @@ def test_trailing_and_missing_bytes_are_refused(change: bytes | None, says: str)
         (packed(b"abcd") + b"\x00\x00", [2], "element 1 is cut short"),
     ],
 )
-def test_raw_bytes_elements_with_wrong_lengths_are_refused(raw: bytes, shape: list[int], says: str) -> None:
-    with pytest.raises(InvalidRequest, match=says):
+def test_raw_bytes_elements_with_wrong_lengths_are_refused(raw: bytes, shape: list[int], text: str) -> None:
+    with pytest.raises(InvalidRequest, match=text):
         decode(*binary(("s", "BYTES", shape, raw)))
 
 
@@ -246,7 +246,7 @@ def test_a_body_without_a_head_may_be_one_string() -> None:
 
 
 @pytest.mark.parametrize(
-    ("specs", "says"),
+    ("specs", "text"),
     [
         ((TensorSpec("x", "FP32", (-1, 2)), TensorSpec("y", "FP32", (-1, 2))), "this one has x, y"),
         ((TensorSpec("x", "FP32", (-1, -1, -1)),), "at most one"),
@@ -256,8 +256,8 @@ def test_a_body_without_a_head_may_be_one_string() -> None:
         ((TensorSpec("x", "BYTES", (-1, 2)),), "one element"),
     ],
 )
-def test_a_body_without_a_head_that_does_not_fit_is_refused(specs: tuple[TensorSpec, ...], says: str) -> None:
-    with pytest.raises(InvalidRequest, match=says):
+def test_a_body_without_a_head_that_does_not_fit_is_refused(specs: tuple[TensorSpec, ...], text: str) -> None:
+    with pytest.raises(InvalidRequest, match=text):
         decode_raw(bytes(8), specs, max_rows=8)
 
 
@@ -275,7 +275,7 @@ def test_a_model_without_a_batch_dimension_takes_one_row() -> None:
     assert check(request(np.zeros(2, np.float32), np.zeros(5, np.int64)), specs, max_rows=0) == 1
 
 
-def test_what_is_known_of_a_shared_head_holds_for_one_model_only() -> None:
+def test_the_check_of_a_shared_head_is_remembered_for_one_model_only() -> None:
     inputs = request(np.zeros((3, 2), np.float32), np.zeros(3, np.int64))
     assert inputs.head.shared
     assert check(inputs, SPECS, max_rows=3) == check(inputs, SPECS, max_rows=3) == 3
@@ -286,7 +286,7 @@ def test_what_is_known_of_a_shared_head_holds_for_one_model_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("specs", "says"),
+    ("specs", "text"),
     [
         ((*SPECS, TensorSpec("z", "FP32", (-1,))), "input z is missing"),
         (SPECS[:1], "input 'n' is not one of the model's"),
@@ -295,14 +295,14 @@ def test_what_is_known_of_a_shared_head_holds_for_one_model_only() -> None:
         ((TensorSpec("x", "FP32", (-1,)), SPECS[1]), "input x has shape"),
     ],
 )
-def test_a_request_that_does_not_fit_is_refused(specs: tuple[TensorSpec, ...], says: str) -> None:
-    with pytest.raises(InvalidRequest, match=says):
+def test_a_request_that_does_not_fit_is_refused(specs: tuple[TensorSpec, ...], text: str) -> None:
+    with pytest.raises(InvalidRequest, match=text):
         check(request(np.zeros((3, 2), np.float32), np.zeros(3, np.int64)), specs, max_rows=4)
 
 
-@pytest.mark.parametrize(("x", "n", "says"), [(3, 2, "equal in all inputs"), (0, 0, "has no rows")])
-def test_inputs_must_agree_on_their_rows(x: int, n: int, says: str) -> None:
-    with pytest.raises(InvalidRequest, match=says):
+@pytest.mark.parametrize(("x", "n", "text"), [(3, 2, "equal in all inputs"), (0, 0, "has no rows")])
+def test_inputs_must_agree_on_their_rows(x: int, n: int, text: str) -> None:
+    with pytest.raises(InvalidRequest, match=text):
         check(request(np.zeros((x, 2), np.float32), np.zeros(n, np.int64)), SPECS, max_rows=4)
 
 

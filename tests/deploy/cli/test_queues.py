@@ -1,4 +1,4 @@
-"""`millrace queues`: after other limits were set, queues that were there get them, with their messages."""
+"""`millrace queues` gives existing queues new limits and keeps their messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ broker: {{url: "{url}", limits: {{requests: {requests}, size: 1MiB}}}}
 
 @pytest.fixture
 async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    """A RabbitMQ with an endpoint's queues of older limits, and settings beside it."""
+    """A RabbitMQ with an endpoint's queue of older limits, and settings in the test's folder."""
     channels = Channels(f"q{uuid4().hex[:10]}.")
     text = SETTINGS.format(prefix=channels.prefix, url=rabbitmq_url(), requests=50)
     (tmp_path / "millrace.yaml").write_text(text)
@@ -49,12 +49,12 @@ async def queues(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return await asyncio.to_thread(millrace, "queues", *words, folder=folder)
 
 
-async def test_queues_get_the_limits_that_were_set_later(broker: Broker, tmp_path: Path) -> None:
+async def test_migrate_gives_existing_queues_new_limits(broker: Broker, tmp_path: Path) -> None:
     checked = await queues(tmp_path, "check", "--json")
     assert checked.returncode == 1
     assert "x-max-length is 40 and should be 50" in checked.stdout
     refused = await queues(tmp_path, "migrate")
-    assert (refused.returncode, "say --yes" in refused.stderr) == (2, True)
+    assert (refused.returncode, "add --yes" in refused.stderr) == (2, True)
     migrated = await queues(tmp_path, "migrate", "--yes")
     assert (migrated.returncode, "30 messages kept, 0 lost" in migrated.stdout) == (0, True)
     assert (await broker.depth(broker.channels.requests("e"))).messages == 30
@@ -62,7 +62,7 @@ async def test_queues_get_the_limits_that_were_set_later(broker: Broker, tmp_pat
     assert (again.returncode, again.stdout.strip()) == (0, "queue  differs")
 
 
-async def test_a_queue_that_holds_more_than_its_new_limit_stays_as_it_is(broker: Broker, tmp_path: Path) -> None:
+async def test_a_queue_with_more_messages_than_the_new_limit_is_not_migrated(broker: Broker, tmp_path: Path) -> None:
     queue, settings = broker.channels.requests("e"), tmp_path / "millrace.yaml"
     text = settings.read_text()
     settings.write_text(text.replace("requests: 50", "requests: 20"))

@@ -1,4 +1,4 @@
-"""The demonstration, small, with the process engine."""
+"""A small run of the demonstration with the process engine, and its checks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def answer(number: int, status: str = "ok", request_id: str = "") -> TallyAnswer
     )
 
 
-def test_it_ends_with_a_table_and_exit_status_0(tmp_path: Path) -> None:
+def test_the_demonstration_ends_with_a_table_and_exit_status_0(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "deploy.cli", "demo", "--engine", "process", "--requests", "64"],
         cwd=tmp_path,
@@ -39,8 +39,8 @@ def test_it_ends_with_a_table_and_exit_status_0(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for said in ("answered 64 of 64, labels accepted 64 of 64", "linear", "cnn", "exactly one row"):
-        assert said in done.stdout
+    for text in ("answered 64 of 64, labels accepted 64 of 64", "linear", "cnn", "exactly one row"):
+        assert text in done.stdout
     assert list(tmp_path.glob("millrace-demo-*")) == []
 
 
@@ -51,7 +51,7 @@ def test_a_wrong_engine_is_exit_status_2(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scenario", [[], ["--scenario", "bandit"]])
-def test_a_broker_that_does_not_answer_is_said_before_anything_is_trained(tmp_path: Path, scenario: list[str]) -> None:
+def test_an_unreachable_broker_is_reported_before_the_training(tmp_path: Path, scenario: list[str]) -> None:
     done = millrace("demo", *scenario, "--broker", "amqp://127.0.0.1:1/", folder=tmp_path)
     assert done.returncode == 1
     assert "127.0.0.1:1" in done.stderr
@@ -59,7 +59,7 @@ def test_a_broker_that_does_not_answer_is_said_before_anything_is_trained(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("answers", "expected"),
     [
         ([answer(0)], "not answered: 1 (1)"),
         ([answer(0), answer(1), answer(1, request_id="another")], "answered twice: 1 (1)"),
@@ -67,17 +67,17 @@ def test_a_broker_that_does_not_answer_is_said_before_anything_is_trained(tmp_pa
         ([answer(0), answer(1, status="expired")], "failed: 1 (HTTP request 1: expired)"),
     ],
 )
-def test_a_tally_that_is_not_exactly_once_complains(answers: list[TallyAnswer], said: str) -> None:
-    assert Tally(np.array([1, 2]), answers).complaints() == [said]
+def test_a_tally_reports_requests_without_exactly_one_answer(answers: list[TallyAnswer], expected: str) -> None:
+    assert Tally(np.array([1, 2]), answers).complaints() == [expected]
 
 
-def test_a_tally_of_one_answer_each_does_not_complain() -> None:
+def test_a_tally_with_one_answer_for_each_request_reports_nothing() -> None:
     tally = Tally(np.array([1, 2]), [answer(0), answer(1)])
     assert tally.complaints() == []
     assert tally.accuracy("cnn") == 0.5
 
 
-def test_answers_without_rows_and_labels_are_complained_about() -> None:
+def test_answers_without_rows_and_labels_are_reported() -> None:
     check = RowCheck("digits", {UID: 1}, 1)
     assert check.complaints() == [
         "requests without a row: 1",

@@ -1,4 +1,4 @@
-"""The `declared` log follows the files: what leaves them is withdrawn, and nothing that came from elsewhere."""
+"""The log `declared` follows the endpoint files; endpoints from other sources are not touched."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write(folder: Path, file: str, *endpoints: str, arm: str = "v1") -> Path:
-    """Write a file; each is newer than the one before it, however coarse the file system's clock is."""
+    """Write a file with a newer time of modification than before, even if the file system's clock is coarse."""
     path = folder / "endpoints" / file
     newer = path.stat().st_mtime + 1 if path.exists() else None
     path.write_text("\n---\n".join(f"endpoint: {name}\narms: {{{arm}: hello@1}}" for name in endpoints), "utf-8")
@@ -44,26 +44,26 @@ def write(folder: Path, file: str, *endpoints: str, arm: str = "v1") -> Path:
 async def started(broker: Broker, folder: Path) -> DeclarationWatch:
     watch = DeclarationWatch(broker, folder, PATTERN)
     await watch.start()
-    await watch.look()
+    await watch.publish_changes()
     return watch
 
 
 async def declared(broker: Broker) -> dict[str, list[str]]:
-    """Return endpoints with their arms, as somebody who comes now reads them."""
+    """The declared endpoints with their arms, read from the log."""
     declarations = Declarations(broker)
     await declarations.read()
     return {name: list(endpoint.arms) for name, endpoint in declarations.endpoints.items()}
 
 
-async def test_an_endpoint_that_is_renamed_in_its_file_leaves_no_old_name(broker: Broker, folder: Path) -> None:
+async def test_the_old_name_of_a_renamed_endpoint_is_withdrawn(broker: Broker, folder: Path) -> None:
     write(folder, "a.yaml", "old", "kept")
     watch = await started(broker, folder)
     write(folder, "a.yaml", "new", "kept")
-    await watch.look()
+    await watch.publish_changes()
     assert set(await declared(broker)) == {"new", "kept"}
 
 
-async def test_what_left_the_files_while_nobody_watched_is_withdrawn_at_the_next_start(
+async def test_endpoints_removed_while_no_watch_ran_are_withdrawn_at_the_next_start(
     broker: Broker, folder: Path
 ) -> None:
     gone = write(folder, "a.yaml", "gone")
@@ -75,7 +75,7 @@ async def test_what_left_the_files_while_nobody_watched_is_withdrawn_at_the_next
     assert set(await declared(broker)) == {"kept"}
 
 
-async def test_what_was_declared_by_other_means_stays(broker: Broker, folder: Path, tmp_path: Path) -> None:
+async def test_endpoints_from_other_sources_stay(broker: Broker, folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     (other / "endpoints").mkdir(parents=True)
     write(other, "a.yaml", "of-another-folder")
@@ -89,7 +89,7 @@ async def test_what_was_declared_by_other_means_stays(broker: Broker, folder: Pa
     assert set(await declared(broker)) == {"of-another-folder", "by-hand"}
 
 
-async def test_a_file_that_cannot_be_read_keeps_what_it_declared(broker: Broker, folder: Path) -> None:
+async def test_an_invalid_file_keeps_its_earlier_declarations(broker: Broker, folder: Path) -> None:
     path = write(folder, "a.yaml", "a")
     await started(broker, folder)
     path.write_text("endpoint: [", "utf-8")
@@ -97,28 +97,28 @@ async def test_a_file_that_cannot_be_read_keeps_what_it_declared(broker: Broker,
     assert set(await declared(broker)) == {"a"}
 
 
-async def test_an_endpoint_that_moves_to_another_file_is_never_away(broker: Broker, folder: Path) -> None:
+async def test_an_endpoint_that_moves_to_another_file_is_not_withdrawn(broker: Broker, folder: Path) -> None:
     path = write(folder, "a.yaml", "moves")
     watch = await started(broker, folder)
     path.rename(path.with_name("b.yaml"))
-    await watch.look()
+    await watch.publish_changes()
     assert set(await declared(broker)) == {"moves"}
     path.with_name("b.yaml").unlink()
     await started(broker, folder)
     assert await declared(broker) == {}
 
 
-async def test_a_file_takes_over_what_another_one_lets_go(broker: Broker, folder: Path) -> None:
+async def test_an_endpoint_removed_from_one_file_is_declared_by_another(broker: Broker, folder: Path) -> None:
     write(folder, "a.yaml", "shared", arm="first")
     write(folder, "b.yaml", "shared", arm="second")
     watch = await started(broker, folder)
     assert await declared(broker) == {"shared": ["first"]}
     write(folder, "a.yaml", "other", arm="first")
-    await watch.look()
+    await watch.publish_changes()
     assert await declared(broker) == {"other": ["first"], "shared": ["second"]}
 
 
-async def test_a_broker_that_was_away_hears_of_it_later(
+async def test_changes_are_published_when_an_unreachable_broker_is_back(
     broker: Broker, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(folder, "a.yaml", "gone")
@@ -132,23 +132,23 @@ async def test_a_broker_that_was_away_hears_of_it_later(
     with monkeypatch.context() as patched:
         patched.setattr(broker, "append", away)
         with pytest.raises(Unreachable):
-            await watch.look()
-    await watch.look()
+            await watch.publish_changes()
+    await watch.publish_changes()
     assert set(await declared(broker)) == {"new"}
 
 
-async def test_two_documents_for_one_endpoint_change_nothing_and_are_said(
+async def test_two_documents_for_one_endpoint_are_logged_and_change_nothing(
     broker: Broker, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(folder, "a.yaml", "same")
     watch = await started(broker, folder)
     write(folder, "a.yaml", "same", "same", arm="v2")
-    await watch.look()
+    await watch.publish_changes()
     assert await declared(broker) == {"same": ["v1"]}
     assert "endpoint same is declared twice in this file" in caplog.text
 
 
-async def test_files_that_are_not_read_or_declare_nothing_are_warned_of_once(
+async def test_unread_and_empty_files_are_logged_once(
     broker: Broker, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(folder, "a.yaml", "a")
@@ -156,7 +156,7 @@ async def test_files_that_are_not_read_or_declare_nothing_are_warned_of_once(
     watch = await started(broker, folder)
     write(folder, "a.yaml")
     for _ in range(3):
-        await watch.look()
+        await watch.publish_changes()
     assert await declared(broker) == {}
     assert caplog.text.count("b.yml is not read: endpoints is endpoints/*.yaml; name it b.yaml") == 1
-    assert caplog.text.count("a.yaml declares nothing") == 1
+    assert caplog.text.count("a.yaml declares no endpoint any more") == 1

@@ -1,6 +1,6 @@
-"""The environment of processes: threads of native libraries, and what a model's freed memory becomes.
+"""Limits of native thread pools and of freed memory, in the environment of processes.
 
-A model computes on as many threads as `processors.threads` allows, whatever computes it and wherever it runs.
+A model computes with as many threads as `processors.threads` allows, with every runtime and engine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import numpy as np
 def faults(calls):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(calls):
-        held = [np.ones(1 << 20) for _ in range(4)]  # 8 MiB each: larger than what glibc keeps by itself
+        held = [np.ones(1 << 20) for _ in range(4)]  # 8 MiB each: larger than the buffers that glibc keeps by default
         del held
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -47,7 +47,7 @@ backend: "%s"
 input [ { name: "times" data_type: TYPE_INT64 dims: [ 1 ] } ]
 output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
 """
-ONCE, OFTEN = 1, 60  # so many products take about a second
+ONCE, OFTEN = 1, 60  # the larger number of products takes about a second
 NUMPY = f"""
 import numpy as np
 
@@ -58,7 +58,7 @@ class Model:
             y = x @ y / {SIZE}
         return {{"y": y[0, :1].copy()}}
 """
-# Products alone: what torch does by itself before one would give the thread its number.
+# Only products: another operation of torch before them would set the number of threads.
 TORCH = f"""
 def forward(self, times):
     x = torch.ones({SIZE}, 1) @ (torch.ones(1, {SIZE}) / {SIZE})
@@ -84,7 +84,7 @@ def write_models(folder: Path) -> None:
 @pytest.fixture(
     scope="module", params=[("process", 1), ("process", 2), ("ray", 2)], ids=["process-1", "process-2", "ray-2"]
 )
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, int]]:
+def installation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, int]]:
     engine, threads = request.param
     if engine == "ray":
         pytest.importorskip("ray", reason="the ray extra is not installed")
@@ -116,21 +116,21 @@ def seconds_of_threads(process: psutil.Process) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("model", ["torch", "numpy"])
-def test_a_model_computes_on_as_many_threads_as_it_is_given(place: tuple[Up, int], model: str) -> None:
-    up, threads = place
+def test_a_model_computes_with_the_number_of_threads_in_the_settings(installation: tuple[Up, int], model: str) -> None:
+    up, threads = installation
     ask(up, model, ONCE)
     process = replica(up, model)
     before = seconds_of_threads(process)
     ask(up, model, OFTEN)
     after = seconds_of_threads(process)
-    assert set(after) <= set(before), "threads were born while it computed"
+    assert set(after) <= set(before), "threads were created during the computation"
     spent = {number: seconds - before[number] for number, seconds in after.items()}
     busy = [seconds for seconds in spent.values() if seconds > max(spent.values()) / 4]
     assert len(busy) == threads, spent
 
 
-def test_every_process_is_started_with_bounds(place: tuple[Up, int]) -> None:
-    up, _ = place
+def test_every_process_starts_with_limits_on_threads_and_memory(installation: tuple[Up, int]) -> None:
+    up, _ = installation
     parts = psutil.Process(up.process.pid).children()
     assert {part.environ().get(name) for part in parts for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")} == {"1"}
     assert {replica(up, model).environ()["MALLOC_TRIM_THRESHOLD_"] for model in ("numpy", "torch")} == {str(1 << 30)}
@@ -143,11 +143,11 @@ def faults(native: Mapping[str, str]) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc reads these variables")
-def test_buffers_that_a_model_frees_are_used_again() -> None:
+def test_freed_buffers_of_a_model_are_reused() -> None:
     assert 10 * faults(replica_environment(1)) < faults(pools(1))
 
 
-def test_a_part_that_is_started_by_hand_bounds_itself(tmp_path: Path) -> None:
+def test_a_part_that_is_started_by_hand_limits_its_own_threads(tmp_path: Path) -> None:
     millrace("init", "shop", folder=tmp_path)
     command = [
         sys.executable,

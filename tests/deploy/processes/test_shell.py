@@ -1,4 +1,4 @@
-"""What a process does when nobody is left who could stop it."""
+"""The shell of a process: its HTTP pages, and its end when the parent is gone."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PATIENCE_S = 20.0
     ("kind", "last"),
     [("sleeping-loop", ""), ("busy-loop", ""), ("executor", "stopped\n"), ("nowhere", "stopped\n")],
 )
-def test_a_process_whose_parent_was_killed_ends_wherever_it_hangs(kind: str, last: str) -> None:
+def test_a_process_whose_parent_was_killed_ends_even_if_it_hangs(kind: str, last: str) -> None:
     command = [sys.executable, "-m", "tests.deploy.orphan", kind]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "started\n"
         parent.kill()
-        # Both write into this pipe: it ends with the last of them.
+        # Both processes hold this pipe: it ends when the last of them ends.
         assert parent.communicate(timeout=PATIENCE_S)[0] == last
 
 
@@ -37,13 +37,13 @@ def test_a_process_whose_parent_was_killed_ends_wherever_it_hangs(kind: str, las
     ("accept", "kind"),
     [("application/openmetrics-text; version=1.0.0", "application/openmetrics-text"), ("", "text/plain")],
 )
-async def test_metrics_are_in_the_format_that_the_scraper_takes(accept: str, kind: str) -> None:
+async def test_metrics_have_the_format_that_the_scraper_accepts(accept: str, kind: str) -> None:
     context = context_of("gateway", asyncio.Event())
     GatewayMetrics(context.registry).refused("malformed")
     server = serve_pages(context, "127.0.0.1", 0)
     try:
-        asked = Request(f"http://127.0.0.1:{context.metrics_port}/metrics", headers={"accept": accept})
-        page = await asyncio.to_thread(urlopen, asked, None, 10)
+        request = Request(f"http://127.0.0.1:{context.metrics_port}/metrics", headers={"accept": accept})
+        page = await asyncio.to_thread(urlopen, request, None, 10)
         text = page.read().decode()
         page.close()
     finally:
@@ -55,7 +55,7 @@ async def test_metrics_are_in_the_format_that_the_scraper_takes(accept: str, kin
     assert values["millrace_gateway_refused_total", "malformed"] == 1
 
 
-async def test_silent_connections_do_not_keep_health_from_anybody() -> None:
+async def test_silent_connections_do_not_block_health_requests() -> None:
     context = context_of("gateway", asyncio.Event())
     server = serve_pages(context, "127.0.0.1", 0)
     silent = [socket.create_connection(("127.0.0.1", context.metrics_port)) for _ in range(8)]
@@ -70,10 +70,10 @@ async def test_silent_connections_do_not_keep_health_from_anybody() -> None:
         server.server_close()
 
 
-def test_a_process_whose_parent_was_gone_before_it_looked_starts_nothing() -> None:
+def test_a_process_whose_parent_is_gone_at_its_start_does_not_run() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         gone.wait()
     command = [sys.executable, "-m", "tests.deploy.orphan", "child", "nowhere", str(gone.pid)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (done.returncode, done.stdout) == (DIED, "")
-    assert f"process {gone.pid}, which started this one, is gone already" in done.stderr
+    assert f"the parent process {gone.pid} is gone already" in done.stderr

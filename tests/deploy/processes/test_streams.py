@@ -1,4 +1,4 @@
-"""Processes that are started with closed standard descriptors serve like any other."""
+"""Processes that are started with closed standard descriptors work like others."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from deploy.hosts import free_port
 from tests.deploy.running import WITHIN_S, environment, eventually, millrace
 
-KNOWS = """
+CHECK = """
 import os, sys
 from deploy.processes.streams import open_standard_streams
 open_standard_streams()
-print("heard")
+print("output")
 sys.exit(0 if all(os.get_inheritable(number) for number in range(3)) and os.open("/", os.O_RDONLY) > 2 else 3)
 """
 SHELL = ("/bin/sh", "-c")
@@ -26,7 +26,7 @@ CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]
 
 @pytest.mark.parametrize("closed", CLOSED)
 def test_a_closed_descriptor_is_open_and_inherited_afterwards(closed: str) -> None:
-    command = [*SHELL, f"exec {sys.executable} -c '{KNOWS}' {closed}"]
+    command = [*SHELL, f"exec {sys.executable} -c '{CHECK}' {closed}"]
     assert subprocess.run(command, timeout=WITHIN_S, check=False, capture_output=True).returncode == 0
 
 

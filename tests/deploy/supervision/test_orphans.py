@@ -1,4 +1,4 @@
-"""Parts whose supervisor was killed: they end by themselves, and the next supervisor waits for them or names them."""
+"""Parts of a killed supervisor end by themselves; the next supervisor waits for them, or names those that hang."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shop(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def killed(shop: Path) -> Iterator[Up]:
-    """One whose supervisor is killed as soon as it has started its parts."""
+    """An installation that has just started its parts, for a test that kills the supervisor."""
     up = Up(shop, **SHORT)
     eventually(lambda: len(up.family()) == 5)
     yield up
@@ -34,19 +34,19 @@ def killed(shop: Path) -> Iterator[Up]:
     up.process.wait()
 
 
-def test_a_command_line_is_read_as_it_was_written() -> None:
+def test_a_command_line_is_parsed_as_it_was_written() -> None:
     command = PartCommand(parent=17, settings=Path("/shop/millrace.yaml"), words=["replica", "hello", "1"])
     assert read_command(command_line(command)[4:]) == command
 
 
-def test_parts_of_a_supervisor_that_was_killed_in_its_first_second_end_by_themselves(killed: Up) -> None:
+def test_parts_end_by_themselves_if_the_supervisor_is_killed_in_its_first_second(killed: Up) -> None:
     family = killed.family()
     killed.process.kill()
     killed.process.wait()
     assert wait_until_gone(family, 30.0) == []
 
 
-def test_the_next_one_waits_for_parts_that_stop_and_becomes_ready(killed: Up) -> None:
+def test_the_next_supervisor_waits_for_orphans_that_stop_and_becomes_ready(killed: Up) -> None:
     family = killed.family()
     killed.process.kill()
     killed.process.wait()
@@ -58,7 +58,7 @@ def test_the_next_one_waits_for_parts_that_stop_and_becomes_ready(killed: Up) ->
         assert again.stop() == 0
 
 
-def test_the_next_one_names_a_part_that_hangs_and_the_way_out(killed: Up) -> None:
+def test_the_next_supervisor_names_an_orphan_that_hangs_and_how_to_end_it(killed: Up) -> None:
     killed.wait_for("ready   http")
     family = killed.family()
     [router] = [one for one in family if one.cmdline()[-1] == "router"]
@@ -68,16 +68,16 @@ def test_the_next_one_names_a_part_that_hangs_and_the_way_out(killed: Up) -> Non
     try:
         again = Up(killed.folder, **SHORT)
         assert again.process.wait(WITHIN_S) == 1
-        said = " ".join(again.output().split())
-        assert f"router (process {router.pid})" in said
-        assert f"`kill -9 {router.pid}`" in said
-        assert "Traceback" not in said
+        output = " ".join(again.output().split())
+        assert f"router (process {router.pid})" in output
+        assert f"`kill -9 {router.pid}`" in output
+        assert "Traceback" not in output
     finally:
         router.kill()
     assert wait_until_gone(family, 30.0) == []
 
 
-def test_a_part_that_was_started_by_hand_is_no_orphan(shop: Path) -> None:
+def test_a_part_that_was_started_by_hand_is_not_an_orphan(shop: Path) -> None:
     command = [sys.executable, "-m", "deploy.part", str(shop / "millrace.yaml"), "learner"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         eventually(lambda: "deploy.part" in psutil.Process(process.pid).cmdline())

@@ -1,4 +1,4 @@
-"""When an installation says that it is ready, all ways into it are open."""
+"""An installation is ready only when HTTP clients and queue clients can send requests."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
 """
 
 
-async def test_an_installation_is_not_ready_before_its_queue_clients_can_send(tmp_path: Path) -> None:
+async def test_an_installation_is_not_ready_before_the_request_queues_exist(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "millrace.yaml").write_text(f"gateway: {{http_port: {port}}}\n")
     (tmp_path / "models/hello/1").mkdir(parents=True)
     (tmp_path / "models/hello/1/model.py").write_text("class Model: pass\n")
     (tmp_path / "models/hello/config.pbtxt").write_text(CONFIG)
-    place = Installation.at(tmp_path / "millrace.yaml")
-    supervisor = Supervisor(place, {})
-    supervisor.children.clear()  # no part of ours: the replica is a record, the gateway an answer, the router late
-    gateway = await asyncio.start_server(_say_yes, "127.0.0.1", port)
-    async with gateway, place.broker() as broker:
+    installation = Installation.at(tmp_path / "millrace.yaml")
+    supervisor = Supervisor(installation, {})
+    supervisor.children.clear()  # the replica is an announcement, the gateway a fake server
+    gateway = await asyncio.start_server(_answer_ok, "127.0.0.1", port)
+    async with gateway, installation.broker() as broker:
         await broker.declare(broker.channels.status)
-        said = Announcement(instance="r", part="replica", state="ready", at_us=now_us(), model="hello", version=1)
-        await broker.append(broker.channels.status, [write_announcement(said)])
-        waiting = asyncio.create_task(wait_until_served(place, supervisor, PATIENCE_S, lambda: True))
+        announcement = Announcement(
+            instance="r", part="replica", state="ready", at_us=now_us(), model="hello", version=1
+        )
+        await broker.append(broker.channels.status, [write_announcement(announcement)])
+        waiting = asyncio.create_task(wait_until_served(installation, supervisor, PATIENCE_S, lambda: True))
         done, _ = await asyncio.wait((waiting,), timeout=1.0)
         assert not done
         await broker.declare(broker.channels.requests("hello"))  # as the router does, a little late
@@ -44,7 +46,7 @@ async def test_an_installation_is_not_ready_before_its_queue_clients_can_send(tm
     assert outcome.safe
 
 
-async def _say_yes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _answer_ok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readuntil(b"\r\n\r\n")
     writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}")
     await writer.drain()

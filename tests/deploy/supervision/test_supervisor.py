@@ -1,4 +1,4 @@
-"""Waiting for a gateway: how long it took, and a stop in between."""
+"""Waiting for the gateway, and parts that end with wrong settings."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from deploy.supervision.supervisor import Supervisor, wait_until_ready
 from deploy.wiring import Installation
 
 
-async def test_who_is_stopped_before_the_gateway_is_ready_says_nothing_of_the_time_that_was_allowed() -> None:
-    asked = iter([True, True, False])
-    await wait_until_ready(free_port(), "127.0.0.1", 173.0, lambda: next(asked))
+async def test_a_stop_ends_the_wait_for_the_gateway_without_an_error() -> None:
+    running = iter([True, True, False])
+    await wait_until_ready(free_port(), "127.0.0.1", 173.0, lambda: next(running))
 
 
-async def test_the_time_that_was_waited_is_said_and_what_is_missing() -> None:
+async def test_a_gateway_that_is_not_ready_in_time_is_an_error_with_the_time_and_the_reason() -> None:
     with pytest.raises(Unavailable, match="is not ready after 0 s: nothing listens there yet"):
         await wait_until_ready(free_port(), "127.0.0.1", 0.0)
 
 
-class Ended:
+class EndedProcess:
     """A process that has ended with an exit status."""
 
     def __init__(self, code: int) -> None:
@@ -37,10 +37,10 @@ def test_a_part_with_wrong_settings_ends_only_an_installation_that_was_never_rea
     supervisor = Supervisor(Installation.at(tmp_path / "millrace.yaml"), {})
     supervisor.was_ready = was_ready
     child = supervisor.children["router"]
-    child.process = Ended(MISCONFIGURED)  # type: ignore[assignment]
+    child.process = EndedProcess(MISCONFIGURED)  # type: ignore[assignment]
     if was_ready:
-        supervisor._note_death(child, 0.0)  # noqa: SLF001 - of a part that the test does not start
+        supervisor._note_death(child, 0.0)  # noqa: SLF001 - no part is started
         assert (child.process, child.not_before_s > 0.0) == (None, True)
     else:
-        with pytest.raises(Unavailable, match="router cannot start: it says why above"):
+        with pytest.raises(Unavailable, match="router cannot start: the reason is in its log lines above"):
             supervisor._note_death(child, 0.0)  # noqa: SLF001 - as above

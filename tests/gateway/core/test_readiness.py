@@ -1,4 +1,4 @@
-"""Ready means that what is in the repository and what is declared can be asked, or is known to be broken."""
+"""Ready means that all repository models and declared arms are served or known to be broken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from broker.delivery.heartbeat import Heartbeat
 from broker.protocol.ids import now_us
 from broker.records.status import Announcement, write_announcement
 from broker.support.database import Durability
-from tests.gateway.serving import Gateway, X, serving, until
+from tests.gateway.running_gateway import Gateway, X, running_gateway, until
 
 ARMS = {"a": "double@1", "b": "double@2"}
 BROKEN = "endpoint fraud: arm b (double@2) has no ready replica"
@@ -19,23 +19,23 @@ BROKEN = "endpoint fraud: arm b (double@2) has no ready replica"
 
 @pytest.fixture
 async def starting(tmp_path: Path) -> AsyncIterator[Gateway]:
-    """A gateway that no catalog has told anything yet."""
-    async with serving(tmp_path, is_loaded=False) as gateway:
+    """A gateway before the first announcement of a catalog."""
+    async with running_gateway(tmp_path, is_loaded=False) as gateway:
         yield gateway
 
 
 async def test_nothing_is_ready_before_the_repository_is_known(starting: Gateway) -> None:
     answer = await starting.until("/v2/health/ready", 503)
-    assert "no catalog has said yet what the model repository holds" in answer.json()["waiting_for"][0]
+    assert "no catalog has announced the model repository yet" in answer.json()["waiting_for"][0]
     await starting.catalog({"double": [1]})
     await starting.until("/v2/health/ready", 200)
 
 
-async def test_what_is_not_known_yet_is_not_said_to_be_missing(starting: Gateway) -> None:
-    """A client that comes first is to try again, not to give up."""
+async def test_an_endpoint_that_is_not_known_yet_is_503_and_not_404(starting: Gateway) -> None:
+    """An early client should try again, not give up."""
     answer = await starting.client.post("/v2/models/later/infer", json={"inputs": []})
     assert answer.status_code == 503
-    assert "not everything is loaded yet" in answer.json()["error"]
+    assert "is still loading models" in answer.json()["error"]
     await starting.catalog({"double": [1]})
     await starting.until("/v2/health/ready", 200)
     assert (await starting.client.post("/v2/models/later/infer", json={"inputs": []})).status_code == 404
@@ -57,19 +57,19 @@ async def test_a_version_that_failed_is_not_waited_for(starting: Gateway) -> Non
     await starting.until("/v2/health/ready", 200)
 
 
-async def test_a_version_whose_processes_die_at_loading_is_not_waited_for(starting: Gateway) -> None:
+async def test_a_version_whose_processes_die_while_loading_is_not_waited_for(starting: Gateway) -> None:
     await starting.catalog({"double": [1], "crashing": [1]})
     for turn in range(3):
         assert (await starting.client.get("/v2/health/ready")).status_code == 503
-        said = Announcement(
+        announcement = Announcement(
             instance=f"replica-{turn}", part="replica", state="loading", at_us=now_us(), model="crashing", version=1
         )
-        await starting.broker.append(starting.broker.channels.status, [write_announcement(said)])
+        await starting.broker.append(starting.broker.channels.status, [write_announcement(announcement)])
     await starting.until("/v2/health/ready", 200)
 
 
 async def test_an_arm_that_breaks_later_makes_only_its_endpoint_unready(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         await gateway.declare(endpoint="fraud", arms=ARMS, policy={"split": ["a", "b"]})
         await gateway.until("/v2/models/fraud/ready", 200)
         answer = await gateway.client.get("/v2/health/ready")
@@ -78,7 +78,7 @@ async def test_an_arm_that_breaks_later_makes_only_its_endpoint_unready(tmp_path
 
 
 async def test_a_setting_keeps_tritons_strict_form(tmp_path: Path) -> None:
-    async with serving(tmp_path, strict_readiness=True) as gateway:
+    async with running_gateway(tmp_path, strict_readiness=True) as gateway:
         await gateway.declare(endpoint="fraud", arms=ARMS, policy={"split": ["a", "b"]})
         answer = await gateway.until("/v2/health/ready", 503)
         assert answer.json()["waiting_for"] == [BROKEN]
@@ -86,12 +86,12 @@ async def test_a_setting_keeps_tritons_strict_form(tmp_path: Path) -> None:
         await gateway.until("/v2/health/ready", 200)
 
 
-async def test_what_other_processes_say_is_wrong_is_shown(tmp_path: Path) -> None:
-    async with serving(tmp_path) as gateway:
+async def test_the_troubles_of_other_processes_are_shown(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
         announcer = Heartbeat(
             gateway.broker, instance="router-1", part="router", troubles=lambda: ["endpoint later: refused"]
         )
-        await announcer.say("ready")
+        await announcer.set_state("ready")
 
         async def shown() -> bool:
             answer = await gateway.client.get("/v2/health/ready")
@@ -103,15 +103,15 @@ async def test_what_other_processes_say_is_wrong_is_shown(tmp_path: Path) -> Non
 async def test_a_broker_that_takes_nothing_makes_the_gateway_unready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with serving(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         monkeypatch.setattr(type(gateway.broker), "stopped_by", "broker.db cannot be written: the disk is full")
         answer = await gateway.until("/v2/health/ready", 503)
         assert answer.json()["waiting_for"] == ["broker.db cannot be written: the disk is full"]
 
 
-async def test_a_full_disk_is_said_at_once_and_everywhere(tmp_path: Path) -> None:
-    """It used to be a 504 that the request may still run, while readiness said 200."""
-    async with serving(tmp_path) as gateway:
+async def test_a_full_disk_is_reported_at_once_by_every_route(tmp_path: Path) -> None:
+    """Not as a 504 after a wait, while readiness is 200."""
+    async with running_gateway(tmp_path) as gateway:
         url, body = "/v2/models/double/infer", {"inputs": [X], "parameters": {"pad": "x" * 4_000_000}}
         await pages(gateway, 1)
         try:
@@ -128,6 +128,6 @@ async def test_a_full_disk_is_said_at_once_and_everywhere(tmp_path: Path) -> Non
 
 
 async def pages(gateway: Gateway, most: int) -> None:
-    """Let the broker's file not grow beyond so many pages: SQLite says what it says of a full disk."""
+    """Limit the broker's file to this many pages: SQLite then fails as on a full disk."""
     database = gateway.broker.database  # type: ignore[attr-defined]
     await database.run(lambda c: c.execute(f"PRAGMA max_page_count={most}").fetchall(), Durability.READ)

@@ -1,4 +1,4 @@
-"""Feedback is read by what its endpoint declares: what would count nowhere is refused."""
+"""Feedback must match the declared rewards of its endpoint."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from broker.records.feedback import read_feedback
-from tests.gateway.routes.test_infer import said
-from tests.gateway.serving import Gateway
+from tests.gateway.infer_requests import error_of
+from tests.gateway.running_gateway import Gateway
 
 UID = "01890a5d-ac96-774b-bcce-b302099a8057"
 REWARDS = {
@@ -25,7 +25,7 @@ async def declare(gateway: Gateway) -> None:
 
 
 async def given(gateway: Gateway, **feedback: Any) -> Any:
-    """Send feedback and return what is on the log."""
+    """Send feedback and return the records on the log."""
     answer = await gateway.client.post(URL, json={"request_id": UID, **feedback})
     assert answer.status_code == 202, answer.text
     (record,) = await gateway.broker.read(gateway.broker.channels.events("shop"), 0).read(10)
@@ -56,13 +56,13 @@ async def test_an_integer_names_an_item(gateway: Gateway) -> None:
         ({"values": {"clicked": 1}, "item": 1.5}, "item is not a string"),
     ],
 )
-async def test_what_would_count_nowhere_is_400_and_names_the_nearest(
+async def test_an_undeclared_reward_is_400_and_names_the_nearest_one(
     gateway: Gateway, feedback: dict[str, Any], named: str
 ) -> None:
     await declare(gateway)
     answer = await gateway.client.post(URL, json={"request_id": UID, **feedback})
     assert answer.status_code == 400
-    assert named in said(answer)
+    assert named in error_of(answer)
 
 
 async def test_an_endpoint_without_rewards_takes_any_number_by_name(gateway: Gateway) -> None:

@@ -1,4 +1,4 @@
-"""The OpenAPI document is what the gateway does, and what generators and linters can work with."""
+"""The OpenAPI document describes the gateway exactly, and works with generators and linters."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from starlette.routing import Route
 
 from gateway.routes.app import routes
 from gateway.routes.openapi import openapi
-from tests.gateway.routes.test_infer import BODY, URL, said
-from tests.gateway.serving import Gateway
+from tests.gateway.infer_requests import BODY, URL, error_of
+from tests.gateway.running_gateway import Gateway
 
 UID = "01890a5d-ac96-774b-bcce-b302099a8057"
 METHODS = ("get", "post", "delete")
 
 
 def validator(schema: str) -> Any:
-    """Return a validator of one of the document's schemas."""
+    """Return a validator for a schema of the document."""
     return Draft202012Validator({"$ref": f"#/components/schemas/{schema}", "components": openapi()["components"]})
 
 
@@ -38,7 +38,7 @@ def parts(document: Any) -> Iterator[dict[str, Any]]:
         yield from parts(inner)
 
 
-async def test_the_description_holds_exactly_the_routes(gateway: Gateway) -> None:
+async def test_the_description_has_exactly_the_routes(gateway: Gateway) -> None:
     described = {
         (path, method.upper())
         for path, item in (await gateway.client.get("/openapi.json")).json()["paths"].items()
@@ -57,7 +57,7 @@ def _routes() -> list[Route]:
     return routes(Anything(), Anything())  # type: ignore[arg-type]
 
 
-def test_the_description_is_sound() -> None:
+def test_the_description_is_valid_openapi() -> None:
     document = openapi()
     schemas = document["components"]["schemas"]
     for schema in schemas.values():
@@ -73,10 +73,10 @@ def test_the_description_is_sound() -> None:
     assert len(names) == len(set(names))
 
 
-def test_generators_and_linters_find_what_they_need() -> None:
+def test_generators_and_linters_find_the_fields_that_they_need() -> None:
     document = openapi()
     assert document["servers"][0]["url"] == "/"
-    assert document["security"] == []  # there is no authentication: said, not left out
+    assert document["security"] == []  # an explicit statement that there is no authentication
     for part in parts(document["components"]["schemas"]):
         assert part.get("type") != "array" or "items" in part, part
     for operation in operations():
@@ -139,16 +139,14 @@ async def test_examples_are_as_described() -> None:
         {"truth": 1, "item": [1]},
     ],
 )
-async def test_feedback_is_accepted_exactly_where_its_schema_says_so(
-    gateway: Gateway, feedback: dict[str, Any]
-) -> None:
+async def test_feedback_is_accepted_exactly_if_its_schema_allows_it(gateway: Gateway, feedback: dict[str, Any]) -> None:
     body = {"request_id": UID, **feedback}
     answer = await gateway.client.post("/v2/models/double/feedback", json=body)
     assert validator("Feedback").is_valid(body) == (answer.status_code == 202), answer.text
 
 
 @pytest.mark.parametrize(("characters", "code"), [(256, 200), (257, 400)])
-async def test_a_key_may_be_as_long_as_the_document_says(gateway: Gateway, characters: int, code: int) -> None:
+async def test_the_longest_key_of_the_document_is_accepted(gateway: Gateway, characters: int, code: int) -> None:
     headers = {
         it["name"]: it["schema"] for it in openapi()["paths"]["/v2/models/{endpoint}/infer"]["post"]["parameters"]
     }
@@ -156,10 +154,10 @@ async def test_a_key_may_be_as_long_as_the_document_says(gateway: Gateway, chara
     answer = await gateway.client.post(URL, content=BODY, headers={"millrace-key": "k" * characters})
     assert answer.status_code == code
     if code == 400:
-        assert "256 are allowed" in said(answer)
+        assert "256 are allowed" in error_of(answer)
 
 
-async def test_versions_have_one_form_everywhere(gateway: Gateway) -> None:
+async def test_versions_have_the_same_form_in_all_routes(gateway: Gateway) -> None:
     await gateway.declare(
         endpoint="shop", arms={"old": "double@1", "new": "double@1"}, policy={"split": ["old", "new"]}
     )

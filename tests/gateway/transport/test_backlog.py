@@ -1,4 +1,4 @@
-"""Requests that a client sends ahead of their answers: few wait, all are answered in order, none is miscounted."""
+"""Requests that a client sends ahead of their answers: few wait, all are answered in order and counted exactly."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway.transport.backlog import PIPELINED_MOST
-from tests.gateway.routes.test_infer import BODY
-from tests.gateway.serving import Gateway, until
-from tests.gateway.transport.test_connection import POST, answer_of, counted, limited
+from tests.gateway.infer_requests import BODY
+from tests.gateway.running_gateway import Gateway, until
+from tests.gateway.transport.raw_http import POST, answer_of, limited_gateway, refusals
 
 WHOLE = POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
 
@@ -22,7 +22,7 @@ def held_bytes(gateway: Gateway) -> float:
 
 
 async def test_requests_sent_ahead_wait_unparsed_and_are_all_answered_in_order(gateway: Gateway) -> None:
-    gateway.doubling.go.clear()
+    gateway.processor.go.clear()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     live, missing = (b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % path for path in (b"/v2/health/live", b"/nothing"))
     chunked = POST + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
@@ -35,7 +35,7 @@ async def test_requests_sent_ahead_wait_unparsed_and_are_all_answered_in_order(g
     await until(kept)
     cycles = sum(issubclass(type(it), RequestResponseCycle) for it in gc.get_objects())
     assert cycles <= PIPELINED_MOST + 20
-    gateway.doubling.go.set()
+    gateway.processor.go.set()
     codes = [(await answer_of(reader))[0] for _ in range(2001)]
     assert codes == [200] + [200, 200, 404, 200] * 500
     writer.write(WHOLE)
@@ -44,13 +44,13 @@ async def test_requests_sent_ahead_wait_unparsed_and_are_all_answered_in_order(g
     writer.close()
 
 
-async def test_a_client_that_sent_ahead_and_left_leaves_nothing_behind(gateway: Gateway) -> None:
-    gateway.doubling.go.clear()
+async def test_a_client_that_sent_ahead_and_disconnected_holds_no_bytes(gateway: Gateway) -> None:
+    gateway.processor.go.clear()
     _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(WHOLE * 1000)
     await gateway.until_seen()
     writer.transport.abort()
-    gateway.doubling.go.set()
+    gateway.processor.go.set()
 
     async def forgotten() -> bool:
         return held_bytes(gateway) == 0
@@ -58,10 +58,10 @@ async def test_a_client_that_sent_ahead_and_left_leaves_nothing_behind(gateway: 
     await until(forgotten)
 
 
-async def test_a_client_that_sent_ahead_and_left_ends_its_running_request(
+async def test_a_client_that_sent_ahead_and_disconnected_ends_its_running_request(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gateway.doubling.go.clear()
+    gateway.processor.go.clear()
     _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(WHOLE * 3)
     await gateway.until_seen()
@@ -71,30 +71,30 @@ async def test_a_client_that_sent_ahead_and_left_ends_its_running_request(
         return gateway.registry.get_sample_value("millrace_gateway_pending_requests") == 0 and held_bytes(gateway) == 0
 
     await until(ended)
-    gateway.doubling.go.set()
+    gateway.processor.go.set()
     assert (await gateway.client.get("/v2/health/live")).status_code == 200
     assert not [it for it in caplog.records if it.levelname == "ERROR"]
 
 
 async def test_requests_sent_ahead_end_their_connection_when_bodies_are_full(tmp_path: Path) -> None:
-    async with limited(tmp_path, bodies_bytes=len(BODY)) as gateway:
-        gateway.doubling.go.clear()
+    async with limited_gateway(tmp_path, bodies_bytes=len(BODY)) as gateway:
+        gateway.processor.go.clear()
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         writer.write(WHOLE + b"GET /v2 HTTP/1.1\r\n\r\n" * 1000)
 
         async def refused_once() -> bool:
-            return counted(gateway, "bodies_full") == 1
+            return refusals(gateway, "bodies_full") == 1
 
         await until(refused_once)
-        gateway.doubling.go.set()
+        gateway.processor.go.set()
         assert [(await answer_of(reader))[0] for _ in range(1 + PIPELINED_MOST)] == [200] * (1 + PIPELINED_MOST)
         assert await reader.read() == b""
         writer.close()
 
 
 @pytest.mark.parametrize("spaces", [0, 3000, 60_000])
-async def test_the_bytes_of_a_request_that_is_whole_do_not_count_for_the_next(tmp_path: Path, spaces: int) -> None:
-    async with limited(tmp_path, head_bytes=1024) as gateway:
+async def test_the_bytes_of_a_complete_request_do_not_count_for_the_next(tmp_path: Path, spaces: int) -> None:
+    async with limited_gateway(tmp_path, head_bytes=1024) as gateway:
         body = BODY + b" " * spaces
         chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
         kinds = [b"content-length: %d\r\n\r\n" % len(body) + body, b"transfer-encoding: chunked\r\n\r\n" + chunk]
@@ -109,5 +109,5 @@ async def test_the_bytes_of_a_request_that_is_whole_do_not_count_for_the_next(tm
             assert (await answer_of(reader))[0] == 200
             writer.write(whole[len(POST) + 10 :])
             assert (await answer_of(reader))[0] == 200
-        assert counted(gateway, "head_too_large") == 0
+        assert refusals(gateway, "head_too_large") == 0
         writer.close()

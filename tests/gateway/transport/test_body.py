@@ -1,4 +1,4 @@
-"""Reading a body from outside."""
+"""Reading request bodies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.transport.body import ON_LOOP_BYTES, read_body
 
 
 class Counting(ThreadPoolExecutor):
-    """Counts what is done beside the loop."""
+    """Counts the calls outside the event loop."""
 
     calls = 0
 
@@ -25,7 +25,7 @@ class Counting(ThreadPoolExecutor):
 
 
 @pytest.mark.parametrize(("size", "calls"), [(1000, 0), (2 * ON_LOOP_BYTES, 1)])
-async def test_a_large_compressed_body_does_not_hold_up_the_loop(size: int, calls: int) -> None:
+async def test_a_large_compressed_body_does_not_block_the_event_loop(size: int, calls: int) -> None:
     body = os.urandom(size)
 
     async def receive() -> dict[str, Any]:

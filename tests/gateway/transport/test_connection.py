@@ -1,4 +1,4 @@
-"""A connection of the gateway: what is too large, too slow, half-closed or of another protocol gets a typed answer."""
+"""Connections: requests that are too large, too slow, half-closed or not HTTP get a typed answer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import json
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -17,12 +15,11 @@ import pytest
 
 from broker.errors import Misconfigured
 from gateway.server import listen
-from gateway.transport.door import DoorLimits
-from tests.gateway.routes.test_infer import BODY, URL
-from tests.gateway.serving import PATIENCE_S, Gateway, serving, until
+from tests.gateway.infer_requests import BODY, URL
+from tests.gateway.running_gateway import PATIENCE_S, Gateway, running_gateway, until
+from tests.gateway.transport.raw_http import POST, answer_of, limited_gateway, refusals
 
 SHORT_S = 0.3
-POST = b"POST %s HTTP/1.1\r\nhost: x\r\n" % URL.encode()
 JAVA = """
 import java.net.URI;
 import java.net.http.HttpClient;
@@ -43,22 +40,8 @@ class Ask {
 """
 
 
-@asynccontextmanager
-async def limited(folder: Path, **limits: float) -> AsyncIterator[Gateway]:
-    async with serving(folder, door=DoorLimits(**limits)) as gateway:  # type: ignore[arg-type]
-        yield gateway
-
-
-async def answer_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    """Read one answer: its code, its headers, its body."""
-    async with asyncio.timeout(PATIENCE_S):
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-        return int(head[0].split(" ")[1]), headers, await reader.readexactly(int(headers.get("content-length", 0)))
-
-
 async def refused(gateway: Gateway, *parts: bytes) -> tuple[int, str]:
-    """Send bytes and return the code and the error of the answer, behind which the gateway closes."""
+    """Send bytes, and return the code and the error of the answer; then the gateway must close."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     with contextlib.suppress(ConnectionError):
         for part in parts:
@@ -72,10 +55,6 @@ async def refused(gateway: Gateway, *parts: bytes) -> tuple[int, str]:
             assert await reader.read() == b""
     writer.close()
     return code, str(json.loads(body)["error"])
-
-
-def counted(gateway: Gateway, reason: str) -> float:
-    return gateway.registry.get_sample_value("millrace_gateway_refused_total", {"reason": reason}) or 0.0
 
 
 async def serves_others(gateway: Gateway) -> bool:
@@ -96,27 +75,27 @@ async def serves_others(gateway: Gateway) -> bool:
 async def test_a_head_over_the_limit_is_431(gateway: Gateway, parts: tuple[bytes, ...]) -> None:
     code, error = await refused(gateway, *parts)
     assert (code, "65536 bytes" in error) == (431, True)
-    assert counted(gateway, "head_too_large") == 1
+    assert refusals(gateway, "head_too_large") == 1
     assert await serves_others(gateway)
 
 
-async def test_what_is_too_large_is_refused_though_it_comes_whole_at_once(tmp_path: Path) -> None:
-    async with limited(tmp_path, head_bytes=4096) as gateway:
+async def test_a_head_over_the_limit_is_refused_even_if_it_arrives_at_once(tmp_path: Path) -> None:
+    async with limited_gateway(tmp_path, head_bytes=4096) as gateway:
         chunked = POST + b"transfer-encoding: chunked\r\n\r\n%b\r\n%b\r\n0\r\n%b\r\n"
         size, trailer = b"%x" % len(BODY), b"x: " + b"a" * 100_000 + b"\r\n"
         assert (await refused(gateway, chunked % (size, BODY, trailer)))[0] == 431
         assert (await refused(gateway, chunked % (size + b";" + b"a" * 100_000, BODY, b"")))[0] == 431
-        assert counted(gateway, "head_too_large") == 2
+        assert refusals(gateway, "head_too_large") == 2
 
 
 @pytest.mark.parametrize("path", [URL, "/v2/models/double/feedback", "/v2/repository/index"])
 async def test_a_body_over_the_limit_of_its_route_is_413_and_counted(gateway: Gateway, path: str) -> None:
     answer = await gateway.client.post(path, content=b" " * (9 << 20))
     assert answer.status_code == 413
-    assert counted(gateway, "body_too_large") == 1
+    assert refusals(gateway, "body_too_large") == 1
 
 
-async def test_a_body_that_goes_on_long_after_its_refusal_is_hung_up_on(gateway: Gateway) -> None:
+async def test_a_body_that_goes_on_long_after_its_refusal_is_cut_off(gateway: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(POST + b"content-length: 9000000000\r\n\r\n")
     assert (await answer_of(reader))[0] == 413
@@ -132,14 +111,14 @@ async def test_a_body_that_goes_on_long_after_its_refusal_is_hung_up_on(gateway:
     assert await serves_others(gateway)
 
 
-async def test_what_is_unreadable_behind_a_body_that_is_still_to_come_ends_the_connection(tmp_path: Path) -> None:
-    async with limited(tmp_path, head_s=SHORT_S, body_s=SHORT_S) as gateway:
-        gateway.doubling.go.clear()
+async def test_invalid_http_after_a_refused_body_ends_the_connection(tmp_path: Path) -> None:
+    async with limited_gateway(tmp_path, head_s=SHORT_S, body_s=SHORT_S) as gateway:
+        gateway.processor.go.clear()
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         writer.write(POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY)
         writer.write(POST + b"transfer-encoding: chunked\r\n\r\nnonsense\r\n")
         await gateway.until_seen()
-        gateway.doubling.go.set()
+        gateway.processor.go.set()
         assert (await answer_of(reader))[0] == 200
         async with asyncio.timeout(PATIENCE_S):
             await reader.read()
@@ -149,10 +128,10 @@ async def test_what_is_unreadable_behind_a_body_that_is_still_to_come_ends_the_c
 async def test_a_target_over_the_limit_is_414(gateway: Gateway) -> None:
     code, error = await refused(gateway, b"GET /", *[b"a" * 5000] * 4)
     assert (code, "8192 bytes" in error) == (414, True)
-    assert counted(gateway, "target_too_long") == 1
+    assert refusals(gateway, "target_too_long") == 1
 
 
-async def test_a_head_within_the_limits_is_served_however_it_comes(gateway: Gateway) -> None:
+async def test_a_head_within_the_limits_is_served_in_any_number_of_pieces(gateway: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     head = POST + b"x: " + b"a" * 60_000 + b"\r\ncontent-length: %d\r\n\r\n" % len(BODY)
     for at in range(0, len(head), 1000):
@@ -163,12 +142,12 @@ async def test_a_head_within_the_limits_is_served_however_it_comes(gateway: Gate
     writer.close()
 
 
-async def test_trailers_are_no_headers(gateway: Gateway) -> None:
+async def test_trailers_are_not_headers(gateway: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     chunk = b"%x\r\n%b\r\n0\r\nmillrace-key: forged\r\n\r\n" % (len(BODY), BODY)
     writer.write(POST + b"transfer-encoding: chunked\r\n\r\n" + chunk)
     assert (await answer_of(reader))[0] == 200
-    assert gateway.doubling.seen[0].key == ""
+    assert gateway.processor.seen[0].key == ""
     writer.close()
 
 
@@ -176,43 +155,43 @@ async def test_trailers_are_no_headers(gateway: Gateway) -> None:
     ("sent", "reason"),
     [(b"POST /v2", "head_too_slow"), (POST, "head_too_slow"), (POST + b"content-length: 9\r\n\r\n{", "body_too_slow")],
 )
-async def test_a_request_that_does_not_come_whole_in_time_is_408(tmp_path: Path, sent: bytes, reason: str) -> None:
-    async with limited(tmp_path, head_s=SHORT_S, body_s=SHORT_S) as gateway:
+async def test_a_request_that_is_incomplete_at_its_deadline_is_408(tmp_path: Path, sent: bytes, reason: str) -> None:
+    async with limited_gateway(tmp_path, head_s=SHORT_S, body_s=SHORT_S) as gateway:
         code, error = await refused(gateway, sent)
         assert (code, "0.3 seconds" in error) == (408, True)
-        assert counted(gateway, reason) == 1
+        assert refusals(gateway, reason) == 1
         assert await serves_others(gateway)
 
 
-async def test_a_connection_that_sends_nothing_is_closed_without_a_word(tmp_path: Path) -> None:
-    async with limited(tmp_path, head_s=SHORT_S) as gateway:
+async def test_a_connection_that_sends_nothing_is_closed_without_an_answer(tmp_path: Path) -> None:
+    async with limited_gateway(tmp_path, head_s=SHORT_S) as gateway:
         assert await gateway.raw(b"") == b""
-        assert counted(gateway, "head_too_slow") == 1
+        assert refusals(gateway, "head_too_slow") == 1
 
 
-async def test_an_idle_connection_is_closed_and_no_refusal(tmp_path: Path) -> None:
-    async with limited(tmp_path, idle_s=SHORT_S) as gateway:
+async def test_an_idle_connection_is_closed_and_not_counted_as_refused(tmp_path: Path) -> None:
+    async with limited_gateway(tmp_path, idle_s=SHORT_S) as gateway:
         answer = await gateway.raw(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
         assert answer.endswith(b'{"live":true}')
-        assert counted(gateway, "head_too_slow") == 0
+        assert refusals(gateway, "head_too_slow") == 0
 
 
-async def test_a_client_that_does_not_read_its_answer_is_hung_up_on(tmp_path: Path) -> None:
-    async with limited(tmp_path, body_s=SHORT_S) as gateway:
+async def test_a_client_that_does_not_read_its_answer_is_disconnected(tmp_path: Path) -> None:
+    async with limited_gateway(tmp_path, body_s=SHORT_S) as gateway:
         request = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n"
         _, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1)
 
         async def hung_up() -> bool:
             with contextlib.suppress(ConnectionError):
                 writer.write(request * 100)
-            return counted(gateway, "answer_not_read") == 1
+            return refusals(gateway, "answer_not_read") == 1
 
         await until(hung_up)
         writer.close()
 
 
-async def test_the_oldest_of_too_many_bodies_that_arrive_end_and_a_whole_one_is_served(tmp_path: Path) -> None:
-    async with limited(tmp_path, arriving_bytes=250_000) as gateway:
+async def test_the_oldest_of_too_many_incomplete_bodies_end_and_a_complete_one_is_served(tmp_path: Path) -> None:
+    async with limited_gateway(tmp_path, arriving_bytes=250_000) as gateway:
         slow = []
         for _ in range(3):
             reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
@@ -221,10 +200,10 @@ async def test_the_oldest_of_too_many_bodies_that_arrive_end_and_a_whole_one_is_
             slow.append((reader, writer))
         code, _, body = await answer_of(slow[0][0])
         assert (code, "bytes of bodies" in json.loads(body)["error"]) == (503, True)
-        assert counted(gateway, "bodies_full") == 1
+        assert refusals(gateway, "bodies_full") == 1
         assert await serves_others(gateway)
         slow[2][1].write(b" " * 100_000)
-        assert (await answer_of(slow[2][0]))[0] == 400  # whole: only no inference request
+        assert (await answer_of(slow[2][0]))[0] == 400  # complete, but not an inference request
         for _, writer in slow:
             writer.close()
 
@@ -234,32 +213,32 @@ async def test_the_oldest_of_too_many_bodies_that_arrive_end_and_a_whole_one_is_
         await until(forgotten)
 
 
-async def test_bodies_that_wait_for_answers_are_bounded_as_a_whole(tmp_path: Path) -> None:
-    async with limited(tmp_path, bodies_bytes=100_000) as gateway:
-        gateway.doubling.go.clear()
+async def test_the_bodies_of_all_waiting_requests_are_limited(tmp_path: Path) -> None:
+    async with limited_gateway(tmp_path, bodies_bytes=100_000) as gateway:
+        gateway.processor.go.clear()
         large = asyncio.create_task(gateway.client.post(URL, content=BODY + b" " * 100_000))
         await gateway.until_seen()
         answer = await gateway.client.post(URL, content=BODY)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert (await gateway.client.get("/v2/models")).status_code == 200
-        gateway.doubling.go.set()
+        gateway.processor.go.set()
         assert (await large).status_code == 200
         assert await serves_others(gateway)
         assert gateway.registry.get_sample_value("millrace_gateway_body_bytes") == 0
 
 
-async def test_silent_connections_make_room_for_those_that_ask(tmp_path: Path) -> None:
-    async with limited(tmp_path, connections=16) as gateway:
+async def test_silent_connections_make_room_for_connections_with_requests(tmp_path: Path) -> None:
+    async with limited_gateway(tmp_path, connections=16) as gateway:
         silent = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(40)]
         assert await serves_others(gateway)
-        assert counted(gateway, "displaced") >= 24
+        assert refusals(gateway, "displaced") >= 24
         for _, writer in silent:
             writer.close()
 
 
-async def test_requests_that_wait_are_never_displaced_and_health_gets_in_all_the_same(tmp_path: Path) -> None:
-    async with limited(tmp_path, connections=16) as gateway:
-        gateway.doubling.go.clear()
+async def test_waiting_requests_are_never_displaced_and_health_is_still_served(tmp_path: Path) -> None:
+    async with limited_gateway(tmp_path, connections=16) as gateway:
+        gateway.processor.go.clear()
         waiting = []
         for _ in range(16):
             reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
@@ -277,17 +256,17 @@ async def test_requests_that_wait_are_never_displaced_and_health_gets_in_all_the
         health, health_writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         health_writer.write(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
         assert (await answer_of(health))[0] == 200
-        assert counted(gateway, "connections_full") == 1
-        gateway.doubling.go.set()
+        assert refusals(gateway, "connections_full") == 1
+        gateway.processor.go.set()
         for reader, writer in [*waiting, (late, late_writer), (health, health_writer)]:
             if reader not in (late, health):
                 assert (await answer_of(reader))[0] == 200
             writer.close()
 
 
-async def test_a_client_for_whom_there_is_no_room_reads_its_503(tmp_path: Path) -> None:
-    async with limited(tmp_path, connections=16) as gateway:
-        gateway.doubling.go.clear()
+async def test_a_client_without_room_can_read_its_503(tmp_path: Path) -> None:
+    async with limited_gateway(tmp_path, connections=16) as gateway:
+        gateway.processor.go.clear()
         others: list[asyncio.StreamWriter] = []
         for sent in [b"content-length: %d\r\n\r\n" % len(BODY) + BODY] * 16 + [b"content-length: 9\r\n\r\n{"] * 32:
             reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
@@ -296,28 +275,28 @@ async def test_a_client_for_whom_there_is_no_room_reads_its_503(tmp_path: Path) 
                 assert (await answer_of(reader))[0] == 503
             others.append(writer)
         late = socket.create_connection(("127.0.0.1", gateway.port))
-        late.sendall(POST + b"content-length: 9\r\n\r\n" + b" " * 9)  # before the gateway can look
+        late.sendall(POST + b"content-length: 9\r\n\r\n" + b" " * 9)  # before the gateway can read
         late.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=late)
         assert (await answer_of(reader))[0] == 503
         assert await reader.read() == b""
-        assert counted(gateway, "connections_full") == 33
-        gateway.doubling.go.set()
+        assert refusals(gateway, "connections_full") == 33
+        gateway.processor.go.set()
         for it in [*others, writer]:
             it.close()
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 async def test_a_half_closed_client_gets_its_answer(gateway: Gateway, version: bytes) -> None:
-    gateway.doubling.go.clear()
+    gateway.processor.go.clear()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     head = POST.replace(b"HTTP/1.1", b"HTTP/" + version)
     writer.write(head + b"content-length: %d\r\n\r\n" % len(BODY) + BODY)
     writer.write_eof()
     await gateway.until_seen()
-    if version == b"1.1":  # the gateway asks whether it is still there
+    if version == b"1.1":  # the gateway probes whether the client is there
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-    gateway.doubling.go.set()
+    gateway.processor.go.set()
     code, headers, _ = await answer_of(reader)
     while code == 100:
         code, headers, _ = await answer_of(reader)
@@ -375,26 +354,26 @@ async def test_curl_that_offers_http_2_is_served_over_http_1_1(gateway: Gateway)
     assert done.stdout.endswith(" 200 1.1"), done
 
 
-async def test_bytes_that_are_no_http_behind_a_request_do_not_cost_its_answer(gateway: Gateway) -> None:
-    gateway.doubling.go.clear()
+async def test_invalid_http_after_a_request_does_not_cost_its_answer(gateway: Gateway) -> None:
+    gateway.processor.go.clear()
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY + b"nonsense\r\n\r\n")
     await gateway.until_seen()
-    assert counted(gateway, "malformed") == 1
-    gateway.doubling.go.set()
+    assert refusals(gateway, "malformed") == 1
+    gateway.processor.go.set()
     assert (await answer_of(reader))[0] == 200
     assert await reader.read() == b""
     writer.close()
 
 
-async def test_the_gateway_at_every_ipv6_address_serves_ipv4_too(tmp_path: Path) -> None:
-    async with serving(tmp_path, host="::") as gateway:
+async def test_a_gateway_at_all_ipv6_addresses_serves_ipv4_too(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, host="::") as gateway:
         for host in ("[::1]", "127.0.0.1"):
             answer = await gateway.client.get(f"http://{host}:{gateway.port}/v2/health/live")
             assert answer.json() == {"live": True}
 
 
 async def test_an_ipv6_address_in_use_is_named_in_brackets(tmp_path: Path) -> None:
-    async with serving(tmp_path, host="::") as gateway:
+    async with running_gateway(tmp_path, host="::") as gateway:
         with pytest.raises(Misconfigured, match=rf"port {gateway.port} of \[::1\] is in use"):
             listen("::1", gateway.port)

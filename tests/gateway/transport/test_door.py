@@ -1,4 +1,4 @@
-"""The door keeps count, makes room in order, and says what it did."""
+"""The door counts connections and bodies, makes room in order, and logs its refusals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print(connections_limit({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 @dataclass(eq=False)
 class Client:
-    """A connection that only notes how it ended."""
+    """A connection that only records its end."""
 
     phase: ConnectionPhase
     since_s: float
@@ -38,7 +38,7 @@ class Client:
     def expire(self) -> None:
         self.ended = "expired"
 
-    def leave_unread(self) -> None:
+    def end_unread(self) -> None:
         self.ended = "unread"
 
     def displace(self) -> None:
@@ -57,7 +57,7 @@ def door_of(*clients: Client, **limits: Any) -> Door:
     return door
 
 
-def test_who_never_asked_goes_before_who_is_idle_and_slow_bodies_go_last() -> None:
+def test_silent_connections_are_displaced_before_idle_ones_and_slow_bodies_last() -> None:
     silent, head, idle = (
         Client(ConnectionPhase.SILENT, 2.0),
         Client(ConnectionPhase.HEAD, 1.0),
@@ -68,17 +68,17 @@ def test_who_never_asked_goes_before_who_is_idle_and_slow_bodies_go_last() -> No
     door = door_of(waiting, pipelined, fresh, slow, idle, silent, head)
     order: list[object] = []
     for most in (7, 6, 5, 4):
-        door.most = most
+        door.connections_limit = most
         before = set(door.connections)
         assert not door.is_full()
         order += before - door.connections
     assert order == [head, silent, idle, slow]
-    door.most = 3
+    door.connections_limit = 3
     assert door.is_full()
     assert [it.ended for it in (waiting, pipelined, fresh)] == ["", "", ""]
 
 
-def test_the_bodies_that_take_longest_end_until_the_rest_is_within_the_limit() -> None:
+def test_the_oldest_incomplete_bodies_end_until_the_rest_is_within_the_limit() -> None:
     first, second, third = (Client(ConnectionPhase.BODY, 0.0) for _ in range(3))
     door = door_of(first, second, third, arriving_bytes=100)
     door.arrive(first, 40)
@@ -92,32 +92,34 @@ def test_the_bodies_that_take_longest_end_until_the_rest_is_within_the_limit() -
     assert (door.arriving_bytes, list(door.arriving)) == (40, [second])
 
 
-def test_a_look_ends_what_is_late_and_says_so_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sweep_ends_late_connections_and_logs_at_intervals(caplog: pytest.LogCaptureFixture) -> None:
     late, unread = Client(ConnectionPhase.HEAD, 0.0, due_s=0.0), Client(ConnectionPhase.ANSWER, 0.0, read_by_s=0.0)
     fine = Client(ConnectionPhase.IDLE, 0.0)
     door = door_of(late, unread, fine)
     door.note(RefusalReason.HEAD_TOO_LARGE)
     door.note(RefusalReason.HEAD_TOO_LARGE)
-    door.look()
+    door.sweep()
     door.note(RefusalReason.HEAD_TOO_LARGE)
-    door.look()
+    door.sweep()
     assert [it.ended for it in (late, unread, fine)] == ["expired", "unread", ""]
-    said = [record.getMessage() for record in caplog.records if "head_limit" in record.getMessage()]
-    assert said == ["the door ended 2 connections or requests: headers larger than gateway.head_limit"]
+    lines = [record.getMessage() for record in caplog.records if "head_limit" in record.getMessage()]
+    assert lines == ["the door ended 2 connections or requests: headers larger than gateway.head_limit"]
     assert LOG_EVERY_S > 1
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "wanted", "said"),
+    ("soft", "hard", "wanted", "printed"),
     [(256, 256, 0, "160 256"), (256, 1024, 0, "928 1024"), (256, 256, 100, "100 256"), (256, 256, 10_000, "160 256")],
 )
-def test_descriptors_are_kept_for_our_own_links_and_for_health(soft: int, hard: int, wanted: int, said: str) -> None:
+def test_descriptors_are_kept_for_the_gateway_itself_and_for_health(
+    soft: int, hard: int, wanted: int, printed: str
+) -> None:
     program = FEW.format(soft=soft, hard=hard, wanted=wanted)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == said
+    assert done.stdout.strip() == printed
 
 
-def test_the_page_has_every_limit_with_its_default_and_every_reason() -> None:
+def test_the_docs_have_every_limit_with_its_default_and_every_reason() -> None:
     page = PAGE.read_text()
     defaults = Gateway()
     rows = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", page, re.MULTILINE))

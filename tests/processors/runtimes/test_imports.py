@@ -1,4 +1,4 @@
-"""What lies beside a `model.py` is imported by it, as beside a script, and by nobody else."""
+"""A model imports the modules beside its `model.py` as a script does, and no other code can import them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from broker.errors import Misconfigured
 from processors.runtimes.base import Runtime
 from processors.runtimes.registry import load
-from tests.processors.test_runtimes import config
+from tests.processors.small_model import model_config
 
 HELPER = "FACTOR = {}\n\n\ndef scaled(x):\n    return x * FACTOR\n"
 MODEL = """
@@ -33,7 +33,7 @@ def version(root: Path, number: int, files: Mapping[str, str]) -> Runtime:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, "utf-8")
-    return load(folder, config())
+    return load(folder, model_config())
 
 
 def factor(runtime: Runtime) -> float:
@@ -82,7 +82,7 @@ def test_two_versions_import_their_own_helpers_and_leave_none(
     assert not list(tmp_path.rglob("__pycache__"))
 
 
-def test_two_versions_that_live_together_share_nothing(tmp_path: Path) -> None:
+def test_two_loaded_versions_share_no_module(tmp_path: Path) -> None:
     runtimes = [
         version(
             tmp_path,
@@ -154,7 +154,7 @@ def test_a_helper_may_import_the_model_and_gets_the_same_module(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("helper", ["1 / 0", "import nothing_of_this_name", "def ("])
-def test_a_helper_that_does_not_load_is_said_and_leaves_nothing(tmp_path: Path, helper: str) -> None:
+def test_a_helper_that_does_not_load_is_named_and_leaves_no_module(tmp_path: Path, helper: str) -> None:
     finders, modules = list(sys.meta_path), set(sys.modules)
     with pytest.raises(Misconfigured, match=r"model\.py does not load"):
         version(tmp_path, 1, {"model.py": MODEL.format("import helper", "", "1"), "helper.py": helper})

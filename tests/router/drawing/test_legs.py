@@ -58,4 +58,4 @@ def request_of(plan: Plan) -> Request:
     """Return leg 0's request."""
     leg = plan.legs[0]
     route = Route(endpoint="e", arm=leg.arm, model=leg.model, version=leg.version, policy=plan.policy, mask=plan.mask)
-    return Request(route, b"x" * 16, 1, 0, plan.propensity, None, 0, "", "", "", b"", b"")
+    return Request(route=route, uid=b"x" * 16, accepted_us=1, propensity=plan.propensity)

@@ -11,7 +11,8 @@ from broker.messages import Record
 from broker.records.endpoint import Endpoint, read_endpoint
 from broker.records.routing import experiment_of, write_checkpoint
 from router.evidence.recorder import Evidence, Recorder
-from router.learning.experiment import Experiment, read_experiment, spec_of
+from router.learning.declared import read_experiment
+from router.learning.experiment import Experiment, spec_of
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import checkpoint_of
 from tests.router.learning.traces import START_US, TracedRequest, feedback, numbered, rows, tick

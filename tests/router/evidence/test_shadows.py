@@ -26,12 +26,12 @@ def leg(
 ) -> Record:
     route = Route(endpoint="e", arm="ab"[leg], model="m", version=leg + 1, policy="shadow", mask=7, leg=leg)
     uid, at_us = derived_uid(b"shadow", str(number).encode()), START_US + number * 1000
-    request = Request(route, uid, at_us, 0, 1.0 - leg, None, 0, "", "", "", b"", b"")
+    request = Request(route=route, uid=uid, accepted_us=at_us, propensity=1.0 - leg)
     ended = EndedRequests(
-        [request],
-        [rows],
-        [at_us],
-        status,
+        requests=[request],
+        rows=[rows],
+        taken_us=[at_us],
+        status=status,
         started_us=at_us,
         computed_us=at_us + compute_us,
         published_us=at_us + compute_us + 500,

@@ -10,7 +10,7 @@ import pytest
 from router.evidence.report import report
 from router.evidence.sections import Curves, as_json, sampled
 from router.evidence.standing import e_value, standing
-from router.learning.experiment import read_experiment
+from router.learning.declared import read_experiment
 from tests.router.evidence.logs import THOMPSON, endpoint, learner_log, recorded
 from tests.router.learning.test_counting import clicks, shown_list
 from tests.router.learning.traces import TracedRequest, numbered, tick

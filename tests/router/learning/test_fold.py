@@ -11,7 +11,7 @@ import pytest
 from broker.messages import Record
 from broker.protocol.header import Status
 from broker.records.rewards import Reward
-from broker.records.routing import OperatorCommand, read_checkpoint, write_checkpoint, write_order
+from broker.records.routing import OperatorCommand, read_checkpoint, write_checkpoint, write_operator_command
 from router.learning.bandit import BanditExperiment
 from router.learning.canary import CanaryExperiment, GuardrailWatch, NestedBandit
 from router.learning.experiment import Experiment
@@ -230,7 +230,7 @@ def test_a_canary_that_fails_is_aborted_and_gets_nothing_any_more() -> None:
 
 def test_commands_are_folded_like_everything_else() -> None:
     def order(word: Any, **weights: float) -> Record:
-        body, headers = write_order(
+        body, headers = write_operator_command(
             OperatorCommand(word=word, author="me", at_us=START_US, weights=weights, experiment="x")
         )
         return Record(0, body, headers)

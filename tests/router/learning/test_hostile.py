@@ -18,12 +18,12 @@ from broker.records.routing import (
     OperatorCommand,
     SnapshotRecord,
     read_claim,
-    read_order,
+    read_experiment_result,
+    read_operator_command,
     read_snapshot,
-    read_verdict,
-    write_order,
+    write_experiment_result,
+    write_operator_command,
     write_snapshot,
-    write_verdict,
 )
 from router.learning.bandit import BanditExperiment
 from router.learning.canary import CanaryExperiment, GuardrailWatch
@@ -48,7 +48,7 @@ RANKED = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1), re
 
 
 def order(word: Any, experiment: str = "x", **weights: float) -> Record:
-    body, headers = write_order(
+    body, headers = write_operator_command(
         OperatorCommand(word=word, author="me", at_us=START_US, experiment=experiment, weights=weights)
     )
     return Record(0, body, headers)
@@ -212,7 +212,9 @@ def test_only_lists_of_this_experiments_rankers_count(rankers: tuple[str, ...], 
 )
 def test_garbage_is_skipped(body: bytes) -> None:
     record = Record(0, body, {"cloudEvents_type": "millrace.order.v1"})
-    assert [read(record) for read in (read_verdict, read_snapshot, read_claim, read_order)] == [None] * 4
+    assert [read(record) for read in (read_experiment_result, read_snapshot, read_claim, read_operator_command)] == [
+        None
+    ] * 4
     view = View(b"key")
     view.fold_declared(record)
     view.fold_status(record)
@@ -234,7 +236,7 @@ def test_the_result_of_an_older_experiment_does_not_count_for_this_one() -> None
     )
     view.fold_declared(Record(0, endpoint_declared(declaration, "test"), {}))
     old = ExperimentResult(endpoint="e", experiment="before", number=9, phase="aborted", weights=(1.0, 0.0))
-    view.fold_declared(Record(1, write_verdict(old), {}))
+    view.fold_declared(Record(1, write_experiment_result(old), {}))
     assert [name for name, _ in view.without_snapshot()] == ["e"]
     foreign = SnapshotRecord(endpoint="e", experiment="before", term=-1, number=9, weights=(1.0, 0.0))
     view.fold_status(Record(0, write_snapshot(replace(foreign, term=0)), {}))

@@ -22,7 +22,7 @@ from broker.records.routing import (
     SnapshotRecord,
     experiment_of,
     read_snapshot,
-    write_order,
+    write_operator_command,
 )
 from router.learning.bandit import BanditExperiment
 from router.learning.canary import CanaryExperiment, GuardrailWatch
@@ -117,7 +117,7 @@ async def test_the_snapshot_after_an_operator_command_shows_its_effect(tmp_path:
             await until(lambda: (said := view.snapshot_of("e")) and said.phase == "step 1 of 2")
             begin = await broker.end(broker.channels.status)
             abort = OperatorCommand(word="abort", author="test", at_us=now_us(), experiment=experiment_of(endpoint))
-            body, headers = write_order(abort)
+            body, headers = write_operator_command(abort)
             await broker.append(broker.channels.events("e"), [body], headers)
             await until(lambda: (said := view.snapshot_of("e")) and said.phase == "aborted")
         reader, said = broker.read(broker.channels.status, begin), list[SnapshotRecord]()

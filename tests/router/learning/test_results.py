@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.records.routing import ExperimentResult, read_order, read_verdict, write_checkpoint
+from broker.records.routing import ExperimentResult, read_experiment_result, read_operator_command, write_checkpoint
 from router.learning.experiment import Experiment
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import checkpoint_of
@@ -31,7 +31,7 @@ async def test_a_result_is_repeated_until_it_is_known_again(
         await until(lambda: bench.heard)
         await until(lambda: bench.heard[-1].weights == weights)
         assert {(said.phase, said.weights) for said in bench.heard} == {(phase, weights)}
-    orders = [record for record in await everything(bench) if read_order(record)]
+    orders = [record for record in await everything(bench) if read_operator_command(record)]
     assert len(orders) == 1
 
 
@@ -44,7 +44,7 @@ async def test_a_result_that_is_held_by_hand_is_repeated_once(bench: Bench) -> N
         bench.heard.clear()
         async with bench.learning(RANKED, verdict, tick_s=0.01):
             await until(lambda: bench.heard and bench.heard[-1].weights == verdict.weights)
-    assert len([record for record in await everything(bench) if read_order(record)]) == 1
+    assert len([record for record in await everything(bench) if read_operator_command(record)]) == 1
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ async def test_a_result_is_repeated_once_though_two_tasks_would(bench: Bench, mo
     )
     async with bench.learning(RANKED, verdict, tick_s=0.01):
         await until(lambda: bench.heard and bench.heard[-1].weights == verdict.weights)
-    assert len([record for record in await everything(bench) if read_order(record)]) == 1
+    assert len([record for record in await everything(bench) if read_operator_command(record)]) == 1
 
 
 async def test_a_comparison_that_is_decided_again_for_another_has_another_result(
@@ -114,7 +114,7 @@ async def test_a_comparison_that_is_decided_again_for_another_has_another_result
             await asyncio.sleep(0.01)
         weights = RANKED.snapshot(learner.fold.state, 0).weights
     (record,) = await bench.broker.read(declared, 0).read(10)
-    written = read_verdict(record)
+    written = read_experiment_result(record)
     assert written is not None
     assert (written.phase, written.weights) == ("decided", weights)
     assert weights != verdict.weights
@@ -131,6 +131,6 @@ async def test_a_comparison_that_was_decided_and_is_aborted_has_another_result(b
         while not await bench.broker.end(declared):  # noqa: ASYNC110 - another task's doing
             await asyncio.sleep(0.01)
     (record,) = await bench.broker.read(declared, 0).read(10)
-    written = read_verdict(record)
+    written = read_experiment_result(record)
     assert written is not None
     assert (written.phase, written.weights) == ("ended without a winner", weights)

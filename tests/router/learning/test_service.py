@@ -27,14 +27,14 @@ from broker.records.routing import (
     OperatorCommand,
     SnapshotRecord,
     experiment_of,
+    read_experiment_result,
     read_snapshot,
-    read_verdict,
     write_checkpoint,
     write_claim,
-    write_order,
+    write_operator_command,
     write_snapshot,
 )
-from router.learning.experiment import read_experiment
+from router.learning.declared import read_experiment
 from router.learning.service import run
 from router.learning.settings import LearnerSettings
 from router.state.checkpoint_bootstrap import CheckpointBootstrap
@@ -273,14 +273,14 @@ async def test_commands_have_an_effect_and_a_result_outlives_all_that_was_learnt
     async with viewing(broker) as view, learning(broker, tmp_path / "one"):
         await until(lambda: view.learned.term >= 0 and view.endpoints())
         assert view.router("e").snapshot.weights == (0.95, 0.0, 0.05)
-        body, headers = write_order(
+        body, headers = write_operator_command(
             OperatorCommand(word="abort", author="test", at_us=now_us(), experiment=experiment_of(endpoint))
         )
         await broker.append(log, [body], headers)
         await until(lambda: view.router("e").snapshot.weights == (1.0, 0.0, 0.0))
         await until(lambda: (said := view.snapshot_of("e")) and said.phase == "aborted")
     reader = broker.read(broker.channels.declared, 0)
-    verdicts = [found for record in await reader.read(100) if (found := read_verdict(record))]
+    verdicts = [found for record in await reader.read(100) if (found := read_experiment_result(record))]
     await reader.close()
     assert [verdict.phase for verdict in verdicts] == ["aborted"]
     await broker.delete(log)
@@ -355,7 +355,7 @@ async def test_an_experiment_that_returns_keeps_its_state_and_learns_nothing_fro
             other = await declare(broker, edited)
             await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(other))
             order = OperatorCommand(word="promote", author="test", at_us=now_us(), experiment=experiment_of(other))
-            body, headers = write_order(order)
+            body, headers = write_operator_command(order)
             await broker.append(broker.channels.events("e"), [body], headers)
             await until(lambda: (said := view.snapshot_of("e")) and said.phase == "promoted")
             first = await declare(broker, CANARY)

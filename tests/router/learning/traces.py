@@ -64,9 +64,13 @@ def rows(shown: Sequence[TracedRequest], offset: int = 0) -> Record:
             snapshot=one.snapshot,
             mask=7,
         )
-        request = Request(route, one.uid, one.accepted_us, 0, one.propensity, None, 0, one.key, "", "", b"", b"")
+        request = Request(route=route, uid=one.uid, accepted_us=one.accepted_us, propensity=one.propensity, key=one.key)
         published_us = one.accepted_us + one.latency_us
-        ended.append(EndedRequests([request], [1], [one.accepted_us], one.status, published_us=published_us))
+        ended.append(
+            EndedRequests(
+                requests=[request], rows=[1], taken_us=[one.accepted_us], status=one.status, published_us=published_us
+            )
+        )
     outputs = [{name: np.array([value])} for one in shown for name, value in one.outputs.items()]
     body, headers = write_event(ended, [], outputs if len(outputs) == len(shown) else [], source="/trace")
     return Record(offset, body, headers)

@@ -19,7 +19,7 @@ class Clock:
 
 
 def answer(arm: str, status: Status = Status.OK, *, uid: bytes = UID, body: bytes = b"") -> Answer:
-    return Answer(uid, status, arm, 1, None, 0, 0, 0, body)
+    return Answer(uid=uid, status=status, arm=arm, version=1, body=body)
 
 
 async def test_it_ends_with_the_last_arm_and_the_first_answer_of_each_counts() -> None:

@@ -31,7 +31,7 @@ KEY = b"secret"
 POLICY = Interleaving(arms=3, rankers=(0, 1, 2), length=4, output="items")
 UID = derived_uid(b"7")
 ROUTE = Route(endpoint="shop", arm="v2", model="m", version=2, snapshot=3, mask=7, policy="interleave")
-REQUEST = Request(ROUTE, UID, 11, 10**18, 1 / 3, None, 0, "ann", "", "", b"", b"{}")
+REQUEST = Request(route=ROUTE, uid=UID, accepted_us=11, deadline_us=10**18, propensity=1 / 3, key="ann", body=b"{}")
 LISTS = {"v1": ["a", "b", "c", "d", "e"], "v2": ["b", "x", "a", "y", "z"], "v3": ["q", "a", "r", "s", "t"]}
 
 
@@ -48,7 +48,7 @@ def encoded(arm: str, outputs: dict[str, Any], *, binary: bool = False, id_: str
     asked |= {"parameters": {"binary_data_output": binary}} | ({"id": id_} if id_ else {})
     arrays = {name: np.array(value) if not isinstance(value, np.ndarray) else value for name, value in outputs.items()}
     body, length = encode(arrays, head=parse_head(orjson.dumps(asked), None), model="shop", version="1")
-    return Answer(UID, Status.OK, arm, 1, length, 0, 0, 0, body)
+    return Answer(uid=UID, status=Status.OK, arm=arm, version=1, json_length=length, body=body)
 
 
 def texts(items: Sequence[str | bytes], rows: int = 1) -> np.ndarray[Any, Any]:
@@ -60,7 +60,7 @@ def ranked(arm: str, items: Sequence[str] | None = None, **more: Any) -> Answer:
 
 
 def failed(arm: str, status: Status = Status.FAILED) -> Answer:
-    return Answer(UID, status, arm, 1, None, 0, 0, 0, b'{"error":"%s"}' % arm.encode())
+    return Answer(uid=UID, status=status, arm=arm, version=1, body=b'{"error":"%s"}' % arm.encode())
 
 
 def merged(
@@ -162,7 +162,7 @@ def test_a_ranking_that_cannot_be_read_is_missing(what: str) -> None:
 @given(st.binary(max_size=300), st.none() | st.integers(-5, 400))
 def test_any_bytes_are_a_ranking_or_an_invalid_request(body: bytes, json_length: int | None) -> None:
     with suppress(InvalidRequest):
-        read_ranking(Answer(UID, Status.OK, "v1", 1, json_length, 0, 0, 0, body), "")
+        read_ranking(Answer(uid=UID, status=Status.OK, arm="v1", version=1, json_length=json_length, body=body), "")
 
 
 def test_integers_stay_integers() -> None:

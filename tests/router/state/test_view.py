@@ -18,8 +18,8 @@ from broker.records.routing import (
     SnapshotRecord,
     experiment_of,
     write_claim,
+    write_experiment_result,
     write_snapshot,
-    write_verdict,
 )
 from broker.records.status import SILENT_AFTER_S, Announcement, State, host_name, write_announcement
 from router.state.view import View
@@ -57,7 +57,7 @@ class Logs:
         verdict = ExperimentResult(
             endpoint="e", experiment=self.experiment, number=number, phase="aborted", weights=ENDED
         )
-        self.view.fold_declared(Record(2, write_verdict(verdict), {}))
+        self.view.fold_declared(Record(2, write_experiment_result(verdict), {}))
 
     def check(self, number: int = 5, experiment: str = "", weights: tuple[float, ...] = OTHER) -> None:
         checkpoint = LearnerCheckpoint(

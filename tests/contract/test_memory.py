@@ -1,0 +1,71 @@
+"""The broker of docs/extending/broker.md is found by its entry point, and keeps the contract as far as it promises."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.contract.installation import Installation
+from tests.contract.log_contract import LogContract
+from tests.contract.publish_contract import PublishContract
+from tests.contract.settle_contract import SettleContract
+
+PAGE = (Path(__file__).parents[2] / "docs/extending/broker.md").read_text("utf-8")
+CODE = re.compile(r"<!-- code: (\S+) -->\n```python\n(.*?)```", re.DOTALL)
+ENTRY_POINTS = re.compile(r'```toml\n\[project\.entry-points\."(.*?)"\]\n(.*?)```', re.DOTALL)
+
+NO_LIMITS = "it has no limits"
+NO_DELAYS = "it has no delays"
+LEFT_OUT = {
+    "test_a_full_queue_refuses_rather_than_waits": NO_LIMITS,
+    "test_a_queue_full_of_bytes_refuses": NO_LIMITS,
+    "test_a_full_queue_takes_again_once_there_is_room": NO_LIMITS,
+    "test_a_full_output_queue_drops_its_oldest": NO_LIMITS,
+    "test_reading_below_the_first_offset_is_a_gap": NO_LIMITS,
+    "test_a_log_that_is_trimmed_is_read_on_without_a_gap": NO_LIMITS,
+    "test_a_delayed_message_is_held_back_and_then_delivered": NO_DELAYS,
+    "test_a_message_may_be_delayed_again_and_again": NO_DELAYS,
+    "test_a_dead_process_gives_back_what_it_held": "it forgets everything with its process",
+}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The page's code as an installed distribution with the page's entry point."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    [(name, code)] = CODE.findall(PAGE)
+    (folder / name).write_text(code, "utf-8")
+    [(group, points)] = ENTRY_POINTS.findall(PAGE)
+    info = folder / "memory_broker-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: memory-broker\nVersion: 1.0\n", "utf-8")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{points.replace(chr(34), '')}", "utf-8")
+    sys.path.insert(0, str(folder))
+    yield
+    sys.path.remove(str(folder))
+
+
+@pytest.mark.usefixtures("installed")
+class TestMemory(PublishContract, SettleContract, LogContract):
+    """The contract, without what the page says that it leaves out."""
+
+    @pytest.fixture(autouse=True)
+    def left_out(self, request: pytest.FixtureRequest) -> None:
+        name = request.function.__name__
+        if name in LEFT_OUT:
+            pytest.skip(LEFT_OUT[name])
+
+    @pytest.fixture
+    async def installation(self) -> AsyncIterator[Installation]:
+        async with Installation(f"memory://{uuid4()}", user=None) as installation:
+            yield installation
+
+
+def test_every_test_that_is_left_out_is_one_of_the_contract() -> None:
+    known = {name for contract in (PublishContract, SettleContract, LogContract) for name in dir(contract)}
+    assert known >= set(LEFT_OUT)
