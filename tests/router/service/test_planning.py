@@ -80,7 +80,7 @@ async def test_a_queue_clients_body_that_is_wrong_or_too_large_unpacked_is_inval
         said = {str(it.correlation_id): it for it in await client.answers(3)}
         assert {it.headers["status"] for it in said.values()} == {"invalid"}
         assert "more than 8323072 bytes" in orjson.loads(said["bomb"].body)["error"]
-        assert "not whole zstd" in orjson.loads(said["cut"].body)["error"]
+        assert "not complete zstd" in orjson.loads(said["cut"].body)["error"]
         assert "gzip, deflate or zstd" in orjson.loads(said["unknown"].body)["error"]
 
 
