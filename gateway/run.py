@@ -10,10 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from broker.base import Broker
 from broker.delivery.heartbeat import Heartbeat
-from broker.delivery.log_follower import LogFollower, follow_status
+from broker.delivery.membership import Membership
 from broker.messages import Record
 from broker.records.agreement import write_agreement
-from broker.support.tasks import Tasks
 from gateway.core.core import Core, GatewaySettings
 from gateway.core.metrics import GatewayMetrics
 from gateway.core.sending import RequestSender
@@ -44,7 +43,7 @@ async def run(
     `key` is the secret with which arms are drawn. `results` stores asynchronous requests. `on_started` is called with
     the port, before the gateway is ready: /v2/health/ready lists the things that it still waits for.
     """
-    view, metrics, tasks = View(key), GatewayMetrics(registry), Tasks()
+    view, metrics = View(key), GatewayMetrics(registry)
     view.members.introduce(settings.instance, settings.agreement)
     core = Core(broker, view, settings, metrics)
     sending = RequestSender(core)
@@ -60,10 +59,6 @@ async def run(
         arriving=lambda: core.door.arriving_bytes,
         held=lambda: core.door.held_bytes,
     )
-    await _follow(core, tasks)
-    await core.pending.open()
-    await stored.open()
-    infer = InferRoute(core, sending, stored)
     heartbeat = Heartbeat(
         broker,
         instance=settings.instance,
@@ -71,9 +66,13 @@ async def run(
         metrics_port=settings.metrics_port,
         troubles=lambda: [core.rows.trouble] if core.rows.trouble else [],
     )
-    await heartbeat.set_state("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
-    tasks.spawn(heartbeat.beat(), "heartbeat")
-    tasks.spawn(keep_comparing(view.members, heartbeat, registry), "agreement")
+    member = Membership(broker, heartbeat)
+    await _follow(core, member)
+    await core.pending.open()
+    await stored.open()
+    infer = InferRoute(core, sending, stored)
+    await member.announce("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
+    member.spawn(keep_comparing(view.members, heartbeat, registry), "agreement")
     try:
         await serve(
             core,
@@ -91,27 +90,19 @@ async def run(
         await core.pending.close()
         await stored.close()
         await results.close()
-        await heartbeat.set_state("stopped")
-        await tasks.cancel()
+        await member.leave()
 
 
-async def _follow(core: Core, tasks: Tasks) -> None:
-    broker, view = core.broker, core.view
-    declared, status = broker.channels.declared, broker.channels.status
-    await broker.declare(declared)
-    await broker.declare(status)
+async def _follow(core: Core, member: Membership) -> None:
+    view = core.view
 
     def fold_status(record: Record) -> None:
         view.fold_status(record)
         core.computed.fold(record)
 
-    for name, follower in (
-        ("declared", LogFollower(broker, declared, 0, view.fold_declared)),
-        ("status", follow_status(broker, fold_status)),
-    ):
+    for name, follower in (await member.follow(declared=view.fold_declared, status=fold_status)).items():
         core.readiness.follow(name, follower)
-        tasks.spawn(follower.run(), name)
-    tasks.spawn(CheckpointBootstrap(broker, view).run(), "checkpoint-bootstrap")
+    member.spawn(CheckpointBootstrap(core.broker, view).run(), "checkpoint bootstrap")
 
 
 async def _within(grace_s: float, work: Awaitable[None], subject: str) -> None:

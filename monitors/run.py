@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from broker.base import Broker, Since
 from broker.delivery.heartbeat import Heartbeat
-from broker.delivery.log_follower import LogFollower, follow_status
+from broker.delivery.membership import Membership
 from broker.protocol.ids import now_us
 from broker.records.status import FULL_EVERY_S
-from broker.support.tasks import Tasks
+from broker.support.tasks import Tasks, wait_for_event
 from monitors.base import MonitorContext
 from monitors.known import KnownVersions
 from monitors.queues import QueueDepths
@@ -49,25 +49,18 @@ async def run(
     known = known or KnownVersions()
     context = MonitorContext(registry=registry, max_series=settings.max_series)
     monitors = make_monitors(context, settings.folder, settings.monitors)
-    tasks, readers = Tasks(), Tasks()
+    readers = Tasks()
     began = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
-    channels = broker.channels
-    await broker.declare(channels.declared)
-    await broker.declare(channels.status)
-    declared = LogFollower(broker, channels.declared, 0, known.fold_declared)
-    status = follow_status(broker, known.fold_status)
-    tasks.spawn(declared.run(), "declared")
-    tasks.spawn(status.run(), "status")
     heartbeat = Heartbeat(broker, instance=settings.instance, part="monitors", metrics_port=settings.metrics_port)
-    await heartbeat.set_state("ready")
-    tasks.spawn(heartbeat.beat(), "heartbeat")
-    tasks.spawn(QueueDepths(broker, known, registry).run(), "queues")
+    member = Membership(broker, heartbeat)
+    await member.follow(declared=known.fold_declared, status=known.fold_status)
+    await member.announce("ready")
+    member.spawn(QueueDepths(broker, known, registry).run(), "queues")
     await _follow_all(broker, known, monitors, readers, began, stop)
     await readers.cancel()
     for one in monitors:
         await one.monitor.close()
-    await heartbeat.set_state("stopped")
-    await tasks.cancel()
+    await member.leave()
 
 
 async def _follow_all(
@@ -88,8 +81,4 @@ async def _follow_all(
                 monitor = one.monitor.follow(endpoint)
                 reader = EventReader(broker, log, monitor, checkpoint=one.checkpoint(endpoint), since=since)
                 readers.spawn(reader.run(), f"{one.name}-{endpoint}")
-        try:
-            async with asyncio.timeout(ENDPOINTS_CHECK_S):
-                await stop.wait()
-        except TimeoutError:
-            continue
+        await wait_for_event(stop, ENDPOINTS_CHECK_S)

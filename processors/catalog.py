@@ -14,11 +14,11 @@ from pathlib import Path
 from broker.base import Broker
 from broker.channels import NO_LIMITS, Limits
 from broker.delivery.heartbeat import Heartbeat
-from broker.delivery.log_follower import follow_status
+from broker.delivery.membership import Membership
 from broker.errors import Misconfigured, TryAgain
 from broker.messages import Record
 from broker.records.status import read_status
-from broker.support.tasks import Tasks
+from broker.support.tasks import Tasks, wait_for_event
 from processors.engine import Engine, ReplicaTarget
 from processors.repository import RepositorySnapshot, scan
 from processors.vanished import Key, VanishedVersions
@@ -45,26 +45,21 @@ class CatalogSettings:
 
 async def run(broker: Broker, engine: Engine, settings: CatalogSettings, stop: asyncio.Event) -> None:
     """Serve the models of the repository until `stop` is set."""
-    tasks = Tasks()
-    await broker.declare(broker.channels.declared)
-    await broker.declare(broker.channels.status)
     heartbeat = Heartbeat(broker, instance=settings.instance, part="catalog", metrics_port=settings.metrics_port)
+    member = Membership(broker, heartbeat)
     await engine.open()
     catalog = Catalog(broker, engine, settings, heartbeat)
+    await member.follow(status=catalog.fold, status_since_s=0.0)
     await catalog.update()
-    tasks.spawn(heartbeat.beat(), "heartbeat")
-    tasks.spawn(follow_status(broker, catalog.fold, since_s=0.0).run(), "status")
+    member.beat()
+    tasks = Tasks()
     tasks.spawn(_every(settings.poll_s, catalog), "repository")
     while not stop.is_set():
         await engine.restart_dead()
-        try:
-            async with asyncio.timeout(ENGINE_CHECK_S):
-                await stop.wait()
-        except TimeoutError:
-            continue
-    await tasks.cancel()
+        await wait_for_event(stop, ENGINE_CHECK_S)
+    await tasks.cancel()  # before the engine: no model is started while it closes
     await engine.close()
-    await heartbeat.set_state("stopped")
+    await member.leave()
 
 
 async def _every(seconds: float, catalog: Catalog) -> None:

@@ -13,7 +13,7 @@ from broker.base import Broker
 from broker.channels import NO_LIMITS, Limits
 from broker.delivery.clocks import CLOCKS
 from broker.delivery.heartbeat import Heartbeat
-from broker.delivery.log_follower import LogFollower, follow_status
+from broker.delivery.membership import Membership
 from broker.errors import MillraceError
 from broker.messages import Record
 from broker.protocol.answers import clean
@@ -75,14 +75,9 @@ class Replica:
     async def run(self, stop: asyncio.Event) -> None:
         """Load the model, serve until `stop`, and finish the held requests. Errors are announced and raised."""
         spec = self._spec
-        await self._broker.declare(self._broker.channels.declared)
-        await self._broker.declare(self._broker.channels.status)
-        await self._heartbeat.set_state("loading")
-        self._tasks.spawn(self._heartbeat.beat(), "heartbeat")
-        declared = LogFollower(self._broker, self._broker.channels.declared, 0, self._fold)
-        self._tasks.spawn(declared.run(), "declared")
-        cancels = follow_status(self._broker, self._cancels.fold, since_s=CANCELS_OVER_S)
-        self._tasks.spawn(cancels.run(), "cancels")
+        member = Membership(self._broker, self._heartbeat)
+        followers = await member.follow(declared=self._fold, status=self._cancels.fold, status_since_s=CANCELS_OVER_S)
+        await member.announce("loading")
         try:
             model = await load_model(
                 spec.repository,
@@ -94,7 +89,7 @@ class Replica:
             )
             gc.collect()
             gc.freeze()  # the hundred thousands of objects of torch stay, so collections need not visit them again
-            await declared.caught_up.wait()
+            await followers["declared"].caught_up.wait()
             await CLOCKS.measured()
             await self._serve(model, stop)
         except MillraceError as exc:
@@ -102,6 +97,7 @@ class Replica:
             raise
         finally:
             await self._tasks.cancel()
+            await member.end_tasks()
 
     async def _serve(self, model: LoadedModel, stop: asyncio.Event) -> None:
         spec = self._spec

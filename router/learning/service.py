@@ -12,12 +12,12 @@ from prometheus_client import CollectorRegistry
 
 from broker.base import Broker
 from broker.delivery.heartbeat import Heartbeat
-from broker.delivery.log_follower import LogFollower, follow_status
+from broker.delivery.membership import Membership
 from broker.errors import Misconfigured, TryAgain
 from broker.messages import Record
 from broker.records.endpoint import Endpoint
 from broker.records.routing import ExperimentResult, read_experiment_result
-from broker.support.tasks import Tasks
+from broker.support.tasks import wait_for_event
 from router.declaration.endpoints import DeclaredEndpoints
 from router.learning.declared_state import DeclaredState
 from router.learning.endpoint import EndpointLearner
@@ -44,9 +44,7 @@ async def run(
     stop: asyncio.Event,
 ) -> None:
     """Lead while no other learner does, until `stop`. `read` returns the experiment of a declared policy, or None."""
-    tasks, metrics, ledger = Tasks(), LearnerMetrics(registry), Ledger(ledger_path)
-    await broker.declare(broker.channels.declared)
-    await broker.declare(broker.channels.status)
+    metrics, ledger = LearnerMetrics(registry), Ledger(ledger_path)
     leadership = Leadership(broker, settings.instance)
     wanted, state = DeclaredExperiments(read), DeclaredState(broker)
 
@@ -55,16 +53,6 @@ async def run(
         wanted.fold(record)
         state.fold(record)
 
-    def anew() -> None:
-        leadership.forget_claims()
-        tasks.spawn(state.write_again(), "declared again")
-
-    declared = LogFollower(broker, broker.channels.declared, 0, fold, on_recreated=anew)
-    tasks.spawn(declared.run(), "declared")
-    status = follow_status(broker, leadership.fold_status)
-    tasks.spawn(status.run(), "status")
-    await declared.caught_up.wait()
-    await status.caught_up.wait()
     heartbeat = Heartbeat(
         broker,
         instance=settings.instance,
@@ -72,16 +60,22 @@ async def run(
         metrics_port=settings.metrics_port,
         troubles=lambda: [leadership.trouble] if leadership.trouble else [],
     )
-    await heartbeat.set_state("ready")
-    tasks.spawn(heartbeat.beat(), "heartbeat")
+    member = Membership(broker, heartbeat)
+
+    def write_again() -> None:
+        leadership.forget_claims()
+        member.spawn(state.write_again(), "declared again")
+
+    await member.follow(declared=fold, status=leadership.fold_status, on_declared_recreated=write_again)
+    await member.caught_up()
+    await member.announce("ready")
     learners = EndpointLearners(broker, ledger, wanted, settings, metrics)
     service = LearnerService(ledger, wanted, leadership, learners, metrics)
     try:
         await service.run(stop)
     finally:
         await ledger.close()
-        await heartbeat.set_state("stopped")
-        await tasks.cancel()
+        await member.leave()
 
 
 class DeclaredExperiments:
@@ -214,7 +208,7 @@ class LearnerService:
                 term = await self._leadership.claim()
             if term is not None and await self._leadership.confirmed_term() == term:
                 await self._lead(term, stop)
-            await _pause(stop)
+            await wait_for_event(stop, CHECK_S)
 
     async def _open(self) -> None:
         if not self._is_open:
@@ -232,7 +226,7 @@ class LearnerService:
             while not stop.is_set() and self._leadership.term == term:
                 if not self._learners.update(term):
                     break
-                await _pause(stop)
+                await wait_for_event(stop, CHECK_S)
         finally:
             self._metrics.leads.set(0)
             # The next process may have other declarations, or another data folder: it needs checkpoints.
@@ -254,11 +248,3 @@ def _log_end(endpoint: str, error: BaseException | None) -> None:
         logger.warning("endpoint %s: its learner ended (%s); it starts again", endpoint, errors[0])
     else:
         logger.error("endpoint %s: its learner ended; it starts again", endpoint, exc_info=error)
-
-
-async def _pause(stop: asyncio.Event) -> None:
-    try:
-        async with asyncio.timeout(CHECK_S):
-            await stop.wait()
-    except TimeoutError:
-        return

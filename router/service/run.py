@@ -16,10 +16,10 @@ from broker.base import Broker
 from broker.channels import NO_LIMITS, Limits
 from broker.delivery.clocks import CLOCKS
 from broker.delivery.heartbeat import Heartbeat
-from broker.delivery.log_follower import LogFollower, follow_status
+from broker.delivery.membership import Membership
 from broker.errors import TryAgain
 from broker.records.agreement import Agreement, write_agreement
-from broker.support.tasks import Tasks
+from broker.support.tasks import Tasks, wait_for_event
 from router.service.endpoint import EndpointService
 from router.service.metrics import RouterMetrics
 from router.service.ranked_requests import RankerAnswers
@@ -49,14 +49,8 @@ async def run(
     broker: Broker, settings: RouterSettings, key: bytes, registry: CollectorRegistry, stop: asyncio.Event
 ) -> None:
     """Serve every endpoint that is declared or announced, until `stop` is set."""
-    view, tasks = View(key), Tasks()
+    view = View(key)
     view.members.introduce(settings.instance, settings.agreement)
-    await broker.declare(broker.channels.declared)
-    await broker.declare(broker.channels.status)
-    declared = LogFollower(broker, broker.channels.declared, 0, view.fold_declared)
-    status = follow_status(broker, view.fold_status)
-    tasks.spawn(declared.run(), "declared")
-    tasks.spawn(status.run(), "status")
     metrics = RouterMetrics(registry)
     service = RouterService(broker, view, settings, metrics)
     metrics.watch(service.problems)
@@ -67,23 +61,18 @@ async def run(
         metrics_port=settings.metrics_port,
         troubles=lambda: [f"endpoint {endpoint}: {reason}" for endpoint, reason in sorted(service.problems().items())],
     )
-    await declared.caught_up.wait()
-    await status.caught_up.wait()
+    member = Membership(broker, heartbeat)
+    await member.follow(declared=view.fold_declared, status=view.fold_status)
+    await member.caught_up()
     await CLOCKS.measured()
-    await heartbeat.set_state("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
-    tasks.spawn(heartbeat.beat(), "heartbeat")
-    tasks.spawn(keep_comparing(view.members, heartbeat, registry), "agreement")
-    tasks.spawn(CheckpointBootstrap(broker, view).run(), "checkpoint bootstrap")
+    await member.announce("ready", full=write_agreement(settings.agreement) if settings.agreement else None)
+    member.spawn(keep_comparing(view.members, heartbeat, registry), "agreement")
+    member.spawn(CheckpointBootstrap(broker, view).run(), "checkpoint bootstrap")
     while not stop.is_set():
         service.serve_new()
-        try:
-            async with asyncio.timeout(CHECK_S):
-                await stop.wait()
-        except TimeoutError:
-            continue
+        await wait_for_event(stop, CHECK_S)
     await service.close()
-    await heartbeat.set_state("stopped")
-    await tasks.cancel()
+    await member.leave()
 
 
 class RouterService:
