@@ -24,11 +24,11 @@ NO_DELAYS = "it has no delays"
 LEFT_OUT = {
     "test_a_full_queue_refuses_rather_than_waits": NO_LIMITS,
     "test_a_queue_full_of_bytes_refuses": NO_LIMITS,
-    "test_a_full_queue_takes_again_once_there_is_room": NO_LIMITS,
+    "test_a_full_queue_accepts_messages_again_once_there_is_room": NO_LIMITS,
     "test_a_full_output_queue_drops_its_oldest": NO_LIMITS,
     "test_reading_below_the_first_offset_is_a_gap": NO_LIMITS,
-    "test_a_log_that_is_trimmed_is_read_on_without_a_gap": NO_LIMITS,
-    "test_a_delayed_message_is_held_back_and_then_delivered": NO_DELAYS,
+    "test_a_reader_of_a_log_that_is_trimmed_meets_no_gap": NO_LIMITS,
+    "test_a_delayed_message_is_delivered_after_its_delay": NO_DELAYS,
     "test_a_message_may_be_delayed_again_and_again": NO_DELAYS,
     "test_a_dead_process_gives_back_what_it_held": "it forgets everything with its process",
 }

@@ -29,7 +29,7 @@ async def main(path: str, queue: str) -> None:
             sys.stdin.read()
         return read_dead_letter(message, channels)
 
-    with patch.object(dead, "read_letter", block):  # called for each letter
+    with patch.object(dead, "read_dead_letter", block):  # called for each letter
         async with Installation.at(Path(path)).broker() as broker:
             await dead.read_page(broker, queue, 1000)
 

@@ -191,20 +191,22 @@ async def running_gateway(
             running.result()
         work = asyncio.create_task(processor.work())
         port = started.result()
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
-            gateway = Gateway(broker, port, client, processor, registry, stop, running)
-            await gateway.announce("double", 1, "ready", full=FULL)
-            if is_loaded:
-                await gateway.catalog({"double": [1]})
-            if is_ready:
-                await gateway.until("/v2/models/double/ready", 200)
-            if is_ready and is_loaded:
-                await gateway.until("/v2/health/ready", 200)
-            yield gateway
-        stop.set()
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-        await running
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
+                gateway = Gateway(broker, port, client, processor, registry, stop, running)
+                await gateway.announce("double", 1, "ready", full=FULL)
+                if is_loaded:
+                    await gateway.catalog({"double": [1]})
+                if is_ready:
+                    await gateway.until("/v2/models/double/ready", 200)
+                if is_ready and is_loaded:
+                    await gateway.until("/v2/health/ready", 200)
+                yield gateway
+        finally:
+            stop.set()
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            await running
 
 
 @asynccontextmanager
@@ -216,12 +218,14 @@ async def second_gateway(gateway: Gateway, folder: Path) -> AsyncIterator[httpx.
     running = asyncio.create_task(
         run(gateway.broker, configured, b"secret", results, CollectorRegistry(), stop, on_started=started.set_result)
     )
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{await started}", timeout=PATIENCE_S) as client:
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{await started}", timeout=PATIENCE_S) as client:
 
-        async def ready() -> bool:
-            return (await client.get("/v2/models/double/ready")).status_code == 200
+            async def ready() -> bool:
+                return (await client.get("/v2/models/double/ready")).status_code == 200
 
-        await until(ready)
-        yield client
-    stop.set()
-    await running
+            await until(ready)
+            yield client
+    finally:
+        stop.set()
+        await running

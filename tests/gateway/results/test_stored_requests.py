@@ -122,7 +122,7 @@ async def test_an_answer_is_kept_for_a_while_then_410_then_404(tmp_path: Path, m
         location = f"/v2/requests/{answer.headers['millrace-request-id']}"
         assert (await gateway.client.get(location)).status_code == 200
         gone = await gateway.until(location, 410)
-        assert "not kept" in gone.json()["error"]
+        assert "no longer kept" in gone.json()["error"]
         await gateway.until(location, 404)
 
 

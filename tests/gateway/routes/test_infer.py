@@ -167,7 +167,7 @@ async def test_a_body_over_the_limit_is_413_in_every_encoding(tmp_path: Path, ho
             content, headers = zlib.compress(b"\0" * 50_000_000), {"content-encoding": "deflate"}
         answer = await gateway.client.post(URL, content=content, headers=headers)
         assert answer.status_code == 413
-        assert "100000 are allowed" in error_of(answer)
+        assert "100000" in error_of(answer)
         assert gateway.processor.seen == []
         assert (await gateway.client.post(URL, content=BODY)).status_code == 200
 
