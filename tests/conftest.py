@@ -20,6 +20,7 @@ LONG_BYTES = 8
 RAY = ("tests/deploy/processes/test_native.py", "tests/deploy/test_wiring.py", "tests/deploy/demo/")
 """These start Ray, which takes all of the machine: one at a time."""
 SLOW = (
+    "tests/contract/",
     "tests/deploy/cli/test_dead_letters.py",
     "tests/deploy/cli/test_look.py",
     "tests/deploy/cli/test_main.py",
@@ -34,7 +35,10 @@ SLOW = (
     "tests/docs/test_endpoint_schema.py",
     "tests/kill/",
     "tests/processors/test_runtimes.py",
+    "tests/router/kinds/test_built_in.py",
+    "tests/router/learning/test_kill.py",
     "tests/test_readme.py",
+    "tests/test_servers.py",
 )
 """These start the processes of an installation, or compute for long: `make test-fast` leaves them out."""
 

@@ -29,7 +29,7 @@ DISMISS_S = 0.3
 CLOSE_S = 5.0
 
 
-class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """One member of a queue's group, with a new consumer after each `join`.
 
     A transient queue (`shared` is False) has no group: its only consumer reads all partitions and commits nothing.

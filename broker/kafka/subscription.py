@@ -19,7 +19,7 @@ from broker.kafka.committer import Committer
 from broker.kafka.delivery_buffer import DeliveryBuffer
 from broker.kafka.fetcher import Bury, Fetcher
 from broker.kafka.held_deliveries import HeldDeliveries
-from broker.kafka.membership import Membership
+from broker.kafka.membership import GroupMembership
 from broker.kafka.properties import unpack_message
 from broker.messages import Delivery, Message
 from broker.support.upkeep import Upkeep
@@ -54,7 +54,7 @@ class KafkaSubscription:
         self._buffer = DeliveryBuffer()
         self._committer = Committer(cluster.offsets, queue, assignment, shared=shared)
         self._held = HeldDeliveries(assignment, self._buffer, self._committer)
-        self._membership = Membership(
+        self._membership = GroupMembership(
             cluster,
             queue,
             shared=shared,
