@@ -104,8 +104,11 @@ def _needs_servers(path: str) -> bool:
 
 @cache
 def _imports(path: str) -> frozenset[str]:
+    """Return the modules that a file imports, also by `from tests import servers`."""
     tree = ast.parse((ROOT / path).read_text("utf-8"))
-    return frozenset(node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module)
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    named = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+    return frozenset({node.module for node in nodes if node.module} | named)
 
 
 @cache
