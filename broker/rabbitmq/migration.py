@@ -40,7 +40,11 @@ async def migrate(
     aside = queue + ASIDE
     await _check_room(broker, queue, aside, arguments(broker.channels, queue, limits).get("x-max-length", 0))
     await broker.declare(aside, NO_LIMITS)
-    await _move(broker, queue, aside, moved)
+    moved_bytes = await _move(broker, queue, aside, moved)
+    if limits.bytes and moved_bytes > limits.bytes and not await broker.missing([queue]):
+        await _move(broker, aside, queue, moved)
+        await broker.delete(aside)
+        raise _no_room(queue, f"{moved_bytes} bytes", limits.bytes)
     broker.upkeep.forget(queue)
     lost = await topology.delete(queue)
     await broker.declare(queue, limits)
@@ -53,14 +57,19 @@ async def _check_room(broker: Broker, queue: str, aside: str, limit: int) -> Non
     """Raise Refused if the new queue's limit is too small for all messages."""
     held = sum([(await broker.depth(one)).messages for one in (queue, aside)])
     if limit and held > limit:
-        raise Refused(
-            f"{queue} holds {held} messages, and its new limit is {limit}: it stays as it is; let it be consumed "
-            "first, or raise the limit"
-        )
+        raise _no_room(queue, f"{held} messages", limit)
 
 
-async def _move(broker: Broker, source: str, target: str, moved: Callable[[int], None]) -> None:
-    """Move all messages of one queue into another, in order."""
+def _no_room(queue: str, held: str, limit: int) -> Refused:
+    return Refused(
+        f"{queue} holds {held}, and its new limit is {limit}: it stays as it is; let it be consumed first, or raise "
+        "the limit"
+    )
+
+
+async def _move(broker: Broker, source: str, target: str, moved: Callable[[int], None]) -> int:
+    """Move all messages of one queue into another, in order. Returns the bytes of their bodies."""
+    size = 0
     consumer = broker.consume(source, TAKE)
     try:
         while True:
@@ -69,18 +78,23 @@ async def _move(broker: Broker, source: str, target: str, moved: Callable[[int],
                     deliveries = await consumer.take(TAKE)
             except TimeoutError:
                 if not (await broker.depth(source)).messages:
-                    return
+                    return size
                 continue
             await _forward(broker, deliveries, target)
+            size += sum(len(delivery.message.body) for delivery in deliveries)
             moved(len(deliveries))
     finally:
         await consumer.stop()
 
 
 async def _forward(broker: Broker, deliveries: Sequence[Delivery], target: str) -> None:
-    messages = [replace(delivery.message, queue=target) for delivery in deliveries]
-    outcomes = await broker.forward(deliveries, messages)
-    if not all(outcome.safe for outcome in outcomes):
-        await broker.requeue(deliveries)
-        refused = next(outcome for outcome in outcomes if not outcome.safe)
-        raise Unavailable(f"{target} refused messages that were moved into it ({refused}): nothing is lost")
+    """Publish messages and ack the confirmed ones: a refused one stays in its queue, and no other is there twice."""
+    outcomes = await broker.publish([replace(delivery.message, queue=target) for delivery in deliveries])
+    pairs = list(zip(deliveries, outcomes, strict=True))
+    await broker.ack([delivery for delivery, outcome in pairs if outcome.safe])
+    refused = [(delivery, outcome) for delivery, outcome in pairs if not outcome.safe]
+    if refused:
+        await broker.requeue([delivery for delivery, _ in refused])
+        raise Unavailable(
+            f"{target} refused messages that were moved into it ({refused[0][1]}): nothing is lost; repeat the command"
+        )

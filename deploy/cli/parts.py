@@ -122,6 +122,8 @@ async def _until_served(installation: Installation, supervisor: Supervisor, stop
 
 def _part_command(part: str) -> Callable[..., None]:
     def command(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "") -> None:
+        if not settings.exists() and settings != DEFAULT_SETTINGS:
+            raise Misconfigured(missing_settings_text(settings))
         installation = read_installation(settings, overrides(broker__url=broker))
         sys.exit(run_installed_part(installation, part, parent=None))
 

@@ -8,7 +8,7 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from broker.base import Broker
-from broker.errors import Refused
+from broker.errors import Refused, Unavailable
 from deploy.cli.terminal import (
     DEFAULT_SETTINGS,
     BrokerUrl,
@@ -78,7 +78,7 @@ def migrate_all(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "
         for one in queues:
             try:
                 lost += await _migrate(connection, one)
-            except Refused as exc:  # the other queues can still be migrated
+            except (Refused, Unavailable) as exc:  # the other queues can still be migrated
                 refused.append(str(exc))
         warn(refused)
         return lost + len(refused)

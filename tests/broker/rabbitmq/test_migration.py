@@ -8,6 +8,7 @@ import pytest
 
 from broker.base import Broker
 from broker.channels import Limits
+from broker.errors import Refused
 from broker.messages import FULL, SAFE, Message
 from broker.rabbitmq.migration import ASIDE
 from tests.contract.installation import Installation
@@ -83,3 +84,17 @@ async def test_a_move_that_ends_in_the_middle_is_finished_by_the_next_one(
     assert await third.migrate(queue, NEW, lambda _: None) == 0
     assert await third.difference(queue, NEW) == ""
     await holds_all(third, queue)
+
+
+async def test_a_queue_with_more_bytes_than_its_new_limit_stays_as_it_is(
+    installation: Installation, broker: Broker
+) -> None:
+    queue = await installation.queue(broker)
+    body = bytes(1000)
+    assert await broker.publish([Message(queue=queue, body=body)] * 50) == [SAFE] * 50
+    other = await installation.broker()
+    with pytest.raises(Refused, match="holds 50000 bytes, and its new limit is 20000"):
+        await other.migrate(queue, Limits(bytes=20_000), lambda _: None)
+    assert (await other.depth(queue)).messages == 50
+    assert await other.missing([queue + ASIDE]) == [queue + ASIDE]
+    assert await other.difference(queue, Limits()) == ""
