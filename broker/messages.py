@@ -38,7 +38,7 @@ class Message:
     user_id: str | None = None
     timestamp_s: int | None = None
     priority: int = 0
-    delay_s: float = 0.0  # brokers round it up to the next step of `DELAY_LADDER_S`, at most the last
+    delay_s: float = 0.0  # brokers without delays of any length use a step of `DELAY_LADDER_S`
 
 
 @dataclass(slots=True, eq=False)
