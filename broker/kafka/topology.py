@@ -114,7 +114,7 @@ class KafkaTopology:
         answers = await self._clients.ask(lambda: self._clients.admin.describe_configs([resource]))
         policies = [entry[1] for answer in answers for one in answer.resources for entry in one[4]]
         if any("compact" in policy for policy in policies):
-            raise Refused(f"{topic}: cleanup.policy of this topic is {policies[0]}: set it to delete")
+            raise Refused(f"{topic}: the topic has cleanup.policy={policies[0]}: set it to delete")
         self._checked.add(topic)
 
     async def create(self, topic: str, partitions: int, settings: dict[str, str]) -> None:
