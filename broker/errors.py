@@ -10,8 +10,8 @@ MillraceError
 ├── TryAgain          the connection failed, not the request    status `failed`
 │   ├── Unreachable         no broker answers
 │   │   ├── Damaged         its file is damaged or not a database
-â   â   âââ DiskFull        its disk is full: nothing was written
-â   â   âââ Locked          another process holds the lock of its file
+│   │   ├── DiskFull        its disk is full: nothing was written
+│   │   └── Locked          another process holds the lock of its file
 │   ├── Unavailable         nothing can serve this now
 │   ├── Refused             the broker does not allow it until a person fixes something there
 │   └── Expired             the deadline has passed             status `expired`

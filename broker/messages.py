@@ -19,12 +19,16 @@ JSON_LENGTH_HEADER = "inference-header-content-length"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One broker message for `queue`. `header` is the binary one of `protocol/header.py`; all else is any client's."""
+    """One broker message for `queue`.
+
+    `header` is the binary struct of `protocol/header.py`, which only Millrace writes. Any client may set the other
+    fields.
+    """
 
     queue: str
     body: bytes
     header: bytes = b""
-    count: int = 1  # of requests or answers inside
+    count: int = 1  # the number of requests or answers inside
     headers: Mapping[str, Any] = field(default_factory=lambda: NO_HEADERS)
     content_type: str | None = None
     content_encoding: str | None = None
@@ -34,12 +38,12 @@ class Message:
     user_id: str | None = None
     timestamp_s: int | None = None
     priority: int = 0
-    delay_s: float = 0.0  # the shortest delay; brokers round it up to a step of their delay ladder
+    delay_s: float = 0.0  # brokers without delays of any length use a step of `DELAY_LADDER_S`
 
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """A message taken from a queue and not settled yet. `came_back` counts the earlier deliveries."""
+    """A message taken from a queue and not settled yet. `came_back` is the number of its earlier deliveries."""
 
     message: Message
     tag: int

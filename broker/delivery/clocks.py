@@ -2,10 +2,10 @@
 
 Deadlines, and the times in rows, are absolute times. Each process compares the times in the others' heartbeats with its
 own clock. `now_us` is the median time: at most half of the machines are behind it, and at most half are ahead of it.
-All processes compute the same one, because they read the same heartbeats.
+All processes compute the same time, because they read the same heartbeats.
 
-A heartbeat arrives some time after it was written, so a machine seems to be behind by that delay. Therefore the least
-delayed of its last heartbeats counts, and differences below `ALLOWED_S` are ignored.
+A heartbeat arrives some time after it was written, so a machine seems to be behind by that delay. Therefore only
+the least delayed of its recent heartbeats is used, and differences below `ALLOWED_S` are ignored.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 ALLOWED_S = 2.0
 BOUND_S = 7200.0  # a larger difference is reported and not corrected
 WINDOW_S = 15.0
-SPAN_S = 1.0  # the shortest time between a machine's heartbeats: those read at once at the start measure nothing
+SPAN_S = 1.0  # a clock counts as measured once its heartbeats span this time: the first ones may be old
 SAMPLES = 32
-MEASURED_WITHIN_S = 5.0  # after the first heartbeat: a living machine sends two in that time
+MEASURED_WITHIN_S = 5.0  # after the first heartbeat; a machine that runs sends two in that time
 MEASURED_EVERY_S = 0.1
 KEPT_S = 3600.0
 
@@ -49,7 +49,7 @@ class Clocks:
         self._wall_us = wall_us
         self._clock = clock
         self._shift = shift
-        self._samples: dict[str, deque[tuple[float, float]]] = {}  # by host: the time, and how far it was ahead of us
+        self._samples: dict[str, deque[tuple[float, float]]] = {}  # by host: (arrival, seconds ahead of our clock)
         self._last_known: dict[str, tuple[float, float]] = {}  # also of machines that left
         self._began_s = math.inf  # the time of the first heartbeat of another machine
         self._reported: set[str] = set()
@@ -80,7 +80,7 @@ class Clocks:
 
     @property
     def is_measuring(self) -> bool:
-        """True for some seconds after the first heartbeat of another machine, while a clock is not measured yet."""
+        """True while a clock is not measured yet, but only for `MEASURED_WITHIN_S` after the first heartbeat."""
         if self._clock() - self._began_s > MEASURED_WITHIN_S:
             return False
         known = self._ahead()
@@ -88,7 +88,7 @@ class Clocks:
 
     async def measured(self) -> None:
         """Wait until the clocks of the machines that sent heartbeats are measured, at most `MEASURED_WITHIN_S`."""
-        while self.is_measuring:  # noqa: ASYNC110 - it also ends by time passing
+        while self.is_measuring:  # noqa: ASYNC110 - time alone also ends it, without an event
             await asyncio.sleep(MEASURED_EVERY_S)
 
     def differences(self) -> Mapping[str, float]:
@@ -117,7 +117,7 @@ class Clocks:
         return len(far) > len(ahead) / 2 and len(far) > 1
 
     def _settle(self) -> None:
-        """Compute the median time, including machines that left: the time of all others would jump otherwise."""
+        """Compute the median time. Machines that left count for `KEPT_S`, so that the time does not jump then."""
         now = self._clock()
         self._last_known |= {host: (now, ahead_s) for host, ahead_s in self._ahead().items()}
         self._last_known = {host: known for host, known in self._last_known.items() if known[0] >= now - KEPT_S}
@@ -154,7 +154,7 @@ class Clocks:
 
 def _describe(host: str, off_s: float) -> str:
     way = "ahead of" if off_s > 0 else "behind"
-    effect = "it is corrected for" if abs(off_s) <= BOUND_S else "too far to be corrected for"
+    effect = "Millrace corrects for it" if abs(off_s) <= BOUND_S else "too much for Millrace to correct"
     return f"the clock of machine {host} is {abs(off_s):.0f} s {way} the others ({effect}): set it right"
 
 

@@ -63,10 +63,10 @@ class Committer:
                     await asyncio.sleep(COMMIT_PAUSE_S)
 
     async def commit_before_delivery(self, trackers: set[OffsetTracker], *, ahead: int) -> bool:
-        """Commit that the records fetched last may have been delivered, before they are delivered.
+        """Before a delivery, commit that the records fetched last may have been delivered.
 
-        The commit allows for `ahead` more offsets in partitions that have no further records. Returns False if one
-        of the partitions was lost meanwhile.
+        In partitions without further records, the commit also covers the next `ahead` offsets: later records can then
+        be delivered without another commit. Returns False if one of the partitions was lost meanwhile.
         """
         for tracker in trackers:
             tracker.extend_reach(ahead if ahead and not self._assignment.has_more(tracker) else 0)
@@ -80,7 +80,7 @@ class Committer:
         """Commit the states that changed; return False if Kafka did not accept the commit now."""
         if not self._shared or consumer is None:
             return True
-        with contextlib.suppress(TopicDeleted):  # its trackers are lost now, and nothing of them is committed
+        with contextlib.suppress(TopicDeleted):  # the trackers are marked as lost, so the next lines skip them
             check_topic(consumer, self._queue, trackers)
         async with self._committing:
             states = {tracker: tracker.state(leaving=leaving) for tracker in trackers if not tracker.lost}
@@ -100,7 +100,7 @@ class Committer:
             except (CommitFailedError, IllegalStateError):
                 return False
             except KafkaError as exc:
-                logger.info("%s: a commit failed (%s)", self._queue, type(exc).__name__)
+                logger.info("%s: Kafka did not accept a commit of offsets (%s)", self._queue, type(exc).__name__)
                 return False
             for tracker, state in changed.items():
                 tracker.committed = state

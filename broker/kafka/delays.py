@@ -1,7 +1,8 @@
 """Moves delayed messages to their queues when they are due.
 
-Kafka has no delayed delivery, so a delayed message waits in the topic of its delay step: one topic for each step, in
-which messages are due in the order of their publication. Every process that consumes a queue helps to move them.
+Kafka has no delayed delivery. Each step of the delay ladder has a topic, and a delayed message waits in the topic of
+its step. All messages of a topic wait equally long, so they are due in the order of their publication. Every process
+that consumes a queue helps to move them.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ class DelayMover:
             self._tasks.spawn(self._watch(), "delays")
 
     def check_now(self) -> None:
-        """Check for new delay topics now: one was just made."""
+        """Check for new delay topics now. Call this after one was made."""
         self._check.set()
 
     async def close(self) -> None:
-        """Stop. Held messages are delivered again to other processes."""
+        """Stop. The messages that this process holds are delivered again, to other processes."""
         await self._tasks.cancel()
 
     async def _watch(self) -> None:
@@ -78,8 +79,8 @@ class DelayMover:
             if outcome is not None and outcome.safe:
                 return
             if outcome is not None and outcome.reason in (Reason.NO_QUEUE, Reason.TOO_LARGE):
-                logger.warning("a delayed message for %s is buried: %s", message.queue, outcome)
-                error = f"after its delay: {outcome}"
+                error = f"refused after its delay: {outcome}"
+                logger.warning("a delayed message for %s is buried: it was %s", message.queue, error)
                 await self._broker.bury(delivery, reason="undelivered", attempts=0, error=error)
                 return
             await asyncio.sleep(RETRY_S)

@@ -1,4 +1,7 @@
-"""Detects that a topic was deleted while it is being read: aiokafka reads on from any new topic of the same name."""
+"""Detects that a topic was deleted while a consumer reads it.
+
+aiokafka does not report that. If a new topic has the same name, aiokafka continues to read there.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from broker.kafka.offset_tracker import OffsetTracker
 
 
 class TopicDeleted(TryAgain):
-    """The topic was deleted, and possibly made again: its former deliveries can no longer be settled."""
+    """The topic was deleted, and maybe created again: earlier deliveries can no longer be settled."""
 
 
 def check_topic(consumer: Any, topic: str, trackers: Iterable[OffsetTracker]) -> None:
     """Raise `TopicDeleted`, and mark all trackers as lost, if a topic is gone or ends before a delivered record.
 
-    Makes no request: it uses the last answers that the consumer received.
+    Sends no request to Kafka: it uses the metadata that the consumer received last.
     """
     trackers = [tracker for tracker in trackers if not tracker.lost]
     if consumer.partitions_for_topic(topic) is not None and not any(_ends_before(consumer, each) for each in trackers):

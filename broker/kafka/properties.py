@@ -1,7 +1,8 @@
 """Converts a message's properties to Kafka headers and back.
 
-Texts are written unchanged, for clients in any language. Other values are written as JSON or bytes, and one more
-header has their types, so that Millrace reads back what it wrote. Kafka does not check a user id, so it is left out.
+Texts are written unchanged, so that clients in any language can read them. Other values are written as JSON or bytes,
+and the header `millrace-types` has their types, so that Millrace reads back what it wrote. The user id is not written,
+because Kafka does not verify it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _OURS = frozenset({HEADER, TYPES, REPLY_TOPIC, REPLY_PARTITION, DELAYED_TO, DELA
 
 
 def pack_headers(message: Message) -> Headers:
-    """Return all of a message except its queue and its body."""
+    """Return the headers for a message: all its fields except queue, body, user id and delay."""
     found: Headers = [(HEADER, message.header)] if message.header else []
     for name, attribute in _TEXTS.items():
         text = getattr(message, attribute)
@@ -61,7 +62,7 @@ def pack_headers(message: Message) -> Headers:
 
 
 def pack_plain(headers: Any) -> Headers:
-    """Return headers with values of any types."""
+    """Return Kafka headers for headers whose values have any type."""
     found: Headers = []
     types: dict[str, str] = {}
     for known, value in headers.items():
@@ -80,7 +81,7 @@ def pack_plain(headers: Any) -> Headers:
 
 
 def unpack_message(queue: str, headers: Sequence[tuple[str, bytes | None]], body: bytes | None) -> Message:
-    """Read a record as a message; a foreign client may have written any headers."""
+    """Read a record as a message. It may be from any client, so its headers can have any content."""
     if len(headers) <= 1:  # a message from Millrace itself
         header = headers[0][1] or b"" if headers and headers[0][0] == HEADER else b""
         if header or not headers:
@@ -115,7 +116,7 @@ def unpack_delayed(queue: str, headers: Sequence[tuple[str, bytes | None]], body
 
 
 def unpack_plain(raw: dict[str, bytes]) -> Any:
-    """Read the headers that are not Millrace's own."""
+    """Read the headers that are not fields of a message."""
     types = _load(raw.get(TYPES, b"{}"))
     if not isinstance(types, dict):
         types = {}
@@ -155,9 +156,10 @@ def _text(value: bytes) -> str:
 
 
 def _partition(value: bytes | None) -> str:
-    """Read a reply partition: digits, or four bytes as Spring writes them; an empty text for anything else.
+    """Return the mark and the number of a reply partition, or an empty text if the value is invalid.
 
-    Four digits are read as digits: as bytes they would be a partition above 800 million, which no topic has.
+    The value is digits, or a four-byte integer as Spring writes it. Four digits are read as digits: as an integer they
+    would be a partition above 800 million, which no topic has.
     """
     if value is None:
         return ""

@@ -21,7 +21,7 @@ STATUS_MS = 600_000
 TRANSIENT_MS = 600_000
 RESULTS_MS = 7 * 24 * 3600 * 1000
 REPLICAS = 3
-KNOWN_LIMIT = 10_000  # topics: clients can name any number of them in their reply addresses
+KNOWN_LIMIT = 10_000  # topics to remember; without a limit, clients could fill the memory with invented reply addresses
 _KNOWN_S = 30.0
 _MISSING_S = 0.2
 _SMALLEST_SEGMENT = 1024 * 1024
@@ -47,7 +47,7 @@ def settings_of(channels: Channels, channel: str, limits: Limits) -> dict[str, s
 
 
 class KafkaTopology:
-    """Makes, checks and deletes topics, and remembers the number of their partitions for a while."""
+    """Makes, checks and deletes topics, and caches the number of their partitions for a while."""
 
     def __init__(self, clients: KafkaClients, channels: Channels, partitions: int) -> None:
         """`partitions` is the number of partitions of a new queue."""
@@ -62,7 +62,7 @@ class KafkaTopology:
 
         A number is remembered for 30 s and an absence for 0.2 s; with `fresh` an absence is always checked again.
         """
-        if not _NAME.fullmatch(topic):  # it may be a client's reply address
+        if not _NAME.fullmatch(topic):  # a reply address can be any text
             return None
         at, number = self._known.get(topic, (0.0, None))
         age = time.monotonic() - at
@@ -75,45 +75,46 @@ class KafkaTopology:
 
     def _remember(self, topic: str, number: int | None) -> None:
         self.forget(topic)
-        self._known[topic] = (time.monotonic(), number)  # at the end: the first entry is the oldest
+        self._known[topic] = (time.monotonic(), number)  # at the end, so that the first entry is the oldest
         if len(self._known) > KNOWN_LIMIT:
             del self._known[next(iter(self._known))]
 
     def forget(self, topic: str) -> None:
-        """Ask Kafka again the next time."""
+        """Remove a topic from the cache, so that Kafka is asked about it the next time."""
         self._known.pop(topic, None)
         self._checked.discard(topic)
 
     async def exists(self, topic: str, *, if_unknown: bool = False) -> bool:
-        """Return True if a topic exists now, and `if_unknown` if Kafka does not answer."""
+        """Return True if a topic exists now; return `if_unknown` if Kafka does not answer."""
         try:
             return await self.partitions(topic, fresh=True) is not None
         except TryAgain:
             return if_unknown
 
     async def declare(self, channel: str, limits: Limits) -> None:
-        """Make a channel's topic if it does not exist; raises Refused for one that would lose messages."""
+        """Make a channel's topic if it does not exist; raises Refused if an existing topic would lose messages."""
         if await self.partitions(channel, fresh=True) is not None:
             await self._check(channel)
             return
         kind = self._channels.kind(channel) if self._channels.is_ours(channel) else Kind.QUEUE
-        delay = channel.startswith(f"{self._channels.prefix}delay.")  # messages are due in order
-        alone = delay or kind in LOGS or kind in (Kind.TRANSIENT, Kind.RESULTS)
-        await self.create(channel, 1 if alone else self._partitions, settings_of(self._channels, channel, limits))
+        delay = channel.startswith(f"{self._channels.prefix}delay.")  # its messages must stay in the order of due times
+        one_partition = delay or kind in LOGS or kind in (Kind.TRANSIENT, Kind.RESULTS)
+        partitions = 1 if one_partition else self._partitions
+        await self.create(channel, partitions, settings_of(self._channels, channel, limits))
 
     def is_log(self, topic: str) -> bool:
-        """Return True if a topic is a log of this installation: only its first partition is used, to keep the order."""
+        """Return True if a topic is a log of this installation. Only its first partition is used, to keep the order."""
         return self._channels.is_ours(topic) and self._channels.kind(topic) in LOGS
 
     async def _check(self, topic: str) -> None:
-        """Refuse a compacted topic: Kafka accepts no record without a key there, and deletes older records."""
+        """Refuse a compacted topic: it accepts no record without a key, and Kafka deletes older records there."""
         if topic in self._checked:
             return
         resource = ConfigResource(ConfigResourceType.TOPIC, topic, {"cleanup.policy": ""})
         answers = await self._clients.ask(lambda: self._clients.admin.describe_configs([resource]))
         policies = [entry[1] for answer in answers for one in answer.resources for entry in one[4]]
         if any("compact" in policy for policy in policies):
-            raise Refused(f"{topic}: this topic exists with cleanup.policy={policies[0]}: set it to delete")
+            raise Refused(f"{topic}: the topic has cleanup.policy={policies[0]}: set it to delete")
         self._checked.add(topic)
 
     async def create(self, topic: str, partitions: int, settings: dict[str, str]) -> None:
@@ -126,13 +127,13 @@ class KafkaTopology:
         made = await self._clients.ask(lambda: self._clients.admin.create_topics([new], TIMEOUT_MS))
         code = made.topic_errors[0][1]
         if code not in (0, _EXISTS):
-            raise Refused(f"{topic}: Kafka does not make this topic ({for_code(code).__name__})")
+            raise Refused(f"{topic}: Kafka refused to create this topic ({for_code(code).__name__})")
         self.forget(topic)
         while not await self._has_leaders(topic):  # noqa: ASYNC110 - the state of another process has no event
             await asyncio.sleep(0.02)
 
     async def missing(self, topics: Sequence[str]) -> list[str]:
-        """Return those of these topics that do not exist, and ask Kafka again about them the next time."""
+        """Ask Kafka which of these topics do not exist; return those, and remove them from the cache."""
         found = await self._clients.ask(lambda: self._clients.admin.describe_topics(list(topics)))
         gone = [topic["topic"] for topic in found if topic["error_code"] == _NO_TOPIC]
         for topic in gone:
@@ -145,7 +146,7 @@ class KafkaTopology:
         gone = await self._clients.ask(lambda: self._clients.admin.delete_topics([channel], TIMEOUT_MS))
         code = gone.topic_error_codes[0][1]
         if code not in (0, _NO_TOPIC):
-            raise Unavailable(f"{channel}: Kafka does not delete this topic ({for_code(code).__name__})")
+            raise Unavailable(f"{channel}: Kafka refused to delete this topic ({for_code(code).__name__})")
         until = time.monotonic() + _DELETED_WITHIN_S
         while await self.partitions(channel, fresh=True) is not None and time.monotonic() < until:
             self.forget(channel)

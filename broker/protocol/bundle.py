@@ -1,6 +1,7 @@
-"""Bundles: many requests or answers in one broker message, because a broker's work is mostly per message.
+"""Bundles: many requests or answers in one broker message, because a broker's cost is mostly per message.
 
-`header.py` describes the framing; a body is (ticket, body) pairs back to back, and nothing else.
+`header.py` describes the framing. The body of a bundle is a sequence of pairs, with nothing between them: the ticket of
+a request and its body, or the head of an answer and its body.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def single(queue: str, request: Request, *, delay_s: float = 0.0) -> Message:
 
 
 def bundle(queue: str, form: BodyForm, shared: bytes, parts: Sequence[bytes | memoryview], count: int) -> Message:
-    """Return a message with `count` requests or answers; `parts` alternate between tickets and bodies."""
+    """Return a message with `count` requests or answers; `parts` has a ticket, its body, the next ticket, and so on."""
     return Message(queue=queue, body=b"".join(parts), header=pack_head(form, count, shared), count=count)
 
 
@@ -51,14 +52,14 @@ def requests_in(message: Message) -> list[Request]:
             return _bundled(route, count, memoryview(message.body))
     except (struct.error, UnicodeDecodeError, ValueError) as exc:
         raise InvalidRequest(f"millrace bundle: {exc}") from exc
-    raise InvalidRequest(f"millrace header: {form.name} where requests were expected")
+    raise InvalidRequest(f"millrace header: the body form is {form.name}: a message with requests was expected")
 
 
 def answers_in(message: Message) -> list[Answer]:
     """Return the answers of a message from an answer queue; raises InvalidRequest if it is malformed."""
     form, count, _, _ = unpack_head(message.header)
     if form is not BodyForm.ANSWERS:
-        raise InvalidRequest(f"millrace header: {form.name} where answers were expected")
+        raise InvalidRequest(f"millrace header: the body form is {form.name}: a message with answers was expected")
     data, at, answers = memoryview(message.body), 0, []
     try:
         for _ in range(count):
@@ -71,11 +72,11 @@ def answers_in(message: Message) -> list[Answer]:
 
 def _bundled(route: Route, count: int, data: memoryview) -> list[Request]:
     if not count:
-        raise ValueError("it is empty")
+        raise ValueError("it has no requests")
     at, requests = 0, []
     for _ in range(count):
         request, at = unpack_ticket(route, data, at, None)
         requests.append(request)
     if at != len(data):
-        raise ValueError(f"{len(data) - at} bytes after the last of {count} requests")
+        raise ValueError(f"{len(data) - at} bytes are left after the last of {count} requests")
     return requests

@@ -137,7 +137,7 @@ def _with_requests(letter: DeadLetter) -> DeadLetter:
     except (InvalidRequest, struct.error) as exc:
         return replace(letter, unreadable=str(exc))
     if not requests:
-        return replace(letter, unreadable="millrace bundle: it is empty")
+        return replace(letter, unreadable="millrace bundle: it has no requests")
     endpoints = {request.route.endpoint for request in requests}
     return replace(letter, requests=requests, endpoint=endpoints.pop() if len(endpoints) == 1 else "")
 

@@ -1,4 +1,4 @@
-"""One pika connection on the running loop, with its own handling of the hot path's frames."""
+"""One pika connection on the running loop. It handles the frames of the hot path itself, without pika."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from broker.rabbitmq.address import CONNECT_TIMEOUT_S, RabbitAddress
 from broker.rabbitmq.frames import END, FRAME, OVERHEAD, Contents
 from broker.rabbitmq.services import Services
 
-_RECEIVE_BYTES = 256 * 1024  # pika's 4 KiB cost a system call for every dozen messages
+_RECEIVE_BYTES = 256 * 1024  # pika reads 4 KiB at a time: a system call for every dozen messages
 
 
 class AmqpConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
@@ -22,7 +22,7 @@ class AmqpConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no ty
     def __init__(self, address: RabbitAddress, purpose: str) -> None:
         loop = asyncio.get_running_loop()
         self.address = address
-        self.blocked = ""  # the broker's reason for reading no publishes now
+        self.blocked = ""  # why the broker accepts no publishes now; empty if it accepts them
         self.closed: asyncio.Future[None] = loop.create_future()
         self._ready: asyncio.Future[BaseException | None] = loop.create_future()
         self._receivers: dict[int, Contents] = {}
@@ -54,7 +54,7 @@ class AmqpConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no ty
         return amqp
 
     def take_frames(self, channel: int, receiver: Contents | None) -> None:
-        """Hand the contents of a channel to `receiver` from now on, instead of to pika; None undoes that."""
+        """Pass the frames of a channel to `receiver` first, and to pika only if it returns False; None undoes that."""
         if receiver is None:
             self._receivers.pop(channel, None)
         else:
@@ -63,7 +63,7 @@ class AmqpConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no ty
     def send(self, data: bytes) -> None:
         """Write complete frames."""
         if self.is_open:
-            # A view, because pika slices the unsent rest after each write: slices of bytes would copy megabytes.
+            # pika slices off the unsent rest after each write: a slice of a view copies nothing.
             self._output_marshaled_frames([memoryview(data)])
 
     @property
@@ -123,7 +123,7 @@ class AmqpConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no ty
             if end > size:
                 break
             if buffer[end - 1] != END:
-                raise InvalidFrameError("a frame without its end")
+                raise InvalidFrameError("the server sent a frame that does not end with the byte 0xCE")
             self._on_frame(kind, channel, buffer, at, end)
             at = end
         self._frame_buffer = buffer[at:] if self._transport is not None else b""

@@ -65,7 +65,7 @@ class Readiness:
         elif reason := self._no_answers():
             missing.append(f"no answers can come: {reason}")
         if CLOCKS.is_lost:
-            missing += CLOCKS.troubles() or ["the clock of this machine is hours away from the others': set it right"]
+            missing += CLOCKS.troubles() or ["the clock of this machine is hours away from the others: set it right"]
         missing += [
             f"the log {log} is still being read" for log, it in self._followers.items() if not it.caught_up.is_set()
         ]

@@ -20,6 +20,7 @@ from router.declaration.policy import read_config
 from router.declaration.registry import BANDITS, POLICIES
 from router.declaration.schema import endpoint_schema
 from router.drawing.router import Router
+from router.evidence.replay import check_candidate
 from router.evidence.standing import standing
 from router.learning.bandit import BanditExperiment
 from router.learning.declared import read_experiment
@@ -92,6 +93,12 @@ def test_the_policy_is_drawn_from() -> None:
 def test_wrong_keys_of_the_policy_are_named(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(Misconfigured, match=re.escape(message)):
         read_config(declared(PREFER, **keys))
+
+
+@pytest.mark.usefixtures("_installed")
+def test_the_policy_can_be_replayed_in_the_log_of_a_split() -> None:
+    logged = read_endpoint({**PREFER, "policy": {"split": ["v1", "v2", "v3"]}}, source="docs")
+    check_candidate(logged, declared(PREFER))
 
 
 @pytest.mark.usefixtures("_installed")

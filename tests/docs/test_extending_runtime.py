@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import tomllib
 from pathlib import Path
@@ -30,6 +31,17 @@ def test_the_example_serves_a_model(tmp_path: Path) -> None:
         inputs = {"x": np.array([[1, 2], [0, 0]], np.float32)}
         assert runtime.infer(inputs)["y"].tolist() == [[9.0], [1.0]]
         runtime.unload()
+
+
+def test_the_example_is_tried_without_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with installed_package(
+        tmp_path / "site", PROJECT["name"], {"acme_linear": BLOCKS["python"]}, PROJECT["entry-points"]
+    ):
+        files = {"model.linear": BLOCKS["json"].encode()}
+        write_version(tmp_path / "models", "price", 1, files, config=BLOCKS["protobuf"])
+        monkeypatch.chdir(tmp_path)
+        session = doctest.DocTestParser().get_doctest(BLOCKS["pycon"], {}, "runtime.md", "runtime.md", 0)
+        assert doctest.DocTestRunner().run(session).failed == 0
 
 
 def test_the_example_names_a_broken_model_file(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_the_one_wrong_clock_of_three_is_corrected() -> None:
     machines.run(20)
     assert machines.times_s() == pytest.approx([0.0, 0.3, 0.3], abs=1.0)
     assert [list(clocks.troubles()) for clocks in machines.clocks.values()] == [
-        ["the clock of machine c is 3600 s ahead of the others (it is corrected for): set it right"]
+        ["the clock of machine c is 3600 s ahead of the others (Millrace corrects for it): set it right"]
     ] * 3
     assert machines.clocks["c"].own_troubles()
     assert not machines.clocks["a"].own_troubles()
@@ -85,7 +85,7 @@ def test_a_clock_with_a_huge_error_is_reported_and_not_followed() -> None:
     machines = Machines({"a": 0.0, "b": 0.0, "c": BOUND_S + 100.0})
     machines.run(20)
     assert machines.clocks["a"].offset_s == 0.0
-    assert "too far to be corrected for" in machines.clocks["a"].troubles()[0]
+    assert "too much for Millrace to correct" in machines.clocks["a"].troubles()[0]
     assert machines.clocks["c"].is_lost
     assert not machines.clocks["a"].is_lost
 
