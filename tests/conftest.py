@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests import servers
 
@@ -62,30 +63,33 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its group, and slow ones as slow."""
+    """Mark slow tests."""
     for item in items:
-        path = item.path.relative_to(ROOT).as_posix()
-        item.add_marker(pytest.mark.xdist_group(_group(item, path)))
-        if path.startswith(SLOW):
+        if item.path.relative_to(ROOT).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)
 
 
-def _group(item: pytest.Item, path: str) -> str:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Hand out groups of tests to the workers, the largest first."""
+    return GroupScheduling(config, log)
+
+
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist carries no types
+    """Runs the tests of a group one after the other in one worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid, with_servers=not self.config.getoption("--no-servers"))
+
+
+def group_of(nodeid: str, *, with_servers: bool = True) -> str:
+    """Return the name of a test's group."""
+    path, _, name = nodeid.partition("::")
     if path.startswith(RAY):
         return "ray"
-    if not any(_needs_servers(file) for file in {path, *_fixture_files(item)}):
+    if not with_servers or not _needs_servers(path):
         return path
-    parameters = item.callspec.id if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ""
-    return f"{path}-embedded" if "sqlite" in parameters else "servers"
-
-
-def _fixture_files(item: pytest.Item) -> set[str]:
-    """Return the modules of the tests that define fixtures of a test."""
-    if not isinstance(item, pytest.Function):
-        return set()
-    definitions = item._fixtureinfo.name2fixturedefs.values()  # noqa: SLF001 - pytest has no public way to ask
-    modules = {definition.func.__module__ for several in definitions for definition in several}
-    return {f"{module.replace('.', '/')}.py" for module in modules if module.startswith("tests.")}
+    return f"{path}-embedded" if "sqlite" in name.partition("[")[2] else "servers"
 
 
 @cache
@@ -113,6 +117,7 @@ def _imports(path: str) -> frozenset[str]:
 
 @cache
 def _imported_files(path: str) -> frozenset[str]:
-    """Return the modules of the tests that a module imports."""
-    named = [f"{module.replace('.', '/')}.py" for module in _imports(path) if module.startswith("tests.")]
-    return frozenset(file for file in named if (ROOT / file).exists())
+    """Return the modules of the tests that a module imports, and the conftest.py of its folder."""
+    named = {f"{module.replace('.', '/')}.py" for module in _imports(path) if module.startswith("tests.")}
+    beside = Path(path).with_name("conftest.py").as_posix()
+    return frozenset(file for file in named | {beside} if (ROOT / file).exists()) - {"tests/conftest.py"}
