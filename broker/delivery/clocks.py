@@ -5,7 +5,11 @@ own clock. `now_us` is the median time: at most half of the machines are behind 
 All processes compute the same time, because they read the same heartbeats.
 
 A heartbeat arrives some time after it was written, so a machine seems to be behind by that delay. Therefore only
-the least delayed of its recent heartbeats is used, and differences below `ALLOWED_S` are ignored.
+the least delayed of its recent heartbeats is used, and differences below `ALLOWED_S` are ignored. Heartbeats that were
+written over a longer time than they arrived in are old ones, which are read at the start: they measure nothing.
+
+When a machine with a wrong clock leaves or joins, the time changes, in all processes within seconds. Deadlines from
+before the change are compared with the former times for `ids.GRACE_S`.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from broker.messages import Record
 from broker.protocol import ids
@@ -26,11 +31,27 @@ logger = logging.getLogger(__name__)
 ALLOWED_S = 2.0
 BOUND_S = 7200.0  # a larger difference is reported and not corrected
 WINDOW_S = 15.0
-SPAN_S = 1.0  # a clock counts as measured once its heartbeats span this time: the first ones may be old
-SAMPLES = 32
+SPAN_S = 1.0  # a clock counts as measured once its heartbeats span this time
+SAMPLE_EVERY_S = 0.25  # of one machine, however many processes it has
+SAMPLES = 64
 MEASURED_WITHIN_S = 5.0  # after the first heartbeat; a machine that runs sends two in that time
 MEASURED_EVERY_S = 0.1
-KEPT_S = 3600.0
+
+
+class _Sample(NamedTuple):
+    """A heartbeat: when it arrived (monotonic), when it was written by its own clock, and how far that is ahead."""
+
+    arrived_s: float
+    written_s: float
+    ahead_s: float
+
+
+def _add(samples: deque[_Sample], new: _Sample) -> None:
+    """Append a sample; of several within `SAMPLE_EVERY_S` the least delayed one stays."""
+    if not samples or new.arrived_s - samples[-1].arrived_s >= SAMPLE_EVERY_S:
+        samples.append(new)
+    elif new.ahead_s > samples[-1].ahead_s:
+        samples[-1] = new._replace(arrived_s=samples[-1].arrived_s)
 
 
 class Clocks:
@@ -49,8 +70,7 @@ class Clocks:
         self._wall_us = wall_us
         self._clock = clock
         self._shift = shift
-        self._samples: dict[str, deque[tuple[float, float]]] = {}  # by host: (arrival, seconds ahead of our clock)
-        self._last_known: dict[str, tuple[float, float]] = {}  # also of machines that left
+        self._samples: dict[str, deque[_Sample]] = {}  # by host
         self._began_s = math.inf  # the time of the first heartbeat of another machine
         self._reported: set[str] = set()
         self.offset_s = 0.0
@@ -64,11 +84,11 @@ class Clocks:
 
     def observe(self, host: str, at_us: int) -> None:
         """Process a heartbeat of `host` that was written at `at_us` by its clock."""
-        if host == self._host:
-            return
-        self._began_s = min(self._began_s, self._clock())
-        ahead_s = (at_us - self._wall_us()) / 1e6
-        self._samples.setdefault(host, deque(maxlen=SAMPLES)).append((self._clock(), ahead_s))
+        if host != self._host:
+            now_s = self._clock()
+            self._began_s = min(self._began_s, now_s)
+            sample = _Sample(now_s, at_us / 1e6, (at_us - self._wall_us()) / 1e6)
+            _add(self._samples.setdefault(host, deque(maxlen=SAMPLES)), sample)
         self._settle()
 
     def age_s(self, host: str, at_us: int) -> float:
@@ -117,11 +137,8 @@ class Clocks:
         return len(far) > len(ahead) / 2 and len(far) > 1
 
     def _settle(self) -> None:
-        """Compute the median time. Machines that left count for `KEPT_S`, so that the time does not jump then."""
-        now = self._clock()
-        self._last_known |= {host: (now, ahead_s) for host, ahead_s in self._ahead().items()}
-        self._last_known = {host: known for host, known in self._last_known.items() if known[0] >= now - KEPT_S}
-        near = sorted([0.0, *[ahead_s for _, ahead_s in self._last_known.values() if abs(ahead_s) <= BOUND_S]])
+        """Compute the median time of the machines that send heartbeats now."""
+        near = sorted([0.0, *[ahead_s for ahead_s in self._ahead().values() if abs(ahead_s) <= BOUND_S]])
         middle_s = near[(len(near) - 1) // 2]
         offset_s = middle_s if abs(middle_s) > ALLOWED_S else 0.0
         if abs(offset_s - self.offset_s) > ALLOWED_S / 2:
@@ -134,12 +151,15 @@ class Clocks:
         since = self._clock() - WINDOW_S
         found = {}
         for host, samples in list(self._samples.items()):
-            while samples and samples[0][0] < since:
+            while samples and samples[0].arrived_s < since:
                 samples.popleft()
             if not samples:
                 del self._samples[host]
-            elif samples[-1][0] - samples[0][0] >= SPAN_S:
-                found[host] = max(ahead_s for _, ahead_s in samples)
+                continue
+            arrived_s = samples[-1].arrived_s - samples[0].arrived_s
+            written_s = samples[-1].written_s - samples[0].written_s
+            if arrived_s >= SPAN_S and written_s <= 2 * arrived_s + SPAN_S:
+                found[host] = max(sample.ahead_s for sample in samples)
         return found
 
     def _log_changes(self) -> None:

@@ -17,8 +17,7 @@ _CLEAR = ~((0xF << 76) | (0x3 << 62))
 GRACE_S = 60.0
 
 _shift_us = 0
-_before_us = 0
-_shifted_s = float("-inf")
+_former: list[tuple[float, int]] = []  # (when it ended, shift), of the last GRACE_S
 
 
 def wall_us() -> int:
@@ -36,18 +35,25 @@ def now_us() -> int:
 
 def shift_clock(by_us: int) -> None:
     """Add `by_us` to this machine's clock in `now_us` from now on."""
-    global _shift_us, _before_us, _shifted_s
-    _before_us, _shift_us, _shifted_s = _shift_us, by_us, time.monotonic()
+    global _shift_us
+    now_s = time.monotonic()
+    _former[:] = [*_recent_shifts(now_s), (now_s, _shift_us)]
+    _shift_us = by_us
 
 
 def is_over(deadline_us: int, now_us: int) -> bool:
     """Return True if a deadline has passed; 0 is no deadline.
 
-    For `GRACE_S` after a correction of the clock, the earlier of both times counts, because older deadlines use it.
+    For `GRACE_S` after a correction of the clock, the earliest of the times counts, because older deadlines use them.
     """
     if not deadline_us or now_us <= deadline_us:
         return False
-    return time.monotonic() - _shifted_s >= GRACE_S or now_us - max(0, _shift_us - _before_us) > deadline_us
+    earliest_us = min([_shift_us, *[shift_us for _, shift_us in _recent_shifts(time.monotonic())]])
+    return now_us - (_shift_us - earliest_us) > deadline_us
+
+
+def _recent_shifts(now_s: float) -> list[tuple[float, int]]:
+    return [(ended_s, shift_us) for ended_s, shift_us in _former if now_s - ended_s < GRACE_S]
 
 
 def new_uid(accepted_us: int, entropy: Callable[[int], bytes] = secrets.token_bytes) -> bytes:

@@ -126,16 +126,50 @@ def test_now_is_the_corrected_clock_of_the_machine() -> None:
     assert abs(now_us() - wall_us()) < ALLOWED_S * 1e6
 
 
-def test_the_time_stays_when_a_machine_leaves() -> None:
-    """Otherwise deadlines in flight would be compared with another time."""
-    machines = Machines({"a": 0.0, "b": 60.0, "c": 60.0})
+def test_after_a_machine_has_left_old_and_new_processes_have_the_same_time() -> None:
+    """A process that starts later has never received a heartbeat of the machine that left."""
+    machines = Machines({"a": 0.0, "b": 0.0, "c": -60.0, "d": -60.0})
     machines.run(20)
-    assert machines.clocks["a"].offset_s == pytest.approx(60.0, abs=1.0)
-    for gone in ("b", "c"):
+    assert machines.clocks["a"].offset_s == pytest.approx(-60.0, abs=1.0)
+    for gone in ("c", "d"):
         del machines.ahead_s[gone], machines.clocks[gone]
-    machines.run(120)
-    assert machines.clocks["a"].offset_s == pytest.approx(60.0, abs=1.0)
-    assert list(machines.clocks["a"].differences()) == ["a"]
+    machines.run(30)
+    machines.clocks["a, started later"] = Clocks(
+        "a", wall_us=lambda: machines.wall_us(0.0), clock=lambda: machines.at_s
+    )
+    machines.run(30)
+    assert [clocks.offset_s for clocks in machines.clocks.values()] == [0.0, 0.0, 0.0]
+
+
+def test_a_machine_that_is_left_alone_has_its_own_time_again() -> None:
+    machines = Machines({"a": 0.0, "b": -60.0})
+    machines.run(20)
+    assert machines.clocks["a"].offset_s == pytest.approx(-60.0, abs=1.0)
+    del machines.ahead_s["b"], machines.clocks["b"]
+    machines.run(30)
+    assert machines.clocks["a"].offset_s == 0.0
+
+
+def test_old_heartbeats_of_many_machines_that_are_read_slowly_measure_nothing() -> None:
+    """A process that starts reads minutes of the log, while its model is loaded beside it."""
+    machines = Machines({"a": 0.0})
+    clocks = machines.clocks["a"]
+    for age_s in range(300, 100, -2):
+        for number in range(12):
+            clocks.observe(f"dead{number}", machines.wall_us(-age_s))
+        machines.at_s += 0.02
+    assert clocks.offset_s == 0.0
+    assert not clocks.differences().keys() - {"a"}
+
+
+def test_a_machine_with_many_processes_is_measured() -> None:
+    machines = Machines({"a": 0.0})
+    clocks = machines.clocks["a"]
+    for _ in range(10):
+        for _ in range(100):
+            machines.at_s += 0.02
+            clocks.observe("b", machines.wall_us(600.0))
+    assert clocks.differences()["b"] - clocks.differences()["a"] == pytest.approx(600.0, abs=1.0)
 
 
 def test_a_machine_with_one_heartbeat_is_being_measured_only_for_a_moment() -> None:
@@ -171,6 +205,17 @@ def test_a_deadline_from_before_a_correction_is_compared_with_the_former_time() 
         shift_clock(0)
         now = now_us()
         assert is_over(now - 1_000_000, now)  # the current time is the earlier one
+    finally:
+        shift_clock(0)
+
+
+def test_a_deadline_from_before_several_corrections_is_compared_with_the_earliest_time() -> None:
+    try:
+        deadline = now_us() + 15_000_000
+        for shift_us in (30_000_000, 60_000_000):
+            shift_clock(shift_us)
+        assert not is_over(deadline, now_us())
+        assert is_over(deadline, now_us() + 16_000_000)
     finally:
         shift_clock(0)
 
