@@ -19,6 +19,7 @@ from broker.delivery.heartbeat import Heartbeat
 from broker.delivery.membership import Membership
 from broker.errors import TryAgain
 from broker.records.agreement import Agreement, write_agreement
+from broker.support.backoff import Backoff
 from broker.support.tasks import Tasks, wait_for_event
 from router.service.endpoint import EndpointService
 from router.service.metrics import RouterMetrics
@@ -145,8 +146,8 @@ class RouterService:
         The queue is consumed from only after that: RabbitMQ 3.10 closes the connection of a consumer that subscribes
         to a quorum queue while it is being created.
         """
-        channels, pause_s = self._broker.channels, PAUSE_FIRST_S
-        while True:
+        channels, backoff = self._broker.channels, Backoff(first_s=PAUSE_FIRST_S, longest_s=PAUSE_LONGEST_S)
+        while endpoint in self._view.endpoints():
             try:
                 async with self._at_once:
                     await self._broker.declare(channels.requests(endpoint), self._limits)
@@ -160,5 +161,6 @@ class RouterService:
                 if self._refused.pop(endpoint, None):
                     logger.warning("endpoint %s: clients of its queue are served", endpoint)
                 return
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, PAUSE_LONGEST_S)
+            await asyncio.sleep(backoff.next_s())
+        self._refused.pop(endpoint, None)  # withdrawn meanwhile; declared again, it is new
+        self._known.discard(endpoint)

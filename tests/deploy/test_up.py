@@ -256,9 +256,10 @@ def is_alive_at(port: int) -> bool:
         return False
 
 
-def test_a_named_settings_file_must_exist(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["up", "gateway", "router", "learner", "processors", "monitors"])
+def test_a_named_settings_file_must_exist(tmp_path: Path, command: str) -> None:
     """Otherwise it would start an installation with default settings in the current folder."""
-    done = millrace("up", "--settings", "nope.yaml", folder=tmp_path)
+    done = millrace(command, "--settings", "nope.yaml", folder=tmp_path)
     assert (done.returncode, done.stderr.count("error:")) == (2, 1)
     assert "there is no nope.yaml" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from broker.base import Broker, Consumer
 from broker.channels import Channels, Limits
 from broker.errors import Refused
 from broker.messages import FULL, NO_HEADERS, SAFE, Delivery, Message, Outcome, Record
-from broker.records.declared import endpoint_declared
+from broker.records.declared import endpoint_declared, endpoint_withdrawn
 from broker.records.endpoint import read_endpoint
 from broker.sqlite.adapter import SqliteBroker
 from router.service.endpoint import EndpointService
@@ -247,6 +247,25 @@ async def test_an_endpoint_whose_queue_is_refused_is_named_and_the_others_are_se
             while service.problems():  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.01)
         assert not await broker.missing([CHANNELS.requests("bad")])
+        await service.close()
+
+
+async def test_a_refused_endpoint_that_is_withdrawn_is_no_problem_any_more_and_gets_no_queue(tmp_path: Path) -> None:
+    view = View(b"secret")
+    endpoint = read_endpoint({"endpoint": "bad", "arms": {"v1": "whole@1"}}, source="test")
+    view.fold_declared(Record(0, endpoint_declared(endpoint, "test"), NO_HEADERS))
+    async with Refusing(tmp_path / "b.db", CHANNELS) as broker:
+        service = RouterService(broker, view, RouterSettings(instance="r"), RouterMetrics(CollectorRegistry()))
+        service.serve_new()
+        async with asyncio.timeout(PATIENCE_S):
+            while not service.problems():  # noqa: ASYNC110 - no event tells it
+                await asyncio.sleep(0.01)
+        view.fold_declared(Record(1, endpoint_withdrawn("bad", "test"), NO_HEADERS))
+        broker.allows = True
+        async with asyncio.timeout(PATIENCE_S):
+            while service.problems():  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+        assert await broker.missing([CHANNELS.requests("bad")])
         await service.close()
 
 
