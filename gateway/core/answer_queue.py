@@ -18,14 +18,21 @@ TROUBLED_S = 2.0  # a shorter interruption is no trouble
 class AnswerQueue:
     """Takes answers and gives those of each message to `on_answers`."""
 
-    def __init__(self, broker: Broker, name: str, on_answers: Callable[[Sequence[Answer]], None]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        name: str,
+        on_answers: Callable[[Sequence[Answer]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.name = name
         self.unreadable = 0
         self._broker = broker
         self._on_answers = on_answers
         self._tasks = Tasks()
         self._consumer: Consumer | None = None
-        self._untroubled_s = time.monotonic()
+        self._clock = clock
+        self._untroubled_s = clock()
 
     async def open(self) -> None:
         """Declare the queue and start to take from it."""
@@ -41,7 +48,7 @@ class AnswerQueue:
 
     def trouble(self) -> str:
         """The reason why no answers have come for some seconds; empty if there is none. Must be called often."""
-        trouble, now = self._consumer.trouble if self._consumer is not None else "", time.monotonic()
+        trouble, now = self._consumer.trouble if self._consumer is not None else "", self._clock()
         if not trouble:
             self._untroubled_s = now
         return trouble if now - self._untroubled_s >= TROUBLED_S else ""
