@@ -7,8 +7,9 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from broker.support.backoff import Backoff
 from processors.engine import Engine, ReplicaTarget
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class _Slot:
     process: asyncio.subprocess.Process | None = None
     started_s: float = 0.0
     not_before_s: float = 0.0
-    pause_s: float = PAUSE_FIRST_S
+    backoff: Backoff = field(default_factory=lambda: Backoff(first_s=PAUSE_FIRST_S, longest_s=PAUSE_LONGEST_S))
 
 
 class ProcessEngine(Engine):
@@ -86,18 +87,18 @@ class ProcessEngine(Engine):
     def _note_death(self, slot: _Slot, now: float) -> None:
         code = slot.process.returncode if slot.process else None
         if now - slot.started_s > HEALTHY_AFTER_S:
-            slot.pause_s = PAUSE_FIRST_S
+            slot.backoff.reset()
+        pause_s = slot.backoff.next_s()
         logger.warning(
             "replica %d of %s@%d ended with %s; it starts again in %.1f s",
             slot.number,
             slot.target.model,
             slot.target.version,
             _ending(code),
-            slot.pause_s,
+            pause_s,
         )
         slot.process = None
-        slot.not_before_s = now + slot.pause_s
-        slot.pause_s = min(2 * slot.pause_s, PAUSE_LONGEST_S)
+        slot.not_before_s = now + pause_s
 
     async def _end(self, slots: Sequence[_Slot]) -> None:
         """Stop all at once. A process that exceeds the grace is killed, and its requests are redelivered."""

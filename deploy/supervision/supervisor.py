@@ -7,10 +7,11 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO
 
 from broker.errors import Unavailable
+from broker.support.backoff import Backoff
 from deploy.hosts import host_and_port
 from deploy.operations.watch import DeclarationWatch
 from deploy.processes.native import pools
@@ -40,7 +41,7 @@ class Child:
     process: asyncio.subprocess.Process | None = None
     started_s: float = 0.0
     not_before_s: float = 0.0
-    pause_s: float = PAUSE_FIRST_S
+    backoff: Backoff = field(default_factory=lambda: Backoff(first_s=PAUSE_FIRST_S, longest_s=PAUSE_LONGEST_S))
     restarts: int = -1
 
 
@@ -129,11 +130,11 @@ class Supervisor:
         if code == MISCONFIGURED and not self.was_ready:
             raise Unavailable(f"{child.part} cannot start: the reason is in its log lines above")
         if now - child.started_s > HEALTHY_AFTER_S:
-            child.pause_s = PAUSE_FIRST_S
-        logger.warning("%s ended with exit status %s; it is restarted in %.1f s", child.part, code, child.pause_s)
+            child.backoff.reset()
+        pause_s = child.backoff.next_s()
+        logger.warning("%s ended with exit status %s; it is restarted in %.1f s", child.part, code, pause_s)
         child.process = None
-        child.not_before_s = now + child.pause_s
-        child.pause_s = min(2 * child.pause_s, PAUSE_LONGEST_S)
+        child.not_before_s = now + pause_s
 
     async def _stop_all(self) -> None:
         """Stop the parts in the order of the data flow, so that each part can still pass its work on."""

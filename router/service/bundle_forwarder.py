@@ -12,6 +12,7 @@ from broker.messages import UNKNOWN, Outcome, Reason
 from broker.protocol.bundle import bundle
 from broker.protocol.header import BodyForm, Route, pack_route
 from broker.protocol.ids import is_over, now_us
+from broker.support.backoff import Backoff
 from router.service.refusals import Refusals
 from router.service.shadows import ShadowSender
 from router.service.taken_request import TakenRequest
@@ -53,7 +54,7 @@ class BundleForwarder:
         return self._in_time(items, "its model's queue had no room for as long as was allowed")
 
     async def _until_safe(self, queue: str, route: Route, items: list[TakenRequest]) -> int:
-        pause_s = PAUSE_FIRST_S
+        backoff = Backoff(first_s=PAUSE_FIRST_S, longest_s=PAUSE_LONGEST_S)
         while items:
             outcome = await self._attempt(queue, route, items)
             if outcome.safe:
@@ -66,8 +67,7 @@ class BundleForwarder:
                 break
             if self._stopping:
                 break
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, PAUSE_LONGEST_S)
+            await asyncio.sleep(backoff.next_s())
             # In place: `forward` ends the rest if this fails.
             items[:] = self._in_time(items, f"its model's queue took nothing for as long as was allowed ({outcome})")
         return 0
