@@ -70,17 +70,19 @@ class DelayMover:
                 await self._hand_on(delivery)
 
     async def _hand_on(self, delivery: Delivery) -> None:
-        message = delivery.message
-        while True:
-            try:
-                (outcome,) = await self._broker.forward([delivery], [message])
-            except TryAgain:
-                outcome = None
-            if outcome is not None and outcome.safe:
-                return
-            if outcome is not None and outcome.reason in (Reason.NO_QUEUE, Reason.TOO_LARGE):
-                error = f"refused after its delay: {outcome}"
-                logger.warning("a delayed message for %s is buried: it was %s", message.queue, error)
-                await self._broker.bury(delivery, reason="undelivered", attempts=0, error=error)
-                return
+        while not await self._try_to_hand_on(delivery):  # noqa: ASYNC110 - the broker has no event for this
             await asyncio.sleep(RETRY_S)
+
+    async def _try_to_hand_on(self, delivery: Delivery) -> bool:
+        """Publish a due message, or bury it if its queue cannot take it; return True once it is in one of the two."""
+        message = delivery.message
+        try:
+            (outcome,) = await self._broker.forward([delivery], [message])
+            if outcome.reason not in (Reason.NO_QUEUE, Reason.TOO_LARGE):
+                return outcome.safe
+            error = f"refused after its delay: {outcome}"
+            logger.warning("a delayed message for %s is buried: it was %s", message.queue, error)
+            outcomes = await self._broker.bury(delivery, reason="undelivered", attempts=0, error=error)
+        except TryAgain:
+            return False
+        return all(outcome.safe for outcome in outcomes)
