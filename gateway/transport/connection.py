@@ -81,12 +81,12 @@ class HttpConnection(ParsingConnection):
 
     def on_headers_complete(self) -> None:
         """Start the request, or an app that refuses it."""
+        self._meter.check(self.headers)
         if self.parser.should_upgrade():
             self._upgrading = self.parser.get_method()
             if self._upgrading == b"CONNECT":
                 raise InvalidRequest("this gateway is no proxy and does not serve CONNECT")
             return
-        self._meter.check(self.headers)
         if self._for_health or self._door.bodies_are_full():
             self.app = self._app()
             super().on_headers_complete()

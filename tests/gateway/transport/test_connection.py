@@ -338,6 +338,18 @@ async def test_an_offered_upgrade_is_ignored_and_the_request_served(gateway: Gat
     writer.close()
 
 
+async def test_a_head_that_offers_an_upgrade_has_the_same_limit(tmp_path: Path) -> None:
+    """It is parsed twice, and the second time without the bytes that had arrived before."""
+    async with limited_gateway(tmp_path, head_bytes=8192) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(POST + b"connection: upgrade\r\nupgrade: h2c\r\na: " + b"x" * 7000 + b"\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.1)  # the gateway reads the rest by itself
+        writer.write(b"b: " + b"x" * 7000 + b"\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY))
+        assert (await answer_of(reader))[0] == 431
+        writer.close()
+
+
 @pytest.mark.skipif(shutil.which("java") is None, reason="no java here")
 async def test_javas_own_client_posts_with_its_defaults(gateway: Gateway, tmp_path: Path) -> None:
     (tmp_path / "Ask.java").write_text(JAVA)
