@@ -100,7 +100,7 @@ def on_broker(before: Up, url: str) -> Iterator[Up]:
         yield up
     finally:
         up.stop()
-        models = {"hello": 2, "scale": 1, "softmax": 1}
+        models = {"add": 2, "hello": 2, "scale": 1, "softmax": 1}
         asyncio.run(remove_channels(url, PREFIX, models, ["sums"]))
 
 
