@@ -1,4 +1,4 @@
-"""The life of a process in an installation: it follows `declared` and `status`, sends heartbeats, and says goodbye."""
+"""The life cycle of a process: follow `declared` and `status`, send heartbeats, announce the end."""
 
 from __future__ import annotations
 

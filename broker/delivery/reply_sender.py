@@ -90,7 +90,7 @@ class ReplySender:
             (token.hold if isinstance(token, _Plain) else token).settle()
 
     def _refuse(self, answer: _Plain) -> None:
-        """Send an error in place of an answer that its queue refused: a Kafka topic may have a limit of its own."""
+        """Send an error in place of an answer that its queue refused: a Kafka topic may have a lower size limit."""
         error = error_body(f"the answer has {answer.size} bytes, which is more than {answer.queue} takes")
         self.outbox.put_message(plain(answer.queue, answer.request, Status.FAILED, error, None), answer.hold)
 

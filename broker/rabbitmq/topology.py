@@ -26,7 +26,7 @@ ESSENTIAL = frozenset({"x-queue-type", "durable", "exclusive", "auto_delete"})
 
 
 class RabbitTopology:
-    """Makes each call on a channel of its own, because a refused declaration closes its channel."""
+    """Opens a new channel for each call, because a refused declaration closes its channel."""
 
     def __init__(self, connection: RabbitConnection, channels: Channels, timeout_s: float) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""A SQLite file with one thread of its own: jobs that arrive during a commit share the next one.
+"""A SQLite file and the one thread that uses it: jobs that arrive during a commit share the next one.
 
 Writers take the write lock at once (`BEGIN IMMEDIATE`): a lock that is upgraded later can fail in the middle.
 """

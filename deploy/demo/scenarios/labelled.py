@@ -42,7 +42,7 @@ class LabelledTraffic:
             await self.stage.event_seconds(float(self._delays[number]))
             label = int(self._digits.labels[number])
             was_accepted = await self.stage.by_http.send_feedback(self.endpoint, reply.request_id, truth=label)
-            self.accepted += was_accepted  # on a line of its own: `+= await` would lose counts of other tasks
+            self.accepted += was_accepted  # a separate line: `+= await` would lose counts of other tasks
 
     def legs(self) -> dict[str, int]:
         """The number of legs of each answered request, by request id: always one."""
