@@ -17,7 +17,7 @@ from broker.support.tasks import Tasks
 from gateway.core.core import Core
 from gateway.transport.asgi import App
 from gateway.transport.connection import connection_factory
-from gateway.transport.door import SWEEP_S, Door
+from gateway.transport.door import SWEEP_ON_S, SWEEP_S, Door
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +74,10 @@ async def serve(
 
 
 async def _sweep(door: Door) -> None:
+    wait_s = SWEEP_S
     while True:
-        await asyncio.sleep(SWEEP_S)
-        door.sweep()
+        await asyncio.sleep(wait_s)
+        wait_s = SWEEP_ON_S if door.sweep() else SWEEP_S
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -114,13 +114,14 @@ async def open_loop(
 ) -> FrontLoad:
     """Send at a fixed rate, independent of the answers; latency is measured from the time when a request was due."""
     request = prepared(port, path, body, json_length)
-    idle = [await connect(port, request) for _ in range(16)]
+    idle = deque([await connect(port, request) for _ in range(16)])
     load, began = FrontLoad(), time.perf_counter()
 
     async def one(due: float) -> None:
-        while idle and idle[-1].is_closed:  # the server closes connections that are idle for long
-            idle.pop()
-        connection = idle.pop() if idle else await connect(port, request)
+        while idle and idle[0].is_closed:
+            idle.popleft()
+        # in turn: the server closes a connection that is idle for long, perhaps just as a request is sent
+        connection = idle.popleft() if idle else await connect(port, request)
         if await connection.ask():
             load.latencies_s.append(time.perf_counter() - due)
         else:

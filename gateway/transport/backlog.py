@@ -8,7 +8,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 from gateway.transport.door import Door
 
-PIPELINED_MOST = 16  # waiting requests of one connection, besides the one that runs
+PIPELINED_MOST = 1  # waiting requests of one connection, besides the one that runs; the others stay unparsed
 
 
 class PipelineBacklog(FlowControl):

@@ -18,12 +18,16 @@ from typing import Protocol
 logger = logging.getLogger(__name__)
 
 SWEEP_S = 0.5
+SWEEP_ON_S = 0.01  # while more connections are late
+ENDED_AT_ONCE = 32
 LOG_EVERY_S = 10.0
 OWN_DESCRIPTORS = 64  # for the broker, files, and the metrics server
 HEALTH_CONNECTIONS = 32  # beyond the limit, for /v2/health only
 REFUSED_CONNECTIONS = 16  # beyond both, on our own descriptors, until they have read the error
 FEWEST_CONNECTIONS = 16
 YOUNG_S = 2.0  # a body younger than this does not count as slow
+SILENT_S = 0.25  # a new connection keeps its place so long: its first request may be on its way
+SEARCH_AGAIN_S = 0.1  # after no connection was found that could be displaced
 DISPLACED_AT_ONCE = 32  # divides the limit: a search of all connections for each new one would be too slow
 
 
@@ -120,6 +124,7 @@ class Door:
         self._count = count
         self._unlogged: Counter[RefusalReason] = Counter()
         self._logged_s: dict[RefusalReason, float] = {}
+        self._search_after_s = 0.0
 
     def note(self, reason: RefusalReason) -> None:
         """Count a refusal; the next sweep logs it."""
@@ -166,12 +171,17 @@ class Door:
         """Forget a body that is complete or given up."""
         self.arriving_bytes -= self.arriving.pop(client, 0)
 
-    def sweep(self) -> None:
-        """End the late connections, and log the refusals since the last log line."""
+    def sweep(self) -> bool:
+        """End late connections, and log the refusals since the last log line.
+
+        Returns True if more connections are late: to end thousands at once would delay every other client.
+        """
         now = self.now_s = time.monotonic()
-        for client in [it for it in (*self.connections, *self.refused) if it.due_s <= now]:
+        late = [it for it in (*self.connections, *self.refused) if it.due_s <= now]
+        for client in late[:ENDED_AT_ONCE]:
             client.expire()
-        for client in [it for it in self.connections if it.read_by_s <= now]:
+        unread = [it for it in self.connections if it.read_by_s <= now]
+        for client in unread[:ENDED_AT_ONCE]:
             self.note(RefusalReason.ANSWER_NOT_READ)
             client.end_unread()
         for reason in [it for it in self._unlogged if now - self._logged_s.get(it, -LOG_EVERY_S) >= LOG_EVERY_S]:
@@ -179,20 +189,31 @@ class Door:
             logger.warning(
                 "the door ended %d connections or requests: %s", self._unlogged.pop(reason), WAYS_OUT[reason]
             )
+        return max(len(late), len(unread)) > ENDED_AT_ONCE
 
     def _make_room(self) -> None:
-        old = self.now_s - YOUNG_S
-        quiet = [
-            it
-            for it in self.connections
-            if (it.phase < ConnectionPhase.BODY or (it.phase is ConnectionPhase.BODY and it.since_s < old))
-            and not it.is_answering()
-        ]
+        now = time.monotonic()
+        if now < self._search_after_s:
+            return
+        quiet = [it for it in self.connections if self._is_quiet(it, now)]
+        if not quiet:
+            self._search_after_s = now + SEARCH_AGAIN_S
         quiet.sort(key=lambda it: (max(it.phase, ConnectionPhase.HEAD), it.since_s))
         for client in quiet[: max(1, self.connections_limit // DISPLACED_AT_ONCE)]:
             self.note(RefusalReason.DISPLACED)
             client.displace()
             self.connections.discard(client)  # its descriptor is free soon
+
+    @staticmethod
+    def _is_quiet(client: DoorClient, now: float) -> bool:
+        """Return True if a connection may be displaced."""
+        if client.is_answering():
+            return False
+        if client.phase is ConnectionPhase.SILENT:
+            return client.since_s < now - SILENT_S
+        return client.phase < ConnectionPhase.BODY or (
+            client.phase is ConnectionPhase.BODY and client.since_s < now - YOUNG_S
+        )
 
 
 def connections_limit(wanted: int) -> int:

@@ -40,7 +40,9 @@ class EndingConnection(HttpToolsProtocol):
         self._discarded = 0
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        """Add the connection. uvicorn's method would also ask the system for both addresses, which nothing reads."""
+        self.connections.add(self)
+        self.transport, self.scheme = transport, "http"
         self._backlog = self.flow = PipelineBacklog(transport, self._door)
 
     def expire(self) -> None:

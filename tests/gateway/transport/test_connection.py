@@ -15,6 +15,7 @@ import pytest
 
 from broker.errors import Misconfigured
 from gateway.server import listen
+from gateway.transport.door import SILENT_S
 from tests.gateway.infer_requests import BODY, URL
 from tests.gateway.running_gateway import PATIENCE_S, Gateway, running_gateway, until
 from tests.gateway.transport.raw_http import POST, answer_of, limited_gateway, refusals
@@ -229,10 +230,34 @@ async def test_the_bodies_of_all_waiting_requests_are_limited(tmp_path: Path) ->
 
 async def test_silent_connections_make_room_for_connections_with_requests(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, connections=16) as gateway:
-        silent = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(40)]
+        silent = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(16)]
+        await asyncio.sleep(2 * SILENT_S)
         assert await serves_others(gateway)
-        assert refusals(gateway, "displaced") >= 24
+        assert refusals(gateway, "displaced") >= 1
         for _, writer in silent:
+            writer.close()
+
+
+async def test_clients_that_connect_together_without_room_all_read_their_503(tmp_path: Path) -> None:
+    async with limited_gateway(tmp_path, connections=16) as gateway:
+        gateway.processor.go.clear()
+        request = POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
+        waiting = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(16)]
+        for _, writer in waiting:
+            writer.write(request)
+
+        async def all_wait() -> bool:
+            return gateway.registry.get_sample_value("millrace_gateway_pending_requests") == 16
+
+        await until(all_wait)
+        late = await asyncio.gather(*[asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(40)])
+        for _, writer in late:
+            writer.write(request)
+        assert [(await answer_of(reader))[0] for reader, _ in late] == [503] * 40
+        assert refusals(gateway, "displaced") <= 1  # the idle connection with which the fixture waited
+        gateway.processor.go.set()
+        assert [(await answer_of(reader))[0] for reader, _ in waiting] == [200] * 16
+        for _, writer in [*waiting, *late]:
             writer.close()
 
 

@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,17 @@ from typing import Any
 import pytest
 
 from deploy.settings import Gateway, size
-from gateway.transport.door import LOG_EVERY_S, WAYS_OUT, ConnectionPhase, Door, DoorLimits, RefusalReason
+from gateway.transport.door import (
+    ENDED_AT_ONCE,
+    LOG_EVERY_S,
+    SEARCH_AGAIN_S,
+    SILENT_S,
+    WAYS_OUT,
+    ConnectionPhase,
+    Door,
+    DoorLimits,
+    RefusalReason,
+)
 
 PAGE = Path(__file__).parents[3] / "docs/gateway.md"
 FEW = """
@@ -76,6 +87,25 @@ def test_silent_connections_are_displaced_before_idle_ones_and_slow_bodies_last(
     door.connections_limit = 3
     assert door.is_full()
     assert [it.ended for it in (waiting, pipelined, fresh)] == ["", "", ""]
+
+
+def test_a_new_connection_is_not_displaced_before_it_could_send() -> None:
+    new = Client(ConnectionPhase.SILENT, time.monotonic())
+    door = door_of(new, connections=1)
+    assert door.is_full()
+    new.since_s -= SILENT_S + SEARCH_AGAIN_S
+    assert door.is_full()  # not searched again so soon
+    time.sleep(SEARCH_AGAIN_S)
+    assert not door.is_full()
+    assert new.ended == "displaced"
+
+
+def test_a_sweep_ends_only_some_connections_at_once() -> None:
+    late = [Client(ConnectionPhase.HEAD, 0.0, due_s=0.0) for _ in range(ENDED_AT_ONCE + 1)]
+    unread = [Client(ConnectionPhase.ANSWER, 0.0, read_by_s=0.0) for _ in range(ENDED_AT_ONCE + 1)]
+    door = door_of(*late, *unread)
+    assert door.sweep()
+    assert [sum(it.ended != "" for it in them) for them in (late, unread)] == [ENDED_AT_ONCE] * 2
 
 
 def test_the_oldest_incomplete_bodies_end_until_the_rest_is_within_the_limit() -> None:
