@@ -30,6 +30,7 @@ class QueueReadiness:
         """`description` is the description of the model, for gateways and routers."""
         self._heartbeat = heartbeat
         self._description = dict(description)
+        self._announced: _State = ""
         self._was_ready = False
         self._queue_trouble = ""
 
@@ -39,29 +40,32 @@ class QueueReadiness:
         return self._queue_trouble if self._was_ready else ""
 
     async def watch(self, consumer: Consumer) -> None:
-        """Announce every change until cancelled."""
-        announced: _State = ""
+        """Announce every change until cancelled. Each of the replica's consumers has its own watch, one at a time."""
         untroubled_s = time.monotonic()
         try:
             while True:
                 self._queue_trouble = consumer.trouble
                 if not self._queue_trouble:
                     untroubled_s = time.monotonic()
-                    if announced != "ready":
-                        announced, self._was_ready = "ready", True
-                        await self._heartbeat.set_state("ready", full=self._description)
-                elif announced in ("", "ready"):
-                    announced = await self._announce_trouble(announced, time.monotonic() - untroubled_s)
-                await asyncio.sleep(CHECK_S if announced else NOT_READY_CHECK_S)
+                    await self._announce_ready()
+                elif self._announced in ("", "ready"):
+                    await self._announce_trouble(time.monotonic() - untroubled_s)
+                await asyncio.sleep(CHECK_S if self._announced else NOT_READY_CHECK_S)
         finally:
             self._queue_trouble = ""
 
-    async def _announce_trouble(self, announced: _State, troubled_s: float) -> _State:
-        """Announce a trouble that has lasted long enough; return the state that is announced now."""
-        if troubled_s <= (LOST_AFTER_S if announced else NEVER_CAME_AFTER_S):
-            return announced
+    async def _announce_ready(self) -> None:
+        if self._announced != "ready":
+            await self._heartbeat.set_state("ready", full=self._description)
+            self._announced, self._was_ready = "ready", True
+
+    async def _announce_trouble(self, troubled_s: float) -> None:
+        """Announce a trouble that has lasted long enough."""
+        if troubled_s <= (LOST_AFTER_S if self._was_ready else NEVER_CAME_AFTER_S):
+            return
         if self._was_ready:
             await self._heartbeat.set_state("loading", full=self._description)
-            return "loading"
-        await self._heartbeat.set_state("failed", error=clean(self._queue_trouble))
-        return "failed"
+            self._announced = "loading"
+        else:
+            await self._heartbeat.set_state("failed", error=clean(self._queue_trouble))
+            self._announced = "failed"

@@ -97,19 +97,22 @@ install_debian() {
         { MILLRACE_DEBIAN_LOCKED=yes flock --close "$here/rabbitmq4.sh" "$here/rabbitmq4.sh" install; return; }
     [[ ! -e $debian/complete ]] || return 0
     local mirror unfinished
-    for unfinished in "$debian" "$debian".unfinished.*; do
-        remove_tree "$unfinished"
+    remove_tree "$debian"
+    for unfinished in "$debian".unfinished.*; do
+        # The process named in it may still run: if only `flock` was killed, the installation goes on without the lock.
+        [[ -e /proc/${unfinished##*.} ]] || remove_tree "$unfinished"
     done
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 'Created-By: Packages' | head -n 1)
-    unfinished=$(mktemp -d "$debian.unfinished.XXXXXX")
-    chmod 755 "$unfinished"
+    unfinished=$debian.unfinished.$$
+    mkdir -m 755 "$unfinished"
     echo "fetching RabbitMQ 4 and a Debian 13 for it"
     own_mounts debootstrap --variant=minbase --include=rabbitmq-server trixie "$unfinished" "$mirror" \
         </dev/null >"$debian.out" 2>&1 ||
         { tail -n 20 "$debian.out" >&2; fail "RabbitMQ 4 cannot be installed: see $debian.out"; }
     rm -rf "$unfinished"/var/cache/apt/archives/*.deb
     touch "$unfinished/complete"
-    mv --no-target-directory "$unfinished" "$debian"
+    mv --no-target-directory "$unfinished" "$debian" 2>/dev/null ||
+        { remove_tree "$unfinished"; [[ -e $debian/complete ]]; }
 }
 
 # Runs a command in a mount namespace, if the kernel allows it, so that its mounts are gone even when it is killed.

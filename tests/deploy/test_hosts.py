@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from pathlib import Path
 from urllib.request import urlopen
@@ -40,8 +41,17 @@ def test_a_free_port_is_outside_the_range_of_outgoing_connections() -> None:
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     ports = [free_port() for _ in range(50)]
     assert max(ports) < lowest
-    with socket.create_server(("127.0.0.1", ports[0])):
-        assert ports[0] not in {free_port() for _ in range(50)}
+
+
+def test_a_free_port_is_none_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        monkeypatch.setattr(random, "sample", lambda ports, number: [taken, free])
+        assert free_port() == free
+        monkeypatch.setattr(random, "sample", lambda ports, number: [taken])
+        with pytest.raises(OSError, match="none is free"):
+            free_port()
 
 
 @pytest.mark.parametrize(("host", "asked"), [("::1", ["[::1]"]), ("::", ["[::1]", "127.0.0.1"])])

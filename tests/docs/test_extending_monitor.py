@@ -18,7 +18,8 @@ from broker.records.endpoint import read_endpoint
 from broker.sqlite.adapter import SqliteBroker
 from monitors.run import MonitorSettings, run
 from tests.installed_package import installed_package
-from tests.monitors.events import ended, until, write
+from tests.monitors.events import ended, write
+from tests.waiting import until
 
 TEXT = (Path(__file__).parents[2] / "docs/extending/monitor.md").read_text("utf-8")
 BLOCKS = dict(re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL))

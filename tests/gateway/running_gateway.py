@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from broker.tensor.tensors import decode
 from gateway.core.core import GatewaySettings
 from gateway.results.sqlite_store import SqliteResults
 from gateway.run import run
+from tests.waiting import until
 
 PATIENCE_S = 10.0
 FULL: dict[str, Any] = {
@@ -148,13 +149,6 @@ class Gateway:
                 return await reader.read()
         finally:
             writer.close()
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Repeat a check until it is true."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await condition():  # noqa: ASYNC110 - HTTP has no event to wait for
-            await asyncio.sleep(0.02)
 
 
 async def declare(broker: Broker, **declaration: Any) -> None:

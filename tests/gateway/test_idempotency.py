@@ -12,7 +12,8 @@ import pytest
 
 from broker.channels import Limits
 from broker.protocol.header import Status
-from tests.gateway.running_gateway import Gateway, X, running_gateway, until
+from tests.gateway.running_gateway import Gateway, X, running_gateway
+from tests.waiting import until
 
 URL = "/v2/models/double/infer"
 BODY = json.dumps({"id": "mine", "inputs": [X]}).encode()

@@ -21,8 +21,9 @@ from broker.sqlite.adapter import SqliteBroker
 from router.interleaving.interleave import interleave
 from router.interleaving.placed import stream
 from tests.arms import RANKING, Compute, X, announce, merges, processing, records, rows
-from tests.gateway.running_gateway import Gateway, running_gateway, until
+from tests.gateway.running_gateway import Gateway, running_gateway
 from tests.rankers import FIRST, SECOND, Slow, raising, ranking
+from tests.waiting import until
 
 URL = "/v2/models/shop/infer"
 BODY = json.dumps({"id": "mine", "inputs": [X]}).encode()

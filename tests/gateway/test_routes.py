@@ -22,7 +22,8 @@ from broker.sqlite.adapter import SqliteBroker
 from gateway.routes.openapi import openapi
 from gateway.server import listen
 from tests.gateway.infer_requests import BODY, URL, error_of
-from tests.gateway.running_gateway import FULL, PATIENCE_S, Gateway, declare, running_gateway, until
+from tests.gateway.running_gateway import FULL, PATIENCE_S, Gateway, declare, running_gateway
+from tests.waiting import until
 
 
 async def test_the_server_lists_its_extensions(gateway: Gateway) -> None:

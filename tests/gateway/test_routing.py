@@ -16,7 +16,8 @@ from broker.records.routing import SnapshotRecord, experiment_of, write_claim, w
 from router.declaration.policy import read_config
 from router.policies.learning import one_run
 from router.stats.packing import packed
-from tests.gateway.running_gateway import Gateway, X, running_gateway, until
+from tests.gateway.running_gateway import Gateway, X, running_gateway
+from tests.waiting import until
 
 URL = "/v2/models/shop/infer"
 ARMS = {"a": "double@1", "b": "double@1"}

@@ -19,7 +19,8 @@ from broker.protocol.bundle import requests_in
 from broker.sqlite.adapter import SqliteBroker
 from broker.tensor.datatypes import Array
 from tests.arms import ONE_NUMBER, X, announce, processing, rows
-from tests.gateway.running_gateway import Gateway, running_gateway, until
+from tests.gateway.running_gateway import Gateway, running_gateway
+from tests.waiting import until
 
 URL = "/v2/models/e/infer"
 BODY = json.dumps({"id": "mine", "inputs": [X]}).encode()

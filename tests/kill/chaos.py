@@ -30,11 +30,12 @@ from broker.protocol.ids import uid_of
 from tests.kill.client import Answer, Client
 from tests.kill.faults import PATIENCE_S, Faults, Step, schedule
 from tests.kill.http_client import HttpClient
-from tests.kill.installation import Installation, until
+from tests.kill.installation import Installation
 from tests.kill.models import STEADY
 from tests.kill.rows import read_rows
 from tests.proxy import Proxy
 from tests.servers import control_kafka, control_rabbitmq, kafka_url, rabbitmq_url
+from tests.waiting import until
 
 EVERY_S = 0.2
 AT_A_TIME = 40

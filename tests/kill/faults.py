@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import httpx
 
 from tests.kill.foreign import foreign_queue
-from tests.kill.installation import Installation, is_alive, kill_process, until
+from tests.kill.installation import Installation, is_alive, kill_process
 from tests.proxy import Proxy
+from tests.waiting import until
 
 CALM_S = (0.0, 1.5)  # before each fault
 LASTS_S = {

@@ -9,7 +9,7 @@ import re
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +27,7 @@ from broker.records.status import Announcement, read_status
 from deploy import wiring
 from deploy.hosts import free_port
 from tests.kill.models import write_model
+from tests.waiting import until
 
 PATIENCE_S = 60.0
 GRACE_S = 25.0
@@ -198,20 +199,6 @@ class Installation:
             names += [self.channels.requests(name), self.channels.dead(self.channels.requests(name))]
             names += [self.channels.results(name), self.channels.events(name)]
         return names
-
-
-async def until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    """Poll until a condition is true: other processes set no event to wait for. Raises TimeoutError."""
-    async with asyncio.timeout(patience_s):
-        while not condition():  # noqa: ASYNC110 - see above
-            await asyncio.sleep(LOOK_S)
-
-
-async def until_it(condition: Callable[[], Awaitable[bool]], patience_s: float = PATIENCE_S) -> None:
-    """Poll until an asynchronous condition is true. Raises TimeoutError."""
-    async with asyncio.timeout(patience_s):
-        while not await condition():  # noqa: ASYNC110 - see above
-            await asyncio.sleep(LOOK_S)
 
 
 def is_alive(pid: int) -> bool:

@@ -29,8 +29,9 @@ from router.learning.experiment import spec_of
 from router.learning.fold import ExperimentFold
 from router.learning.ledger import Ledger, restore_saved
 from router.state.view import View
-from tests.kill.installation import GRACE_S, until
+from tests.kill.installation import GRACE_S
 from tests.router.learning.live_learner import requests, send
+from tests.waiting import until
 
 TICK = "50ms"
 HORIZON = "5s"

@@ -9,9 +9,10 @@ from collections import Counter
 import httpx
 
 from tests.kill.client import body_of
-from tests.kill.installation import Installation, until_it
+from tests.kill.installation import Installation
 from tests.kill.models import STEADY
 from tests.kill.rows import read_rows
+from tests.waiting import until
 
 REQUESTS = 1000
 BEFORE_THE_KILL = 400
@@ -22,7 +23,7 @@ PATIENCE_S = 60.0
 async def test_every_stored_request_has_one_answer_after_the_gateway_was_killed(installation: Installation) -> None:
     await installation.serve("steady", STEADY, "gateway")
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{installation.http_port}", timeout=PATIENCE_S) as client:
-        await until_it(lambda: _ready(client))
+        await until(lambda: _ready(client))
         accepted: dict[str, int] = {}
         broken = 0
         killed = asyncio.Event()
@@ -38,7 +39,7 @@ async def test_every_stored_request_has_one_answer_after_the_gateway_was_killed(
                         )
                     except httpx.TransportError:
                         broken += 1
-                        await until_it(lambda: _ready(client))
+                        await until(lambda: _ready(client))
                         continue
                     assert answer.status_code == 202, answer.text
                     accepted[answer.headers["location"]] = number

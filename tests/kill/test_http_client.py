@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 from tests.kill.http_client import FIRST, HttpClient
-from tests.kill.installation import until
+from tests.waiting import until
 
 PATIENCE_S = 20.0
 DEADLINE_S = 2.0

@@ -11,8 +11,8 @@ import pytest
 
 from router.learning.fold_document import canonical
 from router.stats.arrays import ONE
-from tests.kill.installation import until, until_it
 from tests.kill.learners import Learner, Learners, is_free, ledger_of
+from tests.waiting import until
 
 KILLS = {"": 20, "amqp": 5, "kafka": 5}
 ASKED = 4
@@ -44,7 +44,7 @@ async def test_killed_leaders_are_followed_by_others_and_each_decision_counts_on
             folder = ("data-0", f"data-{number + 1}", next_one.folder.name)[number % 3]
             leader, next_one = next_one, learners.start(folder)
         await learners.wait_until_leading(leader)
-        await until_it(lambda: _is_at_rest(learners, leader))
+        await until(lambda: _is_at_rest(learners, leader))
         await learners.end(leader)
         kept = await learners.load_fold(leader)
         whole = await learners.fold_log(kept.progress.offset)
@@ -118,7 +118,7 @@ async def test_snapshots_of_a_leader_that_was_stopped_and_continued_are_ignored(
         assert learners.view.learned.term == new_term
         assert all(term == newest for term, newest in learners.accepted)
         assert old.claims == [old_term]
-        await until_it(lambda: _is_at_rest(learners, new))
+        await until(lambda: _is_at_rest(learners, new))
         await learners.end(new)
         kept = await learners.load_fold(new)
         assert canonical(kept) == canonical(await learners.fold_log(kept.progress.offset))

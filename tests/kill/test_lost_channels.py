@@ -13,9 +13,10 @@ import pytest
 
 from tests.kill.client import Client, body_of
 from tests.kill.foreign import foreign_queue
-from tests.kill.installation import Installation, is_alive, until, until_it
+from tests.kill.installation import Installation, is_alive
 from tests.kill.models import STEADY
 from tests.servers import control_rabbitmq, rabbitmq_url
+from tests.waiting import until
 
 REQUESTS = 400
 NAME = "steady"
@@ -26,7 +27,7 @@ async def asking(installation: Installation) -> AsyncIterator[httpx.AsyncClient]
     """Serve the steady model, and yield an HTTP client."""
     await installation.serve(NAME, STEADY, "gateway")
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{installation.http_port}", timeout=30.0) as client:
-        await until_it(lambda: is_ready(client))
+        await until(lambda: is_ready(client))
         yield client
 
 
@@ -54,11 +55,11 @@ async def test_a_deleted_queue_is_declared_again_within_seconds(installation: In
         queues = {"inputs": inputs, "requests": channels.requests(NAME), "retry": channels.retry(inputs)}
         queue = queues.get(kind, channels.results(NAME))
         await installation.broker.delete(queue)
-        await until_it(lambda: answers(http), 30.0)
+        await until(lambda: answers(http), 30.0)
         await client.send(range(REQUESTS, 2 * REQUESTS))
         await client.all_answered()
         assert client.statuses == {"ok": 2 * REQUESTS}
-        await until_it(lambda: there(installation, queue), 30.0)
+        await until(lambda: there(installation, queue), 30.0)
         assert await is_ready(http)
 
 
@@ -75,8 +76,8 @@ async def test_a_deleted_log_does_not_stop_a_model(installation: Installation, k
             await client.send(range(turn * REQUESTS, (turn + 1) * REQUESTS))
             await client.all_answered()
         assert client.statuses == {"ok": 5 * REQUESTS}
-        await until_it(lambda: there(installation, log), 30.0)
-        await until_it(lambda: answers(http), 30.0)
+        await until(lambda: there(installation, log), 30.0)
+        await until(lambda: answers(http), 30.0)
         assert await is_ready(http)
 
 
@@ -92,7 +93,7 @@ async def test_an_endpoint_whose_queue_is_refused_is_reported_and_others_are_ser
         pids = {part: process.pid for part, process in installation.parts.items()}
         async with foreign_queue(installation, "later"):
             await installation.declare("later", f"{NAME}@1")
-            await until_it(lambda: is_named(http, "later"), 30.0)
+            await until(lambda: is_named(http, "later"), 30.0)
             await client.send(range(REQUESTS))
             await client.all_answered()
             assert await is_ready(http)
@@ -138,12 +139,12 @@ async def test_permissions_that_are_withdrawn_for_a_while_end_no_process(own_use
         replica = await installation.replica()
         await allow(user, everything=False)
         await asyncio.to_thread(control_rabbitmq, "ctl", "close_all_connections", "test")
-        await until_it(lambda: refuses_without_answers(http), 30.0)
+        await until(lambda: refuses_without_answers(http), 30.0)
         await installation.declare_as_another("later", f"{NAME}@1", rabbitmq_url())
         await asyncio.sleep(10.0)
         await allow(user, everything=True)
-        await until_it(lambda: answers(http), 60.0)
-        await until_it(lambda: is_ready(http), 60.0)
+        await until(lambda: answers(http), 60.0)
+        await until(lambda: is_ready(http), 60.0)
         async with Client(installation.broker, NAME) as client:
             await client.send(range(REQUESTS))
             await client.all_answered()
@@ -167,7 +168,7 @@ async def test_connections_closed_by_the_management_are_opened_again(tmp_path: P
     async with Installation(tmp_path, rabbitmq_url()) as installation, asking(installation) as http:
         for _ in range(3):
             await asyncio.to_thread(control_rabbitmq, "ctl", "close_all_connections", "test")
-            await until_it(lambda: answers(http), 60.0)
+            await until(lambda: answers(http), 60.0)
         await until(lambda: all(is_alive(process.pid) for process in installation.parts.values()))
 
 
@@ -186,6 +187,6 @@ async def test_parts_start_after_limits_were_changed_and_log_the_difference(tmp_
         settings.write_text(text.replace(old, new))
         for part in ("processors", "router", "gateway"):
             installation.start(part)
-        await until_it(lambda: is_ready(http), 60.0)
+        await until(lambda: is_ready(http), 60.0)
         assert await answers(http)
         assert "x-max-length is 100000 and should be 77" in installation.log("processors") + installation.log("router")

@@ -13,11 +13,12 @@ import pytest
 from broker.base import Broker
 from broker.messages import SAFE, STOPPED, Message
 from tests.kill.client import Client, body_of
-from tests.kill.installation import Installation, until, until_it
+from tests.kill.installation import Installation
 from tests.kill.models import SLOW, STEADY
 from tests.kill.report import report
 from tests.kill.rows import read_rows
 from tests.servers import control_rabbitmq
+from tests.waiting import until
 
 pytestmark = pytest.mark.parametrize("broker_url", ["rabbitmq"], indirect=True)
 
@@ -77,7 +78,7 @@ async def test_during_an_alarm_publishes_are_refused_at_once_and_accepted_reques
     await broker.declare(side)
     url = f"http://127.0.0.1:{installation.http_port}/v2/models/slow"
     async with Client(broker, "slow") as client, httpx.AsyncClient(timeout=100.0) as http:
-        await until_it(lambda: _is_ready(http, url))
+        await until(lambda: _is_ready(http, url))
         assert (await http.post(f"{url}/infer", content=body_of(1))).status_code == 200
         await broker.publish([Message(queue=side, body=b"x")] * 10)
         await client.send(range(IN_FLIGHT))
@@ -96,7 +97,7 @@ async def test_during_an_alarm_publishes_are_refused_at_once_and_accepted_reques
         await client.all_answered()
         published, asked = await first
         redelivered = await installation.redelivered()
-        await until_it(lambda: _answers(http, url))
+        await until(lambda: _answers(http, url))
         rows = await read_rows(broker, "slow", client.message_ids())
         await broker.delete(side)
     text = (

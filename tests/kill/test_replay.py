@@ -6,10 +6,11 @@ import asyncio
 
 from tests.deploy.running import millrace
 from tests.kill.client import Client
-from tests.kill.installation import Installation, until, until_it
+from tests.kill.installation import Installation
 from tests.kill.models import POISON, POISONED, STEADY
 from tests.kill.report import report
 from tests.kill.rows import read_rows
+from tests.waiting import until
 
 REQUESTS = 50
 
@@ -22,7 +23,7 @@ async def test_a_replayed_request_is_answered_with_its_old_id_after_the_model_is
     async with Client(installation.broker, "poisoned") as client:
         await client.send([*range(REQUESTS - 1), POISON])
         await client.all_answered()
-        await until_it(lambda: _holds(installation, dead_queue))
+        await until(lambda: _holds(installation, dead_queue))
         broken = await installation.replica()
         (installation.folder / "models/poisoned/1/model.py").write_text(STEADY, "utf-8")
         await installation.replica(but=broken.pid)

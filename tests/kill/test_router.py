@@ -8,10 +8,11 @@ from aiokafka import TopicPartition
 
 from broker.kafka.adapter import KafkaBroker
 from tests.kill.client import Client
-from tests.kill.installation import Installation, until_it
+from tests.kill.installation import Installation
 from tests.kill.models import STEADY
 from tests.kill.report import report
 from tests.kill.rows import read_rows
+from tests.waiting import until
 
 REQUESTS = 2000
 COMES_BACK_S = 5.0
@@ -34,7 +35,7 @@ async def test_a_killed_router_loses_nothing(installation: Installation) -> None
         await client.send(range(REQUESTS))
         full = await ready()
         router.send_signal(signal.SIGCONT)
-        await until_it(lambda: is_below(full))
+        await until(lambda: is_below(full))
         router.send_signal(signal.SIGSTOP)  # stopped first, so that its unsettled messages can be counted
         left = REQUESTS - len(client.answers)
         before = await ready()
@@ -46,7 +47,7 @@ async def test_a_killed_router_loses_nothing(installation: Installation) -> None
             redelivered = await _unsettled(installation, requests) or await ready() - before
             return redelivered > 0
 
-        await until_it(came_back, COMES_BACK_S)
+        await until(came_back, COMES_BACK_S)
         installation.start("router")
         await client.all_answered()
         ids = client.message_ids()

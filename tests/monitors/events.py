@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,13 +62,6 @@ async def write(broker: Broker, *events: list[EndedRequests]) -> None:
         body, headers = write_event(event, [], [], source="/test")
         (outcome,) = await broker.append(log, [body], headers)
         assert outcome.safe
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition is true."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - the reader has no event for a test to wait for
-            await asyncio.sleep(0.01)
 
 
 @dataclass

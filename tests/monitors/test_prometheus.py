@@ -15,7 +15,8 @@ from broker.records.events import TYPE
 from broker.records.feedback import Feedback, write_feedback
 from monitors.seen import SeenRows, keys_of
 from monitors.series import SECONDS, Series
-from tests.monitors.events import AT_US, PREDICTIONS, ended, monitoring, until, write
+from tests.monitors.events import AT_US, PREDICTIONS, ended, monitoring, write
+from tests.waiting import until
 
 
 async def test_rows_are_counted_by_arm_and_status(broker: Broker, tmp_path: Path) -> None:

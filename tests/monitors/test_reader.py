@@ -12,7 +12,8 @@ from broker.channels import Limits
 from broker.protocol.ids import new_uid
 from broker.records.events import write_event
 from monitors.checkpoint import MonitorCheckpoint, load, save
-from tests.monitors.events import AT_US, PREDICTIONS, ended, monitoring, until, write
+from tests.monitors.events import AT_US, PREDICTIONS, ended, monitoring, write
+from tests.waiting import until
 
 
 async def test_a_restart_continues_at_the_checkpoint(broker: Broker, tmp_path: Path) -> None:

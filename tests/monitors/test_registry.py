@@ -15,7 +15,8 @@ from monitors.checkpoint import load
 from monitors.registry import GROUP, make_monitors
 from monitors.run import MonitorSettings, run
 from tests.installed_package import installed_package
-from tests.monitors.events import DECLARED, ended, until, write
+from tests.monitors.events import DECLARED, ended, write
+from tests.waiting import until
 
 TOY = """
 from monitors.base import EndpointMonitor, Monitor

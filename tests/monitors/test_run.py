@@ -19,7 +19,8 @@ from broker.records.status import SILENT_AFTER_S, Announcement, read_status, wri
 from monitors.known import KnownVersions
 from monitors.queues import QueueDepths, queues
 from monitors.run import MonitorSettings, run
-from tests.monitors.events import DECLARED, ended, until, write
+from tests.monitors.events import DECLARED, ended, write
+from tests.waiting import until
 
 
 def announced(model: str, version: int) -> bytes:

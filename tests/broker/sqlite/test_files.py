@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from broker.messages import SAFE, STOPPED, Delivery, Message
 from broker.sqlite import ownership
 from broker.sqlite.adapter import SqliteBroker
 from broker.support.database import Durability
+from tests.waiting import until
 
 CHANNELS = Channels()
 QUEUE = CHANNELS.requests("e")
@@ -28,12 +28,6 @@ async def publish(broker: SqliteBroker, body: bytes) -> bool:
         return await broker.publish([Message(queue=QUEUE, body=body)]) == [SAFE]
     except TryAgain:
         return False
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not await condition():  # noqa: ASYNC110 - files have no event
-            await asyncio.sleep(0.02)
 
 
 async def test_a_process_whose_lock_file_was_removed_is_not_taken_for_dead(

@@ -33,8 +33,9 @@ from router.learning.service import run
 from router.learning.settings import LearnerSettings
 from tests.deploy.running import millrace
 from tests.router.evidence.logs import split_log
-from tests.router.learning.live_learner import requests, send, until, viewing
+from tests.router.learning.live_learner import requests, send, viewing
 from tests.router.learning.traces import TracedRequest, numbered, rows
+from tests.waiting import until
 
 TICK_S = 0.02
 SETTINGS = 'version: 1\nbroker: {url: "sqlite:///%s"}\n'

@@ -11,7 +11,8 @@ from broker.delivery.heartbeat import Heartbeat
 from broker.protocol.ids import now_us
 from broker.records.status import Announcement, write_announcement
 from broker.support.database import Durability
-from tests.gateway.running_gateway import Gateway, X, running_gateway, until
+from tests.gateway.running_gateway import Gateway, X, running_gateway
+from tests.waiting import until
 
 ARMS = {"a": "double@1", "b": "double@2"}
 BROKEN = "endpoint fraud: arm b (double@2) has no ready replica"

@@ -17,7 +17,8 @@ from broker.protocol.header import Status
 from broker.protocol.ids import new_uid, now_us, uid_text
 from broker.records.events import read_event
 from gateway.results.sqlite_store import SqliteResults
-from tests.gateway.running_gateway import Gateway, X, running_gateway, second_gateway, until
+from tests.gateway.running_gateway import Gateway, X, running_gateway, second_gateway
+from tests.waiting import until
 
 URL = "/v2/models/double/infer"
 BODY = json.dumps({"id": "mine", "inputs": [X]}).encode()

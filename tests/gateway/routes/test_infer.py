@@ -20,7 +20,8 @@ from broker.channels import Limits
 from broker.protocol.header import Status
 from broker.records.events import read_event
 from tests.gateway.infer_requests import BODY, URL, error_of
-from tests.gateway.running_gateway import FULL, DoublingProcessor, Gateway, X, running_gateway, until
+from tests.gateway.running_gateway import FULL, DoublingProcessor, Gateway, X, running_gateway
+from tests.waiting import until
 
 RAW = np.array([[1.5, 2.5]], np.float32).tobytes()
 HEAD = (

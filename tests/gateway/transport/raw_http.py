@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gateway.transport.door import DoorLimits
-from tests.gateway.infer_requests import URL
+from tests.gateway.infer_requests import BODY, URL
 from tests.gateway.running_gateway import PATIENCE_S, Gateway, running_gateway
 
 POST = b"POST %s HTTP/1.1\r\nhost: x\r\n" % URL.encode()
@@ -32,3 +32,7 @@ async def answer_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], 
 def refusals(gateway: Gateway, reason: str) -> float:
     """Return the number of connections and requests that were refused for a reason."""
     return gateway.registry.get_sample_value("millrace_gateway_refused_total", {"reason": reason}) or 0.0
+
+
+async def serves_others(gateway: Gateway) -> bool:
+    return (await gateway.client.post(URL, content=BODY)).status_code == 200

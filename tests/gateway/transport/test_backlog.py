@@ -11,8 +11,9 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway.transport.backlog import PIPELINED_MOST
 from tests.gateway.infer_requests import BODY
-from tests.gateway.running_gateway import Gateway, until
+from tests.gateway.running_gateway import Gateway
 from tests.gateway.transport.raw_http import POST, answer_of, limited_gateway, refusals
+from tests.waiting import until
 
 WHOLE = POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 from uuid import UUID
@@ -15,10 +14,10 @@ import pytest
 
 from broker.errors import Misconfigured
 from gateway.server import listen
-from gateway.transport.door import SILENT_S
 from tests.gateway.infer_requests import BODY, URL
-from tests.gateway.running_gateway import PATIENCE_S, Gateway, running_gateway, until
-from tests.gateway.transport.raw_http import POST, answer_of, limited_gateway, refusals
+from tests.gateway.running_gateway import PATIENCE_S, Gateway, running_gateway
+from tests.gateway.transport.raw_http import POST, answer_of, limited_gateway, refusals, serves_others
+from tests.waiting import until
 
 SHORT_S = 0.3
 JAVA = """
@@ -56,10 +55,6 @@ async def refused(gateway: Gateway, *parts: bytes) -> tuple[int, str]:
             assert await reader.read() == b""
     writer.close()
     return code, str(json.loads(body)["error"])
-
-
-async def serves_others(gateway: Gateway) -> bool:
-    return (await gateway.client.post(URL, content=BODY)).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -226,89 +221,6 @@ async def test_the_bodies_of_all_waiting_requests_are_limited(tmp_path: Path) ->
         assert (await large).status_code == 200
         assert await serves_others(gateway)
         assert gateway.registry.get_sample_value("millrace_gateway_body_bytes") == 0
-
-
-async def test_silent_connections_make_room_for_connections_with_requests(tmp_path: Path) -> None:
-    async with limited_gateway(tmp_path, connections=16) as gateway:
-        silent = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(16)]
-        await asyncio.sleep(2 * SILENT_S)
-        assert await serves_others(gateway)
-        assert refusals(gateway, "displaced") >= 1
-        for _, writer in silent:
-            writer.close()
-
-
-async def test_clients_that_connect_together_without_room_all_read_their_503(tmp_path: Path) -> None:
-    async with limited_gateway(tmp_path, connections=16) as gateway:
-        gateway.processor.go.clear()
-        request = POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
-        waiting = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(16)]
-        for _, writer in waiting:
-            writer.write(request)
-
-        async def all_wait() -> bool:
-            return gateway.registry.get_sample_value("millrace_gateway_pending_requests") == 16
-
-        await until(all_wait)
-        late = await asyncio.gather(*[asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(40)])
-        for _, writer in late:
-            writer.write(request)
-        assert [(await answer_of(reader))[0] for reader, _ in late] == [503] * 40
-        assert refusals(gateway, "displaced") <= 1  # the idle connection with which the fixture waited
-        gateway.processor.go.set()
-        assert [(await answer_of(reader))[0] for reader, _ in waiting] == [200] * 16
-        for _, writer in [*waiting, *late]:
-            writer.close()
-
-
-async def test_waiting_requests_are_never_displaced_and_health_is_still_served(tmp_path: Path) -> None:
-    async with limited_gateway(tmp_path, connections=16) as gateway:
-        gateway.processor.go.clear()
-        waiting = []
-        for _ in range(16):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-            writer.write(POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY)
-            waiting.append((reader, writer))
-
-        async def all_wait() -> bool:
-            return gateway.registry.get_sample_value("millrace_gateway_pending_requests") == 16
-
-        await until(all_wait)
-        late, late_writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-        late_writer.write(POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY)
-        code, headers, _ = await answer_of(late)
-        assert (code, headers["retry-after"]) == (503, "1")
-        health, health_writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-        health_writer.write(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert (await answer_of(health))[0] == 200
-        assert refusals(gateway, "connections_full") == 1
-        gateway.processor.go.set()
-        for reader, writer in [*waiting, (late, late_writer), (health, health_writer)]:
-            if reader not in (late, health):
-                assert (await answer_of(reader))[0] == 200
-            writer.close()
-
-
-async def test_a_client_without_room_can_read_its_503(tmp_path: Path) -> None:
-    async with limited_gateway(tmp_path, connections=16) as gateway:
-        gateway.processor.go.clear()
-        others: list[asyncio.StreamWriter] = []
-        for sent in [b"content-length: %d\r\n\r\n" % len(BODY) + BODY] * 16 + [b"content-length: 9\r\n\r\n{"] * 32:
-            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-            writer.write(POST + sent)
-            if len(others) >= 16:
-                assert (await answer_of(reader))[0] == 503
-            others.append(writer)
-        late = socket.create_connection(("127.0.0.1", gateway.port))
-        late.sendall(POST + b"content-length: 9\r\n\r\n" + b" " * 9)  # before the gateway can read
-        late.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=late)
-        assert (await answer_of(reader))[0] == 503
-        assert await reader.read() == b""
-        assert refusals(gateway, "connections_full") == 33
-        gateway.processor.go.set()
-        for it in [*others, writer]:
-            it.close()
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])

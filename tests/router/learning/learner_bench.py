@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,12 +74,6 @@ class Bench:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while not true():  # noqa: ASYNC110 - it is a fold of a log that is waited for
-            await asyncio.sleep(0.01)
 
 
 async def everything(bench: Bench) -> list[Record]:

@@ -70,12 +70,6 @@ async def viewing(broker: Broker) -> AsyncIterator[View]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while not true():  # noqa: ASYNC110 - it is a fold of a log that is waited for
-            await asyncio.sleep(0.02)
-
-
 async def declare(broker: Broker, data: dict[str, Any]) -> Endpoint:
     endpoint = read_endpoint(data, source="test")
     await broker.declare(broker.channels.declared)

@@ -30,8 +30,9 @@ from router.learning.metrics import LearnerMetrics
 from router.learning.settings import LearnerSettings
 from router.stats.arrays import ONE
 from tests.router.learning.fold_logs import EXP3, THOMPSON
-from tests.router.learning.learner_bench import Bench, everything, until
+from tests.router.learning.learner_bench import Bench, everything
 from tests.router.learning.traces import START_US, TracedRequest, folded, numbered, rows, spec_of, tick, trace
+from tests.waiting import until
 
 WITHIN_S = 5.0
 NO_TICKS_S = 3600.0

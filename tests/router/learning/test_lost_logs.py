@@ -16,9 +16,9 @@ from broker.sqlite.adapter import SqliteBroker
 from router.learning.checkpoint_search import CheckpointSearch
 from router.learning.ledger import Ledger
 from tests.router.learning.learner_bench import Bench
-from tests.router.learning.learner_bench import until as until_folded
-from tests.router.learning.live_learner import BROKERS, declare, learning, until, viewing
+from tests.router.learning.live_learner import BROKERS, declare, learning, viewing
 from tests.router.learning.traces import START_US, TracedRequest, feedback, rows, spec_of, tick
+from tests.waiting import until
 
 BANDIT: dict[str, Any] = {
     "endpoint": "e",
@@ -51,16 +51,16 @@ async def test_an_event_log_that_was_deleted_ends_no_learning(tmp_path: Path) ->
         shown = [TracedRequest(number=at, arm="a", policy="thompson") for at in range(4)]
         await bench.append([rows(shown[:2]), feedback(shown[0], START_US), feedback(shown[1], START_US), tick(1)])
         async with bench.learning() as learner:
-            await until_folded(lambda: learner.fold.progress.tick == 1)
+            await until(lambda: learner.fold.progress.tick == 1)
             known = learner.fold.state
             await other.delete(opened.channels.events("e"))
-            await until_folded(lambda: learner.fold.progress.offset <= 1 and learner.fold.progress.tick == 1)
+            await until(lambda: learner.fold.progress.offset <= 1 and learner.fold.progress.tick == 1)
             found = await CheckpointSearch(opened, opened.channels.events("e"), spec_of().experiment).run()
             assert found.checkpoint is not None
             assert not learner.has_gap
             assert repr(learner.fold.state) == repr(known)
             await bench.append([rows(shown[2:3]), feedback(shown[2], START_US), tick(2)])
-            await until_folded(lambda: learner.fold.progress.tick == 2)
+            await until(lambda: learner.fold.progress.tick == 2)
         await ledger.close()
 
 

@@ -33,9 +33,10 @@ from router.policies.canary import Canary
 from router.policies.interleaving import Interleaving
 from router.policies.thompson import Thompson
 from router.stats.arrays import ONE
-from tests.router.learning.live_learner import CANARY, declare, learning, until, viewing
+from tests.router.learning.live_learner import CANARY, declare, learning, viewing
 from tests.router.learning.odd_records import click, merged, order
 from tests.router.learning.traces import START_US, TracedRequest, feedback, folded, numbered, rows, spec_of, tick
+from tests.waiting import until
 
 THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked", refresh_ticks=10)
 RANKED = InterleavingExperiment(declared=Interleaving(arms=3, rankers=(0, 1), reward="clicked"))

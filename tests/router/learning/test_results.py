@@ -12,9 +12,10 @@ from broker.records.routing import ExperimentResult, read_experiment_result, rea
 from router.learning.experiment import Experiment
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import checkpoint_of
-from tests.router.learning.learner_bench import WITHIN_S, Bench, everything, until
+from tests.router.learning.learner_bench import WITHIN_S, Bench, everything
 from tests.router.learning.odd_records import CANARY, RANKED, order
 from tests.router.learning.traces import START_US, spec_of
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(("phase", "weights"), [("promoted", (0.0, 0.0, 1.0)), ("aborted", (0.5, 0.5, 0.0))])

@@ -25,8 +25,9 @@ from router.policies.linear import LinUcb
 from router.policies.thompson import Thompson
 from router.state.view import View
 from router.stats.packing import packed
-from tests.router.learning.live_learner import BANDIT, declare, learning, requests, send, until, viewing
+from tests.router.learning.live_learner import BANDIT, declare, learning, requests, send, viewing
 from tests.router.learning.traces import folded, numbered, tick
+from tests.waiting import until
 
 THOMPSON = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="clicked", refresh_ticks=10)
 

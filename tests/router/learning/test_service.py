@@ -28,17 +28,8 @@ from broker.records.routing import (
     write_snapshot,
 )
 from router.state.checkpoint_bootstrap import CheckpointBootstrap
-from tests.router.learning.live_learner import (
-    BANDIT,
-    CANARY,
-    TICK_S,
-    declare,
-    learning,
-    requests,
-    send,
-    until,
-    viewing,
-)
+from tests.router.learning.live_learner import BANDIT, CANARY, TICK_S, declare, learning, requests, send, viewing
+from tests.waiting import until
 
 ENDED = "aborted"
 

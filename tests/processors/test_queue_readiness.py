@@ -1,0 +1,114 @@
+"""A replica announces `ready`, `loading` and `failed` by what its queue allows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from broker.base import Consumer
+from broker.delivery.heartbeat import Heartbeat
+from processors import queue_readiness
+from processors.queue_readiness import QueueReadiness
+from tests.waiting import until
+
+LOST = "the queue is gone"
+
+
+class Announcements:
+    """A heartbeat that only records what it is told to announce."""
+
+    def __init__(self) -> None:
+        self.states: list[str] = []
+
+    async def set_state(self, state: str, **_: Any) -> None:
+        self.states.append(state)
+
+
+class Queue:
+    """A consumer with a trouble that the test sets."""
+
+    trouble = ""
+
+
+@asynccontextmanager
+async def watched(readiness: QueueReadiness, queue: Queue) -> AsyncIterator[None]:
+    watch = asyncio.create_task(readiness.watch(cast("Consumer", queue)))
+    try:
+        yield
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+
+
+@pytest.fixture
+def announcements(monkeypatch: pytest.MonkeyPatch) -> Announcements:
+    monkeypatch.setattr(queue_readiness, "CHECK_S", 0.01)
+    monkeypatch.setattr(queue_readiness, "NOT_READY_CHECK_S", 0.01)
+    return Announcements()
+
+
+def readiness_of(announcements: Announcements) -> QueueReadiness:
+    return QueueReadiness(cast("Heartbeat", announcements), {"name": "m"})
+
+
+def announced(announcements: Announcements, *states: str) -> Callable[[], Any]:
+    async def holds() -> bool:
+        return announcements.states == list(states)
+
+    return holds
+
+
+async def test_a_replica_whose_queue_is_lost_is_loading_until_it_is_back(
+    announcements: Announcements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_readiness, "LOST_AFTER_S", 0.1)
+    readiness, queue = readiness_of(announcements), Queue()
+    async with watched(readiness, queue):
+        await until(announced(announcements, "ready"))
+        queue.trouble = LOST
+        await until(announced(announcements, "ready", "loading"))
+        assert readiness.trouble == LOST
+        queue.trouble = ""
+        await until(announced(announcements, "ready", "loading", "ready"))
+        assert readiness.trouble == ""
+
+
+async def test_a_short_loss_is_not_announced(announcements: Announcements) -> None:
+    readiness, queue = readiness_of(announcements), Queue()
+    async with watched(readiness, queue):
+        await until(announced(announcements, "ready"))
+        queue.trouble = LOST
+        await asyncio.sleep(0.2)
+        queue.trouble = ""
+        await asyncio.sleep(0.1)
+    assert announcements.states == ["ready"]
+
+
+async def test_a_queue_lost_during_the_retries_is_announced_as_soon_as_any_other(
+    announcements: Announcements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_readiness, "LOST_AFTER_S", 0.1)
+    readiness, first, second, third = readiness_of(announcements), Queue(), Queue(), Queue()
+    async with watched(readiness, first):
+        await until(announced(announcements, "ready"))
+    second.trouble = LOST
+    async with watched(readiness, second):
+        await until(announced(announcements, "ready", "loading"))
+    async with watched(readiness, third):
+        await until(announced(announcements, "ready", "loading", "ready"))
+
+
+async def test_a_replica_that_never_had_its_queue_fails_with_the_reason(
+    announcements: Announcements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_readiness, "NEVER_CAME_AFTER_S", 0.1)
+    readiness, queue = readiness_of(announcements), Queue()
+    queue.trouble = LOST
+    async with watched(readiness, queue):
+        await until(announced(announcements, "failed"))
+        queue.trouble = ""
+        await until(announced(announcements, "failed", "ready"))
