@@ -8,8 +8,8 @@ help: ## list the targets
 demo: .venv/demo.stamp ## run the demonstration
 	.venv/bin/millrace demo
 
-# Two workers; the tests on servers are one group, which runs in one of them.
-SIDE_BY_SIDE = -n 2 --dist loadscope
+# The tests on servers are one group, which runs in one of the workers. Tests without servers mostly wait.
+SIDE_BY_SIDE = -n $(if $(filter test-fast,$@),3,2) --dist loadscope
 
 test: .venv/test.stamp services ## run the tests against real servers; ARGS='-k word' picks some
 	.venv/bin/pytest $(SIDE_BY_SIDE) $(ARGS)
