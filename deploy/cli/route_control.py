@@ -32,7 +32,6 @@ from deploy.cli.terminal import (
 )
 from deploy.operations.route_commands import RoutedEndpoint, inspect_endpoint, send_command, wait_for_leader
 from router.declaration.policy import read_config
-from router.kinds.canary import CanaryConfig
 from router.policies.declared import read_policy
 
 CLOSE = 1e-6
@@ -169,8 +168,8 @@ def _question(before: RoutedEndpoint, word: Word, weights: Mapping[str, float]) 
     phase = f" ({before.snapshot.phase})" if before.snapshot is not None else ""
     if word == "set":
         return f"set the weights of {name}{phase} to {' '.join(f'{arm}={weight:g}' for arm, weight in weights.items())}"
-    what = f"{config.canary} of {name}" if isinstance(config, CanaryConfig) else name
-    return f"{word} {what}{phase}"
+    subject = name if config is None else config.subject(before.endpoint)
+    return f"{word} {subject}{phase}"
 
 
 def _print_change(before: RoutedEndpoint, snapshot: SnapshotRecord) -> None:

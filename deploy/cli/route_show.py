@@ -10,7 +10,6 @@ from typing import Any
 import typer
 
 from broker.protocol.ids import now_us
-from broker.records.endpoint import Endpoint
 from broker.records.routing import experiment_of
 from deploy.cli.plots import bar, print_sections
 from deploy.cli.terminal import (
@@ -30,8 +29,6 @@ from deploy.operations.watch import file_of
 from router.declaration.policy import read_config
 from router.evidence.sections import Section, Table, as_json
 from router.evidence.standing import standing
-from router.kinds.bandit import BanditConfig
-from router.kinds.canary import CanaryConfig
 from router.policies.declared import read_policy
 
 COUNTED = ("decisions", "rewards", "joined", "early", "duplicate", "late", "unusable")
@@ -130,33 +127,11 @@ def _ended(routed: RoutedEndpoint) -> list[Table]:
 
 def advice(routed: RoutedEndpoint) -> str:
     """Return the change of the declaration that makes the result of an experiment permanent."""
-    endpoint, result = routed.endpoint, routed.result
-    config = read_config(endpoint)
-    phase = "" if result is None else result.phase
-    if isinstance(config, CanaryConfig):
-        return _after_canary(config, phase)
-    weights = () if result is None else result.weights
-    best = [arm for arm, weight in zip(endpoint.arms, weights, strict=False) if weight >= 0.5]
-    return f"policy: {{split: [{best[0]}]}} makes it permanent" if best else _unchanged(endpoint)
-
-
-def _after_canary(config: CanaryConfig, phase: str) -> str:
-    stable = config.stable
-    arms = list(config.stable_arms)
-    if phase == "promoted" and isinstance(stable, BanditConfig) and config.on_promote == "join":
-        return f"policy: {_bandit(stable, [*arms, config.canary])} makes it permanent"
-    if phase == "promoted":
-        return f"policy: {{split: [{config.canary}]}} makes it permanent"
-    back = _bandit(stable, arms) if isinstance(stable, BanditConfig) else f"{{split: [{stable}]}}"
-    return f"policy: {back}; repair {config.canary} before you try it again under another `experiment`"
-
-
-def _bandit(config: BanditConfig, arms: list[str]) -> str:
-    return f"{{bandit: {config.bandit}, reward: {config.reward}, arms: [{', '.join(arms)}], …}}"
-
-
-def _unchanged(endpoint: Endpoint) -> str:
-    return f"no arm of {', '.join(endpoint.arms)} is proven the best; the first serves alone"
+    config, result = read_config(routed.endpoint), routed.result
+    if config is None:
+        return "nothing: it has no policy"
+    phase, weights = ("", ()) if result is None else (result.phase, result.weights)
+    return config.advice(routed.endpoint, phase, weights)
 
 
 def _ago(at_us: int) -> str:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from broker.channels import NAME
 from broker.errors import Expired, Failed, InvalidRequest, MillraceError, NotFound, QueueFull, TooLarge, Unavailable
-from broker.protocol.header import Answer, ReplyTo, Request, Route
+from broker.protocol.header import Answer, Request
 from broker.protocol.ids import new_uid, now_us, uid_text
 from broker.support.tasks import Tasks
 from gateway.core.core import Core
@@ -28,10 +28,8 @@ from gateway.transport.asgi import Receive, Scope, Send, send_answer, send_error
 from gateway.transport.body import read_body
 from gateway.transport.compress import compressed
 from gateway.transport.door import RefusalReason
-from router.drawing.feature_vectors import noted, vector_of
-from router.drawing.keys import key_of
 from router.drawing.legs import shadow_of
-from router.drawing.plan import Leg
+from router.drawing.planner import ClientRequest, plan_request
 
 logger = logging.getLogger(__name__)
 
@@ -90,32 +88,23 @@ class InferRoute:
             encoding=headers.get(b"content-encoding"),
             limit=self._core.settings.body_limit_bytes,
         )
-        accepted_us = now_us()
-        json_length = json_length_of(headers, len(body))
-        key = key_of(router.endpoint.key, key_of_client(headers), body, json_length)
-        allowed_s = allowed_s_of(headers, router.endpoint.deadline)
-        arm = pin_of(headers, arm)
-        if key and arm is None and router.draws_by_key:
-            self._core.view.members.check_key()
-        vector = vector_of(router.features, body, json_length) if router.features and arm is None else None
-        plan = router.plan(uid, mask, key=key, pin=arm, vector=vector)
-        extra = extra_of(headers) if vector is None else noted(extra_of(headers), vector)
         preferences = _preferences(scope) if b"prefer" in headers or b"idempotency-key" in headers else PLAIN
+        arm = pin_of(headers, arm)
         check_waits(router, arm, preferences)
-        reply_to = self._stored.queue if preferences.stored else self._pending.answers.name
-        route = _route(router.endpoint.endpoint, plan.snapshot, plan.mask, plan.policy, plan.legs[0], reply_to)
-        request = Request(
-            route=route,
-            uid=uid,
-            accepted_us=accepted_us,
-            deadline_us=accepted_us + int(allowed_s * 1e6),
-            propensity=plan.propensity,
-            json_length=json_length,
-            key=key,
+        allowed_s = allowed_s_of(headers, router.endpoint.deadline)
+        client = ClientRequest(
+            uid,
+            now_us(),
+            allowed_s,
+            body,
+            json_length_of(headers, len(body)),
+            key=key_of_client(headers),
+            pin=arm,
             trace=trace_of(headers),
-            extra=extra,
-            body=body,
+            extra=extra_of(headers),
+            reply_to=self._stored.queue if preferences.stored else self._pending.answers.name,
         )
+        request, plan = plan_request(router, mask, client, self._core.view.members.check_key)
         if plan.merged:
             answers = await self._wait(self._ranked.ask(router, request, plan, allowed_s), request, receive)
             return reply.answered(self._ranked.answer(router, request, answers), uid)
@@ -222,19 +211,3 @@ def _target(path: str) -> tuple[str, str | None]:
             f"{path[:200]!r} is not /v2/models/<endpoint>[/versions/<arm>]/infer, with names of letters and digits"
         )
     return match["endpoint"], match["arm"]
-
-
-@lru_cache(maxsize=4096)
-def _route(endpoint: str, snapshot: int, mask: int, policy: str, leg: Leg, reply_to: str) -> Route:
-    return Route(
-        endpoint=endpoint,
-        arm=leg.arm,
-        model=leg.model,
-        version=leg.version,
-        snapshot=snapshot,
-        mask=mask,
-        policy=policy,
-        reply=ReplyTo.GATEWAY,
-        reply_to=reply_to,
-        leg=leg.leg,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from broker.errors import Misconfigured
@@ -31,6 +31,9 @@ class PolicyConfig(StrictModel):
 
     draws_arms: ClassVar[bool] = True
     """Whether each request is answered by one arm, drawn with a logged probability: such a log can compare policies."""
+
+    has_shadow: ClassVar[bool] = False
+    """Whether the second leg of its requests is a shadow, which is computed and logged but never answers."""
 
     @classmethod
     def models(cls) -> tuple[type[PolicyConfig], ...]:
@@ -64,6 +67,20 @@ class PolicyConfig(StrictModel):
         """Return tables of the experiment's state for operators, from the `about` of a snapshot."""
         del endpoint, about
         return []
+
+    def subject(self, endpoint: Endpoint) -> str:
+        """Return the name of the thing that the operator commands in `commands` change."""
+        return endpoint.endpoint
+
+    def advice(self, endpoint: Endpoint, phase: str, weights: Sequence[float]) -> str:
+        """Return the change of the declaration that makes the result of an ended experiment permanent.
+
+        `phase` and `weights`, by arm, are those of the result; empty if it is unknown.
+        """
+        best = [arm for arm, weight in zip(endpoint.arms, weights, strict=False) if weight >= 0.5]
+        if best:
+            return f"policy: {{split: [{best[0]}]}} makes it permanent"
+        return f"no arm of {', '.join(endpoint.arms)} is proven the best; the first serves alone"
 
     def simulated(self, endpoint: Endpoint, spec: SimulationSpec) -> list[Section]:
         """Return the report of a simulation with artificial traffic; raises Misconfigured if there is none."""

@@ -78,6 +78,12 @@ POLICIES = Registry(
 )
 """By the key of `policy` that names the kind, such as `split` in `policy: {split: [v1, v2]}`."""
 
+
+def has_shadow(policy: str) -> bool:
+    """Return True if the second leg of a policy's requests is a shadow; False for a name that is not in the table."""
+    return policy in POLICIES and POLICIES[policy].has_shadow
+
+
 BANDITS = Registry(
     "millrace.bandits",
     {

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from broker.protocol.header import BY_WORD
+from router.declaration.registry import has_shadow
 from router.stats.arrays import Floats
 
 REMEMBERED = 500_000
@@ -80,7 +81,7 @@ class ArmRows:
             found.latency_us.append(latency_us)
 
     def _of(self, arm: str, policy: str, leg: int) -> Arm:
-        key = (arm, f"{policy} ({SHADOW})" if leg and policy == "shadow" else policy)
+        key = (arm, f"{policy} ({SHADOW})" if leg and has_shadow(policy) else policy)
         if key not in self.arms and len(self.arms) >= ARMS_LIMIT:
             key = (OTHER, OTHER)
         return self.arms.setdefault(key, Arm())

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from router.declaration.registry import has_shadow
 from router.evidence.rows import RepeatFilter
 from router.stats.arrays import Floats
 
@@ -74,7 +75,7 @@ class ShadowPairs:
         for place, (uid, leg, row, policy, status, accepted, started, computed, published) in enumerate(
             zip(*columns, strict=True)
         ):
-            if policy != "shadow" or leg > 1:
+            if leg > 1 or not has_shadow(policy):
                 continue
             side = sides.get((uid, leg))
             if side is None and row == 0 and not self._repeats((uid, leg)):

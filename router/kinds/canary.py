@@ -256,6 +256,19 @@ class CanaryConfig(PolicyConfig):
         columns = ("guardrail", "bad events", "E of harm", "aborts at", "E of the proof", "promotes at", "")
         return Table(key="guardrails", title="Its guardrails", columns=columns, rows=rows, notes=notes)
 
+    def subject(self, endpoint: Endpoint) -> str:
+        return f"{self.canary} of {endpoint.endpoint}"
+
+    def advice(self, endpoint: Endpoint, phase: str, weights: Sequence[float]) -> str:
+        arms, bandit = list(self.stable_arms), self.stable_bandit
+        if phase == "promoted":
+            joined = bandit is not None and self.on_promote == "join"
+            after = _short(bandit, [*arms, self.canary]) if joined else _short(None, [self.canary])
+            return f"policy: {after} makes it permanent"
+        return (
+            f"policy: {_short(bandit, arms)}; repair {self.canary} before you try it again under another `experiment`"
+        )
+
     def simulated(self, endpoint: Endpoint, spec: SimulationSpec) -> list[Section]:
         from router.simulation.reports import simulated_canary
 
@@ -272,3 +285,10 @@ class CanaryConfig(PolicyConfig):
             timeout_s=self.timeout,
             spec=spec,
         )
+
+
+def _short(bandit: BanditConfig | None, arms: list[str]) -> str:
+    """Return the declaration of a bandit over `arms`, shortened; of none, a split."""
+    if bandit is None:
+        return f"{{split: [{', '.join(arms)}]}}"
+    return f"{{bandit: {bandit.bandit}, reward: {bandit.reward}, arms: [{', '.join(arms)}], …}}"

@@ -18,6 +18,7 @@ class ShadowConfig(PolicyConfig):
     """`serve` answers; the arm `shadow` gets a `sample` of the same requests, and its output `compare` is compared."""
 
     draws_arms: ClassVar[bool] = False
+    has_shadow: ClassVar[bool] = True
 
     shadow: str = Field(json_schema_extra=NAMED)
     serve: str = Field(json_schema_extra=NAMED)

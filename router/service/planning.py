@@ -7,11 +7,10 @@ from typing import NamedTuple
 from broker.base import MESSAGE_LIMIT_BYTES
 from broker.channels import Channels
 from broker.messages import Delivery
-from broker.protocol.header import ReplyTo, Request, Route
+from broker.protocol.header import ReplyTo, Request
 from broker.support.compression import decompressed
-from router.drawing.feature_vectors import noted, vector_of
-from router.drawing.keys import key_of
 from router.drawing.legs import rankers_of, shadow_of
+from router.drawing.planner import ClientRequest, plan_request
 from router.drawing.router import Router
 from router.service.intake import read_headers, tenant_of
 from router.state.view import View
@@ -40,45 +39,23 @@ def plan(
     headers = read_headers(message, channels)
     router, mask = view.resolve(endpoint)
     view.versions.check_servable(router.endpoint, mask)
-    key = key_of(router.endpoint.key, headers.key, message.body, headers.json_length)
-    if key and headers.pin is None and router.draws_by_key:
-        view.members.check_key()
-    vector = None
-    if router.features and headers.pin is None:
-        vector = vector_of(router.features, message.body, headers.json_length)
-    drawn = router.plan(uid, mask, key=key, pin=headers.pin, vector=vector)
-    leg = drawn.legs[0]
-    reply = ReplyTo.NOWHERE if headers.reply is ReplyTo.RESULTS and router.endpoint.results == "none" else headers.reply
-    route = Route(
-        endpoint=endpoint,
-        arm=leg.arm,
-        model=leg.model,
-        version=leg.version,
-        snapshot=drawn.snapshot,
-        mask=drawn.mask,
-        policy=drawn.policy,
+    longest_s, timeout_ms = router.endpoint.deadline, headers.timeout_ms
+    unwanted = headers.reply is ReplyTo.RESULTS and router.endpoint.results == "none"
+    client = ClientRequest(
+        uid,
+        now,
+        longest_s if timeout_ms is None else min(longest_s, timeout_ms / 1000),
+        message.body,
+        headers.json_length,
+        key=headers.key,
+        pin=headers.pin,
+        trace=headers.trace,
+        extra=headers.extra,
         tenant=tenant_of(message),
-        reply=reply,
+        correlation=message.correlation_id or "",
+        reply=ReplyTo.NOWHERE if unwanted else headers.reply,
         reply_to=headers.reply_to,
     )
-    allowed_us = int(_allowed_ms(router, headers.timeout_ms) * 1000)
-    request = Request(
-        route=route,
-        uid=uid,
-        accepted_us=now,
-        deadline_us=now + allowed_us,
-        propensity=drawn.propensity,
-        json_length=headers.json_length,
-        key=key,
-        correlation=message.correlation_id or "",
-        trace=headers.trace,
-        extra=headers.extra if vector is None else noted(headers.extra, vector),
-        body=message.body,
-    )
+    request, drawn = plan_request(router, mask, client, view.members.check_key)
     rankers = rankers_of(request, drawn, answers) if drawn.merged else ()
     return PlannedRequest(request, shadow_of(request, drawn), rankers, router)
-
-
-def _allowed_ms(router: Router, timeout_ms: int | None) -> float:
-    longest = router.endpoint.deadline * 1000
-    return longest if timeout_ms is None else min(longest, timeout_ms)
