@@ -59,6 +59,14 @@ def left_out(repository: Path) -> list[str]:
     return [*map(str, snapshot.problems.values()), *snapshot.left_out()]
 
 
+def broken_models(repository: Path) -> list[str]:
+    """List the models that cannot be served, with reasons: a config is wrong or missing."""
+    try:
+        return [str(problem) for problem in scan(repository).problems.values()]
+    except Misconfigured:
+        return []
+
+
 def withheld_arms(endpoints: Iterable[Endpoint], repository: Path) -> list[str]:
     """List the arms whose version is in the repository but excluded by the model's version policy."""
     try:

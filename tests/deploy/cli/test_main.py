@@ -202,6 +202,14 @@ def test_the_examples_in_error_texts_are_valid(text: str, shop: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_check_finds_models_with_a_wrong_config(shop: Path) -> None:
+    config = shop / "models/hello/config.pbtxt"
+    config.write_text(config.read_text("utf-8").replace('"python"', '"pyhton"'), "utf-8")
+    done = millrace("check", folder=shop)
+    assert done.returncode == 2
+    assert done.stderr.count("must be one of") == 1
+
+
 def test_check_prints_the_files_it_read_even_if_there_are_none(shop: Path) -> None:
     output = millrace("check", folder=shop).stdout
     assert "millrace.yaml: the settings are fine" in output
