@@ -16,11 +16,11 @@ from pathlib import Path
 from broker.base import Broker, Reader, Since
 from broker.errors import Gap, TryAgain
 from broker.messages import Record
+from broker.support.backoff import TRY_AGAIN_S
 from monitors.base import EndpointMonitor
 from monitors.checkpoint import MonitorCheckpoint, load, save
 
 READ_AT_ONCE = 100
-PAUSE_S = 0.5
 CHECKPOINT_S = 5.0
 
 
@@ -83,7 +83,7 @@ class EventReader:
             await reader.close()
             return self._broker.read(self._log, gap.end)
         except TryAgain:
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(TRY_AGAIN_S)
             return reader
         if records:
             await self._take(records)
@@ -102,7 +102,7 @@ class EventReader:
                 await self._broker.declare(self._log)
                 return await self._broker.end(self._log)
             except TryAgain:
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(TRY_AGAIN_S)
 
     async def _keep_saving(self) -> None:
         while True:

@@ -9,10 +9,9 @@ from broker.base import Broker
 from broker.errors import InvalidRequest, MillraceError, TryAgain
 from broker.messages import Delivery, Outcome
 from broker.protocol.bundle import requests_in, single
+from broker.support.backoff import TRY_AGAIN_S
 from broker.support.tasks import Tasks
 from processors.metrics import ProcessorMetrics
-
-REQUEUE_PAUSE_S = 0.5
 
 
 class DeliveryTransfer:
@@ -63,5 +62,5 @@ class DeliveryTransfer:
                 return
         except TryAgain:
             pass
-        await asyncio.sleep(REQUEUE_PAUSE_S)
+        await asyncio.sleep(TRY_AGAIN_S)
         await self._broker.requeue([delivery])

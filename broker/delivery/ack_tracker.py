@@ -8,11 +8,10 @@ import logging
 from broker.base import Broker
 from broker.errors import TryAgain
 from broker.messages import Delivery
+from broker.support.backoff import TRY_AGAIN_S
 from broker.support.tasks import Tasks
 
 logger = logging.getLogger(__name__)
-
-PAUSE_S = 1.0
 
 
 class PendingAck:
@@ -77,6 +76,6 @@ class AckTracker:
                 await self._broker.ack(deliveries)
             except TryAgain as exc:
                 logger.warning("%d deliveries cannot be acked now: %s; trying again", len(deliveries), exc)
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(TRY_AGAIN_S)
             else:
                 return

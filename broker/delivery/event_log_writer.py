@@ -13,10 +13,10 @@ from broker.delivery.ack_tracker import PendingAck
 from broker.delivery.outbox import Outbox
 from broker.errors import TryAgain
 from broker.messages import Message, Outcome, Reason
+from broker.support.backoff import TRY_AGAIN_S
 from broker.support.tasks import Tasks
 
 PATIENCE_S = 3600.0
-PAUSE_S = 0.5
 LATE_S = 5.0  # an event that is not safe by then is a trouble
 
 
@@ -91,13 +91,13 @@ class EventLogWriter:
                 self._refused.pop(log, None)
             except TryAgain as exc:
                 self._refused[log] = str(exc)
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(TRY_AGAIN_S)
         self._put(events)
 
     async def _write_again(self, event: _Event) -> None:
         """Write to a log that was deleted, once it exists again."""
         log = event.message.queue
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(TRY_AGAIN_S)
         self._declared.discard(log)
         self._broker.upkeep.suspect([log])
         await self._declare_and_write(log, [event])

@@ -12,11 +12,11 @@ from broker.errors import Gap, TryAgain
 from broker.messages import Record
 from broker.protocol.ids import wall_us
 from broker.records.status import FULL_EVERY_S
+from broker.support.backoff import TRY_AGAIN_S
 
 logger = logging.getLogger(__name__)
 
 READ_AT_ONCE = 500
-PAUSE_S = 0.5
 
 
 def follow_status(broker: Broker, fold: Callable[[Record], None], *, since_s: float = 2 * FULL_EVERY_S) -> LogFollower:
@@ -76,7 +76,7 @@ class LogFollower:
                 self._on_recreated()
             return True
         except TryAgain:
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(TRY_AGAIN_S)
             return True
         for record in records:
             try:
@@ -92,7 +92,7 @@ class LogFollower:
             try:
                 return await self._broker.end(self._log)
             except TryAgain:
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(TRY_AGAIN_S)
 
     async def _give_up_waiting(self) -> None:
         """Set `caught_up` after a second: a log without records since `start` delivers none before its end."""

@@ -1,9 +1,14 @@
-"""Exponential backoff: waits that double from the first one to a limit."""
+"""Waits before something that failed is tried again: a fixed one, and waits that double from the first to a limit."""
 
 from __future__ import annotations
 
 import random
 
+TRY_AGAIN_S = 0.5
+"""The wait of a background task, alone in its process, before it asks the broker or a disk again.
+
+Where many wait at once, or the wait is part of a request, `Backoff` is right.
+"""
 _DOUBLINGS_LIMIT = 16
 
 

@@ -9,6 +9,7 @@ from broker.base import Consumer
 from broker.errors import InvalidRequest, TryAgain, Unreachable
 from broker.protocol.bundle import answers_in
 from broker.protocol.header import Answer, Request
+from broker.support.backoff import TRY_AGAIN_S
 from broker.support.tasks import Tasks
 from gateway.core.core import Core
 from gateway.core.rate import AnswerRate
@@ -19,7 +20,6 @@ TAKE = 32  # messages, which may be large
 POLL_S = 0.1  # another gateway may have stored the answer
 FIND_LIMIT = 500  # uids in one look-up
 MEASURE_S = 1.0
-STORE_PAUSE_S = 0.5
 
 
 class AnswerIntake:
@@ -80,7 +80,7 @@ class AnswerIntake:
             try:
                 return await self._results.end(answers)
             except Unreachable:
-                await asyncio.sleep(STORE_PAUSE_S)
+                await asyncio.sleep(TRY_AGAIN_S)
 
     async def _poll(self) -> None:
         while True:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from broker.base import Broker
 from broker.errors import MillraceError, Unavailable, Unreachable
+from broker.support.backoff import TRY_AGAIN_S
 from broker.support.tasks import Tasks
 from gateway.results.store import ResultsStore
 
 SWEEP_S = 5.0
-OPEN_PAUSE_S = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class StoreSession:
 
     async def _keep_opening(self) -> None:
         while not await self._try_open():  # noqa: ASYNC110 - a disk has no event
-            await asyncio.sleep(OPEN_PAUSE_S)
+            await asyncio.sleep(TRY_AGAIN_S)
 
     async def _try_open(self) -> bool:
         try:

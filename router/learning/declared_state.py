@@ -16,11 +16,11 @@ from broker.errors import TryAgain
 from broker.messages import Record
 from broker.records.declared import read_declared
 from broker.records.routing import read_experiment_result
+from broker.support.backoff import TRY_AGAIN_S
 
 logger = logging.getLogger(__name__)
 
 FIRST_S, SPREAD_S = 0.5, 1.0  # random, so that one of several learners is first and the others see its records
-PAUSE_S = 0.5
 
 Key = tuple[str, str]
 
@@ -51,7 +51,7 @@ class DeclaredState:
                 names = ", ".join(sorted({name for _, name in lost}))
                 logger.warning("the `declared` log was deleted; the declarations of %s are written again", names)
             else:
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(TRY_AGAIN_S)
 
     async def _append(self, bodies: list[bytes]) -> bool:
         try:

@@ -12,6 +12,7 @@ from broker.errors import Gap, TryAgain
 from broker.messages import Record
 from broker.protocol.ids import now_us
 from broker.records.routing import ExperimentResult, LogPosition
+from broker.support.backoff import TRY_AGAIN_S
 from router.learning.checkpoint_writer import CheckpointWriter
 from router.learning.experiment import Experiment, ExperimentSpec
 from router.learning.fold_loader import FoldLoader
@@ -24,7 +25,6 @@ from router.learning.tick_writer import TickWriter
 logger = logging.getLogger(__name__)
 
 READ_AT_ONCE = 1000
-PAUSE_S = 0.5
 
 
 class EndpointLearner:
@@ -109,7 +109,7 @@ class EndpointLearner:
         try:
             records = await reader.read(READ_AT_ONCE)
         except TryAgain:
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(TRY_AGAIN_S)
             return
         for record in records:
             self._apply(record)

@@ -14,7 +14,6 @@ from broker.protocol.ids import now_us
 from broker.records.routing import LeadershipClaim, read_claim, write_claim
 from broker.records.status import SILENT_AFTER_S, read_status
 
-PAUSE_S = 0.5
 CLAIMS_LIMIT = 5
 CLAIMS_WITHIN_S = 60.0
 

@@ -14,9 +14,9 @@ from broker.delivery.outbox import Outbox
 from broker.errors import TryAgain
 from broker.messages import Message, Outcome, Reason
 from broker.records.merges import Merge, write_merge
+from broker.support.backoff import TRY_AGAIN_S
 from broker.support.tasks import Tasks
 
-PAUSE_S = 0.5
 WARN_EVERY_S = 30.0
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class MergeLog:
 
     async def _declare_again(self, record: _Record) -> None:
         """Declare the log again: it was deleted, or is being made again."""
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(TRY_AGAIN_S)
         self._declared.discard(record.message.queue)
         await self._declare_and_put(record)
 
@@ -74,7 +74,7 @@ class MergeLog:
                 await self._broker.declare(name)
                 self._declared.add(name)
             except TryAgain:
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(TRY_AGAIN_S)
         self._outbox.put_message(record.message, record)
 
     def _settled(self, records: Sequence[_Record], outcome: Outcome) -> None:

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 from broker.delivery.ack_tracker import AckTracker
 from broker.errors import DiskFull
 from broker.messages import Delivery
@@ -51,10 +49,7 @@ class Locked(RecordingBroker):
         await super().ack(deliveries)
 
 
-async def test_an_ack_that_the_broker_does_not_take_now_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("broker.delivery.ack_tracker.PAUSE_S", 0.0)
+async def test_an_ack_that_the_broker_does_not_take_now_is_tried_again(tmp_path: Path) -> None:
     async with Locked(tmp_path / "b.db") as broker:
         acks = AckTracker(broker)
         acks.hold(delivery(1), 1).settle()

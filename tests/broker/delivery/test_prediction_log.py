@@ -111,11 +111,8 @@ def add_row(rows: PredictionLogWriter, acks: AckTracker, tag: int) -> None:
     rows.add("e", ended(request), holds=[acks.hold(delivery(tag), 1)])
 
 
-async def test_a_row_whose_log_was_deleted_is_written_once_it_exists_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_row_whose_log_was_deleted_is_written_once_it_exists_again(tmp_path: Path) -> None:
     """Before, its request was held forever, and the model stopped after 64 of them."""
-    monkeypatch.setattr("broker.delivery.event_log_writer.PAUSE_S", 0.01)
     async with RefusingLogs(tmp_path / "broker.db") as broker:
         rows, acks = PredictionLogWriter(broker, {}, source="test"), AckTracker(broker)
         add_row(rows, acks, 1)
@@ -133,7 +130,6 @@ async def test_a_log_that_accepts_no_rows_for_a_while_is_a_trouble(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.delivery.event_log_writer.LATE_S", 0.0)
-    monkeypatch.setattr("broker.delivery.event_log_writer.PAUSE_S", 0.01)
     async with RefusingLogs(tmp_path / "broker.db") as broker:
         broker.refusals = 1_000_000
         rows, acks = PredictionLogWriter(broker, {}, source="test"), AckTracker(broker)

@@ -13,7 +13,6 @@ from broker.messages import FULL, NO_QUEUE, TOO_LARGE, UNKNOWN, Delivery, Messag
 from broker.protocol.ids import new_uid
 from broker.records.merges import TYPE, Merge
 from broker.sqlite.adapter import SqliteBroker
-from router.ranking import merge_log
 from router.ranking.merge_log import MergeLog
 from tests.arms import merges
 
@@ -48,10 +47,7 @@ class Answering(SqliteBroker):
 
 
 @pytest.mark.parametrize("says", [FULL, UNKNOWN, NO_QUEUE], ids=str)
-async def test_a_record_is_tried_again_and_its_hold_settled_when_it_is_safe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: Outcome
-) -> None:
-    monkeypatch.setattr(merge_log, "PAUSE_S", 0.01)
+async def test_a_record_is_tried_again_and_its_hold_settled_when_it_is_safe(tmp_path: Path, says: Outcome) -> None:
     async with Answering(tmp_path / "broker.db", Channels()) as broker:
         broker.says = says
         settling, lost = AckTracker(broker), list[str]()
