@@ -62,7 +62,9 @@ class Noting(SqliteBroker):
             self.refusals -= 1
             return [FULL] * len(messages)
         outcomes = await super().forward(deliveries, messages)
-        self.noted().extend([_kind(message) for message, said in zip(messages, outcomes, strict=True) if said.safe])
+        self.noted().extend(
+            [_kind(message) for message, outcome in zip(messages, outcomes, strict=True) if outcome.safe]
+        )
         self._note_acked(deliveries)
         return outcomes
 
@@ -118,13 +120,13 @@ class Client:
 
 @asynccontextmanager
 async def routing(broker: Broker, policy: dict[str, Any], **declaration: Any) -> AsyncIterator[Client]:
-    """Run the service; both arms are said to be ready, whether they are or not."""
+    """Run the service; both arms are announcement to be ready, whether they are or not."""
     view = View(b"secret", lambda: 0.0)
     arms = {"v1": "m@1", "v2": "m@2"}
     declaration = {"endpoint": "shop", "arms": arms, "policy": policy, "feedback": CLICKED, **declaration}
     view.fold_declared(Record(0, endpoint_declared(read_endpoint(declaration, source="test"), "test"), NO_HEADERS))
     for version in (1, 2):
-        said = Announcement(
+        announcement = Announcement(
             instance=f"r{version}",
             part="replica",
             state="ready",
@@ -133,7 +135,7 @@ async def routing(broker: Broker, policy: dict[str, Any], **declaration: Any) ->
             version=version,
             full={"max_batch_size": 8},
         )
-        view.fold_status(Record(0, write_announcement(said), NO_HEADERS))
+        view.fold_status(Record(0, write_announcement(announcement), NO_HEADERS))
     channels = broker.channels
     answers = RankerAnswers(broker, f"router-{uuid4().hex[:8]}")
     for channel in (channels.requests("shop"), channels.results("shop"), channels.events("shop")):

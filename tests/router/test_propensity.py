@@ -35,8 +35,8 @@ MASKS = (0b1111, 0b0111, 0b1010)
 def router_of(policy: dict[str, object]) -> Router:
     arms = {arm: f"m@{version}" for version, arm in enumerate(ARMS, 1)}
     rewards = {"rewards": {"clicked": {"default": 0}}}
-    said = {"endpoint": "e", "arms": arms, "policy": policy, "feedback": rewards, "key": "parameters.user"}
-    endpoint = read_endpoint(said, source="test")
+    declaration = {"endpoint": "e", "arms": arms, "policy": policy, "feedback": rewards, "key": "parameters.user"}
+    endpoint = read_endpoint(declaration, source="test")
     return Router(endpoint, read_policy(endpoint), b"secret")
 
 

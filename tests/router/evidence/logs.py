@@ -27,8 +27,8 @@ LATER_US = START_US + 10**12
 
 def endpoint(policy: dict[str, Any], feedback: dict[str, Any] | None = None, **more: Any) -> Endpoint:
     """Return the declaration of an endpoint with three arms."""
-    said = {"endpoint": "e", "arms": ARMS, "feedback": feedback or CLICKED, "policy": policy, **more}
-    return read_endpoint(said, source="test")
+    declaration = {"endpoint": "e", "arms": ARMS, "feedback": feedback or CLICKED, "policy": policy, **more}
+    return read_endpoint(declaration, source="test")
 
 
 def split_log(
@@ -39,7 +39,7 @@ def split_log(
     at_once: int = 20,
     a_second: int = 10,
     liked: Callable[[str, int], float] = lambda arm, _: MEANS[arm],
-    told: Callable[[str, bool], bool] | None = None,
+    reports: Callable[[str, bool], bool] | None = None,
 ) -> list[Record]:
     """Return a log of decisions drawn from fixed weights.
 
@@ -58,7 +58,7 @@ def split_log(
         records.append(rows(shown))
         for one in shown:
             like = bool(random.random() < liked(one.arm, one.number))
-            if like if told is None else told(one.arm, like):
+            if like if reports is None else reports(one.arm, like):
                 at_us = one.accepted_us + 100_000
                 records.append(feedback(one, at_us, values={"clicked": float(like)}))
     return numbered(records)

@@ -65,14 +65,14 @@ def test_the_probabilities_of_a_learners_decisions_come_from_its_snapshots() -> 
 
 def test_garbage_is_skipped_and_counted_and_changes_nothing() -> None:
     log = split_log(200, 1)
-    row, said = log[0], log[1]
+    row, event = log[0], log[1]
     garbage = [
         Record(0, b"", {}),
         Record(0, b"\0\xff", {"cloudEvents_type": 7}),
         Record(0, b"junk", dict(row.headers)),
         Record(0, row.body[: len(row.body) // 2], dict(row.headers)),
-        Record(0, b"[]", dict(said.headers)),
-        Record(0, b'{"request_id": 1}', dict(said.headers)),
+        Record(0, b"[]", dict(event.headers)),
+        Record(0, b'{"request_id": 1}', dict(event.headers)),
         Record(0, b"{", {"cloudEvents_type": "millrace.tick.v1"}),
         Record(0, b'{"v":1,"kind":"tick","number":99999999,"at_us":1}', {"cloudEvents_type": "millrace.tick.v1"}),
     ]

@@ -119,7 +119,7 @@ def test_keys_that_stick_are_counted_once() -> None:
 def test_feedback_that_is_missing_for_one_arm_is_an_alarm_of_its_own() -> None:
     skipping = {"rewards": {"clicked": {"default": "skip", "horizon": "5s"}}}
     declared = endpoint(SPLIT, skipping)
-    log = split_log(4000, 9, told=lambda arm, like: arm != "b" or like)  # b's zeros never come
+    log = split_log(4000, 9, reports=lambda arm, like: arm != "b" or like)  # b's zeros never come
     sections = report(recorded(declared, log))
     assert not table(sections, "sample ratio").alarm
     missing = table(sections, "sample ratio of clicked")

@@ -56,10 +56,10 @@ class Reading:
 
 
 async def read(declared: Endpoint, records: Sequence[Record], first: int = 0) -> Evidence:
-    told = list[tuple[int, int]]()
+    reported = list[tuple[int, int]]()
     broker = cast("Broker", Trimmed(records, first))
-    found = await read_evidence(broker, declared, LATER_US, lambda done, total: told.append((done, total)))
-    assert told[-1][0] == told[-1][1]
+    found = await read_evidence(broker, declared, LATER_US, lambda done, total: reported.append((done, total)))
+    assert reported[-1][0] == reported[-1][1]
     return found
 
 

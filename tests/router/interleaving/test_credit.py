@@ -171,8 +171,8 @@ def test_no_other_unbiased_mixture_of_lists_is_more_sensitive(first: str, second
             chances = np.linalg.lstsq(equal[:, some], wanted, rcond=None)[0]
             if (chances > -1e-9).all() and np.allclose(equal[:, some] @ chances, wanted, atol=1e-9):
                 best = max(best, float(chances @ value[some]))
-    kept, sums = solution(ranks, depth)
-    assert np.diff([0.0, *sums, 1.0]) @ value[[orders.index(order) for order in kept]] == pytest.approx(best)
+    used, sums = solution(ranks, depth)
+    assert np.diff([0.0, *sums, 1.0]) @ value[[orders.index(order) for order in used]] == pytest.approx(best)
 
 
 def entropy_of(difference: Credit) -> float:

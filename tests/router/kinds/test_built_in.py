@@ -155,12 +155,12 @@ def test_models_that_no_learner_has_made_are_refused(bandit: str) -> None:
     models = learning.start(1)
     for size, refused in ((1e59, False), (1e61, True), (np.nan, True)):
         models.root[0, 1, 0, 2] = size
-        said = packed(models)
+        document = packed(models)
         if not refused:
-            assert sum(light.weigher_from(said).weights([1.0, 1e6, 1e6])) == pytest.approx(1)
+            assert sum(light.weigher_from(document).weights([1.0, 1e6, 1e6])) == pytest.approx(1)
             continue
         with pytest.raises(ValueError, match=r"coefficients|finite|number"):
-            light.weigher_from(said)
+            light.weigher_from(document)
 
 
 @pytest.mark.parametrize("arms", range(2, 9))

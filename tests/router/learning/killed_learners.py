@@ -138,10 +138,10 @@ class Killing:
 
     async def _taken_up(self, ledger: Ledger) -> tuple[ExperimentFold[Any], bool]:
         fold: ExperimentFold[Any] = ExperimentFold(spec_of(), self._experiment)
-        kept = await ledger.load(fold.spec.endpoint, fold.spec.experiment)
-        if kept is not None:
-            restore_saved(fold, kept)
-        return fold, kept is not None
+        saved = await ledger.load(fold.spec.endpoint, fold.spec.experiment)
+        if saved is not None:
+            restore_saved(fold, saved)
+        return fold, saved is not None
 
 
 def killed(name: str, kills: int, seed: int) -> Counter[str]:

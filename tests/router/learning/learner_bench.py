@@ -32,11 +32,11 @@ class Bench:
 
     broker: SqliteBroker
     ledger: Ledger
-    heard: list[SnapshotRecord] = field(default_factory=list)
+    published: list[SnapshotRecord] = field(default_factory=list)
 
-    def hear(self, record: Record) -> None:
-        said = read_snapshot(record)
-        self.heard += [] if said is None else [said]
+    def collect(self, record: Record) -> None:
+        snapshot = read_snapshot(record)
+        self.published += [] if snapshot is None else [snapshot]
 
     async def append(self, records: Sequence[Record]) -> None:
         log = self.broker.channels.events("e")
@@ -66,7 +66,7 @@ class Bench:
         )
         tasks = [
             asyncio.create_task(learner.run()),
-            asyncio.create_task(LogFollower(self.broker, self.broker.channels.status, 0, self.hear).run()),
+            asyncio.create_task(LogFollower(self.broker, self.broker.channels.status, 0, self.collect).run()),
         ]
         try:
             yield learner

@@ -102,6 +102,6 @@ async def send(broker: Broker, shown: list[tuple[TracedRequest, bool]]) -> None:
     log = broker.channels.events("e")
     record = rows([one for one, _ in shown])
     await broker.append(log, [record.body], dict(record.headers))
-    told = [feedback(one, now_us()) for one, liked in shown if liked]
-    if told:
-        await broker.append(log, [one.body for one in told], dict(told[0].headers))
+    feedbacks = [feedback(one, now_us()) for one, liked in shown if liked]
+    if feedbacks:
+        await broker.append(log, [one.body for one in feedbacks], dict(feedbacks[0].headers))

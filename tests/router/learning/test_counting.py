@@ -107,8 +107,8 @@ def test_of_several_true_labels_the_declared_one_counts_in_any_order(how: str, e
     right = Reward.model_validate({"from": "truth", "score": "argmax", "horizon": "20s", "duplicates": how})
     one = TracedRequest(number=1, arm="a", outputs={"p": np.array([0.1, 0.9], np.float32)})
     wrong, corrected = (feedback(one, START_US + at, values={}, truth=at) for at in (0, 1))
-    for told in ([wrong, corrected], [corrected, wrong]):
-        fold = folded(THOMPSON, numbered([rows([one]), *told, tick(20)]), spec_of(clicked=right))
+    for events in ([wrong, corrected], [corrected, wrong]):
+        fold = folded(THOMPSON, numbered([rows([one]), *events, tick(20)]), spec_of(clicked=right))
         assert fold.state.rewards[0].tolist() == [expected, 0, 0]
 
 
@@ -150,14 +150,14 @@ def test_feedback_without_a_decision_waits_for_a_limited_number_of_requests(monk
     """Anybody can make some up. Those that are known are told still, and a decision that comes makes room."""
     monkeypatch.setattr(open_joins, "WAITING_LIMIT", 3)
     shown = [TracedRequest(number=number, arm="a") for number in range(6)]
-    told = [feedback(one, START_US, values={"clicked": 0.0}) for one in shown]
+    events = [feedback(one, START_US, values={"clicked": 0.0}) for one in shown]
     again = feedback(shown[0], START_US, values={"clicked": 1.0})
-    fold = folded(THOMPSON, numbered([*told[:5], again]))
+    fold = folded(THOMPSON, numbered([*events[:5], again]))
     assert (fold.progress.counts, len(fold.joins.by_uid)) == ({"early": 4, "unusable": 2}, 3)
-    for place, record in enumerate([rows(shown[:1]), told[5], told[4]], 6):
+    for place, record in enumerate([rows(shown[:1]), events[5], events[4]], 6):
         fold.apply(replace(record, offset=place))
     assert (fold.progress.counts["early"], fold.progress.counts["unusable"]) == (5, 3)
-    for place, record in enumerate([tick(20), told[4]], 9):  # their decisions never came: there is room again
+    for place, record in enumerate([tick(20), events[4]], 9):  # their decisions never came: there is room again
         fold.apply(replace(record, offset=place))
     assert (fold.progress.counts["early"], len(fold.joins.by_uid)) == (6, 1)
 
@@ -166,8 +166,8 @@ def test_a_sum_remembers_a_limited_number_of_events(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(joins, "EVENTS_LIMIT", 3)
     reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0, "duplicates": "sum"})
     one = TracedRequest(number=1, arm="a")
-    told = [feedback(one, START_US, event_id=str(event)) for event in (0, 1, 2, 3, 4, 0)]
-    fold = folded(GAUSSIAN, numbered([rows([one]), *told, tick(20)]), spec_of(clicked=reward))
+    events = [feedback(one, START_US, event_id=str(event)) for event in (0, 1, 2, 3, 4, 0)]
+    fold = folded(GAUSSIAN, numbered([rows([one]), *events, tick(20)]), spec_of(clicked=reward))
     counts = fold.progress.counts
     assert (counts["joined"], counts["unusable"], counts["duplicate"]) == (
         3,

@@ -32,7 +32,7 @@ def test_a_late_reward_counts_with_the_propensity_that_its_own_decision_has_logg
     number, every = 6000, 300
     log, terms = [], np.zeros((3, number))
     for begin in range(0, number, every):
-        group, told = [], []
+        group, events = [], []
         for place in range(begin, begin + every):
             pmf = weights[begin // every % 2]
             arm = int(random.choice(3, p=pmf))
@@ -40,8 +40,8 @@ def test_a_late_reward_counts_with_the_propensity_that_its_own_decision_has_logg
             reward = random.random() < means[arm]
             terms[arm, place] = (1.0 - reward) / pmf[arm]
             group.append(one)
-            told += [feedback(one, START_US)] if reward else []
-        log += [rows(group), tick(begin // every + 1, START_US), *told]
+            events += [feedback(one, START_US)] if reward else []
+        log += [rows(group), tick(begin // every + 1, START_US), *events]
     log += [tick(second, START_US) for second in range(number // every + 1, 60)]
     fold = folded(EXP3, numbered(log))
     losses = fold.state.losses[0] / ONE

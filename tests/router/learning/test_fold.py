@@ -144,9 +144,9 @@ def test_a_failed_request_counts_with_the_default_reward() -> None:
 def test_several_values_become_one_in_any_order(how: str, expected: float) -> None:
     reward = Reward.model_validate({"type": "unit", "horizon": "20s", "default": 0, "duplicates": how})
     one = TracedRequest(number=1, arm="a")
-    told = [feedback(one, START_US + at, values={"clicked": value}) for at, value in ((1, 0.0), (2, 0.75), (3, 0.25))]
+    events = [feedback(one, START_US + at, values={"clicked": value}) for at, value in ((1, 0.0), (2, 0.75), (3, 0.25))]
     for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)):
-        records = numbered([rows([one]), *[told[place] for place in order], tick(20)])
+        records = numbered([rows([one]), *[events[place] for place in order], tick(20)])
         fold = folded(THOMPSON, records, spec_of(clicked=reward))
         assert fold.state.rewards[0, 0] == expected * ONE
 
@@ -154,9 +154,9 @@ def test_several_values_become_one_in_any_order(how: str, expected: float) -> No
 def test_a_sum_counts_each_event_once() -> None:
     reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0, "duplicates": "sum"})
     one = TracedRequest(number=1, arm="a")
-    told = [feedback(one, START_US, values={"clicked": 0.25}, event_id=name) for name in ("x", "y", "x")]
+    events = [feedback(one, START_US, values={"clicked": 0.25}, event_id=name) for name in ("x", "y", "x")]
     unnamed = feedback(one, START_US, values={"clicked": 9.0})
-    fold = folded(THOMPSON, numbered([rows([one]), *told, unnamed, tick(20)]), spec_of(clicked=reward))
+    fold = folded(THOMPSON, numbered([rows([one]), *events, unnamed, tick(20)]), spec_of(clicked=reward))
     assert fold.state.rewards[0, 0] == 0.5 * ONE
     assert (fold.progress.counts["duplicate"], fold.progress.counts["unusable"]) == (1, 1)
 
@@ -166,21 +166,21 @@ def test_a_true_label_is_scored_by_the_answer() -> None:
     shown = [
         TracedRequest(number=n, arm="ab"[n % 2], outputs={"p": np.eye(10, dtype=np.float32)[n % 10]}) for n in range(20)
     ]
-    told = [feedback(one, START_US, values={}, truth=one.number if one.arm == "a" else 9) for one in shown]
+    events = [feedback(one, START_US, values={}, truth=one.number if one.arm == "a" else 9) for one in shown]
     bandit = BanditExperiment(learning=Thompson(arms=3), arms=3, among=(0, 1, 2), reward="right")
-    fold = folded(bandit, numbered([*told[:5], rows(shown), *told[5:], tick(20)]), spec_of(right=right))
+    fold = folded(bandit, numbered([*events[:5], rows(shown), *events[5:], tick(20)]), spec_of(right=right))
     assert (fold.state.pulls[0] // ONE).tolist() == [10, 10, 0]
     assert (fold.state.rewards[0] // ONE).tolist() == [5, 2, 0]  # a: 0, 2, 4, 6, 8 of 0..18; b: 9 and 19
 
 
 def test_labels_that_fit_no_answer_and_values_of_another_type_are_unusable() -> None:
     one = TracedRequest(number=1, arm="a")
-    told = [
+    events = [
         feedback(one, START_US, values={"clicked": 0.5}),
         feedback(one, START_US, values={"other": 1.0}),
         feedback(one, START_US, values={}, truth=3),
     ]
-    fold = folded(THOMPSON, numbered([rows([one]), *told, tick(20)]))
+    fold = folded(THOMPSON, numbered([rows([one]), *events, tick(20)]))
     assert (fold.progress.counts["unusable"], fold.state.rewards[0, 0]) == (3, 0)
 
 

@@ -56,9 +56,9 @@ async def test_a_learner_publishes_nothing_before_it_has_read_the_last_ones_reco
     newest = folded(THOMPSON, log).snapshot
     assert newest.number > 0
     async with bench.learning() as learner:
-        await until(lambda: bench.heard)
+        await until(lambda: bench.published)
         assert learner.fold.progress.offset >= len(log)
-    assert {(said.number, said.weights) for said in bench.heard} == {(newest.number, newest.weights)}
+    assert {(latest.number, latest.weights) for latest in bench.published} == {(newest.number, newest.weights)}
 
 
 async def test_a_learner_with_a_ledger_publishes_nothing_before_it_has_caught_up(
@@ -69,8 +69,8 @@ async def test_a_learner_with_a_ledger_publishes_nothing_before_it_has_caught_up
     await bench.append(log)
     await bench.ledger.save(folded(THOMPSON, log[:40]), whole=True)
     async with bench.learning():
-        await until(lambda: bench.heard)
-    assert {said.number for said in bench.heard} == {folded(THOMPSON, log).snapshot.number}
+        await until(lambda: bench.published)
+    assert {latest.number for latest in bench.published} == {folded(THOMPSON, log).snapshot.number}
 
 
 async def test_a_ledger_that_has_all_of_the_log_is_gone_on_from(bench: Bench) -> None:
@@ -79,7 +79,7 @@ async def test_a_ledger_that_has_all_of_the_log_is_gone_on_from(bench: Bench) ->
     async with bench.learning() as learner:
         await until(lambda: learner.fold.state.pulls.any())
         await bench.append([rows([TracedRequest(number=3, arm="c")])])
-        await until(lambda: bench.heard)
+        await until(lambda: bench.published)
         assert learner.fold.state.pulls[0].tolist() == [0, 2 * ONE, 0]
         assert learner.fold.progress.counts["decisions"] == 3
 
@@ -89,7 +89,7 @@ async def test_a_ledger_that_is_ahead_of_the_log_is_of_another_log_and_not_resum
     await bench.append(LOG)
     await bench.ledger.save(elsewhere(1000))
     async with bench.learning() as learner:
-        await until(lambda: bench.heard)
+        await until(lambda: bench.published)
         assert learner.fold.progress.offset < 10
         assert learner.fold.state.pulls[0].tolist() == [ONE, 0, 0]
     found = await bench.ledger.load("e", "x")
@@ -101,7 +101,7 @@ async def test_a_ledger_of_another_form_is_not_resumed_and_the_log_is(bench: Ben
     await bench.append(LOG)
     await bench.ledger.save(folded(EXP3, LOG))
     async with bench.learning() as learner:
-        await until(lambda: bench.heard)
+        await until(lambda: bench.published)
         assert learner.fold.state.pulls[0].tolist() == [ONE, 0, 0]
 
 
@@ -112,7 +112,7 @@ async def test_a_ledger_of_another_log_is_not_resumed_however_long_that_was(benc
     assert other.progress.offset == len(LOG)
     await bench.ledger.save(other)
     async with bench.learning() as learner:
-        await until(lambda: bench.heard)
+        await until(lambda: bench.published)
         assert learner.fold.state.pulls[0].tolist() == [ONE, 0, 0]
     found = await bench.ledger.load("e", "x")
     assert found is not None
@@ -175,7 +175,7 @@ async def test_a_ledger_whose_last_record_was_trimmed_since_is_gone_on_from(
 
 async def test_a_second_tick_waits_until_the_first_is_read_back(bench: Bench) -> None:
     async with bench.learning(tick_s=0.01) as learner:
-        await until(lambda: bench.heard)
+        await until(lambda: bench.published)
         apply = learner.fold.apply
         learner.fold.apply = lambda record: None if read_tick(record) else apply(record)  # type: ignore[method-assign]
         await bench.append([rows([TracedRequest(number=1, arm="a")])])
@@ -251,9 +251,9 @@ async def test_a_checkpoint_that_needs_a_record_that_is_gone_is_not_gone_on_from
     body, headers = write_checkpoint(checkpoint)
     await bench.broker.append(log, [body], headers)
     async with bench.learning() as learner:
-        await until(lambda: bench.heard)
+        await until(lambda: bench.published)
         assert learner.has_gap is bool(missing)
-    assert {said.phase for said in bench.heard} == {phase}
+    assert {latest.phase for latest in bench.published} == {phase}
 
 
 def change(path: Path, sql: str) -> None:
@@ -264,4 +264,4 @@ def change(path: Path, sql: str) -> None:
 
 def decisions(bench: Bench) -> int:
     """Return the number of rewards in the newest snapshot; they are saved before it is published."""
-    return max((said.about["counts"].get("decisions", 0) for said in bench.heard), default=0)
+    return max((latest.about["counts"].get("decisions", 0) for latest in bench.published), default=0)

@@ -45,8 +45,8 @@ def test_a_value_that_no_state_can_hold_is_unusable(value: float) -> None:
     one = TracedRequest(number=1, arm="a")
     for how in ("sum", "first"):
         reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 5, "duplicates": how})
-        told = feedback(one, START_US, values={"clicked": value}, event_id="x")
-        fold = folded(GAUSSIAN, numbered([rows([one]), told, tick(20)]), spec_of(clicked=reward))
+        events = feedback(one, START_US, values={"clicked": value}, event_id="x")
+        fold = folded(GAUSSIAN, numbered([rows([one]), events, tick(20)]), spec_of(clicked=reward))
         assert (fold.progress.counts["unusable"], fold.state.rewards[0, 0]) == (1, 5 * ONE)
 
 
@@ -71,8 +71,8 @@ def test_a_score_beyond_the_limit_of_a_reward_is_none() -> None:
 def test_a_sum_of_many_values_stays_within_the_writable_range() -> None:
     reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0, "duplicates": "sum"})
     one = TracedRequest(number=1, arm="a")
-    told = [feedback(one, START_US, values={"clicked": 9e11}, event_id=str(event)) for event in range(50)]
-    fold = folded(GAUSSIAN, numbered([rows([one]), *told]), spec_of(clicked=reward))
+    events = [feedback(one, START_US, values={"clicked": 9e11}, event_id=str(event)) for event in range(50)]
+    fold = folded(GAUSSIAN, numbered([rows([one]), *events]), spec_of(clicked=reward))
     assert fold.progress.counts["unusable"] == 49
     assert canonical(fold)
 

@@ -53,10 +53,10 @@ async def test_a_successor_that_dies_while_it_rebuilds_joins_counts_nothing_twic
         await ledger.open()
         await ledger.lead(1)
         await ledger.save(died, whole=True)
-        kept = await ledger.load("e", "x")
-        assert kept is not None
+        saved = await ledger.load("e", "x")
+        assert saved is not None
         third: ExperimentFold[Any] = ExperimentFold(spec_of(), experiment)
-        restore_saved(third, kept)
+        restore_saved(third, saved)
         if again > 0.7:
             resume(third, _checkpoint(third))  # a checkpoint written meanwhile has the same state
         for record in records[third.progress.offset :]:

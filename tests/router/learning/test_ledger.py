@@ -29,7 +29,7 @@ async def opened(path: Path, term: int) -> AsyncIterator[Ledger]:
         await ledger.close()
 
 
-async def kept(ledger: Ledger) -> SavedState:
+async def saved_state(ledger: Ledger) -> SavedState:
     found = await ledger.load("e", "x")
     assert found is not None
     return found
@@ -55,12 +55,12 @@ async def test_a_former_leader_is_refused_and_changes_nothing(tmp_path: Path, wh
         await old.save(learnt(3))
         async with opened(path, 2) as new:
             await new.save(learnt(5), whole=True)
-            before = await kept(new)
+            before = await saved_state(new)
             with pytest.raises(LeaderSuperseded, match="led by claim 2, this one is 1"):
                 await old.save(learnt(7), whole=whole)
-            assert await kept(new) == before
+            assert await saved_state(new) == before
             await new.save(learnt(6))
-            assert (await kept(new)).at.offset == learnt(6).progress.offset
+            assert (await saved_state(new)).at.offset == learnt(6).progress.offset
 
 
 async def test_a_learner_without_a_claim_cannot_write(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ async def test_the_states_of_other_experiments_and_endpoints_are_separate(tmp_pa
         assert await ledger.load("another", "x") is None
         other = ExperimentFold(replace(spec_of(), endpoint="another"), THOMPSON)
         await ledger.save(other, whole=True)
-        found = await kept(ledger)
+        found = await saved_state(ledger)
     assert (set(found.joins), len(found.seen)) == (set(learnt(3).joins.by_uid), 3)
 
 
@@ -93,7 +93,7 @@ async def test_a_fold_that_was_saved_bit_by_bit_is_resumed_whole(tmp_path: Path,
             if place % every == 0:
                 await ledger.save(fold)
         await ledger.save(fold)
-        found = await kept(ledger)
+        found = await saved_state(ledger)
     again: ExperimentFold[Any] = ExperimentFold(spec_of(), STAGED)
     restore_saved(again, found)
     assert (canonical(again), again.progress.offset) == (canonical(fold), fold.progress.offset)

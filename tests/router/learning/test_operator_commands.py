@@ -115,25 +115,25 @@ async def test_the_snapshot_after_an_operator_command_shows_its_effect(tmp_path:
     async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("t.")) as broker:
         endpoint = await declare(broker, CANARY)
         async with viewing(broker) as view, learning(broker, tmp_path):
-            await until(lambda: (said := view.snapshot_of("e")) and said.phase == "step 1 of 2")
+            await until(lambda: (latest := view.snapshot_of("e")) and latest.phase == "step 1 of 2")
             begin = await broker.end(broker.channels.status)
             abort = OperatorCommand(word="abort", author="test", at_us=now_us(), experiment=experiment_of(endpoint))
             body, headers = write_operator_command(abort)
             await broker.append(broker.channels.events("e"), [body], headers)
-            await until(lambda: (said := view.snapshot_of("e")) and said.phase == "aborted")
-        reader, said = broker.read(broker.channels.status, begin), list[SnapshotRecord]()
+            await until(lambda: (latest := view.snapshot_of("e")) and latest.phase == "aborted")
+        reader, snapshots = broker.read(broker.channels.status, begin), list[SnapshotRecord]()
         async with asyncio.timeout(10):
-            while not any(one.phase == "aborted" for one in said):
-                said += [one for record in await reader.read(100) if (one := read_snapshot(record))]
+            while not any(one.phase == "aborted" for one in snapshots):
+                snapshots += [one for record in await reader.read(100) if (one := read_snapshot(record))]
         await reader.close()
-        assert next(one.weights for one in said if one.phase == "aborted") == (1.0, 0.0, 0.0)
+        assert next(one.weights for one in snapshots if one.phase == "aborted") == (1.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("how", ["first", "last", "max"])
 def test_values_and_labels_become_one_in_any_order_to_the_byte(how: str) -> None:
-    said = [(START_US + at, value) for at in (0, 1) for value in (0.5, 1.0)]
+    values = [(START_US + at, value) for at in (0, 1) for value in (0.5, 1.0)]
     found = set()
-    for order_ in permutations(said):
+    for order_ in permutations(values):
         join = Join(0, 0)
         for at_us, value in order_:
             join.add("clicked", how, at_us, value, None)

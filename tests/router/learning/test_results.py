@@ -29,9 +29,9 @@ async def test_a_result_is_repeated_until_it_is_known_again(
     await bench.broker.append(log, [body], headers)
     verdict = ExperimentResult(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
     async with bench.learning(CANARY, verdict, tick_s=0.01):
-        await until(lambda: bench.heard)
-        await until(lambda: bench.heard[-1].weights == weights)
-        assert {(said.phase, said.weights) for said in bench.heard} == {(phase, weights)}
+        await until(lambda: bench.published)
+        await until(lambda: bench.published[-1].weights == weights)
+        assert {(latest.phase, latest.weights) for latest in bench.published} == {(phase, weights)}
     orders = [record for record in await everything(bench) if read_operator_command(record)]
     assert len(orders) == 1
 
@@ -42,9 +42,9 @@ async def test_a_result_that_is_held_by_hand_is_repeated_once(bench: Bench) -> N
         endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US
     )
     for _ in range(2):
-        bench.heard.clear()
+        bench.published.clear()
         async with bench.learning(RANKED, verdict, tick_s=0.01):
-            await until(lambda: bench.heard and bench.heard[-1].weights == verdict.weights)
+            await until(lambda: bench.published and bench.published[-1].weights == verdict.weights)
     assert len([record for record in await everything(bench) if read_operator_command(record)]) == 1
 
 
@@ -62,9 +62,9 @@ async def test_a_repeated_result_does_not_change(
     verdict = ExperimentResult(endpoint="e", experiment="x", number=7, phase=phase, weights=weights, at_us=START_US)
     await bench.broker.declare(bench.broker.channels.declared)
     async with bench.learning(experiment, verdict, tick_s=0.01):
-        await until(lambda: bench.heard and bench.heard[-1].phase == then)
-        await until(lambda: len(bench.heard) > 3)
-    assert bench.heard[-1].weights == weights
+        await until(lambda: bench.published and bench.published[-1].phase == then)
+        await until(lambda: len(bench.published) > 3)
+    assert bench.published[-1].weights == weights
     assert await bench.broker.end(bench.broker.channels.declared) == 0
 
 
@@ -75,7 +75,7 @@ async def test_a_result_that_operators_change_twice_is_written_twice(bench: Benc
     )
     await bench.broker.declare(declared)
     async with bench.learning(CANARY, verdict, tick_s=0.01), asyncio.timeout(WITHIN_S):
-        await until(lambda: bench.heard and bench.heard[-1].phase == "promoted")
+        await until(lambda: bench.published and bench.published[-1].phase == "promoted")
         for number, word in enumerate(("abort", "promote"), 1):
             await bench.append([order(word)])
             while await bench.broker.end(declared) < number:  # noqa: ASYNC110 - another task's doing
@@ -95,7 +95,7 @@ async def test_a_result_is_repeated_once_though_two_tasks_would(bench: Bench, mo
         endpoint="e", experiment="x", number=7, phase="decided", weights=(0.0, 1.0, 0.0), at_us=START_US
     )
     async with bench.learning(RANKED, verdict, tick_s=0.01):
-        await until(lambda: bench.heard and bench.heard[-1].weights == verdict.weights)
+        await until(lambda: bench.published and bench.published[-1].weights == verdict.weights)
     assert len([record for record in await everything(bench) if read_operator_command(record)]) == 1
 
 
@@ -127,7 +127,7 @@ async def test_a_comparison_that_was_decided_and_is_aborted_has_another_result(b
     verdict = ExperimentResult(endpoint="e", experiment="x", number=7, phase="decided", weights=weights, at_us=START_US)
     await bench.broker.declare(declared)
     async with bench.learning(RANKED, verdict, tick_s=0.01), asyncio.timeout(WITHIN_S):
-        await until(lambda: bench.heard and bench.heard[-1].weights == weights)
+        await until(lambda: bench.published and bench.published[-1].weights == weights)
         await bench.append([order("abort")])
         while not await bench.broker.end(declared):  # noqa: ASYNC110 - another task's doing
             await asyncio.sleep(0.01)

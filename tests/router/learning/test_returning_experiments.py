@@ -40,8 +40,8 @@ async def learn(broker: Broker, view: View) -> None:
 
 
 def pulls(view: View) -> float:
-    said = view.snapshot_of("e")
-    return -1.0 if said is None else float(sum(said.about["pulls"]))
+    latest = view.snapshot_of("e")
+    return -1.0 if latest is None else float(sum(latest.about["pulls"]))
 
 
 async def test_an_experiment_that_returns_at_once_has_its_old_state(tmp_path: Path) -> None:
@@ -52,9 +52,9 @@ async def test_an_experiment_that_returns_at_once_has_its_old_state(tmp_path: Pa
         async with viewing(broker) as view, learning(broker, tmp_path):
             await learn(broker, view)
             other = await declare(broker, edited)
-            await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(other))
+            await until(lambda: (latest := view.snapshot_of("e")) and latest.experiment == experiment_of(other))
             first = await declare(broker, BANDIT)
-            await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(first))
+            await until(lambda: (latest := view.snapshot_of("e")) and latest.experiment == experiment_of(first))
             await until(lambda: pulls(view) == 60)
 
 
@@ -68,10 +68,10 @@ async def test_an_experiment_that_returns_while_no_learner_runs_has_its_old_stat
                 await learn(broker, view)
             other = await declare(broker, edited)
             async with learning(broker, tmp_path, "learner-2"):
-                await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(other))
+                await until(lambda: (latest := view.snapshot_of("e")) and latest.experiment == experiment_of(other))
                 first = await declare(broker, BANDIT)
-                await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(first))
-                await until(lambda: (said := view.snapshot_of("e")) and said.term == view.learned.term)
+                await until(lambda: (latest := view.snapshot_of("e")) and latest.experiment == experiment_of(first))
+                await until(lambda: (latest := view.snapshot_of("e")) and latest.term == view.learned.term)
                 await until(lambda: pulls(view) == 60)
 
 
@@ -123,7 +123,7 @@ async def test_the_log_is_read_after_any_damage_to_the_ledger(
             harm(tmp_path / "learner.db")
             async with learning(broker, tmp_path, "learner-2"):
                 await until(lambda: view.learned.term > term)
-                await until(lambda: (said := view.snapshot_of("e")) and said.term == view.learned.term)
+                await until(lambda: (latest := view.snapshot_of("e")) and latest.term == view.learned.term)
                 assert pulls(view) == 60
         assert bool(list(tmp_path.glob("learner.db.damaged-*"))) is is_aside  # noqa: ASYNC240 - a folder of ten files
 
@@ -135,7 +135,7 @@ def test_a_gateway_that_starts_without_a_learner_weighs_by_the_checkpoints_model
     seen = one_run([0, 1, 2] * 20, [0.0, 1.0, 0.0] * 20, [1.0] * 60)
     models = packed(learnt.fold(learnt.start(1), seen, np.ones((60, 2))))
     place = LogPosition(offset=0, number=0, at_us=0)
-    kept = LearnerCheckpoint(
+    saved = LearnerCheckpoint(
         experiment=experiment_of(endpoint),
         at=place,
         rebuild=place,
@@ -143,23 +143,23 @@ def test_a_gateway_that_starts_without_a_learner_weighs_by_the_checkpoints_model
         weights=(1 / 3,) * 3,
         state={"models": models},
     )
-    view.fold_checkpoint("e", kept)
+    view.fold_checkpoint("e", saved)
     assert view.router("e").plan(bytes(16), 0b010, vector=[1.0, 1.0]).snapshot == 4
     weights = [view.router("e").plan(bytes([at]) * 16, 0b111, vector=[1.0, 1.0]).legs[0] for at in range(200)]
     assert sum(leg.arm == "b" for leg in weights) > 150
     huge = {"root": [[[1e200, 0.0], [0.0, 1.0]]] * 3, "rewarded": [[0.0, 0.0]] * 3}
     for models in ({"root": "?"}, {"root": [huge["root"]], "rewarded": [huge["rewarded"]]}, 10**400):
         view, _ = declared({**BANDIT, "policy": policy})
-        view.fold_checkpoint("e", replace(kept, state={"models": models}))  # of another form: it is ignored
+        view.fold_checkpoint("e", replace(saved, state={"models": models}))  # of another form: it is ignored
         assert view.router("e").snapshot.number == 0
 
 
 @pytest.mark.parametrize("broken", [{"keys": [1]}, {"keys": {"a": [5]}}, {"counts": [1]}, {"published": []}])
 def test_a_checkpoint_of_another_form_is_refused(broken: dict[str, Any]) -> None:
     fold = folded(THOMPSON, numbered([tick(1)]))
-    kept = checkpoint_of(fold)
+    saved = checkpoint_of(fold)
     with pytest.raises(ValueError, match=r"no state|no keys"):
-        resume(folded(THOMPSON, []), replace(kept, state={**kept.state, **broken}))
+        resume(folded(THOMPSON, []), replace(saved, state={**saved.state, **broken}))
 
 
 def declared(data: dict[str, Any]) -> tuple[View, Endpoint]:

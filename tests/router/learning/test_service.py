@@ -40,10 +40,10 @@ async def test_a_bandit_learns_which_arm_is_better_and_routers_follow(broker: Br
         await until(lambda: view.endpoints() and view.learned.term >= 0)
         await send(broker, requests(view, 0, 60))
         await until(lambda: view.router("e").snapshot.weights[1] > 0.9)
-        said = view.snapshot_of("e")
-        assert said is not None
-        assert said.phase == "learning"
-        assert max(said.about["means"]) == 1.0
+        latest = view.snapshot_of("e")
+        assert latest is not None
+        assert latest.phase == "learning"
+        assert max(latest.about["means"]) == 1.0
 
 
 async def test_another_learner_continues_from_the_log_alone(broker: Broker, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ async def test_another_learner_continues_from_the_log_alone(broker: Broker, tmp_
         first, term = view.snapshot_of("e"), view.learned.term
         async with learning(broker, tmp_path / "two", "learner-2"):
             await until(lambda: view.learned.term > term)
-            await until(lambda: (said := view.snapshot_of("e")) and said.term == view.learned.term)
+            await until(lambda: (latest := view.snapshot_of("e")) and latest.term == view.learned.term)
             second = view.snapshot_of("e")
             assert first is not None
             assert second is not None
@@ -99,15 +99,15 @@ async def test_a_learner_that_was_stopped_continues_from_its_ledger(broker: Brok
         await send(broker, requests(view, 60, 60))
         async with learning(broker, tmp_path, "learner-2"):
             await until(lambda: view.learned.term > term)
-            await until(lambda: (said := view.snapshot_of("e")) and sum(said.about["pulls"]) > 100)
+            await until(lambda: (latest := view.snapshot_of("e")) and sum(latest.about["pulls"]) > 100)
 
 
 async def test_after_lost_records_it_continues_from_a_checkpoint(tmp_path: Path) -> None:
     """Its ledger is from before the gap; another learner has left a checkpoint after it."""
 
     def counted(term: int) -> float:
-        said = view.snapshot_of("e")
-        return sum(said.about["pulls"]) if said is not None and said.term == view.learned.term > term else -1.0
+        latest = view.snapshot_of("e")
+        return sum(latest.about["pulls"]) if latest is not None and latest.term == view.learned.term > term else -1.0
 
     async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("test.")) as broker:
         await declare(broker, BANDIT)
@@ -143,10 +143,10 @@ async def test_the_newest_claim_leads_and_no_reader_takes_an_older_ones_snapshot
 
         def snapshot(term: int, number: int, weight: float) -> bytes:
             weights = (weight, 1.0 - weight, 0.0)
-            said = SnapshotRecord(
+            latest = SnapshotRecord(
                 endpoint="e", experiment=experiment_of(endpoint), term=term, number=number, weights=weights
             )
-            return write_snapshot(said)
+            return write_snapshot(latest)
 
         new = view.learned.term
         await broker.append(broker.channels.status, [snapshot(new, 5, 0.25), snapshot(old, 9, 0.75)])
@@ -168,7 +168,7 @@ async def test_commands_have_an_effect_and_a_result_outlives_all_that_was_learnt
         )
         await broker.append(log, [body], headers)
         await until(lambda: view.router("e").snapshot.weights == (1.0, 0.0, 0.0))
-        await until(lambda: (said := view.snapshot_of("e")) and said.phase == "aborted")
+        await until(lambda: (latest := view.snapshot_of("e")) and latest.phase == "aborted")
     reader = broker.read(broker.channels.declared, 0)
     verdicts = [found for record in await reader.read(100) if (found := read_experiment_result(record))]
     await reader.close()
@@ -181,7 +181,11 @@ async def test_commands_have_an_effect_and_a_result_outlives_all_that_was_learnt
         async with learning(broker, tmp_path / "two", "learner-2"):  # its ledger is empty, and so is the log
             await until(lambda: later.learned.term > term)
             await until(
-                lambda: (said := later.snapshot_of("e")) and said.term == later.learned.term and said.phase == "aborted"
+                lambda: (
+                    (latest := later.snapshot_of("e"))
+                    and latest.term == later.learned.term
+                    and latest.phase == "aborted"
+                )
             )
             assert later.router("e").snapshot.weights == (1.0, 0.0, 0.0)
 
@@ -192,19 +196,19 @@ async def test_the_newest_snapshot_is_repeated_every_ten_seconds_of_the_logs_clo
     """With shorter ticks the figures are published as often in ticks as in production."""
     await declare(broker, CANARY)
     await broker.declare(broker.channels.status)
-    heard: list[SnapshotRecord] = []
+    published: list[SnapshotRecord] = []
 
     def fold(record: Record) -> None:
-        said = read_snapshot(record)
-        heard.extend([] if said is None else [said])
+        latest = read_snapshot(record)
+        published.extend([] if latest is None else [latest])
 
     async with learning(broker, tmp_path):
         task = asyncio.create_task(LogFollower(broker, broker.channels.status, 0, fold).run())
-        await until(lambda: heard)
+        await until(lambda: published)
         async with asyncio.timeout(20 * 10 * TICK_S):
-            await until(lambda: len(heard) >= 5)
+            await until(lambda: len(published) >= 5)
         task.cancel()
-    assert {said.number for said in heard} == {0}
+    assert {latest.number for latest in published} == {0}
 
 
 def test_a_malformed_status_record_is_skipped() -> None:
@@ -228,9 +232,9 @@ async def test_a_checkpoint_that_cannot_be_read_is_no_reason_to_learn_nothing(tm
         body, headers = write_checkpoint(broken)
         await broker.append(broker.channels.events("e"), [body], headers)
         async with viewing(broker) as view, learning(broker, tmp_path):
-            await until(lambda: (said := view.snapshot_of("e")) and said.phase == "learning")
+            await until(lambda: (latest := view.snapshot_of("e")) and latest.phase == "learning")
             await send(broker, requests(view, 0, 60))
-            await until(lambda: (said := view.snapshot_of("e")) and sum(said.about["pulls"]) == 60)
+            await until(lambda: (latest := view.snapshot_of("e")) and sum(latest.about["pulls"]) == 60)
 
 
 async def test_an_experiment_that_returns_keeps_its_state_and_learns_nothing_from_another_one(
@@ -241,17 +245,17 @@ async def test_an_experiment_that_returns_keeps_its_state_and_learns_nothing_fro
     async with connect(f"sqlite:///{tmp_path}/broker.db", Channels("t.")) as broker:
         await declare(broker, CANARY)
         async with viewing(broker) as view, learning(broker, tmp_path):
-            await until(lambda: (said := view.snapshot_of("e")) and said.phase == "step 1 of 2")
+            await until(lambda: (latest := view.snapshot_of("e")) and latest.phase == "step 1 of 2")
             other = await declare(broker, edited)
-            await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(other))
+            await until(lambda: (latest := view.snapshot_of("e")) and latest.experiment == experiment_of(other))
             order = OperatorCommand(word="promote", author="test", at_us=now_us(), experiment=experiment_of(other))
             body, headers = write_operator_command(order)
             await broker.append(broker.channels.events("e"), [body], headers)
-            await until(lambda: (said := view.snapshot_of("e")) and said.phase == "promoted")
+            await until(lambda: (latest := view.snapshot_of("e")) and latest.phase == "promoted")
             first = await declare(broker, CANARY)
-            await until(lambda: (said := view.snapshot_of("e")) and said.experiment == experiment_of(first))
+            await until(lambda: (latest := view.snapshot_of("e")) and latest.experiment == experiment_of(first))
             number = view.router("e").snapshot.number
             await until(lambda: view.router("e").snapshot.number >= number)
-            said = view.snapshot_of("e")
-            assert said is not None
-            assert (said.phase, said.weights) == ("step 1 of 2", (0.95, 0.0, 0.05))
+            latest = view.snapshot_of("e")
+            assert latest is not None
+            assert (latest.phase, latest.weights) == ("step 1 of 2", (0.95, 0.0, 0.05))

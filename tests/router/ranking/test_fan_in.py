@@ -46,9 +46,9 @@ async def test_a_slow_arm_is_left_out_when_a_result_is_there() -> None:
     assert not future.done()
     clock.now_s += 0.01
     gathering.sweep()
-    heard = future.result()
-    assert heard["v1"] == answer("v1")
-    assert isinstance(heard["v2"], Expired)
+    by_arm = future.result()
+    assert by_arm["v1"] == answer("v1")
+    assert isinstance(by_arm["v2"], Expired)
     assert not gathering.take(answer("v2"))
 
 
@@ -61,8 +61,8 @@ async def test_without_a_result_it_waits_on_for_the_first_one() -> None:
     gathering.sweep()
     assert not future.done()
     gathering.take(answer("v2"))
-    heard = future.result()
-    assert [type(heard[arm]) for arm in ("v1", "v2", "v3")] == [Answer, Answer, Expired]
+    by_arm = future.result()
+    assert [type(by_arm[arm]) for arm in ("v1", "v2", "v3")] == [Answer, Answer, Expired]
 
 
 async def test_a_wait_ends_with_the_answers_that_have_come_when_its_time_is_over() -> None:
@@ -72,9 +72,9 @@ async def test_a_wait_ends_with_the_answers_that_have_come_when_its_time_is_over
     gathering.take(answer("v1", Status.INVALID))
     clock.now_s += 5.0
     gathering.sweep()
-    heard = future.result()
-    assert heard["v1"] == answer("v1", Status.INVALID)
-    assert "5000 ms" in str(heard["v2"])
+    by_arm = future.result()
+    assert by_arm["v1"] == answer("v1", Status.INVALID)
+    assert "5000 ms" in str(by_arm["v2"])
 
 
 async def test_an_arm_that_was_refused_is_not_waited_for() -> None:
@@ -106,6 +106,6 @@ async def test_waits_that_end_with_an_error_end_all_together() -> None:
     gathering.fail(bytes([1]) * 16, Unavailable("one"))
     gathering.fail_all(Unavailable("all"))
     assert not futures[0].done()
-    for future, said in zip(futures[1:], ("one", "all"), strict=True):
-        with pytest.raises(Unavailable, match=said):
+    for future, text in zip(futures[1:], ("one", "all"), strict=True):
+        with pytest.raises(Unavailable, match=text):
             future.result()

@@ -66,11 +66,11 @@ def failed(arm: str, status: Status = Status.FAILED) -> Answer:
 def merged(
     *answers: Answer, missing: dict[str, MillraceError] | None = None, router: Router | None = None
 ) -> MergedAnswer:
-    heard: AnswersByArm = {**{one.arm: one for one in answers}, **(missing or {})}
-    return (router or router_of()).merge(REQUEST, heard)
+    by_arm: AnswersByArm = {**{one.arm: one for one in answers}, **(missing or {})}
+    return (router or router_of()).merge(REQUEST, by_arm)
 
 
-def said(found: MergedAnswer) -> dict[str, Any]:
+def body_of(found: MergedAnswer) -> dict[str, Any]:
     document: dict[str, Any] = orjson.loads(found.answer.body)
     return document
 
@@ -79,7 +79,7 @@ def said(found: MergedAnswer) -> dict[str, Any]:
 def test_the_list_and_its_credits_are_those_of_the_interleaving(binary: bool) -> None:
     found = merged(*[ranked(arm, binary=binary, id_="mine") for arm in LISTS])
     placed = interleave(list(LISTS.values()), "team_draft", 4, draw=stream(KEY, b"shop", UID))
-    assert said(found) == {
+    assert body_of(found) == {
         "model_name": "shop",
         "id": "mine",
         "parameters": {"millrace_rankers": "v1,v2,v3"},
@@ -98,11 +98,11 @@ def test_the_list_and_its_credits_are_those_of_the_interleaving(binary: bool) ->
 def test_the_same_uid_gives_the_same_list_for_any_leg_0_and_any_order_of_answers() -> None:
     answers = [ranked(arm) for arm in LISTS]
     first = merged(*answers)
-    heard = {one.arm: one for one in reversed(answers)}
-    other = router_of().merge(REQUEST._replace(route=replace(ROUTE, arm="v3", model="n")), heard)
+    by_arm = {one.arm: one for one in reversed(answers)}
+    other = router_of().merge(REQUEST._replace(route=replace(ROUTE, arm="v3", model="n")), by_arm)
     assert other.answer == first.answer
     lists = {
-        tuple(said(router_of().merge(REQUEST._replace(uid=derived_uid(bytes([n]))), heard))["outputs"][0]["data"])
+        tuple(body_of(router_of().merge(REQUEST._replace(uid=derived_uid(bytes([n]))), by_arm))["outputs"][0]["data"])
         for n in range(20)
     }
     assert len(lists) > 1
@@ -111,7 +111,7 @@ def test_the_same_uid_gives_the_same_list_for_any_leg_0_and_any_order_of_answers
 def test_a_ranker_that_did_not_answer_is_left_out_and_earns_nothing() -> None:
     found = merged(ranked("v1"), ranked("v3"), missing={"v2": Expired("slow")})
     placed = interleave([LISTS["v1"], LISTS["v3"]], "team_draft", 4, draw=stream(KEY, b"shop", UID))
-    assert said(found)["parameters"] == {"millrace_rankers": "v1,v3"}
+    assert body_of(found)["parameters"] == {"millrace_rankers": "v1,v3"}
     assert found.record is not None
     assert (found.record.rankers, found.record.used) == (("v1", "v2", "v3"), ("v1", "v3"))
     assert found.record.items == placed.items
@@ -121,7 +121,7 @@ def test_a_ranker_that_did_not_answer_is_left_out_and_earns_nothing() -> None:
 
 def test_one_ranking_that_is_left_is_the_answer_and_nothing_is_credited() -> None:
     found = merged(ranked("v3"), failed("v1"), failed("v2", Status.INVALID))
-    assert said(found)["outputs"][0]["data"] == ["q", "a", "r", "s"]
+    assert body_of(found)["outputs"][0]["data"] == ["q", "a", "r", "s"]
     assert found.answer.arm == "v3"
     assert found.record is not None
     assert found.record.credits == ((0.0, 0.0, 0.0),) * 4
@@ -168,7 +168,7 @@ def test_any_bytes_are_a_ranking_or_an_invalid_request(body: bytes, json_length:
 def test_integers_stay_integers() -> None:
     lists = {"v1": [7, 8, 9], "v2": [9, 2**40, 7]}
     found = merged(*[encoded(arm, {"items": np.array([items], np.int64)}, binary=True) for arm, items in lists.items()])
-    output = said(found)["outputs"][0]
+    output = body_of(found)["outputs"][0]
     assert (output["datatype"], output["shape"]) == ("INT64", [1, 4])
     assert set(output["data"]) == {7, 8, 9, 2**40}
     assert found.record is not None
@@ -182,7 +182,7 @@ def test_items_of_another_datatype_cannot_be_mixed_in() -> None:
 
 def test_a_model_without_a_batch_dimension_keeps_its_shape() -> None:
     found = merged(*[encoded(arm, {"items": texts(LISTS[arm])[0]}) for arm in ("v1", "v2")])
-    assert said(found)["outputs"][0]["shape"] == [4]
+    assert body_of(found)["outputs"][0]["shape"] == [4]
 
 
 def test_the_only_output_needs_no_name_and_one_of_two_does() -> None:

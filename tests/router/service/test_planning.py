@@ -31,8 +31,8 @@ SHARES = {"a": 0.7, "b": 0.2, "c": 0.1}
 
 def test_a_request_of_a_queue_client_carries_the_probability_of_its_arm() -> None:
     view = View(b"secret")
-    said = {"endpoint": "e", "arms": {arm: f"m-{arm}@1" for arm in SHARES}, "policy": {"split": SHARES}}
-    view.fold_declared(Record(0, endpoint_declared(read_endpoint(said, source="test"), "test"), NO_HEADERS))
+    data = {"endpoint": "e", "arms": {arm: f"m-{arm}@1" for arm in SHARES}, "policy": {"split": SHARES}}
+    view.fold_declared(Record(0, endpoint_declared(read_endpoint(data, source="test"), "test"), NO_HEADERS))
     for place, arm in enumerate(SHARES):
         ready = Announcement(instance=arm, part="replica", state="ready", at_us=now_us(), model=f"m-{arm}", version=1)
         view.fold_status(Record(place, write_announcement(ready), NO_HEADERS))
@@ -77,19 +77,19 @@ async def test_a_queue_clients_body_that_is_wrong_or_too_large_unpacked_is_inval
     async with any_broker(kind, tmp_path) as broker, routing(broker, {"split": ["v1"]}) as client:
         for name, (encoding, body) in wrong.items():
             await client.send(name, body=body, content_encoding=encoding)
-        said = {str(it.correlation_id): it for it in await client.answers(3)}
-        assert {it.headers["status"] for it in said.values()} == {"invalid"}
-        assert "more than 8323072 bytes" in orjson.loads(said["bomb"].body)["error"]
-        assert "not complete zstd" in orjson.loads(said["cut"].body)["error"]
-        assert "gzip, deflate or zstd" in orjson.loads(said["unknown"].body)["error"]
+        data = {str(it.correlation_id): it for it in await client.answers(3)}
+        assert {it.headers["status"] for it in data.values()} == {"invalid"}
+        assert "more than 8323072 bytes" in orjson.loads(data["bomb"].body)["error"]
+        assert "not complete zstd" in orjson.loads(data["cut"].body)["error"]
+        assert "gzip, deflate or zstd" in orjson.loads(data["unknown"].body)["error"]
 
 
 def test_a_request_with_a_key_is_refused_where_another_assignment_key_counts() -> None:
     view = View(b"secret")
     own = Agreement(key="mine", is_key_given=False, started_us=2)
     view.members.introduce("router-test", own)
-    said = {"endpoint": "e", "arms": {"a": "m@1"}, "key": "header", "policy": {"split": ["a"], "sticky": True}}
-    view.fold_declared(Record(0, endpoint_declared(read_endpoint(said, source="test"), "test"), NO_HEADERS))
+    data = {"endpoint": "e", "arms": {"a": "m@1"}, "key": "header", "policy": {"split": ["a"], "sticky": True}}
+    view.fold_declared(Record(0, endpoint_declared(read_endpoint(data, source="test"), "test"), NO_HEADERS))
     older = Announcement(
         instance="router-older",
         part="router",

@@ -82,8 +82,8 @@ async def answers(broker: Broker, number: int) -> dict[str, tuple[str, str]]:
     async with asyncio.timeout(PATIENCE_S):
         while len(found) < number:
             for delivery in await consumer.take(number):
-                said = delivery.message
-                found[str(said.correlation_id)] = said.headers["status"], orjson.loads(said.body)["error"]
+                answer = delivery.message
+                found[str(answer.correlation_id)] = answer.headers["status"], orjson.loads(answer.body)["error"]
                 await broker.ack([delivery])
     await consumer.stop()
     return found
@@ -163,7 +163,7 @@ async def test_an_arm_whose_queue_is_not_there_holds_up_no_other_one(tmp_path: P
                 came += sum(delivery.message.count for delivery in await consumer.take(5))
         refused = await answers(broker, 1000)
         assert {status for status, _ in refused.values()} == {"overloaded"}
-        assert {said.split(" ", 1)[1] for _, said in refused.values()} == {
+        assert {error.split(" ", 1)[1] for _, error in refused.values()} == {
             "requests wait for away@1 already, and none gets through"
         }
         assert {name.split("-")[0] for name in refused} == {"v1"}

@@ -124,8 +124,8 @@ def test_a_heartbeat_without_the_full_text_keeps_a_member_alive() -> None:
 def test_limits_that_differ_are_reported_and_stop_nothing() -> None:
     me = members()
     me.fold(announced(limit_requests=20, started_us=1))
-    said = "broker.limits.requests does not agree: other has 20, and 10 here"
-    assert me.compare() == {"broker.limits.requests": said}
+    text = "broker.limits.requests does not agree: other has 20, and 10 here"
+    assert me.compare() == {"broker.limits.requests": text}
     me.check_key()
 
 

@@ -50,8 +50,8 @@ class Logs:
         return self.view.router("e").snapshot.weights
 
     def say(self, number: int, weights: tuple[float, ...] = OTHER) -> None:
-        said = SnapshotRecord(endpoint="e", experiment=self.experiment, term=1, number=number, weights=weights)
-        self.view.fold_status(Record(0, write_snapshot(said), {}))
+        status = SnapshotRecord(endpoint="e", experiment=self.experiment, term=1, number=number, weights=weights)
+        self.view.fold_status(Record(0, write_snapshot(status), {}))
 
     def end(self, number: int) -> None:
         verdict = ExperimentResult(
@@ -157,8 +157,8 @@ class Models:
         self.view = View(b"key", lambda: self.now_s)
 
     def say(self, version: int, state: State) -> None:
-        said = Announcement(instance=f"r{version}", part="replica", state=state, at_us=0, model="m", version=version)
-        self.view.fold_status(Record(0, write_announcement(said), {}))
+        status = Announcement(instance=f"r{version}", part="replica", state=state, at_us=0, model="m", version=version)
+        self.view.fold_status(Record(0, write_announcement(status), {}))
 
     def arms(self) -> list[str]:
         return list(self.view.resolve("m")[0].endpoint.arms)
@@ -204,7 +204,7 @@ def test_an_old_announcement_makes_no_replica_ready_though_it_is_read_only_now()
     """A gateway, and `millrace models`, read the last minutes of the log when they start."""
     models = Models()
     for version, age_s in ((1, 2 * SILENT_AFTER_S), (2, 0.0)):
-        said = Announcement(
+        status = Announcement(
             instance=f"r{version}",
             part="replica",
             state="ready",
@@ -213,6 +213,6 @@ def test_an_old_announcement_makes_no_replica_ready_though_it_is_read_only_now()
             version=version,
             host=host_name(),
         )
-        models.view.fold_status(Record(0, write_announcement(said), {}))
+        models.view.fold_status(Record(0, write_announcement(status), {}))
     assert [models.view.versions.is_ready("m", version) for version in (1, 2)] == [False, True]
-    assert [said.instance for said, _ in models.view.processes.live()] == ["r2"]
+    assert [status.instance for status, _ in models.view.processes.live()] == ["r2"]

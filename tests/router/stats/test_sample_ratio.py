@@ -48,8 +48,8 @@ def test_changing_shares_are_judged_by_the_probabilities_of_each_draw() -> None:
         probabilities = random.dirichlet([2.0, 2.0, 2.0], 300)
         arm = choose(probabilities, random.random((300, 30))).ravel()
         run, rows = np.repeat(np.arange(300), 30), np.repeat(probabilities, 30, axis=0)
-        kept = (arm != 1) | (random.random(len(arm)) >= 0.3)
-        for name, some in (("whole", np.ones(len(arm), np.bool_)), ("partly lost", kept)):
+        logged = (arm != 1) | (random.random(len(arm)) >= 0.3)
+        for name, some in (("whole", np.ones(len(arm), np.bool_)), ("partly lost", logged)):
             states[name] = test.fold(states[name], run[some], arm[some], rows[some])
             alarms[name] |= test.log_wealth(states[name]) >= LIMIT
     assert alarms["whole"].sum() <= 1
