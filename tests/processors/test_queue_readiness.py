@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
 import pytest
@@ -13,7 +13,7 @@ from broker.base import Consumer
 from broker.delivery.heartbeat import Heartbeat
 from processors import queue_readiness
 from processors.queue_readiness import QueueReadiness
-from tests.waiting import until
+from tests.waiting import in_background, until
 
 LOST = "the queue is gone"
 
@@ -34,14 +34,8 @@ class Queue:
     trouble = ""
 
 
-@asynccontextmanager
-async def watched(readiness: QueueReadiness, queue: Queue) -> AsyncIterator[None]:
-    watch = asyncio.create_task(readiness.watch(cast("Consumer", queue)))
-    try:
-        yield
-    finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
+def watched(readiness: QueueReadiness, queue: Queue) -> AbstractAsyncContextManager[None]:
+    return in_background(readiness.watch(cast("Consumer", queue)))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from broker.sqlite.adapter import SqliteBroker
 from processors.replica import Replica, ReplicaSpec
 from router.service.run import RouterSettings
 from tests.processors.repository_folder import add_versions
-from tests.waiting import until
+from tests.waiting import in_background, until
 
 MODEL = """
 class Model:
@@ -73,8 +73,10 @@ async def test_no_part_is_ready_before_the_clocks_are_measured(
     clocks, stop, states, since_us = MeasuringClocks(), asyncio.Event(), list[str](), now_us() - 1_000_000
     monkeypatch.setattr(router.service.run, "CLOCKS", clocks)
     monkeypatch.setattr(processors.replica, "CLOCKS", clocks)
-    async with SqliteBroker(tmp_path / "broker.db", Channels()) as broker:
-        collecting = asyncio.create_task(collect(broker, states, since_us))
+    async with (
+        SqliteBroker(tmp_path / "broker.db", Channels()) as broker,
+        in_background(collect(broker, states, since_us)),
+    ):
         running = asyncio.ensure_future(start(broker, tmp_path, stop))
         try:
             async with asyncio.timeout(60.0):
@@ -87,5 +89,3 @@ async def test_no_part_is_ready_before_the_clocks_are_measured(
             stop.set()
             clocks.done.set()
             await running
-            collecting.cancel()
-            await asyncio.gather(collecting, return_exceptions=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from router.learning.metrics import LearnerMetrics
 from router.learning.settings import LearnerSettings
 from tests.router.learning.fold_logs import THOMPSON
 from tests.router.learning.traces import spec_of
+from tests.waiting import in_background
 
 WITHIN_S = 5.0
 NO_TICKS_S = 3600.0
@@ -64,16 +64,10 @@ class Bench:
             term=1,
             result=result,
         )
-        tasks = [
-            asyncio.create_task(learner.run()),
-            asyncio.create_task(LogFollower(self.broker, self.broker.channels.status, 0, self.collect).run()),
-        ]
-        try:
+        async with in_background(
+            learner.run(), LogFollower(self.broker, self.broker.channels.status, 0, self.collect).run()
+        ):
             yield learner
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def everything(bench: Bench) -> list[Record]:

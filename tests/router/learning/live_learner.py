@@ -21,6 +21,7 @@ from router.learning.settings import LearnerSettings
 from router.state.view import View
 from tests.router.learning.traces import TracedRequest, feedback, rows
 from tests.servers import kafka_url, rabbitmq_url
+from tests.waiting import in_background
 
 TICK_S = 0.02
 WITHIN_S = 30.0
@@ -58,16 +59,11 @@ async def viewing(broker: Broker) -> AsyncIterator[View]:
     view = View(b"key")
     for log in (broker.channels.declared, broker.channels.status):
         await broker.declare(log)
-    tasks = [
-        asyncio.create_task(LogFollower(broker, broker.channels.declared, 0, view.fold_declared).run()),
-        asyncio.create_task(LogFollower(broker, broker.channels.status, 0, view.fold_status).run()),
-    ]
-    try:
+    async with in_background(
+        LogFollower(broker, broker.channels.declared, 0, view.fold_declared).run(),
+        LogFollower(broker, broker.channels.status, 0, view.fold_status).run(),
+    ):
         yield view
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def declare(broker: Broker, data: dict[str, Any]) -> Endpoint:
