@@ -42,7 +42,7 @@ SLOW = (
     "tests/router/kinds/test_built_in.py",
     "tests/router/learning/test_kill.py",
     "tests/router/policies/test_assignment.py",
-    "tests/router/simulation/",
+    "tests/router/simulation/test_environments.py",
     "tests/test_readme.py",
     "tests/test_servers.py",
 )
