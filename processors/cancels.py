@@ -16,8 +16,9 @@ PRUNE_S = 1.0
 class CancelledRequests(Container[bytes]):
     """The uids of cancelled requests, each until its deadline; later the request expires without a cancel."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, limit: int = LIMIT) -> None:
         self._clock = clock
+        self._limit = limit
         self._until_us: dict[bytes, int] = {}
         self._pruned_s = clock()
 
@@ -34,5 +35,5 @@ class CancelledRequests(Container[bytes]):
             self._pruned_s, now = self._clock(), now_us()
             self._until_us = {uid: until_us for uid, until_us in self._until_us.items() if until_us > now}
         for uid, until_us in cancels:
-            if len(self._until_us) < LIMIT:
+            if len(self._until_us) < self._limit:
                 self._until_us[uid] = until_us

@@ -21,7 +21,7 @@ from processors.metrics import ProcessorMetrics
 from processors.model import FailedItem, LoadedModel
 from processors.outcomes import OutcomeWriter
 from processors.prefetch import PrefetchWindow
-from processors.retry_queue import RetryQueue
+from processors.retry_queue import PATIENCE_S, RetryQueue
 from processors.transfer import DeliveryTransfer
 
 Take: TypeAlias = Callable[[], Awaitable[Sequence[Delivery]]]
@@ -34,6 +34,7 @@ class PipelineSettings:
 
     instance: str
     grace_s: float = 20.0
+    retry_patience_s: float = PATIENCE_S  # of a failed request for its retry queue
 
 
 class Pipeline:
@@ -55,7 +56,13 @@ class Pipeline:
         self._outcomes = OutcomeWriter(
             broker, model, endpoints, metrics, source=f"/millrace/{settings.instance}", is_pressed=self._is_pressed
         )
-        self._retries = RetryQueue(broker, self.queue, endpoints, on_rejected=self._outcomes.fail_item)
+        self._retries = RetryQueue(
+            broker,
+            self.queue,
+            endpoints,
+            on_rejected=self._outcomes.fail_item,
+            patience_s=settings.retry_patience_s,
+        )
         self._runner = BatchRunner(model, expire=self._outcomes.expire)
         self._admission = DeliveryAdmission(
             model,

@@ -26,10 +26,23 @@ class QueueReadiness:
     is back.
     """
 
-    def __init__(self, heartbeat: Heartbeat, description: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        heartbeat: Heartbeat,
+        description: Mapping[str, Any],
+        *,
+        not_ready_check_s: float = NOT_READY_CHECK_S,
+        check_s: float = CHECK_S,
+        lost_after_s: float = LOST_AFTER_S,
+        never_came_after_s: float = NEVER_CAME_AFTER_S,
+    ) -> None:
         """`description` is the description of the model, for gateways and routers."""
         self._heartbeat = heartbeat
         self._description = dict(description)
+        self._not_ready_check_s = not_ready_check_s
+        self._check_s = check_s
+        self._lost_after_s = lost_after_s
+        self._never_came_after_s = never_came_after_s
         self._announced: _State = ""
         self._was_ready = False
         self._queue_trouble = ""
@@ -50,7 +63,7 @@ class QueueReadiness:
                     await self._announce_ready()
                 elif self._announced in ("", "ready"):
                     await self._announce_trouble(time.monotonic() - untroubled_s)
-                await asyncio.sleep(CHECK_S if self._announced else NOT_READY_CHECK_S)
+                await asyncio.sleep(self._check_s if self._announced else self._not_ready_check_s)
         finally:
             self._queue_trouble = ""
 
@@ -61,7 +74,7 @@ class QueueReadiness:
 
     async def _announce_trouble(self, troubled_s: float) -> None:
         """Announce a trouble that has lasted long enough."""
-        if troubled_s <= (LOST_AFTER_S if self._was_ready else NEVER_CAME_AFTER_S):
+        if troubled_s <= (self._lost_after_s if self._was_ready else self._never_came_after_s):
             return
         if self._was_ready:
             await self._heartbeat.set_state("loading", full=self._description)

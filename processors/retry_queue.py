@@ -30,12 +30,13 @@ class RetryQueue:
         endpoints: Mapping[str, Endpoint],
         *,
         on_rejected: Callable[[FailedItem], None],
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._queue = broker.channels.retry(queue)
         self._endpoints = endpoints
         self._on_rejected = on_rejected
         self._outbox: Outbox[FailedItem] = Outbox(
-            broker, self._settled, patience_s=PATIENCE_S, patience_full_s=PATIENCE_S
+            broker, self._settled, patience_s=patience_s, patience_full_s=patience_s
         )
 
     def accept(self, failed: FailedItem) -> bool:

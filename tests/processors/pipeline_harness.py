@@ -30,6 +30,7 @@ from processors.runtimes.base import Runtime
 
 PATIENCE_S = 10.0
 REPLIES = "replies"
+SETTINGS = PipelineSettings(instance="test")
 ROUTE = Route(endpoint="e", arm="v1", model="m", version=1, reply=ReplyTo.CLIENT, reply_to=REPLIES)
 
 Compute = Callable[[dict[str, Array]], Mapping[str, Array]]
@@ -157,6 +158,7 @@ async def running_pipeline(
     broker_class: type[SqliteBroker] = SqliteBroker,
     retry: Mapping[str, Any] | None = None,
     cancels: Container[bytes] = frozenset(),
+    settings: PipelineSettings = SETTINGS,
 ) -> AsyncIterator[PipelineHarness]:
     """Run a pipeline for a model with input `x` and outputs `y` and `z`; `retry` is the setting of its endpoint."""
     config = parse_config(
@@ -175,7 +177,6 @@ async def running_pipeline(
     errors: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(repr(context)))
     async with broker_class(folder / "broker.db", Channels()) as broker:
-        settings = PipelineSettings(instance="test")
         registry = CollectorRegistry()
         metrics = ProcessorMetrics(registry, "m", 1)
         model = LoadedModel(config, 1, FunctionRuntime(config, compute))

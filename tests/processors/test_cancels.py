@@ -9,8 +9,7 @@ import pytest
 from broker.messages import Record
 from broker.protocol.ids import new_uid, now_us
 from broker.records.status import Cancel, write_cancels
-from processors import cancels
-from processors.cancels import CancelledRequests
+from processors.cancels import PRUNE_S, CancelledRequests
 from tests.processors.pipeline_harness import bundled, request, running_pipeline
 
 
@@ -41,7 +40,7 @@ def test_cancels_are_read_from_the_log_and_forgotten_with_their_deadline() -> No
     old, live, later = new_uid(now), new_uid(now), new_uid(now)
     known = CancelledRequests(lambda: clock[0])
     known.fold(record(write_cancels([Cancel(old, now - 1), Cancel(live, now + 10**9)])))
-    clock[0] += 2 * cancels.PRUNE_S
+    clock[0] += 2 * PRUNE_S
     known.fold(record(write_cancels([Cancel(later, now + 10**9)])))
     assert [uid in known for uid in (old, live, later, b"")] == [False, True, True, False]
 
@@ -68,13 +67,12 @@ def test_a_record_that_is_no_cancel_is_ignored(body: bytes) -> None:
     assert len(known) == 0
 
 
-def test_cancels_are_bounded_and_expired_ones_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancels, "LIMIT", 10)
+def test_cancels_are_bounded_and_expired_ones_make_room() -> None:
     clock = [0.0]
-    known = CancelledRequests(lambda: clock[0])
+    known = CancelledRequests(lambda: clock[0], limit=10)
     known.fold(record(write_cancels([Cancel(new_uid(now_us()), now_us() - 1) for _ in range(20)])))
     assert len(known) == 10
-    clock[0] += 2 * cancels.PRUNE_S
+    clock[0] += 2 * PRUNE_S
     new = new_uid(now_us())
     known.fold(record(write_cancels([Cancel(new, now_us() + 10**9)])))
     assert new in known

@@ -19,7 +19,7 @@ from broker.sqlite.adapter import SqliteBroker
 from broker.tensor.datatypes import Array
 from broker.tensor.inference import TensorSpec
 from broker.tensor.tensors import assemble
-from processors import retry_queue
+from processors.pipeline import PipelineSettings
 from tests.processors.pipeline_harness import ROUTE, Compute, bundled, request, running_pipeline
 
 GUILTY = 666.0
@@ -162,6 +162,7 @@ class UncertainRetryQueue(RefusingRetryQueue):
 
 
 AGAIN = {"on": ["failed"], "attempts": 3}
+IMPATIENT = PipelineSettings(instance="test", retry_patience_s=0.01)
 
 
 async def test_a_failed_request_that_is_retried_waits_unanswered_in_the_retry_queue(tmp_path: Path) -> None:
@@ -178,10 +179,11 @@ async def test_a_failed_request_that_is_retried_waits_unanswered_in_the_retry_qu
 
 @pytest.mark.parametrize("kind", [RefusingRetryQueue, MissingRetryQueue, UncertainRetryQueue])
 async def test_a_failed_request_that_the_retry_queue_refuses_is_answered_and_has_its_row(
-    tmp_path: Path, kind: type[SqliteBroker], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: type[SqliteBroker]
 ) -> None:
-    monkeypatch.setattr(retry_queue, "PATIENCE_S", 0.01)
-    async with running_pipeline(tmp_path, raising(ValueError("no")), broker_class=kind, retry=AGAIN) as harness:
+    async with running_pipeline(
+        tmp_path, raising(ValueError("no")), broker_class=kind, retry=AGAIN, settings=IMPATIENT
+    ) as harness:
         guilty = request(GUILTY)
         await harness.publish(bundled(harness.pipeline.queue, [guilty]))
         await harness.serve()

@@ -11,8 +11,7 @@ import pytest
 
 from broker.base import Consumer
 from broker.delivery.heartbeat import Heartbeat
-from processors import queue_readiness
-from processors.queue_readiness import QueueReadiness
+from processors.queue_readiness import LOST_AFTER_S, NEVER_CAME_AFTER_S, QueueReadiness
 from tests.waiting import in_background, until
 
 LOST = "the queue is gone"
@@ -39,14 +38,24 @@ def watched(readiness: QueueReadiness, queue: Queue) -> AbstractAsyncContextMana
 
 
 @pytest.fixture
-def announcements(monkeypatch: pytest.MonkeyPatch) -> Announcements:
-    monkeypatch.setattr(queue_readiness, "CHECK_S", 0.01)
-    monkeypatch.setattr(queue_readiness, "NOT_READY_CHECK_S", 0.01)
+def announcements() -> Announcements:
     return Announcements()
 
 
-def readiness_of(announcements: Announcements) -> QueueReadiness:
-    return QueueReadiness(cast("Heartbeat", announcements), {"name": "m"})
+def readiness_of(
+    announcements: Announcements,
+    *,
+    lost_after_s: float = LOST_AFTER_S,
+    never_came_after_s: float = NEVER_CAME_AFTER_S,
+) -> QueueReadiness:
+    return QueueReadiness(
+        cast("Heartbeat", announcements),
+        {"name": "m"},
+        not_ready_check_s=0.01,
+        check_s=0.01,
+        lost_after_s=lost_after_s,
+        never_came_after_s=never_came_after_s,
+    )
 
 
 def announced(announcements: Announcements, *states: str) -> Callable[[], Any]:
@@ -56,11 +65,8 @@ def announced(announcements: Announcements, *states: str) -> Callable[[], Any]:
     return holds
 
 
-async def test_a_replica_whose_queue_is_lost_is_loading_until_it_is_back(
-    announcements: Announcements, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(queue_readiness, "LOST_AFTER_S", 0.1)
-    readiness, queue = readiness_of(announcements), Queue()
+async def test_a_replica_whose_queue_is_lost_is_loading_until_it_is_back(announcements: Announcements) -> None:
+    readiness, queue = readiness_of(announcements, lost_after_s=0.1), Queue()
     async with watched(readiness, queue):
         await until(announced(announcements, "ready"))
         queue.trouble = LOST
@@ -82,11 +88,8 @@ async def test_a_short_loss_is_not_announced(announcements: Announcements) -> No
     assert announcements.states == ["ready"]
 
 
-async def test_a_queue_lost_during_the_retries_is_announced_as_soon_as_any_other(
-    announcements: Announcements, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(queue_readiness, "LOST_AFTER_S", 0.1)
-    readiness, first, second, third = readiness_of(announcements), Queue(), Queue(), Queue()
+async def test_a_queue_lost_during_the_retries_is_announced_as_soon_as_any_other(announcements: Announcements) -> None:
+    readiness, first, second, third = readiness_of(announcements, lost_after_s=0.1), Queue(), Queue(), Queue()
     async with watched(readiness, first):
         await until(announced(announcements, "ready"))
     second.trouble = LOST
@@ -96,11 +99,8 @@ async def test_a_queue_lost_during_the_retries_is_announced_as_soon_as_any_other
         await until(announced(announcements, "ready", "loading", "ready"))
 
 
-async def test_a_replica_that_never_had_its_queue_fails_with_the_reason(
-    announcements: Announcements, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(queue_readiness, "NEVER_CAME_AFTER_S", 0.1)
-    readiness, queue = readiness_of(announcements), Queue()
+async def test_a_replica_that_never_had_its_queue_fails_with_the_reason(announcements: Announcements) -> None:
+    readiness, queue = readiness_of(announcements, never_came_after_s=0.1), Queue()
     queue.trouble = LOST
     async with watched(readiness, queue):
         await until(announced(announcements, "failed"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import Misconfigured
-from processors.repository import RepositorySnapshot, scan, write_version
+from processors.repository import FILES_LIMIT, RepositorySnapshot, scan, write_version
 from tests.processors.repository_folder import CONFIG, add_versions
 
 
@@ -229,18 +229,17 @@ def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
 
 
 def test_a_version_that_holds_another_disk_is_left_out_and_the_others_are_served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("processors.repository.FILES_LIMIT", 10)
     add_versions(tmp_path, "m", 1, 2)
     (tmp_path / "disk").mkdir()
-    for number in range(20):
+    for number in range(FILES_LIMIT + 1):
         (tmp_path / "disk" / str(number)).touch()
     (tmp_path / "m/2/disk").symlink_to(tmp_path / "disk")
     snapshot = scan(tmp_path)
     assert versions(snapshot)["m"] == [1]
     assert snapshot.models["m"].unread == (2,)
-    assert "m/2 is not served: it holds more than 10 files" in " ".join(snapshot.left_out())
+    assert f"m/2 is not served: it holds more than {FILES_LIMIT} files" in " ".join(snapshot.left_out())
 
 
 def test_thousands_of_folders_are_read(tmp_path: Path) -> None:
