@@ -40,8 +40,9 @@ class _Event:
 class EventLogWriter:
     """Declares an event log before the first write, and again if it was deleted."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, *, late_s: float = LATE_S) -> None:
         self._broker = broker
+        self._late_s = late_s
         self._tasks = Tasks()
         self._declared: set[str] = set()
         self._outbox: Outbox[_Event] = Outbox(
@@ -55,7 +56,7 @@ class EventLogWriter:
         """The event log that accepts no events, and for how long; empty while events are written in time."""
         event = next(iter(self._unsafe.values()), None)
         waited_s = 0.0 if event is None else time.monotonic() - event.written_s
-        if event is None or waited_s < LATE_S:
+        if event is None or waited_s < self._late_s:
             return ""
         log = event.message.queue
         reason = f" ({self._refused[log]})" if log in self._refused else ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from broker.base import Broker
 from broker.delivery.ack_tracker import PendingAck
-from broker.delivery.event_log_writer import EventLogWriter
+from broker.delivery.event_log_writer import LATE_S, EventLogWriter
 from broker.errors import MillraceError
 from broker.protocol.header import Request
 from broker.records.endpoint import Endpoint
@@ -43,8 +43,12 @@ class PredictionLogWriter:
         source: str,
         linger_s: float = LINGER_S,
         pressed: Callable[[], bool] = lambda: False,
+        late_s: float = LATE_S,
     ) -> None:
-        """`pressed` returns True if rows must be written at once, because too many deliveries are held."""
+        """`pressed` returns True if rows must be written at once, because too many deliveries are held.
+
+        Rows that are not safe after `late_s` are a trouble.
+        """
         self._endpoints = endpoints
         self._source = source
         self._linger_s = linger_s
@@ -53,7 +57,7 @@ class PredictionLogWriter:
         self._gathered: dict[Hashable, _Gathered] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._random = random.Random(0)  # noqa: S311 - the choice of the sampled tensors is no secret
-        self._writer = EventLogWriter(broker)
+        self._writer = EventLogWriter(broker, late_s=late_s)
 
     @property
     def trouble(self) -> str:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
-_PROC = Path("/proc")
+PROC = Path("/proc")
 _NAME = re.compile(r"millrace-([0-9a-f]{16})-([0-9]{1,10})-([0-9]{1,20})-[0-9]+")
 _STATE, _STARTED = 0, 19  # indexes after the name in a process's `stat`; proc(5) counts them as 3 and 22
 _ENDED = ("Z", "X")
@@ -23,9 +23,9 @@ _numbers = count(1)
 _living: set[str] = set()  # the consumers of this process
 
 
-def enter() -> str:
+def enter(*, proc: Path = PROC) -> str:
     """Return the client id of a new consumer; plain `millrace` if this process cannot be identified."""
-    machine, found = here(), _stat(os.getpid())
+    machine, found = here(proc), _stat(proc, os.getpid())
     if machine is None or found is None:
         return "millrace"
     name = f"millrace-{machine}-{os.getpid()}-{found[_STARTED]}-{next(_numbers)}"
@@ -38,10 +38,10 @@ def leave(name: str) -> None:
     _living.discard(name)
 
 
-def is_dead(name: str) -> bool:
+def is_dead(name: str, *, proc: Path = PROC) -> bool:
     """Return True if a member ran on this machine and has ended; False if that is not certain."""
     match = _NAME.fullmatch(name)
-    if match is None or match[1] != here():
+    if match is None or match[1] != here(proc):
         return False
     pid, started = int(match[2]), match[3]
     try:
@@ -50,7 +50,7 @@ def is_dead(name: str) -> bool:
         return True
     except OSError:  # a process of another user, and so alive
         return False
-    found = _stat(pid)
+    found = _stat(proc, pid)
     if found is None:
         return False
     if found[_STARTED] != started or found[_STATE] in _ENDED:
@@ -59,15 +59,15 @@ def is_dead(name: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def here() -> str | None:
+def here(proc: Path) -> str | None:
     """Return an id of this machine since its boot, and of the pid and time namespaces in it.
 
-    None if `/proc` has other process ids than this process, as in a container with its host's `/proc`.
+    None if `proc` has other process ids than this process, as in a container with its host's `/proc`.
     """
     try:
-        boot = (_PROC / "sys/kernel/random/boot_id").read_text("ascii").strip()
-        spaces = [(_PROC / "self/ns" / kind).readlink() for kind in ("pid", "time")]
-        numbered = (_PROC / "self").readlink()
+        boot = (proc / "sys/kernel/random/boot_id").read_text("ascii").strip()
+        spaces = [(proc / "self/ns" / kind).readlink() for kind in ("pid", "time")]
+        numbered = (proc / "self").readlink()
     except (OSError, ValueError):
         return None
     if str(numbered) != str(os.getpid()):
@@ -76,10 +76,10 @@ def here() -> str | None:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _stat(pid: int) -> list[str] | None:
-    """Return the fields after a process's name in `/proc/<pid>/stat`; the name itself may have any characters."""
+def _stat(proc: Path, pid: int) -> list[str] | None:
+    """Return the fields after a process's name in `<proc>/<pid>/stat`; the name itself may have any characters."""
     try:
-        text = (_PROC / str(pid) / "stat").read_text("utf-8", "replace")
+        text = (proc / str(pid) / "stat").read_text("utf-8", "replace")
     except OSError:
         return None
     return text.rpartition(")")[2].split()

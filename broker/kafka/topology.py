@@ -49,11 +49,14 @@ def settings_of(channels: Channels, channel: str, limits: Limits) -> dict[str, s
 class KafkaTopology:
     """Makes, checks and deletes topics, and caches the number of their partitions for a while."""
 
-    def __init__(self, clients: KafkaClients, channels: Channels, partitions: int) -> None:
+    def __init__(
+        self, clients: KafkaClients, channels: Channels, partitions: int, *, known_limit: int = KNOWN_LIMIT
+    ) -> None:
         """`partitions` is the number of partitions of a new queue."""
         self._clients = clients
         self._channels = channels
         self._partitions = partitions
+        self._known_limit = known_limit
         self._known: dict[str, tuple[float, int | None]] = {}
         self._checked: set[str] = set()
 
@@ -76,7 +79,7 @@ class KafkaTopology:
     def _remember(self, topic: str, number: int | None) -> None:
         self.forget(topic)
         self._known[topic] = (time.monotonic(), number)  # at the end, so that the first entry is the oldest
-        if len(self._known) > KNOWN_LIMIT:
+        if len(self._known) > self._known_limit:
             del self._known[next(iter(self._known))]
 
     def forget(self, topic: str) -> None:

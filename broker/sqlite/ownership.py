@@ -17,7 +17,9 @@ MISSING_S = 5.0  # a living process makes a removed lock file again within this 
 class Ownership:
     """This process's entry in `owners`, and the lock file that proves it alive."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, *, missing_s: float = MISSING_S) -> None:
+        """An owner whose lock file is missing for `missing_s` is dead."""
+        self._missing_s = missing_s
         self._folder = database.with_name(database.name + ".owners")
         self._file: int | None = None
         self._missing_since: dict[int, float] = {}
@@ -90,7 +92,7 @@ class Ownership:
             file = os.open(self._path(owner), os.O_RDWR)
         except FileNotFoundError:  # it was removed: a living process makes it again
             since = self._missing_since.setdefault(owner, time.monotonic())
-            return time.monotonic() - since > MISSING_S
+            return time.monotonic() - since > self._missing_s
         self._missing_since.pop(owner, None)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

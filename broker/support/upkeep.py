@@ -28,10 +28,11 @@ Make = Callable[[str, Limits], Awaitable[None]]
 class Upkeep:
     """The channels that one broker connection has declared."""
 
-    def __init__(self, missing: Missing, make: Make) -> None:
+    def __init__(self, missing: Missing, make: Make, *, settle_s: float = SETTLE_S) -> None:
         """`missing` returns those of some channels that do not exist; `make` declares one."""
         self._missing = missing
         self._make = make
+        self._settle_s = settle_s
         self._channels: dict[str, Limits] = {}  # the first one was checked longest ago
         self._urgent: set[str] = set()
         self._hurry = asyncio.Event()
@@ -87,7 +88,7 @@ class Upkeep:
         try:
             gone = await self._missing(channels) if channels else ()
             if gone:
-                await asyncio.sleep(SETTLE_S)
+                await asyncio.sleep(self._settle_s)
         except TryAgain as exc:
             logger.info("%d channels could not be checked: %s", len(channels), exc)
             return

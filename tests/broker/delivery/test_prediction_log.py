@@ -126,13 +126,10 @@ async def test_a_row_whose_log_was_deleted_is_written_once_it_exists_again(tmp_p
         assert await broker.end(broker.channels.events("e")) == 1
 
 
-async def test_a_log_that_accepts_no_rows_for_a_while_is_a_trouble(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("broker.delivery.event_log_writer.LATE_S", 0.0)
+async def test_a_log_that_accepts_no_rows_for_a_while_is_a_trouble(tmp_path: Path) -> None:
     async with RefusingLogs(tmp_path / "broker.db") as broker:
         broker.refusals = 1_000_000
-        rows, acks = PredictionLogWriter(broker, {}, source="test"), AckTracker(broker)
+        rows, acks = PredictionLogWriter(broker, {}, source="test", late_s=0.0), AckTracker(broker)
         add_row(rows, acks, 1)
         rows.flush()
         async with asyncio.timeout(10):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-import pytest
 from aiokafka import TopicPartition
 
-from broker.kafka import held_deliveries
 from broker.kafka.assignment import Assignment
 from broker.kafka.committer import Committer
 from broker.kafka.delivery_buffer import DeliveryBuffer
@@ -89,8 +87,7 @@ async def test_without_a_group_nothing_is_committed() -> None:
     assert subscription.consumer.commits == []
 
 
-async def test_a_requeued_delivery_is_taken_again_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held_deliveries, "REQUEUE_PAUSE_S", 0.0)
+async def test_a_requeued_delivery_is_taken_again_and_counted() -> None:
     subscription = Subscription()
     deliveries = deliver(subscription.held, subscription.tracker, 0)
     subscription.held.give_back(subscription.tracker, deliveries)

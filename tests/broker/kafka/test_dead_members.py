@@ -92,7 +92,7 @@ def test_a_pid_that_no_process_can_have_is_dead() -> None:
 
 
 @pytest.fixture
-def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def proc(tmp_path: Path) -> Iterator[Path]:
     """A copy of `/proc` that a test can change."""
     mine = tmp_path / str(os.getpid())
     (mine / "ns").mkdir(parents=True)
@@ -102,16 +102,15 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (mine / "stat").write_text((Path("/proc/self/stat")).read_text("ascii"), "ascii")
     (tmp_path / "sys/kernel/random").mkdir(parents=True)
     (tmp_path / "sys/kernel/random/boot_id").write_text("one", "ascii")
-    monkeypatch.setattr("broker.kafka.dead_members._PROC", tmp_path)
     members.here.cache_clear()
     yield tmp_path
     members.here.cache_clear()
 
 
-def here() -> str:
+def here(proc: Path) -> str:
     """Return the machine id of this process, computed again."""
     members.here.cache_clear()
-    name = enter()
+    name = enter(proc=proc)
     leave(name)
     return name.split("-")[1]
 
@@ -119,15 +118,15 @@ def here() -> str:
 def test_another_host_boot_container_or_clock_has_another_machine_id(
     proc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [here()]
+    found = [here(proc)]
     for kind in ("pid", "time"):
         (proc / "self/ns" / kind).unlink()
         (proc / "self/ns" / kind).symlink_to(f"{kind}:[2]")
-        found.append(here())
+        found.append(here(proc))
     (proc / "sys/kernel/random/boot_id").write_text("two", "ascii")
-    found.append(here())
+    found.append(here(proc))
     monkeypatch.setattr("socket.gethostname", lambda: "another")
-    found.append(here())
+    found.append(here(proc))
     assert len(set(found)) == 5
 
 
@@ -136,15 +135,14 @@ def test_a_process_that_sees_foreign_pids_has_no_machine_id(proc: Path) -> None:
     (proc / "self").symlink_to("1")
     (proc / "1").symlink_to(str(os.getpid()))
     members.here.cache_clear()
-    assert enter() == "millrace"
+    assert enter(proc=proc) == "millrace"
 
 
-@pytest.mark.usefixtures("proc")
-def test_a_process_without_readable_state_is_not_called_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    head = f"millrace-{here()}-{os.getppid()}"
-    assert not is_dead(f"{head}-1-1")  # it runs, and this `/proc` has no `stat` file of it
+def test_a_process_without_readable_state_is_not_called_dead(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = f"millrace-{here(proc)}-{os.getppid()}"
+    assert not is_dead(f"{head}-1-1", proc=proc)  # it runs, and this `/proc` has no `stat` file of it
     monkeypatch.setattr("os.kill", refused)
-    assert not is_dead(f"millrace-{here()}-{os.getpid()}-1-1")  # a process of another user
+    assert not is_dead(f"millrace-{here(proc)}-{os.getpid()}-1-1", proc=proc)  # a process of another user
 
 
 def refused(pid: int, number: int) -> None:

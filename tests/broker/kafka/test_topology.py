@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from broker.errors import Refused
-from broker.kafka import topology
 from broker.kafka.adapter import KafkaBroker
-from broker.messages import NO_QUEUE, SAFE, Message
+from broker.kafka.clients import KafkaClients
+from broker.kafka.topology import KafkaTopology
+from broker.messages import SAFE, Message
 from tests.contract.installation import Installation
 from tests.servers import kafka_url
 
@@ -29,14 +30,19 @@ async def test_the_answer_queue_of_a_process_is_deleted_with_it() -> None:
         assert await other.cluster.topology.partitions(stored, fresh=True) is not None
 
 
-async def test_no_more_topics_are_remembered_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topology, "KNOWN_LIMIT", LIMIT)
+async def test_no_more_topics_are_remembered_than_the_limit() -> None:
     async with Installation(kafka_url(), user=None) as installation:
         broker = await installation.broker()
         assert isinstance(broker, KafkaBroker)
-        names = [f"{installation.channels.prefix}made-up-{at}" for at in range(3 * LIMIT)]
-        assert await broker.publish([Message(queue=name, body=b"x") for name in names]) == [NO_QUEUE] * len(names)
-        assert len(broker.cluster.topology._known) == LIMIT  # noqa: SLF001 - no public method shows the remembered topics
+        clients = KafkaClients(broker.cluster.address)
+        await clients.open()
+        try:
+            topology = KafkaTopology(clients, installation.channels, 1, known_limit=LIMIT)
+            for number in range(3 * LIMIT):
+                assert await topology.partitions(f"{installation.channels.prefix}made-up-{number}") is None
+            assert len(topology._known) == LIMIT  # noqa: SLF001 - no public method shows the remembered topics
+        finally:
+            await clients.close()
 
 
 async def test_a_log_whose_topic_has_several_partitions_loses_no_record() -> None:

@@ -20,7 +20,6 @@ WITHIN_S = 20.0
 @pytest.fixture(autouse=True)
 def _shorten_lock_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     shorten_lock_waits(monkeypatch)
-    monkeypatch.setattr("broker.sqlite.adapter.WATCH_S", 0.05)
 
 
 async def until_named(broker: SqliteBroker) -> str:

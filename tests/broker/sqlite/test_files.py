@@ -12,8 +12,8 @@ import pytest
 from broker.channels import Channels
 from broker.errors import DiskFull, TryAgain
 from broker.messages import SAFE, STOPPED, Delivery, Message
-from broker.sqlite import ownership
 from broker.sqlite.adapter import SqliteBroker
+from broker.sqlite.ownership import Ownership
 from broker.support.database import Durability
 from tests.waiting import until
 
@@ -54,10 +54,7 @@ async def locked(folder: Path, number: int) -> bool:
     return len(await asyncio.to_thread(lambda: list(folder.glob("*")))) == number
 
 
-async def test_a_process_that_died_without_its_lock_file_is_found_dead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ownership, "MISSING_S", 0.5)
+async def test_a_process_that_died_without_its_lock_file_is_found_dead(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     async with SqliteBroker(path, CHANNELS) as one:
         await one.declare(QUEUE)
@@ -67,6 +64,10 @@ async def test_a_process_that_died_without_its_lock_file_is_found_dead(
         assert await dead.consume(QUEUE, 1).take(1)
         await abandon(dead)
         (tmp_path / "broker.db.owners" / f"{dead.owner}.lock").unlink()
+        owners = Ownership(path, missing_s=0.1)
+        assert not await one.database.run(owners.any_dead, Durability.READ)
+        await until(lambda: one.database.run(owners.any_dead, Durability.READ))
+        assert await one.database.run(owners.reclaim_from_dead_processes, Durability.WRITE) == [QUEUE]
         [back] = await asyncio.wait_for(one.consume(QUEUE, 1).take(1), PATIENCE_S)
         assert back.came_back == 1
 

@@ -19,7 +19,7 @@ class Channels:
         self.looked: list[list[str]] = []
         self.refused = ""
         self.is_away = False
-        self.upkeep = Upkeep(self.missing, self.make)
+        self.upkeep = Upkeep(self.missing, self.make, settle_s=0.0)
 
     async def missing(self, channels: Sequence[str]) -> list[str]:
         if self.is_away:
@@ -39,8 +39,7 @@ class Channels:
 
 
 @pytest.fixture
-def channels(monkeypatch: pytest.MonkeyPatch) -> Channels:
-    monkeypatch.setattr("broker.support.upkeep.SETTLE_S", 0.0)
+def channels() -> Channels:
     return Channels()
 
 
