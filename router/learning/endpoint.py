@@ -24,8 +24,6 @@ from router.learning.tick_writer import TickWriter
 
 logger = logging.getLogger(__name__)
 
-READ_AT_ONCE = 1000
-
 
 class EndpointLearner:
     """Learns for one endpoint while this process leads, in leadership term `term`."""
@@ -107,7 +105,7 @@ class EndpointLearner:
     async def _step(self, reader: Reader) -> None:
         """Fold the next records, save the state, and publish the changes."""
         try:
-            records = await reader.read(READ_AT_ONCE)
+            records = await reader.read(self._settings.read_at_once)
         except TryAgain:
             await asyncio.sleep(TRY_AGAIN_S)
             return

@@ -18,7 +18,7 @@ from router.learning.decision_readers import DecisionReader, FoldParts, MergedLi
 from router.learning.experiment import ClosedReward, Experiment, ExperimentSpec, State
 from router.learning.joins import NO_ARM, Join
 from router.learning.log_progress import AHEAD_US, LogProgress
-from router.learning.open_joins import OpenJoins
+from router.learning.open_joins import WAITING_LIMIT, OpenJoins
 from router.learning.operator_hold import OperatorHold
 from router.learning.published_snapshots import PublishedSnapshots
 from router.policies.snapshot import WeightSnapshot
@@ -30,12 +30,14 @@ AGE_EVERY = 16  # ticks
 class ExperimentFold(Generic[State]):
     """One experiment over one endpoint's event log: `state` follows from the records so far."""
 
-    def __init__(self, spec: ExperimentSpec, experiment: Experiment[State]) -> None:
+    def __init__(
+        self, spec: ExperimentSpec, experiment: Experiment[State], *, waiting_limit: int = WAITING_LIMIT
+    ) -> None:
         self.spec = spec
         self.experiment = experiment
         self.state = experiment.start()
         rewards = {name: spec.rewards[name] for name in experiment.rewards}
-        self.joins = OpenJoins(rewards, by_item=bool(experiment.rankers))
+        self.joins = OpenJoins(rewards, by_item=bool(experiment.rankers), waiting_limit=waiting_limit)
         self.keys = CountedKeys()
         self.published = PublishedSnapshots(experiment.snapshot(self.state, 0))
         self.hold = OperatorHold()

@@ -39,13 +39,22 @@ class FoldLoader:
     """Loads the fold of one experiment."""
 
     def __init__(
-        self, broker: Broker, ledger: Ledger, log: str, spec: ExperimentSpec, experiment: Experiment[Any]
+        self,
+        broker: Broker,
+        ledger: Ledger,
+        log: str,
+        spec: ExperimentSpec,
+        experiment: Experiment[Any],
+        *,
+        look_back_s: float = LOOK_BACK_S,
     ) -> None:
+        """`look_back_s` is how long the broker may take to return one record."""
         self._broker = broker
         self._ledger = ledger
         self._log = log
         self._spec = spec
         self._experiment = experiment
+        self._look_back_s = look_back_s
 
     def empty(self) -> ExperimentFold[Any]:
         """Return a fold at the beginning of the log."""
@@ -100,12 +109,12 @@ class FoldLoader:
             return True
         reader = self._broker.read(self._log, offset - 1)
         try:
-            async with asyncio.timeout(LOOK_BACK_S):
+            async with asyncio.timeout(self._look_back_s):
                 record = (await reader.read(1))[0]
         except Gap:  # the record has been trimmed: the next records follow it, or the reader reports the gap
             return True
         except TimeoutError as exc:
-            raise Unreachable(f"{self._log}: record {offset - 1} did not come within {LOOK_BACK_S:g} s") from exc
+            raise Unreachable(f"{self._log}: record {offset - 1} did not come within {self._look_back_s:g} s") from exc
         finally:
             await reader.close()
         if record.offset == offset - 1 and digest(record.body) != saved.last:

@@ -28,15 +28,18 @@ class OpenJoins:
     """Joins by uid. With `by_item` feedback is for one item of a list, not for the whole answer.
 
     A decision waits for the longest horizon of its rewards (`patience`, in ticks), and so does feedback without a
-    decision.
+    decision. Feedback that would be beyond `waiting_limit` joins without a decision is not used.
     """
 
-    def __init__(self, rewards: Mapping[str, Reward], *, by_item: bool = False) -> None:
+    def __init__(
+        self, rewards: Mapping[str, Reward], *, by_item: bool = False, waiting_limit: int = WAITING_LIMIT
+    ) -> None:
         self.rewards = rewards
         self.horizons = {name: max(1, round(reward.horizon)) for name, reward in rewards.items()}
         self.patience = max(self.horizons.values(), default=1)
         self.truth = next((reward for reward in rewards.values() if reward.source == "truth"), None)
         self._by_item = by_item
+        self._waiting_limit = waiting_limit
         self.clear()
 
     def clear(self) -> None:
@@ -83,7 +86,7 @@ class OpenJoins:
         join = self.by_uid.get(uid)
         if join is None and uid in self.seen:
             return FeedbackOutcome.LATE
-        if join is None and self._early >= WAITING_LIMIT:
+        if join is None and self._early >= self._waiting_limit:
             return FeedbackOutcome.UNUSABLE
         known = join or Join(0, tick)
         outcome = self._add_values(known, feedback)

@@ -25,11 +25,9 @@ from router.learning.experiment import Experiment, ExperimentSpec, spec_of
 from router.learning.leadership import Leadership
 from router.learning.ledger import LeaderSuperseded, Ledger
 from router.learning.metrics import LearnerMetrics
-from router.learning.settings import LearnerSettings
+from router.learning.settings import CHECK_S, LearnerSettings
 
 logger = logging.getLogger(__name__)
-
-CHECK_S = 0.25
 
 ReadExperiment = Callable[[Endpoint], Experiment[Any] | None]
 Experiments = dict[str, tuple[ExperimentSpec, Experiment[Any]]]
@@ -70,7 +68,7 @@ async def run(
     await member.caught_up()
     await member.announce("ready")
     learners = EndpointLearners(broker, ledger, wanted, settings, metrics)
-    service = LearnerService(ledger, wanted, leadership, learners, metrics)
+    service = LearnerService(ledger, wanted, leadership, learners, metrics, check_s=settings.check_s)
     try:
         await service.run(stop)
     finally:
@@ -191,7 +189,10 @@ class LearnerService:
         leadership: Leadership,
         learners: EndpointLearners,
         metrics: LearnerMetrics,
+        *,
+        check_s: float = CHECK_S,
     ) -> None:
+        self._check_s = check_s
         self._ledger = ledger
         self._wanted = wanted
         self._leadership = leadership
@@ -208,7 +209,7 @@ class LearnerService:
                 term = await self._leadership.claim()
             if term is not None and await self._leadership.confirmed_term() == term:
                 await self._lead(term, stop)
-            await wait_for_event(stop, CHECK_S)
+            await wait_for_event(stop, self._check_s)
 
     async def _open(self) -> None:
         if not self._is_open:
@@ -226,7 +227,7 @@ class LearnerService:
             while not stop.is_set() and self._leadership.term == term:
                 if not self._learners.update(term):
                     break
-                await wait_for_event(stop, CHECK_S)
+                await wait_for_event(stop, self._check_s)
         finally:
             self._metrics.leads.set(0)
             # The next process may have other declarations, or another data folder: it needs checkpoints.

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 REPEAT_S = 10.0
+CHECK_S = 0.25  # after this pause a learner looks again for its leadership, and for declarations
+READ_AT_ONCE = 1000
+LEARNING_S = 1.0  # a snapshot with new figures for operators follows the last one after this pause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +17,9 @@ class LearnerSettings:
     instance: str
     tick_s: float = 1.0
     metrics_port: int = 0
+    read_at_once: int = READ_AT_ONCE  # records of a log
+    learning_s: float = LEARNING_S  # between snapshots of which only the figures differ
+    check_s: float = CHECK_S
 
     @property
     def repeat_s(self) -> float:

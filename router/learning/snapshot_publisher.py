@@ -20,8 +20,6 @@ from router.learning.log_append import appended
 from router.learning.result_command import command_to_restore, restored_weights
 from router.learning.settings import LearnerSettings
 
-LEARNING_S = 1.0  # a snapshot with new figures for operators follows the last one after this pause
-
 
 class SnapshotPublisher:
     """Publishes for one endpoint under one leadership term.
@@ -92,7 +90,7 @@ class SnapshotPublisher:
     def _pause_s(self, fold: ExperimentFold[Any]) -> float:
         """Return the pause before the same snapshot is repeated: short while figures change, unless it is large."""
         has_news = fold.progress.offset > self._published_offset and fold.snapshot.models is None
-        return min(LEARNING_S, self._settings.repeat_s) if has_news else self._settings.repeat_s
+        return min(self._settings.learning_s, self._settings.repeat_s) if has_news else self._settings.repeat_s
 
     async def _restore_result(self, fold: ExperimentFold[Any]) -> None:
         """Append the command that brings back a known result, if the ledger and the log have lost it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from broker.base import Broker
@@ -24,9 +25,9 @@ from router.service.intake import identity
 from router.service.metrics import RouterMetrics
 from router.service.model_lines import ModelLines
 from router.service.planning import PlannedRequest, plan
-from router.service.ranked_requests import RankedRequests, RankerAnswers, SourceDelivery
+from router.service.ranked_requests import STOP_S, RankedRequests, RankerAnswers, SourceDelivery
 from router.service.refusals import Refusals
-from router.service.shadows import ShadowSender
+from router.service.shadows import DRAIN_S, LIMIT, ShadowSender
 from router.service.taken_request import TakenRequest
 from router.state.view import View
 
@@ -43,6 +44,16 @@ class Drainable(Protocol):
         """Wait until nothing is held."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointLimits:
+    """The number of shadows that are sent at once, and how long shadows and ranked requests are drained."""
+
+    shadows: int = LIMIT
+    shadows_drain_s: float = DRAIN_S
+    ranked_stop_s: float = STOP_S
+
+
+DEFAULT_LIMITS = EndpointLimits()
 Groups = dict[tuple[str, Route], list[TakenRequest]]
 
 
@@ -50,7 +61,15 @@ class EndpointService:
     """Takes one endpoint's requests and forwards them by its router's plan."""
 
     def __init__(
-        self, broker: Broker, view: View, endpoint: str, instance: str, metrics: RouterMetrics, answers: RankerAnswers
+        self,
+        broker: Broker,
+        view: View,
+        endpoint: str,
+        instance: str,
+        metrics: RouterMetrics,
+        answers: RankerAnswers,
+        *,
+        limits: EndpointLimits = DEFAULT_LIMITS,
     ) -> None:
         self._broker = broker
         self._view = view
@@ -60,14 +79,21 @@ class EndpointService:
         acks, replies = AckTracker(broker), ReplySender(broker, dropped=metrics.dropped)
         rows = PredictionLogWriter(broker, {}, source=f"/millrace/{instance}", linger_s=DOOR_LINGER_S)
         max_batch = view.versions.max_batch
-        shadows = ShadowSender(broker, rows, max_batch)
+        shadows = ShadowSender(broker, rows, max_batch, limit=limits.shadows, drain_s=limits.shadows_drain_s)
         self._refusals = Refusals(broker, view, endpoint, acks=acks, replies=replies, rows=rows, shadows=shadows)
         forwarder = BundleForwarder(broker, endpoint, refusals=self._refusals, shadows=shadows)
         self._lines = ModelLines(
             broker, view, endpoint, limit=PREFETCH // 2, forwarder=forwarder, refusals=self._refusals
         )
         self._ranked = RankedRequests(
-            broker, answers, replies, acks, rows, max_batch=max_batch, lost=metrics.lost_merge
+            broker,
+            answers,
+            replies,
+            acks,
+            rows,
+            max_batch=max_batch,
+            lost=metrics.lost_merge,
+            stop_s=limits.ranked_stop_s,
         )
         self._tasks = Tasks()
         self._drains: tuple[Drainable, ...] = (

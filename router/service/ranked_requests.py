@@ -101,7 +101,9 @@ class RankedRequests:
         *,
         max_batch: Callable[[str, int], int],
         lost: Callable[[str], None],
+        stop_s: float = STOP_S,
     ) -> None:
+        self._stop_s = stop_s
         self._answers = answers
         self._answering = answering
         self._settling = settling
@@ -133,8 +135,8 @@ class RankedRequests:
                 return
 
     async def drain(self) -> None:
-        """Wait until open requests are answered and recorded; after `STOP_S` leave the rest to another router."""
-        until_s = time.monotonic() + STOP_S
+        """Wait until open requests are answered and recorded; after `stop_s` leave the rest to another router."""
+        until_s = time.monotonic() + self._stop_s
         while self._held and time.monotonic() < until_s:  # noqa: ASYNC110 - an event would cost time for every request
             await asyncio.sleep(SWEEP_S)
         for future in list(self._held):

@@ -23,7 +23,17 @@ logger = logging.getLogger(__name__)
 class ShadowSender:
     """Publishes shadows from an outbox of its own. A shadow that cannot be sent only leaves a row."""
 
-    def __init__(self, broker: Broker, rows: PredictionLogWriter, max_batch: Callable[[str, int], int]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        rows: PredictionLogWriter,
+        max_batch: Callable[[str, int], int],
+        *,
+        limit: int = LIMIT,
+        drain_s: float = DRAIN_S,
+    ) -> None:
+        self._limit = limit
+        self._drain_s = drain_s
         self._inputs = broker.channels.inputs
         self._rows = rows
         self._max_batch = max_batch
@@ -32,7 +42,7 @@ class ShadowSender:
 
     def put(self, shadows: Sequence[Request]) -> None:
         """Send shadows; their requests are safe already."""
-        room = max(0, LIMIT - len(self._sending))
+        room = max(0, self._limit - len(self._sending))
         for shadow in shadows[:room]:
             self._sending[shadow.uid] = shadow
             route = shadow.route
@@ -46,16 +56,16 @@ class ShadowSender:
                 limit=self._max_batch(route.model, route.version),
             )
         if shadows[room:]:
-            self.drop(shadows[room:], QueueFull(f"{LIMIT} shadows are on their way already"))
+            self.drop(shadows[room:], QueueFull(f"{self._limit} shadows are on their way already"))
 
     def drop(self, shadows: Sequence[Request], error: MillraceError) -> None:
         """Write the rows of shadows that are not sent."""
         self._rows.refuse(shadows, error)
 
     async def drain(self) -> None:
-        """Wait until all shadows are sent or dropped; after `DRAIN_S` drop the rest."""
+        """Wait until all shadows are sent or dropped; after `drain_s` drop the rest."""
         try:
-            async with asyncio.timeout(DRAIN_S):
+            async with asyncio.timeout(self._drain_s):
                 await self._outbox.drain()
         except TimeoutError:
             self.drop(list(self._sending.values()), _error(UNKNOWN))

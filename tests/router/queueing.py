@@ -22,7 +22,7 @@ from broker.records.declared import endpoint_declared
 from broker.records.endpoint import read_endpoint
 from broker.records.status import Announcement, write_announcement
 from broker.sqlite.adapter import SqliteBroker
-from router.service.endpoint import EndpointService
+from router.service.endpoint import DEFAULT_LIMITS, EndpointLimits, EndpointService
 from router.service.metrics import RouterMetrics
 from router.service.ranked_requests import RankerAnswers
 from router.state.view import View
@@ -119,7 +119,9 @@ class Client:
 
 
 @asynccontextmanager
-async def routing(broker: Broker, policy: dict[str, Any], **declaration: Any) -> AsyncIterator[Client]:
+async def routing(
+    broker: Broker, policy: dict[str, Any], *, limits: EndpointLimits = DEFAULT_LIMITS, **declaration: Any
+) -> AsyncIterator[Client]:
     """Run the service; both arms are announcement to be ready, whether they are or not."""
     view = View(b"secret", lambda: 0.0)
     arms = {"v1": "m@1", "v2": "m@2"}
@@ -140,7 +142,8 @@ async def routing(broker: Broker, policy: dict[str, Any], **declaration: Any) ->
     answers = RankerAnswers(broker, f"router-{uuid4().hex[:8]}")
     for channel in (channels.requests("shop"), channels.results("shop"), channels.events("shop")):
         await broker.declare(channel)
-    service = EndpointService(broker, view, "shop", "router-test", RouterMetrics(CollectorRegistry()), answers)
+    metrics = RouterMetrics(CollectorRegistry())
+    service = EndpointService(broker, view, "shop", "router-test", metrics, answers, limits=limits)
     running = asyncio.create_task(service.run())
     client = Client(broker, view, service, running)
     await broker.declare(client.mine)

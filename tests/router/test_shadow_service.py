@@ -15,6 +15,7 @@ from broker.channels import Limits
 from broker.messages import Message, Outcome
 from broker.sqlite.adapter import SqliteBroker
 from broker.tensor.datatypes import Array
+from router.service.endpoint import EndpointLimits
 from tests.arms import processing, rows
 from tests.router.queueing import CHANNELS, SHADOWED, Client, Noting, any_broker, routing
 
@@ -102,15 +103,11 @@ async def test_a_full_queue_of_a_shadow_delays_no_request(tmp_path: Path) -> Non
     assert [(row["leg"], row["status"]) for row in found] == [(0, "ok")] * 3 + [(1, "overloaded")] * 2
 
 
-async def test_shadows_that_wait_are_limited_and_given_up_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("router.service.shadows.LIMIT", 3)
-    monkeypatch.setattr("router.service.shadows.DRAIN_S", 0.1)
+async def test_shadows_that_wait_are_limited_and_given_up_at_the_end(tmp_path: Path) -> None:
     async with (
         Silent(tmp_path / "broker.db", CHANNELS) as broker,
         processing(broker, {1: times(1)}),
-        routing(broker, SHADOWED) as client,
+        routing(broker, SHADOWED, limits=EndpointLimits(shadows=3, shadows_drain_s=0.1)) as client,
     ):
         await ask(client, 10)
         found = await rows(broker, "shop", 17)

@@ -17,7 +17,7 @@ from router.learning.endpoint import EndpointLearner
 from router.learning.experiment import Experiment
 from router.learning.ledger import Ledger
 from router.learning.metrics import LearnerMetrics
-from router.learning.settings import LearnerSettings
+from router.learning.settings import LEARNING_S, READ_AT_ONCE, LearnerSettings
 from tests.router.learning.fold_logs import THOMPSON
 from tests.router.learning.traces import spec_of
 from tests.waiting import in_background
@@ -50,9 +50,12 @@ class Bench:
         experiment: Experiment[Any] = THOMPSON,
         result: ExperimentResult | None = None,
         tick_s: float = NO_TICKS_S,
+        *,
+        read_at_once: int = READ_AT_ONCE,
+        learning_s: float = LEARNING_S,
     ) -> AsyncIterator[EndpointLearner]:
         """Run a learner whose clock stands still, if nothing else is said."""
-        settings = LearnerSettings(instance="learner", tick_s=tick_s)
+        settings = LearnerSettings(instance="learner", tick_s=tick_s, read_at_once=read_at_once, learning_s=learning_s)
         metrics = LearnerMetrics(CollectorRegistry())
         learner = EndpointLearner(
             self.broker,

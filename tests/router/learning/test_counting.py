@@ -10,12 +10,12 @@ import pytest
 from broker.protocol.header import Status
 from broker.records.rewards import Reward
 from broker.records.routing import LogPosition
-from router.learning import joins, open_joins
 from router.learning.bandit import BanditExperiment
 from router.learning.canary import CanaryExperiment, GuardrailWatch, NestedBandit
 from router.learning.contextual import ContextualExperiment
 from router.learning.fold import ExperimentFold
 from router.learning.interleaving import InterleavingExperiment, InterleavingState
+from router.learning.joins import EVENTS_LIMIT
 from router.policies.canary import BadEvents, Canary, RewardDrop
 from router.policies.interleaving import Interleaving
 from router.policies.linear import LinUcb
@@ -146,13 +146,14 @@ def test_early_feedback_to_a_request_that_is_never_credited_is_dropped_when_its_
     assert fold.progress.counts == {"early": 1, "late": 1}  # the second one, behind its row: nothing waited any more
 
 
-def test_feedback_without_a_decision_waits_for_a_limited_number_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feedback_without_a_decision_waits_for_a_limited_number_of_requests() -> None:
     """Anybody can make some up. Those that are known are told still, and a decision that comes makes room."""
-    monkeypatch.setattr(open_joins, "WAITING_LIMIT", 3)
     shown = [TracedRequest(number=number, arm="a") for number in range(6)]
     events = [feedback(one, START_US, values={"clicked": 0.0}) for one in shown]
     again = feedback(shown[0], START_US, values={"clicked": 1.0})
-    fold = folded(THOMPSON, numbered([*events[:5], again]))
+    fold = ExperimentFold(spec_of(), THOMPSON, waiting_limit=3)
+    for record in numbered([*events[:5], again]):
+        fold.apply(record)
     assert (fold.progress.counts, len(fold.joins.by_uid)) == ({"early": 4, "unusable": 2}, 3)
     for place, record in enumerate([rows(shown[:1]), events[5], events[4]], 6):
         fold.apply(replace(record, offset=place))
@@ -162,19 +163,15 @@ def test_feedback_without_a_decision_waits_for_a_limited_number_of_requests(monk
     assert (fold.progress.counts["early"], len(fold.joins.by_uid)) == (6, 1)
 
 
-def test_a_sum_remembers_a_limited_number_of_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joins, "EVENTS_LIMIT", 3)
+def test_a_sum_remembers_a_limited_number_of_events() -> None:
     reward = Reward.model_validate({"type": "real", "horizon": "20s", "default": 0, "duplicates": "sum"})
     one = TracedRequest(number=1, arm="a")
-    events = [feedback(one, START_US, event_id=str(event)) for event in (0, 1, 2, 3, 4, 0)]
+    ids = [str(event) for event in (*range(EVENTS_LIMIT + 2), 0)]
+    events = [feedback(one, START_US, values={"clicked": 0.125}, event_id=event) for event in ids]
     fold = folded(GAUSSIAN, numbered([rows([one]), *events, tick(20)]), spec_of(clicked=reward))
     counts = fold.progress.counts
-    assert (counts["joined"], counts["unusable"], counts["duplicate"]) == (
-        3,
-        2,
-        1,
-    )
-    assert fold.state.rewards[0, 0] == 3 * ONE
+    assert (counts["joined"], counts["unusable"], counts["duplicate"]) == (EVENTS_LIMIT, 2, 1)
+    assert fold.state.rewards[0, 0] == 0.125 * EVENTS_LIMIT * ONE
 
 
 def test_a_click_outside_the_list_costs_no_vote() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import apsw
 import pytest
-from prometheus_client import CollectorRegistry
 
 from broker.channels import Limits
 from broker.errors import Gap, Unreachable
@@ -22,12 +21,9 @@ from broker.records.routing import (
     read_tick,
     write_checkpoint,
 )
-from router.learning import endpoint, fold_loader, snapshot_publisher
-from router.learning.endpoint import EndpointLearner
 from router.learning.fold import ExperimentFold
 from router.learning.fold_document import checkpoint_of
-from router.learning.metrics import LearnerMetrics
-from router.learning.settings import LearnerSettings
+from router.learning.fold_loader import FoldLoader
 from router.stats.arrays import ONE
 from tests.router.learning.fold_logs import EXP3, THOMPSON
 from tests.router.learning.learner_bench import Bench, everything
@@ -46,29 +42,23 @@ def elsewhere(offset: int) -> ExperimentFold[Any]:
     return fold
 
 
-async def test_a_learner_publishes_nothing_before_it_has_read_the_last_ones_records(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_learner_publishes_nothing_before_it_has_read_the_last_ones_records(bench: Bench) -> None:
     """It reads one record at a time; routers would go back to weights of long ago, and a canary to its first step."""
-    monkeypatch.setattr(endpoint, "READ_AT_ONCE", 1)
     log = trace(60, 1, quiet=25)
     await bench.append(log)
     newest = folded(THOMPSON, log).snapshot
     assert newest.number > 0
-    async with bench.learning() as learner:
+    async with bench.learning(read_at_once=1) as learner:
         await until(lambda: bench.published)
         assert learner.fold.progress.offset >= len(log)
     assert {(latest.number, latest.weights) for latest in bench.published} == {(newest.number, newest.weights)}
 
 
-async def test_a_learner_with_a_ledger_publishes_nothing_before_it_has_caught_up(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(endpoint, "READ_AT_ONCE", 1)
+async def test_a_learner_with_a_ledger_publishes_nothing_before_it_has_caught_up(bench: Bench) -> None:
     log = trace(60, 1, quiet=25)
     await bench.append(log)
     await bench.ledger.save(folded(THOMPSON, log[:40]), whole=True)
-    async with bench.learning():
+    async with bench.learning(read_at_once=1):
         await until(lambda: bench.published)
     assert {latest.number for latest in bench.published} == {folded(THOMPSON, log).snapshot.number}
 
@@ -140,14 +130,11 @@ async def test_a_broker_without_an_answer_is_not_taken_for_another_log(
 ) -> None:
     await bench.append(LOG)
     await bench.ledger.save(elsewhere(len(LOG)))
-    monkeypatch.setattr(fold_loader, "LOOK_BACK_S", 0.05)
     monkeypatch.setattr(bench.broker, "read", lambda log, offset: Mute())
-    settings, metrics = LearnerSettings(instance="learner"), LearnerMetrics(CollectorRegistry())
-    learner = EndpointLearner(
-        bench.broker, bench.ledger, spec=spec_of(), experiment=THOMPSON, settings=settings, metrics=metrics, term=1
-    )
+    log = bench.broker.channels.events("e")
+    loader = FoldLoader(bench.broker, bench.ledger, log, spec_of(), THOMPSON, look_back_s=0.05)
     with pytest.raises(Unreachable, match="did not come within"):
-        await asyncio.wait_for(learner.run(), WITHIN_S)
+        await asyncio.wait_for(loader.load(), WITHIN_S)
     found = await bench.ledger.load("e", "x")
     assert found is not None
     assert found.at.offset == len(LOG)
@@ -206,16 +193,13 @@ async def test_a_second_that_could_not_be_written_down_does_not_pass(
     assert ticks == list(range(1, len(ticks) + 1))
 
 
-async def test_changes_of_a_failed_commit_are_written_with_the_next_one(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_changes_of_a_failed_commit_are_written_with_the_next_one(bench: Bench, tmp_path: Path) -> None:
     """The disk is full for a while; the next learner has the ledger to go on from, and misses nothing."""
-    monkeypatch.setattr(snapshot_publisher, "LEARNING_S", 0.0)
     log = [rows([TracedRequest(number=number, arm="a")]) for number in range(3)]
     await bench.append(log[:2])
     await bench.ledger.save(folded(THOMPSON, numbered(log[:1])), whole=True)
     change(tmp_path / "learner.db", "CREATE TRIGGER full BEFORE INSERT ON joins BEGIN SELECT RAISE(ABORT, 'full'); END")
-    async with bench.learning() as learner:
+    async with bench.learning(learning_s=0.0) as learner:
         await until(lambda: decisions(bench) == 2)
         change(tmp_path / "learner.db", "DROP TRIGGER full")
         await bench.append(log[2:])

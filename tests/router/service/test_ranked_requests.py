@@ -14,6 +14,7 @@ from broker.protocol.ids import uid_of
 from broker.sqlite.adapter import SqliteBroker
 from router.interleaving.interleave import interleave
 from router.interleaving.placed import stream
+from router.service.endpoint import DEFAULT_LIMITS, EndpointLimits
 from tests.arms import RANKING, merges, processing, rows
 from tests.rankers import FIRST, SECOND, Slow, raising, ranking
 from tests.router.queueing import CHANNELS, INTERLEAVED, Client, Noting, any_broker, routing
@@ -177,16 +178,15 @@ async def test_a_request_without_a_reply_address_is_answered_on_the_output_queue
 
 @pytest.mark.parametrize("answered", [True, False])
 async def test_open_requests_are_answered_or_delivered_again_when_the_router_stops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: bool
+    tmp_path: Path, answered: bool
 ) -> None:
     slow, file = Slow(*SECOND), tmp_path / "broker.db"
-    if not answered:
-        monkeypatch.setattr("router.service.ranked_requests.STOP_S", 0.1)
+    limits = DEFAULT_LIMITS if answered else EndpointLimits(ranked_stop_s=0.1)
     async with (
         SqliteBroker(file, CHANNELS) as models,
         processing(models, {1: ranking(*FIRST), 2: slow}, RANKING),
     ):
-        async with SqliteBroker(file, CHANNELS) as broker, routing(broker, INTERLEAVED) as client:
+        async with SqliteBroker(file, CHANNELS) as broker, routing(broker, INTERLEAVED, limits=limits) as client:
             await client.send("a")
             await asyncio.to_thread(slow.asked.wait, 10)
             await client.service.stop()
