@@ -52,15 +52,20 @@ class ReplayReport:
     stopped: str = ""  # the error that ended the command early
 
 
-async def read_page(broker: Broker, queue: str, limit: int) -> DeadQueuePage:
-    """Read up to `limit` letters of a dead queue and leave all of them there."""
+async def read_page(
+    broker: Broker, queue: str, limit: int, *, held_limit_bytes: int = HELD_LIMIT_BYTES
+) -> DeadQueuePage:
+    """Read up to `limit` letters of a dead queue and leave all of them there.
+
+    No more letters are read once those that are held have `held_limit_bytes`.
+    """
     letters: list[DeadLetter] = []
 
     async def visit(page: list[Delivery]) -> list[Delivery]:
         letters.extend(read_dead_letter(delivery.message, broker.channels) for delivery in page)
         return page
 
-    more = await _walk(broker, queue, limit, visit)
+    more = await _walk(broker, queue, limit, visit, held_limit_bytes)
     return DeadQueuePage(queue, letters, more)
 
 
@@ -174,7 +179,7 @@ async def _count_walk(broker: Broker, queue: str, limit: int, visit: Visit, repo
         report.stopped = str(exc)
 
 
-async def _walk(broker: Broker, queue: str, limit: int, visit: Visit) -> int:
+async def _walk(broker: Broker, queue: str, limit: int, visit: Visit, held_limit_bytes: int = HELD_LIMIT_BYTES) -> int:
     """Pass pages of a queue to `visit`, which returns the deliveries that it has not settled.
 
     These are requeued at the end; if they were requeued earlier, they would be delivered again at once. Returns the
@@ -186,7 +191,7 @@ async def _walk(broker: Broker, queue: str, limit: int, visit: Visit) -> int:
     consumer = broker.consume(queue, min(PAGE, limit))
     held: list[Delivery] = []
     try:
-        seen = await _pages(consumer, held, min(limit, ready), visit)
+        seen = await _pages(consumer, held, min(limit, ready), visit, held_limit_bytes)
         await consumer.stop()
         held += await _rest(consumer)
     finally:
@@ -196,10 +201,10 @@ async def _walk(broker: Broker, queue: str, limit: int, visit: Visit) -> int:
     return max(0, ready - seen)  # not from a new depth: brokers differ in whether it counts held messages
 
 
-async def _pages(consumer: Consumer, held: list[Delivery], wanted: int, visit: Visit) -> int:
+async def _pages(consumer: Consumer, held: list[Delivery], wanted: int, visit: Visit, held_limit_bytes: int) -> int:
     """Visit up to `wanted` messages and return their number; unsettled ones are added to `held`."""
     seen, size, prefetch = 0, 0, PAGE
-    while seen < wanted and size < HELD_LIMIT_BYTES:
+    while seen < wanted and size < held_limit_bytes:
         page = await _take(consumer, min(PAGE, wanted - seen), QUIET_S if seen else FIRST_WITHIN_S)
         if not page:
             break

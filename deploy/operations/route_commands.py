@@ -110,12 +110,12 @@ async def inspect_endpoint(connection: Broker, name: str) -> RoutedEndpoint:
     )
 
 
-async def wait_for_leader(connection: Broker, name: str) -> RoutedEndpoint:
-    """Read an endpoint's routing once a learner leads; wait up to BEGUN_S, and not at all if no learner runs.
+async def wait_for_leader(connection: Broker, name: str, *, begun_s: float = BEGUN_S) -> RoutedEndpoint:
+    """Read an endpoint's routing once a learner leads; wait up to `begun_s`, and not at all if no learner runs.
 
     A learner claims leadership only after an endpoint with a learning policy is declared.
     """
-    until_s = time.monotonic() + BEGUN_S
+    until_s = time.monotonic() + begun_s
     while True:
         routed = await inspect_endpoint(connection, name)
         if routed.is_led or not routed.may_be_led or time.monotonic() > until_s:

@@ -30,7 +30,7 @@ from deploy.wiring import Installation
 from router.evidence.sections import Curves, Table
 from router.learning.declared import read_experiment
 from router.learning.service import run
-from router.learning.settings import LearnerSettings
+from router.learning.settings import CHECK_S, LearnerSettings
 from tests.deploy.running import millrace
 from tests.router.evidence.logs import split_log
 from tests.router.learning.live_learner import requests, send, viewing
@@ -92,10 +92,10 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
 
 
 @asynccontextmanager
-async def running_learner(shop: Shop) -> AsyncIterator[None]:
+async def running_learner(shop: Shop, *, check_s: float = CHECK_S) -> AsyncIterator[None]:
     """Run a learner, and wait for its first announcement."""
     stop = asyncio.Event()
-    settings = LearnerSettings(instance="learner-1", tick_s=TICK_S)
+    settings = LearnerSettings(instance="learner-1", tick_s=TICK_S, check_s=check_s)
     ledger = shop.folder / "learner.db"
     task = asyncio.create_task(run(shop.broker, settings, ledger, read_experiment, CollectorRegistry(), stop))
     try:
@@ -172,25 +172,21 @@ async def test_a_command_waits_for_a_snapshot_and_prints_the_change(shop: Shop) 
     assert guardrails["failed"]["promotes at"] == "20"
 
 
-async def test_a_command_waits_until_the_learner_has_claimed_leadership(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("router.learning.service.CHECK_S", 1.5)
-    async with running_learner(shop):
+async def test_a_command_waits_until_the_learner_has_claimed_leadership(shop: Shop) -> None:
+    async with running_learner(shop, check_s=1.5):
         await shop.declare(CANARY)
         paused = await shop.route("pause", "e", "--yes")
     assert (paused.returncode, "step 1 of 4 (paused)" in paused.stdout) == (0, True), paused.stderr
 
 
-async def test_a_learner_that_died_long_ago_is_not_waited_for(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.operations.route_commands.BEGUN_S", 600.0)
+async def test_a_learner_that_died_long_ago_is_not_waited_for(shop: Shop) -> None:
     await shop.declare(CANARY)
     status = shop.broker.channels.status
     await shop.broker.declare(status)
     died = Announcement(instance="learner-0", part="learner", state="ready", at_us=now_us() - 60_000_000)
     await shop.broker.append(status, [write_announcement(died)])
     async with asyncio.timeout(5.0):
-        assert not (await wait_for_leader(shop.broker, "e")).is_led
+        assert not (await wait_for_leader(shop.broker, "e", begun_s=600.0)).is_led
 
 
 @pytest.mark.usefixtures("learner")

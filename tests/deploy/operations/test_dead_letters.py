@@ -17,7 +17,6 @@ from broker.messages import Message
 from broker.protocol.bundle import requests_in
 from broker.protocol.dead_letters import DeadLetterFilter
 from broker.protocol.ids import now_us
-from deploy.operations import dead_letters as dead
 from deploy.operations.dead_letters import PAGE, preview, purge, read_page, replay
 from deploy.operations.dead_queues import find_dead_queues
 from tests.contract.steps import take, until
@@ -68,12 +67,9 @@ async def test_a_page_has_a_limit_and_counts_the_letters_beyond_it(queues: DeadL
     await until(lambda: depth(queues, queues.dead_queue), PAGE + 10)
 
 
-async def test_a_page_holds_a_limited_number_of_bytes(
-    queues: DeadLetterQueues, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dead, "HELD_LIMIT_BYTES", 100)
+async def test_a_page_holds_a_limited_number_of_bytes(queues: DeadLetterQueues) -> None:
     await queues.bury(3 * PAGE)
-    page = await read_page(queues.broker, queues.dead_queue, 1000)
+    page = await read_page(queues.broker, queues.dead_queue, 1000, held_limit_bytes=100)
     assert len(page.letters) <= PAGE
     assert len(page.letters) + page.more == 3 * PAGE
     await until(lambda: depth(queues, queues.dead_queue), 3 * PAGE)
