@@ -27,7 +27,7 @@ from router.service.model_lines import ModelLines
 from router.service.planning import PlannedRequest, plan
 from router.service.ranked_requests import STOP_S, RankedRequests, RankerAnswers, SourceDelivery
 from router.service.refusals import Refusals
-from router.service.shadows import DRAIN_S, LIMIT, ShadowSender
+from router.service.shadows import SHADOWS_DRAIN_S, SHADOWS_LIMIT, ShadowSender
 from router.service.taken_request import TakenRequest
 from router.state.view import View
 
@@ -48,8 +48,8 @@ class Drainable(Protocol):
 class EndpointLimits:
     """The number of shadows that are sent at once, and how long shadows and ranked requests are drained."""
 
-    shadows: int = LIMIT
-    shadows_drain_s: float = DRAIN_S
+    shadows: int = SHADOWS_LIMIT
+    shadows_drain_s: float = SHADOWS_DRAIN_S
     ranked_stop_s: float = STOP_S
 
 

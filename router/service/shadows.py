@@ -13,9 +13,9 @@ from broker.errors import Failed, MillraceError, QueueFull, TooLarge, Unavailabl
 from broker.messages import UNKNOWN, Message, Outcome, Reason
 from broker.protocol.header import BodyForm, Request, pack_route, pack_ticket
 
-LIMIT = 5000  # shadows being sent; further ones are dropped
+SHADOWS_LIMIT = 5000  # shadows being sent; further ones are dropped
 PATIENCE_S = 2.0  # for a broker that is away; a full queue is tried once
-DRAIN_S = 5.0
+SHADOWS_DRAIN_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class ShadowSender:
         rows: PredictionLogWriter,
         max_batch: Callable[[str, int], int],
         *,
-        limit: int = LIMIT,
-        drain_s: float = DRAIN_S,
+        limit: int = SHADOWS_LIMIT,
+        drain_s: float = SHADOWS_DRAIN_S,
     ) -> None:
         self._limit = limit
         self._drain_s = drain_s
