@@ -16,9 +16,12 @@ from gateway.core.pending import PendingRequests
 from gateway.core.readiness import Readiness
 from gateway.transport.door import Door, DoorLimits
 from router.drawing.router import Router
+from router.service.shadows import SHADOWS_LIMIT
 from router.state.view import View
 
 HEADER_ROOM_BYTES = 64 * 1024
+RESULTS_LATE_S = 10.0  # after the deadline an answer may still be on its way to the store
+RESULTS_SWEEP_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,9 @@ class GatewaySettings:
     metrics_port: int = 0
     strict_readiness: bool = False
     compress_above_bytes: int = 4096
+    results_late_s: float = RESULTS_LATE_S
+    results_sweep_s: float = RESULTS_SWEEP_S
+    shadows_limit: int = SHADOWS_LIMIT  # that are sent at once
     door: DoorLimits = field(default_factory=DoorLimits)
     agreement: Agreement | None = None  # compared with other members; None compares nothing
 

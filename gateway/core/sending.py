@@ -20,7 +20,7 @@ class RequestSender:
         self._core = core
         self._outbox: Outbox[Request] = Outbox(core.broker, self._settled, patience_s=core.settings.publish_patience_s)
         self._watched: dict[bytes, asyncio.Future[None]] = {}
-        self._shadows = ShadowSender(core.broker, core.rows, core.max_batch)
+        self._shadows = ShadowSender(core.broker, core.rows, core.max_batch, limit=core.settings.shadows_limit)
         self._shadowed: dict[bytes, Request] = {}
 
     def put(self, request: Request, shadow: Request | None = None) -> None:

@@ -14,8 +14,6 @@ from broker.support.backoff import TRY_AGAIN_S
 from broker.support.tasks import Tasks
 from gateway.results.store import ResultsStore
 
-SWEEP_S = 5.0
-
 logger = logging.getLogger(__name__)
 
 
@@ -25,11 +23,14 @@ class StoreSession:
     A store that cannot be used stops only the requests that need it.
     """
 
-    def __init__(self, broker: Broker, results: ResultsStore, *, on_open: Callable[[str], None]) -> None:
+    def __init__(
+        self, broker: Broker, results: ResultsStore, *, on_open: Callable[[str], None], sweep_s: float
+    ) -> None:
         """`on_open` is called once, with the name of the queue of answers."""
         self._broker = broker
         self._results = results
         self._on_open = on_open
+        self._sweep_s = sweep_s
         self._tasks = Tasks()
         self._opened_s = math.inf
         self._unavailable = "the results store is not open yet"
@@ -78,7 +79,7 @@ class StoreSession:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_S)
+            await asyncio.sleep(self._sweep_s)
             try:
                 self.used_bytes = await self._results.sweep()
             except Unreachable:

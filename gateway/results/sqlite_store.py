@@ -54,9 +54,10 @@ WHERE id IN (SELECT id FROM requests WHERE dropped = 0 AND until_us < ? LIMIT ?)
 class SqliteResults(ResultsStore):
     """Answers are kept for `ttl_s` seconds, and the records of dropped answers for as long again."""
 
-    def __init__(self, path: Path, *, ttl_s: float) -> None:
+    def __init__(self, path: Path, *, ttl_s: float, sweep_limit: int = SWEEP_LIMIT) -> None:
         self._database = Database(path, SCHEMA, on_recreated=self._keep_identity)
         self._ttl_us = int(ttl_s * 1e6)
+        self._sweep_limit = sweep_limit
         self._identity = ""
 
     @property
@@ -133,10 +134,10 @@ class SqliteResults(ResultsStore):
     def _drop_some(self, connection: Connection) -> bool:
         """Drop answers and delete records that were kept long enough. Returns True if there may be more of them."""
         now = now_us()
-        run(connection, _REMOVE, (now, SWEEP_LIMIT))
+        run(connection, _REMOVE, (now, self._sweep_limit))
         removed = connection.changes()
-        run(connection, _DROP, (self._ttl_us, now, SWEEP_LIMIT))
-        return max(removed, connection.changes()) == SWEEP_LIMIT
+        run(connection, _DROP, (self._ttl_us, now, self._sweep_limit))
+        return max(removed, connection.changes()) == self._sweep_limit
 
 
 def _used_bytes(connection: Connection) -> int:

@@ -17,12 +17,11 @@ from gateway.core.core import Core
 from gateway.core.sending import RequestSender
 from gateway.results.intake import AnswerIntake
 from gateway.results.publisher import StoredRequestPublisher
-from gateway.results.session import SWEEP_S, StoreSession
+from gateway.results.session import StoreSession
 from gateway.results.store import KeyClaim, ResultsStore, StoredResult
 from gateway.results.waits import AnswerWaits
 from gateway.transport.errors import AlreadyEnded, KeyReused, ResultExpired
 
-LATE_S = 10.0  # after the deadline an answer may still be on its way to the store
 TIMER_S = 0.002  # uvloop counts whole milliseconds, so a timer may fire early
 
 
@@ -44,7 +43,9 @@ class StoredRequests:
         self._sending = sending
         self.waits = AnswerWaits()
         self._intake = AnswerIntake(core, results, self.waits)
-        self._session = StoreSession(core.broker, results, on_open=self._intake.start)
+        self._session = StoreSession(
+            core.broker, results, on_open=self._intake.start, sweep_s=core.settings.results_sweep_s
+        )
         self._publisher = StoredRequestPublisher(results, sending, drain_s=self._intake.drain_s)
 
     @property
@@ -123,7 +124,8 @@ class StoredRequests:
 
     def _left_s(self, stored: StoredResult) -> float:
         """Seconds in which an answer may still arrive; it may wait in the queue for a gateway that opens the store."""
-        return max((stored.deadline_us - now_us()) / 1e6 + LATE_S, LATE_S - self._session.open_for_s)
+        late_s = self._core.settings.results_late_s
+        return max((stored.deadline_us - now_us()) / 1e6 + late_s, late_s - self._session.open_for_s)
 
     async def _store(self, request: Request, claim: KeyClaim | None, shadow: Request | None) -> StoredResult | None:
         """Store a request and return None; or return the request that already holds its claim."""
@@ -132,11 +134,12 @@ class StoredRequests:
         if reason := self._refusal():
             holder = await self._results.claimed(claim) if claim is not None else None
             if holder is None:
-                error = QueueFull(reason, retry_after_s=SWEEP_S)
+                error = QueueFull(reason, retry_after_s=self._core.settings.results_sweep_s)
                 self._sending.refuse([request] if shadow is None else [request, shadow], error)
                 raise error
             return holder
-        lapsed_us = now_us() - int(LATE_S * 1e6) if self._session.open_for_s > LATE_S else 0
+        late_s = self._core.settings.results_late_s
+        lapsed_us = now_us() - int(late_s * 1e6) if self._session.open_for_s > late_s else 0
         return await self._results.begin(request.uid, request.deadline_us, claim, lapsed_us=lapsed_us)
 
     def _refusal(self) -> str:

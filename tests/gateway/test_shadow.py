@@ -146,9 +146,8 @@ async def test_an_unanswered_shadow_delays_no_request(tmp_path: Path) -> None:
             assert {answer.status_code for answer in answers} == {200}
 
 
-async def test_shadows_that_wait_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.service.shadows.LIMIT", 5)
-    async with shadowed(tmp_path, grace_s=0.2) as gateway:
+async def test_shadows_that_wait_are_limited(tmp_path: Path) -> None:
+    async with shadowed(tmp_path, grace_s=0.2, shadows_limit=5) as gateway:
         vars(gateway.broker)["shadows"] = "silent"
         answers = await asyncio.gather(*[gateway.client.post(URL, content=BODY) for _ in range(20)])
         assert {answer.status_code for answer in answers} == {200}

@@ -101,13 +101,13 @@ async def test_an_unknown_request_is_404(gateway: Gateway, method: str, uid: str
     assert (answer.status_code, set(answer.json())) == (404, {"error"})
 
 
-async def test_an_expired_request_is_410(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.results.stored_requests.LATE_S", 0.1)
-    gateway.processor.go.clear()
-    accepted = await gateway.client.post(URL, content=BODY, headers={**ASYNC, "millrace-timeout-ms": "50"})
-    assert (await gateway.client.get(accepted.headers["location"])).status_code == 202
-    answer = await fetched(gateway, accepted.headers["location"], 410)
-    assert "time allowed" in answer.json()["error"]
+async def test_an_expired_request_is_410(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, results_late_s=0.5) as gateway:
+        gateway.processor.go.clear()
+        accepted = await gateway.client.post(URL, content=BODY, headers={**ASYNC, "millrace-timeout-ms": "50"})
+        assert (await gateway.client.get(accepted.headers["location"])).status_code == 202
+        answer = await fetched(gateway, accepted.headers["location"], 410)
+        assert "time allowed" in answer.json()["error"]
 
 
 async def test_an_answer_with_the_status_expired_is_410(gateway: Gateway) -> None:
@@ -116,9 +116,8 @@ async def test_an_answer_with_the_status_expired_is_410(gateway: Gateway) -> Non
     await fetched(gateway, accepted.headers["location"], 410)
 
 
-async def test_an_answer_is_kept_for_a_while_then_410_then_404(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.results.session.SWEEP_S", 0.05)
-    async with running_gateway(tmp_path, ttl_s=0.5) as gateway:
+async def test_an_answer_is_kept_for_a_while_then_410_then_404(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, ttl_s=0.5, results_sweep_s=0.05) as gateway:
         answer = await gateway.client.post(URL, content=BODY, headers={"prefer": "wait=5"})
         location = f"/v2/requests/{answer.headers['millrace-request-id']}"
         assert (await gateway.client.get(location)).status_code == 200
@@ -192,8 +191,7 @@ async def test_a_refused_request_has_one_row(tmp_path: Path) -> None:
         gateway.processor.go.set()
 
 
-async def test_a_full_store_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.results.session.SWEEP_S", 0.05)
+async def test_a_full_store_refuses(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, results_limit_bytes=1) as gateway:
         answer = await gateway.client.post(URL, content=BODY, headers=ASYNC)
         assert answer.status_code == 429
@@ -228,8 +226,7 @@ async def test_a_wait_ends_with_202_when_the_grace_of_a_stop_is_over(tmp_path: P
         gateway.processor.go.set()
 
 
-async def test_a_client_that_disconnects_cancels_its_request(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.routes.infer.LISTEN_AFTER_S", 0.01)
+async def test_a_client_that_disconnects_cancels_its_request(gateway: Gateway) -> None:
     gateway.processor.go.clear()
     with pytest.raises(httpx.ReadTimeout):
         await gateway.client.post(URL, content=BODY, timeout=0.3)
@@ -322,9 +319,8 @@ async def test_gateways_that_share_a_store_serve_each_others_answers(tmp_path: P
         assert (again.content, again.headers["idempotent-replayed"]) == ((await keyed).content, "true")
 
 
-async def test_more_than_one_transaction_is_swept_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.results.sqlite_store.SWEEP_LIMIT", 3)
-    results = SqliteResults(tmp_path / "results.db", ttl_s=0.0)
+async def test_more_than_one_transaction_is_swept_at_once(tmp_path: Path) -> None:
+    results = SqliteResults(tmp_path / "results.db", ttl_s=0.0, sweep_limit=3)
     await results.open()
     uids = [new_uid(now_us()) for _ in range(20)]
     for uid in uids:
