@@ -8,7 +8,6 @@ import orjson
 
 from broker.errors import InvalidRequest
 from gateway.transport.body import number
-from router.drawing.keys import KEY_CHARACTERS
 
 Headers = dict[bytes, bytes]
 
@@ -54,14 +53,8 @@ def pin_of(headers: Headers, pin: str | None) -> str | None:
 
 
 def key_of_client(headers: Headers) -> str:
-    """The assignment key of the client, or empty. Too long a key is refused, because two cut keys could be equal."""
-    text = headers.get(b"millrace-key")
-    if text is None:
-        return ""
-    key = text.decode("utf-8", "replace")
-    if len(key) > KEY_CHARACTERS:
-        raise InvalidRequest(f"millrace-key: {len(key)} characters; {KEY_CHARACTERS} are allowed")
-    return key
+    """The assignment key of the client, or empty."""
+    return headers.get(b"millrace-key", b"").decode("utf-8", "replace")
 
 
 def allowed_s_of(headers: Headers, longest_s: float) -> float:

@@ -14,10 +14,18 @@ def key_of(declared: str | None, given: str, body: bytes | memoryview, json_leng
     """Return a request's key, empty if it has none.
 
     `given` is the key from a header, and comes first. `declared` is the endpoint's `key`; for `parameters.<name>` the
-    request's JSON is parsed. Raises InvalidRequest if it cannot be parsed.
+    request's JSON is parsed. Raises InvalidRequest if it cannot be parsed, and for a key that is too long: two keys
+    that are cut could be equal.
     """
-    if given or declared is None or not declared.startswith(PARAMETER):
-        return given[:KEY_CHARACTERS]
+    key = given or _from_parameters(declared, body, json_length)
+    if len(key) > KEY_CHARACTERS:
+        raise InvalidRequest(f"the key has {len(key)} characters; {KEY_CHARACTERS} are allowed")
+    return key
+
+
+def _from_parameters(declared: str | None, body: bytes | memoryview, json_length: int | None) -> str:
+    if declared is None or not declared.startswith(PARAMETER):
+        return ""
     head = body if json_length is None else memoryview(body)[:json_length]
     try:
         document = orjson.loads(head)
@@ -25,4 +33,4 @@ def key_of(declared: str | None, given: str, body: bytes | memoryview, json_leng
         raise InvalidRequest(f"the request is not JSON: {exc}") from exc
     parameters = document.get("parameters") if isinstance(document, dict) else None
     value = parameters.get(declared.removeprefix(PARAMETER)) if isinstance(parameters, dict) else None
-    return "" if value is None or isinstance(value, (dict, list)) else str(value)[:KEY_CHARACTERS]
+    return "" if value is None or isinstance(value, (dict, list)) else str(value)

@@ -18,7 +18,7 @@ class ClientRequest(NamedTuple):
 
     uid: bytes
     accepted_us: int
-    allowed_s: float
+    allowed_us: int
     body: bytes | memoryview
     json_length: int | None = None
     key: str = ""
@@ -37,7 +37,8 @@ def plan_request(
     """Return the request for leg 0 and the plan it is part of, drawn among the arms in `mask`.
 
     `check_key` is called if the arm is drawn by the request's key; it raises Unavailable if this process could draw
-    another arm than the others. Raises NotFound for an unknown pin and InvalidRequest for missing features.
+    another arm than the others. Raises NotFound for an unknown pin, and InvalidRequest for a body or a key that cannot
+    be read and for missing features.
     """
     key = key_of(router.endpoint.key, client.key, client.body, client.json_length)
     vector, extra = None, client.extra
@@ -61,7 +62,7 @@ def plan_request(
         ),
         uid=client.uid,
         accepted_us=client.accepted_us,
-        deadline_us=client.accepted_us + int(client.allowed_s * 1e6),
+        deadline_us=client.accepted_us + client.allowed_us,
         propensity=plan.propensity,
         json_length=client.json_length,
         key=key,

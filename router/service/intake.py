@@ -17,7 +17,7 @@ from broker.protocol.header import ReplyTo
 from broker.protocol.ids import derived_uid, new_uid
 
 FIRST_BYTES = 64 * 1024
-KEY_CHARACTERS = 256
+ARM_CHARACTERS = 256
 ADDRESS_CHARACTERS = 255  # AMQP's own limit for reply_to and correlation_id
 CLOUD_ATTRIBUTES = 32
 CLOUD_CHARACTERS = 256
@@ -85,10 +85,10 @@ def read_headers(message: Message, channels: Channels) -> QueueRequestHeaders:
         reply_to=reply_to,
         timeout_ms=_number(headers, "timeout_ms", 1, TIMEOUT_LIMIT_MS),
         json_length=_number(headers, JSON_LENGTH_HEADER, 0, len(message.body)),
-        key=_text(headers, "key")[:KEY_CHARACTERS],
+        key=_text(headers, "key"),
         trace=_trace(headers),
         extra=_extra(headers),
-        pin=_text(headers, ARM_HEADER)[:KEY_CHARACTERS] or None,
+        pin=_text(headers, ARM_HEADER)[:ARM_CHARACTERS] or None,
     )
 
 

@@ -39,12 +39,14 @@ def plan(
     headers = read_headers(message, channels)
     router, mask = view.resolve(endpoint)
     view.versions.check_servable(router.endpoint, mask)
-    longest_s, timeout_ms = router.endpoint.deadline, headers.timeout_ms
+    allowed_ms = router.endpoint.deadline * 1000
+    if headers.timeout_ms is not None:
+        allowed_ms = min(allowed_ms, headers.timeout_ms)
     unwanted = headers.reply is ReplyTo.RESULTS and router.endpoint.results == "none"
     client = ClientRequest(
         uid,
         now,
-        longest_s if timeout_ms is None else min(longest_s, timeout_ms / 1000),
+        int(allowed_ms * 1000),
         message.body,
         headers.json_length,
         key=headers.key,

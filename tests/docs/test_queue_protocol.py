@@ -42,7 +42,8 @@ from broker.records.status import Announcement, write_announcement
 from broker.tensor.datatypes import DTYPES
 from broker.tensor.outputs import encode
 from broker.tensor.tensors import decode
-from router.service.intake import KEY_CHARACTERS, TIMEOUT_LIMIT_MS, read_headers
+from router.drawing.keys import KEY_CHARACTERS
+from router.service.intake import TIMEOUT_LIMIT_MS, read_headers
 from router.service.run import RouterSettings, run
 from tests.servers import rabbitmq_url
 

@@ -11,10 +11,12 @@ import pytest
 
 from broker.base import Consumer
 from broker.delivery.heartbeat import Heartbeat
-from processors.queue_readiness import LOST_AFTER_S, NEVER_CAME_AFTER_S, QueueReadiness
+from processors.queue_readiness import QueueReadiness
 from tests.waiting import in_background, until
 
 LOST = "the queue is gone"
+MODEL = {"name": "m"}
+NEVER_S = 3600.0
 
 
 class Announcements:
@@ -22,9 +24,11 @@ class Announcements:
 
     def __init__(self) -> None:
         self.states: list[str] = []
+        self.details: list[dict[str, Any]] = []
 
-    async def set_state(self, state: str, **_: Any) -> None:
+    async def set_state(self, state: str, **details: Any) -> None:
         self.states.append(state)
+        self.details.append(details)
 
 
 class Queue:
@@ -45,12 +49,12 @@ def announcements() -> Announcements:
 def readiness_of(
     announcements: Announcements,
     *,
-    lost_after_s: float = LOST_AFTER_S,
-    never_came_after_s: float = NEVER_CAME_AFTER_S,
+    lost_after_s: float = NEVER_S,
+    never_came_after_s: float = NEVER_S,
 ) -> QueueReadiness:
     return QueueReadiness(
         cast("Heartbeat", announcements),
-        {"name": "m"},
+        MODEL,
         not_ready_check_s=0.01,
         check_s=0.01,
         lost_after_s=lost_after_s,
@@ -75,17 +79,20 @@ async def test_a_replica_whose_queue_is_lost_is_loading_until_it_is_back(announc
         queue.trouble = ""
         await until(announced(announcements, "ready", "loading", "ready"))
         assert readiness.trouble == ""
+    assert announcements.details == [{"full": MODEL}] * 3
 
 
 async def test_a_short_loss_is_not_announced(announcements: Announcements) -> None:
-    readiness, queue = readiness_of(announcements), Queue()
+    readiness, queue = readiness_of(announcements, lost_after_s=0.5), Queue()
     async with watched(readiness, queue):
         await until(announced(announcements, "ready"))
-        queue.trouble = LOST
-        await asyncio.sleep(0.2)
-        queue.trouble = ""
-        await asyncio.sleep(0.1)
+        for _ in range(3):
+            queue.trouble = LOST
+            await asyncio.sleep(0.2)
+            queue.trouble = ""
+            await asyncio.sleep(0.05)
     assert announcements.states == ["ready"]
+    assert readiness.trouble == ""
 
 
 async def test_a_queue_lost_during_the_retries_is_announced_as_soon_as_any_other(announcements: Announcements) -> None:
@@ -95,6 +102,7 @@ async def test_a_queue_lost_during_the_retries_is_announced_as_soon_as_any_other
     second.trouble = LOST
     async with watched(readiness, second):
         await until(announced(announcements, "ready", "loading"))
+    assert readiness.trouble == ""  # no queue is watched while the retries are served
     async with watched(readiness, third):
         await until(announced(announcements, "ready", "loading", "ready"))
 
@@ -104,5 +112,7 @@ async def test_a_replica_that_never_had_its_queue_fails_with_the_reason(announce
     queue.trouble = LOST
     async with watched(readiness, queue):
         await until(announced(announcements, "failed"))
+        assert announcements.details == [{"error": LOST}]
+        assert readiness.trouble == ""  # it is announced as failed, not as ready with a trouble
         queue.trouble = ""
         await until(announced(announcements, "failed", "ready"))
