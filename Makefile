@@ -14,7 +14,7 @@ SIDE_BY_SIDE = -n $(if $(filter test-fast,$@),3,2) --dist loadscope
 test: .venv/test.stamp services ## run the tests against real servers; ARGS='-k word' picks some
 	.venv/bin/pytest $(SIDE_BY_SIDE) $(ARGS)
 
-test-fast: .venv/test.stamp ## run the tests that need no server
+test-fast: .venv/test.stamp ## run the quick tests that need no server
 	.venv/bin/pytest $(SIDE_BY_SIDE) --no-servers -m 'not slow' $(ARGS)
 
 check: .venv/test.stamp ## lint, formatting, types, import direction, file length

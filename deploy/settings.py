@@ -1,6 +1,6 @@
 """The settings of an installation: `millrace.yaml`, read once. The only reader of the environment.
 
-What wins, from first to last: a flag, `MILLRACE__SECTION__KEY` in the environment, the file, the default.
+The first of these that sets a value wins: a flag, `MILLRACE__SECTION__KEY` in the environment, the file, the default.
 In the file `${NAME}` stands for an environment variable, and `key_file: path` gives `key` from a file.
 """
 
@@ -242,7 +242,7 @@ def child_environment(overrides: Mapping[str, str], native: Mapping[str, str]) -
 
 
 def own_environment(overrides: Mapping[str, str], native: Mapping[str, str]) -> dict[str, str]:
-    """Return what is ours in this process's environment and flags, for processes that do not inherit it."""
+    """Return Millrace's variables in this process's environment and flags, for processes that do not inherit it."""
     ours = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
     return {**ours, **native, **_as_variables(overrides)}
 

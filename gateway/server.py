@@ -92,7 +92,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             raise Misconfigured(
-                f"port {port} of {shown} is in use: stop what listens there, or set gateway.http_port to another one"
+                f"port {port} of {shown} is in use: stop the program there, or set gateway.http_port to another one"
             ) from exc
         reason = exc.strerror or exc
         raise Misconfigured(

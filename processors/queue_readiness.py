@@ -53,7 +53,7 @@ class QueueReadiness:
         return self._queue_trouble if self._was_ready else ""
 
     async def watch(self, consumer: Consumer) -> None:
-        """Announce every change until cancelled. Each of the replica's consumers has its own watch, one at a time."""
+        """Announce every change until cancelled. A replica's consumers are watched one after the other."""
         untroubled_s = time.monotonic()
         try:
             while True:

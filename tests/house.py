@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("broker", "router", "processors", "gateway", "monitors", "deploy", "loadtests")
 RIDDLES = re.compile(r"\b(what|whoever|whatever|nobody|says)\b", re.IGNORECASE)
 LONG_FUNCTION = 40
+SENTENCE_WORDS = 3  # a shorter text is a name or a key
 PORTS = ("Broker", "HttpToolsProtocol", "EndingConnection")
 """Interfaces with many methods: a class that implements one has them all."""
 
@@ -72,19 +73,17 @@ def modules(package: str) -> tuple[Module, ...]:
 
 
 def prose(module: Module) -> Iterator[tuple[int, str]]:
-    """Yield docstrings and comments, with their lines."""
+    """Yield docstrings, comments and texts of at least `SENTENCE_WORDS` words, with their lines."""
     for node in ast.walk(module.tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            text = ast.get_docstring(node)
-            if text:
-                yield getattr(node, "lineno", 1), text
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.count(" ") >= SENTENCE_WORDS:
+            yield node.lineno, node.value
     for token in tokenize.generate_tokens(io.StringIO(module.source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string[1:]
 
 
 def riddles(package: str) -> float:
-    """Return how many of 1,000 words in docstrings and comments are what, whoever, whatever, nobody or says."""
+    """Return how many of 1,000 words of prose are what, whoever, whatever, nobody or says."""
     texts = [text for module in modules(package) for _, text in prose(module)]
     words = sum(len(WORD.findall(text)) for text in texts)
     return 1000.0 * sum(len(RIDDLES.findall(text)) for text in texts) / max(1, words)
@@ -119,11 +118,21 @@ def mirrored(package: str) -> tuple[int, int]:
 def imported_tests() -> list[str]:
     """Return the imports of a test module by another module of the tests."""
     return [
-        f"{module.name} -> {node.module}"
+        f"{module.name} -> {name}"
         for module in modules("tests")
         for node in ast.walk(module.tree)
-        if isinstance(node, ast.ImportFrom) and node.module and re.search(r"\.test_\w+$", node.module)
+        for name in _imported_names(node)
+        if re.search(r"\.test_\w+(\.\w+)?$", name)
     ]
+
+
+def _imported_names(node: ast.AST) -> list[str]:
+    """Return the dotted names that an import statement loads, whether modules or members of them."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names]
+    return []
 
 
 def cycles(package: str) -> list[tuple[str, ...]]:

@@ -32,7 +32,8 @@ def follow_status(broker: Broker, fold: Callable[[Record], None], *, since_s: fl
 class LogFollower:
     """Reads a log from `start` and calls `fold` for each record.
 
-    `caught_up` is set once the follower has passed the end of the log at the time of its start.
+    `caught_up` is set once the follower has passed the end of the log at the time of its start, or after a second if it
+    started at a time: no record may be newer than that.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class LogFollower:
                 await asyncio.sleep(TRY_AGAIN_S)
 
     async def _give_up_waiting(self) -> None:
-        """Set `caught_up` after a second: a log without records since `start` delivers none before its end."""
+        """Set `caught_up` after a second if the follower started at a time: no record may be newer than that."""
         if isinstance(self._start, Since):
             await asyncio.sleep(1.0)
             self.caught_up.set()

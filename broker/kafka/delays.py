@@ -17,12 +17,12 @@ from broker.kafka.properties import DELAYED_UNTIL
 from broker.kafka.topology import KafkaTopology
 from broker.messages import Delivery, Reason
 from broker.protocol.ids import now_us
+from broker.support.backoff import TRY_AGAIN_S
 from broker.support.tasks import Tasks, wait_for_event
 
 logger = logging.getLogger(__name__)
 CHECK_EVERY_S = 2.0
 HELD = 1000
-RETRY_S = 0.5
 LONGEST_S = 60.0
 
 
@@ -71,7 +71,7 @@ class DelayMover:
 
     async def _hand_on(self, delivery: Delivery) -> None:
         while not await self._try_to_hand_on(delivery):  # noqa: ASYNC110 - the broker has no event for this
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(TRY_AGAIN_S)
 
     async def _try_to_hand_on(self, delivery: Delivery) -> bool:
         """Publish a due message, or bury it if its queue cannot take it; return True once it is in one of the two."""

@@ -21,6 +21,7 @@ from broker.channels import NO_LIMITS, Channels, Kind, Limits
 from broker.errors import TryAgain
 from broker.kafka.cluster import KafkaCluster
 from broker.messages import Message
+from broker.support.backoff import TRY_AGAIN_S
 from broker.support.tasks import wait_for_event
 
 COUNT_EVERY_S = 0.5
@@ -29,7 +30,6 @@ NEARLY_FULL = 0.5
 REFUSING = (Kind.QUEUE, Kind.TRANSIENT)
 OPEN_S = 10.0
 _POLL_MS = 100
-_RETRY_S = 0.5
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ class DeclaredLimits:
             except (KafkaError, TryAgain, OSError):
                 found = False
             if not found:
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(TRY_AGAIN_S)
 
     async def _read(self) -> None:
         partition = TopicPartition(self.topic, 0)

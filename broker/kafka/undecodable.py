@@ -13,12 +13,12 @@ from broker.errors import TryAgain
 from broker.kafka.offset_tracker import OffsetTracker
 from broker.kafka.records import UnreadableRecord
 from broker.messages import Delivery, Message
+from broker.support.backoff import TRY_AGAIN_S
 from broker.support.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 LOST_HEADERS = "millrace-unreadable"  # as on RabbitMQ: why a message's properties could not be read
 REASON = "unreadable"
-RETRY_S = 0.5
 
 
 class UndecodableRecords:
@@ -51,7 +51,7 @@ class UndecodableRecords:
                 await self._broker.ack([delivery])
                 continue
             while not tracker.lost and not await self._is_buried(queue, delivery, tracker):  # noqa: ASYNC110 - Kafka sends no event
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(TRY_AGAIN_S)
 
     async def _is_buried(self, queue: str, delivery: Delivery, tracker: OffsetTracker) -> bool:
         reason, partition = _reason_of(delivery), tracker.partition.partition

@@ -83,7 +83,7 @@ def uid_of(text: str) -> bytes:
     """Read a uid written by `uid_text`; raises ValueError for anything else."""
     uid = bytes.fromhex(text.replace("-", ""))
     if len(uid) != UID_BYTES:
-        raise ValueError(f"{text!r} is not a request id: it has 32 hexadecimal digits")
+        raise ValueError(f"{text!r} is not a request id: a request id has 32 hexadecimal digits")
     return uid
 
 

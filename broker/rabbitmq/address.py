@@ -32,7 +32,7 @@ class RabbitAddress:
     user: str
 
     def __repr__(self) -> str:
-        return f"Address({self.shown!r})"
+        return f"RabbitAddress({self.shown!r})"
 
     @classmethod
     def of(cls, url: str) -> RabbitAddress:

@@ -66,7 +66,7 @@ class Reward(StrictModel):
             return data
         if data.get("from", "values") == "values" and "default" not in data:
             raise ValueError(
-                "default is missing: a missing reward is not a zero until its horizon is over: say what it is then, "
+                "default is missing: a missing reward is not a zero until its horizon is over: set its value then, "
                 "such as 0, or skip"
             )
         return {"type": "real", **data} if data.get("score") == "error" else data

@@ -16,12 +16,12 @@ from broker.sqlite import statements
 from broker.sqlite.ownership import Ownership
 from broker.sqlite.schema import SCHEMA
 from broker.sqlite.wakeup import Wakeups
+from broker.support.backoff import TRY_AGAIN_S
 from broker.support.database import Connection, Database, Durability, Work, run
 from broker.support.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
-LOCKED_PAUSE_S = 0.5
 LISTEN = "INSERT OR REPLACE INTO listeners VALUES (?, ?, ?)"
 UNLISTEN = "DELETE FROM listeners WHERE channel = ? AND owner = ?"
 GIVE_BACK_UNSEEN = "UPDATE waiting SET owner = 0 WHERE owner = ? AND id IN (SELECT value FROM json_each(?))"
@@ -73,7 +73,7 @@ class SqliteSession:
             try:
                 await self.database.run(work, durability)
             except Locked:
-                await asyncio.sleep(LOCKED_PAUSE_S)
+                await asyncio.sleep(TRY_AGAIN_S)
             else:
                 return
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import random
 
 TRY_AGAIN_S = 0.5
-"""The wait of a background task, alone in its process, before it asks the broker or a disk again.
-
-Where many wait at once, or the wait is part of a request, `Backoff` is right.
-"""
+"""The wait of a background task before it asks the broker or a disk again. A wait within a request uses `Backoff`."""
 _DOUBLINGS_LIMIT = 16
 
 

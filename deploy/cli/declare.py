@@ -55,7 +55,10 @@ def check(
     files: Annotated[list[Path] | None, typer.Argument(help="Endpoint files; by default those of the settings")] = None,
     settings: SettingsPath = DEFAULT_SETTINGS,
 ) -> None:
-    """Read the settings and declarations, and explain mistakes; exit status 2 if there are any."""
+    """Read settings, declarations and model configs, and explain mistakes; exit status 2 if there are any.
+
+    With files, only these are read, beside the settings.
+    """
     if not settings.exists() and (not files or settings != DEFAULT_SETTINGS):
         raise Misconfigured(missing_settings_text(settings))
     read = load_settings(settings)

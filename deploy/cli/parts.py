@@ -82,7 +82,7 @@ async def run_up(installation: Installation, flags: dict[str, str]) -> None:
 
 async def _print_stopping(stop: asyncio.Event) -> None:
     await stop.wait()
-    console.print("stopping: gateway, router, processors, learner, monitors; each finishes what it holds")
+    console.print("stopping: gateway, router, processors, learner, monitors; each finishes its work in hand")
 
 
 async def _print_ready(installation: Installation, supervisor: Supervisor, stop: asyncio.Event) -> None:

@@ -121,7 +121,7 @@ def _ended(routed: RoutedEndpoint) -> list[Table]:
         return []
     path = file_of(routed.author)
     where = f"change {path}" if path is not None else "declare it again"
-    rows = [("verdict", result.phase), ("when", _ago(result.at_us)), ("what to do now", f"{where}: {advice(routed)}")]
+    rows = [("verdict", result.phase), ("when", _ago(result.at_us)), ("next step", f"{where}: {advice(routed)}")]
     return [Table(key="verdict", title="How it ended", columns=("what", "now"), rows=rows)]
 
 
@@ -129,7 +129,7 @@ def advice(routed: RoutedEndpoint) -> str:
     """Return the change of the declaration that makes the result of an experiment permanent."""
     config, result = read_config(routed.endpoint), routed.result
     if config is None:
-        return "nothing: it has no policy"
+        return "no change is needed: it has no policy any more"
     phase, weights = ("", ()) if result is None else (result.phase, result.weights)
     return config.advice(routed.endpoint, phase, weights)
 

@@ -48,7 +48,7 @@ class GatewaySettings:
 
 
 class Core:
-    """The broker, the view of what is served, pending requests, and the rows of refused requests."""
+    """The broker, the view of the served models, pending requests, and the rows of refused requests."""
 
     def __init__(self, broker: Broker, view: View, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
         self.broker = broker

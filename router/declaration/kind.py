@@ -33,7 +33,7 @@ class PolicyConfig(StrictModel):
     """Whether each request is answered by one arm, drawn with a logged probability: such a log can compare policies."""
 
     has_shadow: ClassVar[bool] = False
-    """Whether the second leg of its requests is a shadow, which is computed and logged but never answers."""
+    """Whether its policy has companions and no merging: the second leg is computed and logged, but never answers."""
 
     @classmethod
     def models(cls) -> tuple[type[PolicyConfig], ...]:

@@ -61,7 +61,7 @@ def _used(evidence: Evidence, names: Sequence[str]) -> Table:
     for name in names:
         missing = int(np.isnan(decisions.rewards[name]).sum())
         rows.append((f"without a final {name}: its horizon is open, or it is left out", missing))
-    return Table(key="used", title="What of the log was used", columns=("what", "number"), rows=rows)
+    return Table(key="used", title="The part of the log that was used", columns=("what", "number"), rows=rows)
 
 
 def _weights(evidence: Evidence) -> Table:
@@ -82,7 +82,7 @@ def _values(evidence: Evidence, name: str, notes: Sequence[str]) -> Table:
     found = [_better(one, logged) for one in values(decisions, reward, decisions.weights)]
     rows: list[Sequence[Cell]] = [("the log", "as it was", logged, None, None, number, None, None, "")]
     rows += [("the file's", *value_cells(one)) for one in found]
-    title = f"What it would have earned: {name}, 95 % intervals"
+    title = f"Its estimated reward: {name}, 95 % intervals"
     return Table(key=f"value {name}", title=title, columns=("policy", *VALUE_COLUMNS), rows=rows, notes=notes)
 
 

@@ -50,7 +50,7 @@ def _read(evidence: Evidence) -> Table:
     }
     rows = [(text, counts[name]) for name, text in names.items() if counts[name] or name in ("records", "decisions")]
     notes = [f"phase: {evidence.phase}"]
-    return Table(key="log", title="What was read", columns=("what", "number"), rows=rows, notes=notes)
+    return Table(key="log", title="The log that was read", columns=("what", "number"), rows=rows, notes=notes)
 
 
 def _curves(evidence: Evidence) -> Iterator[Curves]:
@@ -117,10 +117,10 @@ def _ratio_table(key: str, title: str, endpoint: Endpoint, ratio: Ratio, *, stic
         )
         for place, arm in enumerate(endpoint.arms)
     ]
-    verdict = "ALARM: arms do not get what they should" if ratio.alarm else "as it should be"
+    verdict = "ALARM: the arms do not get their shares" if ratio.alarm else "as it should be"
     notes = [f"E = {e_value(ratio.log_e)}, an alarm at 1000: {verdict}"]
     if ratio.alarm and "missing" in title:
-        notes.append("feedback is missing more often for some arms: what is learnt from it is not to be trusted")
+        notes.append("feedback is missing more often for some arms: it is no sound base for learning")
     if sticky:
         notes.append("keys stick to their arms: the first decision of each key counts")
     if ratio.left_out:
@@ -153,7 +153,7 @@ def _always(evidence: Evidence) -> Iterator[Table]:
         for place, arm in enumerate(arms):
             target = always(decisions, place)
             rows += [(f"always {arm}", *value_cells(one)) for one in values(decisions, reward, target)]
-        title = f"What another policy would have earned: {name}, 95 % intervals"
+        title = f"Estimated reward of another policy: {name}, 95 % intervals"
         yield Table(key=f"value {name}", title=title, columns=("policy", *VALUE_COLUMNS), rows=rows)
 
 
@@ -173,5 +173,5 @@ def _posterior(evidence: Evidence) -> Iterator[Table]:
     for place, arm in enumerate(posterior.arms):
         rows.append((arms[arm], *[float(column[place]) for column in quantiles], float(best[place])))
     columns = ("arm", "2.5 %", "median", "97.5 %", "probably the best")
-    title = f"What is believed of the mean of {experiment.rewards[0]}"
+    title = f"Posterior of the mean of {experiment.rewards[0]}"
     yield Table(key="posterior", title=title, columns=columns, rows=rows)

@@ -34,7 +34,7 @@ def bandit_tables(
 ) -> list[Section]:
     """Return the table of a bandit's state: `arms` are the endpoint's, `bandit_arms` those of the bandit."""
     pulls, means, rewarded = (list_in(about, name) for name in ("pulls", "means", "rewarded"))
-    title = "What it has learnt"
+    title = "Its statistics so far"
     if pulls:
         rows: list[Sequence[Cell]] = [(arm, at(pulls, place), at(means, place)) for place, arm in enumerate(arms)]
         notes = ["as the policy counts it: older rewards count less with a half-life, and the means are not corrected"]

@@ -142,7 +142,7 @@ class BanditConfig(PolicyConfig):
         reward = endpoint.feedback.rewards[self.reward]
         if reward.type == "real":
             raise Misconfigured(
-                f"{self.reward} is a real reward; what is simulated is 0 or 1: see millrace route replay"
+                f"{self.reward} is a real reward, and simulations draw 0 or 1: see millrace route replay"
             )
         return simulated_bandit(
             lambda: self.learning_from(reward, len(self.arms)),

@@ -96,8 +96,8 @@ _GUARDRAILS = (BadGuardrail(bad="failed"),)
 class CanaryConfig(PolicyConfig):
     """The arm `canary` gets more and more of the traffic while no guardrail shows harm; `stable` has the rest.
 
-    `alpha` is the probability that a harmless canary is taken back. After `timeout` a canary without its proofs is
-    taken back.
+    `alpha` bounds the probability that a harmless canary is rolled back. After `timeout` a canary without its proofs is
+    rolled back.
     """
 
     commands: ClassVar[tuple[str, ...]] = ("promote", "abort")

@@ -23,7 +23,7 @@ _SLOW_NEEDS_OVER: dict[str, Any] = {
 class BadGuardrail(StrictModel):
     """Bad events: requests that `failed`, or that took longer than `over` (`slow`).
 
-    The canary is taken back when it is shown to have more of them than the others. It is promoted only when it is
+    The canary is rolled back when it is shown to have more of them than the others. It is promoted only when it is
     proven to have less than `max_ratio` times as many, or, with `max_rate`, in less than that share of its requests.
     """
 

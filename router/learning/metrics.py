@@ -54,7 +54,7 @@ class LearnerMetrics:
         )
         self._counts = Gauge(
             "millrace_route_feedback",
-            "Decisions, rewards and feedback so far, by what became of them.",
+            "Decisions, rewards and feedback so far, by their outcome.",
             ["endpoint", "what"],
             registry=registry,
         )

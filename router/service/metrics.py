@@ -15,7 +15,10 @@ class RouterMetrics:
             "millrace_endpoints_refused", "Endpoints whose queue the broker does not allow.", registry=registry
         )
         self._dropped = Counter(
-            "millrace_answers_dropped", "Answers that nobody could be given, by reason.", ("reason",), registry=registry
+            "millrace_answers_dropped",
+            "Answers that could not be delivered, by reason.",
+            ("reason",),
+            registry=registry,
         )
         self._merges = Counter(
             "millrace_merges_lost", "Merge records that the log never took, by reason.", ("reason",), registry=registry

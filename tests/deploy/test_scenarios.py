@@ -138,8 +138,8 @@ def test_all_claims_are_printed_and_one_failed_claim_fails_the_scenario() -> Non
 @pytest.mark.parametrize(
     ("phase", "tripped", "ended"),
     [
-        ("aborted", 0, "was taken back by the guardrail on failed"),
-        ("aborted", 1, "was taken back by the guardrail on right"),
+        ("aborted", 0, "was rolled back by the guardrail on failed"),
+        ("aborted", 1, "was rolled back by the guardrail on right"),
         ("promoted", None, "was promoted"),
         ("step 2 of 3", None, "is at step 2 of 3"),
     ],

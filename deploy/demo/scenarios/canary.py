@@ -39,9 +39,9 @@ LATEST = 5.0
 END_WITHIN_S = 10.0
 TYPED = ("ok", "failed", "expired")
 
-# A claim fails by chance with a probability below 1e-3. The good canary is taken back with a probability of at most
+# A claim fails by chance with a probability below 1e-3. The good canary is rolled back with a probability of at most
 # alpha. In 4,000 simulated runs of 1,200 requests (accuracies .98 and .97, rewards 3.4 s late) it was promoted after at
-# most 820 requests, and a canary with accuracy .79 was taken back by its reward after at most 1,050. The crashing
+# most 820 requests, and a canary with accuracy .79 was rolled back by its reward after at most 1,050. The crashing
 # canary gets at least 120 requests. One in five is deadly, and kills the processor twice: in its batch, and alone in
 # the retry queue. Four deadly requests (fewer have a probability below 1e-6) stop the processor for increasing pauses
 # of 12 s in total, while 4 requests per second expire. Seven failures of the canary, with none of the stable arm, are
@@ -153,7 +153,7 @@ def how_it_ended(snapshot: SnapshotRecord | None) -> str:
 
 
 def _aborted(guardrail: str) -> str:
-    return f"was taken back by the guardrail on {guardrail}"
+    return f"was rolled back by the guardrail on {guardrail}"
 
 
 def _check(scripts: dict[str, bytes], held_out: Digits) -> None:

@@ -137,7 +137,7 @@ async def test_show_prints_the_leader_the_weights_and_the_statistics(shop: Shop)
     assert learnt["b"]["mean"] == 1.0
     assert rows_of(done.stdout, "feedback")["decisions"]["number"] == 60
     output = (await shop.route("show", "e")).stdout
-    for line in ("endpoint e", "b    m@2", "What it has learnt", "█"):
+    for line in ("endpoint e", "b    m@2", "Its statistics so far", "█"):
         assert line in output
 
 

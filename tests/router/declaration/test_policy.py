@@ -15,6 +15,7 @@ from broker.records.endpoint import read_endpoint
 from deploy.yaml_text import documents
 from router.declaration.features import NumberFeature, OneHotFeature, TensorFeature
 from router.declaration.policy import read_config
+from router.declaration.registry import BANDITS
 from router.declaration.registry import POLICIES as WORDS
 from router.kinds.bandit import BanditConfig, LinearConfig
 from router.kinds.canary import CanaryConfig
@@ -104,11 +105,11 @@ def test_features_are_read_in_three_forms_and_counted_with_an_intercept() -> Non
 
 WRONG = {
     # words
-    "{splt: [v1]}": "did you mean 'split'? known policies: split, shadow, canary, bandit, interleave",
+    "{splt: [v1]}": "did you mean 'split'? known policies: " + ", ".join(WORDS),
     "{1: 2}": "",
     "{split: [v1], canary: v2}": "split and canary are policies of their own: keep one",
     "{bandit: thomson, reward: clicked}": "bandit: 'thomson' is not a bandit; did you mean 'thompson'?",
-    "{bandit: [thompson], reward: clicked}": "known bandits: thompson, epsilon_greedy",
+    "{bandit: [thompson], reward: clicked}": "known bandits: " + ", ".join(BANDITS),
     "{canary: v3, stable: {bandit: tompson}}": "stable: bandit: 'tompson' is not a bandit; did you mean 'thompson'?",
     "{canary: v3, stable: {bandit: ucb, reward: clicked, florr: 1%}}": "stable.florr: unknown key; did you mean 'fl",
     "{canary: v3, stable: v1, guardrails: [{bad: failed, max_rati: 2}]}": "guardrails.0.max_rati: unknown key; did you",
