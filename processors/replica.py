@@ -15,10 +15,8 @@ from broker.delivery.clocks import CLOCKS
 from broker.delivery.heartbeat import Heartbeat
 from broker.delivery.membership import Membership
 from broker.errors import MillraceError
-from broker.messages import Record
 from broker.protocol.answers import clean
-from broker.records.declared import read_declared
-from broker.records.endpoint import Endpoint
+from broker.records.declared_endpoints import DeclaredEndpoints
 from broker.support.tasks import Tasks
 from processors.cancels import CancelledRequests
 from processors.loading import load_model
@@ -54,7 +52,7 @@ class Replica:
         self._broker = broker
         self._spec = spec
         self._registry = registry
-        self._endpoints: dict[str, Endpoint] = {}
+        self._declared = DeclaredEndpoints()
         self._cancels = CancelledRequests()
         self._tasks = Tasks()
         self._pipeline: Pipeline | None = None
@@ -76,7 +74,9 @@ class Replica:
         """Load the model, serve until `stop`, and finish the held requests. Errors are announced and raised."""
         spec = self._spec
         member = Membership(self._broker, self._heartbeat)
-        followers = await member.follow(declared=self._fold, status=self._cancels.fold, status_since_s=CANCELS_OVER_S)
+        followers = await member.follow(
+            declared=self._declared.fold, status=self._cancels.fold, status_since_s=CANCELS_OVER_S
+        )
         await member.announce("loading")
         try:
             model = await load_model(
@@ -103,7 +103,9 @@ class Replica:
         spec = self._spec
         metrics = self._metrics = ProcessorMetrics(self._registry, spec.model, spec.version)
         settings = PipelineSettings(instance=spec.instance, grace_s=spec.grace_s)
-        pipeline = self._pipeline = Pipeline(self._broker, model, self._endpoints, settings, metrics, self._cancels)
+        pipeline = self._pipeline = Pipeline(
+            self._broker, model, self._declared.by_name, settings, metrics, self._cancels
+        )
         retries = RetryService(self._broker, pipeline)
         readiness = self._readiness = QueueReadiness(self._heartbeat, describe(model.config, [spec.version]))
         try:
@@ -148,12 +150,3 @@ class Replica:
             self._readiness.trouble if self._readiness else "",
         )
         return [trouble for trouble in troubles if trouble]
-
-    def _fold(self, record: Record) -> None:
-        declared = read_declared(record)
-        if declared is None:
-            return
-        if declared.declaration is None:
-            self._endpoints.pop(declared.endpoint, None)
-        else:
-            self._endpoints[declared.endpoint] = declared.declaration

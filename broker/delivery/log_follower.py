@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 READ_AT_ONCE = 500
 
 
-def follow_status(broker: Broker, fold: Callable[[Record], None], *, since_s: float = 2 * FULL_EVERY_S) -> LogFollower:
+def follow_status(
+    broker: Broker, fold: Callable[[Record], object], *, since_s: float = 2 * FULL_EVERY_S
+) -> LogFollower:
     """Return a follower of the `status` log from `since_s` seconds ago; it also corrects this process's clock."""
 
     def both(record: Record) -> None:
@@ -41,7 +43,7 @@ class LogFollower:
         broker: Broker,
         log: str,
         start: int | Since,
-        fold: Callable[[Record], None],
+        fold: Callable[[Record], object],
         *,
         on_recreated: Callable[[], None] = lambda: None,
     ) -> None:

@@ -12,7 +12,7 @@ from broker.messages import Record
 from broker.records.status import FULL_EVERY_S, State
 from broker.support.tasks import Tasks
 
-Fold = Callable[[Record], None]
+Fold = Callable[[Record], object]  # its result is not used
 
 
 class Membership:

@@ -6,13 +6,11 @@ import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from broker.base import Broker, Since
-from broker.delivery.log_follower import LogFollower
+from broker.base import Broker
+from broker.delivery.log_follower import LogFollower, follow_status
 from broker.errors import Misconfigured
 from broker.messages import Record
-from broker.protocol.ids import now_us
 from broker.records.endpoint import Endpoint
-from broker.records.status import FULL_EVERY_S
 from processors.config import CONFIG_FILE
 from processors.repository import scan
 from router.state.view import View
@@ -35,10 +33,9 @@ async def read_view(connection: Broker, declared: Callable[[Record], None] = _no
         view.fold_declared(record)
         declared(record)
 
-    lately = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
     wanted = (
         (channels.declared, LogFollower(connection, channels.declared, 0, fold)),
-        (channels.status, LogFollower(connection, channels.status, lately, view.fold_status)),
+        (channels.status, follow_status(connection, view.fold_status)),
     )
     logs = [following for log, following in wanted if await connection.exists(log)]
     tasks = [asyncio.create_task(log.run()) for log in logs]

@@ -11,7 +11,8 @@ from broker.base import Broker
 from broker.delivery.log_follower import LogFollower
 from broker.errors import Misconfigured, NotFound, TryAgain, Unavailable
 from broker.messages import Record
-from broker.records.declared import digest, endpoint_declared, endpoint_withdrawn, read_declared
+from broker.records.declared import digest, endpoint_declared, endpoint_withdrawn
+from broker.records.declared_endpoints import DeclaredEndpoints
 from broker.records.endpoint import Endpoint, read_endpoint
 from deploy.yaml_text import read_yaml
 from router.policies.declared import read_policy
@@ -77,8 +78,13 @@ class Declarations:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self.digests: dict[str, str] = {}
-        self.endpoints: dict[str, Endpoint] = {}
+        self._declared = DeclaredEndpoints()
         self.authors: dict[str, str] = {}
+
+    @property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """The declared endpoints by name."""
+        return self._declared.by_name
 
     async def read(self) -> None:
         """Read the log `declared` from its start to its present end; a log that does not exist counts as empty."""
@@ -108,7 +114,7 @@ class Declarations:
         """Declare an endpoint, even if the same declaration is on the log already."""
         await self._append(endpoint_declared(endpoint, author))
         self.digests[endpoint.endpoint] = digest(endpoint)
-        self.endpoints[endpoint.endpoint] = endpoint
+        self._declared.by_name[endpoint.endpoint] = endpoint
         self.authors[endpoint.endpoint] = author
 
     async def withdraw(self, endpoint: str, author: str) -> None:
@@ -123,18 +129,17 @@ class Declarations:
             raise Unavailable(f"the broker did not accept the declaration: {outcomes[0]}")
 
     def _fold(self, record: Record) -> None:
-        declared = read_declared(record)
+        declared = self._declared.fold(record)
         if declared is None:
             return
         if declared.declaration is None:
             self._forget(declared.endpoint)
         else:
             self.digests[declared.endpoint] = declared.digest
-            self.endpoints[declared.endpoint] = declared.declaration
             self.authors[declared.endpoint] = declared.author
 
     def _forget(self, endpoint: str) -> None:
-        for known in (self.digests, self.endpoints, self.authors):
+        for known in (self.digests, self._declared.by_name, self.authors):
             known.pop(endpoint, None)
 
 

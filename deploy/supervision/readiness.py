@@ -9,11 +9,9 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from broker.base import Broker, Since
-from broker.delivery.log_follower import LogFollower
+from broker.base import Broker
+from broker.delivery.log_follower import LogFollower, follow_status
 from broker.errors import Misconfigured, Unavailable
-from broker.protocol.ids import now_us
-from broker.records.status import FULL_EVERY_S
 from broker.support.tasks import Tasks
 from deploy.operations.inspection import withheld_arms
 from deploy.supervision.supervisor import Supervisor, wait_until_ready
@@ -54,11 +52,11 @@ async def wait_until_served(
 
 
 async def _follow(broker: Broker, view: View, tasks: Tasks) -> None:
-    lately = Since(now_us() - int(2 * FULL_EVERY_S * 1e6))
     channels = broker.channels
-    for log, start, fold in ((channels.declared, 0, view.fold_declared), (channels.status, lately, view.fold_status)):
+    for log in (channels.declared, channels.status):
         await broker.declare(log)
-        tasks.spawn(LogFollower(broker, log, start, fold).run(), log)
+    tasks.spawn(LogFollower(broker, channels.declared, 0, view.fold_declared).run(), channels.declared)
+    tasks.spawn(follow_status(broker, view.fold_status).run(), channels.status)
 
 
 async def _settled(

@@ -15,10 +15,10 @@ from broker.delivery.heartbeat import Heartbeat
 from broker.delivery.membership import Membership
 from broker.errors import Misconfigured, TryAgain
 from broker.messages import Record
+from broker.records.declared_endpoints import DeclaredEndpoints
 from broker.records.endpoint import Endpoint
 from broker.records.routing import ExperimentResult, read_experiment_result
 from broker.support.tasks import wait_for_event
-from router.declaration.endpoints import DeclaredEndpoints
 from router.learning.declared_state import DeclaredState
 from router.learning.endpoint import EndpointLearner
 from router.learning.experiment import Experiment, ExperimentSpec, spec_of

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from broker.delivery.clocks import CLOCKS
 from broker.errors import Misconfigured, NotFound
 from broker.messages import Record
+from broker.records.declared_endpoints import DeclaredEndpoints
 from broker.records.endpoint import Endpoint
 from broker.records.routing import (
     LearnerCheckpoint,
@@ -19,7 +20,6 @@ from broker.records.routing import (
     read_snapshot,
 )
 from broker.records.status import read_status
-from router.declaration.endpoints import DeclaredEndpoints
 from router.drawing.router import Router
 from router.policies.declared import read_policy
 from router.policies.snapshot import WeightSnapshot
