@@ -102,7 +102,7 @@ class PublishContract:
     ) -> None:
         queue = await installation.queue(broker, limits=Limits(messages=5))
         message = Message(queue=queue, body=b"x")
-        await fill(broker, message, most=50)
+        assert await fill(broker, message, most=50) == FULL
         await broker.ack(await take(broker.consume(queue, 100), 5))
         await until(lambda: fill(broker, message, most=1), SAFE)
 
@@ -134,10 +134,12 @@ class PublishContract:
         queue = await installation.queue(broker)
         consumer = broker.consume(queue, 10)
         message = Message(queue=queue, body=b"x", delay_s=0.1)
+        began_s = time.monotonic()
         await broker.publish([message])
         for _ in range(3):
             taken = await take(consumer)
             assert await broker.forward(taken, [message]) == [SAFE]
+        assert time.monotonic() - began_s >= 3 * message.delay_s
 
     async def test_depth_counts_requests_and_not_messages(self, installation: Installation, broker: Broker) -> None:
         queue = await installation.queue(broker)
