@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -15,7 +16,7 @@ from tests.contract.installation import Installation
 
 PAGE = (Path(__file__).parents[2] / "docs/extending/broker.md").read_text("utf-8")
 CODE = re.compile(r"<!-- code: (\S+) -->\n```python\n(.*?)```", re.DOTALL)
-ENTRY_POINTS = re.compile(r'```toml\n\[project\.entry-points\."(.*?)"\]\n(.*?)```', re.DOTALL)
+TOML = re.compile(r"```toml\n(.*?)```", re.DOTALL)
 
 NO_LIMITS = "it has no limits"
 NO_DELAYS = "it has no delays"
@@ -39,11 +40,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("site-packages")
     [(name, code)] = CODE.findall(PAGE)
     (folder / name).write_text(code, "utf-8")
-    [(group, points)] = ENTRY_POINTS.findall(PAGE)
-    info = folder / "memory_broker-1.0.dist-info"
+    [toml] = TOML.findall(PAGE)
+    project = tomllib.loads(toml)["project"]
+    [(group, points)] = project["entry-points"].items()
+    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: memory-broker\nVersion: 1.0\n", "utf-8")
-    (info / "entry_points.txt").write_text(f"[{group}]\n{points.replace(chr(34), '')}", "utf-8")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n", "utf-8"
+    )
+    lines = [f"{name} = {value}" for name, value in points.items()]
+    (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]), "utf-8")
     sys.path.insert(0, str(folder))
     yield
     sys.path.remove(str(folder))
