@@ -31,9 +31,23 @@ def check_topic(consumer: Any, topic: str, trackers: Iterable[OffsetTracker]) ->
     raise TopicDeleted(f"{topic} was deleted")
 
 
-def _ends_before(consumer: Any, tracker: OffsetTracker) -> bool:
+def poll_time(consumer: Any, partition: Any) -> int | None:
+    """Return when Kafka last answered a fetch from this partition, in milliseconds; None if it did not."""
     try:
-        end = consumer.highwater(tracker.partition)
-    except IllegalStateError:  # the partition is no longer assigned to this consumer
+        time_ms: int | None = consumer.last_poll_timestamp(partition)
+    except (IllegalStateError, AssertionError):  # the partition is no longer assigned to this consumer
+        return None
+    return time_ms
+
+
+def _ends_before(consumer: Any, tracker: OffsetTracker) -> bool:
+    """Return True if the partition ends before the next record.
+
+    The answer with the last records does not count: Kafka reads the end of a partition before its records, so a record
+    that is written in between is beyond that end.
+    """
+    time_ms = poll_time(consumer, tracker.partition)
+    if time_ms is None or time_ms == tracker.admitted_ms:
         return False
+    end = consumer.highwater(tracker.partition)
     return end is not None and end < tracker.position

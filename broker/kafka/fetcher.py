@@ -9,6 +9,7 @@ from aiokafka import TopicPartition
 
 from broker.kafka.assignment import Assignment
 from broker.kafka.committer import Committer
+from broker.kafka.deletion import poll_time
 from broker.kafka.delivery_buffer import DeliveryBuffer
 from broker.kafka.delivery_owner import tracker_of
 from broker.kafka.held_deliveries import HeldDeliveries
@@ -79,6 +80,7 @@ class Fetcher:
             tracker = self._assignment.trackers.get(partition)
             if tracker is not None:
                 trackers.add(tracker)
+                tracker.admitted_ms = poll_time(self._assignment.consumer, partition)
                 owner = (self._held, tracker)
                 arrivals += [
                     Delivery(self._unpack(self._queue, record.headers, record.value), record.offset, came_back, owner)

@@ -61,6 +61,7 @@ class OffsetTracker:
         self.partition = partition
         self.nonce = secrets.token_hex(4)
         self.lost = False
+        self.admitted_ms: int | None = None  # when Kafka answered with the last admitted records
         self.committed = state
         self._inherited = state
         self._came_back_before = state.offset + state.reach

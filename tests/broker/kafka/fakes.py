@@ -37,6 +37,7 @@ class FakeConsumer:
     """Records the calls of an AIOKafkaConsumer; `refusals` commits fail first."""
 
     ends: dict[TopicPartition, int] = field(default_factory=dict)
+    polled_ms: dict[TopicPartition, int] = field(default_factory=dict)
     refusals: int = 0
     is_topic_gone: bool = False
     commits: list[dict[TopicPartition, Any]] = field(default_factory=list)
@@ -48,6 +49,9 @@ class FakeConsumer:
 
     def highwater(self, which: TopicPartition) -> int | None:
         return self.ends.get(which)
+
+    def last_poll_timestamp(self, which: TopicPartition) -> int | None:
+        return self.polled_ms.get(which, 0)
 
     def pause(self, which: TopicPartition) -> None:
         self.paused.add(which)

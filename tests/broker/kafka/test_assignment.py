@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.kafka.assignment import Assignment
-from broker.kafka.deletion import TopicDeleted
+from broker.kafka.deletion import TopicDeleted, poll_time
 from broker.kafka.offset_tracker import WINDOW, CommittedState
 from tests.broker.kafka.fakes import TOPIC, FakeConsumer, deliver, partition
 
@@ -75,5 +75,19 @@ def test_a_topic_that_ends_before_a_delivered_record_was_made_again() -> None:
     assignment, consumer = assigned(CommittedState(0))
     deliver(None, assignment.trackers[partition()], 0, 1, 2)
     consumer.ends[partition()] = 1
+    with pytest.raises(TopicDeleted):
+        assignment.check_topic(TOPIC)
+
+
+def test_a_record_written_while_kafka_answers_is_no_sign_that_the_topic_was_made_again() -> None:
+    """Kafka reads the end of a partition before its records: both come in one answer, and the end is too small."""
+    assignment, consumer = assigned(CommittedState(0))
+    tracker = assignment.trackers[partition()]
+    consumer.ends[partition()], consumer.polled_ms[partition()] = 2, 1000
+    deliver(None, tracker, 0, 1, 2)
+    tracker.admitted_ms = poll_time(consumer, partition())
+    assignment.check_topic(TOPIC)
+    assert not tracker.lost
+    consumer.polled_ms[partition()] = 1500  # a later answer has the true end
     with pytest.raises(TopicDeleted):
         assignment.check_topic(TOPIC)
