@@ -126,7 +126,7 @@ async def _openapi(request: Request) -> Response:
 
 
 async def _docs(request: Request) -> Response:
-    return HTMLResponse(page(f"{request.url.scheme}://{request.url.netloc}"))
+    return HTMLResponse(page(f"http://{request.headers.get('host', 'localhost:8000')}"))
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

@@ -95,7 +95,7 @@ class InferRoute:
         client = ClientRequest(
             uid,
             now_us(),
-            int(allowed_s * 1e6),
+            round(allowed_s * 1e6),
             body,
             json_length_of(headers, len(body)),
             key=key_of_client(headers),

@@ -130,8 +130,10 @@ class HttpConnection(ParsingConnection):
     def _app(self) -> Any:
         """The app that answers this request: the gateway, or one that refuses it."""
         if self._for_health and not self.url.startswith(HEALTH):
-            self._door.note(RefusalReason.CONNECTIONS_FULL)
-            return ErrorApp(Unavailable(CONNECTIONS_FULL))
+            self._for_health = not self._door.has_place(self)
+            if self._for_health:
+                self._door.note(RefusalReason.CONNECTIONS_FULL)
+                return ErrorApp(Unavailable(CONNECTIONS_FULL))
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
         if has_body and self._door.bodies_are_full():
             self._door.note(RefusalReason.BODIES_FULL)

@@ -25,9 +25,9 @@ OWN_DESCRIPTORS = 64  # for the broker, files, and the metrics server
 HEALTH_CONNECTIONS = 32  # beyond the limit, for /v2/health only
 REFUSED_CONNECTIONS = 16  # beyond both, on our own descriptors, until they have read the error
 FEWEST_CONNECTIONS = 16
-YOUNG_S = 2.0  # a body younger than this does not count as slow
-SILENT_S = 0.25  # a new connection keeps its place so long: its first request may be on its way
-SEARCH_AGAIN_S = 0.1  # after no connection was found that could be displaced
+YOUNG_S = 2.0  # a body younger than this does not count as slow; a silent connection that is displaced reads its 503
+SILENT_S = 0.05  # a new connection keeps its place so long: its first bytes may not have been read yet
+SEARCH_SHARE = 0.1  # of the time, at most, for searches that find no connection to displace
 DISPLACED_AT_ONCE = 32  # divides the limit: a search of all connections for each new one would be too slow
 
 
@@ -132,14 +132,16 @@ class Door:
         self._unlogged[reason] += 1
 
     def is_full(self) -> bool:
-        """Displace quiet connections if the limit is reached; return True if there is no room even then.
+        """Displace quiet connections if the limit is reached; return True if there is no room for one more even then.
 
         Connections that never sent a request go first, then idle ones, then slow bodies; never one that waits for an
         answer.
         """
-        if len(self.connections) >= self.connections_limit:
-            self._make_room()
-        return len(self.connections) >= self.connections_limit
+        return not self._has_room(self.connections_limit - 1, None)
+
+    def has_place(self, client: DoorClient) -> bool:
+        """Return True if a connection that was accepted beyond the limit has a place now, as `is_full` makes room."""
+        return self._has_room(self.connections_limit, client)
 
     def has_room_for_health(self) -> bool:
         """Return True if one more connection may be served, for /v2/health only."""
@@ -191,15 +193,23 @@ class Door:
             )
         return max(len(late), len(unread)) > ENDED_AT_ONCE
 
-    def _make_room(self) -> None:
+    def _has_room(self, most: int, besides: DoorClient | None) -> bool:
+        """Return True if there are at most `most` connections, after quiet ones other than `besides` were displaced."""
+        excess = len(self.connections) - most
+        if excess > 0:
+            self._displace(max(excess, self.connections_limit // DISPLACED_AT_ONCE), besides)
+        return len(self.connections) <= most
+
+    def _displace(self, number: int, besides: DoorClient | None) -> None:
         now = time.monotonic()
         if now < self._search_after_s:
             return
-        quiet = [it for it in self.connections if self._is_quiet(it, now)]
+        quiet = [it for it in self.connections if it is not besides and self._is_quiet(it, now)]
         if not quiet:
-            self._search_after_s = now + SEARCH_AGAIN_S
+            ended = time.monotonic()
+            self._search_after_s = ended + (ended - now) / SEARCH_SHARE
         quiet.sort(key=lambda it: (max(it.phase, ConnectionPhase.HEAD), it.since_s))
-        for client in quiet[: max(1, self.connections_limit // DISPLACED_AT_ONCE)]:
+        for client in quiet[:number]:
             self.note(RefusalReason.DISPLACED)
             client.displace()
             self.connections.discard(client)  # its descriptor is free soon

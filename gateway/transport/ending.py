@@ -13,7 +13,7 @@ from broker.errors import MillraceError, Unavailable
 from broker.protocol.ids import new_uid, now_us
 from gateway.transport.asgi import raw_error
 from gateway.transport.backlog import PipelineBacklog
-from gateway.transport.door import ConnectionPhase, Door, RefusalReason
+from gateway.transport.door import YOUNG_S, ConnectionPhase, Door, RefusalReason
 from gateway.transport.errors import TooSlow
 
 SILENT, HEAD, IDLE, BODY, ANSWER, CLOSING = ConnectionPhase
@@ -66,7 +66,10 @@ class EndingConnection(HttpToolsProtocol):
         self.transport.abort()
 
     def displace(self) -> None:
-        self._write_error(Unavailable(CONNECTIONS_FULL))
+        if self.phase is SILENT and time.monotonic() - self.since_s < YOUNG_S:  # its request may be on its way
+            self.transport.write(raw_error(Unavailable(CONNECTIONS_FULL), new_uid(now_us())))
+        else:
+            self._write_error(Unavailable(CONNECTIONS_FULL))
         self._close()
 
     def turn_away(self) -> None:

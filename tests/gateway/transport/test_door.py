@@ -17,7 +17,6 @@ from deploy.settings import Gateway, size
 from gateway.transport.door import (
     ENDED_AT_ONCE,
     LOG_EVERY_S,
-    SEARCH_AGAIN_S,
     SILENT_S,
     WAYS_OUT,
     ConnectionPhase,
@@ -93,11 +92,27 @@ def test_a_new_connection_is_not_displaced_before_it_could_send() -> None:
     new = Client(ConnectionPhase.SILENT, time.monotonic())
     door = door_of(new, connections=1)
     assert door.is_full()
-    new.since_s -= SILENT_S + SEARCH_AGAIN_S
-    assert door.is_full()  # not searched again so soon
-    time.sleep(SEARCH_AGAIN_S)
+    new.since_s -= 2 * SILENT_S
+    time.sleep(0.01)  # a fruitless search is not repeated at once
     assert not door.is_full()
     assert new.ended == "displaced"
+
+
+def test_all_connections_beyond_the_limit_make_room_at_once() -> None:
+    silent = [Client(ConnectionPhase.SILENT, 0.0) for _ in range(24)]
+    door = door_of(*silent, connections=16)
+    assert not door.is_full()
+    assert len(door.connections) == 15
+
+
+def test_a_connection_beyond_the_limit_has_a_place_once_others_are_quiet() -> None:
+    first, late = Client(ConnectionPhase.ANSWER, 0.0), Client(ConnectionPhase.HEAD, 0.0)
+    door = door_of(first, late, connections=1)
+    assert not door.has_place(late)
+    first.phase = ConnectionPhase.IDLE
+    time.sleep(0.01)
+    assert door.has_place(late)
+    assert (first.ended, late.ended) == ("displaced", "")
 
 
 def test_a_sweep_ends_only_some_connections_at_once() -> None:
