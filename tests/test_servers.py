@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -205,6 +206,30 @@ def test_an_interrupted_installation_of_rabbitmq_4_is_started_again(tmp_path: Pa
     assert (debian / "complete").exists()
     assert [path.name for path in debian.parent.iterdir() if path.is_dir()] == ["rabbitmq4"]
     assert (debian.parent / "rabbitmq4.out").read_text() == "", "debootstrap must get an empty folder"
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="only Debian installs Debian")
+def test_the_folder_of_an_installation_that_still_runs_is_left_alone(tmp_path: Path) -> None:
+    """It runs on without the lock if only `flock` was killed."""
+    services, programs = tmp_path / "deploy/services", tmp_path / "bin"
+    shutil.copytree(servers.ROOT / "deploy/services", services)
+    programs.mkdir()
+    (programs / "debootstrap").write_text(FAKE_DEBOOTSTRAP.format(interrupt=tmp_path / "interrupt"), "utf-8")
+    (programs / "debootstrap").chmod(0o755)
+    cache = tmp_path / ".cache"
+    with subprocess.Popen(["/bin/bash", "-c", "exec -a rabbitmq.sh sleep 60"]) as running:
+        try:
+            mine, others = (cache / f"rabbitmq4.unfinished.{pid}" for pid in (running.pid, 2**22 + 1))
+            mine.mkdir(parents=True)
+            others.mkdir()
+            while b"rabbitmq.sh" not in Path(f"/proc/{running.pid}/cmdline").read_bytes().split(b"\0")[0]:
+                time.sleep(0.01)
+            environment = {"PATH": f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"}
+            subprocess.run([services / "rabbitmq4.sh", "install"], env=environment, timeout=60, check=True)
+        finally:
+            running.kill()
+    assert mine.exists()
+    assert not others.exists()
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])

@@ -100,7 +100,7 @@ install_debian() {
     remove_tree "$debian"
     for unfinished in "$debian".unfinished.*; do
         # The process named in it may still run: if only `flock` was killed, the installation goes on without the lock.
-        [[ -e /proc/${unfinished##*.} ]] || remove_tree "$unfinished"
+        grep -aqs rabbitmq.sh "/proc/${unfinished##*.}/cmdline" || remove_tree "$unfinished"
     done
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 'Created-By: Packages' | head -n 1)
     unfinished=$debian.unfinished.$$
