@@ -83,7 +83,7 @@ def prose(module: Module) -> Iterator[tuple[int, str]]:
 
 
 def riddles(package: str) -> float:
-    """Return how many of 1,000 words of prose are what, whoever, whatever, nobody or says."""
+    """Return the number of matches of `RIDDLES` in 1,000 words of prose."""
     texts = [text for module in modules(package) for _, text in prose(module)]
     words = sum(len(WORD.findall(text)) for text in texts)
     return 1000.0 * sum(len(RIDDLES.findall(text)) for text in texts) / max(1, words)

@@ -35,7 +35,7 @@ class LogFollower:
     """Reads a log from `start` and calls `fold` for each record.
 
     `caught_up` is set once the follower has passed the end of the log at the time of its start, or after a second if it
-    started at a time: no record may be newer than that.
+    started at a time: perhaps no record is newer than that.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class LogFollower:
                 await asyncio.sleep(TRY_AGAIN_S)
 
     async def _give_up_waiting(self) -> None:
-        """Set `caught_up` after a second if the follower started at a time: no record may be newer than that."""
+        """Set `caught_up` after a second if the follower started at a time: perhaps no record is newer."""
         if isinstance(self._start, Since):
             await asyncio.sleep(1.0)
             self.caught_up.set()

@@ -31,7 +31,7 @@ Start = Callable[[Broker, Path, asyncio.Event], Awaitable[None]]
 
 
 class MeasuringClocks:
-    """Clocks that are measured when the test says so."""
+    """Clocks that count as measured once the test sets `done`."""
 
     def __init__(self) -> None:
         self.done = asyncio.Event()

@@ -10,10 +10,21 @@ import pytest
 
 from gateway.transport.door import SILENT_S
 from tests.gateway.infer_requests import BODY
+from tests.gateway.running_gateway import Gateway
 from tests.gateway.transport.raw_http import POST, answer_of, limited_gateway, refusals
 from tests.waiting import in_background, until
 
 WHOLE = POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
+
+
+async def waiting_clients(gateway: Gateway) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Take all 16 connections of a gateway with requests that wait until `processor.go` is set."""
+    gateway.processor.go.clear()
+    clients = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(16)]
+    for _, writer in clients:
+        writer.write(WHOLE)
+    await until(lambda: gateway.registry.get_sample_value("millrace_gateway_pending_requests") == 16)
+    return clients
 
 
 @pytest.mark.parametrize("silent", [16, 40, 64])
@@ -55,15 +66,7 @@ async def test_a_flood_of_silent_connections_shuts_no_client_out(tmp_path: Path)
 
 async def test_a_connection_beyond_the_limit_is_served_once_there_is_room(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, connections=16) as gateway:
-        gateway.processor.go.clear()
-        waiting = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(16)]
-        for _, writer in waiting:
-            writer.write(WHOLE)
-
-        async def all_wait() -> bool:
-            return gateway.registry.get_sample_value("millrace_gateway_pending_requests") == 16
-
-        await until(all_wait)
+        waiting = await waiting_clients(gateway)
         reader, late = await asyncio.open_connection("127.0.0.1", gateway.port)
         late.write(WHOLE)
         assert (await answer_of(reader))[0] == 503
@@ -78,15 +81,7 @@ async def test_a_connection_beyond_the_limit_is_served_once_there_is_room(tmp_pa
 
 async def test_clients_that_connect_together_without_room_all_read_their_503(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, connections=16) as gateway:
-        gateway.processor.go.clear()
-        waiting = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(16)]
-        for _, writer in waiting:
-            writer.write(WHOLE)
-
-        async def all_wait() -> bool:
-            return gateway.registry.get_sample_value("millrace_gateway_pending_requests") == 16
-
-        await until(all_wait)
+        waiting = await waiting_clients(gateway)
         late = await asyncio.gather(*[asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(40)])
         for _, writer in late:
             writer.write(WHOLE)
@@ -99,17 +94,7 @@ async def test_clients_that_connect_together_without_room_all_read_their_503(tmp
 
 async def test_waiting_requests_are_never_displaced_and_health_is_still_served(tmp_path: Path) -> None:
     async with limited_gateway(tmp_path, connections=16) as gateway:
-        gateway.processor.go.clear()
-        waiting = []
-        for _ in range(16):
-            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-            writer.write(WHOLE)
-            waiting.append((reader, writer))
-
-        async def all_wait() -> bool:
-            return gateway.registry.get_sample_value("millrace_gateway_pending_requests") == 16
-
-        await until(all_wait)
+        waiting = await waiting_clients(gateway)
         late, late_writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         late_writer.write(WHOLE)
         code, headers, _ = await answer_of(late)

@@ -47,7 +47,7 @@ class Answering(SqliteBroker):
 
 
 @pytest.mark.parametrize("says", [FULL, UNKNOWN, NO_QUEUE], ids=str)
-async def test_a_record_is_tried_again_and_its_hold_settled_when_it_is_safe(tmp_path: Path, says: Outcome) -> None:
+async def test_a_record_is_tried_again_and_its_hold_is_settled_once_it_is_safe(tmp_path: Path, says: Outcome) -> None:
     async with Answering(tmp_path / "broker.db", Channels()) as broker:
         broker.says = says
         settling, lost = AckTracker(broker), list[str]()
