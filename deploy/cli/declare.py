@@ -26,7 +26,7 @@ from deploy.cli.terminal import (
     started_installation,
     warn,
 )
-from deploy.operations.inspection import broken_models, left_out, withheld_arms
+from deploy.operations.inspection import left_out, withheld_arms
 from deploy.operations.watch import Declarations, file_of, read_file, unread_files
 from deploy.project import write_project
 from deploy.settings import Settings, load_settings
@@ -73,10 +73,9 @@ def check(
         warn([f"{path} is not read by `millrace up`: endpoints is {read.endpoints}" for path in unread])
     else:
         _print_line(f"{read.endpoints}: {len(paths)} file{'' if len(paths) == 1 else 's'} read in {read.folder}")
-        broken = broken_models(read.repository_folder)
-        mistakes += broken
-        unserved = [text for text in left_out(read.repository_folder) if text not in broken]
-        warn([*unread_files(read.folder, read.endpoints), *unserved])
+        models = left_out(read.repository_folder)
+        mistakes += models.broken
+        warn([*unread_files(read.folder, read.endpoints), *models.ignored])
     if mistakes:
         raise Misconfigured("\n".join(mistakes))
 

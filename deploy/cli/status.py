@@ -89,4 +89,5 @@ def models(settings: SettingsPath = DEFAULT_SETTINGS, broker: BrokerUrl = "", as
     rows = read_list(existing_installation(settings, overrides(broker__url=broker)), read)
     show(rows, ("endpoint", "arm", "model", "version", "ready", "waiting"), as_json=as_json)
     repository = load_settings(settings).repository_folder
-    warn([*left_out(repository), *withheld_arms(declared, repository)])
+    models = left_out(repository)
+    warn([*models.broken, *models.ignored, *withheld_arms(declared, repository)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from broker.base import Broker
 from broker.delivery.log_follower import LogFollower, follow_status
@@ -47,21 +48,20 @@ async def read_view(connection: Broker, declared: Callable[[Record], None] = _no
     return view
 
 
-def left_out(repository: Path) -> list[str]:
-    """List the parts of a model repository that are not served, with reasons; empty if there is no such folder here."""
+class LeftOut(NamedTuple):
+    """The parts of a model repository that are not served, each with its reason."""
+
+    broken: list[str]  # models whose config is wrong or missing
+    ignored: list[str]  # folders that are no complete version
+
+
+def left_out(repository: Path) -> LeftOut:
+    """List the parts of a model repository that are not served; none if there is no such folder here."""
     try:
         snapshot = scan(repository)
     except Misconfigured:
-        return []
-    return [*map(str, snapshot.problems.values()), *snapshot.left_out()]
-
-
-def broken_models(repository: Path) -> list[str]:
-    """List the models that cannot be served, with reasons: a config is wrong or missing."""
-    try:
-        return [str(problem) for problem in scan(repository).problems.values()]
-    except Misconfigured:
-        return []
+        return LeftOut([], [])
+    return LeftOut([*map(str, snapshot.problems.values())], snapshot.left_out())
 
 
 def withheld_arms(endpoints: Iterable[Endpoint], repository: Path) -> list[str]:
